@@ -1,0 +1,293 @@
+"""Data: digits, MNIST, Fashion-MNIST and CIFAR-10 as normalised tensors on the device; downloading is apart.
+
+Files lie under the data root (`LTH_DATA`, default `./data`) in the publishers' own formats, and are read only when
+their hash is the published one. No pickle is ever read: CIFAR-10 is the official binary version.
+"""
+
+import gzip
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lthcore.settings import LabError, Settings, choose, seed_for
+
+# name -> (MD5 of NAME.gz, MD5 of NAME unpacked where it is published)
+MNIST_FILES = {
+    "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+}
+FASHION_FILES = {
+    "train-images-idx3-ubyte": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", None),
+    "train-labels-idx1-ubyte": ("25c81989df183df01b3e8a0aad5dffbe", None),
+    "t10k-images-idx3-ubyte": ("bef4ecab320f06d8554ea6380940ec79", None),
+    "t10k-labels-idx1-ubyte": ("bb300cfdad3c16e7a12a480ee83cd310", None),
+}
+MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+CIFAR10_ARCHIVE = ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+CIFAR10_MIRRORS = (
+    "https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/notebook/datasets/",
+    "https://www.cs.toronto.edu/~kriz/",
+    "https://cave.cs.toronto.edu/kriz/",
+)
+CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
+CLASSES = 10
+DIGITS_TEST = 360
+
+
+class Raw(NamedTuple):
+    """A data set as published: uint8 images (N, C, H, W), labels (N,), and in words which files these are."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    variant: str
+
+
+class Split(NamedTuple):
+    """Images (N, C, H, W) float32, normalised, and labels (N,) int64, on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """What an experiment trains, chooses and tests on. `validation` is None where the settings hold nothing out."""
+
+    train: Split
+    validation: Split | None
+    test: Split
+    variant: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        return tuple(self.test.images.shape[1:])
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits there are, by name."""
+        return {name: s for name in ("train", "validation", "test") if (s := getattr(self, name)) is not None}
+
+    def to_arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The splits as NumPy arrays, without a copy."""
+        return {name: (s.images.numpy(), s.labels.numpy()) for name, s in self.splits.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, tuple[np.ndarray, np.ndarray]]) -> "Data":
+        """The inverse of `to_arrays`, without a copy: also of read-only arrays, which nothing here writes to."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            splits = {name: Split(*map(torch.from_numpy, pair)) for name, pair in arrays.items()}
+        return cls(splits["train"], splits.get("validation"), splits["test"], "")
+
+
+def data_root() -> Path:
+    """Where data files are looked for: `LTH_DATA`, else ./data."""
+    return Path(os.environ.get("LTH_DATA", "data"))
+
+
+def _digits(root: Path) -> Raw:
+    from sklearn.datasets import load_digits  # slow to import, and only this needs it
+
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 1, 8, 8) * 255 / 16).round().astype(np.uint8)
+    order = np.random.RandomState(0).permutation(len(labels))  # the sets' writers sit in order: test must mix them
+    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    return Raw(images[train], labels[train], images[test], labels[test], "digits of scikit-learn: 1,437 train, 360 test")
+
+
+def _idx(root: Path, folder: str, files: dict[str, tuple[str, str | None]], name: str) -> Raw:
+    def read(file: str, header: int) -> np.ndarray:
+        packed, plain = (root / folder / "raw" / f"{file}{suffix}" for suffix in (".gz", ""))
+        packed_md5, plain_md5 = files[file]
+        if plain_md5 and plain.exists():
+            content = _checked(plain, plain_md5, name)
+        elif packed.exists():
+            content = gzip.decompress(_checked(packed, packed_md5, name))
+        else:
+            raise _missing(name, plain if plain_md5 else packed)
+        return np.frombuffer(content, np.uint8, offset=header)
+
+    images, labels = ("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8)
+    return Raw(
+        read(f"train-{images[0]}", images[1]).reshape(-1, 1, 28, 28),
+        read(f"train-{labels[0]}", labels[1]),
+        read(f"t10k-{images[0]}", images[1]).reshape(-1, 1, 28, 28),
+        read(f"t10k-{labels[0]}", labels[1]),
+        f"{name} as published (MD5 checked): 60,000 train, 10,000 test",
+    )
+
+
+def _mnist(root: Path) -> Raw:
+    return _idx(root, "MNIST", MNIST_FILES, "mnist")
+
+
+def _fashion_mnist(root: Path) -> Raw:
+    return _idx(root, "FashionMNIST", FASHION_FILES, "fashion_mnist")
+
+
+def _cifar10(root: Path) -> Raw:
+    folder, digest = root / "cifar-10-batches-bin", hashlib.sha256()
+
+    def read(file: str) -> tuple[np.ndarray, np.ndarray]:
+        path = folder / file
+        if not path.exists():
+            raise _missing("cifar10", path)
+        content = path.read_bytes()
+        digest.update(content)
+        if not content or len(content) % CIFAR10_RECORD:
+            raise LabError(f"data: {path} holds {len(content):,} bytes, not a whole number of {CIFAR10_RECORD}-byte records")
+        records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR10_RECORD)
+        if records[:, 0].max() >= CLASSES:
+            raise LabError(f"data: {path} has a label {records[:, 0].max()}: allowed are 0 to 9, so it is not CIFAR-10")
+        return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+
+    images, labels = zip(*(read(f"data_batch_{i}.bin") for i in range(1, 6)), strict=True)
+    test_images, test_labels = read("test_batch.bin")
+    train_images, train_labels = np.concatenate(images), np.concatenate(labels)
+    if len(train_labels) != 50_000:
+        raise LabError(f"data: {folder} holds {len(train_labels):,} training images instead of 50,000: fetch it again")
+    variant = f"cifar10 binary version: 50,000 train, {len(test_labels):,} of 10,000 test, sha256 {digest.hexdigest()[:12]}"
+    return Raw(train_images, train_labels, test_images, test_labels, variant)
+
+
+# name -> (reader, mean and standard deviation of each channel of the training images, in [0, 1])
+DATASETS = {
+    "digits": (_digits, (0.305,), (0.376,)),
+    "mnist": (_mnist, (0.1307,), (0.3081,)),
+    "fashion_mnist": (_fashion_mnist, (0.2860,), (0.3530,)),
+    "cifar10": (_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+
+
+def load(settings: Settings, root: Path | None = None) -> Data:
+    """The data set of the settings, split by their seed and moved to their device.
+
+    The validation images are a random draw from the training images (5,000 in the paper's section 2), the same in all
+    trials; the test images are the publisher's. Raises LabError for files that are missing or not as published.
+    """
+    raw, normalise = read(settings.dataset, root)
+    total = len(raw.train_labels)
+    wanted = settings.train_examples or total - settings.validation
+    if wanted + settings.validation > total or wanted < settings.batch_size:
+        raise LabError(
+            f"settings: validation = {settings.validation} with train_examples = {settings.train_examples} and "
+            f"batch_size = {settings.batch_size}: {settings.dataset} has {total:,} training images to share"
+        )
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed_for(settings.seed, "split"))).numpy()
+    held, kept = order[: settings.validation], order[settings.validation : settings.validation + wanted]
+    device = pick_device(settings.device)
+
+    def split(images: np.ndarray, labels: np.ndarray) -> Split:
+        return Split(normalise(images).to(device), torch.from_numpy(labels.astype(np.int64)).to(device))
+
+    return Data(
+        train=split(raw.train_images[kept], raw.train_labels[kept]),
+        validation=split(raw.train_images[held], raw.train_labels[held]) if settings.validation else None,
+        test=split(raw.test_images, raw.test_labels),
+        variant=raw.variant,
+    )
+
+
+def read(name: str, root: Path | None = None):
+    """The raw data set `name`, checked, and the function that normalises its images to float32."""
+    reader, mean, std = DATASETS[choose("dataset", name, DATASETS)]
+    scale, shift = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (std, mean))
+
+    def normalise(images: np.ndarray) -> Tensor:
+        return (torch.from_numpy(images.astype(np.float32)) / 255 - shift) / scale
+
+    return reader(Path(root) if root else data_root()), normalise
+
+
+def fetch(name: str, root: Path | None = None) -> str:
+    """Download a data set into the data root unless it is there, verify it, and say what is there now.
+
+    Mirrors are tried in turn. Raises LabError where none answers or what came is not as published.
+    """
+    root = Path(root) if root else data_root()
+    choose("dataset", name, DATASETS)
+    try:
+        return read(name, root)[0].variant
+    except LabError:
+        pass  # not there, or not whole: fetched below
+    if name == "cifar10":
+        _download(root, CIFAR10_MIRRORS, *CIFAR10_ARCHIVE, unpack=True)
+    else:
+        folder, files, mirrors = {
+            "mnist": ("MNIST", MNIST_FILES, MNIST_MIRRORS),
+            "fashion_mnist": ("FashionMNIST", FASHION_FILES, FASHION_MIRRORS),
+        }[name]
+        for file, (md5, _) in files.items():
+            (root / folder / "raw" / file).unlink(missing_ok=True)
+            _download(root / folder / "raw", mirrors, f"{file}.gz", md5)
+    return read(name, root)[0].variant
+
+
+def _download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack: bool = False) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive, download_url
+
+    failures = []
+    for mirror in mirrors:
+        try:
+            if unpack:
+                download_and_extract_archive(mirror + file, str(folder), md5=md5, remove_finished=True)
+            else:
+                download_url(mirror + file, str(folder), md5=md5)
+            return
+        except (OSError, RuntimeError) as error:  # no network, a refusal, or a file with another hash
+            failures.append(f"{mirror}: {error}")
+    raise LabError(f"data: could not download {file} into {folder} ({'; '.join(failures)}); put it there by hand")
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random horizontal flip and a random crop after padding by 4 pixels, each image its own, on its device.
+
+    images (N, C, H, W) -> the same shape. The recipe of the paper's section 4.
+    """
+    n, channels, height, width = images.shape
+    padded = F.pad(images, (4, 4, 4, 4))
+    top, left = torch.randint(0, 9, (2, n, 1), generator=generator, device=images.device)
+    flip = torch.rand(n, 1, generator=generator, device=images.device) < 0.5
+    rows = top + torch.arange(height, device=images.device)
+    columns = left + torch.arange(width, device=images.device)
+    columns = torch.where(flip, columns.flip(1), columns)
+    image, channel = torch.arange(n, device=images.device), torch.arange(channels, device=images.device)
+    return padded[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `settings.device`; auto takes a GPU where there is one. Raises LabError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    choose("device", name.split(":")[0], ("cpu", "cuda"))
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise LabError(f"device = {name!r}: there is no CUDA device here; use device cpu or auto")
+    return torch.device(name)
+
+
+def _checked(path: Path, md5: str, name: str) -> bytes:
+    content = path.read_bytes()
+    if hashlib.md5(content).hexdigest() != md5:
+        raise LabError(f"data: {path} is not the published file (its MD5 differs); delete it and run `lth data fetch {name}`")
+    return content
+
+
+def _missing(name: str, path: Path) -> LabError:
+    return LabError(
+        f"data: {path} is missing; run `lth data fetch {name}`, or put the published files there, "
+        "or point LTH_DATA to the folder that has them"
+    )

@@ -1,0 +1,91 @@
+"""Masks: which weights of a network are left. A mask is a dict, weight name -> bool tensor, True where it is left.
+
+Only the weights of convolutions and dense layers are masked: no biases, no norms. All functions are pure.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lthcore.models import Weights
+from lthcore.settings import LabError
+
+Mask = dict[str, Tensor]
+
+
+def full_mask(weights: Weights) -> Mask:
+    """The mask of the unpruned network: every entry of every weight of two or more dimensions."""
+    return {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items() if w.ndim >= 2}
+
+
+def check(mask: Mask, weights: Weights) -> None:
+    """Raise LabError unless `mask` masks just the prunable weights of `weights`, in bool and in their shapes."""
+    expected = {name: tuple(w.shape) for name, w in weights.items() if w.ndim >= 2}
+    found = {name: tuple(m.shape) for name, m in mask.items()}
+    if found != expected:
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        detail = ", ".join(f"{n}: mask {found.get(n)}, network {expected.get(n)}" for n in wrong)
+        raise LabError(f"mask does not fit the network ({detail})")
+    if any(m.dtype != torch.bool for m in mask.values()):
+        raise LabError("mask must hold bool tensors")
+
+
+def apply(mask: Mask, weights: Weights) -> Weights:
+    """The weights with pruned entries at exactly zero (also where a weight is inf or nan). Raises LabError on a misfit."""
+    check(mask, weights)
+    return {name: torch.where(mask[name], w, 0.0) if name in mask else w.clone() for name, w in weights.items()}
+
+
+def counts(mask: Mask) -> dict[str, int]:
+    """How many weights are left in each layer."""
+    return {name: int(m.sum()) for name, m in mask.items()}
+
+
+def weights_left(mask: Mask) -> int:
+    """How many weights are left in all."""
+    return sum(counts(mask).values())
+
+
+def percent_left(mask: Mask) -> float:
+    """Weights left, in percent of all that can be pruned: the paper's P_m."""
+    return 100 * weights_left(mask) / sum(m.numel() for m in mask.values())
+
+
+def is_nested(inner: Mask, outer: Mask) -> bool:
+    """Whether every weight that `inner` keeps is kept by `outer` too."""
+    return inner.keys() == outer.keys() and not any((inner[name] & ~outer[name]).any() for name in inner)
+
+
+def equal(a: Mask, b: Mask) -> bool:
+    """Whether two masks keep the same weights."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def is_masked(weights: Weights, mask: Mask) -> bool:
+    """Whether every pruned entry of `weights` is exactly zero."""
+    return not any(weights[name][~m].count_nonzero() for name, m in mask.items())
+
+
+def shuffled(mask: Mask, seed: int) -> Mask:
+    """A random mask with the same number of weights left in each layer: the control of the paper's Figure 1."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: m.flatten()[torch.randperm(m.numel(), generator=generator)].view_as(m) for name, m in mask.items()}
+
+
+def save_mask(mask: Mask, path: str | Path) -> None:
+    """Write a mask as safetensors."""
+    save_file({name: m.contiguous() for name, m in mask.items()}, path)
+
+
+def load_mask(path: str | Path) -> Mask:
+    """Read a mask that `save_mask` wrote. Raises LabError for a file that is not one."""
+    try:
+        mask = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LabError(f"{path}: not a readable mask ({error})") from None
+    if any(m.dtype != torch.bool for m in mask.values()):
+        raise LabError(f"{path}: not a mask (its tensors are not bool)")
+    return mask

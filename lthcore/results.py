@@ -1,0 +1,432 @@
+"""Results: a run's folder, its tables and its tickets. A run stopped anywhere goes on where it was.
+
+`<results root>/<profile>/<notebook>/<variant>/` holds
+    run.json               settings, run key, n, data, hardware, versions, commit, seconds
+    rounds.csv             a row for each training; its columns are ROUNDS
+    curves.csv             a row for each evaluation; its columns are CURVES
+    tickets/*.safetensors  masks and weights of each training: it is done when this file is there
+    checkpoints/           trainings in progress
+All files are written under a temporary name and renamed: a file that is there is whole.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from joblib import cpu_count
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lthcore import masks
+from lthcore.data import Data, load
+from lthcore.lottery import Cohort, Replicate, check_settings, find_tickets, planned
+from lthcore.masks import Mask
+from lthcore.models import Weights, build
+from lthcore.settings import LabError, Settings, choose
+from lthcore.train import Point, Training, evaluate, train_cohort
+
+REPLICATE = list(Replicate._fields)
+ROUNDS = [
+    *REPLICATE, "weights_left", "percent_left", "es_iteration", "es_val_loss", "es_val_accuracy", "es_test_accuracy",
+    "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
+]  # fmt: skip
+CURVES = [*REPLICATE, "percent_left", "iteration", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
+FORMAT = "1"  # of the safetensors files
+LINEAGE = ("ticket", "continued")  # arms whose outcome the next round grows from
+STOPPED = 75  # exit status of a run that its time limit stopped (EX_TEMPFAIL: try again later)
+
+
+class TimeLimit(LabError):
+    """The time limit was reached; what was done is saved, and the same command goes on."""
+
+
+def project_root() -> Path:
+    """The folder that holds params/ and results/: the nearest at or above the working directory, else that itself."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "params").is_dir() and (p / "notebooks").is_dir()), here)
+
+
+def results_root() -> Path:
+    """Where runs are kept: `LTH_RESULTS`, else results/ of the project."""
+    return Path(os.environ.get("LTH_RESULTS") or project_root() / "results")
+
+
+@dataclass
+class Checkpointer:
+    """Called in the worker after every evaluation: saves the state now and then, and stops it at the deadline."""
+
+    folder: Path
+    settings: Settings
+    deadline: float = float("inf")
+    every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
+    saved: float | None = None
+
+    def __call__(self, replicate: Replicate, state: Training) -> bool:
+        """Whether to go on training."""
+        now = time.monotonic()
+        self.saved = self.saved or now
+        late = now >= self.deadline
+        if state.curve and state.iteration < self.settings.iterations and (late or now - self.saved >= self.every):
+            save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
+            self.saved = now
+        return not late
+
+
+class Run:
+    """A run's folder: trains what is not done yet, and keeps the tables in step with what is."""
+
+    def __init__(self, folder: str | Path, settings: Settings, force: bool = False) -> None:
+        """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
+        self.folder, self.settings = Path(folder), settings
+        if force and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.record = self._read_record()
+        self.rows: dict[Replicate, dict] = {}
+        self.points: dict[Replicate, list[dict]] = {}
+        for table, name in ((self.rows, "rounds.csv"), (self.points, "curves.csv")):
+            for row in _read_table(self.folder / name):
+                replicate = Replicate(*(row[key] for key in REPLICATE))
+                if name == "rounds.csv":
+                    table[replicate] = row
+                else:
+                    table.setdefault(replicate, []).append(row)
+        self.rows = {replicate: row for replicate, row in self.rows.items() if replicate in self.points}
+
+    def _read_record(self) -> dict:
+        path = self.folder / "run.json"
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text())
+            other = record["run_key"]
+        except (ValueError, KeyError) as error:
+            raise LabError(f"results: {path} is damaged ({error!r}); run with --force to start afresh") from None
+        if other != self.settings.key:
+            mine, theirs = self.settings.model_dump(mode="json"), record.get("settings", {})
+            changed = ", ".join(f"{k} {theirs.get(k)!r} -> {v!r}" for k, v in mine.items() if theirs.get(k) != v)
+            raise LabError(
+                f"results: {self.folder} holds run {other}, not {self.settings.key} ({changed}); "
+                "run with --force to replace it, or move it away"
+            )
+        return record
+
+    @property
+    def missing(self) -> list[Replicate]:
+        """The trainings still to do."""
+        return [replicate for replicate in planned(self.settings) if replicate not in self.rows]
+
+    def train(self, data: Data, cohort: Cohort, deadline: float = float("inf"), bar: tqdm | None = None) -> Cohort:
+        """The outcomes of a cohort: read where they are done, resumed or trained where not.
+
+        Outcomes that nothing grows from come back as they started. Raises TimeLimit at the deadline.
+        """
+        outcomes, todo = dict(cohort), {}
+        for replicate, state in cohort.items():
+            ticket, checkpoint = self._path("tickets", replicate), self._path("checkpoints", replicate)
+            if ticket.exists():
+                if replicate not in self.rows or replicate.arm in LINEAGE:
+                    outcomes[replicate] = self._load(ticket)
+                    self._note(replicate, outcomes[replicate])
+            elif replicate not in self.rows or replicate.arm in LINEAGE:
+                todo[replicate] = self._load(checkpoint) if checkpoint.exists() else state
+        keep = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
+        stopped = False
+        for replicate, state in train_cohort(self.settings, data, todo, keep):
+            if state.iteration < self.settings.iterations:
+                stopped = True
+                continue
+            save_state(self._path("tickets", replicate), self.settings, replicate, state)
+            self._path("checkpoints", replicate).unlink(missing_ok=True)
+            outcomes[replicate] = state
+            new = replicate not in self.rows
+            self._note(replicate, state)
+            self.write_tables()
+            if bar is not None and new:
+                bar.update()
+        if stopped:
+            raise TimeLimit("the time limit was reached")
+        return outcomes
+
+    def _path(self, folder: str, replicate: Replicate) -> Path:
+        return self.folder / folder / f"{file_stem(replicate)}.safetensors"
+
+    def _load(self, path: Path) -> Training:
+        state, _, key = load_state(path)
+        if key != self.settings.key:
+            raise LabError(f"results: {path} belongs to run {key}, not {self.settings.key}; move it away")
+        return state
+
+    def _note(self, replicate: Replicate, state: Training) -> None:
+        percent = round(masks.percent_left(state.mask), 4)
+        where = dict(zip(REPLICATE, replicate, strict=True))
+        stop, last = state.early_stop_point, state.curve[-1]
+        row = where | {
+            "weights_left": masks.weights_left(state.mask),
+            "percent_left": percent,
+            "es_iteration": stop.iteration if stop else None,
+            "es_val_loss": stop.val_loss if stop else None,
+            "es_val_accuracy": stop.val_accuracy if stop else None,
+            "es_test_accuracy": stop.test_accuracy if stop else None,
+            "es_train_accuracy": state.early_stop_train_accuracy,
+            "final_val_accuracy": last.val_accuracy,
+            "final_test_accuracy": last.test_accuracy,
+            "final_train_accuracy": state.final_train_accuracy,
+            "iterations": state.iteration,
+            "seconds": round(state.seconds, 2),
+        }
+        self.rows[replicate] = _rounded(row)
+        self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in state.curve]
+
+    def write_tables(self) -> None:
+        """Write rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
+        order = planned(self.settings)
+        order += sorted(self.rows.keys() - set(order))  # of a run that was longer once
+        done = [replicate for replicate in order if replicate in self.rows]
+        points = [point for replicate in done for point in self.points[replicate]]
+        _write(self.folder / "curves.csv", pd.DataFrame(points, columns=CURVES).to_csv(index=False))
+        rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
+        _write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
+
+    def write_record(self, data: Data, seconds: float) -> None:
+        """Write run.json; `seconds` is added to the wall seconds of earlier sittings."""
+        s = self.settings
+        self.record = {
+            "run_key": s.key,
+            "complete": not self.missing,
+            "trainings_done": len(self.rows),
+            "trainings_planned": len(planned(s)),
+            "n": s.trials,
+            "seed": s.seed,
+            "data": data.variant,
+            **{f"n_{name}": len(split.labels) for name, split in data.splits.items()},
+            "hardware": hardware(data.test.images.device),
+            "versions": versions(),
+            "commit": git_commit(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_seconds": round(self.record.get("wall_seconds", 0) + seconds, 1),
+            "settings": s.model_dump(mode="json"),
+        }
+        _write(self.folder / "run.json", json.dumps(self.record, indent=2) + "\n")
+
+
+def run(
+    settings: Settings, folder: str | Path, time_limit: float = float("inf"), force: bool = False, quiet: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
+
+    What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
+    after `time_limit` seconds, everything so far saved, and LabError for what a user can mend.
+    """
+    check_settings(settings)
+    this, began = Run(folder, settings, force), time.monotonic()
+    if not this.missing:
+        return read_tables(folder)
+    data = load(settings)
+    this.folder.mkdir(parents=True, exist_ok=True)
+    total, done = len(planned(settings)), len(planned(settings)) - len(this.missing)
+    plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    this.write_record(data, 0)
+    try:
+        with tqdm(total=total, initial=done, desc=settings.key, unit="training", disable=plain) as bar:
+            for outcomes in find_tickets(settings, data, lambda c: this.train(data, c, began + time_limit, bar)):
+                if plain and not quiet:
+                    print(_progress_line(this, outcomes, time.monotonic() - began), flush=True)
+    except TimeLimit:
+        left = len(this.missing)
+        raise TimeLimit(f"time limit reached with {total - left} of {total} trainings done; the same command goes on") from None
+    finally:
+        this.write_tables()
+        this.write_record(data, time.monotonic() - began)
+    return read_tables(folder)
+
+
+def _progress_line(this: Run, outcomes: Cohort, seconds: float) -> str:
+    rows = [this.rows[r] for r in outcomes if r.arm == "ticket"]
+    accuracy = sum(row["final_test_accuracy"] for row in rows) / len(rows)
+    k, left = rows[0]["round"], rows[0]["percent_left"]
+    return f"round {k:2}/{this.settings.rounds}: {left:5.1f}% left, ticket test accuracy {accuracy:.2%}, {seconds:6.0f} s"
+
+
+def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables (rounds, curves) of a run. Raises LabError where there are none."""
+    folder = Path(folder)
+    try:
+        return pd.read_csv(folder / "rounds.csv"), pd.read_csv(folder / "curves.csv")
+    except (OSError, pd.errors.EmptyDataError):
+        raise LabError(f"results: {folder} has no tables yet; `lth run` makes them, `lth list` shows what there is") from None
+
+
+def read_record(folder: str | Path) -> dict:
+    """run.json of a run; {} where there is none."""
+    path = Path(folder) / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+# --- tickets -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A saved training: `initial` is what a user exports to train again, `final` the trained sparse network."""
+
+    replicate: Replicate
+    settings: Settings
+    mask: Mask
+    initial: Weights
+    early_stop: Weights
+    final: Weights
+
+
+def file_stem(replicate: Replicate) -> str:
+    """The file name of a replicate, without its suffix."""
+    arm, trial, draw, k = replicate
+    return f"{arm}-trial{trial}-draw{draw}-round{k:02}"
+
+
+def save_state(path: Path, settings: Settings, replicate: Replicate, state: Training) -> None:
+    """Write a training, finished or not, as safetensors; all tensors carry a leading replicate dimension (here 1)."""
+    finished = state.iteration >= settings.iterations
+    groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
+    groups["rewind"] = state.rewind
+    if not finished:
+        groups |= {"optimizer": state.optimizer, "noise": {"state": state.noise}}
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().unsqueeze(0).contiguous()
+        for group, content in groups.items()
+        for name, tensor in (content or {}).items()
+    }
+    scalars = ("iteration", "seed", "seconds", "early_stop_train_accuracy", "final_train_accuracy")
+    metadata = {
+        "format": FORMAT,
+        "run_key": settings.key,
+        "settings": settings.model_dump_json(),
+        "replicate": json.dumps(replicate),
+        "state": json.dumps({name: getattr(state, name) for name in scalars}),
+        "curve": json.dumps([list(asdict(point).values()) for point in state.curve]),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
+    os.replace(temporary, path)
+
+
+def load_state(path: str | Path, index: int = 0) -> tuple[Training, Replicate, str]:
+    """Read replicate `index` of a file of `save_state`: its state, which one it is, and its run key.
+
+    Raises LabError for a file that is damaged, of another kind, or of a newer format.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise LabError(f"{path}: not a ticket of format {FORMAT} (found {metadata.get('format')!r})")
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                group, name = key.split("/", 1)
+                groups.setdefault(group, {})[name] = file.get_tensor(key)[index]
+        state = Training(
+            **json.loads(metadata["state"]),
+            weights=groups["final"],
+            mask=groups["mask"],
+            start=groups["initial"],
+            early_stop=groups.get("early_stop"),
+            rewind=groups.get("rewind"),
+            optimizer=groups.get("optimizer", {}),
+            noise=groups.get("noise", {}).get("state"),
+            curve=[Point(*values) for values in json.loads(metadata["curve"])],
+        )
+        replicate = Replicate(*json.loads(metadata["replicate"]))
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
+        raise LabError(f"{path}: not a readable ticket ({error}); delete it and run again") from None
+    masks.check(state.mask, state.weights)
+    return state, replicate, metadata["run_key"]
+
+
+def load_ticket(path: str | Path, index: int = 0) -> Ticket:
+    """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
+    state, replicate, _ = load_state(path, index)
+    with safe_open(path, framework="pt") as file:
+        settings = Settings(**json.loads(file.metadata()["settings"]))
+    if state.iteration < settings.iterations:
+        raise LabError(f"{path}: a checkpoint at iteration {state.iteration}, not a finished ticket")
+    early_stop = state.early_stop or state.weights
+    return Ticket(replicate, settings, state.mask, state.start, early_stop, state.weights)
+
+
+def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "final") -> tuple[float, float]:
+    """Loss (nats) and accuracy of a saved round on a split (train, validation, test).
+
+    `weights` is final, early_stop or initial. Raises LabError for a split or file that is not there.
+    """
+    ticket = load_ticket(path)
+    choose("weights", weights, ("final", "early_stop", "initial"))
+    data = load(ticket.settings.changed(device="auto"))
+    model = build(ticket.settings, data.shape, 10).to(data.test.images.device)
+    model.load_state_dict(getattr(ticket, weights))
+    return evaluate(model, data.splits[choose("split", split, data.splits)])
+
+
+# --- where and with what -------------------------------------------------------------------------------------------
+
+
+def hardware(device: torch.device) -> dict:
+    """The processor, its usable cores, and the GPU if it was used."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"cpu": cpu, "cores": cpu_count(), "gpu": gpu}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("lthcore", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the code, marked -dirty where lthcore differs from it; None outside a git checkout."""
+
+    def git(*command: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _rounded(row: dict) -> dict:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _read_table(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    table = pd.read_csv(path)
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
