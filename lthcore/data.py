@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,10 @@ FASHION_FILES = {
     "t10k-images-idx3-ubyte": ("bef4ecab320f06d8554ea6380940ec79", None),
     "t10k-labels-idx1-ubyte": ("bb300cfdad3c16e7a12a480ee83cd310", None),
 }
-MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
 FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
 CIFAR10_ARCHIVE = ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
 CIFAR10_MIRRORS = (
@@ -106,7 +110,8 @@ def _digits(root: Path) -> Raw:
     images = (images.reshape(-1, 1, 8, 8) * 255 / 16).round().astype(np.uint8)
     order = np.random.RandomState(0).permutation(len(labels))  # the sets' writers sit in order: test must mix them
     test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
-    return Raw(images[train], labels[train], images[test], labels[test], "digits of scikit-learn: 1,437 train, 360 test")
+    variant = "digits of scikit-learn: 1,437 train, 360 test"
+    return Raw(images[train], labels[train], images[test], labels[test], variant)
 
 
 def _idx(root: Path, folder: str, files: dict[str, tuple[str, str | None]], name: str) -> Raw:
@@ -149,7 +154,7 @@ def _cifar10(root: Path) -> Raw:
         content = path.read_bytes()
         digest.update(content)
         if not content or len(content) % CIFAR10_RECORD:
-            raise LabError(f"data: {path} holds {len(content):,} bytes, not a whole number of {CIFAR10_RECORD}-byte records")
+            raise LabError(f"data: {path} is not a whole number of {CIFAR10_RECORD}-byte records: it is cut short")
         records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR10_RECORD)
         if records[:, 0].max() >= CLASSES:
             raise LabError(f"data: {path} has a label {records[:, 0].max()}: allowed are 0 to 9, so it is not CIFAR-10")
@@ -160,16 +165,27 @@ def _cifar10(root: Path) -> Raw:
     train_images, train_labels = np.concatenate(images), np.concatenate(labels)
     if len(train_labels) != 50_000:
         raise LabError(f"data: {folder} holds {len(train_labels):,} training images instead of 50,000: fetch it again")
-    variant = f"cifar10 binary version: 50,000 train, {len(test_labels):,} of 10,000 test, sha256 {digest.hexdigest()[:12]}"
+    sizes = f"50,000 train, {len(test_labels):,} of 10,000 test"
+    variant = f"cifar10 binary version: {sizes}, sha256 {digest.hexdigest()[:12]}"
     return Raw(train_images, train_labels, test_images, test_labels, variant)
 
 
-# name -> (reader, mean and standard deviation of each channel of the training images, in [0, 1])
+class Dataset(NamedTuple):
+    """How a data set is read, its channels' mean and standard deviation over training images in [0, 1], its size."""
+
+    reader: Callable[[Path], Raw]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    shape: tuple[int, int, int]
+    n_train: int
+    n_test: int
+
+
 DATASETS = {
-    "digits": (_digits, (0.305,), (0.376,)),
-    "mnist": (_mnist, (0.1307,), (0.3081,)),
-    "fashion_mnist": (_fashion_mnist, (0.2860,), (0.3530,)),
-    "cifar10": (_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "digits": Dataset(_digits, (0.305,), (0.376,), (1, 8, 8), 1437, DIGITS_TEST),
+    "mnist": Dataset(_mnist, (0.1307,), (0.3081,), (1, 28, 28), 60_000, 10_000),
+    "fashion_mnist": Dataset(_fashion_mnist, (0.2860,), (0.3530,), (1, 28, 28), 60_000, 10_000),
+    "cifar10": Dataset(_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32), 50_000, 10_000),
 }
 
 
@@ -202,15 +218,15 @@ def load(settings: Settings, root: Path | None = None) -> Data:
     )
 
 
-def read(name: str, root: Path | None = None):
+def read(name: str, root: Path | None = None) -> tuple[Raw, Callable[[np.ndarray], Tensor]]:
     """The raw data set `name`, checked, and the function that normalises its images to float32."""
-    reader, mean, std = DATASETS[choose("dataset", name, DATASETS)]
-    scale, shift = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (std, mean))
+    dataset = DATASETS[choose("dataset", name, DATASETS)]
+    scale, shift = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (dataset.std, dataset.mean))
 
     def normalise(images: np.ndarray) -> Tensor:
         return (torch.from_numpy(images.astype(np.float32)) / 255 - shift) / scale
 
-    return reader(Path(root) if root else data_root()), normalise
+    return dataset.reader(Path(root) if root else data_root()), normalise
 
 
 def fetch(name: str, root: Path | None = None) -> str:
@@ -270,7 +286,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `settings.device`; auto takes a GPU where there is one. Raises LabError for one that is not there."""
+    """The device of `settings.device`; auto takes a GPU where there is one. Raises LabError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     choose("device", name.split(":")[0], ("cpu", "cuda"))
@@ -282,7 +298,7 @@ def pick_device(name: str) -> torch.device:
 def _checked(path: Path, md5: str, name: str) -> bytes:
     content = path.read_bytes()
     if hashlib.md5(content).hexdigest() != md5:
-        raise LabError(f"data: {path} is not the published file (its MD5 differs); delete it and run `lth data fetch {name}`")
+        raise LabError(f"data: {path} is not as published (its MD5 differs); delete it and run `lth data fetch {name}`")
     return content
 
 

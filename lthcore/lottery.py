@@ -13,6 +13,7 @@ Round 0 is the dense network; it is the ticket's, and all other arms start from 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from lthcore.pruning import CRITERIA, layer_rates, prune, scores
 from lthcore.settings import Settings, choose, seed_for
 from lthcore.train import Training, train_cohort
 
+LINEAGE = ("ticket", "continued")  # the arms whose next round grows from their own outcome
+
 
 class Replicate(NamedTuple):
     """Which training: the key of its row in the tables."""
@@ -40,6 +43,21 @@ class Replicate(NamedTuple):
 Cohort = dict[Replicate, Training]
 
 
+@dataclass
+class Trial:
+    """What the trainings of one trial start from: its initial weights, and the outcomes they grow from so far."""
+
+    number: int
+    theta_0: Weights
+    dense: Training
+    latest: dict[str, Training]  # by arm: those in LINEAGE are grown from
+
+    @property
+    def origin(self) -> Weights:
+        """Where its tickets rewind to: the weights at iteration `rewind_to`, which by default are the initial ones."""
+        return self.theta_0 if self.dense.rewind is None else self.dense.rewind
+
+
 def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohort] | None = None) -> Iterator[Cohort]:
     """Find winning tickets by iterative pruning (arXiv 1803.03635, section 2); yield the outcomes of each round.
 
@@ -48,85 +66,80 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
     """
     train = train or partial(train_in_memory, settings, data)
     model = build(settings, data.shape, 10)
-    trials = range(settings.trials)
-    theta_0 = [initial_weights(model, settings, seed_for(settings.seed, "init", trial)) for trial in trials]
+    theta_0 = [initial_weights(model, settings, seed_for(settings.seed, "init", t)) for t in range(settings.trials)]
 
-    dense = latest = train({Replicate("ticket", t, 0, 0): begin(settings, t, 0, theta_0[t]) for t in trials})
-    yield dense
+    outcomes = train({Replicate("ticket", t, 0, 0): begin(settings, t, 0, w) for t, w in enumerate(theta_0)})
+    yield outcomes
+    trials = [Trial(r.trial, theta_0[r.trial], dense, dict.fromkeys(LINEAGE, dense)) for r, dense in outcomes.items()]
+
     for k in range(1, settings.rounds + 1):
         cohort = {}
-        for t in trials:
+        for trial in trials:
             for arm in settings.arms:
-                mask = next_mask(settings, arm, t, k, theta_0[t], dense, latest)
+                mask = next_mask(settings, trial, arm, k)
                 for draw in range(settings.draws(arm)):
-                    replicate = Replicate(arm, t, draw, k)
-                    cohort[replicate] = start(settings, model, replicate, mask, theta_0[t], dense, latest)
-        check_start(settings, cohort, theta_0, dense)
-        latest = train(cohort)
-        yield latest
+                    cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
+            check_rewound(cohort[Replicate("ticket", trial.number, 0, k)], trial)
+        outcomes = train(cohort)
+        yield outcomes
+        for trial in trials:
+            trial.latest = {r.arm: done for r, done in outcomes.items() if r.trial == trial.number and r.draw == 0}
 
 
-def next_mask(
-    settings: Settings, arm: str, trial: int, k: int, theta_0: Weights, dense: Cohort, latest: Cohort
-) -> Mask:
-    """The mask of `arm` at round k: the outcome it grows from, pruned.
+def next_mask(settings: Settings, trial: Trial, arm: str, k: int) -> Mask:
+    """The mask of `arm` at round k: what the trained network it grows from keeps of the weights it had.
 
-    One-shot pruning is k rounds of it by the scores of the dense network: as many weights as the ticket's, to the weight.
+    A control has the ticket's. One-shot pruning prunes k times by the same scores, those of the dense network: as
+    many weights as the ticket's, to the weight.
     """
     if arm.startswith("oneshot"):
-        grown, rounds = dense[Replicate("ticket", trial, 0, 0)], k
+        grown, times = trial.dense, k
     else:
-        grown, rounds = latest[_parent(arm, trial, k)], 1
-    mask, worth = grown.mask, scores(settings.criterion, theta_0, grown.weights, grown.mask)
-    for _ in range(rounds):
+        grown, times = trial.latest["continued" if arm == "continued" else "ticket"], 1
+    mask, worth = grown.mask, scores(settings.criterion, trial.theta_0, grown.weights, grown.mask)
+    for _ in range(times):
         mask = prune(worth, mask, layer_rates(settings, mask), settings.scope)
     return mask
 
 
-def start(
-    settings: Settings, model: nn.Module, replicate: Replicate, mask: Mask, theta_0: Weights, dense: Cohort, latest: Cohort
-) -> Training:
-    """The state in which a replicate starts its round: the arm's weights under its mask."""
-    arm, trial, draw, k = replicate
+def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: int, k: int, mask: Mask) -> Training:
+    """The training of a replicate as it starts: which weights, under which mask."""
+    this = partial(begin, settings, trial.number, k)
     match arm:
-        case "ticket" | "oneshot" if settings.rewind_to:
-            rewound = dense[Replicate("ticket", trial, 0, 0)].rewind
-            return begin(settings, trial, k, rewound, mask, iteration=settings.rewind_to)
         case "ticket" | "oneshot":
-            return begin(settings, trial, k, theta_0, mask)
+            return this(trial.origin, mask, iteration=settings.rewind_to)
         case "reinit" | "oneshot_reinit":
-            fresh = initial_weights(model, settings, seed_for(settings.seed, "reinit", trial, draw, k))
-            return begin(settings, trial, k, fresh, mask)
+            fresh = seed_for(settings.seed, "reinit", trial.number, draw, k)
+            return this(initial_weights(model, settings, fresh), mask)
         case "random":
-            elsewhere = masks.shuffled(mask, seed_for(settings.seed, "random mask", trial, draw, k))
-            return begin(settings, trial, k, theta_0, elsewhere)
+            shuffle = seed_for(settings.seed, "random mask", trial.number, draw, k)
+            return this(trial.theta_0, masks.shuffled(mask, shuffle))
         case "continued":
-            return begin(settings, trial, k, latest[_parent(arm, trial, k)].weights, mask)
-    raise ValueError(arm)
+            return this(trial.latest["continued"].weights, mask)
+    raise ValueError(f"unknown arm {arm!r}")
 
 
 def begin(
     settings: Settings, trial: int, k: int, weights: Weights, mask: Mask | None = None, iteration: int = 0
 ) -> Training:
-    """A training of trial `trial` at round `k`, about to start from `weights` under `mask` (default: all of them)."""
+    """A training of trial `trial` at round k, about to start from `weights` under `mask` (default: all of them).
+
+    Its seed, and so its batches, depend on trial and round only: the arms differ in nothing else.
+    """
     mask = full_mask(weights) if mask is None else mask
     masked = masks.apply(mask, weights)
     return Training(iteration, masked, mask, seed_for(settings.seed, "training", trial, k), start=masked)
 
 
-def check_start(settings: Settings, cohort: Cohort, theta_0: list[Weights], dense: Cohort) -> None:
-    """Assert of every ticket: its weights are mask x (initial or rewound weights), bit for bit; its mask is exact.
+def check_rewound(ticket: Training, trial: Trial) -> None:
+    """Assert that a ticket starts at mask x initial (or rewound) weights, bit for bit.
 
-    The mistake this rules out is the commonest in reproductions: a "ticket" that was never rewound.
+    The mistake this rules out is the commonest in reproductions: tickets that were never rewound.
     """
-    for (arm, trial, _, _), state in cohort.items():
-        if arm != "ticket":
-            continue
-        origin = dense[Replicate("ticket", trial, 0, 0)].rewind if settings.rewind_to else theta_0[trial]
-        for name, w in state.start.items():
-            expected = origin[name] * state.mask[name] if name in state.mask else origin[name]
-            if not torch.equal(w, expected):
-                raise AssertionError(f"trial {trial}: {name} does not start at mask x initial weights")
+    for name, w in ticket.start.items():
+        mask = ticket.mask.get(name)
+        if not torch.equal(w, trial.origin[name] if mask is None else trial.origin[name] * mask):
+            raise AssertionError(f"trial {trial.number}: {name} does not start at mask x initial weights")
 
 
 def check_settings(settings: Settings) -> None:
@@ -152,8 +165,3 @@ def train_in_memory(settings: Settings, data: Data, cohort: Cohort) -> Cohort:
     """Train a cohort on all cores, keeping everything in memory."""
     outcomes = dict(train_cohort(settings, data, cohort))
     return {replicate: outcomes[replicate] for replicate in cohort}
-
-
-def _parent(arm: str, trial: int, k: int) -> Replicate:
-    """The replicate of the round before that `arm` grows from: its own if it continues, else the ticket's."""
-    return Replicate("continued" if arm == "continued" and k > 1 else "ticket", trial, 0, k - 1)

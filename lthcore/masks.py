@@ -34,7 +34,7 @@ def check(mask: Mask, weights: Weights) -> None:
 
 
 def apply(mask: Mask, weights: Weights) -> Weights:
-    """The weights with pruned entries at exactly zero (also where a weight is inf or nan). Raises LabError on a misfit."""
+    """The weights with pruned entries at exactly zero (inf and nan too). Raises LabError on a misfit."""
     check(mask, weights)
     return {name: torch.where(mask[name], w, 0.0) if name in mask else w.clone() for name, w in weights.items()}
 

@@ -24,18 +24,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 from joblib import cpu_count
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from lthcore import masks
 from lthcore.data import Data, load
-from lthcore.lottery import Cohort, Replicate, check_settings, find_tickets, planned
-from lthcore.masks import Mask
-from lthcore.models import Weights, build
-from lthcore.settings import LabError, Settings, choose
-from lthcore.train import Point, Training, evaluate, train_cohort
+from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, find_tickets, planned
+from lthcore.settings import LabError, Settings
+from lthcore.tickets import file_stem, load_state, save_state
+from lthcore.train import Training, train_cohort
 
 REPLICATE = list(Replicate._fields)
 ROUNDS = [
@@ -43,13 +39,12 @@ ROUNDS = [
     "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
 ]  # fmt: skip
 CURVES = [*REPLICATE, "percent_left", "iteration", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
-FORMAT = "1"  # of the safetensors files
-LINEAGE = ("ticket", "continued")  # arms whose outcome the next round grows from
-STOPPED = 75  # exit status of a run that its time limit stopped (EX_TEMPFAIL: try again later)
 
 
 class TimeLimit(LabError):
     """The time limit was reached; what was done is saved, and the same command goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL
 
 
 def project_root() -> Path:
@@ -245,7 +240,8 @@ def run(
                     print(_progress_line(this, outcomes, time.monotonic() - began), flush=True)
     except TimeLimit:
         left = len(this.missing)
-        raise TimeLimit(f"time limit reached with {total - left} of {total} trainings done; the same command goes on") from None
+        done = f"{total - left} of {total} trainings done"
+        raise TimeLimit(f"time limit reached with {done}; the same command goes on") from None
     finally:
         this.write_tables()
         this.write_record(data, time.monotonic() - began)
@@ -256,7 +252,8 @@ def _progress_line(this: Run, outcomes: Cohort, seconds: float) -> str:
     rows = [this.rows[r] for r in outcomes if r.arm == "ticket"]
     accuracy = sum(row["final_test_accuracy"] for row in rows) / len(rows)
     k, left = rows[0]["round"], rows[0]["percent_left"]
-    return f"round {k:2}/{this.settings.rounds}: {left:5.1f}% left, ticket test accuracy {accuracy:.2%}, {seconds:6.0f} s"
+    where = f"round {k:2}/{this.settings.rounds}: {left:5.1f}% left"
+    return f"{where}, ticket test accuracy {accuracy:.2%}, {seconds:6.0f} s"
 
 
 def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -265,120 +262,13 @@ def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     try:
         return pd.read_csv(folder / "rounds.csv"), pd.read_csv(folder / "curves.csv")
     except (OSError, pd.errors.EmptyDataError):
-        raise LabError(f"results: {folder} has no tables yet; `lth run` makes them, `lth list` shows what there is") from None
+        raise LabError(f"results: {folder} has no tables yet; `lth run` makes them, `lth list` shows all") from None
 
 
 def read_record(folder: str | Path) -> dict:
     """run.json of a run; {} where there is none."""
     path = Path(folder) / "run.json"
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-# --- tickets -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A saved training: `initial` is what a user exports to train again, `final` the trained sparse network."""
-
-    replicate: Replicate
-    settings: Settings
-    mask: Mask
-    initial: Weights
-    early_stop: Weights
-    final: Weights
-
-
-def file_stem(replicate: Replicate) -> str:
-    """The file name of a replicate, without its suffix."""
-    arm, trial, draw, k = replicate
-    return f"{arm}-trial{trial}-draw{draw}-round{k:02}"
-
-
-def save_state(path: Path, settings: Settings, replicate: Replicate, state: Training) -> None:
-    """Write a training, finished or not, as safetensors; all tensors carry a leading replicate dimension (here 1)."""
-    finished = state.iteration >= settings.iterations
-    groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
-    groups["rewind"] = state.rewind
-    if not finished:
-        groups |= {"optimizer": state.optimizer, "noise": {"state": state.noise}}
-    tensors = {
-        f"{group}/{name}": tensor.detach().cpu().unsqueeze(0).contiguous()
-        for group, content in groups.items()
-        for name, tensor in (content or {}).items()
-    }
-    scalars = ("iteration", "seed", "seconds", "early_stop_train_accuracy", "final_train_accuracy")
-    metadata = {
-        "format": FORMAT,
-        "run_key": settings.key,
-        "settings": settings.model_dump_json(),
-        "replicate": json.dumps(replicate),
-        "state": json.dumps({name: getattr(state, name) for name in scalars}),
-        "curve": json.dumps([list(asdict(point).values()) for point in state.curve]),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
-    os.replace(temporary, path)
-
-
-def load_state(path: str | Path, index: int = 0) -> tuple[Training, Replicate, str]:
-    """Read replicate `index` of a file of `save_state`: its state, which one it is, and its run key.
-
-    Raises LabError for a file that is damaged, of another kind, or of a newer format.
-    """
-    groups: dict[str, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise LabError(f"{path}: not a ticket of format {FORMAT} (found {metadata.get('format')!r})")
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                group, name = key.split("/", 1)
-                groups.setdefault(group, {})[name] = file.get_tensor(key)[index]
-        state = Training(
-            **json.loads(metadata["state"]),
-            weights=groups["final"],
-            mask=groups["mask"],
-            start=groups["initial"],
-            early_stop=groups.get("early_stop"),
-            rewind=groups.get("rewind"),
-            optimizer=groups.get("optimizer", {}),
-            noise=groups.get("noise", {}).get("state"),
-            curve=[Point(*values) for values in json.loads(metadata["curve"])],
-        )
-        replicate = Replicate(*json.loads(metadata["replicate"]))
-    except (OSError, SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
-        raise LabError(f"{path}: not a readable ticket ({error}); delete it and run again") from None
-    masks.check(state.mask, state.weights)
-    return state, replicate, metadata["run_key"]
-
-
-def load_ticket(path: str | Path, index: int = 0) -> Ticket:
-    """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
-    state, replicate, _ = load_state(path, index)
-    with safe_open(path, framework="pt") as file:
-        settings = Settings(**json.loads(file.metadata()["settings"]))
-    if state.iteration < settings.iterations:
-        raise LabError(f"{path}: a checkpoint at iteration {state.iteration}, not a finished ticket")
-    early_stop = state.early_stop or state.weights
-    return Ticket(replicate, settings, state.mask, state.start, early_stop, state.weights)
-
-
-def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "final") -> tuple[float, float]:
-    """Loss (nats) and accuracy of a saved round on a split (train, validation, test).
-
-    `weights` is final, early_stop or initial. Raises LabError for a split or file that is not there.
-    """
-    ticket = load_ticket(path)
-    choose("weights", weights, ("final", "early_stop", "initial"))
-    data = load(ticket.settings.changed(device="auto"))
-    model = build(ticket.settings, data.shape, 10).to(data.test.images.device)
-    model.load_state_dict(getattr(ticket, weights))
-    return evaluate(model, data.splits[choose("split", split, data.splits)])
-
-
-# --- where and with what -------------------------------------------------------------------------------------------
 
 
 def hardware(device: torch.device) -> dict:

@@ -23,13 +23,13 @@ class LabError(Exception):
 
 
 class Settings(BaseModel):
-    """Everything that defines an experiment. The defaults are the paper's LeNet on MNIST (arXiv 1803.03635, Figure 2)."""
+    """Everything that defines an experiment. Defaults: the paper's LeNet on MNIST (arXiv 1803.03635, Figure 2)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = Field("mnist", description="digits, mnist, fashion_mnist or cifar10")
     train_examples: int = Field(0, ge=0, description="training images used, 0 for all that validation leaves")
-    validation: int = Field(5000, ge=0, description="images held out of training to choose the early-stop point, 0 for none")
+    validation: int = Field(5000, ge=0, description="images held out to choose the early-stop point, 0 for none")
     augment: bool = Field(False, description="random flip and pad-and-crop by 4 pixels")
 
     architecture: str = Field("lenet", description="mlp, lenet, conv2, conv4 or conv6")
@@ -66,7 +66,7 @@ class Settings(BaseModel):
     prune_fc: float = Field(0.2, ge=0, lt=1, description="share of the remaining dense weights pruned in a round")
     prune_conv: float = Field(0.1, ge=0, lt=1, description="share of the remaining convolution weights")
     prune_output: float = Field(0.1, ge=0, lt=1, description="share of the remaining weights of the output layer")
-    rewind_to: int = Field(0, ge=0, description="iteration whose weights a ticket restarts from, 0 for the initial ones")
+    rewind_to: int = Field(0, ge=0, description="iteration whose weights tickets restart from, 0 for the initial")
 
     seed: int = Field(0, ge=0, description="the one seed that every random number follows from")
     device: str = Field("auto", description="auto, cpu or cuda")
@@ -87,7 +87,7 @@ class Settings(BaseModel):
         sgd, adam = self.optimizer == "sgd", self.optimizer == "adam"
         forbid(self.momentum > 0 and not sgd, "momentum", "allowed with optimizer sgd only")
         forbid(self.nesterov and self.momentum == 0, "nesterov", "allowed with momentum > 0 only")
-        forbid(bool(self.milestones) != (self.schedule == "step"), "milestones", "needed by schedule step, and by it only")
+        forbid(bool(self.milestones) != (self.schedule == "step"), "milestones", "for schedule step, and for it only")
         forbid(list(self.milestones) != sorted(set(self.milestones)), "milestones", "must rise")
         forbid(self.warmup > self.iterations, "warmup", f"allowed up to iterations = {self.iterations}")
         forbid(self.rewind_to >= self.iterations, "rewind_to", f"allowed below iterations = {self.iterations}")
@@ -125,7 +125,9 @@ class Settings(BaseModel):
 
     def draws(self, arm: str) -> int:
         """How many times `arm` is drawn in each trial and round."""
-        return {"reinit": self.reinit_draws, "oneshot_reinit": self.reinit_draws, "random": self.random_draws}.get(arm, 1)
+        if arm.endswith("reinit"):
+            return self.reinit_draws
+        return self.random_draws if arm == "random" else 1
 
 
 class Experiment(NamedTuple):

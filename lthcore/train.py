@@ -39,8 +39,9 @@ class Point:
 class Training:
     """The state of a training: enough to go on from, bit for bit, and in the end its outcome.
 
-    `start` keeps the weights it began with, `early_stop` holds the weights at the least validation loss so far (the first of equals), `rewind` those at
-    iteration `settings.rewind_to` where training passed it. Without a validation set there is no early stop: choosing by test is not honest.
+    `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
+    equals), `rewind` those at iteration `settings.rewind_to` where training passed it. Without a validation set
+    there is no early stop: choosing by test is not honest.
     """
 
     iteration: int
@@ -225,7 +226,8 @@ def _optimizer(settings: Settings, parameters: Weights, saved: dict[str, Tensor]
         momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
         optimizer = torch.optim.SGD(parameters.values(), **common, **momentum)
     else:
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer](parameters.values(), **common)
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+        optimizer = kind(parameters.values(), **common)
     if saved:
         state = {i: {k: saved[f"{n}/{k}"] for k in _slots(saved, n)} for i, n in enumerate(parameters)}
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,210 @@
+"""The command line: `lth` = `python -m lthcore`."""
+
+import argparse
+import json
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from lthcore import __version__
+from lthcore.settings import PROFILES, Experiment, LabError, load_experiment
+
+EXAMPLES = """examples:
+  lth list                                                       what there is, what is done, what it would take
+  lth run params/iterative_pruning/lenet_mnist.yaml              find winning tickets (profile cpu), or go on with it
+  lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
+  lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600     stop cleanly after ten minutes
+  lth show cpu/iterative_pruning/lenet_mnist                     a run's numbers
+  lth data verify mnist                                          is the data there, and is it as published?
+  lth figures                                                    redraw figures/ from the tables
+
+exit status: 0 done, 2 something to mend (one line says what), 75 stopped by --time-limit, 130 interrupted
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit. Errors a user can mend are one line on stderr; --debug adds the traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = options.command(options) or 0
+    except LabError as error:
+        if options.debug:
+            raise
+        print(f"lth: {error}", file=sys.stderr)
+        code = getattr(error, "exit_code", 2)
+    except KeyboardInterrupt:
+        print("lth: interrupted; the same command goes on where this one was", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `lth list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Run experiments one after the other: the engine first, then the notebook over its tables."""
+    from lthcore.results import results_root, run
+
+    overrides = {name: yaml.safe_load(value) for name, value in options.parameter}
+    experiments = [load_experiment(path, options.profile, overrides) for path in options.params]
+    if len(experiments) > 1:
+        print_plan(experiments)
+    with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
+    if not options.no_notebook and not with_notebook:
+        print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
+    for experiment in experiments:
+        folder = results_root() / experiment.name
+        run(experiment.settings, folder, options.time_limit, options.force)
+        print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {_short(folder)}")
+        if with_notebook:
+            print(f"{experiment.name}: notebook in {_short(run_notebook(experiment, folder))}")
+
+
+def run_notebook(experiment: Experiment, folder: Path) -> Path:
+    """Execute the experiment's notebook over its finished run by papermill; return the executed copy.
+
+    The parameters are checked first: papermill itself only warns of one that the notebook does not have.
+    """
+    import papermill
+
+    from lthcore.results import project_root
+
+    source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
+    if not source.exists():
+        raise LabError(f"run: there is no notebook {source.name}: a params folder is named after its notebook")
+    values = experiment.settings.model_dump(mode="json") | {"folder": str(folder.resolve())}
+    known = papermill.inspect_notebook(str(source))
+    unknown = sorted(values.keys() - known.keys())
+    if unknown:
+        raise LabError(f"run: {source.name} has no parameter {', '.join(unknown)}: add it to its parameters cell")
+    executed = folder / f"{experiment.variant}.ipynb"
+    os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
+    bar = sys.stderr.isatty()
+    papermill.execute_notebook(str(source), str(executed), values, cwd=str(source.parent), progress_bar=bar)
+    return executed
+
+
+def list_command(options: argparse.Namespace) -> None:
+    """Print every params file with its state and estimated time under each profile."""
+    from lthcore.plan import all_experiments
+
+    for path, profiles in all_experiments().items():
+        print(f"{_short(path)}")
+        for profile, experiment in profiles.items():
+            print(f"    {profile:6} {_state_line(experiment)}")
+
+
+def print_plan(experiments: list[Experiment]) -> None:
+    """Print what is about to be run: state and estimated time of each experiment, and the sum."""
+    from lthcore.plan import seconds_left
+
+    print(f"plan, profile {experiments[0].profile}:")
+    for experiment in experiments:
+        print(f"    {experiment.notebook}/{experiment.variant:28} {_state_line(experiment)}")
+    print(f"    about {_duration(sum(map(seconds_left, experiments)))} in all on this machine\n", flush=True)
+
+
+def _state_line(experiment: Experiment) -> str:
+    from lthcore.plan import seconds_left, state
+
+    done, total = state(experiment)
+    if done == total:
+        return f"done ({total:,} trainings)"
+    begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"
+    return f"{begun}, about {_duration(seconds_left(experiment))} here"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def show_command(options: argparse.Namespace) -> None:
+    """Print a run: where it comes from, and its accuracies by arm and weights left."""
+    from lthcore.results import read_record, read_tables, results_root
+
+    folder = Path(options.run) if Path(options.run).is_dir() else results_root() / options.run
+    rounds, _ = read_tables(folder)
+    record = {key: value for key, value in read_record(folder).items() if key != "settings"}
+    print(
+        "\n".join(
+            f"{key:18} {json.dumps(value) if isinstance(value, dict) else value}" for key, value in record.items()
+        )
+    )
+    columns = ["es_iteration", "es_test_accuracy", "final_test_accuracy", "final_train_accuracy"]
+    table = rounds.groupby(["arm", "round"], sort=False)[["percent_left", *columns]].mean()
+    table.insert(0, "n", rounds.groupby(["arm", "round"], sort=False).size())
+    print("\nmeans over trials and draws\n" + table.round(4).to_string())
+
+
+def figures_command(options: argparse.Namespace) -> None:
+    """Redraw every figure whose tables are there."""
+    from lthcore.paper import draw_all
+    from lthcore.results import project_root, results_root
+
+    for line in draw_all(results_root(), project_root() / "figures"):
+        print(line)
+
+
+def data_command(options: argparse.Namespace) -> None:
+    """Fetch or verify data sets."""
+    from lthcore.data import data_root, fetch, read
+
+    for name in options.names:
+        print(f"{name}: {fetch(name) if options.action == 'fetch' else read(name)[0].variant} ({data_root()})")
+
+
+def _short(path: Path) -> str:
+    path = Path(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lth",
+        description="Find winning lottery tickets, and everything the claim needs to be believed.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lth {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        sub.set_defaults(command=function)
+        return sub
+
+    command("list", list_command, "list every experiment: its state per profile and the time it would take here")
+    sub = command("run", run_command, "run experiments, or go on with them")
+    sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<notebook>/<variant>.yaml")
+    sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")
+    sub.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="change one setting; a run with changed settings is kept beside the published one",
+    )  # fmt: skip
+    sub.add_argument(
+        "--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S seconds"
+    )
+    sub.add_argument("--no-notebook", action="store_true", help="run the engine alone; needs no Jupyter")
+    sub.add_argument("--force", action="store_true", help="throw the present results of these runs away first")
+    sub = command("show", show_command, "show a run's provenance and numbers")
+    sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or a folder")
+    command("figures", figures_command, "redraw figures/ from the tables; no training")
+    sub = command("data", data_command, "fetch or verify data sets")
+    sub.add_argument("action", choices=["fetch", "verify"])
+    sub.add_argument("names", nargs="+", metavar="NAME", help="digits, mnist, fashion_mnist or cifar10")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
