@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: the engine first, then the notebook over its tables."""
-    from lthcore.results import results_root, run
+    from lthcore.results import TimeLimit, results_root, run
 
     overrides = {name: yaml.safe_load(value) for name, value in options.parameter}
     experiments = [load_experiment(path, options.profile, overrides) for path in options.params]
@@ -55,12 +56,23 @@ def run_command(options: argparse.Namespace) -> None:
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
     if not options.no_notebook and not with_notebook:
         print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
+    deadline, failures = time.monotonic() + options.time_limit, []
     for experiment in experiments:
         folder = results_root() / experiment.name
-        run(experiment.settings, folder, options.time_limit, options.force)
-        print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {_short(folder)}")
-        if with_notebook:
-            print(f"{experiment.name}: notebook in {_short(run_notebook(experiment, folder))}")
+        try:
+            run(experiment.settings, folder, deadline - time.monotonic(), options.force)
+            print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {_short(folder)}")
+            if with_notebook:
+                print(f"{experiment.name}: notebook in {_short(run_notebook(experiment, folder))}")
+        except TimeLimit:
+            raise
+        except LabError as error:  # say so, and let the others run
+            if len(experiments) == 1:
+                raise
+            print(f"lth: {experiment.name}: {error}", file=sys.stderr)
+            failures.append(experiment.name)
+    if failures:
+        raise LabError(f"{len(failures)} of {len(experiments)} experiments did not run: {', '.join(failures)}")
 
 
 def run_notebook(experiment: Experiment, folder: Path) -> Path:
@@ -81,10 +93,37 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path:
     if unknown:
         raise LabError(f"run: {source.name} has no parameter {', '.join(unknown)}: add it to its parameters cell")
     executed = folder / f"{experiment.variant}.ipynb"
-    os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
-    bar = sys.stderr.isatty()
-    papermill.execute_notebook(str(source), str(executed), values, cwd=str(source.parent), progress_bar=bar)
+    _execute(source, executed, values)
     return executed
+
+
+def notebook_command(options: argparse.Namespace) -> None:
+    """Execute a notebook headless with its defaults, and print what it prints."""
+    source = Path(options.notebook)
+    if not source.exists():
+        raise LabError(f"notebook: there is no {source}")
+    executed = Path(options.to or f"build/{source.name}")
+    for cell in _execute(source, executed, {}).cells:
+        for output in cell.get("outputs", []):
+            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            if not text.startswith("<Figure"):
+                print(text.rstrip())
+    print(f"executed notebook: {executed}")
+
+
+def _execute(source: Path, executed: Path, values: dict):
+    import papermill
+    from traitlets.config import Config
+
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
+    where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
+    try:
+        return papermill.execute_notebook(str(source), str(executed), values, progress_bar=sys.stderr.isatty(), **where)
+    except papermill.PapermillExecutionError as error:
+        raise LabError(
+            f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"
+        ) from error
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -194,6 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--no-notebook", action="store_true", help="run the engine alone; needs no Jupyter")
     sub.add_argument("--force", action="store_true", help="throw the present results of these runs away first")
+    sub = command("notebook", notebook_command, "execute a notebook headless and print what it prints")
+    sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
+    sub.add_argument("--to", metavar="FILE", help="where the executed copy goes (default: build/<name>.ipynb)")
     sub = command("show", show_command, "show a run's provenance and numbers")
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or a folder")
     command("figures", figures_command, "redraw figures/ from the tables; no training")

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
+from lthcore.tables import round_nearest, with_dense
+
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
 ARMS = {
@@ -29,13 +31,6 @@ TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the pa
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
 warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
-
-
-def with_dense(rounds: pd.DataFrame) -> pd.DataFrame:
-    """rounds.csv with the dense network (the ticket's round 0) as the first point of every arm."""
-    dense = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 0)]
-    others = [arm for arm in rounds["arm"].unique() if arm != "ticket"]
-    return pd.concat([rounds, *(dense.assign(arm=arm) for arm in others)], ignore_index=True)
 
 
 def plot_against_sparsity(
@@ -93,13 +88,6 @@ def plot_curves(
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.legend(title="weights left", loc="lower right")
     return axes
-
-
-def round_nearest(rounds: pd.DataFrame, percent: float) -> int | None:
-    """The round that leaves `percent` of the weights, within 5 % of it; None where the table has none."""
-    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
-    distance = (left / percent - 1).abs()
-    return int(distance.idxmin()) if len(left) and distance.min() < 0.05 else None
 
 
 def figure1(rounds: pd.DataFrame, caption: str = "") -> Figure:

@@ -1,0 +1,76 @@
+# `make` prints the targets. Make only orders the work: what is done is decided by the run keys in results/.
+PYTHON   ?= python3
+PROFILE  ?= cpu
+PARAMS   := $(sort $(wildcard params/*/*.yaml))
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb
+VENV     := .venv
+BIN      := $(VENV)/bin
+READY    := $(VENV)/ready
+RUN      := $(BIN)/lth run --profile $(PROFILE) $(if $(FORCE),--force) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
+NBVAL    := $(BIN)/pytest --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider
+STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup quickstart all lenet list figures notebooks test nbval lint bench badges clean
+
+help:  ## print this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@echo "  options: PROFILE=smoke|cpu|paper (now $(PROFILE)), TIME_LIMIT=seconds, FORCE=1 (throws results away)"
+
+setup: $(READY)  ## make .venv with everything in it (the other targets do so by themselves)
+
+$(READY): requirements.txt requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
+		{ echo "make: $(PYTHON) is older than 3.11; give another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+quickstart: $(READY)  ## find a winning ticket on digits, in under a minute
+	@$(BIN)/lth notebook notebooks/quickstart.ipynb
+
+all: $(READY)  ## print the plan, then run every experiment that is not done
+	$(RUN) $(PARAMS)
+
+lenet: $(READY)  ## find winning tickets of LeNet on MNIST
+	$(RUN) params/iterative_pruning/lenet_mnist.yaml
+
+list: $(READY)  ## every experiment: what is done, and the time the rest would take here
+	@$(BIN)/lth list
+
+figures: $(READY)  ## redraw figures/ from the tables in results/; no training
+	@$(BIN)/lth figures
+
+notebooks: $(READY)  ## execute every notebook with its defaults, in place
+	@rm -rf results/notebook build/notebooks && mkdir -p build/notebooks
+	@for notebook in $(NOTEBOOKS); do \
+		$(BIN)/lth notebook $$notebook --to build/$$notebook >/dev/null && $(STRIP) build/$$notebook && \
+		mv build/$$notebook $$notebook && echo "$$notebook: executed" || exit 1; \
+	done
+
+test: $(READY)  ## every test: pytest, then the golden notebooks by nbval; offline
+	$(BIN)/pytest
+	LTH_PLAIN=1 LTH_RESULTS=$$(mktemp -d) $(NBVAL) $(GOLDEN)
+
+nbval: $(READY)  ## replay every notebook
+	LTH_PLAIN=1 LTH_RESULTS=$$(mktemp -d) $(NBVAL) $(NOTEBOOKS)
+
+lint: $(READY)  ## ruff over code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)  ## time a step of LeNet beside plain loops
+	$(BIN)/python benchmarks/lenet_step.py
+
+badges:  ## stamp the repository's address everywhere: make badges REPO=owner/name
+	@test -n "$(REPO)" || { echo "make: say which repository: make badges REPO=owner/name" >&2; exit 2; }
+	@old=$$(sed -n 's|^Repository = "https://github.com/\(.*\)"|\1|p' pyproject.toml) && \
+	sed -i.old -E "s#(github(\.com)?)/$$old#\1/$(REPO)#g" pyproject.toml README.md CITATION.cff $(NOTEBOOKS) && \
+	find . -maxdepth 2 -name '*.old' -delete && echo "stamped $(REPO) in place of $$old"
+
+clean:  ## remove .venv and what was built; results and figures stay
+	rm -rf $(VENV) build .pytest_cache .ruff_cache *.egg-info
+	find lthcore tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

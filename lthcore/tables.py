@@ -1,0 +1,88 @@
+"""Tables: what rounds.csv says, in numbers and in sentences. Pure functions over the tables of a run."""
+
+import pandas as pd
+
+
+def with_dense(rounds: pd.DataFrame) -> pd.DataFrame:
+    """rounds.csv with the dense network (the ticket's round 0) as the first point of every arm."""
+    dense = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 0)]
+    others = [arm for arm in rounds["arm"].unique() if arm != "ticket"]
+    return pd.concat([rounds, *(dense.assign(arm=arm) for arm in others)], ignore_index=True)
+
+
+def round_nearest(rounds: pd.DataFrame, percent: float, tolerance: float = 0.05) -> int | None:
+    """The round that leaves `percent` of the weights, within a share `tolerance` of it; None where there is none."""
+    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
+    distance = (left / percent - 1).abs()
+    return int(distance.idxmin()) if len(left) and distance.min() < tolerance else None
+
+
+def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
+    """One column of rounds.csv by weights left (rows) and arm (columns): "mean [min, max]" over trials and draws.
+
+    Accuracies are in percent.
+    """
+    table = with_dense(rounds)
+    scale, digits = (100, 2) if "accuracy" in column else (1, 0 if column == "es_iteration" else 4)
+    cells = (table[column] * scale).groupby([table["round"], table["arm"]]).agg(["mean", "min", "max"])
+    text = cells.apply(lambda c: f"{c['mean']:.{digits}f} [{c['min']:.{digits}f}, {c['max']:.{digits}f}]", axis=1)
+    wide = text.unstack("arm")[list(rounds["arm"].unique())]
+    left = table.groupby("round")["percent_left"].mean()
+    return wide.set_axis([f"{left[k]:.1f}%" for k in wide.index], axis="index").rename_axis("weights left")
+
+
+def paired(rounds: pd.DataFrame, column: str, k: int, arm: str = "ticket", against: str = "dense") -> pd.Series:
+    """`column` of `arm` at round k minus that of another arm (or of the dense network), trial by trial.
+
+    Draws are averaged within their trial. The index is the trial.
+    """
+
+    def by_trial(name: str) -> pd.Series:
+        name, at = ("ticket", 0) if name == "dense" else (name, k)
+        part = rounds[(rounds["arm"] == name) & (rounds["round"] == at)]
+        return part.groupby("trial")[column].mean()
+
+    return (by_trial(arm) - by_trial(against)).dropna()
+
+
+def smallest_winning(rounds: pd.DataFrame) -> float | None:
+    """Fewest weights left (%) at which tickets, on average, stop no later and test no worse than the dense network.
+
+    The definition of a winning ticket (section 1), read at the early stop; None where no round has one.
+    """
+    means = rounds[rounds["arm"] == "ticket"].groupby("round").mean(numeric_only=True)
+    dense, pruned = means.loc[0], means.loc[1:]
+    wins = pruned[
+        (pruned["es_iteration"] <= dense["es_iteration"]) & (pruned["es_test_accuracy"] >= dense["es_test_accuracy"])
+    ]
+    return float(wins["percent_left"].min()) if len(wins) else None
+
+
+def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> list[str]:
+    """Sentences with the numbers that the paper's section 2 speaks of, each with its n and its spread over trials."""
+    lines = []
+    smallest = smallest_winning(rounds)
+    n = rounds["trial"].nunique()
+    lines.append(
+        f"Winning tickets down to {smallest:.1f}% of the weights (mean of {n} trials: stop no later, test no worse)."
+        if smallest
+        else f"At no round do tickets (mean of {n} trials) both stop no later and test no worse than the dense network."
+    )
+    left = rounds.groupby("round")["percent_left"].mean()
+    levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
+    for k in dict.fromkeys(k for k in levels if k):
+        stop = paired(rounds, "es_iteration", k)
+        dense = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 0)]["es_iteration"].mean()
+        parts = [
+            f"early stop {stop.mean() / dense:+.0%}",
+            _gain(paired(rounds, "es_test_accuracy", k), "the dense network"),
+        ]
+        if "reinit" in set(rounds["arm"]):
+            parts.append(_gain(paired(rounds, "es_test_accuracy", k, against="reinit"), "its reinitialisation"))
+        lines.append(f"At {left[k]:.1f}% left: " + ", ".join(parts) + f" (n = {len(stop)}).")
+    return lines
+
+
+def _gain(difference: pd.Series, other: str) -> str:
+    points = difference * 100
+    return f"test accuracy {points.mean():+.2f} points [{points.min():+.2f}, {points.max():+.2f}] against {other}"
