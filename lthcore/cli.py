@@ -147,9 +147,10 @@ def print_plan(experiments: list[Experiment]) -> None:
 
 
 def _state_line(experiment: Experiment) -> str:
-    from lthcore.plan import seconds_left, state
+    from lthcore.lottery import planned
+    from lthcore.plan import done_replicates, seconds_left
 
-    done, total = state(experiment)
+    done, total = len(done_replicates(experiment)), len(planned(experiment.settings))
     if done == total:
         return f"done ({total:,} trainings)"
     begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"

@@ -100,7 +100,7 @@ class Data:
 
 def data_root() -> Path:
     """Where data files are looked for: `LTH_DATA`, else ./data."""
-    return Path(os.environ.get("LTH_DATA", "data"))
+    return Path(os.environ.get("LTH_DATA") or "data")
 
 
 def _digits(root: Path) -> Raw:
@@ -292,7 +292,10 @@ def pick_device(name: str) -> torch.device:
     choose("device", name.split(":")[0], ("cpu", "cuda"))
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise LabError(f"device = {name!r}: there is no CUDA device here; use device cpu or auto")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise LabError(f"device = {name!r}: allowed are auto, cpu, cuda and cuda:N") from None
 
 
 def _checked(path: Path, md5: str, name: str) -> bytes:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lthcore.settings import Settings, choose
+from lthcore.settings import LabError, Settings, choose
 
 Weights = dict[str, Tensor]
 
@@ -63,6 +63,8 @@ def _conv(settings: Settings, shape: tuple[int, int, int], classes: int, blocks:
             channels = filters
         layers[f"pool{block + 1}"] = nn.MaxPool2d(2)
         height, width = height // 2, width // 2
+    if height * width == 0:
+        raise LabError(f"architecture = {settings.architecture!r}: too many poolings for images of {shape}")
     layers |= _dense(channels * height * width, settings.widths or (256, 256), classes, settings.dropout)
     return nn.Sequential(layers)
 

@@ -4,15 +4,19 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 
+import pandas as pd
 import torch
 from joblib import cpu_count
 
 from lthcore.data import DATASETS, Data, Split, pick_device
-from lthcore.lottery import begin, planned
+from lthcore.lottery import Replicate, begin, planned
+from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.results import project_root, read_record, results_root
 from lthcore.settings import PROFILES, Experiment, Settings, load_experiment
-from lthcore.train import evaluate_point, train
+from lthcore.train import engine_for
+
+DENSITIES = (1.0, 0.34, 0.13, 0.03)  # shares of weights left at which this machine is timed
 
 
 def params_files(root: Path | None = None) -> list[Path]:
@@ -20,29 +24,29 @@ def params_files(root: Path | None = None) -> list[Path]:
     return sorted(((root or project_root()) / "params").glob("*/*.yaml"))
 
 
-def state(experiment: Experiment) -> tuple[int, int]:
-    """How many trainings of an experiment are done, and how many there are."""
-    folder, total = results_root() / experiment.name, len(planned(experiment.settings))
-    record = read_record(folder)
-    if record.get("run_key") != experiment.settings.key or not (folder / "rounds.csv").exists():
-        return 0, total
-    done = {tuple(line.split(",")[:4]) for line in (folder / "rounds.csv").read_text().splitlines()[1:]}
-    return sum(tuple(map(str, replicate)) in done for replicate in planned(experiment.settings)), total
+def done_replicates(experiment: Experiment) -> set[Replicate]:
+    """The trainings of an experiment whose rows are in its table."""
+    folder = results_root() / experiment.name
+    if read_record(folder).get("run_key") != experiment.settings.key or not (folder / "rounds.csv").exists():
+        return set()
+    rows = pd.read_csv(folder / "rounds.csv", usecols=list(Replicate._fields))
+    return {Replicate(*row) for row in rows.itertuples(index=False)} & set(planned(experiment.settings))
 
 
 def seconds_left(experiment: Experiment) -> float:
     """Estimated seconds to finish an experiment here, from steps and evaluations timed just now on random images."""
-    done, total = state(experiment)
-    if done == total:
-        return 0.0
-    s = experiment.settings
+    s, done = experiment.settings, done_replicates(experiment)
     dataset = DATASETS[s.dataset]
-    short = {"iterations": 5, "eval_every": 5, "warmup": 0, "schedule": "constant", "milestones": (), "rewind_to": 0}
-    step, image = _timed(s.changed(**short))
+    short = s.changed(iterations=1, eval_every=1, warmup=0, schedule="constant", milestones=(), rewind_to=0)
     kept = s.train_examples or dataset.n_train - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + dataset.n_test) + 2 * kept
-    workers = 1 if pick_device(s.device).type == "cuda" else cpu_count()
-    return (total - done) * (s.iterations * step + evaluated * image) / workers
+    seconds = 0.0
+    for replicate in planned(s):
+        if replicate not in done:
+            density = (1 - s.prune_fc) ** replicate.round
+            step, image = _timed(short, min(d for d in DENSITIES if d >= density * 0.999 or d == DENSITIES[-1]))
+            seconds += s.iterations * step + evaluated * image
+    return seconds if pick_device(s.device).type == "cuda" else seconds / cpu_count()
 
 
 def all_experiments() -> dict[Path, dict[str, Experiment]]:
@@ -51,25 +55,21 @@ def all_experiments() -> dict[Path, dict[str, Experiment]]:
 
 
 @cache
-def _timed(settings: Settings) -> tuple[float, float]:
-    """Seconds of a training step, and of evaluating an image: the best of three short goes each, on one thread."""
+def _timed(settings: Settings, density: float) -> tuple[float, float]:
+    """Seconds of a training step, and of evaluating an image, at a share of weights left; one thread, best of three."""
     shape, n = DATASETS[settings.dataset].shape, max(1000, settings.batch_size)
     device = pick_device(settings.device)
     images = torch.rand(n, *shape, device=device)
     split = Split(images, torch.randint(0, 10, (n,), device=device))
-    data, model = Data(split, None, split, ""), build(settings, shape, 10)
-    start = begin(settings, 0, 0, initial_weights(model, settings, 0))
-    start.curve = [evaluate_point(model.to(device), data, 0)]  # else training begins with an evaluation
+    data, weights = Data(split, None, split, ""), initial_weights(build(settings, shape, 10), settings, 0)
+    mask = {name: torch.rand(m.shape) < density for name, m in full_mask(weights).items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        image = min(_clock(lambda: evaluate_point(model, data, 0), device) for _ in range(3)) / n
-
-        def steps() -> None:
-            start.iteration = 0
-            next(train(settings, data, start))
-
-        return max(min(_clock(steps, device) for _ in range(3)) - n * image, 0) / 5, image
+        engine = engine_for(settings, data, begin(settings, 0, 0, weights, mask))
+        batches = torch.randint(0, n, (5, settings.batch_size), device=device)
+        step = min(_clock(lambda: engine.steps(data, batches, [0.0] * 5), device) for _ in range(3)) / 5
+        return step, min(_clock(lambda: engine.evaluate(split), device) for _ in range(3)) / n
     finally:
         torch.set_num_threads(threads)
 

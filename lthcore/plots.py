@@ -21,10 +21,10 @@ STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
 ARMS = {
     "ticket": ("winning ticket", "#1f5fa8", "-"),
-    "reinit": ("ticket, reinitialised", "#d1642a", "--"),
+    "reinit": ("reinitialised ticket", "#d1642a", "--"),
     "random": ("random sparse network", "#3d8c5c", ":"),
     "oneshot": ("one-shot ticket", "#7a4fa3", "-"),
-    "oneshot_reinit": ("one-shot, reinitialised", "#b8860b", "--"),
+    "oneshot_reinit": ("reinitialised one-shot", "#b8860b", "--"),
     "continued": ("continued training", "#767676", "-."),
 }
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
@@ -37,7 +37,7 @@ def plot_against_sparsity(
     rounds: pd.DataFrame, column: str, arms: Iterable[str] = tuple(ARMS), axes: Axes | None = None, linear: bool = False
 ) -> Axes:
     """One column of rounds.csv against the percentage of weights left, a line for each arm that the table has."""
-    axes = axes or plt.gca()
+    axes = axes or _figure(1, 1)[1][0]
     table = with_dense(rounds)
     for arm in arms:
         part = table[(table["arm"] == arm) & table[column].notna()]
@@ -48,7 +48,7 @@ def plot_against_sparsity(
         left = part.groupby("round")["percent_left"].transform("mean")
         sns.lineplot(
             part.assign(percent_left=left), x="percent_left", y=column, label=label, color=colour, linestyle=style,
-            marker="o", markersize=3.5, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
+            marker="o", markeredgewidth=0, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
         )  # fmt: skip
     if linear:
         axes.invert_xaxis()
@@ -73,7 +73,7 @@ def plot_curves(
     curves: pd.DataFrame, series: Iterable[tuple[str, int]], column: str = "test_accuracy", axes: Axes | None = None
 ) -> Axes:
     """One column of curves.csv against the iteration: a line for each (arm, round) that the table has."""
-    axes = axes or plt.gca()
+    axes = axes or _figure(1, 1)[1][0]
     series = [(arm, k) for arm, k in series if ((curves["arm"] == arm) & (curves["round"] == k)).any()]
     levels = sorted({k for _, k in series})
     colours = dict(zip(levels, sns.color_palette("viridis", len(levels) + 1), strict=False))

@@ -59,7 +59,7 @@ def prune(scores: dict[str, Tensor], mask: Mask, rates: dict[str, float], scope:
     """Drop the lowest-scored of the weights that remain, exactly floor(rate x remaining) of them.
 
     scope "layer": each layer loses its own share. scope "global": the layers with a rate above zero are ranked
-    together and lose, in sum, what their rates add up to; a layer of rate 0 is left alone. Equal scores go by
+    together and lose the floor of what their rates add up to; a layer of rate 0 is left alone. Equal scores go by
     index, lower first. Returns a new mask, nested in `mask`. Raises LabError for scores that are not numbers.
     """
     choose("scope", scope, ("layer", "global"))
@@ -68,17 +68,16 @@ def prune(scores: dict[str, Tensor], mask: Mask, rates: dict[str, float], scope:
     for name in mask:
         if worth[name].isnan().any():
             raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
-    # 1e-9 undoes the rounding of rates such as 0.29 x 100 = 28.999999999999996
-    quota = {name: math.floor(rates[name] * len(remaining[name]) + 1e-9) for name in mask}
-
-    pruned = {name: m.clone() for name, m in mask.items()}
+    pruned = {name: m.clone(memory_format=torch.contiguous_format) for name, m in mask.items()}
     groups = [[name] for name in mask] if scope == "layer" else [[name for name in mask if rates[name] > 0]]
     for names in groups:
         if not names:
             continue
+        # 1e-9 undoes the rounding of rates such as 0.29 x 100 = 28.999999999999996
+        quota = math.floor(sum(rates[name] * len(remaining[name]) for name in names) + 1e-9)
         order = torch.cat([worth[name] for name in names]).argsort(stable=True)
         dropped = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-        dropped[order[: sum(quota[name] for name in names)]] = True
+        dropped[order[:quota]] = True
         for name, drop in zip(names, dropped.split([len(remaining[name]) for name in names]), strict=True):
             pruned[name].view(-1)[remaining[name][drop]] = False
     return pruned

@@ -15,7 +15,7 @@ Arm = Literal["ticket", "reinit", "random", "oneshot", "oneshot_reinit", "contin
 
 # How much of an experiment is run, and where: none of these changes any single training, so they
 # stay out of the run key, and raising one of them extends a run instead of starting another.
-EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device")
+EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
 
 
 class LabError(Exception):
@@ -70,11 +70,13 @@ class Settings(BaseModel):
 
     seed: int = Field(0, ge=0, description="the one seed that every random number follows from")
     device: str = Field("auto", description="auto, cpu or cuda")
+    engine: Literal["auto", "dense"] = Field("auto", description="auto trains sparse networks sparsely where it pays")
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_from_bool(cls, value: Any, info: Any) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        items = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(v, bool) for v in items) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("true and false are not allowed here")
         return value
 
@@ -152,17 +154,20 @@ def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str,
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LabError(f"params: cannot read {path} ({error.strerror}); `lth list` shows those there are") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LabError(f"params: {path} is not YAML: {' '.join(str(error).split())}") from None
     profiles = values.pop("profiles", None) if isinstance(values, dict) else None
     if not isinstance(profiles, dict):
         raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
-    choose("profile", profile, profiles)
     try:
-        published = Settings(**values | (profiles[profile] or {}))
+        choose("profile", profile, profiles)
+        overlay = profiles[profile] or {}
+        if not isinstance(overlay, dict) or not all(isinstance(key, str) for key in values | overlay):
+            raise LabError("a profile must be a mapping of settings, and every key a name")
+        published = Settings(**values | overlay)
         settings = published.changed(**overrides or {})
     except LabError as error:
         raise LabError(f"{path} ({profile}): {error}") from None
@@ -189,7 +194,8 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 def _explain(error: dict[str, Any]) -> str:
     key, value, message = ".".join(map(str, error["loc"])), error["input"], error["msg"]
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.3)
+        initials = [name for name in Settings.model_fields if "".join(w[0] for w in name.split("_")) == key]  # lr
+        near = initials or difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.1)
         return f"unknown key {key!r} = {value!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{key} = {value!r}: {message}" if key else message

@@ -15,11 +15,12 @@ from joblib import Parallel, cpu_count, delayed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore import masks
+from lthcore import masks, sparse
 from lthcore.data import Data, Split, augment
 from lthcore.masks import Mask
 from lthcore.models import Dropout, Weights, build
 from lthcore.settings import Settings, seed_for
+from lthcore.sparse import SparseChain
 
 EVALUATION_BATCH = 2500  # large enough for full speed on one core, small enough for its cache
 
@@ -64,110 +65,147 @@ class Training:
         return min((p for p in self.curve if p.val_loss == p.val_loss), key=lambda p: p.val_loss, default=None)
 
 
+class Dense:
+    """A network under a mask with its optimizer, as dense tensors on any device."""
+
+    def __init__(self, settings: Settings, model: nn.Module, data: Data, state: Training) -> None:
+        """Take `model`, and the weights, mask and optimizer state of a training."""
+        device = data.train.images.device
+        self.settings, self.model = settings, model.to(device)
+        self.model.load_state_dict(masks.apply(state.mask, state.weights))
+        self.parameters = dict(self.model.named_parameters())
+        self.kept = [
+            (self.parameters[name], m.to(device, torch.float32)) for name, m in state.mask.items() if not m.all()
+        ]
+        self.optimizer = _optimizer(settings, self.parameters, state.optimizer)
+        self.noise = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
+        if state.noise is not None:
+            self.noise.set_state(state.noise.cpu())
+        for module in self.model.modules():
+            if isinstance(module, Dropout):
+                module.generator = self.noise
+
+    def steps(self, data: Data, batches: Tensor, rates: list[float]) -> None:
+        """Train on batches (steps, batch) of image indices at these learning rates.
+
+        Pruned weights are zero after every step: gradients are masked before the optimizer and weights after it, so
+        that neither momentum nor weight decay can move them, and their optimizer state stays zero too.
+        """
+        s, (images, labels) = self.settings, data.train
+        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=s.precision == "bfloat16")
+        for batch, rate in zip(batches, rates, strict=True):
+            x, y = images[batch], labels[batch]
+            if s.augment:
+                x = augment(x, self.noise)
+            with autocast:
+                loss = F.cross_entropy(self.model(x), y, label_smoothing=s.label_smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()
+            for weight, mask in self.kept:
+                weight.grad.mul_(mask)
+            if s.clip_norm:
+                nn.utils.clip_grad_norm_(self.parameters.values(), s.clip_norm)
+            self.optimizer.param_groups[0]["lr"] = rate
+            self.optimizer.step()
+            with torch.no_grad():
+                for weight, mask in self.kept:
+                    weight.mul_(mask)
+
+    def evaluate(self, *splits: Split) -> list[tuple[float, float]]:
+        """Mean cross-entropy (nats) and accuracy on each split, waiting for the device once."""
+        return evaluate(self.model, *splits)
+
+    def load(self, weights: Weights) -> None:
+        """Put other weights into the network, to evaluate them."""
+        self.model.load_state_dict(weights)
+
+    def export(self) -> tuple[Weights, dict[str, Tensor], Tensor]:
+        """Weights, optimizer tensors and generator state, by name: views of what training goes on to change."""
+        weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        return weights, _optimizer_tensors(self.optimizer, self.parameters), self.noise.get_state()
+
+
+def engine_for(settings: Settings, data: Data, state: Training) -> Dense | SparseChain:
+    """What trains this state fastest here; both give the same numbers to rounding."""
+    model = build(settings, data.shape, 10)
+    if sparse.applies(settings, model, data, state.mask):
+        return SparseChain(settings, model, state.weights, state.mask, state.optimizer)
+    return Dense(settings, model, data, state)
+
+
 def train(settings: Settings, data: Data, state: Training) -> Iterator[Training]:
     """Train from `state.iteration` to `settings.iterations`; yield the same state after every evaluation.
 
-    Pruned weights are zero at every step: gradients are masked before the optimizer and weights after it, so that
-    neither momentum nor weight decay can move them and their optimizer state stays zero too.
+    The last state yielded is the outcome. Raises AssertionError should a pruned weight not be zero then.
     """
-    device = data.train.images.device
-    model = build(settings, data.shape, 10).to(device)
-    model.load_state_dict(masks.apply(state.mask, state.weights))
-    parameters = dict(model.named_parameters())
-    kept = [(parameters[name], m.to(device, torch.float32)) for name, m in state.mask.items() if not m.all()]
-    optimizer = _optimizer(settings, parameters, state.optimizer)
-    noise = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
-    if state.noise is not None:
-        noise.set_state(state.noise)
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.generator = noise
-
-    images, labels = data.train
-    steps_per_epoch = len(labels) // settings.batch_size
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+    engine = engine_for(settings, data, state)
     started, before = time.perf_counter(), state.seconds
-
-    def record() -> Training:
-        state.weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        state.curve.append(evaluate_point(model, data, state.iteration))
-        if state.early_stop_point is state.curve[-1]:
-            state.early_stop = _copy(state.weights)
-        state.optimizer, state.noise = _optimizer_tensors(optimizer, parameters), noise.get_state()
-        state.seconds = before + time.perf_counter() - started
-        return state
-
     if not state.curve:
-        yield record()
-    order = None
+        _record(engine, data, state)
+        yield state
     while state.iteration < settings.iterations:
-        epoch, step = divmod(state.iteration, steps_per_epoch)
-        if order is None or step == 0:
-            generator = torch.Generator().manual_seed(seed_for(state.seed, "order", epoch))
-            order = torch.randperm(len(labels), generator=generator).to(device)
-        batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-        x, y = images[batch], labels[batch]
-        if settings.augment:
-            x = augment(x, noise)
-        with autocast:
-            loss = F.cross_entropy(model(x), y, label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        for weight, mask in kept:
-            weight.grad.mul_(mask)
-        if settings.clip_norm:
-            nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
-        if settings.schedule != "constant" or settings.warmup:
-            optimizer.param_groups[0]["lr"] = learning_rate(settings, state.iteration)
-        optimizer.step()
-        with torch.no_grad():
-            for weight, mask in kept:
-                weight.mul_(mask)
-        state.iteration += 1
-        if state.iteration == settings.rewind_to:
-            state.rewind = _copy(model.state_dict())
-        if state.iteration % settings.eval_every == 0 or state.iteration == settings.iterations:
-            yield record()
+        stop = min(settings.iterations, (state.iteration // settings.eval_every + 1) * settings.eval_every)
+        while state.iteration < stop:
+            batches = epoch_batches(settings, data, state, stop)
+            if state.iteration < settings.rewind_to:
+                batches = batches[: settings.rewind_to - state.iteration]
+            rates = [learning_rate(settings, state.iteration + i) for i in range(len(batches))]
+            engine.steps(data, batches, rates)
+            state.iteration += len(batches)
+            if state.iteration == settings.rewind_to:
+                state.rewind = _copy(engine.export()[0])
+        _record(engine, data, state)
+        if state.iteration == settings.iterations:
+            _finish(engine, data, state)
+        state.seconds = before + time.perf_counter() - started
+        yield state
 
 
-def finish(settings: Settings, data: Data, state: Training) -> Training:
-    """Read the training accuracy at the early stop and at the end, and assert that what is pruned is zero."""
-    if not masks.is_masked(state.weights, {name: m.to(data.train.labels.device) for name, m in state.mask.items()}):
+def epoch_batches(settings: Settings, data: Data, state: Training, stop: int) -> Tensor:
+    """The batches (steps, batch) of image indices from the state's iteration to `stop` or the end of its epoch.
+
+    Every epoch is a permutation of its own, which follows from the training's seed and the epoch's number.
+    """
+    n = len(data.train.labels)
+    epoch, step = divmod(state.iteration, n // settings.batch_size)
+    generator = torch.Generator().manual_seed(seed_for(state.seed, "order", epoch))
+    order = torch.randperm(n, generator=generator)[: n - n % settings.batch_size]
+    rows = order.view(-1, settings.batch_size)[step : step + stop - state.iteration]
+    return rows.to(data.train.labels.device)
+
+
+def _record(engine: Dense | SparseChain, data: Data, state: Training) -> None:
+    state.weights, state.optimizer, state.noise = engine.export()
+    held = [] if data.validation is None else [data.validation]
+    *validation, test = engine.evaluate(*held, data.test)
+    state.curve.append(Point(state.iteration, *(validation[0] if held else (float("nan"),) * 2), *test))
+    if state.early_stop_point is state.curve[-1]:
+        state.early_stop = _copy(state.weights)
+
+
+def _finish(engine: Dense | SparseChain, data: Data, state: Training) -> None:
+    """Read the training accuracy at the end and at the early stop, and check that what is pruned is zero."""
+    if not masks.is_masked(state.weights, {name: m.to(state.weights[name].device) for name, m in state.mask.items()}):
         raise AssertionError("a pruned weight is not zero at the end of training")
-    started = time.perf_counter()
-    model = build(settings, data.shape, 10).to(data.train.images.device)
-    for name in ("final", "early_stop"):
-        weights = state.weights if name == "final" else state.early_stop
-        if weights is not None:
-            model.load_state_dict(weights)
-            setattr(state, f"{name}_train_accuracy", evaluate(model, data.train)[1])
-    state.seconds += time.perf_counter() - started
-    return state
+    state.final_train_accuracy = engine.evaluate(data.train)[0][1]
+    state.weights = _copy(state.weights)  # no longer the engine's own
+    if state.early_stop is not None:
+        engine.load(state.early_stop)
+        state.early_stop_train_accuracy = engine.evaluate(data.train)[0][1]
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy of `model` on a split, in evaluation mode and without augmentation."""
-    return tuple(_totals(model, split).tolist())
-
-
-def evaluate_point(model: nn.Module, data: Data, iteration: int) -> Point:
-    """Evaluate on validation and test together, waiting for the device once."""
-    nothing = torch.full((2,), float("nan"), dtype=torch.float64, device=data.test.labels.device)
-    with torch.no_grad():
-        validation = nothing if data.validation is None else _totals(model, data.validation)
-        return Point(iteration, *torch.cat([validation, _totals(model, data.test)]).tolist())
-
-
-def _totals(model: nn.Module, split: Split) -> Tensor:
+def evaluate(model: nn.Module, *splits: Split) -> list[tuple[float, float]]:
+    """Mean cross-entropy (nats) and accuracy of `model` on each split, in evaluation mode, never augmented."""
     model.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=split.labels.device)
-    for x, y in zip(split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True):
-        logits = model(x)
-        loss = F.cross_entropy(logits, y, reduction="sum")
-        totals += torch.stack([loss, (logits.argmax(1) == y).sum()])
+    totals = torch.zeros(len(splits), 2, dtype=torch.float64, device=splits[0].labels.device)
+    for total, (images, labels) in zip(totals, splits, strict=True):
+        for x, y in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+            logits = model(x)
+            total += torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()])
+        total /= len(labels)
     model.train()
-    return totals / len(split.labels)
+    return [tuple(total) for total in totals.tolist()]
 
 
 def learning_rate(settings: Settings, iteration: int) -> float:
@@ -213,8 +251,8 @@ def _train_one(settings: Settings, data: Data, key: Hashable, state: Training, g
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the number of threads changes rounding: with one, a replicate is the same anywhere
     try:
-        if go_on(key, state) and all(go_on(key, state) for state in train(settings, data, state)):
-            finish(settings, data, state)
+        if go_on(key, state):
+            all(go_on(key, now) for now in train(settings, data, state))  # until one says no
         return key, state
     finally:
         torch.set_num_threads(threads)

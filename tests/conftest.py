@@ -1,0 +1,44 @@
+"""Fixtures of all tests. None needs the network; those that need real data say so and are skipped where it is not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+from lthcore import data
+
+hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)
+hypothesis.settings.load_profile("lab")
+
+CIFAR10_PARTS = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+FILES = {
+    "mnist": [f"MNIST/raw/{file}" for file in data.MNIST_FILES],
+    "cifar10": [f"cifar-10-batches-bin/{part}.bin" for part in CIFAR10_PARTS],
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Where real data is, if anywhere: LTH_DATA, else ./data."""
+    return data.data_root()
+
+
+@pytest.fixture(scope="session")
+def root_with(data_root: Path) -> Callable[[str], Path]:
+    """A function of a data set's name: the data root, if the real files are there; else the test is skipped."""
+
+    def root(name: str) -> Path:
+        for file in FILES[name]:
+            path = data_root / file
+            if not (path.exists() or path.with_name(f"{path.name}.gz").exists()):
+                pytest.skip(f"real {name} is not here ({path} is missing): run `lth data fetch {name}` or set LTH_DATA")
+        return data_root
+
+    return root

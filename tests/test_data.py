@@ -1,0 +1,424 @@
+"""Data: files are read only as published, splits are seeded and disjoint, augmentation is flip and pad-and-crop."""
+
+import gzip
+import hashlib
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lthcore import data
+from lthcore.settings import LabError, Settings
+
+DIGITS = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu")
+SMALL = Settings(validation=50, batch_size=10, device="cpu")
+RECORD = 3073
+
+
+@pytest.fixture
+def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes 600 + 20 images in MNIST's format, whose first two pixels spell their index, and trusts their hashes."""
+
+    def write(packed: bool = False, folder: str = "MNIST", table: str = "MNIST_FILES") -> Path:
+        (tmp_path / folder / "raw").mkdir(parents=True)
+        hashes = {}
+        for part, n in (("train", 600), ("t10k", 20)):
+            images = np.zeros((n, 28, 28), np.uint8)
+            images[:, 0, 0], images[:, 0, 1] = np.divmod(np.arange(n), 256)
+            images[:, 27, 26] = 9
+            for file, content in (
+                (f"{part}-images-idx3-ubyte", struct.pack(">4i", 2051, n, 28, 28) + images.tobytes()),
+                (f"{part}-labels-idx1-ubyte", struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n))),
+            ):
+                archive = gzip.compress(content)
+                plain_md5 = hashlib.md5(content).hexdigest() if getattr(data, table)[file][1] else None
+                hashes[file] = (hashlib.md5(archive).hexdigest(), plain_md5)
+                path = tmp_path / folder / "raw" / f"{file}{'.gz' * packed}"
+                path.write_bytes(archive if packed else content)
+        monkeypatch.setattr(data, table, hashes)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50,000 zero records, which take no space; batch i starts with label i and pixel i. Tests write test_batch.bin."""
+    root = tmp_path_factory.mktemp("cifar10")
+    (root / "cifar-10-batches-bin").mkdir()
+    for i in range(1, 6):
+        with (root / "cifar-10-batches-bin" / f"data_batch_{i}.bin").open("wb") as file:
+            file.write(bytes([i, i]))
+            file.truncate(10_000 * RECORD)
+    return root
+
+
+def flip_byte(path: Path, position: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def indices(split: data.Split) -> set[int]:
+    """The indices that the first two pixels of the fake images spell."""
+    dataset = data.DATASETS["mnist"]
+    pixels = ((split.images[:, 0, 0, :2] * dataset.std[0] + dataset.mean[0]) * 255).round().long()
+    return set((pixels[:, 0] * 256 + pixels[:, 1]).tolist())
+
+
+def refusal(settings: Settings, root: Path | None = None) -> str:
+    with pytest.raises(LabError) as caught:
+        data.load(settings, root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Digits
+
+
+def test_digits_come_with_scikit_learn_and_have_their_sizes():
+    digits = data.load(DIGITS)
+    assert digits.shape == (1, 8, 8)
+    assert {name: len(s.labels) for name, s in digits.splits.items()} == {"train": 1237, "validation": 200, "test": 360}
+    for images, labels in digits.splits.values():
+        assert images.dtype == torch.float32 and labels.dtype == torch.int64 and len(images) == len(labels)
+        assert set(labels.tolist()) == set(range(10))
+
+
+def test_digits_are_normalised_over_the_training_images():
+    images = data.load(DIGITS.changed(validation=0)).train.images
+    assert abs(float(images.mean())) < 0.01
+    assert float(images.std()) == pytest.approx(1, abs=0.01)
+
+
+def test_digits_are_labelled_right():
+    """The nearest training image has the same label: images and labels were split and shuffled alike."""
+    digits = data.load(DIGITS)
+    for split in (digits.validation, digits.test):
+        nearest = torch.cdist(split.images.flatten(1), digits.train.images.flatten(1)).argmin(dim=1)
+        assert (digits.train.labels[nearest] == split.labels).float().mean() > 0.96
+
+
+def test_without_validation_there_is_no_such_split():
+    digits = data.load(DIGITS.changed(validation=0))
+    assert digits.validation is None and list(digits.splits) == ["train", "test"]
+    assert len(digits.train.labels) == 1437
+
+
+def test_real_mnist_is_normalised(root_with):
+    raw, normalise = data.read("mnist", root_with("mnist"))
+    assert raw.train_images.shape == (60_000, 1, 28, 28) and raw.test_images.shape == (10_000, 1, 28, 28)
+    assert np.bincount(raw.train_labels)[:2].tolist() == [5923, 6742]
+    images = normalise(raw.train_images[:10_000])
+    assert abs(float(images.mean())) < 0.02 and float(images.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_real_cifar10_is_normalised_by_channel(root_with):
+    raw, normalise = data.read("cifar10", root_with("cifar10"))
+    assert raw.train_images.shape == (50_000, 3, 32, 32)
+    assert np.bincount(raw.train_labels).tolist() == [5000] * 10
+    images = normalise(raw.train_images[:5_000])
+    assert images.mean((0, 2, 3)).abs().max() < 0.05
+    assert images.std((0, 2, 3)).tolist() == pytest.approx([1, 1, 1], abs=0.05)
+
+
+def test_unknown_dataset_names_the_nearest():
+    assert "dataset = 'digit' (did you mean 'digits'?)" in refusal(DIGITS.changed(dataset="digit"))
+
+
+# Splits
+
+
+def test_validation_is_held_out_of_training(fake_mnist):
+    mnist = data.load(SMALL, fake_mnist())
+    train, validation = indices(mnist.train), indices(mnist.validation)
+    assert len(train) == 550 and len(validation) == 50
+    assert train | validation == set(range(600))
+    assert indices(mnist.test) == set(range(20))
+
+
+def test_labels_stay_with_their_images(fake_mnist):
+    mnist = data.load(SMALL, fake_mnist())
+    for images, labels in mnist.splits.values():
+        for image, label in zip(images, labels.tolist(), strict=True):
+            assert indices(data.Split(image[None], labels)).pop() % 10 == label
+
+
+def test_split_follows_from_the_seed(fake_mnist):
+    root = fake_mnist()
+    first, again, other = (data.load(SMALL.changed(seed=seed), root) for seed in (0, 0, 1))
+    assert torch.equal(first.train.images, again.train.images)
+    assert torch.equal(first.validation.labels, again.validation.labels)
+    assert indices(first.validation) != indices(other.validation)
+    assert indices(first.test) == indices(other.test)
+
+
+def test_split_leaves_the_global_generator_alone(fake_mnist):
+    root, before = fake_mnist(), torch.random.get_rng_state()
+    data.load(SMALL, root)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_fewer_training_images_leave_the_validation_images_the_same(fake_mnist):
+    root = fake_mnist()
+    whole, part = data.load(SMALL, root), data.load(SMALL.changed(train_examples=100), root)
+    assert len(indices(part.train)) == 100 and indices(part.train) < indices(whole.train)
+    assert indices(part.validation) == indices(whole.validation)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"validation": 1437},
+        {"validation": 5000},
+        {"validation": 1400},  # which leaves less than a batch
+        {"validation": 437, "train_examples": 1001},
+        {"validation": 0, "train_examples": 1438},
+        {"validation": 0, "train_examples": 59},
+    ],
+)
+def test_more_images_than_there_are_is_an_error(values):
+    assert f"validation = {values['validation']} " in refusal(DIGITS.changed(**values))
+
+
+def test_all_images_may_be_shared_out():
+    digits = data.load(DIGITS.changed(validation=437, train_examples=1000))
+    assert len(digits.train.labels) == 1000 and len(digits.validation.labels) == 437
+
+
+# MNIST's files
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+def test_mnist_format_is_read(fake_mnist, packed):
+    raw, _ = data.read("mnist", fake_mnist(packed))
+    assert raw.train_images.shape == (600, 1, 28, 28) and raw.test_images.shape == (20, 1, 28, 28)
+    assert raw.train_images[300, 0, 0, :3].tolist() == [1, 44, 0] and raw.train_images[300, 0, 27, 26] == 9
+    assert raw.train_labels.tolist() == [i % 10 for i in range(600)]
+
+
+def test_fashion_mnist_is_read_from_its_archives(fake_mnist):
+    root = fake_mnist(packed=True, folder="FashionMNIST", table="FASHION_FILES")
+    (root / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(b"unpacked, of which no hash is published")
+    raw, _ = data.read("fashion_mnist", root)
+    assert raw.test_labels.tolist() == [i % 10 for i in range(20)] and raw.variant.startswith("fashion_mnist")
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("file", data.MNIST_FILES)
+def test_one_flipped_bit_is_an_error_that_names_the_file(fake_mnist, file, packed):
+    root = fake_mnist(packed)
+    path = root / "MNIST" / "raw" / f"{file}{'.gz' * packed}"
+    flip_byte(path)
+    message = refusal(SMALL, root)
+    assert str(path) in message and "not as published" in message and "lth data fetch mnist" in message
+
+
+def test_one_flipped_bit_of_real_mnist_is_an_error(root_with, tmp_path):
+    published, copy = root_with("mnist") / "MNIST" / "raw", tmp_path / "MNIST" / "raw"
+    copy.mkdir(parents=True)
+    for file in published.glob("*-ubyte*"):
+        (copy / file.name).symlink_to(file.resolve())
+    damaged = next(copy.glob("t10k-labels-idx1-ubyte*"))
+    content = damaged.read_bytes()
+    damaged.unlink()
+    damaged.write_bytes(content)
+    flip_byte(damaged, 5000)
+    assert str(damaged) in refusal(SMALL, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_missing_files_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("LTH_DATA", str(tmp_path))
+    message = refusal(Settings(dataset=name, device="cpu"))
+    assert str(tmp_path) in message and f"`lth data fetch {name}`" in message and "LTH_DATA" in message
+
+
+def test_the_data_root_is_lth_data_or_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("LTH_DATA", str(tmp_path))
+    assert data.data_root() == tmp_path
+    monkeypatch.delenv("LTH_DATA")
+    assert data.data_root() == Path("data")
+
+
+# CIFAR-10's files
+
+
+def test_cifar10_record_is_a_label_and_three_planes(cifar10_root):
+    red = np.arange(1024) % 251
+    record = bytes([7]) + bytes(red.tolist()) + bytes([2] * 1024) + bytes([3] * 1024)
+    (cifar10_root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(record)
+    raw, _ = data.read("cifar10", cifar10_root)
+    assert raw.train_images.shape == (50_000, 3, 32, 32) and raw.test_labels.tolist() == [7]
+    assert raw.train_labels[::10_000].tolist() == raw.train_images[::10_000, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    assert np.array_equal(raw.test_images[0, 0], red.reshape(32, 32))
+    assert set(raw.test_images[0, 1].flat) == {2} and set(raw.test_images[0, 2].flat) == {3}
+    assert "50,000 train, 1 of 10,000 test" in raw.variant
+
+
+def test_cifar10_takes_any_whole_number_of_test_images_and_says_so(cifar10_root):
+    (cifar10_root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(1000 * RECORD))
+    raw, _ = data.read("cifar10", cifar10_root)
+    assert raw.test_images.shape == (1000, 3, 32, 32)
+    assert "1,000 of 10,000 test" in raw.variant
+
+
+@pytest.mark.parametrize("size", [0, RECORD - 1, RECORD + 1])
+def test_truncated_cifar10_is_an_error_that_names_the_file(tmp_path, size):
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin"
+    path.parent.mkdir()
+    path.write_bytes(bytes(size))
+    message = refusal(Settings(dataset="cifar10"), tmp_path)
+    assert str(path) in message and "cut short" in message
+
+
+@pytest.mark.parametrize("label", [10, 200])
+def test_label_beyond_the_classes_is_an_error_that_names_the_file(tmp_path, label):
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin"
+    path.parent.mkdir()
+    path.write_bytes(bytes(RECORD) + bytes([label]) + bytes(RECORD - 1))
+    message = refusal(Settings(dataset="cifar10"), tmp_path)
+    assert str(path) in message and f"label {label}" in message
+
+
+def test_too_few_training_images_of_cifar10_is_an_error(tmp_path):
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    for file in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        (tmp_path / "cifar-10-batches-bin" / f"{file}.bin").write_bytes(bytes(RECORD))
+    assert "5 training images instead of 50,000" in refusal(Settings(dataset="cifar10"), tmp_path)
+
+
+# Fetching, with no network
+
+
+def no_network(*args, **kwargs):
+    raise OSError("no network")
+
+
+def test_fetch_downloads_nothing_that_is_there(fake_mnist, monkeypatch):
+    monkeypatch.setattr(data, "_download", no_network)
+    assert data.fetch("mnist", fake_mnist()).startswith("mnist as published")
+    assert data.fetch("digits").startswith("digits")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_fetch_without_network_says_which_mirrors_failed(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", no_network)
+    with pytest.raises(LabError, match="no network") as caught:
+        data.fetch(name, tmp_path)
+    mirrors = {"mnist": data.MNIST_MIRRORS, "fashion_mnist": data.FASHION_MIRRORS, "cifar10": data.CIFAR10_MIRRORS}
+    assert all(mirror in str(caught.value) for mirror in mirrors[name]) and "\n" not in str(caught.value)
+
+
+def test_fetch_replaces_a_damaged_file(fake_mnist, monkeypatch):
+    root = fake_mnist()
+    raw = root / "MNIST" / "raw"
+    published = {file.name: gzip.compress(file.read_bytes(), mtime=0) for file in raw.iterdir()}
+    hashes = {name: (hashlib.md5(published[name]).hexdigest(), plain) for name, (_, plain) in data.MNIST_FILES.items()}
+    monkeypatch.setattr(data, "MNIST_FILES", hashes)
+    flip_byte(raw / "t10k-labels-idx1-ubyte")
+
+    def download(folder, mirrors, file, md5):
+        (folder / file).write_bytes(published[file.removesuffix(".gz")])
+
+    monkeypatch.setattr(data, "_download", download)
+    data.fetch("mnist", root)
+    assert len(data.load(SMALL, root).test.labels) == 20
+
+
+# Augmentation
+
+
+def crops(image: np.ndarray) -> dict[bytes, tuple[bool, int, int]]:
+    """The oracle: every crop of the padded image, flipped or not, by a plain loop; bytes -> (flip, top, left)."""
+    channels, height, width = image.shape
+    found = {}
+    for flip in (False, True):
+        padded = np.zeros((channels, height + 8, width + 8), image.dtype)
+        padded[:, 4:-4, 4:-4] = image[:, :, ::-1] if flip else image
+        for top in range(9):
+            for left in range(9):
+                found[padded[:, top : top + height, left : left + width].tobytes()] = (flip, top, left)
+    return found
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def augmented(batch: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return data.augment(batch, torch.Generator().manual_seed(seed))
+
+
+def test_augmented_images_are_crops_of_their_own_padded_image():
+    batch = images(40, 3, 12, 10)
+    result = augmented(batch)
+    assert result.shape == batch.shape and result.dtype == batch.dtype
+    drawn = {crops(before)[after.tobytes()] for before, after in zip(batch.numpy(), result.numpy(), strict=True)}
+    assert len(drawn) > 25  # each image draws its own
+
+
+def test_augmentation_draws_all_offsets_and_flips_alike():
+    (image,) = images(1, 1, 9, 9)
+    table = crops(image.numpy())
+    assert len(table) == 2 * 81
+    drawn = [table[after.tobytes()] for after in augmented(image.expand(8100, -1, -1, -1)).numpy()]
+    counts = np.unique(drawn, axis=0, return_counts=True)[1]
+    assert len(counts) == 162 and counts.min() > 20 and counts.max() < 90  # 50 expected, standard deviation 7
+
+
+def test_augmentation_follows_from_its_generator():
+    batch, before = images(20, 3, 8, 8), torch.random.get_rng_state()
+    kept = batch.clone()
+    assert torch.equal(augmented(batch), augmented(batch))
+    assert not torch.equal(augmented(batch), augmented(batch, seed=1))
+    assert torch.equal(batch, kept) and torch.equal(before, torch.random.get_rng_state())
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("validation", [0, 200])
+def test_arrays_share_the_memory_of_the_data(validation):
+    digits = data.load(DIGITS.changed(validation=validation))
+    arrays = digits.to_arrays()
+    back = data.Data.from_arrays(arrays)
+    assert list(back.splits) == list(digits.splits) == list(arrays)
+    for name, split in digits.splits.items():
+        for before, array, after in zip(split, arrays[name], back.splits[name], strict=True):
+            assert before.data_ptr() == array.ctypes.data == after.data_ptr()
+            assert torch.equal(before, after) and before.dtype == after.dtype
+
+
+def test_read_only_arrays_are_taken_without_a_warning():
+    arrays = data.load(DIGITS).to_arrays()
+    for array in (array for pair in arrays.values() for array in pair):
+        array.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert data.Data.from_arrays(arrays).train.images.shape == (1237, 1, 8, 8)
+
+
+# Devices
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda0", ""])
+def test_unknown_device_is_an_error(name):
+    with pytest.raises(LabError, match="device = "):
+        data.pick_device(name)
+
+
+def test_device_with_a_bad_index_is_an_error():
+    with pytest.raises(LabError):
+        data.pick_device("cpu:first")
+
+
+def test_cuda_where_there_is_none_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert data.pick_device("auto") == torch.device("cpu")
+    with pytest.raises(LabError, match="no CUDA device"):
+        data.pick_device("cuda")

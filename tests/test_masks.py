@@ -1,0 +1,175 @@
+"""Masks: what is pruned is exactly zero, and a mask that does not fit is refused."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lthcore import masks
+from lthcore.settings import LabError
+
+NAN, INF = float("nan"), float("inf")
+
+
+def small() -> dict[str, torch.Tensor]:
+    return {
+        "conv1.weight": torch.arange(1.0, 13.0).view(2, 2, 3, 1),
+        "fc1.weight": torch.arange(-4.0, 4.0).view(2, 4) + 0.5,
+        "fc1.bias": torch.tensor([1.0, -1.0]),
+    }
+
+
+def half(seed: int = 0) -> masks.Mask:
+    generator = torch.Generator().manual_seed(seed)
+    full = masks.full_mask(small())
+    return {name: torch.rand(m.shape, generator=generator) < 0.5 for name, m in full.items()}
+
+
+def test_full_mask_covers_weights_and_no_biases():
+    full = masks.full_mask(small())
+    assert masks.counts(full) == {"conv1.weight": 12, "fc1.weight": 8}
+    assert masks.weights_left(full) == 20
+    assert masks.percent_left(full) == 100.0
+
+
+def test_counts_and_percent_are_of_the_weights_left():
+    mask = masks.full_mask(small())
+    mask["fc1.weight"][0] = False
+    mask["conv1.weight"][0, 0, 0, 0] = False
+    assert masks.counts(mask) == {"conv1.weight": 11, "fc1.weight": 4}
+    assert masks.percent_left(mask) == 75.0
+
+
+def test_apply_zeroes_exactly_what_is_pruned_and_nothing_else():
+    weights, mask = small(), half()
+    masked = masks.apply(mask, weights)
+    assert masked.keys() == weights.keys()
+    for name, m in mask.items():
+        assert torch.equal(masked[name][m], weights[name][m])
+        assert torch.equal(masked[name][~m], torch.zeros(int((~m).sum())))
+    assert torch.equal(masked["fc1.bias"], weights["fc1.bias"])
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF, -0.0])
+def test_apply_zeroes_what_no_product_would(value):
+    weights, mask = small(), half()
+    for name, m in mask.items():
+        weights[name][~m] = value
+    masked = masks.apply(mask, weights)
+    assert masks.is_masked(masked, mask)
+    assert not any(torch.signbit(masked[name][~m]).any() for name, m in mask.items())
+
+
+def test_apply_is_pure_and_keeps_the_type():
+    weights = {name: w.bfloat16() for name, w in small().items()}
+    before = {name: w.clone() for name, w in weights.items()}
+    masked = masks.apply(half(), weights)
+    for name, w in masked.items():
+        assert w.dtype == torch.bfloat16
+        w.fill_(9.0)
+        assert torch.equal(weights[name], before[name])
+
+
+def test_apply_of_the_full_mask_changes_nothing():
+    weights = small()
+    assert all(torch.equal(w, weights[name]) for name, w in masks.apply(masks.full_mask(weights), weights).items())
+
+
+@pytest.mark.parametrize(
+    ("misfit", "said"),
+    [
+        (lambda mask: mask.pop("fc1.weight"), r"fc1\.weight: mask None, network \(2, 4\)"),
+        (lambda mask: mask.update({"fc2.weight": torch.ones(2, 2).bool()}), r"fc2\.weight: .*, network None"),
+        (lambda mask: mask.update({"fc1.bias": torch.ones(2).bool()}), r"fc1\.bias"),
+        (lambda mask: mask.update({"fc1.weight": torch.ones(4, 2).bool()}), r"fc1\.weight: mask \(4, 2\)"),
+        (lambda mask: mask.update({"fc1.weight": torch.ones(1, 4).bool()}), r"fc1\.weight: mask \(1, 4\)"),
+        (lambda mask: mask.update({"fc1.weight": torch.ones(2, 4)}), "bool"),
+        (lambda mask: mask.update({"fc1.weight": torch.ones(2, 4, dtype=torch.uint8)}), "bool"),
+    ],
+)
+def test_mask_that_does_not_fit_is_refused(misfit, said):
+    mask = half()
+    misfit(mask)
+    with pytest.raises(LabError, match=said):
+        masks.check(mask, small())
+    with pytest.raises(LabError, match=said):
+        masks.apply(mask, small())
+
+
+@pytest.mark.parametrize("value", [1.0, 1e-45, NAN, INF])
+def test_a_pruned_weight_that_is_not_zero_is_seen(value):
+    mask = half()
+    masked = masks.apply(mask, small())
+    assert masks.is_masked(masked, mask)
+    masked["fc1.weight"][tuple((~mask["fc1.weight"]).nonzero()[0])] = value
+    assert not masks.is_masked(masked, mask)
+
+
+def test_nesting_goes_one_way():
+    outer, inner = masks.full_mask(small()), half()
+    assert masks.is_nested(inner, outer) and not masks.is_nested(outer, inner)
+    assert masks.is_nested(inner, inner)
+    assert not masks.is_nested(half(1), inner)
+    assert not masks.is_nested({"fc1.weight": inner["fc1.weight"]}, outer)
+
+
+def test_equality_is_of_every_entry_and_layer():
+    assert masks.equal(half(), half())
+    assert not masks.equal(half(), half(1))
+    flipped = half()
+    flipped["conv1.weight"][0, 0, 0, 0] ^= True
+    assert not masks.equal(half(), flipped)
+    assert not masks.equal(half(), {"fc1.weight": half()["fc1.weight"]})
+
+
+def test_shuffled_keeps_the_count_of_each_layer():
+    mask = {"fc1.weight": torch.arange(600).view(20, 30) < 100, "output.weight": torch.arange(50).view(5, 10) < 20}
+    random = masks.shuffled(mask, 0)
+    assert masks.counts(random) == masks.counts(mask) == {"fc1.weight": 100, "output.weight": 20}
+    assert {name: m.shape for name, m in random.items()} == {name: m.shape for name, m in mask.items()}
+    assert not any(torch.equal(random[name], mask[name]) for name in mask)
+
+
+def test_shuffled_is_seeded_and_leaves_its_input_and_the_global_generator():
+    mask, before = half(), torch.random.get_rng_state()
+    assert masks.equal(masks.shuffled(mask, 3), masks.shuffled(mask, 3))
+    assert not masks.equal(masks.shuffled(mask, 3), masks.shuffled(mask, 4))
+    assert masks.equal(mask, half()) and torch.equal(before, torch.random.get_rng_state())
+
+
+def test_shuffled_is_uniform_over_the_places():
+    mask = {"fc1.weight": torch.tensor([[True, True, False, False, False]])}
+    hits = sum(masks.shuffled(mask, seed)["fc1.weight"].int() for seed in range(2000))
+    assert (hits - 800).abs().max() < 100  # 4.5 standard deviations of 21.9
+
+
+def test_saved_mask_comes_back(tmp_path):
+    mask = half() | {"all.weight": torch.ones(3, 3).bool(), "none.weight": torch.zeros(3, 2).bool().T}
+    masks.save_mask(mask, tmp_path / "mask.safetensors")
+    assert masks.equal(masks.load_mask(tmp_path / "mask.safetensors"), mask)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"garbage that is longer than a header", bytes(100)])
+def test_file_that_is_no_mask_is_named(tmp_path, content):
+    path = tmp_path / "mask.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(LabError, match=r"mask\.safetensors: not a readable mask"):
+        masks.load_mask(path)
+
+
+def test_truncated_mask_is_refused(tmp_path):
+    path = tmp_path / "mask.safetensors"
+    masks.save_mask(half(), path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(LabError, match=r"mask\.safetensors"):
+        masks.load_mask(path)
+
+
+def test_missing_mask_is_named(tmp_path):
+    with pytest.raises(LabError, match=r"nowhere\.safetensors"):
+        masks.load_mask(tmp_path / "nowhere.safetensors")
+
+
+def test_weights_are_no_mask(tmp_path):
+    save_file({"fc1.weight": torch.ones(2, 2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(LabError, match=r"weights\.safetensors: not a mask"):
+        masks.load_mask(tmp_path / "weights.safetensors")

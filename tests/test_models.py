@@ -1,0 +1,185 @@
+"""Models: the paper's networks have the paper's sizes, and start from weights that the seed alone decides."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lthcore.masks import counts, full_mask
+from lthcore.models import MODELS, Dropout, build, initial_weights
+from lthcore.settings import LabError, Settings
+
+MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
+
+
+def lenet(**values):
+    settings = Settings(**values)
+    return build(settings, MNIST, 10), settings
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "weights"),
+    [
+        ("lenet", MNIST, 266_200),
+        ("conv2", CIFAR10, 4_300_992),
+        ("conv4", CIFAR10, 2_425_024),
+        ("conv6", CIFAR10, 2_261_184),
+    ],
+)
+def test_networks_have_as_many_weights_as_the_papers(architecture, shape, weights):
+    model = build(Settings(architecture=architecture), shape, 10)
+    assert sum(counts(full_mask(model.state_dict())).values()) == weights
+
+
+@pytest.mark.parametrize(
+    ("architecture", "convolutions"),
+    [("conv2", [64, 64]), ("conv4", [64, 64, 128, 128]), ("conv6", [64, 64, 128, 128, 256, 256])],
+)
+def test_conv_networks_pool_after_every_second_convolution(architecture, convolutions):
+    model = build(Settings(architecture=architecture), CIFAR10, 10)
+    kinds = [layer for layer in model if not isinstance(layer, nn.ReLU)]
+    blocks, dense = kinds[: 3 * len(convolutions) // 2], kinds[3 * len(convolutions) // 2 :]
+    assert [layer.out_channels for layer in blocks if isinstance(layer, nn.Conv2d)] == convolutions
+    assert all(isinstance(layer, nn.MaxPool2d) == (i % 3 == 2) for i, layer in enumerate(blocks))
+    assert [layer.out_features for layer in dense if isinstance(layer, nn.Linear)] == [256, 256, 10]
+    assert isinstance(model[-1], nn.Linear)
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("shape", [MNIST, CIFAR10, (1, 8, 8)])
+def test_every_network_takes_every_image_shape(architecture, shape):
+    model = build(Settings(architecture=architecture, widths=(5,)), shape, 7)
+    assert model(torch.zeros(2, *shape)).shape == (2, 7)
+
+
+def test_lenet_is_two_rectified_layers_and_a_linear_one():
+    model, settings = lenet()
+    w = initial_weights(model, settings, 0)
+    w = {name: t + 0.1 if name.endswith("bias") else t for name, t in w.items()}
+    model.load_state_dict(w)
+    x = torch.randn(4, *MNIST, generator=torch.Generator().manual_seed(0))
+    h = F.relu(x.flatten(1) @ w["fc1.weight"].T + w["fc1.bias"])
+    h = F.relu(h @ w["fc2.weight"].T + w["fc2.bias"])
+    torch.testing.assert_close(model(x), h @ w["output.weight"].T + w["output.bias"])
+
+
+def test_widths_replace_the_dense_layers():
+    shapes = {name: tuple(t.shape) for name, t in lenet(widths=(30, 20, 10))[0].state_dict().items() if t.ndim == 2}
+    assert shapes == {
+        "fc1.weight": (30, 784),
+        "fc2.weight": (20, 30),
+        "fc3.weight": (10, 20),
+        "output.weight": (10, 10),
+    }
+
+
+def test_unknown_architecture_names_the_nearest():
+    with pytest.raises(LabError, match="did you mean 'lenet'"):
+        build(Settings(architecture="lenett"), MNIST, 10)
+
+
+# Initial weights
+
+
+def test_biases_start_at_zero():
+    start = initial_weights(*lenet(), 0)
+    biases = [t for name, t in start.items() if name.endswith("bias")]
+    assert len(biases) == 3 and not any(bias.any() for bias in biases)
+
+
+@pytest.mark.parametrize(
+    ("initialisation", "std"),
+    [
+        ("glorot_normal", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
+        ("kaiming_normal", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
+        ("kaiming_uniform", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
+        ("gaussian", lambda fan_in, fan_out: 0.05),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["lenet", "conv2"])
+def test_weights_start_with_the_mean_and_spread_of_their_initialisation(architecture, initialisation, std):
+    settings = Settings(architecture=architecture, initialisation=initialisation, init_std=0.05, widths=(40, 30))
+    for name, w in initial_weights(build(settings, CIFAR10, 10), settings, 0).items():
+        if w.ndim >= 2:
+            field = w[0, 0].numel()
+            expected = std(w.shape[1] * field, w.shape[0] * field)
+            assert float(w.std()) == pytest.approx(expected, rel=4 / math.sqrt(w.numel())), name
+            assert abs(float(w.mean())) < 4 * expected / math.sqrt(w.numel()), name
+
+
+def test_glorot_weights_are_gaussian_and_not_truncated():
+    w = initial_weights(*lenet(), 0)["fc1.weight"]
+    z = (w / w.std()).abs()
+    within = [float((z < k).float().mean()) for k in (1, 2, 3)]
+    assert within == pytest.approx([0.6827, 0.9545, 0.9973], abs=0.004)
+    assert z.max() > 4
+
+
+def test_initial_weights_follow_from_the_seed_alone():
+    model, settings = lenet()
+    first = initial_weights(model, settings, 5)
+    nn.init.ones_(model.fc1.weight)
+    again = initial_weights(lenet()[0], settings, 5)
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], t) for name, t in initial_weights(model, settings, 5).items())
+    other = initial_weights(model, settings, 6)
+    assert not any(torch.equal(first[name], other[name]) for name in first if first[name].ndim >= 2)
+
+
+def test_initial_weights_are_no_view_of_the_model():
+    model, settings = lenet()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    for tensor in initial_weights(model, settings, 0).values():
+        tensor.fill_(7.0)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_building_and_drawing_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    for initialisation in ("glorot_normal", "kaiming_normal", "kaiming_uniform", "gaussian"):
+        model, settings = lenet(initialisation=initialisation, dropout=0.5)
+        initial_weights(model, settings, 0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# Dropout
+
+
+def seeded(rate: float, seed: int = 0) -> Dropout:
+    layer = Dropout(rate)
+    layer.generator = torch.Generator().manual_seed(seed)
+    return layer
+
+
+def test_dropout_follows_each_hidden_dense_layer_only():
+    names = [name for name, module in lenet(dropout=0.5)[0].named_modules() if isinstance(module, Dropout)]
+    assert names == ["fc1_dropout", "fc2_dropout"]
+    assert not any(isinstance(module, Dropout) for module in lenet()[0].modules())
+
+
+def test_dropout_keeps_the_expectation():
+    y = seeded(0.25)(torch.ones(100_000))
+    assert set(y.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.75)}
+    assert float(y.mean()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_dropout_is_inactive_in_evaluation():
+    model, settings = lenet(dropout=0.5)
+    plain = lenet()[0]
+    start = initial_weights(model, settings, 0)
+    model.load_state_dict(start)
+    plain.load_state_dict(start)
+    x = torch.ones(3, *MNIST)
+    assert torch.equal(model.eval()(x), plain(x))
+    assert not torch.equal(model.train()(x), plain(x))
+
+
+def test_dropout_draws_from_its_own_generator():
+    x, before = torch.ones(1000), torch.random.get_rng_state()
+    layer = seeded(0.5)
+    first, second = layer(x), layer(x)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(first, seeded(0.5)(x)) and not torch.equal(first, second)
+    assert not torch.equal(first, seeded(0.5, seed=1)(x))

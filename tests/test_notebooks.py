@@ -1,0 +1,114 @@
+"""Notebooks: parameters that match the settings and the params files, honest outputs, and a set-up cell that works."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import papermill
+import pytest
+import yaml
+
+from lthcore.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def cells(path: Path, kind: str = "code") -> list[dict]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*/*.yaml")), ids=lambda p: p.stem)
+def test_every_key_of_a_params_file_is_a_parameter_of_its_notebook(path):
+    known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{path.parent.name}.ipynb"))
+    values = yaml.safe_load(path.read_text())
+    profiles = values.pop("profiles")
+    keys = set(values).union(*(overlay or {} for overlay in profiles.values()))
+    assert keys <= known.keys()
+
+
+def test_iterative_pruning_takes_every_setting():
+    known = papermill.inspect_notebook(str(ROOT / "notebooks" / "iterative_pruning.ipynb"))
+    assert set(known) == {*Settings.model_fields, "folder"}
+    for name, field in Settings.model_fields.items():
+        assert known[name]["help"] == field.description
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_one_cell_is_tagged_parameters_and_holds_literals_only(path):
+    tagged = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    for statement in ast.parse(source(tagged[0])).body:
+        assert isinstance(statement, ast.AnnAssign)
+        ast.literal_eval(statement.value)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_notebooks_are_executed_small_and_free_of_errors_and_paths(path):
+    assert path.stat().st_size < 500_000
+    for cell in cells(path):
+        assert cell["execution_count"] is not None
+        assert not any(output["output_type"] == "error" for output in cell["outputs"])
+        assert not any(str(Path.home()) in json.dumps(output) for output in cell["outputs"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_define_no_functions_and_start_with_title_badge_and_set_up(path):
+    if path.stem != "quickstart":
+        trees = [ast.parse(source(cell)) for cell in cells(path)]
+        assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for tree in trees for node in ast.walk(tree))
+    assert source(cells(path, "markdown")[0]).startswith("# ")
+    assert "colab-badge.svg" in source(cells(path, "markdown")[0])
+    assert source(cells(path)[0]).startswith("# Set-up")
+
+
+def fresh_environment(folder: Path, stub: bool) -> Path:
+    """A virtual environment with this one's packages but without lthcore, and with a stub of google.colab."""
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    site = Path(subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip())
+    packages = [p for p in sys.path if p.endswith("site-packages")]  # a path in a .pth file: its own .pth are not read
+    (site / "these.pth").write_text("\n".join(packages) + "\n")
+    if stub:
+        (site / "google").mkdir()
+        (site / "google" / "__init__.py").touch()
+        (site / "google" / "colab.py").touch()
+    return python
+
+
+@pytest.mark.skipif(os.name == "nt", reason="lays out the environment as on Unix")
+def test_set_up_cell_installs_the_project_on_colab(tmp_path):
+    python = fresh_environment(tmp_path, stub=True)
+    origin = tmp_path / "origin"
+    kept = subprocess.check_output(["git", "ls-files", "-z", "lthcore", "pyproject.toml", "README.md"], cwd=ROOT, text=True)
+    for name in filter(None, kept.split("\0")):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_bytes((ROOT / name).read_bytes())
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(origin)]
+    for command in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "test"]):
+        subprocess.run([*git, *command], check=True)
+    (tmp_path / "content").mkdir()
+    setup = source(cells(ROOT / "notebooks" / "quickstart.ipynb")[0])
+    script = f"import google.colab\n{setup}\n{setup}\nimport lthcore.settings\nprint(lthcore.settings.__file__)"
+    run = subprocess.run(
+        [python, "-c", script], cwd=tmp_path / "content", text=True, capture_output=True,
+        env=os.environ | {"LTH_REPOSITORY": f"file://{origin}"}, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.split()[-1]).is_relative_to(tmp_path / "content" / "lottery-lab")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_set_up_cell_does_nothing_elsewhere(path, tmp_path):
+    script = textwrap.dedent(source(cells(path)[0])) + "\nprint('quiet')"
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True, check=True)
+    assert run.stdout == "quiet\n"
+    assert not list(tmp_path.iterdir())

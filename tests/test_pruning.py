@@ -1,0 +1,266 @@
+"""Pruning: the paper's schedule, exact counts, and the same weights as PyTorch's own pruning and a plain loop."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune as torch_prune
+
+from lthcore import masks
+from lthcore.models import build
+from lthcore.pruning import CRITERIA, layer_rates, prune, scores
+from lthcore.settings import LabError, Settings
+
+MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
+PERCENT = st.integers(0, 99)
+SEED = st.integers(0, 2**31)
+SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=4)
+NAN, INF = float("nan"), float("inf")
+
+
+def layers(sizes: list[int], seed: int, values: int = 10**6) -> tuple[dict[str, torch.Tensor], masks.Mask]:
+    """Random scores, with ties where there are few values, and a random mask of layers of these sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    worth = {f"w{i}": torch.randint(values, (n, 1), generator=generator).float() for i, n in enumerate(sizes)}
+    return worth, {name: torch.rand(s.shape, generator=generator) < 0.7 for name, s in worth.items()}
+
+
+def distinct(*shapes: tuple[int, int], seed: int) -> list[torch.Tensor]:
+    """Weights of which no two, in any layer, are equal in magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    values = torch.randperm(sum(sizes), generator=generator) + 1.0
+    values *= torch.randint(0, 2, values.shape, generator=generator) * 2 - 1
+    return [part.view(shape) for part, shape in zip(values.split(sizes), shapes, strict=True)]
+
+
+def lowest(worth: dict[str, torch.Tensor], mask: masks.Mask, names: list[str], count: int) -> masks.Mask:
+    """The oracle: a plain loop that drops the `count` lowest of what is left in these layers, first come first."""
+    left = []
+    for layer, name in enumerate(names):
+        for index, score in enumerate(worth[name].flatten().tolist()):
+            if mask[name][index]:
+                left.append((score, layer, index))
+    pruned = {name: m.clone() for name, m in mask.items()}
+    for _, layer, index in sorted(left)[:count]:
+        pruned[names[layer]][index] = False
+    return pruned
+
+
+# The paper's schedule
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "printed"),
+    [
+        ("lenet", MNIST, {3: 51.3, 7: 21.1, 9: 13.5, 15: 3.6, 16: 2.9}),
+        ("conv2", CIFAR10, {11: 8.8, 14: 4.6}),
+        ("conv4", CIFAR10, {11: 11.1, 12: 9.2}),
+    ],
+)
+def test_rounds_leave_the_percentages_that_the_paper_prints(architecture, shape, printed):
+    settings = Settings(architecture=architecture)
+    mask = masks.full_mask(build(settings, shape, 10).state_dict())
+    ties = {name: torch.zeros(m.shape, dtype=torch.uint8) for name, m in mask.items()}
+    percents = {}
+    for k in range(1, max(printed) + 1):
+        mask = prune(ties, mask, layer_rates(settings, mask))
+        percents[k] = round(masks.percent_left(mask), 1)
+    assert {k: percents[k] for k in printed} == printed
+
+
+def test_global_rounds_leave_the_percentages_of_resnet_18():
+    """Convolutions lose 20% together; shortcuts (2,560) and the output (640 of 270,896 weights) lose none."""
+    sizes = {"early": 101_808, "late": 165_888, "shortcut": 2_560, "output.weight": 640}
+    mask = {name: torch.ones(n, 1, dtype=torch.bool) for name, n in sizes.items()}
+    worth = {name: torch.arange(n).view(n, 1) for name, n in sizes.items()}
+    rates = {"early": 0.2, "late": 0.2, "shortcut": 0.0, "output.weight": 0.0}
+    percents = {}
+    for k in range(1, 11):
+        mask = prune(worth, mask, rates, scope="global")
+        percents[k] = round(masks.percent_left(mask), 1)
+    assert [percents[k] for k in (4, 6, 7, 10)] == [41.7, 27.1, 21.9, 11.8]
+
+
+def test_rates_are_by_kind_of_layer():
+    settings = Settings(architecture="conv2", prune_conv=0.15, prune_fc=0.25, prune_output=0.05, widths=(9, 8))
+    rates = layer_rates(settings, masks.full_mask(build(settings, CIFAR10, 10).state_dict()))
+    assert rates == {
+        "conv1.weight": 0.15,
+        "conv2.weight": 0.15,
+        "fc1.weight": 0.25,
+        "fc2.weight": 0.25,
+        "output.weight": 0.05,
+    }
+
+
+# Counts and order
+
+
+@given(SIZES, PERCENT, SEED)
+def test_prune_drops_exactly_the_floor_of_the_rate(sizes, percent, seed):
+    worth, mask = layers(sizes, seed, values=5)
+    pruned = prune(worth, mask, dict.fromkeys(mask, percent / 100))
+    for name, m in mask.items():
+        left = int(m.sum())
+        assert int(pruned[name].sum()) == left - percent * left // 100
+
+
+@pytest.mark.parametrize(("rate", "n", "dropped"), [(0.29, 100, 29), (0.57, 100, 57), (0.1, 30, 3), (0.2, 4, 0)])
+def test_rounding_of_the_rate_costs_no_weight(rate, n, dropped):
+    pruned = prune({"w": torch.zeros(n)}, {"w": torch.ones(n, dtype=torch.bool)}, {"w": rate})
+    assert masks.weights_left(pruned) == n - dropped
+
+
+@given(SIZES, PERCENT, SEED, st.sampled_from(["layer", "global"]))
+def test_pruned_mask_is_new_and_nested(sizes, percent, seed, scope):
+    worth, mask = layers(sizes, seed)
+    before = {name: m.clone() for name, m in mask.items()}
+    pruned = prune(worth, mask, dict.fromkeys(mask, percent / 100), scope)
+    assert masks.is_nested(pruned, mask)
+    assert masks.equal(mask, before)
+
+
+@given(SIZES, PERCENT, SEED, st.sampled_from([2, 10**6]))
+def test_layer_scope_drops_what_a_plain_loop_drops(sizes, percent, seed, values):
+    worth, mask = layers(sizes, seed, values)
+    expected = mask
+    for name, m in mask.items():
+        expected = lowest(worth, expected, [name], percent * int(m.sum()) // 100)
+    assert masks.equal(prune(worth, mask, dict.fromkeys(mask, percent / 100)), expected)
+
+
+@given(SIZES, st.lists(PERCENT, min_size=4, max_size=4), SEED, st.sampled_from([2, 10**6]))
+def test_global_scope_drops_what_a_plain_loop_drops(sizes, percents, seed, values):
+    worth, mask = layers(sizes, seed, values)
+    percent = dict(zip(mask, percents, strict=False))
+    pruned = prune(worth, mask, {name: p / 100 for name, p in percent.items()}, scope="global")
+    names = [name for name in mask if percent[name]]
+    dropped = masks.weights_left(mask) - masks.weights_left(pruned)
+    exact = sum(percent[name] * int(mask[name].sum()) for name in names)
+    assert exact - 100 * len(names) < 100 * dropped <= exact or dropped == exact == 0
+    assert masks.equal(pruned, lowest(worth, mask, names, dropped))
+
+
+def test_global_scope_may_take_all_from_the_weakest_layer():
+    worth = {"weak": torch.arange(10.0), "strong": torch.arange(100.0, 110.0)}
+    mask = {name: torch.ones(10, dtype=torch.bool) for name in worth}
+    pruned = prune(worth, mask, {"weak": 0.5, "strong": 0.5}, scope="global")
+    assert masks.counts(pruned) == {"weak": 0, "strong": 10}
+
+
+def test_ties_go_by_index():
+    pruned = prune({"w": torch.ones(2, 5)}, {"w": torch.ones(2, 5, dtype=torch.bool)}, {"w": 0.6})
+    assert pruned["w"].int().tolist() == [[0, 0, 0, 0, 0], [0, 1, 1, 1, 1]]
+
+
+def test_lowest_scores_go_first_whatever_their_sign():
+    worth = {"w": torch.tensor([INF, -1.0, 0.0, -INF, 3.0])}
+    full = {"w": torch.ones(5, dtype=torch.bool)}
+    assert prune(worth, full, {"w": 0.4})["w"].tolist() == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_layer_of_rate_zero_is_left_alone(scope):
+    worth = {"kept": torch.zeros(10), "cut": torch.ones(10)}
+    mask = {name: torch.ones(10, dtype=torch.bool) for name in worth}
+    assert masks.counts(prune(worth, mask, {"kept": 0.0, "cut": 0.5}, scope)) == {"kept": 10, "cut": 5}
+    assert masks.equal(prune(worth, mask, {"kept": 0.0, "cut": 0.0}, scope), mask)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_nothing_is_left_to_prune_in_an_empty_layer(scope):
+    mask = {"empty": torch.zeros(5, dtype=torch.bool), "full": torch.ones(5, dtype=torch.bool)}
+    pruned = prune({name: torch.arange(5.0) for name in mask}, mask, {"empty": 0.2, "full": 0.2}, scope)
+    assert masks.counts(pruned) == {"empty": 0, "full": 4}
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_scores_that_are_not_numbers_are_refused(scope):
+    mask = {"w": torch.tensor([True, True, True, False])}
+    with pytest.raises(LabError, match="scores of w are not numbers"):
+        prune({"w": torch.tensor([1.0, NAN, 2.0, 3.0])}, mask, {"w": 0.5}, scope)
+    pruned = prune({"w": torch.tensor([1.0, 3.0, 2.0, NAN])}, mask, {"w": 0.5}, scope)
+    assert pruned["w"].tolist() == [False, True, True, False]
+
+
+def test_unknown_scope_names_the_nearest():
+    with pytest.raises(LabError, match="did you mean 'layer'"):
+        prune({}, {}, {}, scope="layers")
+
+
+@given(SIZES, st.lists(PERCENT, min_size=1, max_size=5), SEED)
+def test_repeated_pruning_by_the_same_scores_is_one_shot(sizes, percents, seed):
+    worth, start = layers(sizes, seed, values=20)
+    mask = start
+    for percent in percents:
+        mask, before = prune(worth, mask, dict.fromkeys(mask, percent / 100)), mask
+        assert masks.is_nested(mask, before)
+    expected = start
+    for name, m in start.items():
+        expected = lowest(worth, expected, [name], int(m.sum() - mask[name].sum()))
+    assert masks.equal(mask, expected)
+    rates = {name: 1 - int(mask[name].sum()) / max(1, int(m.sum())) for name, m in start.items()}
+    assert masks.equal(mask, prune(worth, start, rates))
+
+
+# PyTorch's own pruning as the oracle
+
+
+@given(SEED)
+def test_three_rounds_keep_what_l1_unstructured_keeps(seed):
+    (weight,) = distinct((20, 10), seed=seed)
+    linear = nn.Linear(10, 20)
+    linear.weight.data = weight.clone()
+    mask = masks.full_mask({"weight": weight})
+    for _ in range(3):
+        torch_prune.l1_unstructured(linear, "weight", amount=0.3)
+        mask = prune({"weight": weight.abs()}, mask, {"weight": 0.3})
+        assert torch.equal(mask["weight"], linear.weight_mask.bool())
+
+
+@given(SEED)
+def test_global_scope_keeps_what_global_unstructured_keeps(seed):
+    weights = dict(zip("abc", distinct((10, 4), (5, 10), (20, 10), seed=seed), strict=True))
+    modules = {name: nn.Linear(*reversed(w.shape)) for name, w in weights.items()}
+    for name, module in modules.items():
+        module.weight.data = weights[name].clone()
+    torch_prune.global_unstructured([(m, "weight") for m in modules.values()], torch_prune.L1Unstructured, amount=0.3)
+    worth = {name: w.abs() for name, w in weights.items()}
+    mask = prune(worth, masks.full_mask(weights), dict.fromkeys(weights, 0.3), scope="global")
+    assert all(torch.equal(mask[name], module.weight_mask.bool()) for name, module in modules.items())
+
+
+# Criteria
+
+INITIAL, FINAL = torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([[-3.0, -1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "worth"),
+    [
+        ("magnitude", [[3.0, 1.0, 0.0]]),
+        ("magnitude_at_init", [[1.0, 2.0, 3.0]]),
+        ("magnitude_increase", [[2.0, -1.0, -3.0]]),
+        ("movement", [[4.0, 1.0, 3.0]]),
+    ],
+)
+def test_criterion_scores_what_its_definition_says(criterion, worth):
+    mask = masks.full_mask({"fc1.weight": INITIAL})
+    assert scores(criterion, {"fc1.weight": INITIAL}, {"fc1.weight": FINAL}, mask)["fc1.weight"].tolist() == worth
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_scores_every_prunable_weight(criterion):
+    start = build(Settings(architecture="conv2", widths=(9, 8)), CIFAR10, 10).state_dict()
+    before = {name: w.clone() for name, w in start.items()}
+    mask = masks.full_mask(start)
+    worth = scores(criterion, start, {name: w + 1 for name, w in start.items()}, mask)
+    assert {name: s.shape for name, s in worth.items()} == {name: m.shape for name, m in mask.items()}
+    assert all(torch.equal(start[name], w) for name, w in before.items())
+
+
+def test_unknown_criterion_names_the_nearest():
+    with pytest.raises(LabError, match=r"criterion = 'magnitud' .*did you mean 'magnitude'"):
+        scores("magnitud", {}, {}, {})

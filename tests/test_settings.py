@@ -1,0 +1,302 @@
+"""Settings: what is accepted, what is refused and how, and the keys that name runs and seeds."""
+
+from pathlib import Path
+
+import pytest
+
+from lthcore.data import DATASETS
+from lthcore.models import MODELS
+from lthcore.pruning import CRITERIA
+from lthcore.settings import EXTENT, PROFILES, LabError, Settings, choose, load_experiment, seed_for
+
+PARAMS = sorted((Path(__file__).parents[1] / "params").glob("*/*.yaml"))
+EXTENDED = {
+    "arms": ("ticket", "oneshot"),
+    "trials": 17,
+    "reinit_draws": 17,
+    "random_draws": 17,
+    "rounds": 17,
+    "device": "cpu",
+    "engine": "dense",
+}
+
+
+def refusal(**values) -> str:
+    with pytest.raises(LabError) as caught:
+        Settings(**values)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def params_file(folder: Path, text: str) -> Path:
+    path = folder / "notebook" / "variant.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+# Run keys. A key below that changes orphans every published result: change the code, not the test.
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({}, "lenet-mnist-44136fa3"),
+        ({"learning_rate": 2e-4}, "lenet-mnist-d7d872a8"),
+        (
+            {"dataset": "digits", "architecture": "mlp", "validation": 200, "iterations": 1000, "widths": (32, 16)},
+            "mlp-digits-93a63157",
+        ),
+        (
+            {"dataset": "cifar10", "architecture": "conv2", "learning_rate": 2e-4, "iterations": 20_000},
+            "conv2-cifar10-485545ef",
+        ),
+    ],
+)
+def test_run_key_is_golden(values, key):
+    assert Settings(**values).key == key
+
+
+def test_every_extent_field_is_tested():
+    assert set(EXTENDED) == set(EXTENT)
+
+
+@pytest.mark.parametrize("field", EXTENT)
+def test_extending_a_run_keeps_its_key(field):
+    extended = Settings(**{field: EXTENDED[field]})
+    assert extended != Settings()
+    assert extended.key == Settings().key
+
+
+@pytest.mark.parametrize("values", [{"learning_rate": 1e-3}, {"seed": 1}, {"widths": (300, 99)}, {"rewind_to": 1}])
+def test_whatever_changes_a_training_changes_the_key(values):
+    assert Settings(**values).key != Settings().key
+
+
+def test_a_default_written_out_keeps_the_key():
+    assert Settings(**Settings().model_dump()).key == Settings().key
+
+
+def test_key_does_not_tell_an_integer_from_the_same_float():
+    assert Settings(clip_norm=1).key == Settings(clip_norm=1.0).key
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().seed = 1
+
+
+def test_changed_is_checked_too_and_leaves_the_original():
+    settings = Settings()
+    assert settings.changed(seed=3).seed == 3 and settings.seed == 0
+    with pytest.raises(LabError, match="batch_size = 0"):
+        settings.changed(batch_size=0)
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("typo", "key"), [("lerning_rate", "learning_rate"), ("batchsize", "batch_size"), ("prune_dense", "prune_")]
+)
+def test_unknown_key_names_the_nearest_valid_key(typo, key):
+    assert f"unknown key '{typo}' = 1 (did you mean '{key}" in refusal(**{typo: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("iterations", "many", "integer"),
+        ("iterations", 1.5, "integer"),
+        ("iterations", 0, "greater than 0"),
+        ("learning_rate", "fast", "number"),
+        ("learning_rate", [0.1], "number"),
+        ("learning_rate", -0.1, "greater than 0"),
+        ("learning_rate", float("nan"), "finite"),
+        ("learning_rate", float("inf"), "finite"),
+        ("dropout", 1.0, "less than 1"),
+        ("prune_fc", -0.2, "greater than or equal to 0"),
+        ("augment", "perhaps", "boolean"),
+        ("dataset", 3, "string"),
+        ("optimizer", "rmsprop", "'adam', 'adamw' or 'sgd'"),
+        ("optimizer", "two\nlines", "'adam', 'adamw' or 'sgd'"),
+        ("scope", "network", "'layer' or 'global'"),
+        ("arms", "ticket", "tuple"),
+    ],
+)
+def test_refusal_names_key_value_and_what_is_allowed(key, value, allowed):
+    message = refusal(**{key: value})
+    assert f"{key} = {value!r}" in message and allowed in message
+
+
+def test_one_line_names_every_bad_key():
+    message = refusal(learning_rate=-1, batch_size=0, sede=1)
+    assert "learning_rate = -1" in message and "batch_size = 0" in message and "sede" in message
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "iterations", "trials", "momentum", "seed", "dataset", "widths"])
+@pytest.mark.parametrize("value", [True, False])
+def test_bool_is_no_number(key, value):
+    assert f"{key} = {value}" in refusal(**{key: value})
+
+
+@pytest.mark.parametrize("values", [{"widths": [True]}, {"milestones": [True], "schedule": "step"}])
+def test_bool_is_no_number_in_a_list_either(values):
+    refusal(**values)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001"])
+def test_numbers_that_yaml_reads_as_strings_are_numbers(text):
+    assert Settings(learning_rate=text).learning_rate == 1e-3
+    assert Settings(learning_rate=text).key == Settings(learning_rate=1e-3).key
+
+
+def test_lists_of_yaml_become_tuples():
+    settings = Settings(widths=[30, 10], arms=["ticket"])
+    assert settings.widths == (30, 10) and settings.arms == ("ticket",)
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"momentum": 0.9}, "momentum"),
+        ({"momentum": 0.9, "optimizer": "adamw"}, "momentum"),
+        ({"nesterov": True, "optimizer": "sgd"}, "nesterov"),
+        ({"milestones": (10,)}, "milestones"),
+        ({"milestones": (10,), "schedule": "cosine"}, "milestones"),
+        ({"schedule": "step"}, "milestones"),
+        ({"schedule": "step", "milestones": (20, 10)}, "milestones"),
+        ({"schedule": "step", "milestones": (10, 10)}, "milestones"),
+        ({"warmup": 11, "iterations": 10}, "warmup"),
+        ({"rewind_to": 10, "iterations": 10}, "rewind_to"),
+        ({"arms": ("reinit",)}, "arms"),
+        ({"arms": ()}, "arms"),
+        ({"arms": ("ticket", "ticket")}, "arms"),
+        ({"widths": (300, 0)}, "widths"),
+        ({"weight_decay": 1.0}, "weight_decay"),
+    ],
+)
+def test_impossible_combinations_are_refused(values, key):
+    assert f"settings: {key} = " in refusal(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        {"schedule": "step", "milestones": (10, 20)},
+        {"warmup": 10, "iterations": 10},
+        {"rewind_to": 9, "iterations": 10},
+        {"optimizer": "adamw", "weight_decay": 0.01},
+    ],
+)
+def test_combinations_at_the_edge_are_allowed(values):
+    assert Settings(**values).changed() == Settings(**values)
+
+
+def test_draws_of_each_arm():
+    settings = Settings(reinit_draws=3, random_draws=2)
+    arms = ("ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued")
+    assert [settings.draws(arm) for arm in arms] == [1, 3, 2, 1, 3, 1]
+
+
+def test_choose_names_the_nearest_and_all():
+    assert choose("scope", "layer", ("layer", "global")) == "layer"
+    with pytest.raises(LabError) as caught:
+        choose("scope", "globe", ("layer", "global"))
+    assert str(caught.value) == "scope = 'globe' (did you mean 'global'?): allowed are layer, global"
+
+
+# Params files
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("path", PARAMS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_params_file_loads_under_every_profile(path, profile):
+    notebook, variant, loaded, settings = load_experiment(path, profile)
+    assert (notebook, variant, loaded) == (path.parent.name, path.stem, profile)
+    assert settings.dataset in DATASETS and settings.architecture in MODELS and settings.criterion in CRITERIA
+    assert settings.train_examples + settings.validation < DATASETS[settings.dataset].n_train
+
+
+def test_there_are_params_files():
+    assert PARAMS
+
+
+def test_profile_goes_over_the_flat_keys_and_overrides_go_over_both(tmp_path):
+    path = params_file(tmp_path, "seed: 1\ntrials: 3\nprofiles: {cpu: {seed: 2, learning_rate: 1e-3}, paper: }")
+    assert load_experiment(path, "paper").settings == Settings(seed=1, trials=3)
+    assert load_experiment(path, "cpu").settings == Settings(seed=2, trials=3, learning_rate=1e-3)
+    assert load_experiment(path, "cpu", {"seed": "5"}).settings == Settings(seed=5, trials=3, learning_rate=1e-3)
+
+
+def test_override_marks_the_variant_with_its_key(tmp_path):
+    experiment = load_experiment(params_file(tmp_path, "profiles: {cpu: }"), "cpu", {"learning_rate": 2e-4})
+    assert experiment.name == "cpu/notebook/variant-d7d872a8"
+    assert experiment.settings.key == "lenet-mnist-d7d872a8"
+
+
+@pytest.mark.parametrize("overrides", [None, {}, {"trials": 1, "device": "cpu"}, {"learning_rate": 1.2e-3}])
+def test_override_that_keeps_the_key_keeps_the_variant(tmp_path, overrides):
+    experiment = load_experiment(params_file(tmp_path, "profiles: {cpu: }"), "cpu", overrides)
+    assert experiment.name == "cpu/notebook/variant"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: [1", "not YAML"),
+        ("a: b: c", "not YAML"),
+        ("", "profiles"),
+        ("- seed", "profiles"),
+        ("seed: 1", "profiles"),
+        ("profiles: [cpu]", "profiles"),
+        ("profiles: {paper: {}}", "profile = 'cpu': allowed are paper"),
+        ("sede: 1\nprofiles: {cpu: }", "did you mean 'seed'?"),
+        ("profiles: {cpu: {sede: 1}}", "did you mean 'seed'?"),
+        ("seed: yes\nprofiles: {cpu: }", "seed = True"),
+    ],
+)
+def test_params_file_that_cannot_be_used_is_one_line(tmp_path, text, said):
+    with pytest.raises(LabError) as caught:
+        load_experiment(params_file(tmp_path, text), "cpu")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["profiles: {cpu: 3}", "profiles: {cpu: [seed]}", "3: 4\nprofiles: {cpu: }"])
+def test_params_file_of_another_shape_is_one_line(tmp_path, text):
+    with pytest.raises(LabError):
+        load_experiment(params_file(tmp_path, text), "cpu")
+
+
+def test_params_file_that_is_no_text_is_one_line(tmp_path):
+    path = params_file(tmp_path, "")
+    path.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(LabError):
+        load_experiment(path, "cpu")
+
+
+def test_missing_params_file_is_named(tmp_path):
+    with pytest.raises(LabError, match=r"nowhere\.yaml"):
+        load_experiment(tmp_path / "nowhere.yaml")
+
+
+def test_unknown_override_names_the_nearest_key(tmp_path):
+    with pytest.raises(LabError, match=r"variant\.yaml .*did you mean 'learning_rate'"):
+        load_experiment(params_file(tmp_path, "profiles: {cpu: }"), "cpu", {"learnin_rate": 1})
+
+
+# Seeds
+
+
+def test_seed_is_golden():
+    assert seed_for(0, "split") == 306515425121480513
+    assert seed_for(0, "init", 1) == 4430110175706085387
+
+
+def test_every_purpose_has_a_seed_of_its_own():
+    purposes = [(seed, name, i) for seed in (0, 1) for name in ("init", "order", "mask") for i in range(50)]
+    purposes += [(0, "init", "1"), (0, "init"), (0,), (1,), (0, "init", 1, 1), (0, "init1")]
+    seeds = {seed_for(*purpose) for purpose in purposes}
+    assert len(seeds) == len(purposes)
+    assert all(0 <= seed < 2**63 for seed in seeds)
