@@ -44,7 +44,7 @@ def save_state(path: Path, settings: Settings, replicate: Replicate, state: Trai
     groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
     groups["rewind"] = state.rewind
     if not finished:
-        groups |= {"optimizer": state.optimizer, "noise": {"state": state.noise}}
+        groups |= {"optimizer": state.optimizer, "noise": {} if state.noise is None else {"state": state.noise}}
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().unsqueeze(0).contiguous()
         for group, content in groups.items()

@@ -72,9 +72,11 @@ def test_notebooks_define_no_functions_and_start_with_title_badge_and_set_up(pat
 
 def fresh_environment(folder: Path, stub: bool) -> Path:
     """A virtual environment with this one's packages but without lthcore, and with a stub of google.colab."""
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
-    site = Path(subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip())
+    site = Path(
+        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    )
     packages = [p for p in sys.path if p.endswith("site-packages")]  # a path in a .pth file: its own .pth are not read
     (site / "these.pth").write_text("\n".join(packages) + "\n")
     if stub:
@@ -88,7 +90,9 @@ def fresh_environment(folder: Path, stub: bool) -> Path:
 def test_set_up_cell_installs_the_project_on_colab(tmp_path):
     python = fresh_environment(tmp_path, stub=True)
     origin = tmp_path / "origin"
-    kept = subprocess.check_output(["git", "ls-files", "-z", "lthcore", "pyproject.toml", "README.md"], cwd=ROOT, text=True)
+    kept = subprocess.check_output(
+        ["git", "ls-files", "-z", "lthcore", "pyproject.toml", "README.md"], cwd=ROOT, text=True
+    )
     for name in filter(None, kept.split("\0")):
         (origin / name).parent.mkdir(parents=True, exist_ok=True)
         (origin / name).write_bytes((ROOT / name).read_bytes())

@@ -1,0 +1,75 @@
+"""What the tables say, on tables with known answers."""
+
+import pandas as pd
+import pytest
+
+from lthcore.tables import findings, paired, round_nearest, smallest_winning, summary, with_dense
+
+LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}
+
+
+def table(stops: dict[str, list[float]], accuracies: dict[str, list[float]], trials: int = 2) -> pd.DataFrame:
+    """A rounds.csv in which trial t is `t` iterations later and `t` hundredths of a point better."""
+    rows = [
+        {"arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": LEFT[k],
+         "es_iteration": stops[arm][k] + trial, "es_test_accuracy": accuracies[arm][k] + trial * 1e-4}
+        for arm in stops for trial in range(trials) for k in LEFT if k or arm == "ticket"
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def rounds() -> pd.DataFrame:
+    stops = {"ticket": [1000, 800, 600, 1200], "reinit": [0, 1100, 1500, 2000]}
+    accuracies = {"ticket": [0.980, 0.982, 0.984, 0.970], "reinit": [0, 0.979, 0.975, 0.960]}
+    return table(stops, accuracies)
+
+
+def test_every_arm_starts_from_the_dense_network(rounds):
+    dense = with_dense(rounds).query("round == 0")
+    assert sorted(dense["arm"]) == ["reinit"] * 2 + ["ticket"] * 2
+    assert set(dense["es_iteration"]) == {1000, 1001}
+
+
+def test_round_nearest_is_within_its_tolerance_or_absent(rounds):
+    assert round_nearest(rounds, 21.1) == 2
+    assert round_nearest(rounds, 22) == 2
+    assert round_nearest(rounds, 30) is None
+    assert round_nearest(rounds, 30, tolerance=0.5) == 2
+
+
+def test_a_ticket_wins_where_it_is_no_slower_and_no_worse(rounds):
+    assert smallest_winning(rounds) == 21.1
+    slower = table({"ticket": [1000, 1001, 1001, 1001]}, {"ticket": [0.98] * 4})
+    assert smallest_winning(slower) is None
+
+
+def test_differences_are_paired_by_trial_and_averaged_over_draws(rounds):
+    gain = paired(rounds, "es_test_accuracy", 2)
+    assert gain.tolist() == pytest.approx([0.004, 0.004])
+    again = rounds[(rounds["arm"] == "reinit") & (rounds["round"] == 2)].assign(draw=1)
+    again["es_test_accuracy"] += 0.002
+    gain = paired(pd.concat([rounds, again]), "es_test_accuracy", 2, against="reinit")
+    assert gain.tolist() == pytest.approx([0.009 - 0.001] * 2)
+
+
+def test_findings_state_the_numbers_their_n_and_their_spread(rounds):
+    lines = findings(rounds)
+    assert "21.1%" in lines[0] and "2 trials" in lines[0]
+    at = next(line for line in lines if line.startswith("At 21.1%"))
+    assert "early stop -40%" in at
+    assert "+0.40 points [+0.40, +0.40] against the dense network" in at
+    assert "+0.90 points [+0.90, +0.90] against its reinitialisation" in at
+    assert "n = 2" in at
+
+
+def test_findings_say_when_there_is_no_winning_ticket():
+    lines = findings(table({"ticket": [1000, 2000, 2000, 2000]}, {"ticket": [0.98, 0.9, 0.9, 0.9]}))
+    assert lines[0].startswith("At no round")
+
+
+def test_summary_shows_mean_and_range_by_arm(rounds):
+    cell = summary(rounds).loc["21.1%", "ticket"]
+    assert cell == "98.41 [98.40, 98.41]" or cell == "98.40 [98.40, 98.41]"
+    assert summary(rounds, "es_iteration").loc["51.3%", "reinit"] == "1100 [1100, 1101]"
+    assert list(summary(rounds).index) == ["100.0%", "51.3%", "21.1%", "3.6%"]
