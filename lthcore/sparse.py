@@ -21,7 +21,7 @@ except ImportError:  # optional: without it training is masked-dense, and slower
     njit = None
 
 # Above this share of weights left the dense products win. Measured by benchmarks/sparse_step.py (LeNet, batch 60).
-CROSSOVER = 0.27
+CROSSOVER = 0.36
 BLOCK = 256  # images evaluated together: their activations stay in the cache
 ROUNDING = {"reassoc", "contract", "nsz"}  # sums may be reordered; nan and inf are kept, so that divergence shows
 
@@ -129,8 +129,16 @@ def _forward(values, bias, source, first, inputs, classes, activations):
     for r in range(units):
         out = activations[inputs + r]
         out[:] = bias[r]
-        for k in range(first[r], first[r + 1]):
-            value, row = values[k], activations[source[k]]
+        k, end = first[r], first[r + 1]
+        while k + 4 <= end:  # four weights at a time: the unit's row is read and written once for all
+            v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
+            x0, x1 = activations[source[k]], activations[source[k + 1]]
+            x2, x3 = activations[source[k + 2]], activations[source[k + 3]]
+            for b in range(batch):
+                out[b] += v0 * x0[b] + v1 * x1[b] + v2 * x2[b] + v3 * x3[b]
+            k += 4
+        for rest in range(k, end):
+            value, row = values[rest], activations[source[rest]]
             for b in range(batch):
                 out[b] += value * row[b]
         if r < units - classes:
@@ -199,14 +207,26 @@ def _backward(values, source, first, inputs, classes, activations, gradients, d_
                 out[b] = 0
             total += out[b]
         d_bias[r] = total
-        for k in range(first[r], first[r + 1]):
-            i = source[k]
-            row, total = activations[i], np.float32(0)
+        k, end = first[r], first[r + 1]
+        while k + 4 <= end:
+            x0, x1 = activations[source[k]], activations[source[k + 1]]
+            x2, x3 = activations[source[k + 2]], activations[source[k + 3]]
+            d0 = d1 = d2 = d3 = np.float32(0)
+            for b in range(batch):
+                d0 += out[b] * x0[b]
+                d1 += out[b] * x1[b]
+                d2 += out[b] * x2[b]
+                d3 += out[b] * x3[b]
+            d_values[k], d_values[k + 1], d_values[k + 2], d_values[k + 3] = d0, d1, d2, d3
+            k += 4
+        for rest in range(k, end):
+            row, total = activations[source[rest]], np.float32(0)
             for b in range(batch):
                 total += out[b] * row[b]
-            d_values[k] = total
-            if i >= inputs:
-                value, back = values[k], gradients[i]
+            d_values[rest] = total
+        for k in range(first[r], end):
+            if source[k] >= inputs:  # nothing needs the gradient of the inputs
+                value, back = values[k], gradients[source[k]]
                 for b in range(batch):
                     back[b] += value * out[b]
 
