@@ -26,7 +26,7 @@ import torch
 from joblib import cpu_count
 from tqdm.auto import tqdm
 
-from lthcore import masks
+from lthcore import __version__, masks
 from lthcore.data import Data, load
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, find_tickets, planned
 from lthcore.settings import LabError, Settings
@@ -195,9 +195,9 @@ class Run:
         _write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
 
     def write_record(self, data: Data, seconds: float) -> None:
-        """Write run.json; `seconds` is added to the wall seconds of earlier sittings."""
+        """Write run.json; `seconds` of this sitting are added to the wall seconds of earlier ones."""
         s = self.settings
-        self.record = {
+        record = {
             "run_key": s.key,
             "complete": not self.missing,
             "trainings_done": len(self.rows),
@@ -211,9 +211,10 @@ class Run:
             "commit": git_commit(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": round(self.record.get("wall_seconds", 0) + seconds, 1),
+            "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
             "settings": s.model_dump(mode="json"),
         }
-        _write(self.folder / "run.json", json.dumps(self.record, indent=2) + "\n")
+        _write(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
 
 
 def run(
@@ -236,6 +237,7 @@ def run(
     try:
         with tqdm(total=total, initial=done, desc=settings.key, unit="training", disable=plain) as bar:
             for outcomes in find_tickets(settings, data, lambda c: this.train(data, c, began + time_limit, bar)):
+                this.write_record(data, time.monotonic() - began)
                 if plain and not quiet:
                     print(_progress_line(this, outcomes, time.monotonic() - began), flush=True)
     except TimeLimit:
@@ -283,12 +285,12 @@ def hardware(device: torch.device) -> dict:
 
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("lthcore", "torch", "numpy"):
+    found = {"python": platform.python_version(), "lthcore": __version__}
+    for package in ("torch", "numpy", "numba"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "source"
+            found[package] = "not installed"
     return found
 
 

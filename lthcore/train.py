@@ -188,7 +188,7 @@ def _finish(engine: Dense | SparseChain, data: Data, state: Training) -> None:
     if not masks.is_masked(state.weights, {name: m.to(state.weights[name].device) for name, m in state.mask.items()}):
         raise AssertionError("a pruned weight is not zero at the end of training")
     state.final_train_accuracy = engine.evaluate(data.train)[0][1]
-    state.weights = _copy(state.weights)  # no longer the engine's own
+    state.weights = _copy(state.weights)  # on the CPU like all that is kept, and no longer the engine's own
     if state.early_stop is not None:
         engine.load(state.early_stop)
         state.early_stop_train_accuracy = engine.evaluate(data.train)[0][1]
@@ -283,4 +283,4 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) ->
 
 
 def _copy(weights: Weights) -> Weights:
-    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
