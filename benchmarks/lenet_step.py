@@ -31,7 +31,8 @@ from lthcore.models import build, initial_weights
 from lthcore.pruning import layer_rates, prune, scores
 from lthcore.results import hardware, versions
 from lthcore.settings import LabError, Settings
-from lthcore.train import Point, train, train_cohort
+from lthcore.state import Point
+from lthcore.train import train, train_cohort
 
 BATCH = 60
 

@@ -44,12 +44,12 @@ def main() -> None:
     rows = []
     for k in range(17):
         state = begin(settings, 0, k, theta_0, mask)
-        engines = {name: engine_for(settings.changed(engine=name), data, state) for name in ("dense", "auto")}
-        batches, rates = epoch_batches(settings, data, state, STEPS), [settings.learning_rate] * STEPS
+        engines = {name: engine_for(settings.changed(engine=name), data, [state]) for name in ("dense", "auto")}
+        batches, rates = epoch_batches(settings, data, state, 0, STEPS)[None], [settings.learning_rate] * STEPS
         held = (data.validation, data.test)
         times = {(name, what): [] for name in engines for what in ("step", "evaluation")}
         for engine in engines.values():
-            engine.steps(data, batches[:2], rates[:2])  # compiled before it is timed
+            engine.steps(data, batches[:, :2], rates[:2])  # compiled before it is timed
         for _ in range(options.repeats):
             for name, engine in engines.items():
                 times[name, "step"].append(clock(partial(engine.steps, data, batches, rates)) / STEPS)

@@ -26,7 +26,8 @@ from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights
 from lthcore.pruning import CRITERIA, layer_rates, prune, scores
 from lthcore.settings import Settings, choose, seed_for
-from lthcore.train import Training, train_cohort
+from lthcore.state import Training
+from lthcore.train import train_cohort
 
 LINEAGE = ("ticket", "continued")  # the arms whose next round grows from their own outcome
 

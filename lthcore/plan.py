@@ -66,8 +66,8 @@ def _timed(settings: Settings, density: float) -> tuple[float, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        engine = engine_for(settings, data, begin(settings, 0, 0, weights, mask))
-        batches = torch.randint(0, n, (5, settings.batch_size), device=device)
+        engine = engine_for(settings, data, [begin(settings, 0, 0, weights, mask)])
+        batches = torch.randint(0, n, (1, 5, settings.batch_size), device=device)
         step = min(_clock(lambda: engine.steps(data, batches, [0.0] * 5), device) for _ in range(3)) / 5
         return step, min(_clock(lambda: engine.evaluate(split), device) for _ in range(3)) / n
     finally:

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,8 +30,9 @@ from lthcore import __version__, masks
 from lthcore.data import Data, load
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, find_tickets, planned
 from lthcore.settings import LabError, Settings
+from lthcore.state import Training
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import Training, train_cohort
+from lthcore.train import train_cohort
 
 REPLICATE = list(Replicate._fields)
 ROUNDS = [
@@ -66,16 +67,16 @@ class Checkpointer:
     settings: Settings
     deadline: float = float("inf")
     every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
-    saved: float | None = None
+    saved: dict[Replicate, float] = field(default_factory=dict)
 
     def __call__(self, replicate: Replicate, state: Training) -> bool:
         """Whether to go on training."""
         now = time.monotonic()
-        self.saved = self.saved or now
+        due = now - self.saved.setdefault(replicate, now) >= self.every
         late = now >= self.deadline
-        if state.curve and state.iteration < self.settings.iterations and (late or now - self.saved >= self.every):
+        if state.curve and state.iteration < self.settings.iterations and (late or due):
             save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
-            self.saved = now
+            self.saved[replicate] = now
         return not late
 
 

@@ -70,7 +70,7 @@ class Settings(BaseModel):
 
     seed: int = Field(0, ge=0, description="the one seed that every random number follows from")
     device: str = Field("auto", description="auto, cpu or cuda")
-    engine: Literal["auto", "dense"] = Field("auto", description="auto trains sparse networks sparsely where it pays")
+    engine: Literal["auto", "dense", "stack"] = Field("auto", description="auto takes what is fastest here")
 
     @field_validator("*", mode="before")
     @classmethod

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data import Data, Split
-from lthcore.masks import Mask
+from lthcore.engines import Evaluation
+from lthcore.masks import Mask, apply
 from lthcore.models import Weights
 from lthcore.settings import Settings
+from lthcore.state import Training
 
 try:
     from numba import njit
@@ -26,20 +28,28 @@ BLOCK = 256  # images evaluated together: their activations stay in the cache
 ROUNDING = {"reassoc", "contract", "nsz"}  # sums may be reordered; nan and inf are kept, so that divergence shows
 
 
-def applies(settings: Settings, model: nn.Module, data: Data, mask: Mask) -> bool:
-    """Whether this training can run sparse, and should: a CPU, a chain of dense layers, and few enough weights left."""
+def applies(settings: Settings, model: nn.Module, device: torch.device, mask: Mask) -> bool:
+    """Whether this training can run sparse, and should: a CPU, a chain of dense layers, few enough weights left."""
     chain = isinstance(model, nn.Sequential) and all(isinstance(m, nn.Flatten | nn.Linear | nn.ReLU) for m in model)
     plain = not (settings.augment or settings.clip_norm or settings.nesterov) and settings.precision == "float32"
-    on_cpu = data.train.images.device.type == "cpu"
     density = sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
-    return njit is not None and settings.engine == "auto" and chain and plain and on_cpu and density < CROSSOVER
+    return (
+        njit is not None
+        and settings.engine == "auto"
+        and chain
+        and plain
+        and device.type == "cpu"
+        and density < CROSSOVER
+    )
 
 
 class SparseChain:
-    """A chain of dense layers under a mask, with its optimizer: same interface as `train.Dense`."""
+    """A chain of dense layers under a mask, with its optimizer: same interface as `engines.Dense`."""
 
-    def __init__(self, settings: Settings, model: nn.Module, weights: Weights, mask: Mask, optimizer: dict) -> None:
-        """Take the masked weights, and the optimizer's tensors of a training in progress ({} at its start)."""
+    def __init__(self, settings: Settings, model: nn.Module, states: list[Training]) -> None:
+        """Take the one replicate it is to be."""
+        (state,) = states
+        weights, mask, optimizer = apply(state.mask, state.weights), state.mask, state.optimizer
         self.settings = settings
         self.layers = [name for name, module in model.named_children() if isinstance(module, nn.Linear)]
         self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
@@ -82,31 +92,30 @@ class SparseChain:
             into[f"{layer}.bias"].copy_(b)
 
     def steps(self, data: Data, batches: Tensor, rates: list[float]) -> None:
-        """Train on batches (steps, batch) of image indices at these learning rates."""
+        """Train on batches (1, steps, batch) of image indices at these learning rates."""
         s = self.settings
         decoupled, momentum = s.optimizer == "adamw", s.momentum if s.optimizer == "sgd" else -1.0
         _steps(
-            data.train.images.flatten(1).numpy(), data.train.labels.numpy(), batches.numpy(), np.array(rates),
+            data.train.images.flatten(1).numpy(), data.train.labels.numpy(), batches[0].numpy(), np.array(rates),
             self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias,
             self.moments[0][0], self.moments[0][1], self.moments[1][0], self.moments[1][1],
             self.steps_done, momentum, s.weight_decay, decoupled, s.label_smoothing,
         )  # fmt: skip
-        self.steps_done += len(batches)
+        self.steps_done += batches.shape[1]
 
-    def evaluate(self, *splits: Split) -> list[tuple[float, float]]:
+    def evaluate(self, *splits: Split) -> list[Evaluation]:
         """Mean cross-entropy (nats) and accuracy on each split."""
         chain = (self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias)
         totals = [_evaluate(images.flatten(1).numpy(), labels.numpy(), *chain) for images, labels in splits]
-        return [
-            (loss / len(s.labels), correct / len(s.labels)) for s, (loss, correct) in zip(splits, totals, strict=True)
-        ]
+        return [[(loss / len(y), correct / len(y)) for (_, y), (loss, correct) in zip(splits, totals, strict=True)]]
 
-    def load(self, weights: Weights) -> None:
+    def load(self, weights: list[Weights]) -> None:
         """Put other weights into the network, to evaluate them."""
-        self.values, self.bias = self._gather(weights)
+        self.values, self.bias = self._gather(weights[0])
 
-    def export(self) -> tuple[Weights, dict[str, Tensor], Tensor | None]:
-        """Weights, optimizer tensors and generator state in the dense layout of `train.Dense`."""
+    def export(self, states: list[Training]) -> None:
+        """Put the replicate as it is into its state, in the dense layout."""
+        (state,) = states
         self._scatter(self.values, self.bias, self.weights)
         optimizer = {}
         for (values, bias), slot in zip(self.moments, self.slots, strict=False):
@@ -115,7 +124,7 @@ class SparseChain:
             optimizer |= {f"{name}/{slot}": tensor for name, tensor in dense.items()}
         if "exp_avg" in self.slots:
             optimizer |= {f"{name}/step": torch.tensor(float(self.steps_done)) for name in self._parameters()}
-        return self.weights, optimizer, None
+        state.weights, state.optimizer = self.weights, optimizer
 
 
 def _compiled(function):

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lthcore import masks
 from lthcore.data import load
+from lthcore.engines import evaluate
 from lthcore.lottery import Replicate
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
 from lthcore.settings import LabError, Settings, choose
-from lthcore.train import Point, Training, evaluate
+from lthcore.state import Point, Training
 
 FORMAT = "1"  # of the files; a newer one is not read
 

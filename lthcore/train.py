@@ -1,4 +1,4 @@
-"""Training: one masked training as a generator of its own states, and cohorts of them on all cores.
+"""Training: replicates in step, as generators of their own states, and cohorts of them on all cores or one GPU.
 
 Data are tensors on the device; there is no DataLoader, and the step loop never waits for the device. Everything
 random follows from one seed and the position reached, so a training resumed from a checkpoint goes on bit for bit.
@@ -8,129 +8,32 @@ import math
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from joblib import Parallel, cpu_count, delayed
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from lthcore import masks, sparse
-from lthcore.data import Data, Split, augment
-from lthcore.masks import Mask
-from lthcore.models import Dropout, Weights, build
+from lthcore.data import Data
+from lthcore.engines import Dense, Stack, is_chain
+from lthcore.models import Weights, build
 from lthcore.settings import Settings, seed_for
 from lthcore.sparse import SparseChain
+from lthcore.state import Point, Training
 
-EVALUATION_BATCH = 2500  # large enough for full speed on one core, small enough for its cache
-
-
-@dataclass(frozen=True)
-class Point:
-    """One evaluation of a training. Losses in nats, accuracies in [0, 1]; validation is nan where there is none."""
-
-    iteration: int
-    val_loss: float
-    val_accuracy: float
-    test_loss: float
-    test_accuracy: float
+Cohort = dict[Hashable, Training]
+GoOn = Callable[[Hashable, Training], bool]
 
 
-@dataclass
-class Training:
-    """The state of a training: enough to go on from, bit for bit, and in the end its outcome.
-
-    `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
-    equals), `rewind` those at iteration `settings.rewind_to` where training passed it. Without a validation set
-    there is no early stop: choosing by test is not honest.
-    """
-
-    iteration: int
-    weights: Weights
-    mask: Mask
-    seed: int
-    start: Weights = field(default_factory=dict)
-    optimizer: dict[str, Tensor] = field(default_factory=dict)
-    noise: Tensor | None = None
-    early_stop: Weights | None = None
-    rewind: Weights | None = None
-    curve: list[Point] = field(default_factory=list)
-    seconds: float = 0.0
-    early_stop_train_accuracy: float = float("nan")
-    final_train_accuracy: float = float("nan")
-
-    @property
-    def early_stop_point(self) -> Point | None:
-        """The evaluation with the least validation loss, the first of equals; None without a validation set."""
-        return min((p for p in self.curve if p.val_loss == p.val_loss), key=lambda p: p.val_loss, default=None)
-
-
-class Dense:
-    """A network under a mask with its optimizer, as dense tensors on any device."""
-
-    def __init__(self, settings: Settings, model: nn.Module, data: Data, state: Training) -> None:
-        """Take `model`, and the weights, mask and optimizer state of a training."""
-        device = data.train.images.device
-        self.settings, self.model = settings, model.to(device)
-        self.model.load_state_dict(masks.apply(state.mask, state.weights))
-        self.parameters = dict(self.model.named_parameters())
-        self.kept = [
-            (self.parameters[name], m.to(device, torch.float32)) for name, m in state.mask.items() if not m.all()
-        ]
-        self.optimizer = _optimizer(settings, self.parameters, state.optimizer)
-        self.noise = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
-        if state.noise is not None:
-            self.noise.set_state(state.noise.cpu())
-        for module in self.model.modules():
-            if isinstance(module, Dropout):
-                module.generator = self.noise
-
-    def steps(self, data: Data, batches: Tensor, rates: list[float]) -> None:
-        """Train on batches (steps, batch) of image indices at these learning rates.
-
-        Pruned weights are zero after every step: gradients are masked before the optimizer and weights after it, so
-        that neither momentum nor weight decay can move them, and their optimizer state stays zero too.
-        """
-        s, (images, labels) = self.settings, data.train
-        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=s.precision == "bfloat16")
-        for batch, rate in zip(batches, rates, strict=True):
-            x, y = images[batch], labels[batch]
-            if s.augment:
-                x = augment(x, self.noise)
-            with autocast:
-                loss = F.cross_entropy(self.model(x), y, label_smoothing=s.label_smoothing)
-            self.optimizer.zero_grad()
-            loss.backward()
-            for weight, mask in self.kept:
-                weight.grad.mul_(mask)
-            if s.clip_norm:
-                nn.utils.clip_grad_norm_(self.parameters.values(), s.clip_norm)
-            self.optimizer.param_groups[0]["lr"] = rate
-            self.optimizer.step()
-            with torch.no_grad():
-                for weight, mask in self.kept:
-                    weight.mul_(mask)
-
-    def evaluate(self, *splits: Split) -> list[tuple[float, float]]:
-        """Mean cross-entropy (nats) and accuracy on each split, waiting for the device once."""
-        return evaluate(self.model, *splits)
-
-    def load(self, weights: Weights) -> None:
-        """Put other weights into the network, to evaluate them."""
-        self.model.load_state_dict(weights)
-
-    def export(self) -> tuple[Weights, dict[str, Tensor], Tensor]:
-        """Weights, optimizer tensors and generator state, by name: views of what training goes on to change."""
-        weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
-        return weights, _optimizer_tensors(self.optimizer, self.parameters), self.noise.get_state()
-
-
-def engine_for(settings: Settings, data: Data, state: Training) -> Dense | SparseChain:
-    """What trains this state fastest here; both give the same numbers to rounding."""
-    model = build(settings, data.shape, 10)
-    if sparse.applies(settings, model, data, state.mask):
-        return SparseChain(settings, model, state.weights, state.mask, state.optimizer)
-    return Dense(settings, model, data, state)
+def engine_for(settings: Settings, data: Data, states: list[Training]) -> Dense | SparseChain:
+    """What trains these states fastest here; all engines give the same numbers to rounding."""
+    model, device = build(settings, data.shape, 10), data.train.images.device
+    if len(states) > 1 or settings.engine == "stack":
+        return Stack(settings, model, device, states)
+    if sparse.applies(settings, model, device, states[0].mask):
+        return SparseChain(settings, model, states)
+    return Dense(settings, model, device, states)
 
 
 def train(settings: Settings, data: Data, state: Training) -> Iterator[Training]:
@@ -138,74 +41,47 @@ def train(settings: Settings, data: Data, state: Training) -> Iterator[Training]
 
     The last state yielded is the outcome. Raises AssertionError should a pruned weight not be zero then.
     """
-    engine = engine_for(settings, data, state)
-    started, before = time.perf_counter(), state.seconds
-    if not state.curve:
-        _record(engine, data, state)
-        yield state
-    while state.iteration < settings.iterations:
-        stop = min(settings.iterations, (state.iteration // settings.eval_every + 1) * settings.eval_every)
-        while state.iteration < stop:
-            batches = epoch_batches(settings, data, state, stop)
-            if state.iteration < settings.rewind_to:
-                batches = batches[: settings.rewind_to - state.iteration]
-            rates = [learning_rate(settings, state.iteration + i) for i in range(len(batches))]
-            engine.steps(data, batches, rates)
-            state.iteration += len(batches)
-            if state.iteration == settings.rewind_to:
-                state.rewind = _copy(engine.export()[0])
-        _record(engine, data, state)
-        if state.iteration == settings.iterations:
-            _finish(engine, data, state)
-        state.seconds = before + time.perf_counter() - started
+    for _ in train_in_step(settings, data, [state]):
         yield state
 
 
-def epoch_batches(settings: Settings, data: Data, state: Training, stop: int) -> Tensor:
-    """The batches (steps, batch) of image indices from the state's iteration to `stop` or the end of its epoch.
+def train_in_step(settings: Settings, data: Data, states: list[Training]) -> Iterator[None]:
+    """Train replicates that stand at one iteration together; yield after every evaluation, the states up to date."""
+    engine = engine_for(settings, data, states)
+    started, before = time.perf_counter(), [state.seconds for state in states]
+    at = states[0].iteration
+    if not states[0].curve:
+        _record(engine, data, states, at)
+        yield
+    while at < settings.iterations:
+        stop = min(settings.iterations, (at // settings.eval_every + 1) * settings.eval_every)
+        while at < stop:
+            end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
+            batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
+            engine.steps(data, batches, [learning_rate(settings, at + i) for i in range(batches.shape[1])])
+            at += batches.shape[1]
+            if at == settings.rewind_to:
+                engine.export(states)
+                for state in states:
+                    state.rewind = _copy(state.weights)
+        _record(engine, data, states, at)
+        if at == settings.iterations:
+            _finish(engine, data, states)
+        for state, seconds in zip(states, before, strict=True):
+            state.seconds = seconds + (time.perf_counter() - started) / len(states)
+        yield
+
+
+def epoch_batches(settings: Settings, data: Data, state: Training, start: int, stop: int) -> Tensor:
+    """The batches (steps, batch) of image indices from iteration `start` to `stop` or the end of its epoch.
 
     Every epoch is a permutation of its own, which follows from the training's seed and the epoch's number.
     """
     n = len(data.train.labels)
-    epoch, step = divmod(state.iteration, n // settings.batch_size)
+    epoch, step = divmod(start, n // settings.batch_size)
     generator = torch.Generator().manual_seed(seed_for(state.seed, "order", epoch))
     order = torch.randperm(n, generator=generator)[: n - n % settings.batch_size]
-    rows = order.view(-1, settings.batch_size)[step : step + stop - state.iteration]
-    return rows.to(data.train.labels.device)
-
-
-def _record(engine: Dense | SparseChain, data: Data, state: Training) -> None:
-    state.weights, state.optimizer, state.noise = engine.export()
-    held = [] if data.validation is None else [data.validation]
-    *validation, test = engine.evaluate(*held, data.test)
-    state.curve.append(Point(state.iteration, *(validation[0] if held else (float("nan"),) * 2), *test))
-    if state.early_stop_point is state.curve[-1]:
-        state.early_stop = _copy(state.weights)
-
-
-def _finish(engine: Dense | SparseChain, data: Data, state: Training) -> None:
-    """Read the training accuracy at the end and at the early stop, and check that what is pruned is zero."""
-    if not masks.is_masked(state.weights, {name: m.to(state.weights[name].device) for name, m in state.mask.items()}):
-        raise AssertionError("a pruned weight is not zero at the end of training")
-    state.final_train_accuracy = engine.evaluate(data.train)[0][1]
-    state.weights = _copy(state.weights)  # on the CPU like all that is kept, and no longer the engine's own
-    if state.early_stop is not None:
-        engine.load(state.early_stop)
-        state.early_stop_train_accuracy = engine.evaluate(data.train)[0][1]
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, *splits: Split) -> list[tuple[float, float]]:
-    """Mean cross-entropy (nats) and accuracy of `model` on each split, in evaluation mode, never augmented."""
-    model.eval()
-    totals = torch.zeros(len(splits), 2, dtype=torch.float64, device=splits[0].labels.device)
-    for total, (images, labels) in zip(totals, splits, strict=True):
-        for x, y in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
-            logits = model(x)
-            total += torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()])
-        total /= len(labels)
-    model.train()
-    return [tuple(total) for total in totals.tolist()]
+    return order.view(-1, settings.batch_size)[step : step + stop - start].to(data.train.labels.device)
 
 
 def learning_rate(settings: Settings, iteration: int) -> float:
@@ -219,21 +95,22 @@ def learning_rate(settings: Settings, iteration: int) -> float:
 
 
 def train_cohort(
-    settings: Settings,
-    data: Data,
-    cohort: dict[Hashable, Training],
-    go_on: Callable[[Hashable, Training], bool] = lambda key, state: True,
-    workers: int | None = None,
+    settings: Settings, data: Data, cohort: Cohort, go_on: GoOn = lambda key, state: True, workers: int | None = None
 ) -> Iterator[tuple[Hashable, Training]]:
     """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
 
     `go_on(key, state)` is called before a training and after each of its evaluations, in the process that trains: it
     may save the state, and ends the training early by returning False. On a CPU the replicates are spread over
-    `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data; on a GPU they
-    run in turn.
+    `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data. On a GPU chains
+    of dense layers train in step, as many as its memory holds, and other networks in turn.
     """
-    on_cpu = data.train.images.device.type == "cpu"
-    workers = min(len(cohort), workers or int(os.environ.get("LTH_WORKERS", 0)) or cpu_count()) if on_cpu else 1
+    device = data.train.images.device
+    chain = is_chain(build(settings, data.shape, 10))
+    if chain and (settings.engine == "stack" or device.type == "cuda"):
+        yield from _train_stacks(settings, data, cohort, go_on)
+        return
+    workers = workers or int(os.environ.get("LTH_WORKERS", 0)) or cpu_count()
+    workers = min(len(cohort), workers) if device.type == "cpu" else 1
     if workers <= 1:
         for key, state in cohort.items():
             yield _train_one(settings, data, key, state, go_on)
@@ -243,11 +120,40 @@ def train_cohort(
     yield from pool(delayed(_train_mapped)(settings, arrays, key, state, go_on) for key, state in cohort.items())
 
 
+def _train_stacks(settings: Settings, data: Data, cohort: Cohort, go_on: GoOn) -> Iterator[tuple[Hashable, Training]]:
+    """Train in step those that stand at the same iteration, as many at once as fit."""
+
+    def position(key: Hashable) -> tuple[int, bool]:
+        return cohort[key].iteration, not cohort[key].curve
+
+    for _, group in groupby(sorted(cohort, key=position), key=position):
+        keys = list(group)
+        size = stack_size(settings, data, cohort[keys[0]])
+        for part in (keys[i : i + size] for i in range(0, len(keys), size)):
+            states = [cohort[key] for key in part]
+            answers = [go_on(key, cohort[key]) for key in part]
+            steps = train_in_step(settings, data, states)
+            while all(answers) and next(steps, "done") != "done":
+                answers = [go_on(key, cohort[key]) for key in part]
+            yield from zip(part, states, strict=True)
+
+
+def stack_size(settings: Settings, data: Data, state: Training) -> int:
+    """How many replicates fit in half of the GPU's free memory: weights, gradients, moments, snapshots, activations."""
+    device = data.train.images.device
+    if device.type != "cuda":
+        return 64
+    weights = sum(w.numel() for w in state.weights.values())
+    units = sum(w.shape[0] for w in state.weights.values() if w.ndim == 2) + data.test.images[0].numel()
+    each = 4 * (8 * weights + 4 * settings.batch_size * units + 15_000 * units)
+    return max(1, int(torch.cuda.mem_get_info(device)[0] / 2 / each))
+
+
 def _train_mapped(settings: Settings, arrays: dict, *rest) -> tuple[Hashable, Training]:
     return _train_one(settings, Data.from_arrays(arrays), *rest)
 
 
-def _train_one(settings: Settings, data: Data, key: Hashable, state: Training, go_on: Callable) -> tuple:
+def _train_one(settings: Settings, data: Data, key: Hashable, state: Training, go_on: GoOn) -> tuple:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the number of threads changes rounding: with one, a replicate is the same anywhere
     try:
@@ -258,29 +164,32 @@ def _train_one(settings: Settings, data: Data, key: Hashable, state: Training, g
         torch.set_num_threads(threads)
 
 
-def _optimizer(settings: Settings, parameters: Weights, saved: dict[str, Tensor]) -> torch.optim.Optimizer:
-    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
-    if settings.optimizer == "sgd":
-        momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
-        optimizer = torch.optim.SGD(parameters.values(), **common, **momentum)
-    else:
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-        optimizer = kind(parameters.values(), **common)
-    if saved:
-        state = {i: {k: saved[f"{n}/{k}"] for k in _slots(saved, n)} for i, n in enumerate(parameters)}
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return optimizer
+def _record(engine: Dense | SparseChain, data: Data, states: list[Training], iteration: int) -> None:
+    """Evaluate, and note in each state where it stands and whether it is the best so far."""
+    engine.export(states)
+    held = [] if data.validation is None else [data.validation]
+    for state, results in zip(states, engine.evaluate(*held, data.test), strict=True):
+        *validation, test = results
+        state.iteration = iteration
+        state.curve.append(Point(iteration, *(validation[0] if held else (float("nan"),) * 2), *test))
+        if state.early_stop_point is state.curve[-1]:
+            state.early_stop = _copy(state.weights)
 
 
-def _slots(saved: dict[str, Tensor], parameter: str) -> list[str]:
-    return [key.split("/")[1] for key in saved if key.split("/")[0] == parameter]
+def _finish(engine: Dense | SparseChain, data: Data, states: list[Training]) -> None:
+    """Read the training accuracy at the end and at the early stop, and check that what is pruned is zero."""
+    for state, results in zip(states, engine.evaluate(data.train), strict=True):
+        state.weights = _copy(state.weights, "cpu")  # no longer the engine's own
+        state.rewind = state.rewind and _copy(state.rewind, "cpu")
+        if not masks.is_masked(state.weights, state.mask):
+            raise AssertionError("a pruned weight is not zero at the end of training")
+        state.final_train_accuracy = results[0][1]
+    if all(state.early_stop is not None for state in states):
+        engine.load([state.early_stop for state in states])
+        for state, results in zip(states, engine.evaluate(data.train), strict=True):
+            state.early_stop = _copy(state.early_stop, "cpu")
+            state.early_stop_train_accuracy = results[0][1]
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> dict[str, Tensor]:
-    names = list(parameters)
-    slots = optimizer.state_dict()["state"].items()
-    return {f"{names[i]}/{key}": t for i, slot in slots for key, t in slot.items() if isinstance(t, Tensor)}
-
-
-def _copy(weights: Weights) -> Weights:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+def _copy(weights: Weights, device: str | None = None) -> Weights:
+    return {name: tensor.detach().to(device or tensor.device, copy=True) for name, tensor in weights.items()}

@@ -53,7 +53,7 @@ def close(a, b, tolerance=2e-6):
 def test_sparse_and_masked_dense_follow_the_same_trajectory(recipe):
     settings = BASE.changed(**recipe)
     data, state = start_of(settings)
-    assert isinstance(engine_for(settings, data, state), sparse.SparseChain)
+    assert isinstance(engine_for(settings, data, [state]), sparse.SparseChain)
     a, b = outcome(settings, data, state), outcome(settings.changed(engine="dense"), data, state)
     assert close(a.weights, b.weights) and close(a.optimizer, b.optimizer) and close(a.early_stop, b.early_stop)
     assert not close(a.weights, state.weights, tolerance=1e-3)  # it did train
@@ -118,11 +118,13 @@ def test_divergence_shows_as_nan():
 )  # fmt: skip
 def test_what_the_sparse_engine_cannot_do_stays_dense(values):
     settings = BASE.changed(**values)
-    assert isinstance(engine_for(settings, *start_of(settings)), Dense)
+    data, state = start_of(settings)
+    assert isinstance(engine_for(settings, data, [state]), Dense)
 
 
 @pytest.mark.parametrize(
     ("density", "kind"), [(sparse.CROSSOVER + 0.1, Dense), (sparse.CROSSOVER / 2, sparse.SparseChain)]
 )
 def test_sparse_is_chosen_below_the_crossover(density, kind):
-    assert isinstance(engine_for(BASE, *start_of(BASE, density)), kind)
+    data, state = start_of(BASE, density)
+    assert isinstance(engine_for(BASE, data, [state]), kind)

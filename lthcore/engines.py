@@ -1,0 +1,282 @@
+"""Engines: what takes the steps of a training. All have the interface of `Dense`, and agree to rounding.
+
+An engine holds K replicates of one network that train in step. `Dense` holds one, as it stands in `models`; `Stack` any
+number of a chain of dense layers, as batched products over a leading replicate dimension; `sparse.SparseChain` one, by
+the weights it has left. On a GPU a step is captured as a CUDA graph and replayed, so that it costs no launches.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lthcore import masks
+from lthcore.data import Data, Split, augment
+from lthcore.models import Dropout, Weights
+from lthcore.settings import Settings, seed_for
+from lthcore.state import Training
+
+EVALUATION_BATCH = {"cpu": 2500, "cuda": 15_000}  # on a core: full speed, and small enough for its cache
+CHAIN = (nn.Flatten, nn.Linear, nn.ReLU, Dropout)
+Evaluation = list[tuple[float, float]]  # mean cross-entropy (nats) and accuracy, of each split
+
+
+class Dense:
+    """One network under a mask with its optimizer, as dense tensors on any device."""
+
+    def __init__(self, settings: Settings, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+        """Take `model` and the one replicate it is to be."""
+        (state,) = states
+        self.settings, self.model = settings, model.to(device)
+        self.model.load_state_dict(masks.apply(state.mask, state.weights))
+        self.parameters = dict(self.model.named_parameters())
+        pruned = {name: m for name, m in state.mask.items() if not m.all()}
+        self.kept = [(self.parameters[name], m.to(device, torch.float32)) for name, m in pruned.items()]
+        self.optimizer = make_optimizer(settings, self.parameters, state.optimizer)
+        self.noise = [noise_of(state, device)]
+        for module in self.model.modules():
+            if isinstance(module, Dropout):
+                module.generator = self.noise[0]
+        self.replay: Replay | None = None
+
+    def steps(self, data: Data, batches: Tensor, rates: list[float]) -> None:
+        """Train on batches (K, steps, batch) of image indices at these learning rates.
+
+        Pruned weights are zero after every step: gradients are masked before the optimizer and weights after it, so
+        that neither momentum nor weight decay can move them, and their optimizer state stays zero too.
+        """
+        if self.replay is None:
+            self.replay = Replay(self, data, batches[:, 0])
+        for i, rate in enumerate(rates):
+            self.replay(batches[:, i], rate)
+
+    def loss(self, data: Data, batch: Tensor) -> Tensor:
+        """The training loss on a batch (K, batch) of image indices, summed over replicates."""
+        s, x, y = self.settings, data.train.images[batch[0]], data.train.labels[batch[0]]
+        x = augment(x, self.noise[0]) if s.augment else x
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+            return F.cross_entropy(self.model(x), y, label_smoothing=s.label_smoothing)
+
+    def clip(self, norm: float) -> None:
+        """Scale the gradient of each replicate down to a norm."""
+        nn.utils.clip_grad_norm_(self.parameters.values(), norm)
+
+    def evaluate(self, *splits: Split) -> list[Evaluation]:
+        """Each replicate's loss and accuracy on each split, waiting for the device once."""
+        return [evaluate(self.model, *splits)]
+
+    def load(self, weights: list[Weights]) -> None:
+        """Put other weights into each replicate, to evaluate them."""
+        self.model.load_state_dict(weights[0])
+
+    def export(self, states: list[Training]) -> None:
+        """Put each replicate as it is into its state: views of what training goes on to change."""
+        (state,) = states
+        state.weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        state.optimizer, state.noise = optimizer_tensors(self.optimizer, self.parameters), self.noise[0].get_state()
+
+
+class Stack(Dense):
+    """K replicates of a chain of dense layers in one step: every parameter (K, ...), every product batched over K."""
+
+    def __init__(self, settings: Settings, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+        """Take `model` for its layers, and the replicates."""
+        self.settings, self.layers = settings, list(model.named_children())
+        masked = [masks.apply(state.mask, state.weights) for state in states]
+        self.parameters = {name: _stacked(masked, name).to(device).requires_grad_() for name in masked[0]}
+        kept = {name: _stacked([state.mask for state in states], name) for name in states[0].mask}
+        self.kept = [(self.parameters[name], m.to(device, torch.float32)) for name, m in kept.items() if not m.all()]
+        saved = {name: _stacked([state.optimizer for state in states], name) for name in states[0].optimizer}
+        saved = {name: t[0] if name.endswith("/step") else t for name, t in saved.items()}  # one clock for all
+        self.optimizer = make_optimizer(settings, self.parameters, saved)
+        self.noise = [noise_of(state, device) for state in states]
+        self.replay = None
+
+    def forward(self, x: Tensor, training: bool) -> Tensor:
+        """Logits (K, batch, classes) of images (K, batch, ...)."""
+        for name, layer in self.layers:
+            if isinstance(layer, nn.Flatten):
+                x = x.flatten(2)
+            elif isinstance(layer, nn.Linear):
+                weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
+                x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+            elif isinstance(layer, nn.ReLU):
+                x = x.relu()
+            elif training and layer.rate:  # dropout: each replicate's noise is what it would be alone
+                keep = 1 - layer.rate
+                x = x * torch.stack([torch.empty_like(x[0]).bernoulli_(keep, generator=g) for g in self.noise]) / keep
+        return x
+
+    def loss(self, data: Data, batch: Tensor) -> Tensor:
+        """As in `Dense`; the sum gives each replicate the gradient of its own mean loss."""
+        s, x, y = self.settings, data.train.images[batch], data.train.labels[batch]
+        if s.augment:
+            x = torch.stack([augment(images, noise) for images, noise in zip(x, self.noise, strict=True)])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+            logits = self.forward(x, training=True)
+            each = F.cross_entropy(
+                logits.flatten(0, 1), y.flatten(), label_smoothing=s.label_smoothing, reduction="sum"
+            )
+        return each / batch.shape[1]
+
+    def clip(self, norm: float) -> None:
+        """As in `Dense`, each replicate by its own norm."""
+        squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters.values()]
+        scale = (norm / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
+        for parameter in self.parameters.values():
+            parameter.grad.mul_(scale.view(-1, *[1] * (parameter.ndim - 1)))
+
+    @torch.no_grad()
+    def evaluate(self, *splits: Split) -> list[Evaluation]:
+        """As in `Dense`, all replicates on the same images at once."""
+        k, device = len(self.noise), splits[0].labels.device
+        totals = torch.zeros(len(splits), 2, k, dtype=torch.float64, device=device)
+        size = EVALUATION_BATCH[device.type]
+        for total, (images, labels) in zip(totals, splits, strict=True):
+            for x, y in zip(images.split(size), labels.split(size), strict=True):
+                logits = self.forward(x.expand(k, *x.shape), training=False)
+                losses = F.cross_entropy(logits.transpose(1, 2), y.expand(k, -1), reduction="none")
+                total += torch.stack([losses.sum(1), (logits.argmax(2) == y).sum(1)])
+            total /= len(labels)
+        return [[tuple(pair) for pair in replicate] for replicate in totals.permute(2, 0, 1).tolist()]
+
+    def load(self, weights: list[Weights]) -> None:
+        """Put other weights into each replicate, to evaluate them."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(_stacked(weights, name))
+
+    def export(self, states: list[Training]) -> None:
+        """Put each replicate as it is into its state: views of what training goes on to change."""
+        optimizer = optimizer_tensors(self.optimizer, self.parameters)
+        for k, state in enumerate(states):
+            state.weights = {name: parameter.detach()[k] for name, parameter in self.parameters.items()}
+            state.optimizer = {name: t if name.endswith("/step") else t[k] for name, t in optimizer.items()}
+            state.noise = self.noise[k].get_state()
+
+
+class Replay:
+    """One step of an engine, again and again: captured as a CUDA graph on a GPU, called elsewhere."""
+
+    def __init__(self, engine: Dense, data: Data, batch: Tensor) -> None:
+        """Set up static inputs like `batch` (K, batch); on a GPU, warm up and capture."""
+        self.engine, self.data = engine, data
+        self.batch, self.graph = batch.clone(), None
+        if batch.device.type == "cuda":
+            self.rate = torch.tensor(0.0, device=batch.device)
+            engine.optimizer.param_groups[0]["lr"] = self.rate
+            try:
+                self._capture()
+            except RuntimeError as error:
+                warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
+                self.graph = None
+
+    def __call__(self, batch: Tensor, rate: float) -> None:
+        """Take the step on a batch (K, batch) at a learning rate."""
+        if self.batch.device.type == "cuda":
+            self.rate.fill_(rate)
+        else:
+            self.engine.optimizer.param_groups[0]["lr"] = rate
+        if self.graph:
+            self.batch.copy_(batch)
+            self.graph.replay()
+        else:
+            self._step(batch)
+
+    def _step(self, batch: Tensor) -> None:
+        engine = self.engine
+        engine.optimizer.zero_grad()
+        engine.loss(self.data, batch).backward()
+        for weight, mask in engine.kept:
+            weight.grad.mul_(mask)
+        if engine.settings.clip_norm:
+            engine.clip(engine.settings.clip_norm)
+        engine.optimizer.step()
+        with torch.no_grad():
+            for weight, mask in engine.kept:
+                weight.mul_(mask)
+
+    def _capture(self) -> None:
+        """Capture a step; what the warm-up changed is put back."""
+        engine = self.engine
+        weights = [p.detach().clone() for p in engine.parameters.values()]
+        slots = {p: {k: t.clone() for k, t in slot.items()} for p, slot in engine.optimizer.state.items()}
+        noise = [generator.get_state() for generator in engine.noise]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._step(self.batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        for generator in engine.noise:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            self._step(self.batch)
+        with torch.no_grad():
+            for parameter, before in zip(engine.parameters.values(), weights, strict=True):
+                parameter.copy_(before)
+            for parameter, slot in engine.optimizer.state.items():
+                for key, tensor in slot.items():
+                    tensor.copy_(slots[parameter][key]) if parameter in slots else tensor.zero_()
+        for generator, before in zip(engine.noise, noise, strict=True):
+            generator.set_state(before)
+        self.graph = graph
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, *splits: Split) -> Evaluation:
+    """Mean cross-entropy (nats) and accuracy of `model` on each split, in evaluation mode, never augmented."""
+    model.eval()
+    device = splits[0].labels.device
+    totals = torch.zeros(len(splits), 2, dtype=torch.float64, device=device)
+    size = EVALUATION_BATCH[device.type]
+    for total, (images, labels) in zip(totals, splits, strict=True):
+        for x, y in zip(images.split(size), labels.split(size), strict=True):
+            logits = model(x)
+            total += torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()])
+        total /= len(labels)
+    model.train()
+    return [tuple(total) for total in totals.tolist()]
+
+
+def is_chain(model: nn.Module) -> bool:
+    """Whether a network is a chain of dense layers, which `Stack` can hold."""
+    return isinstance(model, nn.Sequential) and all(isinstance(layer, CHAIN) for layer in model)
+
+
+def noise_of(state: Training, device: torch.device) -> torch.Generator:
+    """The generator of a replicate's dropout and augmentation, where it was left or at its beginning."""
+    generator = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
+    if state.noise is not None:
+        generator.set_state(state.noise.cpu())
+    return generator
+
+
+def make_optimizer(settings: Settings, parameters: Weights, saved: dict[str, Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of the settings, going on from `saved` tensors (`<parameter>/<slot>`) unless that is empty."""
+    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.optimizer == "sgd":
+        momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+        optimizer = torch.optim.SGD(parameters.values(), **common, **momentum)
+    else:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+        on_gpu = next(iter(parameters.values())).device.type == "cuda"
+        optimizer = kind(parameters.values(), **common, capturable=on_gpu)
+    if saved:
+        slots = {name: [key.split("/")[1] for key in saved if key.startswith(f"{name}/")] for name in parameters}
+        state = {i: {slot: saved[f"{n}/{slot}"].clone() for slot in slots[n]} for i, n in enumerate(parameters)}
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return optimizer
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> dict[str, Tensor]:
+    """The tensors of an optimizer as `<parameter>/<slot>`."""
+    names = list(parameters)
+    slots = optimizer.state_dict()["state"].items()
+    return {f"{names[i]}/{key}": t for i, slot in slots for key, t in slot.items() if isinstance(t, Tensor)}
+
+
+def _stacked(replicates: list[Weights], name: str) -> Tensor:
+    return torch.stack([tensors[name] for tensors in replicates])

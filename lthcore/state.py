@@ -1,0 +1,48 @@
+"""State: a training as data, from its start over its checkpoints to its outcome."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lthcore.masks import Mask
+from lthcore.models import Weights
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of a training. Losses in nats, accuracies in [0, 1]; validation is nan where there is none."""
+
+    iteration: int
+    val_loss: float
+    val_accuracy: float
+    test_loss: float
+    test_accuracy: float
+
+
+@dataclass
+class Training:
+    """The state of a training: enough to go on from, bit for bit, and in the end its outcome.
+
+    `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
+    equals), `rewind` those at iteration `settings.rewind_to` where training passed it. Without a validation set
+    there is no early stop: choosing by test is not honest.
+    """
+
+    iteration: int
+    weights: Weights
+    mask: Mask
+    seed: int
+    start: Weights = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    noise: Tensor | None = None
+    early_stop: Weights | None = None
+    rewind: Weights | None = None
+    curve: list[Point] = field(default_factory=list)
+    seconds: float = 0.0
+    early_stop_train_accuracy: float = float("nan")
+    final_train_accuracy: float = float("nan")
+
+    @property
+    def early_stop_point(self) -> Point | None:
+        """The evaluation with the least validation loss, the first of equals; None without a validation set."""
+        return min((p for p in self.curve if p.val_loss == p.val_loss), key=lambda p: p.val_loss, default=None)

@@ -1,0 +1,288 @@
+"""The command line: what it prints, what it exits with, and that an error a user can mend is one line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lthcore import cli
+from lthcore.cli import main
+from lthcore.results import project_root, read_record, read_tables
+
+TINY = """
+dataset: digits
+architecture: mlp
+validation: 200
+iterations: 20
+eval_every: 10
+trials: 1
+reinit_draws: 1
+random_draws: 1
+rounds: 1
+profiles:
+  smoke: {}
+  cpu: {iterations: 40}
+  paper: {iterations: 60, rounds: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty project to work in, its results kept elsewhere, with one small params file."""
+    project = tmp_path / "project"
+    for folder in ("params/lab", "notebooks"):
+        (project / folder).mkdir(parents=True)
+    (project / "params/lab/tiny.yaml").write_text(TINY)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("LTH_DATA", str(tmp_path / "no data"))
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    monkeypatch.setenv("LTH_PLAIN", "1")  # pytest may have plugins that make it look like a notebook
+    return project
+
+
+def lth(*arguments: str | Path) -> int:
+    """The exit status of the command `lth`."""
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return end.value.code or 0
+
+
+def run_tiny(*arguments: str) -> int:
+    return lth("run", "params/lab/tiny.yaml", "--profile", "smoke", "--no-notebook", *arguments)
+
+
+def test_help_of_the_module_names_every_command_and_exit_status():
+    command = [sys.executable, "-m", "lthcore", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(cli.__file__).parents[1])
+    for word in ("list", "run", "show", "figures", "data", "exit status", "75 stopped by --time-limit"):
+        assert word in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "learning_rat", "1e-3"], "unknown key 'learning_rat'|did you mean 'learning_rate'?"),
+        (["-p", "trials", "0"], "trials = 0: must be greater than 0"),
+        (["-p", "batch_size", "many"], "batch_size = 'many'"),
+        (["-p", "optimizer", "adm"], "optimizer = 'adm'"),
+        (["-p", "dataset", "digit"], "dataset = 'digit' (did you mean 'digits'?)"),
+        (["-p", "criterion", "magnitud"], "criterion = 'magnitud' (did you mean 'magnitude'?)"),
+        (["-p", "momentum", "0.9"], "momentum = 0.9: allowed with optimizer sgd only"),
+        (["-p", "validation", "1430"], "digits has 1,437 training images to share"),
+        (["-p", "dataset", "mnist"], "run `lth data fetch mnist`"),
+        (["-p", "widths", "[3"], "widths"),
+        (["--profile", "smok"], "profile = 'smok' (did you mean 'smoke'?): allowed are smoke, cpu, paper"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_what_a_user_can_mend_is_one_line_and_exit_status_2(arguments, message, capsys):
+    assert run_tiny(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"lth: .+\n", err)
+    assert all(part in err for part in message.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("trials: [1", "is not YAML"),
+        ("trials: 1", "needs flat keys and a mapping `profiles:`"),
+        ("just text", "needs flat keys and a mapping `profiles:`"),
+        ("trails: 1\nprofiles: {cpu: }", "unknown key 'trails' = 1 (did you mean 'trials'?)"),
+        ("profiles: {cpu: {trials: 1.5}}", "trials = 1.5"),
+        ("profiles: {cpu: [1, 2]}", "cpu"),
+        ("7: 1\nprofiles: {cpu: }", "7"),
+        (b"\xff\xfe\x00", "bad.yaml"),
+    ],
+)
+def test_params_file_that_cannot_be_used_is_one_line_that_names_it(content, message, project, capsys):
+    path = project / "params/lab/bad.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert lth("run", path, "--no-notebook") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"lth: .+\n", err)
+    assert "bad.yaml" in err
+    assert message in err
+
+
+def test_debug_shows_where_an_error_comes_from():
+    with pytest.raises(cli.LabError):
+        main(["--debug", "run", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "soon"])
+def test_time_limit_must_be_a_positive_number(limit, capsys):
+    assert run_tiny("--time-limit", limit) == 2
+    assert "--time-limit" in capsys.readouterr().err
+
+
+def test_time_limit_stops_with_exit_status_75_and_the_same_command_goes_on(tmp_path, capsys):
+    assert run_tiny("--time-limit", "1e-9") == 75
+    assert capsys.readouterr().err == "lth: time limit reached with 0 of 4 trainings done; the same command goes on\n"
+    assert not read_record(tmp_path / "results/smoke/lab/tiny")["complete"]
+    assert run_tiny() == 0
+    assert read_record(tmp_path / "results/smoke/lab/tiny")["complete"]
+
+
+def test_run_writes_the_tables_of_a_params_file_under_its_profile_notebook_and_name(tmp_path, capsys):
+    assert run_tiny() == 0
+    out = capsys.readouterr().out
+    assert "round  1/1:" in out
+    assert re.search(r"smoke/lab/tiny: mlp-digits-\w{8} is complete; tables in ", out)
+    folder = tmp_path / "results/smoke/lab/tiny"
+    rounds, curves = read_tables(folder)
+    assert (len(rounds), len(curves)) == (4, 12)
+    assert run_tiny() == 0
+    assert "round" not in capsys.readouterr().out  # nothing is left to do
+    assert [path.name for path in (tmp_path / "results/smoke/lab").iterdir()] == ["tiny"]
+
+
+def test_changed_settings_are_kept_beside_the_published_run(tmp_path):
+    assert run_tiny("-p", "rounds", "0") == 0  # more or less of the same run is the same run
+    assert run_tiny("-p", "learning_rate", "2e-3", "-p", "rounds", "0") == 0
+    tiny, changed = sorted(path.name for path in (tmp_path / "results/smoke/lab").iterdir())
+    assert tiny == "tiny"
+    assert re.fullmatch(r"tiny-[0-9a-f]{8}", changed)
+    assert read_record(tmp_path / "results/smoke/lab" / changed)["settings"]["learning_rate"] == 2e-3
+
+
+def test_force_starts_afresh(tmp_path):
+    run_tiny()
+    ticket = tmp_path / "results/smoke/lab/tiny/tickets/ticket-trial0-draw0-round00.safetensors"
+    before = ticket.stat().st_mtime_ns
+    run_tiny()
+    assert ticket.stat().st_mtime_ns == before
+    run_tiny("--force")
+    assert ticket.stat().st_mtime_ns > before
+
+
+def test_several_params_files_are_planned_and_then_run(project, capsys):
+    (project / "params/lab/other.yaml").write_text(TINY.replace("rounds: 1", "rounds: 0"))
+    both = ("params/lab/tiny.yaml", "params/lab/other.yaml")
+    assert lth("run", *both, "--profile", "smoke", "--no-notebook") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"plan, profile smoke:\n +lab/tiny +4 trainings, about \d+ s here\n +lab/other +1 trainings", out)
+    assert re.search(r"about \d+ s in all on this machine", out)
+    assert out.count("is complete") == 2
+
+
+def test_damaged_record_is_one_line(tmp_path, capsys):
+    run_tiny()
+    capsys.readouterr()
+    (tmp_path / "results/smoke/lab/tiny/run.json").write_text("{")
+    for command in (["list"], ["show", "smoke/lab/tiny"], ["run", "params/lab/tiny.yaml", "--profile", "smoke"]):
+        assert lth(*command) == 2
+        assert re.fullmatch(r"lth: .*run\.json.*\n", capsys.readouterr().err)
+
+
+def test_interrupt_is_one_line_and_exit_status_130(monkeypatch, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lthcore.results.run", interrupt)
+    assert run_tiny() == 130
+    assert capsys.readouterr().err == "lth: interrupted; the same command goes on where this one was\n"
+
+
+def test_without_jupyter_the_engine_runs_alone_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 0
+    out, err = capsys.readouterr()
+    assert "so the engine runs alone" in err
+    assert "is complete" in out
+
+
+def test_params_folder_without_its_notebook_is_one_line(capsys):
+    pytest.importorskip("papermill")
+    pytest.importorskip("ipykernel")
+    assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 2
+    assert re.fullmatch(r"lth: run: there is no notebook lab\.ipynb.+\n", capsys.readouterr().err)
+
+
+def test_list_shows_every_experiment_with_its_state(capsys):
+    run_tiny()
+    run_tiny("--profile", "cpu", "-p", "rounds", "0")
+    capsys.readouterr()
+    assert lth("list") == 0
+    name, smoke, cpu, paper = capsys.readouterr().out.splitlines()
+    assert name == "params/lab/tiny.yaml"
+    assert re.fullmatch(r" +smoke +done \(4 trainings\)", smoke)
+    assert re.fullmatch(r" +cpu +1 of 4 trainings done, about \d+ s here", cpu)
+    assert re.fullmatch(r" +paper +7 trainings, about \d+ s here", paper)
+
+
+@pytest.mark.parametrize("by", ["name", "folder"])
+def test_show_prints_where_a_run_comes_from_and_its_means(by, tmp_path, capsys):
+    run_tiny("-p", "trials", "2")
+    capsys.readouterr()
+    folder = tmp_path / "results/smoke/lab/tiny"
+    assert lth("show", "smoke/lab/tiny" if by == "name" else folder) == 0
+    out = capsys.readouterr().out
+    record, (rounds, _) = read_record(folder), read_tables(folder)
+    assert re.search(rf"^run_key +{record['run_key']}$", out, re.MULTILINE)
+    assert json.dumps(record["versions"]) in out
+    ticket = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 1)]["final_test_accuracy"]
+    [line] = re.findall(r"^ticket.*\n^ +1 .*$", out, re.MULTILINE)
+    words = line.splitlines()[1].split()
+    assert words[:2] == ["1", "2"]  # round 1, n = 2
+    assert float(words[4 + 1]) == pytest.approx(ticket.mean(), abs=1e-4)
+
+
+def test_show_of_a_run_that_is_not_there_is_one_line(capsys):
+    assert lth("show", "cpu/lab/nothing") == 2
+    assert re.fullmatch(r"lth: results: .*cpu/lab/nothing has no tables yet.+\n", capsys.readouterr().err)
+
+
+def test_data_verify(capsys):
+    assert lth("data", "verify", "digits") == 0
+    assert capsys.readouterr().out.startswith("digits: digits of scikit-learn: 1,437 train, 360 test")
+    assert lth("data", "verify", "mnist") == 2  # it is not here
+    assert "run `lth data fetch mnist`" in capsys.readouterr().err
+    assert lth("data", "verify", "mnits") == 2
+    assert "did you mean 'mnist'?" in capsys.readouterr().err
+
+
+def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(project, tmp_path, monkeypatch, capsys):
+    (project / "notebooks/deep").mkdir()
+    monkeypatch.chdir(project / "notebooks/deep")
+    assert project_root() == project
+    assert lth("figures") == 0
+    assert "no tables of iterative_pruning/lenet_mnist yet" in capsys.readouterr().out
+    assert not list(project.glob("figures/*"))
+    (tmp_path / "results/smoke/iterative_pruning").mkdir(parents=True)
+    run_tiny_as = project / "params/iterative_pruning/lenet_mnist.yaml"
+    run_tiny_as.parent.mkdir()
+    run_tiny_as.write_text(TINY)
+    assert lth("run", run_tiny_as, "--profile", "smoke", "--no-notebook") == 0
+    assert lth("figures") == 0
+    assert "fig01_lenet_mnist: drawn as svg and png" in capsys.readouterr().out
+    names = {path.name for path in (project / "figures").iterdir()}
+    assert {"fig01_lenet_mnist.svg", "fig01_lenet_mnist.png", "fig04_lenet_mnist.svg"} <= names
+
+
+def test_core_imports_without_jupyter():
+    code = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"jupyter", "jupyter_core", "IPython", "ipykernel", "ipywidgets", "papermill"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import lthcore, lthcore.results, lthcore.cli, lthcore.plan, lthcore.paper
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1], env=os.environ
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,246 @@
+"""Plots: what is drawn is what the table says, what is missing is said, and the same table gives the same bytes."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import same_color
+
+from lthcore import paper, plots, results
+from lthcore.plots import ARMS
+
+mpl.use("Agg")
+LEFT = (100, 51.2, 21.1, 7.0, 3.6, 1.9)  # percent of the weights left in rounds 0 to 5
+TRIALS = 3
+RUN = "iterative_pruning/lenet_mnist"
+
+
+def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables (rounds, curves) with known answers: values fall with the round and rise with the square of the trial."""
+    rows, points = [], []
+    for a, arm in enumerate(arms):
+        for trial in range(trials):
+            for k in range(0 if arm == "ticket" else 1, rounds):
+                where = {"arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": LEFT[k]}
+                accuracy = 0.95 - 0.01 * k - 0.1 * a + 0.01 * trial**2
+                rows.append(
+                    where
+                    | dict.fromkeys(results.ROUNDS[4:], accuracy)
+                    | {"percent_left": LEFT[k], "es_iteration": 1000 + 100 * k + 10 * trial**2, "iterations": 2000}
+                )
+                points += [
+                    where | {"iteration": i, "val_loss": 1.0, "test_accuracy": accuracy - 0.02 * (i < 2000)}
+                    for i in (0, 1000, 2000)
+                ]
+    return pd.DataFrame(rows, columns=results.ROUNDS), pd.DataFrame(points, columns=results.CURVES)
+
+
+def write(root: Path, profile: str, *arms: str, **record) -> Path:
+    folder = root / profile / RUN
+    folder.mkdir(parents=True)
+    for table, name in zip(tables(*arms), ("rounds.csv", "curves.csv"), strict=True):
+        table.to_csv(folder / name, index=False)
+    record = {"run_key": "lenet-mnist-0", "trainings_done": 33, "trainings_planned": 33} | record
+    (folder / "run.json").write_text(pd.Series(record).to_json())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def drawn(axes: Axes, arm: str) -> dict[str, np.ndarray]:
+    """What is drawn of an arm, point by point in the order of falling percentage: mean, low and high end of its bar."""
+    lines = [line for line in axes.lines if same_color(line.get_color(), ARMS[arm][1]) and len(line.get_xdata()) > 1]
+    [line] = [line for line in lines if line.get_linestyle() == ARMS[arm][2]]
+    order = np.argsort(-np.asarray(line.get_xdata()))
+    bars = [bar for bar in axes.containers if same_color(bar.lines[2][0].get_color()[0], ARMS[arm][1])]
+    [segments] = [bar.lines[2][0].get_segments() for bar in bars]
+    ends = sorted(((s[0][0], s[:, 1].min(), s[:, 1].max()) for s in segments), reverse=True)
+    x, low, high = np.array(ends).T
+    assert np.allclose(x, line.get_xdata()[order])
+    return {"x": x, "mean": np.asarray(line.get_ydata(), float)[order], "low": low, "high": high}
+
+
+def expected(rounds: pd.DataFrame, arm: str, column: str) -> dict[str, np.ndarray]:
+    """The same from the table, where every arm starts from the dense network, the ticket's round 0."""
+    part = rounds[(rounds["arm"] == arm) | ((rounds["arm"] == "ticket") & (rounds["round"] == 0))]
+    by_round = part.groupby("round")[column]
+    return {"x": np.array(LEFT), "mean": by_round.mean(), "low": by_round.min(), "high": by_round.max()}
+
+
+def caption(figure) -> str:
+    return figure.get_supxlabel()
+
+
+def lines_in(figure) -> int:
+    return sum(len(axes.lines) for axes in figure.axes)
+
+
+def test_dense_network_is_the_first_point_of_every_arm():
+    rounds, _ = tables("ticket", "reinit", "random")
+    with_dense = plots.with_dense(rounds)
+    assert len(with_dense) == len(rounds) + 2 * TRIALS
+    dense = with_dense[with_dense["round"] == 0]
+    assert dense.groupby("arm").size().to_dict() == {"ticket": 3, "reinit": 3, "random": 3}
+    for _, part in dense.groupby("arm"):
+        assert list(part["final_test_accuracy"]) == pytest.approx([0.95, 0.96, 0.99])
+    assert plots.with_dense(tables("ticket")[0]).equals(tables("ticket")[0])
+
+
+@pytest.mark.parametrize("column", ["es_iteration", "final_test_accuracy"])
+@pytest.mark.parametrize("arm", ["ticket", "reinit"])
+def test_lines_are_means_and_bars_reach_from_min_to_max(arm, column):
+    rounds, _ = tables("ticket", "reinit")
+    found = drawn(plots.plot_against_sparsity(rounds, column), arm)
+    for name, values in expected(rounds, arm, column).items():
+        assert np.allclose(found[name], values), name
+    assert (found["high"] > found["mean"]).all()
+    assert (found["mean"] > found["low"]).all()
+
+
+def test_trials_that_differ_by_a_weight_are_one_point():
+    rounds, _ = tables("ticket")
+    rounds["percent_left"] += 0.001 * rounds["trial"] * (rounds["round"] > 0)
+    x = drawn(plots.plot_against_sparsity(rounds, "es_iteration"), "ticket")["x"]
+    assert x == pytest.approx([LEFT[0], *(left + 0.001 for left in LEFT[1:])])
+
+
+def test_arm_or_column_that_the_table_does_not_have_is_not_drawn():
+    rounds, _ = tables("ticket", "reinit")
+    assert [t.get_text() for t in plots.plot_against_sparsity(rounds, "es_iteration").get_legend().get_texts()] == [
+        ARMS["ticket"][0],
+        ARMS["reinit"][0],
+    ]
+    _, axes = plt.subplots()
+    rounds["es_iteration"] = np.nan  # there was no validation set
+    assert not plots.plot_against_sparsity(rounds, "es_iteration", axes=axes).lines
+
+
+def test_sparsity_falls_along_a_logarithmic_axis():
+    rounds, _ = tables("ticket")
+    axes = plots.plot_against_sparsity(rounds, "es_iteration")
+    assert axes.get_xscale() == "log"
+    left, right = axes.get_xlim()
+    assert left > 100 > LEFT[-1] > right
+    _, axes = plt.subplots()
+    linear = plots.plot_against_sparsity(rounds, "es_iteration", axes=axes, linear=True)
+    assert linear.get_xscale() == "linear"
+    assert linear.xaxis_inverted()
+
+
+def test_curves_are_means_in_a_band_from_min_to_max():
+    _, curves = tables("ticket", "reinit")
+    axes = plots.plot_curves(curves, [("ticket", 1), ("reinit", 1), ("random", 1), ("ticket", 9)])
+    assert [line.get_label() for line in axes.lines] == ["51.2%", "51.2% reinit"]  # the others are not in the table
+    for line, band, top in zip(axes.lines, axes.collections, (0.94, 0.84), strict=True):
+        assert list(line.get_xdata()) == [0, 1000, 2000]
+        mean = top + 0.05 / 3
+        assert list(line.get_ydata()) == pytest.approx([mean - 0.02, mean - 0.02, mean])
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == pytest.approx((top - 0.02, top + 0.04))
+
+
+def test_nearest_round_is_the_one_within_5_percent():
+    rounds, _ = tables("ticket", "random")
+    assert [plots.round_nearest(rounds, left) for left in (100, 51.3, 21.1, 1.9)] == [0, 1, 2, 5]
+    assert plots.round_nearest(rounds, 51.2 * 1.04) == 1
+    assert plots.round_nearest(rounds, 51.2 * 1.06) is None
+    assert plots.round_nearest(rounds, 13.5) is None
+    assert plots.round_nearest(rounds[rounds["arm"] == "random"], 51.3) is None
+
+
+def test_figures_of_a_whole_table_say_only_what_they_are():
+    rounds, curves = tables(*ARMS)
+    for figure in (plots.figure1(rounds, "n"), plots.figure3(rounds, curves, "n"), plots.figure4(rounds, "n")):
+        assert caption(figure) == "n"
+        assert all(axes.lines and axes.get_title(loc="left") for axes in figure.axes)
+
+
+def test_figure_1_holds_tickets_against_random_networks_alone():
+    figure = plots.figure1(tables(*ARMS)[0])
+    for axes in figure.axes:
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels == [ARMS["ticket"][0], ARMS["random"][0]]
+
+
+def test_figures_with_missing_arms_are_drawn_and_say_so():
+    rounds, curves = tables("ticket")
+    for figure, missing in (
+        (plots.figure4(rounds, "n"), ("reinit", "oneshot", "oneshot_reinit")),
+        (plots.figure1(rounds, "n"), ("random",)),
+        (plots.figure3(rounds, curves, "n"), ("reinit",)),
+    ):
+        assert lines_in(figure) > 0
+        assert caption(figure).startswith("n; not in the table: ")
+        assert all(ARMS[arm][0] in caption(figure) for arm in missing)
+
+
+def test_figure_3_says_which_levels_are_missing():
+    rounds, curves = tables("ticket", "reinit", rounds=3)
+    assert caption(plots.figure3(rounds, curves, "n")) == "n; not in the table: 1.9%, 3.6%, 7.0%"
+
+
+def test_figure_without_a_validation_set_still_tells_its_arms_apart():
+    rounds, _ = tables("ticket", "reinit")
+    rounds[[column for column in rounds if column.startswith("es_")]] = np.nan
+    figure = plots.figure4(rounds)
+    assert any(axes.get_legend() for axes in figure.axes)
+
+
+def test_same_table_gives_the_same_bytes_as_svg_and_png(tmp_path):
+    rounds, curves = tables("ticket", "reinit", "random")
+    for folder in ("one", "two"):
+        paths = plots.save(plots.figure3(rounds, curves, "caption"), tmp_path / folder / "deep", "figure")
+        assert [path.name for path in paths] == ["figure.svg", "figure.png"]
+    assert not plt.get_fignums()  # saved figures are closed
+    for suffix in ("svg", "png"):
+        one, two = ((tmp_path / folder / "deep" / f"figure.{suffix}").read_bytes() for folder in ("one", "two"))
+        assert len(one) > 10_000
+        assert one == two
+
+
+def test_largest_profile_with_tables_wins(tmp_path):
+    assert paper.largest_run(tmp_path, RUN) is None
+    for profile in ("smoke", "cpu", "paper"):
+        folder = write(tmp_path, profile, "ticket", "reinit", "random")
+        assert paper.largest_run(tmp_path, RUN) == folder
+        assert f"profile {profile}: n = 3 trials of 2,000 iterations" in caption(
+            paper.draw("fig01_lenet_mnist", tmp_path)
+        )
+    (folder / "rounds.csv").unlink()
+    assert paper.largest_run(tmp_path, RUN) == tmp_path / "cpu" / RUN
+
+
+def test_caption_says_how_much_of_a_run_is_done(tmp_path):
+    write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
+    text = caption(paper.draw("fig01_lenet_mnist", tmp_path))
+    assert "bars from min to max, 20 of 33 trainings done (lenet-mnist-0)" in text
+
+
+def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
+    lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
+    assert len(lines) == len(paper.FIGURES)
+    assert all("no tables of" in line for line in lines)
+    assert all(paper.draw(name, tmp_path / "results") is None for name in paper.FIGURES)
+    assert not list(tmp_path.rglob("*.png"))
+    assert not plt.get_fignums()
+
+
+def test_every_figure_of_a_run_is_drawn_from_its_tables_alone(tmp_path):
+    write(tmp_path / "results", "cpu", *ARMS)
+    lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
+    names = [name for name, (run, *_) in paper.FIGURES.items() if run == RUN]
+    assert len(names) >= 3
+    assert [line for line in lines if line.endswith("drawn as svg and png")] == [
+        f"{n}: drawn as svg and png" for n in names
+    ]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{n}.{s}" for n in names for s in ("svg", "png")
+    }

@@ -1,0 +1,421 @@
+"""Results: a run's tables and tickets, and that a run stopped anywhere goes on to the numbers it would have had."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from safetensors import safe_open
+
+from lthcore import masks, results
+from lthcore.lottery import Replicate, planned
+from lthcore.results import TimeLimit, read_record, read_tables, run
+from lthcore.settings import LabError, Settings
+from lthcore.tickets import file_stem, load_and_evaluate, load_ticket
+
+SMALL = Settings(
+    dataset="digits", architecture="mlp", validation=200, iterations=60, eval_every=20, learning_rate=5e-3,
+    arms=["ticket", "reinit", "random", "continued"], trials=2, reinit_draws=2, random_draws=1, rounds=2,
+)  # fmt: skip
+ROUNDS = (
+    "arm,trial,draw,round,weights_left,percent_left,es_iteration,es_val_loss,es_val_accuracy,es_test_accuracy,"
+    "es_train_accuracy,final_val_accuracy,final_test_accuracy,final_train_accuracy,iterations,seconds"
+)
+CURVES = "arm,trial,draw,round,percent_left,iteration,val_loss,val_accuracy,test_loss,test_accuracy"
+PATIENCE = 600  # seconds after which a run that does not get on is taken to hang: a busy machine is slow
+
+# A run in a process of its own, which saves a checkpoint every 0.05 s instead of every 20 s.
+DRIVER = """
+import sys
+from functools import partial
+from lthcore import results
+from lthcore.settings import Settings
+results.Checkpointer = partial(results.Checkpointer, every=0.05)
+results.run(Settings.model_validate_json(sys.argv[1]), sys.argv[2], quiet=True)
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_worker():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTH_WORKERS", "1")
+        patch.setenv("LTH_PLAIN", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a run of SMALL that nothing stopped. Not to be written to."""
+    folder = tmp_path_factory.mktemp("results") / "smoke" / "notebook" / "variant"
+    run(SMALL, folder, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A copy of the finished run, tickets and all, to do with as one likes."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("nothing was to be trained, and no data to be read")
+
+    monkeypatch.setattr(results, "train_cohort", fail)
+    monkeypatch.setattr(results, "load", fail)
+
+
+def count_trainings(monkeypatch) -> list[Replicate]:
+    """Every replicate that is given to `train_cohort` from now on."""
+    seen, train_cohort = [], results.train_cohort
+    monkeypatch.setattr(
+        results, "train_cohort", lambda s, d, cohort, *a: seen.extend(cohort) or train_cohort(s, d, cohort, *a)
+    )
+    return seen
+
+
+def tick(monkeypatch) -> None:
+    """Replace the clock of the deadline by one that is a second later each time it is read: stops are no chance."""
+    monkeypatch.setattr(results, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+
+
+def stop_in_mid_training(settings: Settings, folder: Path, monkeypatch) -> Path:
+    """Stop a run just after the dense network's second evaluation; return the checkpoint that is left."""
+    with monkeypatch.context() as patch:
+        tick(patch)
+        with pytest.raises(TimeLimit):
+            run(settings, folder, time_limit=3, quiet=True)
+    [checkpoint] = (folder / "checkpoints").iterdir()
+    return checkpoint
+
+
+def assert_same_tables(folder: Path, other: Path) -> None:
+    """Every number of two runs' tables is the same, but the seconds."""
+    for mine, theirs in zip(read_tables(folder), read_tables(other), strict=True):
+        pd.testing.assert_frame_equal(
+            mine.drop(columns="seconds", errors="ignore"),
+            theirs.drop(columns="seconds", errors="ignore"),
+            check_exact=True,
+        )
+
+
+def assert_one_line_naming(path: Path, error: pytest.ExceptionInfo) -> None:
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_run_writes_its_tables_with_these_columns(finished):
+    assert (finished / "rounds.csv").read_text().splitlines()[0] == ROUNDS
+    assert (finished / "curves.csv").read_text().splitlines()[0] == CURVES
+    rounds, curves = read_tables(finished)
+    plan = planned(SMALL)
+    assert [Replicate(*row) for row in rounds[results.REPLICATE].itertuples(index=False)] == plan
+    assert len(curves) == 4 * len(plan)  # at 0, 20, 40 and 60
+    assert rounds.notna().all().all()
+    assert curves.notna().all().all()
+
+
+def test_rows_of_the_rounds_sum_up_their_curves(finished):
+    rounds, curves = read_tables(finished)
+    for row in rounds.itertuples():
+        curve = curves[(curves[results.REPLICATE] == [row.arm, row.trial, row.draw, row.round]).all(axis=1)]
+        assert list(curve["iteration"]) == [0, 20, 40, 60]
+        stop, last = curve.loc[curve["val_loss"].idxmin()], curve.iloc[-1]
+        assert (row.es_iteration, row.es_val_loss) == (stop["iteration"], stop["val_loss"])
+        assert (row.es_val_accuracy, row.es_test_accuracy) == (stop["val_accuracy"], stop["test_accuracy"])
+        assert (row.final_val_accuracy, row.final_test_accuracy) == (last["val_accuracy"], last["test_accuracy"])
+        assert row.iterations == 60
+        assert set(curve["percent_left"]) == {row.percent_left}
+
+
+def test_record_says_what_was_run_on_what(finished):
+    record = read_record(finished)
+    assert (record["run_key"], record["complete"], record["n"], record["seed"]) == (SMALL.key, True, 2, 0)
+    assert record["trainings_done"] == record["trainings_planned"] == len(planned(SMALL))
+    assert (record["n_train"], record["n_validation"], record["n_test"]) == (1237, 200, 360)
+    assert record.keys() >= {"data", "hardware", "versions", "commit", "finished", "wall_seconds"}
+    assert Settings(**record["settings"]) == SMALL
+
+
+def test_every_training_leaves_a_ticket_and_nothing_else_is_left_behind(finished):
+    files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    tickets = {f"tickets/{file_stem(replicate)}.safetensors" for replicate in planned(SMALL)}
+    assert files == tickets | {"run.json", "rounds.csv", "curves.csv"}
+
+
+def test_second_call_trains_nothing_and_needs_no_data(copied, no_training):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+    rounds, curves = run(SMALL, copied)
+    assert len(rounds) == len(planned(SMALL))
+    assert len(curves) == 4 * len(rounds)
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
+
+
+def test_fresh_clone_of_a_finished_run_has_tables_but_no_tickets_and_is_complete(copied, no_training):
+    shutil.rmtree(copied / "tickets")
+    rounds, _ = run(SMALL, copied)
+    pd.testing.assert_frame_equal(rounds, pd.read_csv(copied / "rounds.csv"))
+
+
+@pytest.mark.parametrize("limit", [3, 4, 7, 12])
+def test_run_stopped_by_the_time_limit_and_resumed_equals_uninterrupted(limit, finished, tmp_path, monkeypatch):
+    tick(monkeypatch)
+    stops = 0
+    for _ in range(200):
+        try:
+            run(SMALL, tmp_path, time_limit=limit, quiet=True)
+            break
+        except TimeLimit as error:
+            stops += 1
+            record = read_record(tmp_path)
+            assert not record["complete"]
+            assert f"{record['trainings_done']} of {len(planned(SMALL))} trainings done" in str(error)
+            assert error.exit_code == 75
+    assert stops > 3
+    assert read_record(tmp_path)["complete"]
+    assert_same_tables(tmp_path, finished)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_stopped_training_is_kept_and_read_again(finished, tmp_path, monkeypatch):
+    checkpoint = stop_in_mid_training(SMALL, tmp_path, monkeypatch)
+    assert checkpoint.name == "ticket-trial0-draw0-round00.safetensors"
+    with pytest.raises(LabError, match="checkpoint at iteration 20, not a finished ticket"):
+        load_ticket(checkpoint)
+    run(SMALL, tmp_path, quiet=True)
+    assert_same_tables(tmp_path, finished)
+
+
+def progress(folder: Path) -> set:
+    """What tickets and checkpoints there are, and of when."""
+    found = set()
+    for path in folder.glob("*/[!.]*.safetensors"):
+        try:
+            found.add((path, path.stat().st_mtime_ns))
+        except FileNotFoundError:  # a checkpoint, done since
+            continue
+    return found
+
+
+def sitting(settings: Settings, folder: Path, workers: int, kill_after: float | None) -> bool:
+    """Run the driver in a process group of its own; whether it was killed, `kill_after` s after it first got on."""
+    before, deadline = progress(folder), time.monotonic() + PATIENCE
+    command = [sys.executable, "-c", DRIVER, settings.model_dump_json(), str(folder)]
+    with subprocess.Popen(command, env=os.environ | {"LTH_WORKERS": str(workers)}, start_new_session=True) as process:
+        try:
+            while kill_after is not None and process.poll() is None and progress(folder) == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.wait(timeout=PATIENCE if kill_after is None else kill_after)
+            assert process.returncode == 0
+            return False
+        except subprocess.TimeoutExpired:
+            assert kill_after is not None, "the run does not end"
+            return True
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            for pattern in ("sem.loky-{}-*", "joblib_memmapping_folder_{}_*"):  # joblib cannot tidy up when killed
+                for path in Path("/dev/shm").glob(pattern.format(process.pid)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path):
+    settings = SMALL.changed(iterations=2000, eval_every=100, prune_fc=0.6, arms=["ticket", "reinit"], reinit_draws=1)
+    killed, chance = tmp_path / "killed", random.Random(0)
+    assert all(sitting(settings, killed, 1 + i % 2, chance.uniform(0, 0.3)) for i in range(5))
+    assert not read_record(killed)["complete"]
+    assert not sitting(settings, killed, 1, None)
+    assert read_record(killed)["complete"]
+    run(settings, tmp_path / "whole", quiet=True)
+    assert_same_tables(killed, tmp_path / "whole")
+
+
+def test_more_trials_arms_and_rounds_extend_a_run(finished, tmp_path, monkeypatch):
+    less = SMALL.changed(trials=1, rounds=1, arms=["ticket"])
+    run(less, tmp_path, quiet=True)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tickets").iterdir()}
+    assert len(before) == 2
+    trained = count_trainings(monkeypatch)
+    run(SMALL, tmp_path, quiet=True)
+    assert sorted(trained) == sorted(set(planned(SMALL)) - set(planned(less)))
+    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "tickets").iterdir()}.items()
+    assert_same_tables(tmp_path, finished)
+
+
+def test_less_of_a_run_is_there_already_and_throws_nothing_away(copied, no_training):
+    rounds, _ = run(SMALL.changed(trials=1, rounds=1, arms=["ticket"]), copied)
+    assert len(rounds) == len(planned(SMALL))
+
+
+def test_fresh_clone_is_extended_by_training_again_only_what_grows(finished, copied, tmp_path, monkeypatch):
+    shutil.rmtree(copied / "tickets")
+    more = SMALL.changed(rounds=3)
+    trained = count_trainings(monkeypatch)
+    run(more, copied, quiet=True)
+    assert {r for r in trained if r.round <= 2} == {r for r in planned(SMALL) if r.arm in ("ticket", "continued")}
+    run(more, tmp_path / "whole", quiet=True)
+    assert_same_tables(copied, tmp_path / "whole")
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(copied):
+    other = SMALL.changed(learning_rate=0.01, batch_size=30)
+    with pytest.raises(LabError, match=r"learning_rate 0\.005 -> 0\.01") as error:
+        run(other, copied)
+    assert "batch_size 60 -> 30" in str(error.value)
+    assert "seed" not in str(error.value)  # it is the same
+    assert_one_line_naming(copied, error)
+    assert len(read_tables(copied)[0]) == len(planned(SMALL))  # and all is as it was
+
+
+def test_force_replaces_a_run(copied, tmp_path):
+    other = SMALL.changed(learning_rate=0.01, trials=1, rounds=0, arms=["ticket"])
+    rounds, _ = run(other, copied, force=True, quiet=True)
+    assert len(rounds) == 1
+    assert read_record(copied)["run_key"] == other.key
+    assert [path.name for path in (copied / "tickets").iterdir()] == ["ticket-trial0-draw0-round00.safetensors"]
+    run(other, tmp_path / "fresh", quiet=True)
+    assert_same_tables(copied, tmp_path / "fresh")
+
+
+def test_force_keeps_the_old_run_where_the_new_one_cannot_start(copied):
+    """Without the data, or with settings that the data cannot meet, nothing must be thrown away."""
+    with pytest.raises(LabError, match="validation"):
+        run(SMALL.changed(validation=1430), copied, force=True)
+    assert (copied / "rounds.csv").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '"text"'])
+def test_damaged_record_is_an_error_that_names_it(content, copied):
+    (copied / "run.json").write_text(content)
+    with pytest.raises(LabError) as error:
+        run(SMALL, copied)
+    assert_one_line_naming(copied / "run.json", error)
+
+
+@pytest.mark.parametrize("table", ["rounds.csv", "curves.csv"])
+@pytest.mark.parametrize("content", ["", "arm,trial\n<<<<<<< HEAD\n1,2,3\n"], ids=["empty", "conflict of a merge"])
+def test_damaged_table_is_an_error_that_names_it(table, content, copied):
+    (copied / table).write_text(content)
+    with pytest.raises(LabError) as error:
+        run(SMALL, copied)
+    assert_one_line_naming(copied / table, error)
+
+
+def test_truncated_ticket_is_an_error_that_names_it(copied):
+    ticket = copied / "tickets" / "ticket-trial0-draw0-round01.safetensors"
+    damage(ticket)
+    for read in (lambda: load_ticket(ticket), lambda: run(SMALL.changed(rounds=3), copied, quiet=True)):
+        with pytest.raises(LabError) as error:
+            read()
+        assert_one_line_naming(ticket, error)
+    assert len(read_tables(copied)[0]) == len(planned(SMALL))  # the tables outlive it
+
+
+def test_truncated_checkpoint_is_an_error_that_names_it(tmp_path, monkeypatch):
+    checkpoint = stop_in_mid_training(SMALL, tmp_path, monkeypatch)
+    damage(checkpoint)
+    with pytest.raises(LabError) as error:
+        run(SMALL, tmp_path, quiet=True)
+    assert_one_line_naming(checkpoint, error)
+    checkpoint.unlink()  # as the message says
+    run(SMALL.changed(trials=1, rounds=0, arms=["ticket"]), tmp_path, quiet=True)
+
+
+def test_ticket_of_another_run_is_refused(copied, tmp_path):
+    other = SMALL.changed(seed=1, trials=1, rounds=0, arms=["ticket"])
+    name = "ticket-trial0-draw0-round00.safetensors"
+    run(other, tmp_path / "other", quiet=True)
+    shutil.copy(tmp_path / "other" / "tickets" / name, copied / "tickets" / name)
+    with pytest.raises(LabError, match=f"belongs to run {other.key}") as error:
+        run(SMALL.changed(rounds=3), copied, quiet=True)
+    assert_one_line_naming(copied / "tickets" / name, error)
+
+
+def test_tickets_have_the_accuracies_of_the_table(finished):
+    rounds, _ = read_tables(finished)
+    for row in rounds[rounds["trial"] == 1].itertuples():
+        replicate = Replicate(row.arm, row.trial, row.draw, row.round)
+        path = finished / "tickets" / f"{file_stem(replicate)}.safetensors"
+        ticket = load_ticket(path)
+        assert (ticket.replicate, ticket.settings) == (replicate, SMALL)
+        assert masks.weights_left(ticket.mask) == row.weights_left
+        for weights in (ticket.initial, ticket.early_stop, ticket.final):
+            assert masks.is_masked(weights, ticket.mask)
+        accuracies = [
+            ("test", "final", row.final_test_accuracy), ("test", "early_stop", row.es_test_accuracy),
+            ("train", "final", row.final_train_accuracy), ("validation", "early_stop", row.es_val_accuracy),
+        ]  # fmt: skip
+        for split, weights, accuracy in accuracies:
+            assert load_and_evaluate(path, split, weights)[1] == pytest.approx(accuracy, abs=1e-6)
+        assert load_and_evaluate(path, "validation", "early_stop")[0] == pytest.approx(row.es_val_loss, abs=1e-5)
+    with pytest.raises(LabError, match=r"split = 'tset' .did you mean 'test'"):
+        load_and_evaluate(path, "tset")
+
+
+def test_initial_weights_of_a_ticket_have_the_accuracy_its_curve_starts_from(finished):
+    _, curves = read_tables(finished)
+    start = curves[(curves["arm"] == "ticket") & (curves["trial"] == 0) & (curves["iteration"] == 0)]
+    for row in start.itertuples():
+        path = finished / "tickets" / f"ticket-trial0-draw0-round{row.round:02}.safetensors"
+        assert load_and_evaluate(path, weights="initial")[1] == pytest.approx(row.test_accuracy, abs=1e-6)
+
+
+def test_tensors_on_disk_carry_a_replicate_dimension_of_1(finished, tmp_path, monkeypatch):
+    checkpoint = stop_in_mid_training(SMALL, tmp_path, monkeypatch)
+    groups = set()
+    for path in (checkpoint, *(finished / "tickets").iterdir()):
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - not a dict
+        assert all(shape[0] == 1 for shape in shapes.values())
+        assert shapes["mask/fc1.weight"] == [1, 64, 64]
+        assert shapes["final/fc1.bias"] == [1, 64]
+        groups |= {key.split("/")[0] for key in shapes}
+    assert groups == {"mask", "initial", "final", "early_stop", "optimizer", "noise"}
+
+
+def test_run_without_validation_leaves_the_early_stop_empty(tmp_path):
+    settings = SMALL.changed(validation=0, trials=1, rounds=1, arms=["ticket"])
+    rounds, curves = run(settings, tmp_path, quiet=True)
+    columns = ["es_iteration", "es_val_loss", "es_val_accuracy", "es_test_accuracy", "es_train_accuracy"]
+    assert rounds[[*columns, "final_val_accuracy"]].isna().all().all()
+    assert curves[["val_loss", "val_accuracy"]].isna().all().all()
+    assert rounds["final_test_accuracy"].notna().all()
+    text = (tmp_path / "rounds.csv").read_text()
+    assert len(run(settings.changed(rounds=2), tmp_path, quiet=True)[0]) == 3
+    assert (tmp_path / "rounds.csv").read_text().startswith(text)  # what was there is written again as it was
+
+
+def test_tables_of_nothing_are_an_error(tmp_path):
+    with pytest.raises(LabError, match="no tables yet"):
+        read_tables(tmp_path / "nowhere")
+    assert read_record(tmp_path / "nowhere") == {}
+
+
+def test_results_root_is_where_it_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "elsewhere"))
+    assert results.results_root() == tmp_path / "elsewhere"
+    monkeypatch.delenv("LTH_RESULTS")
+    for folder in ("params", "notebooks/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks" / "deep")
+    assert results.results_root() == tmp_path / "results"
+
+
+def test_record_is_json_that_others_can_read(finished):
+    json.loads((finished / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

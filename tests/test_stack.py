@@ -1,0 +1,114 @@
+"""Replicates trained in step, as a tensor dimension, are the replicates trained alone, to rounding."""
+
+import copy
+
+import pytest
+import torch
+
+from lthcore import masks
+from lthcore.data import load
+from lthcore.engines import Stack
+from lthcore.lottery import Replicate, begin, find_tickets
+from lthcore.models import build, initial_weights
+from lthcore.settings import Settings
+from lthcore.train import engine_for, train, train_cohort
+
+BASE = Settings(
+    dataset="digits", architecture="mlp", validation=200, iterations=30, eval_every=10, learning_rate=2e-3,
+    device="cpu", engine="stack",
+)  # fmt: skip
+RECIPES = {
+    "adam": {},
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
+    "adamw, clipping": {"optimizer": "adamw", "weight_decay": 0.1, "clip_norm": 0.3},
+    "dropout": {"dropout": 0.3},
+    "augmentation": {"augment": True},
+    "smoothing, cosine": {"label_smoothing": 0.1, "schedule": "cosine", "warmup": 5},
+    "no validation": {"validation": 0},
+    "rewind": {"rewind_to": 7},
+}
+
+
+def cohort_of(settings, size=3):
+    """Replicates of other seeds, weights and masks; the first is dense."""
+    data = load(settings)
+    model = build(settings, data.shape, 10)
+    cohort = {}
+    for k in range(size):
+        weights = initial_weights(model, settings, k)
+        mask = masks.full_mask(weights)
+        generator = torch.Generator().manual_seed(k)
+        if k:
+            mask = {name: torch.rand(m.shape, generator=generator) < 0.5 for name, m in mask.items()}
+        cohort[k] = begin(settings, k, 0, weights, mask)
+    return data, cohort
+
+
+def assert_close(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_in_step_equals_alone(recipe):
+    settings = BASE.changed(**recipe)
+    data, cohort = cohort_of(settings)
+    assert isinstance(engine_for(settings, data, list(cohort.values())), Stack)
+    together = dict(train_cohort(settings, data, copy.deepcopy(cohort)))
+    for key, state in cohort.items():
+        *_, alone = train(settings.changed(engine="dense"), data, state)
+        one = together[key]
+        assert_close(one.weights, alone.weights)
+        assert_close(one.optimizer, alone.optimizer)
+        if settings.validation:
+            assert_close(one.early_stop, alone.early_stop)
+        if settings.rewind_to:
+            assert_close(one.rewind, alone.rewind)
+        assert [p.iteration for p in one.curve] == [p.iteration for p in alone.curve]
+        for p, q in zip(one.curve, alone.curve, strict=True):
+            assert p.test_loss == pytest.approx(q.test_loss, rel=1e-4)
+            assert p.test_accuracy == pytest.approx(q.test_accuracy, abs=1.5 / len(data.test.labels))
+        assert one.final_train_accuracy == pytest.approx(alone.final_train_accuracy, abs=0.002)
+        assert masks.is_masked(one.weights, one.mask)
+
+
+def test_every_parameter_carries_a_leading_replicate_dimension():
+    data, cohort = cohort_of(BASE)
+    engine = engine_for(BASE, data, list(cohort.values()))
+    shapes = {name: tuple(w.shape) for name, w in cohort[0].weights.items()}
+    assert {name: tuple(p.shape) for name, p in engine.parameters.items()} == {n: (3, *s) for n, s in shapes.items()}
+
+
+def test_stopped_in_step_goes_on_alone_and_the_other_way_round():
+    settings = BASE.changed(dropout=0.2)
+    data, cohort = cohort_of(settings)
+    whole = dict(train_cohort(settings, data, copy.deepcopy(cohort)))
+    half = dict(train_cohort(settings, data, copy.deepcopy(cohort), lambda key, state: state.iteration < 10))
+    assert all(state.iteration == 10 for state in half.values())
+    for key, state in copy.deepcopy(half).items():
+        *_, alone = train(settings.changed(engine="dense"), data, state)
+        assert_close(alone.weights, whole[key].weights)
+    again = dict(train_cohort(settings, data, half))
+    assert all(torch.equal(again[k].weights[n], whole[k].weights[n]) for k in whole for n in whole[k].weights)
+
+
+def test_replicates_at_different_iterations_are_not_mixed():
+    data, cohort = cohort_of(BASE)
+    *_, cohort[1] = train(BASE.changed(engine="dense", iterations=20), data, cohort[1])
+    outcomes = dict(train_cohort(BASE, data, cohort))
+    assert {state.iteration for state in outcomes.values()} == {30}
+
+
+def test_the_whole_experiment_in_step_gives_the_same_tickets():
+    settings = BASE.changed(arms=("ticket", "reinit", "random", "oneshot"), trials=2, rounds=2, reinit_draws=2)
+    data = load(settings)
+    stacked = list(find_tickets(settings, data))
+    alone = list(find_tickets(settings.changed(engine="dense"), data))
+    for a, b in zip(stacked, alone, strict=True):
+        assert a.keys() == b.keys()
+        for replicate in a:
+            differing = sum(int((a[replicate].mask[n] ^ b[replicate].mask[n]).sum()) for n in a[replicate].mask)
+            assert differing <= 2  # a weight at the threshold may fall on either side of it
+            assert a[replicate].curve[-1].test_loss == pytest.approx(b[replicate].curve[-1].test_loss, rel=1e-2)
+    assert Replicate("reinit", 1, 1, 2) in stacked[2]

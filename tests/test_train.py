@@ -1,0 +1,367 @@
+"""Training: held against plain PyTorch, against itself resumed, and against the same replicate in other company."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune as torch_prune
+
+from lthcore import engines, masks
+from lthcore.data import Data, load
+from lthcore.engines import evaluate
+from lthcore.lottery import Replicate, begin
+from lthcore.models import build, initial_weights
+from lthcore.settings import Settings, seed_for
+from lthcore.state import Point, Training
+from lthcore.tickets import load_state, save_state
+from lthcore.train import learning_rate, train, train_cohort
+
+SMALL = Settings(dataset="digits", architecture="mlp", validation=200, iterations=60, eval_every=20)
+SGD = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}
+WHICH = Replicate("ticket", 0, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load(SMALL)
+
+
+def fresh(settings: Settings, trial: int = 0, left: float = 0.4) -> Training:
+    """A training at its start, under a random mask that keeps a share `left` of each layer."""
+    weights = initial_weights(build(settings, (1, 8, 8), 10), settings, seed_for(0, "init", trial))
+    generator = torch.Generator().manual_seed(trial)
+    mask = {name: torch.rand(weights[name].shape, generator=generator) < left for name in masks.full_mask(weights)}
+    return begin(settings, trial, 1, weights, mask)
+
+
+def trained(settings: Settings, data: Data, state: Training | None = None) -> Training:
+    state = state or fresh(settings)
+    for _ in train(settings, data, state):
+        pass
+    return state
+
+
+def plain_network(weights: dict[str, torch.Tensor]) -> nn.Sequential:
+    layers = [nn.Linear(64, 64), nn.Linear(64, 32), nn.Linear(32, 10)]
+    with torch.no_grad():
+        for layer, name in zip(layers, ("fc1", "fc2", "output"), strict=True):
+            layer.weight.copy_(weights[f"{name}.weight"])
+            layer.bias.copy_(weights[f"{name}.bias"])
+    return nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+
+
+def batches(settings: Settings, data: Data, seed: int):
+    """Every batch of a training, in order, by the documented recipe: a permutation each epoch, no partial batch."""
+    images, labels = data.train
+    per_epoch = len(labels) // settings.batch_size
+    for i in range(settings.iterations):
+        generator = torch.Generator().manual_seed(seed_for(seed, "order", i // per_epoch))
+        order = torch.randperm(len(labels), generator=generator)
+        batch = order[(i % per_epoch) * settings.batch_size :][: settings.batch_size]
+        yield images[batch], labels[batch]
+
+
+def assert_same(a: Training, b: Training) -> None:
+    """Every number of two trainings is equal, bit for bit, but the seconds they took."""
+    assert (a.iteration, repr(a.curve), a.seed) == (b.iteration, repr(b.curve), b.seed)
+    for name in ("weights", "mask", "start", "optimizer", "early_stop", "rewind"):
+        mine, theirs = getattr(a, name) or {}, getattr(b, name) or {}
+        assert mine.keys() == theirs.keys(), name
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
+    assert (a.noise is None) == (b.noise is None)
+    assert a.noise is None or torch.equal(a.noise, b.noise)
+
+
+OPTIMIZERS = {
+    "adam": ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, lr=1.2e-3, foreach=False)),
+    "adam_l2": (
+        {"optimizer": "adam", "weight_decay": 0.1},
+        lambda p: torch.optim.Adam(p, lr=1.2e-3, weight_decay=0.1, foreach=False),
+    ),
+    "adamw": (
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        lambda p: torch.optim.AdamW(p, lr=1.2e-3, weight_decay=0.1, foreach=False),
+    ),
+    "sgd": (
+        SGD | {"nesterov": True, "weight_decay": 1e-3},
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3, foreach=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("left", [0.4, 0.1])  # with few weights left training may take another engine
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_equals_a_plain_pytorch_loop(name, left, digits):
+    values, make_optimizer = OPTIMIZERS[name]
+    settings = SMALL.changed(**values)
+    state = fresh(settings, left=left)
+    model = plain_network(state.start)
+    kept = [(layer.weight, mask) for layer, mask in zip(model[1::2], state.mask.values(), strict=True)]
+    optimizer = make_optimizer(model.parameters())
+    for x, y in batches(settings, digits, state.seed):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for weight, mask in kept:
+                weight.mul_(mask)
+    trained(settings, digits, state)
+    for mine, plain in zip(state.weights.values(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, plain.detach(), rtol=0, atol=1e-6)
+
+
+def test_training_equals_torch_prune_under_sgd(digits):
+    settings = SMALL.changed(**SGD, weight_decay=1e-3)
+    state = fresh(settings)
+    model = plain_network(state.start)
+    for layer, mask in zip(model[1::2], state.mask.values(), strict=True):
+        torch_prune.custom_from_mask(layer, "weight", mask)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    for x, y in batches(settings, digits, state.seed):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    model(digits.test.images)  # torch.nn.utils.prune masks a weight when it is used
+    trained(settings, digits, state)
+    for layer, name in zip(model[1::2], ("fc1", "fc2", "output"), strict=True):
+        torch.testing.assert_close(state.weights[f"{name}.weight"], layer.weight.detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [SGD | {"weight_decay": 0.1}, {"optimizer": "adamw", "weight_decay": 0.5}, {"optimizer": "adam", "clip_norm": 1}],
+    ids=["sgd momentum", "adamw", "adam clipped"],
+)
+def test_zeros_stay_zero_and_so_does_their_optimizer_state(values, digits):
+    settings = SMALL.changed(**values)
+    for state in train(settings, digits, fresh(settings)):
+        assert masks.is_masked(state.weights, state.mask)
+        slots = {key: t for key, t in state.optimizer.items() if key.split("/")[0] in state.mask and t.ndim}
+        assert len(slots) == (0 if state.iteration == 0 else 3 if values["optimizer"] == "sgd" else 6)
+        for key, t in slots.items():
+            mask = state.mask[key.split("/")[0]]
+            assert not t[~mask].any()
+            assert t[mask].any()
+
+
+RESUMED = {
+    "adam, dropout": (0.4, {"dropout": 0.3}),
+    "sgd momentum, dropout, augmentation": (0.4, SGD | {"dropout": 0.3, "augment": True}),
+    "adamw, schedule": (0.4, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup": 30}),
+    "rewind point": (1.0, {"rewind_to": 15}),
+    "bfloat16": (0.4, {"precision": "bfloat16", "label_smoothing": 0.1, "clip_norm": 1.0}),
+    "few weights left": (0.1, {}),
+    "few weights left, sgd momentum": (0.1, SGD),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("at", [0, 40])
+def test_resumed_equals_uninterrupted_bit_for_bit(name, at, digits, tmp_path):
+    left, values = RESUMED[name]
+    settings = SMALL.changed(**values)
+    steps = train(settings, digits, fresh(settings, left=left))
+    interrupted = next(state for state in steps if state.iteration == at)
+    save_state(tmp_path / "checkpoint", settings, WHICH, interrupted)
+    resumed, which, key = load_state(tmp_path / "checkpoint")
+    assert (resumed.iteration, which, key) == (at, WHICH, settings.key)
+    assert_same(trained(settings, digits, resumed), trained(settings, digits, fresh(settings, left=left)))
+
+
+def test_resumed_in_every_evaluation_equals_uninterrupted(digits, tmp_path):
+    settings = SMALL.changed(dropout=0.2, iterations=90, eval_every=7)  # 20 batches an epoch: stops lie inside epochs
+    state = fresh(settings)
+    while state.iteration < settings.iterations:
+        steps = train(settings, digits, state)
+        state = next(steps)
+        save_state(tmp_path / "checkpoint", settings, WHICH, state)
+        if state.iteration < settings.iterations:
+            state = load_state(tmp_path / "checkpoint")[0]
+    assert_same(state, trained(settings, digits))
+
+
+def rates(iterations: list[int], **values) -> list[float]:
+    return [learning_rate(SMALL.changed(iterations=100, learning_rate=1.0, **values), i) for i in iterations]
+
+
+def test_learning_rate_schedules_at_known_points():
+    assert rates([0, 50, 99]) == [1, 1, 1]
+    step = rates([0, 29, 30, 59, 60, 99], schedule="step", milestones=[30, 60], gamma=0.1)
+    assert step == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rates([0, 25, 50, 100], schedule="cosine") == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, 0])
+    assert rates([0, 4, 9, 10, 99], warmup=10) == pytest.approx([0.1, 0.5, 1, 1, 1])
+    both = rates([0, 9, 30], schedule="step", milestones=[30], gamma=0.1, warmup=10)
+    assert both == pytest.approx([0.1, 1, 0.1])
+
+
+def test_schedule_reaches_the_optimizer(digits):
+    """Under plain SGD one step moves the weights by the learning rate times the gradient."""
+    full = SMALL.changed(optimizer="sgd", learning_rate=0.1, iterations=1)
+    warm = full.changed(iterations=1, warmup=1), full.changed(schedule="step", milestones=[0], gamma=0.5)
+    reference, same, halved = (trained(s, digits) for s in (full, *warm))
+    for name, start in reference.start.items():
+        moved = reference.weights[name] - start
+        torch.testing.assert_close(same.weights[name] - start, moved)
+        torch.testing.assert_close(halved.weights[name] - start, moved / 2, rtol=1e-4, atol=1e-7)
+
+
+def test_early_stop_is_the_first_minimum_of_the_validation_loss():
+    state = fresh(SMALL)
+    assert state.early_stop_point is None
+    state.curve = [Point(10 * i, loss, 0.9, 1.0, 0.9) for i, loss in enumerate([2.0, 1.0, 0.5, 0.7, 0.5, 0.9])]
+    assert state.early_stop_point.iteration == 20
+    state.curve.insert(0, Point(0, math.nan, 0.9, 0.0, 1.0))  # a diverged evaluation is no minimum
+    assert state.early_stop_point.iteration == 20
+
+
+def test_early_stop_weights_are_those_of_its_point(digits):
+    settings = SMALL.changed(optimizer="sgd", learning_rate=0.5, momentum=0.9, iterations=200, eval_every=10)
+    state = trained(settings, digits)
+    stop = state.early_stop_point
+    assert stop.iteration < settings.iterations  # else the test shows nothing
+    assert stop.val_loss == min(point.val_loss for point in state.curve)
+    assert next(p.iteration for p in state.curve if p.val_loss == stop.val_loss) == stop.iteration
+    validation, test = evaluate(plain_network(state.early_stop), digits.validation, digits.test)
+    assert validation == (stop.val_loss, stop.val_accuracy)
+    assert test == (stop.test_loss, stop.test_accuracy)
+
+
+def test_without_validation_there_is_no_early_stop(digits):
+    state = trained(SMALL, replace(digits, validation=None))
+    assert state.early_stop is None
+    assert state.early_stop_point is None
+    assert all(math.isnan(p.val_loss) and math.isnan(p.val_accuracy) for p in state.curve)
+    validated = trained(SMALL, digits)  # validation chooses, it does not train
+    assert [p.test_accuracy for p in state.curve] == [p.test_accuracy for p in validated.curve]
+
+
+def test_evaluation_is_the_mean_over_all_images_without_noise(digits, monkeypatch):
+    monkeypatch.setitem(engines.EVALUATION_BATCH, "cpu", 70)  # leaves a partial batch
+    settings = SMALL.changed(dropout=0.5)
+    state = fresh(settings)
+    model = build(settings, digits.shape, 10)
+    model.load_state_dict(state.start)
+    [(loss, accuracy)] = evaluate(model, digits.test)
+    with torch.no_grad():
+        logits = plain_network(state.start)(digits.test.images)
+    assert loss == pytest.approx(F.cross_entropy(logits, digits.test.labels).item(), abs=1e-6)
+    assert accuracy == (logits.argmax(1) == digits.test.labels).double().mean().item()
+    assert model.training  # training goes on after an evaluation
+    assert state.curve == []
+    first = next(train(settings, digits, state)).curve[0]
+    assert (first.iteration, first.test_loss, first.test_accuracy) == (0, loss, accuracy)
+
+
+def test_replicate_in_a_cohort_of_processes_equals_the_same_alone(digits):
+    settings = SMALL.changed(dropout=0.2)
+    together = dict(train_cohort(settings, digits, {t: fresh(settings, t) for t in range(3)}, workers=2))
+    assert together.keys() == {0, 1, 2}
+    for t, state in together.items():
+        [(_, alone)] = train_cohort(settings, digits, {t: fresh(settings, t)}, workers=1)
+        assert_same(state, alone)
+        assert state.final_train_accuracy == alone.final_train_accuracy
+
+
+def test_cohort_ends_a_training_when_told_to(digits):
+    stop = {20: 20, 0: 0, 60: 60}
+    cohort = {at: fresh(SMALL) for at in stop}
+    outcomes = dict(train_cohort(SMALL, digits, cohort, lambda key, state: state.iteration < stop[key], workers=1))
+    assert {key: state.iteration for key, state in outcomes.items()} == stop
+    assert outcomes[0].curve == []  # was never begun
+
+
+def test_training_that_reached_its_end_has_its_training_accuracies_even_if_stopped_there(digits):
+    """A deadline can pass during the last evaluation: the training is then done, and must be whole."""
+    [(_, state)] = train_cohort(SMALL, digits, {0: fresh(SMALL)}, lambda k, s: s.iteration < 60, workers=1)
+    [(_, whole)] = train_cohort(SMALL, digits, {0: fresh(SMALL)}, workers=1)
+    assert state.iteration == SMALL.iterations
+    assert state.final_train_accuracy == whole.final_train_accuracy
+    assert state.early_stop_train_accuracy == whole.early_stop_train_accuracy
+
+
+def test_training_accuracies_are_those_of_the_final_and_the_early_stop_weights(digits):
+    [(_, state)] = train_cohort(SMALL, digits, {0: fresh(SMALL)}, workers=1)
+    for weights, accuracy in (
+        (state.weights, state.final_train_accuracy),
+        (state.early_stop, state.early_stop_train_accuracy),
+    ):
+        assert evaluate(plain_network(weights), digits.train)[0][1] == accuracy
+
+
+def step_taken(settings: Settings, data: Data) -> tuple[Training, torch.Tensor]:
+    state = trained(settings.changed(iterations=1), data)
+    return state, torch.cat([(state.weights[name] - w).flatten() for name, w in state.start.items()])
+
+
+def test_label_smoothing_trains_on_the_smoothed_loss(digits):
+    settings = SMALL.changed(optimizer="sgd", learning_rate=0.1, label_smoothing=0.2, iterations=1)
+    state, step = step_taken(settings, digits)
+    model = plain_network(state.start)
+    x, y = next(batches(settings, digits, state.seed))
+    target = 0.8 * F.one_hot(y, 10) + 0.02
+    (-(target * model(x).log_softmax(1)).sum(1).mean()).backward()
+    for layer, mask in zip(model[1::2], state.mask.values(), strict=True):
+        layer.weight.grad.mul_(mask)
+    expected = torch.cat([-0.1 * p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(step, expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(step, step_taken(settings.changed(label_smoothing=0), digits)[1], atol=1e-5)
+
+
+def test_clip_norm_bounds_the_step_and_keeps_its_direction(digits):
+    settings = SMALL.changed(optimizer="sgd", learning_rate=1.0)
+    free, clipped = (step_taken(settings.changed(clip_norm=c), digits)[1] for c in (0, 0.01))
+    assert free.norm() > 0.1
+    assert clipped.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert F.cosine_similarity(free, clipped, dim=0).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_bfloat16_trains_close_to_float32_and_keeps_float32_weights(digits):
+    full, half = (trained(SMALL.changed(precision=p), digits) for p in ("float32", "bfloat16"))
+    assert all(w.dtype == torch.float32 for w in half.weights.values())
+    assert half.curve[0] == full.curve[0]  # evaluation is in float32
+    difference = max((half.weights[n] - w).abs().max().item() for n, w in full.weights.items())
+    assert 0 < difference < 0.05
+    assert half.curve[-1].test_accuracy == pytest.approx(full.curve[-1].test_accuracy, abs=0.05)
+
+
+def test_trains_for_the_iterations_asked_and_evaluates_at_0_every_so_often_and_at_the_end(digits):
+    settings = SMALL.changed(iterations=50, eval_every=20)
+    state = fresh(settings)
+    seen = [s.iteration for s in train(settings, digits, state)]
+    assert seen == [p.iteration for p in state.curve] == [0, 20, 40, 50]
+    assert {t.item() for key, t in state.optimizer.items() if key.endswith("/step")} == {50}
+    weights = {name: w.clone() for name, w in state.weights.items()}
+    assert list(train(settings, digits, state)) == []  # it is done
+    assert all(torch.equal(state.weights[name], w) for name, w in weights.items())
+
+
+def test_rewind_point_is_the_weights_at_that_iteration_though_no_evaluation_falls_on_it(digits):
+    state = trained(SMALL.changed(rewind_to=33), digits)
+    there = trained(SMALL.changed(iterations=33), digits)
+    assert all(torch.equal(state.rewind[name], w) for name, w in there.weights.items())
+    assert trained(SMALL, digits).rewind is None
+
+
+@pytest.mark.parametrize("values", [{"dropout": 0.5}, {"augment": True}], ids=["dropout", "augmentation"])
+def test_noise_comes_from_the_trainings_own_generator_and_not_the_global_one(values, digits):
+    settings = SMALL.changed(**values)
+    outcomes = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        outcomes.append(trained(settings, digits))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same(*outcomes)
+    clean, other = trained(SMALL, digits), trained(settings, digits, replace(fresh(settings), seed=1))
+    for state in (clean, other):
+        assert not torch.equal(state.weights["fc1.weight"], outcomes[0].weights["fc1.weight"])
+
+
+def test_another_seed_of_the_training_means_other_batches(digits):
+    other = replace(fresh(SMALL), seed=1)
+    assert not torch.equal(
+        trained(SMALL, digits, other).weights["fc1.weight"], trained(SMALL, digits).weights["fc1.weight"]
+    )
