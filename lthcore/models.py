@@ -9,6 +9,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from lthcore.linear import Linear
 from lthcore.settings import LabError, Settings, choose
 
 Weights = dict[str, Tensor]
@@ -33,12 +34,12 @@ class Dropout(nn.Module):
 def _dense(inputs: int, widths: tuple[int, ...], classes: int, dropout: float) -> OrderedDict[str, nn.Module]:
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for i, width in enumerate(widths, start=1):
-        layers[f"fc{i}"] = nn.Linear(inputs, width)
+        layers[f"fc{i}"] = Linear(inputs, width)
         layers[f"fc{i}_relu"] = nn.ReLU()
         if dropout:
             layers[f"fc{i}_dropout"] = Dropout(dropout)
         inputs = width
-    layers["output"] = nn.Linear(inputs, classes)
+    layers["output"] = Linear(inputs, classes)
     return layers
 
 

@@ -1,0 +1,37 @@
+"""Dense layers by oneDNN on a CPU: the same products as torch's own, which go to MKL, and MKL keeps to narrow vectors
+on processors that are not Intel's (benchmarks/lenet_step.py: twice the speed there).
+"""
+
+import torch
+from torch import Tensor, nn
+
+# torch.compile's own route to oneDNN; where a build of torch lacks it, layers fall back to torch's products
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, to rounding: (batch, inputs) -> (batch, outputs)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x @ weight.T + bias."""
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if _ONEDNN is None or not plain or x.ndim != 2:
+            return super().forward(x)
+        return _Product.apply(x, self.weight, self.bias)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _times_transposed(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        back = _times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        return back, _times_transposed(gradient.t(), x.t()), gradient.sum(0)
+
+
+def _times_transposed(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _ONEDNN(a, b, bias, "none", [], "")
