@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.data import Data, Split, augment
+from lthcore.linear import times_transposed
 from lthcore.models import Dropout, Weights
 from lthcore.settings import Settings, seed_for
 from lthcore.state import Training
@@ -58,6 +59,11 @@ class Dense:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
             return F.cross_entropy(self.model(x), y, label_smoothing=s.label_smoothing)
 
+    def gradients(self, data: Data, batch: Tensor) -> None:
+        """Set the gradient of the mean loss on a batch (K, batch) of image indices in every parameter."""
+        self.optimizer.zero_grad()
+        self.loss(data, batch).backward()
+
     def clip(self, norm: float) -> None:
         """Scale the gradient of each replicate down to a norm."""
         nn.utils.clip_grad_norm_(self.parameters.values(), norm)
@@ -75,6 +81,30 @@ class Dense:
         (state,) = states
         state.weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         state.optimizer, state.noise = optimizer_tensors(self.optimizer, self.parameters), self.noise[0].get_state()
+
+
+class Chain(Dense):
+    """A chain of dense layers on a CPU, its gradients by hand: autograd's bookkeeping is a third of so small a step."""
+
+    def __init__(self, settings: Settings, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+        """Take `model` and the one replicate it is to be."""
+        super().__init__(settings, model, device, states)
+        self.layers = [(layer.weight, layer.bias) for layer in model if isinstance(layer, nn.Linear)]
+        classes, smoothing = len(self.layers[-1][1]), settings.label_smoothing
+        self.targets = torch.eye(classes) * (1 - smoothing) + smoothing / classes
+
+    def gradients(self, data: Data, batch: Tensor) -> None:
+        """Set the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
+        with torch.no_grad():
+            x, inputs = data.train.images[batch[0]].flatten(1), []
+            for i, (weight, bias) in enumerate(self.layers, start=1):
+                inputs.append(x)
+                x = times_transposed(x, weight, bias, relu=i < len(self.layers))
+            back = (x.softmax(1) - self.targets[data.train.labels[batch[0]]]) / len(x)  # of the cross-entropy
+            for (weight, bias), x in zip(reversed(self.layers), reversed(inputs), strict=True):
+                weight.grad, bias.grad = times_transposed(back.t(), x.t()), back.sum(0)
+                if weight is not self.layers[0][0]:
+                    back = times_transposed(back, weight.t()).mul_(x > 0)
 
 
 class Stack(Dense):
@@ -186,8 +216,7 @@ class Replay:
 
     def _step(self, batch: Tensor) -> None:
         engine = self.engine
-        engine.optimizer.zero_grad()
-        engine.loss(self.data, batch).backward()
+        engine.gradients(self.data, batch)
         for weight, mask in engine.kept:
             weight.grad.mul_(mask)
         if engine.settings.clip_norm:
@@ -244,6 +273,12 @@ def evaluate(model: nn.Module, *splits: Split) -> Evaluation:
 def is_chain(model: nn.Module) -> bool:
     """Whether a network is a chain of dense layers, which `Stack` can hold."""
     return isinstance(model, nn.Sequential) and all(isinstance(layer, CHAIN) for layer in model)
+
+
+def is_plain_chain(settings: Settings, model: nn.Module, device: torch.device) -> bool:
+    """Whether a training is of dense layers and nothing else, on a CPU: no dropout, augmentation or autocast."""
+    layers = isinstance(model, nn.Sequential) and all(isinstance(m, nn.Flatten | nn.Linear | nn.ReLU) for m in model)
+    return layers and device.type == "cpu" and settings.precision == "float32" and not settings.augment
 
 
 def noise_of(state: Training, device: torch.device) -> torch.Generator:

@@ -24,14 +24,18 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _times_transposed(x, weight, bias)
+        return times_transposed(x, weight, bias)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        back = _times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        return back, _times_transposed(gradient.t(), x.t()), gradient.sum(0)
+        back = times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        return back, times_transposed(gradient.t(), x.t()), gradient.sum(0)
 
 
-def _times_transposed(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _ONEDNN(a, b, bias, "none", [], "")
+def times_transposed(a: Tensor, b: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """a @ b.T + bias, clipped at 0 if asked, without a graph for autograd."""
+    if _ONEDNN is not None:
+        return _ONEDNN(a, b, bias, "relu" if relu else "none", [], "")
+    out = nn.functional.linear(a, b, bias)
+    return out.relu_() if relu else out

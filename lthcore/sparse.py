@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data import Data, Split
-from lthcore.engines import Evaluation
+from lthcore.engines import Evaluation, is_plain_chain
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights
 from lthcore.settings import Settings
@@ -23,24 +23,16 @@ except ImportError:  # optional: without it training is masked-dense, and slower
     njit = None
 
 # Above this share of weights left the dense products win. Measured by benchmarks/sparse_step.py (LeNet, batch 60).
-CROSSOVER = 0.36
+CROSSOVER = 0.25
 BLOCK = 256  # images evaluated together: their activations stay in the cache
 ROUNDING = {"reassoc", "contract", "nsz"}  # sums may be reordered; nan and inf are kept, so that divergence shows
 
 
 def applies(settings: Settings, model: nn.Module, device: torch.device, mask: Mask) -> bool:
-    """Whether this training can run sparse, and should: a CPU, a chain of dense layers, few enough weights left."""
-    chain = isinstance(model, nn.Sequential) and all(isinstance(m, nn.Flatten | nn.Linear | nn.ReLU) for m in model)
-    plain = not (settings.augment or settings.clip_norm or settings.nesterov) and settings.precision == "float32"
+    """Whether this training can run sparse, and should: a plain chain of dense layers with few enough weights left."""
+    able = njit is not None and is_plain_chain(settings, model, device) and not settings.clip_norm
     density = sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
-    return (
-        njit is not None
-        and settings.engine == "auto"
-        and chain
-        and plain
-        and device.type == "cpu"
-        and density < CROSSOVER
-    )
+    return able and settings.engine == "auto" and not settings.nesterov and density < CROSSOVER
 
 
 class SparseChain:

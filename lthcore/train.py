@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lthcore import masks, sparse
 from lthcore.data import Data
-from lthcore.engines import Dense, Stack, is_chain
+from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
 from lthcore.models import Weights, build
 from lthcore.settings import Settings, seed_for
 from lthcore.sparse import SparseChain
@@ -33,6 +33,8 @@ def engine_for(settings: Settings, data: Data, states: list[Training]) -> Dense 
         return Stack(settings, model, device, states)
     if sparse.applies(settings, model, device, states[0].mask):
         return SparseChain(settings, model, states)
+    if is_plain_chain(settings, model, device):
+        return Chain(settings, model, device, states)
     return Dense(settings, model, device, states)
 
 
