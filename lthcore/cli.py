@@ -49,13 +49,15 @@ def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: the engine first, then the notebook over its tables."""
     from lthcore.results import TimeLimit, results_root, run
 
-    overrides = {name: yaml.safe_load(value) for name, value in options.parameter}
+    overrides = dict(map(_parameter, options.parameter))
     experiments = [load_experiment(path, options.profile, overrides) for path in options.params]
     if len(experiments) > 1:
         print_plan(experiments)
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
     if not options.no_notebook and not with_notebook:
         print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
+    for experiment in experiments if with_notebook else ():
+        notebook_of(experiment)  # better known before the training than after it
     deadline, failures = time.monotonic() + options.time_limit, []
     for experiment in experiments:
         folder = results_root() / experiment.name
@@ -82,11 +84,7 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path:
     """
     import papermill
 
-    from lthcore.results import project_root
-
-    source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
-    if not source.exists():
-        raise LabError(f"run: there is no notebook {source.name}: a params folder is named after its notebook")
+    source = notebook_of(experiment)
     values = experiment.settings.model_dump(mode="json") | {"folder": str(folder.resolve())}
     known = papermill.inspect_notebook(str(source))
     unknown = sorted(values.keys() - known.keys())
@@ -95,6 +93,16 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path:
     executed = folder / f"{experiment.variant}.ipynb"
     _execute(source, executed, values)
     return executed
+
+
+def notebook_of(experiment: Experiment) -> Path:
+    """The notebook of an experiment. Raises LabError where there is none."""
+    from lthcore.results import project_root
+
+    source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
+    if not source.exists():
+        raise LabError(f"run: there is no notebook {source.name}: a params folder is named after its notebook")
+    return source
 
 
 def notebook_command(options: argparse.Namespace) -> None:
@@ -244,6 +252,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("action", choices=["fetch", "verify"])
     sub.add_argument("names", nargs="+", metavar="NAME", help="digits, mnist, fashion_mnist or cifar10")
     return parser
+
+
+def _parameter(pair: list[str]) -> tuple[str, object]:
+    name, text = pair
+    try:
+        return name, yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise LabError(f"run: -p {name} {text!r}: the value is not YAML (quote a list: '[300, 100]')") from None
 
 
 def _positive(text: str) -> float:

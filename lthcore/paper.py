@@ -26,6 +26,8 @@ def largest_run(root: Path, name: str) -> Path | None:
 def describe(folder: Path, rounds: pd.DataFrame) -> str:
     """A caption: profile, n, iterations, and how much of the run is done."""
     record = read_record(folder)
+    if not record:
+        return "no run.json beside this table: settings unknown"
     done, planned = record["trainings_done"], record["trainings_planned"]
     profile = folder.relative_to(folder.parents[2]).parts[0]
     partial = "" if done >= planned else f", {done} of {planned} trainings done"

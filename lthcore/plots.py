@@ -97,7 +97,7 @@ def figure1(rounds: pd.DataFrame, caption: str = "") -> Figure:
     plot_against_sparsity(rounds, "es_test_accuracy", ("ticket", "random"), right)
     left.set(title="How fast it learns", ylabel="early-stop iteration")
     right.set(title="How well it learns", ylabel="test accuracy at early stop")
-    return _captioned(figure, caption)
+    return _captioned(figure, caption, _absent(rounds, ("ticket", "random")))
 
 
 def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "") -> Figure:
@@ -117,8 +117,8 @@ def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "") -> Fi
     top = curves["test_accuracy"].max()
     for axes in panels:
         axes.set_ylim(top - 0.05, top + 0.002)
-    absent = f"; not in the table: {', '.join(f'{level}%' for level in sorted(missing))}" if missing else ""
-    return _captioned(figure, caption + absent)
+    levels = [f"{level}%" for level in sorted(missing)]
+    return _captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
 
 
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
@@ -134,10 +134,9 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     for axes, (column, (title, label)) in zip(panels, columns.items(), strict=True):
         plot_against_sparsity(rounds, column, arms, axes)
         axes.set(title=title, ylabel=label)
-        if axes is not panels[0] and axes.get_legend():
-            axes.get_legend().remove()
-    absent = [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
-    return _captioned(figure, caption + (f"; not in the table: {', '.join(absent)}" if absent else ""))
+    for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
+        axes.get_legend().remove()
+    return _captioned(figure, caption, _absent(rounds, arms))
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
@@ -159,7 +158,11 @@ def _figure(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     return figure, axes.ravel()
 
 
-def _captioned(figure: Figure, caption: str) -> Figure:
-    if caption:
-        figure.supxlabel(caption, fontsize=8, color="#666666")
+def _absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
+    return [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
+
+
+def _captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
+    missing = f"not in the table: {', '.join(absent)}" if absent else ""
+    figure.supxlabel("; ".join(filter(None, (caption, missing))), fontsize=8, color="#666666")
     return figure

@@ -85,31 +85,28 @@ class Run:
 
     def __init__(self, folder: str | Path, settings: Settings, force: bool = False) -> None:
         """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
-        self.folder, self.settings = Path(folder), settings
-        if force and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.record = self._read_record()
+        self.folder, self.settings, self.force = Path(folder), settings, force
+        self.record = {} if force else self._read_record()
         self.rows: dict[Replicate, dict] = {}
         self.points: dict[Replicate, list[dict]] = {}
-        for table, name in ((self.rows, "rounds.csv"), (self.points, "curves.csv")):
-            for row in _read_table(self.folder / name):
-                replicate = Replicate(*(row[key] for key in REPLICATE))
-                if name == "rounds.csv":
-                    table[replicate] = row
-                else:
-                    table.setdefault(replicate, []).append(row)
-        self.rows = {replicate: row for replicate, row in self.rows.items() if replicate in self.points}
+        if self.record:
+            for point in _read_table(self.folder / "curves.csv", CURVES):
+                self.points.setdefault(_replicate(point), []).append(point)
+            rows = {_replicate(row): row for row in _read_table(self.folder / "rounds.csv", ROUNDS)}
+            self.rows = {replicate: row for replicate, row in rows.items() if replicate in self.points}
+
+    def begin(self) -> None:
+        """Make the folder, empty where this run replaces another."""
+        if self.force and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.folder.glob("**/.*.partial"):  # of a run that was killed while it wrote
+            unfinished.unlink()
 
     def _read_record(self) -> dict:
-        path = self.folder / "run.json"
-        if not path.exists():
-            return {}
-        try:
-            record = json.loads(path.read_text())
-            other = record["run_key"]
-        except (ValueError, KeyError) as error:
-            raise LabError(f"results: {path} is damaged ({error!r}); run with --force to start afresh") from None
-        if other != self.settings.key:
+        record = read_record(self.folder)
+        other = record.get("run_key")
+        if record and other != self.settings.key:
             mine, theirs = self.settings.model_dump(mode="json"), record.get("settings", {})
             changed = ", ".join(f"{k} {theirs.get(k)!r} -> {v!r}" for k, v in mine.items() if theirs.get(k) != v)
             raise LabError(
@@ -226,12 +223,12 @@ def run(
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
     after `time_limit` seconds, everything so far saved, and LabError for what a user can mend.
     """
-    check_settings(settings)
     this, began = Run(folder, settings, force), time.monotonic()
     if not this.missing:
         return read_tables(folder)
+    check_settings(settings)
     data = load(settings)
-    this.folder.mkdir(parents=True, exist_ok=True)
+    this.begin()
     total, done = len(planned(settings)), len(planned(settings)) - len(this.missing)
     plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
     this.write_record(data, 0)
@@ -269,9 +266,17 @@ def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read_record(folder: str | Path) -> dict:
-    """run.json of a run; {} where there is none."""
+    """run.json of a run; {} where there is none. Raises LabError for one that is damaged."""
     path = Path(folder) / "run.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or "run_key" not in record:
+        raise LabError(f"results: {path} is damaged; mend it, or run with --force to start afresh")
+    return record
 
 
 def hardware(device: torch.device) -> dict:
@@ -312,14 +317,25 @@ def _rounded(row: dict) -> dict:
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def _read_table(path: Path) -> list[dict]:
+def _replicate(row: dict) -> Replicate:
+    return Replicate(*(row[key] for key in REPLICATE))
+
+
+def _read_table(path: Path, columns: list[str]) -> list[dict]:
     if not path.exists():
         return []
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        table = pd.DataFrame()
+    if list(table.columns) != columns:
+        raise LabError(
+            f"results: {path} is damaged: its columns are not {', '.join(columns[:5])} ...; mend or delete it"
+        )
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -61,7 +61,7 @@ def save_state(path: Path, settings: Settings, replicate: Replicate, state: Trai
         "curve": json.dumps([list(asdict(point).values()) for point in state.curve]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
     os.replace(temporary, path)
 

@@ -18,7 +18,7 @@ from lthcore import masks, sparse
 from lthcore.data import Data
 from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
 from lthcore.models import Weights, build
-from lthcore.settings import Settings, seed_for
+from lthcore.settings import LabError, Settings, seed_for
 from lthcore.sparse import SparseChain
 from lthcore.state import Point, Training
 
@@ -111,8 +111,7 @@ def train_cohort(
     if chain and (settings.engine == "stack" or device.type == "cuda"):
         yield from _train_stacks(settings, data, cohort, go_on)
         return
-    workers = workers or int(os.environ.get("LTH_WORKERS", 0)) or cpu_count()
-    workers = min(len(cohort), workers) if device.type == "cpu" else 1
+    workers = min(len(cohort), workers or worker_count()) if device.type == "cpu" else 1
     if workers <= 1:
         for key, state in cohort.items():
             yield _train_one(settings, data, key, state, go_on)
@@ -151,6 +150,14 @@ def stack_size(settings: Settings, data: Data, state: Training) -> int:
     return max(1, int(torch.cuda.mem_get_info(device)[0] / 2 / each))
 
 
+def worker_count() -> int:
+    """How many processes train at once on a CPU: `LTH_WORKERS`, else one for each core."""
+    text = os.environ.get("LTH_WORKERS") or str(cpu_count())
+    if not text.isdecimal() or int(text) == 0:
+        raise LabError(f"LTH_WORKERS = {text!r}: must be a whole number from 1")
+    return int(text)
+
+
 def _train_mapped(settings: Settings, arrays: dict, *rest) -> tuple[Hashable, Training]:
     return _train_one(settings, Data.from_arrays(arrays), *rest)
 
@@ -183,7 +190,8 @@ def _finish(engine: Dense | SparseChain, data: Data, states: list[Training]) -> 
     for state, results in zip(states, engine.evaluate(data.train), strict=True):
         state.weights = _copy(state.weights, "cpu")  # no longer the engine's own
         state.rewind = state.rewind and _copy(state.rewind, "cpu")
-        if not masks.is_masked(state.weights, state.mask):
+        diverged = any(not weight.isfinite().all() for weight in state.weights.values())  # nan x 0 is nan
+        if not diverged and not masks.is_masked(state.weights, state.mask):
             raise AssertionError("a pruned weight is not zero at the end of training")
         state.final_train_accuracy = results[0][1]
     if all(state.early_stop is not None for state in states):

@@ -180,7 +180,8 @@ def test_damaged_record_is_one_line(tmp_path, capsys):
     run_tiny()
     capsys.readouterr()
     (tmp_path / "results/smoke/lab/tiny/run.json").write_text("{")
-    for command in (["list"], ["show", "smoke/lab/tiny"], ["run", "params/lab/tiny.yaml", "--profile", "smoke"]):
+    running = ["run", "params/lab/tiny.yaml", "--profile", "smoke", "--no-notebook"]
+    for command in (["list"], ["show", "smoke/lab/tiny"], running):
         assert lth(*command) == 2
         assert re.fullmatch(r"lth: .*run\.json.*\n", capsys.readouterr().err)
 

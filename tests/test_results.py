@@ -171,7 +171,7 @@ def test_fresh_clone_of_a_finished_run_has_tables_but_no_tickets_and_is_complete
     pd.testing.assert_frame_equal(rounds, pd.read_csv(copied / "rounds.csv"))
 
 
-@pytest.mark.parametrize("limit", [3, 4, 7, 12])
+@pytest.mark.parametrize("limit", [6, 7, 10, 15])
 def test_run_stopped_by_the_time_limit_and_resumed_equals_uninterrupted(limit, finished, tmp_path, monkeypatch):
     tick(monkeypatch)
     stops = 0

@@ -365,3 +365,11 @@ def test_another_seed_of_the_training_means_other_batches(digits):
     assert not torch.equal(
         trained(SMALL, digits, other).weights["fc1.weight"], trained(SMALL, digits).weights["fc1.weight"]
     )
+
+
+def test_divergence_under_a_mask_is_an_outcome_and_no_crash(digits):
+    settings = SMALL.changed(optimizer="sgd", learning_rate=1e6, engine="dense")
+    weights = initial_weights(build(settings, digits.shape, 10), settings, 0)
+    mask = {name: m & (torch.arange(m.numel()).view_as(m) % 2 == 0) for name, m in masks.full_mask(weights).items()}
+    *_, state = train(settings, digits, begin(settings, 0, 0, weights, mask))
+    assert state.curve[-1].test_loss != state.curve[-1].test_loss  # nan
