@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 
 import torch
@@ -49,28 +50,31 @@ def train(settings: Settings, data: Data, state: Training) -> Iterator[Training]
 
 def train_in_step(settings: Settings, data: Data, states: list[Training]) -> Iterator[None]:
     """Train replicates that stand at one iteration together; yield after every evaluation, the states up to date."""
-    engine = engine_for(settings, data, states)
-    started, before = time.perf_counter(), [state.seconds for state in states]
-    at = states[0].iteration
-    if not states[0].curve:
-        _record(engine, data, states, at)
+    with _one_thread():
+        engine = engine_for(settings, data, states)
+        at, new = states[0].iteration, not states[0].curve
+        if new:
+            _record(engine, data, states, at)
+    if new:
         yield
     while at < settings.iterations:
-        stop = min(settings.iterations, (at // settings.eval_every + 1) * settings.eval_every)
-        while at < stop:
-            end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
-            batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
-            engine.steps(data, batches, [learning_rate(settings, at + i) for i in range(batches.shape[1])])
-            at += batches.shape[1]
-            if at == settings.rewind_to:
-                engine.export(states)
-                for state in states:
-                    state.rewind = _copy(state.weights)
-        _record(engine, data, states, at)
-        if at == settings.iterations:
-            _finish(engine, data, states)
-        for state, seconds in zip(states, before, strict=True):
-            state.seconds = seconds + (time.perf_counter() - started) / len(states)
+        started = time.perf_counter()
+        with _one_thread():
+            stop = min(settings.iterations, (at // settings.eval_every + 1) * settings.eval_every)
+            while at < stop:
+                end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
+                batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
+                engine.steps(data, batches, [learning_rate(settings, at + i) for i in range(batches.shape[1])])
+                at += batches.shape[1]
+                if at == settings.rewind_to:
+                    engine.export(states)
+                    for state in states:
+                        state.rewind = _copy(state.weights)
+            _record(engine, data, states, at)
+            if at == settings.iterations:
+                _finish(engine, data, states)
+        for state in states:
+            state.seconds += (time.perf_counter() - started) / len(states)
         yield
 
 
@@ -163,12 +167,18 @@ def _train_mapped(settings: Settings, arrays: dict, *rest) -> tuple[Hashable, Tr
 
 
 def _train_one(settings: Settings, data: Data, key: Hashable, state: Training, go_on: GoOn) -> tuple:
+    if go_on(key, state):
+        all(go_on(key, now) for now in train(settings, data, state))  # until one says no
+    return key, state
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread: their number changes rounding, so that with one a training is the same anywhere."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the number of threads changes rounding: with one, a replicate is the same anywhere
+    torch.set_num_threads(1)
     try:
-        if go_on(key, state):
-            all(go_on(key, now) for now in train(settings, data, state))  # until one says no
-        return key, state
+        yield
     finally:
         torch.set_num_threads(threads)
 
