@@ -104,7 +104,7 @@ def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "") -> Fi
     """The paper's Figure 3: test accuracy as training proceeds, at several sparsities."""
     figure, panels = _figure(1, 3)
     panel_levels = [(100, 51.3, 21.1), (100, 7.0, 3.6, 1.9), (100, 51.3, 21.1)]
-    titles = ["Pruning helps ...", "... until it is too much", "... but not with fresh weights"]
+    titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
     missing = set()
     for axes, levels, title in zip(panels, panel_levels, titles, strict=True):
         found = {level: round_nearest(rounds, level) for level in levels}
