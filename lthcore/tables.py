@@ -58,6 +58,14 @@ def smallest_winning(rounds: pd.DataFrame) -> float | None:
     return float(wins["percent_left"].min()) if len(wins) else None
 
 
+def falls_below(rounds: pd.DataFrame, arm: str, column: str = "es_test_accuracy") -> float | None:
+    """Weights left (%) from which on the mean of `arm` stays below the dense network's; None where it does not."""
+    table = with_dense(rounds)
+    means = table[table["arm"] == arm].groupby("round")[["percent_left", column]].mean()
+    below = (means[column] < means.loc[0, column])[::-1].cummin()  # from the sparsest round backwards
+    return float(means["percent_left"][below[below].index].max()) if below.any() else None
+
+
 def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> list[str]:
     """Sentences with the numbers that the paper's section 2 speaks of, each with its n and its spread over trials."""
     lines = []
@@ -80,6 +88,15 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
         if "reinit" in set(rounds["arm"]):
             parts.append(_gain(paired(rounds, "es_test_accuracy", k, against="reinit"), "its reinitialisation"))
         lines.append(f"At {left[k]:.1f}% left: " + ", ".join(parts) + f" (n = {len(stop)}).")
+    for arm, label in {
+        "ticket": "Tickets",
+        "reinit": "Reinitialised, they",
+        "random": "Random sparse networks",
+    }.items():
+        if arm in set(rounds["arm"]):
+            below = falls_below(rounds, arm)
+            verdict = "never stay" if below is None else f"from {below:.1f}% left on stay"
+            lines.append(f"{label} {verdict} below the dense network's mean test accuracy at the early stop.")
     return lines
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lthcore.tables import findings, paired, round_nearest, smallest_winning, summary, with_dense
+from lthcore.tables import falls_below, findings, paired, round_nearest, smallest_winning, summary, with_dense
 
 LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}
 
@@ -61,6 +61,14 @@ def test_findings_state_the_numbers_their_n_and_their_spread(rounds):
     assert "+0.40 points [+0.40, +0.40] against the dense network" in at
     assert "+0.90 points [+0.90, +0.90] against its reinitialisation" in at
     assert "n = 2" in at
+
+
+def test_an_arm_falls_below_where_it_stays_below(rounds):
+    assert falls_below(rounds, "ticket") == 3.6
+    assert falls_below(rounds, "reinit") == 51.3
+    recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
+    assert falls_below(recovering, "ticket") is None
+    assert "Tickets from 3.6% left on stay below" in " ".join(findings(rounds))
 
 
 def test_findings_say_when_there_is_no_winning_ticket():
