@@ -88,15 +88,11 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
         if "reinit" in set(rounds["arm"]):
             parts.append(_gain(paired(rounds, "es_test_accuracy", k, against="reinit"), "its reinitialisation"))
         lines.append(f"At {left[k]:.1f}% left: " + ", ".join(parts) + f" (n = {len(stop)}).")
-    for arm, label in {
-        "ticket": "Tickets",
-        "reinit": "Reinitialised, they",
-        "random": "Random sparse networks",
-    }.items():
-        if arm in set(rounds["arm"]):
-            below = falls_below(rounds, arm)
-            verdict = "never stay" if below is None else f"from {below:.1f}% left on stay"
-            lines.append(f"{label} {verdict} below the dense network's mean test accuracy at the early stop.")
+    labels = {"ticket": "Tickets", "reinit": "Reinitialised tickets", "random": "Random sparse networks"}
+    for arm in (arm for arm in labels if arm in set(rounds["arm"])):
+        below = falls_below(rounds, arm)
+        fall = "do not fall" if below is None else f"fall, at {below:.1f}% left and for good,"
+        lines.append(f"{labels[arm]} {fall} below the dense network's mean test accuracy at the early stop.")
     return lines
 
 

@@ -68,7 +68,7 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     assert falls_below(rounds, "reinit") == 51.3
     recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
     assert falls_below(recovering, "ticket") is None
-    assert "Tickets from 3.6% left on stay below" in " ".join(findings(rounds))
+    assert "Tickets fall, at 3.6% left and for good, below" in " ".join(findings(rounds))
 
 
 def test_findings_say_when_there_is_no_winning_ticket():
