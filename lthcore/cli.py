@@ -97,7 +97,7 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path:
 
 def notebook_of(experiment: Experiment) -> Path:
     """The notebook of an experiment. Raises LabError where there is none."""
-    from lthcore.results import project_root
+    from lthcore.settings import project_root
 
     source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
     if not source.exists():
@@ -192,7 +192,8 @@ def show_command(options: argparse.Namespace) -> None:
 def figures_command(options: argparse.Namespace) -> None:
     """Redraw every figure whose tables are there."""
     from lthcore.paper import draw_all
-    from lthcore.results import project_root, results_root
+    from lthcore.results import results_root
+    from lthcore.settings import project_root
 
     for line in draw_all(results_root(), project_root() / "figures"):
         print(line)

@@ -1,7 +1,8 @@
 """Data: digits, MNIST, Fashion-MNIST and CIFAR-10 as normalised tensors on the device; downloading is apart.
 
-Files lie under the data root (`LTH_DATA`, default `./data`) in the publishers' own formats, and are read only when
-their hash is the published one. No pickle is ever read: CIFAR-10 is the official binary version.
+Files lie under the data root (`LTH_DATA`, default data/ of the project) in the publishers' own formats. MNIST and
+Fashion-MNIST are read only when their MD5 is the published one. No pickle is ever read: CIFAR-10 is the official binary
+version, its archive checked by MD5 when fetched, its files by their records, and their hash noted in run.json.
 """
 
 import gzip
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lthcore.settings import LabError, Settings, choose, seed_for
+from lthcore.settings import LabError, Settings, choose, project_root, seed_for
 
 # name -> (MD5 of NAME.gz, MD5 of NAME unpacked where it is published)
 MNIST_FILES = {
@@ -99,8 +100,8 @@ class Data:
 
 
 def data_root() -> Path:
-    """Where data files are looked for: `LTH_DATA`, else ./data."""
-    return Path(os.environ.get("LTH_DATA") or "data")
+    """Where data files are looked for: `LTH_DATA`, else data/ of the project."""
+    return Path(os.environ.get("LTH_DATA") or project_root() / "data")
 
 
 def _digits(root: Path) -> Raw:
@@ -242,6 +243,8 @@ def fetch(name: str, root: Path | None = None) -> str:
         pass  # not there, or not whole: fetched below
     if name == "cifar10":
         _download(root, CIFAR10_MIRRORS, *CIFAR10_ARCHIVE, unpack=True)
+    elif name not in ("mnist", "fashion_mnist"):
+        raise LabError(f"data: nothing is known of where to fetch {name} from; put its files under {root}")
     else:
         folder, files, mirrors = {
             "mnist": ("MNIST", MNIST_FILES, MNIST_MIRRORS),

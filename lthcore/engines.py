@@ -1,8 +1,9 @@
 """Engines: what takes the steps of a training. All have the interface of `Dense`, and agree to rounding.
 
-An engine holds K replicates of one network that train in step. `Dense` holds one, as it stands in `models`; `Stack` any
-number of a chain of dense layers, as batched products over a leading replicate dimension; `sparse.SparseChain` one, by
-the weights it has left. On a GPU a step is captured as a CUDA graph and replayed, so that it costs no launches.
+An engine holds K replicates of one network that train in step. `Dense` holds one, as it stands in `models`; `Chain` one
+chain of dense layers on a CPU, its gradients by hand; `Stack` any number of chains, as batched products over a leading
+replicate dimension; `sparse.SparseChain` one chain, by the weights it has left. On a GPU a step is captured as a CUDA
+graph and replayed, so that it costs no launches.
 """
 
 import warnings
@@ -271,13 +272,16 @@ def evaluate(model: nn.Module, *splits: Split) -> Evaluation:
 
 
 def is_chain(model: nn.Module) -> bool:
-    """Whether a network is a chain of dense layers, which `Stack` can hold."""
-    return isinstance(model, nn.Sequential) and all(isinstance(layer, CHAIN) for layer in model)
+    """Whether a network is a chain of dense layers with biases, which `Stack` can hold."""
+    biased = all(layer.bias is not None for layer in model.modules() if isinstance(layer, nn.Linear))
+    return biased and isinstance(model, nn.Sequential) and all(isinstance(layer, CHAIN) for layer in model)
 
 
 def is_plain_chain(settings: Settings, model: nn.Module, device: torch.device) -> bool:
     """Whether a training is of dense layers and nothing else, on a CPU: no dropout, augmentation or autocast."""
-    layers = isinstance(model, nn.Sequential) and all(isinstance(m, nn.Flatten | nn.Linear | nn.ReLU) for m in model)
+    kinds = [next((i for i, kind in enumerate(CHAIN) if isinstance(layer, kind)), None) for layer in model.children()]
+    hidden = (len(kinds) - 2) // 2
+    layers = is_chain(model) and kinds == [0, *[1, 2] * hidden, 1]  # flatten, (linear, relu) ..., linear
     return layers and device.type == "cpu" and settings.precision == "float32" and not settings.augment
 
 

@@ -19,6 +19,7 @@ FIGURES = {
 
 def largest_run(root: Path, name: str) -> Path | None:
     """The folder of `<notebook>/<variant>` under the largest profile that has tables; None where none has."""
+    root = Path(root)
     folders = [root / profile / name for profile in reversed(PROFILES)]
     return next((folder for folder in folders if (folder / "rounds.csv").exists()), None)
 

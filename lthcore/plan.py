@@ -6,17 +6,16 @@ from time import perf_counter
 
 import pandas as pd
 import torch
-from joblib import cpu_count
 
 from lthcore.data import DATASETS, Data, Split, pick_device
 from lthcore.lottery import Replicate, begin, planned
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
-from lthcore.results import project_root, read_record, results_root
-from lthcore.settings import PROFILES, Experiment, Settings, load_experiment
-from lthcore.train import engine_for
+from lthcore.results import read_record, results_root
+from lthcore.settings import EXTENT, PROFILES, Experiment, Settings, load_experiment, project_root
+from lthcore.train import engine_for, worker_count
 
-DENSITIES = (1.0, 0.34, 0.13, 0.03)  # shares of weights left at which this machine is timed
+DENSITIES = (1.0, 0.24, 0.1, 0.03)  # shares of weights left at which this machine is timed
 
 
 def params_files(root: Path | None = None) -> list[Path]:
@@ -37,7 +36,9 @@ def seconds_left(experiment: Experiment) -> float:
     """Estimated seconds to finish an experiment here, from steps and evaluations timed just now on random images."""
     s, done = experiment.settings, done_replicates(experiment)
     dataset = DATASETS[s.dataset]
-    short = s.changed(iterations=1, eval_every=1, warmup=0, schedule="constant", milestones=(), rewind_to=0)
+    defaults = {name: Settings.model_fields[name].default for name in (*EXTENT, "validation", "train_examples")}
+    constant = {"warmup": 0, "schedule": "constant", "milestones": (), "rewind_to": 0, "iterations": 1, "eval_every": 1}
+    short = s.changed(**defaults | constant | {"device": s.device, "engine": s.engine})  # what a step depends on
     kept = s.train_examples or dataset.n_train - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + dataset.n_test) + 2 * kept
     seconds = 0.0
@@ -46,7 +47,7 @@ def seconds_left(experiment: Experiment) -> float:
             density = (1 - s.prune_fc) ** replicate.round
             step, image = _timed(short, min(d for d in DENSITIES if d >= density * 0.999 or d == DENSITIES[-1]))
             seconds += s.iterations * step + evaluated * image
-    return seconds if pick_device(s.device).type == "cuda" else seconds / cpu_count()
+    return seconds if pick_device(s.device).type == "cuda" else seconds / worker_count()
 
 
 def all_experiments() -> dict[Path, dict[str, Experiment]]:
@@ -57,7 +58,7 @@ def all_experiments() -> dict[Path, dict[str, Experiment]]:
 @cache
 def _timed(settings: Settings, density: float) -> tuple[float, float]:
     """Seconds of a training step, and of evaluating an image, at a share of weights left; one thread, best of three."""
-    shape, n = DATASETS[settings.dataset].shape, max(1000, settings.batch_size)
+    shape, n = DATASETS[settings.dataset].shape, max(500, settings.batch_size)
     device = pick_device(settings.device)
     images = torch.rand(n, *shape, device=device)
     split = Split(images, torch.randint(0, 10, (n,), device=device))

@@ -124,16 +124,20 @@ def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "") -> Fi
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     """The paper's Figure 4: early stop, accuracies there and at the end, of tickets and their reinitialisations."""
     arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
-    figure, panels = _figure(2, 2)
+    figure, panels = _figure(3, 2)
     columns = {
         "es_iteration": ("Early-stop iteration", "iteration"),
         "es_test_accuracy": ("Test accuracy at early stop", "accuracy"),
         "es_train_accuracy": ("Training accuracy at early stop", "accuracy"),
         "final_test_accuracy": ("Test accuracy at the end of training", "accuracy"),
     }
-    for axes, (column, (title, label)) in zip(panels, columns.items(), strict=True):
+    for axes, (column, (title, label)) in zip(panels, columns.items(), strict=False):
         plot_against_sparsity(rounds, column, arms, axes)
         axes.set(title=title, ylabel=label)
+    for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=True):  # the paper's 4c
+        plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
+        title, label = columns[column]
+        axes.set(title=f"{title}, one-shot, linear axis", ylabel=label)
     for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
         axes.get_legend().remove()
     return _captioned(figure, caption, _absent(rounds, arms))

@@ -27,9 +27,9 @@ from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from lthcore import __version__, masks
-from lthcore.data import Data, load
+from lthcore.data import DATASETS, Data, load
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, find_tickets, planned
-from lthcore.settings import LabError, Settings
+from lthcore.settings import LabError, Settings, project_root
 from lthcore.state import Training
 from lthcore.tickets import file_stem, load_state, save_state
 from lthcore.train import train_cohort
@@ -46,12 +46,6 @@ class TimeLimit(LabError):
     """The time limit was reached; what was done is saved, and the same command goes on."""
 
     exit_code = 75  # EX_TEMPFAIL
-
-
-def project_root() -> Path:
-    """The folder that holds params/ and results/: the nearest at or above the working directory, else that itself."""
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "params").is_dir() and (p / "notebooks").is_dir()), here)
 
 
 def results_root() -> Path:
@@ -87,6 +81,7 @@ class Run:
         """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
         self.folder, self.settings, self.force = Path(folder), settings, force
         self.record = {} if force else self._read_record()
+        self.began = time.perf_counter()
         self.rows: dict[Replicate, dict] = {}
         self.points: dict[Replicate, list[dict]] = {}
         if self.record:
@@ -132,7 +127,12 @@ class Run:
                 if replicate not in self.rows or replicate.arm in LINEAGE:
                     outcomes[replicate] = self._load(ticket)
                     self._note(replicate, outcomes[replicate])
-            elif replicate not in self.rows or replicate.arm in LINEAGE:
+            elif replicate in self.rows and replicate.arm in LINEAGE:
+                raise LabError(
+                    f"results: {self.folder} has a row but no ticket of {file_stem(replicate)}: tickets stay on the "
+                    "machine that made them, and a run goes on there only; run with --force to start afresh here"
+                )
+            elif replicate not in self.rows:
                 todo[replicate] = self._load(checkpoint) if checkpoint.exists() else state
         keep = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
         stopped = False
@@ -146,6 +146,7 @@ class Run:
             new = replicate not in self.rows
             self._note(replicate, state)
             self.write_tables()
+            self.write_record(data)
             if bar is not None and new:
                 bar.update()
         if stopped:
@@ -192,9 +193,9 @@ class Run:
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
         _write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
 
-    def write_record(self, data: Data, seconds: float) -> None:
-        """Write run.json; `seconds` of this sitting are added to the wall seconds of earlier ones."""
-        s = self.settings
+    def write_record(self, data: Data) -> None:
+        """Write run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
+        s, seconds = self.settings, time.perf_counter() - self.began
         record = {
             "run_key": s.key,
             "complete": not self.missing,
@@ -206,9 +207,9 @@ class Run:
             **{f"n_{name}": len(split.labels) for name, split in data.splits.items()},
             "hardware": hardware(data.test.images.device),
             "versions": versions(),
-            "commit": git_commit(),
+            "commits": list(dict.fromkeys([*self.record.get("commits", []), COMMIT])),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_seconds": round(self.record.get("wall_seconds", 0) + seconds, 1),
+            "wall_seconds": round((self.record.get("wall_seconds") or 0) + seconds, 1),
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
             "settings": s.model_dump(mode="json"),
         }
@@ -223,28 +224,29 @@ def run(
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
     after `time_limit` seconds, everything so far saved, and LabError for what a user can mend.
     """
-    this, began = Run(folder, settings, force), time.monotonic()
+    this, deadline = Run(folder, settings, force), time.monotonic() + time_limit
     if not this.missing:
         return read_tables(folder)
     check_settings(settings)
     data = load(settings)
+    if len(data.test.labels) < DATASETS[settings.dataset].n_test:
+        print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
     this.begin()
     total, done = len(planned(settings)), len(planned(settings)) - len(this.missing)
     plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    this.write_record(data, 0)
+    this.write_record(data)
     try:
         with tqdm(total=total, initial=done, desc=settings.key, unit="training", disable=plain) as bar:
-            for outcomes in find_tickets(settings, data, lambda c: this.train(data, c, began + time_limit, bar)):
-                this.write_record(data, time.monotonic() - began)
+            for outcomes in find_tickets(settings, data, lambda c: this.train(data, c, deadline, bar)):
                 if plain and not quiet:
-                    print(_progress_line(this, outcomes, time.monotonic() - began), flush=True)
+                    print(_progress_line(this, outcomes, time.perf_counter() - this.began), flush=True)
     except TimeLimit:
         left = len(this.missing)
         done = f"{total - left} of {total} trainings done"
         raise TimeLimit(f"time limit reached with {done}; the same command goes on") from None
     finally:
         this.write_tables()
-        this.write_record(data, time.monotonic() - began)
+        this.write_record(data)
     return read_tables(folder)
 
 
@@ -311,6 +313,9 @@ def git_commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+COMMIT = git_commit()  # of the code as it was imported, whatever is committed while it runs
 
 
 def _rounded(row: dict) -> dict:

@@ -149,8 +149,8 @@ class Experiment(NamedTuple):
 def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None) -> Experiment:
     """Read `params/<notebook>/<variant>.yaml` under one of its profiles.
 
-    `overrides` go on top and, where they change the run key, mark the variant with it, so that a one-off run never
-    mixes with the published one. Raises LabError for a file, profile, key or value that cannot be used.
+    `overrides` go on top and, where they change anything, mark the variant, so that a one-off run never mixes with the
+    published one. Raises LabError for a file, profile, key or value that cannot be used.
     """
     path = Path(path)
     try:
@@ -171,8 +171,18 @@ def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str,
         settings = published.changed(**overrides or {})
     except LabError as error:
         raise LabError(f"{path} ({profile}): {error}") from None
-    variant = path.stem if settings.key == published.key else f"{path.stem}-{settings.key.rsplit('-', 1)[1]}"
+    variant, before, now = path.stem, published.model_dump(mode="json"), settings.model_dump(mode="json")
+    changed = {k: v for k, v in now.items() if v != before[k] and k not in ("device", "engine")}
+    if changed:
+        variant += "-" + hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
     return Experiment(path.parent.name, variant, profile, settings)
+
+
+def project_root() -> Path:
+    """The folder that holds params/ and results/: at or above the working directory, else where lthcore lies."""
+    here = Path.cwd()
+    places = (here, *here.parents, Path(__file__).resolve().parents[1])
+    return next((p for p in places if (p / "params").is_dir() and (p / "notebooks").is_dir()), here)
 
 
 def choose(key: str, value: str, allowed: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ GoOn = Callable[[Hashable, Training], bool]
 def engine_for(settings: Settings, data: Data, states: list[Training]) -> Dense | SparseChain:
     """What trains these states fastest here; all engines give the same numbers to rounding."""
     model, device = build(settings, data.shape, 10), data.train.images.device
-    if len(states) > 1 or settings.engine == "stack":
+    if is_chain(model) and (len(states) > 1 or settings.engine == "stack"):
         return Stack(settings, model, device, states)
     if sparse.applies(settings, model, device, states[0].mask):
         return SparseChain(settings, model, states)

@@ -11,7 +11,8 @@ import pytest
 
 from lthcore import cli
 from lthcore.cli import main
-from lthcore.results import project_root, read_record, read_tables
+from lthcore.results import project_root, read_record, read_tables, results_root, run
+from lthcore.settings import load_experiment
 
 TINY = """
 dataset: digits
@@ -148,12 +149,14 @@ def test_run_writes_the_tables_of_a_params_file_under_its_profile_notebook_and_n
 
 
 def test_changed_settings_are_kept_beside_the_published_run(tmp_path):
-    assert run_tiny("-p", "rounds", "0") == 0  # more or less of the same run is the same run
-    assert run_tiny("-p", "learning_rate", "2e-3", "-p", "rounds", "0") == 0
-    tiny, changed = sorted(path.name for path in (tmp_path / "results/smoke/lab").iterdir())
+    assert run_tiny("-p", "device", "cpu") == 0  # where it runs changes nothing
+    assert run_tiny("-p", "learning_rate", "2e-3") == 0
+    assert run_tiny("-p", "trials", "2") == 0
+    tiny, *changed = sorted(path.name for path in (tmp_path / "results/smoke/lab").iterdir())
     assert tiny == "tiny"
-    assert re.fullmatch(r"tiny-[0-9a-f]{8}", changed)
-    assert read_record(tmp_path / "results/smoke/lab" / changed)["settings"]["learning_rate"] == 2e-3
+    assert all(re.fullmatch(r"tiny-[0-9a-f]{8}", name) for name in changed)
+    records = [read_record(tmp_path / "results/smoke/lab" / name)["settings"] for name in changed]
+    assert sorted((r["learning_rate"], r["trials"]) for r in records) == [(1.2e-3, 2), (2e-3, 1)]
 
 
 def test_force_starts_afresh(tmp_path):
@@ -212,7 +215,8 @@ def test_params_folder_without_its_notebook_is_one_line(capsys):
 
 def test_list_shows_every_experiment_with_its_state(capsys):
     run_tiny()
-    run_tiny("--profile", "cpu", "-p", "rounds", "0")
+    less = load_experiment("params/lab/tiny.yaml", "cpu").settings.changed(rounds=0)
+    run(less, results_root() / "cpu/lab/tiny", quiet=True)
     capsys.readouterr()
     assert lth("list") == 0
     name, smoke, cpu, paper = capsys.readouterr().out.splitlines()
@@ -224,7 +228,7 @@ def test_list_shows_every_experiment_with_its_state(capsys):
 
 @pytest.mark.parametrize("by", ["name", "folder"])
 def test_show_prints_where_a_run_comes_from_and_its_means(by, tmp_path, capsys):
-    run_tiny("-p", "trials", "2")
+    run_tiny()
     capsys.readouterr()
     folder = tmp_path / "results/smoke/lab/tiny"
     assert lth("show", "smoke/lab/tiny" if by == "name" else folder) == 0
@@ -235,7 +239,7 @@ def test_show_prints_where_a_run_comes_from_and_its_means(by, tmp_path, capsys):
     ticket = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 1)]["final_test_accuracy"]
     [line] = re.findall(r"^ticket.*\n^ +1 .*$", out, re.MULTILINE)
     words = line.splitlines()[1].split()
-    assert words[:2] == ["1", "2"]  # round 1, n = 2
+    assert words[:2] == ["1", "1"]  # round 1, n = 1
     assert float(words[4 + 1]) == pytest.approx(ticket.mean(), abs=1e-4)
 
 

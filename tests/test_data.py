@@ -242,7 +242,11 @@ def test_the_data_root_is_lth_data_or_data(monkeypatch, tmp_path):
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
     assert data.data_root() == tmp_path
     monkeypatch.delenv("LTH_DATA")
-    assert data.data_root() == Path("data")
+    assert data.data_root() == Path(data.__file__).parents[1] / "data"
+    (tmp_path / "params").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert data.data_root() == tmp_path / "data"
 
 
 # CIFAR-10's files

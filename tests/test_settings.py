@@ -236,7 +236,7 @@ def test_override_marks_the_variant_with_its_key(tmp_path):
     assert experiment.settings.key == "lenet-mnist-d7d872a8"
 
 
-@pytest.mark.parametrize("overrides", [None, {}, {"trials": 1, "device": "cpu"}, {"learning_rate": 1.2e-3}])
+@pytest.mark.parametrize("overrides", [None, {}, {"device": "cpu", "engine": "dense"}, {"learning_rate": 1.2e-3}])
 def test_override_that_keeps_the_key_keeps_the_variant(tmp_path, overrides):
     experiment = load_experiment(params_file(tmp_path, "profiles: {cpu: }"), "cpu", overrides)
     assert experiment.name == "cpu/notebook/variant"
