@@ -15,7 +15,7 @@ from lthcore.results import read_record, results_root
 from lthcore.settings import EXTENT, PROFILES, Experiment, Settings, load_experiment, project_root
 from lthcore.train import engine_for, worker_count
 
-DENSITIES = (1.0, 0.24, 0.1, 0.03)  # shares of weights left at which this machine is timed
+DENSITIES = (1.0, 0.19, 0.1, 0.03)  # shares of weights left at which this machine is timed
 
 
 def params_files(root: Path | None = None) -> list[Path]:
