@@ -6,7 +6,7 @@ import pandas as pd
 
 from lthcore import plots
 from lthcore.results import read_record, read_tables
-from lthcore.settings import PROFILES
+from lthcore.settings import PROFILES, LabError
 
 LENET = "iterative_pruning/lenet_mnist"
 # file name -> (run, its figure as a function of rounds, curves and caption)
@@ -22,6 +22,14 @@ def largest_run(root: Path, name: str) -> Path | None:
     root = Path(root)
     folders = [root / profile / name for profile in reversed(PROFILES)]
     return next((folder for folder in folders if (folder / "rounds.csv").exists()), None)
+
+
+def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
+    """run.json, rounds and curves of the largest run of `<notebook>/<variant>`. Raises LabError where there is none."""
+    folder = largest_run(root, name)
+    if folder is None:
+        raise LabError(f"results: no tables of {name} under {root}; `lth run params/{name}.yaml` makes them")
+    return read_record(folder), *read_tables(folder)
 
 
 def describe(folder: Path, rounds: pd.DataFrame) -> str:
