@@ -124,7 +124,8 @@ def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "") -> Fi
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     """The paper's Figure 4: early stop, accuracies there and at the end, of tickets and their reinitialisations."""
     arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
-    figure, panels = _figure(3, 2)
+    one_shot = any(arm.startswith("oneshot") for arm in rounds["arm"].unique())
+    figure, panels = _figure(3 if one_shot else 2, 2)
     columns = {
         "es_iteration": ("Early-stop iteration", "iteration"),
         "es_test_accuracy": ("Test accuracy at early stop", "accuracy"),
@@ -134,7 +135,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     for axes, (column, (title, label)) in zip(panels, columns.items(), strict=False):
         plot_against_sparsity(rounds, column, arms, axes)
         axes.set(title=title, ylabel=label)
-    for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=True):  # the paper's 4c
+    for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
         title, label = columns[column]
         axes.set(title=f"{title}, one-shot, linear axis", ylabel=label)

@@ -22,7 +22,7 @@ try:
 except ImportError:  # optional: without it training is masked-dense, and slower
     njit = None
 
-# Above this share of weights left dense products win, evaluations counted in: benchmarks/sparse_step.py (LeNet, batch 60).
+# Above this share of weights left dense products win, evaluations counted in (benchmarks/sparse_step.py, LeNet).
 CROSSOVER = 0.2
 BLOCK = 256  # images evaluated together: their activations stay in the cache
 ROUNDING = {"reassoc", "contract", "nsz"}  # sums may be reordered; nan and inf are kept, so that divergence shows
