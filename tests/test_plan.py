@@ -1,0 +1,36 @@
+"""The plan: what is left to do, and an estimate of its time that follows from what is timed."""
+
+import pytest
+
+from lthcore import plan
+from lthcore.lottery import planned
+from lthcore.settings import Experiment, Settings
+
+SETTINGS = Settings(arms=("ticket",), trials=1, rounds=16, iterations=1000, eval_every=100, device="cpu")
+EXPERIMENT = Experiment("study", "variant", "cpu", SETTINGS)
+
+
+@pytest.fixture(autouse=True)
+def nothing_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+    monkeypatch.setenv("LTH_WORKERS", "2")
+
+
+def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypatch):
+    monkeypatch.setattr(plan, "_timed", lambda settings, density: (2e-3, 1e-6))
+    each = 1000 * 2e-3 + (11 * 15_000 + 2 * 55_000) * 1e-6
+    assert plan.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2)
+
+
+def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
+    asked = []
+    monkeypatch.setattr(plan, "_timed", lambda settings, density: asked.append(density) or (1e-3, 1e-6))
+    plan.seconds_left(EXPERIMENT)
+    assert asked[0] == 1.0
+    assert asked == sorted(asked, reverse=True)
+    assert all(density >= 0.8**k * 0.999 for k, density in enumerate(asked))
+
+
+def test_a_step_takes_time():
+    step, image = plan._timed(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
+    assert 0 < image < step < 1
