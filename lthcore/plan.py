@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 
-import pandas as pd
 import torch
 
 from lthcore.data import DATASETS, Data, Split, pick_device
@@ -13,7 +12,7 @@ from lthcore.engines import is_plain_chain
 from lthcore.lottery import Replicate, begin, planned
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
-from lthcore.results import read_record, results_root
+from lthcore.results import ROUNDS, read_record, read_table, replicate_of, results_root
 from lthcore.settings import EXTENT, PROFILES, Experiment, Settings, load_experiment, project_root
 from lthcore.train import engine_for, worker_count
 
@@ -28,10 +27,9 @@ def params_files(root: Path | None = None) -> list[Path]:
 def done_replicates(experiment: Experiment) -> set[Replicate]:
     """The trainings of an experiment whose rows are in its table."""
     folder = results_root() / experiment.name
-    if read_record(folder).get("run_key") != experiment.settings.key or not (folder / "rounds.csv").exists():
+    if read_record(folder).get("run_key") != experiment.settings.key:
         return set()
-    rows = pd.read_csv(folder / "rounds.csv", usecols=list(Replicate._fields))
-    return {Replicate(*row) for row in rows.itertuples(index=False)} & set(planned(experiment.settings))
+    return {replicate_of(row) for row in read_table(folder / "rounds.csv", ROUNDS)} & set(planned(experiment.settings))
 
 
 def seconds_left(experiment: Experiment) -> float:

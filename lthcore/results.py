@@ -85,9 +85,9 @@ class Run:
         self.rows: dict[Replicate, dict] = {}
         self.points: dict[Replicate, list[dict]] = {}
         if self.record:
-            for point in _read_table(self.folder / "curves.csv", CURVES):
-                self.points.setdefault(_replicate(point), []).append(point)
-            rows = {_replicate(row): row for row in _read_table(self.folder / "rounds.csv", ROUNDS)}
+            for point in read_table(self.folder / "curves.csv", CURVES):
+                self.points.setdefault(replicate_of(point), []).append(point)
+            rows = {replicate_of(row): row for row in read_table(self.folder / "rounds.csv", ROUNDS)}
             self.rows = {replicate: row for replicate, row in rows.items() if replicate in self.points}
 
     def begin(self) -> None:
@@ -322,11 +322,13 @@ def _rounded(row: dict) -> dict:
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def _replicate(row: dict) -> Replicate:
+def replicate_of(row: dict) -> Replicate:
+    """Which training a row of a table is of."""
     return Replicate(*(row[key] for key in REPLICATE))
 
 
-def _read_table(path: Path, columns: list[str]) -> list[dict]:
+def read_table(path: Path, columns: list[str]) -> list[dict]:
+    """The rows of a table, [] where there is none. Raises LabError for one that is damaged."""
     if not path.exists():
         return []
     try:

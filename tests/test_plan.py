@@ -4,7 +4,7 @@ import pytest
 
 from lthcore import plan
 from lthcore.lottery import planned
-from lthcore.settings import Experiment, Settings
+from lthcore.settings import Experiment, LabError, Settings
 
 SETTINGS = Settings(arms=("ticket",), trials=1, rounds=16, iterations=1000, eval_every=100, device="cpu")
 EXPERIMENT = Experiment("study", "variant", "cpu", SETTINGS)
@@ -34,3 +34,13 @@ def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
 def test_a_step_takes_time():
     step, image = plan._timed(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
     assert 0 < image < step < 1
+
+
+def test_a_damaged_table_is_one_line(tmp_path):
+    folder = tmp_path / EXPERIMENT.name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(f'{{"run_key": "{SETTINGS.key}"}}')
+    assert plan.done_replicates(EXPERIMENT) == set()
+    (folder / "rounds.csv").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(LabError, match=r"rounds\.csv is damaged"):
+        plan.done_replicates(EXPERIMENT)
