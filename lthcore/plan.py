@@ -16,7 +16,7 @@ from lthcore.results import ROUNDS, read_record, read_table, replicate_of, resul
 from lthcore.settings import EXTENT, PROFILES, Experiment, Settings, load_experiment, project_root
 from lthcore.train import engine_for, worker_count
 
-DENSITIES = (1.0, 0.19, 0.1, 0.03)  # shares of weights left at which this machine is timed
+DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of weights left at which this machine is timed
 
 
 def params_files(root: Path | None = None) -> list[Path]:

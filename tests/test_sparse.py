@@ -28,7 +28,7 @@ RECIPES = {
         "schedule": "cosine", "warmup": 5,
     },
 }  # fmt: skip
-pytestmark = pytest.mark.skipif(sparse.njit is None, reason="numba is not installed: training is masked-dense")
+pytestmark = pytest.mark.skipif(sparse.kernels is None, reason="numba is not installed: training is masked-dense")
 
 
 def start_of(settings, density=0.1, seed=0):

@@ -1,0 +1,238 @@
+"""Kernels: the compiled loops of sparse training, by numba. `sparse` says what their arrays mean.
+
+Activations and gradients are kept as (tiles, nodes, LANES): a node's values for LANES images lie side by side, and a
+weight is one multiply-add of two such rows. The three loops over weights are written in LLVM's own language, since
+its vectoriser cannot know that rows do not overlap: kept in registers, a row costs half as much forward, a third back.
+Importing this needs numba. The kernels all stand in this one file because numba's cache looks at no other.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 64  # four vectors of 16: the widest processors hold a row in four registers, others in eight or sixteen
+ROUNDING = ("reassoc", "contract", "nsz")  # sums may be reordered; nan and inf are kept, so that divergence shows
+_compiled = njit(cache=True, fastmath=set(ROUNDING), error_model="numpy")
+_ROW = ir.VectorType(ir.FloatType(), LANES)
+
+
+def _data(context, builder, signature, arguments, i):
+    return context.make_array(signature.args[i])(context, builder, arguments[i]).data
+
+
+def _row(builder, rows, index):
+    """A pointer to row `index` as one vector."""
+    return builder.bitcast(builder.gep(rows, [builder.mul(index, index.type(LANES))]), _ROW.as_pointer())
+
+
+def _everywhere(builder, scalar):
+    first = builder.insert_element(_ROW(ir.Undefined), scalar, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, _ROW(ir.Undefined), ir.VectorType(ir.IntType(32), LANES)([0] * LANES))
+
+
+def _times_plus(builder, a, b, c):
+    return builder.fadd(builder.fmul(a, b, flags=ROUNDING), c, flags=ROUNDING)
+
+
+def _sources(builder, source, begin, end):
+    """Loop over the weights from `begin` to `end`: (weight k, the node it comes from)."""
+    with cgutils.for_range(builder, builder.sub(end, begin)) as loop:
+        k = builder.add(begin, loop.index)
+        yield k, builder.zext(builder.load(builder.gep(source, [k])), ir.IntType(64))
+
+
+@intrinsic
+def _gather(typing, rows, unit, source, values, begin, end):
+    """rows[unit] += the sum of values[k] * rows[source[k]] over k from `begin` to `end`."""
+
+    def generate(context, builder, signature, arguments):
+        rows, source, values = (_data(context, builder, signature, arguments, i) for i in (0, 2, 3))
+        out = _row(builder, rows, arguments[1])
+        total = cgutils.alloca_once_value(builder, builder.load(out, align=4))
+        for k, node in _sources(builder, source, *arguments[4:]):
+            value = _everywhere(builder, builder.load(builder.gep(values, [k])))
+            row = builder.load(_row(builder, rows, node), align=4)
+            builder.store(_times_plus(builder, value, row, builder.load(total)), total)
+        builder.store(builder.load(total), out, align=4)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.int64, source, values, types.int64, types.int64), generate
+
+
+@intrinsic
+def _dot(typing, rows, gradients, unit, source, d_values, begin, end):
+    """d_values[k] += rows[source[k]] . gradients[unit] for k from `begin` to `end`."""
+
+    def generate(context, builder, signature, arguments):
+        rows, gradients, source, d_values = (_data(context, builder, signature, arguments, i) for i in (0, 1, 3, 4))
+        gradient = builder.load(_row(builder, gradients, arguments[2]), align=4)
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _ROW])
+        reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+        for k, node in _sources(builder, source, *arguments[5:]):
+            product = builder.fmul(gradient, builder.load(_row(builder, rows, node), align=4), flags=ROUNDING)
+            place = builder.gep(d_values, [k])
+            builder.store(builder.call(reduce, [builder.load(place), product], fastmath=ROUNDING), place)
+        return context.get_dummy_value()
+
+    return types.void(rows, gradients, types.int64, source, d_values, types.int64, types.int64), generate
+
+
+@intrinsic
+def _scatter(typing, rows, unit, source, values, begin, end):
+    """rows[source[k]] += values[k] * rows[unit] for k from `begin` to `end`."""
+
+    def generate(context, builder, signature, arguments):
+        rows, source, values = (_data(context, builder, signature, arguments, i) for i in (0, 2, 3))
+        row = builder.load(_row(builder, rows, arguments[1]), align=4)
+        for k, node in _sources(builder, source, *arguments[4:]):
+            value, out = _everywhere(builder, builder.load(builder.gep(values, [k]))), _row(builder, rows, node)
+            builder.store(_times_plus(builder, value, row, builder.load(out, align=4)), out, align=4)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.int64, source, values, types.int64, types.int64), generate
+
+
+@_compiled
+def train(
+    images, labels, batches, rates, used, inputs, classes, source, first, values, bias,
+    m, m_bias, v, v_bias, done, momentum, weight_decay, decoupled, smoothing,
+):  # fmt: skip
+    """Take a step on each of batches (steps, batch) of image indices; values, biases and moments change in place."""
+    nodes, batch = inputs + len(first) - 1, batches.shape[1]
+    tiles = (batch + LANES - 1) // LANES
+    activations, gradients = _rows(tiles * nodes), _rows(tiles * nodes)
+    activations, gradients = activations.reshape(tiles, nodes, LANES), gradients.reshape(tiles, nodes, LANES)
+    d_values, d_bias = np.zeros_like(values), np.zeros_like(bias)
+    for step in range(len(batches)):
+        d_values[:] = 0
+        d_bias[:] = 0
+        for t in range(tiles):
+            index = batches[step, t * LANES : (t + 1) * LANES]
+            _load(images, index, used, activations[t])
+            _forward(values, bias, source, first, inputs, classes, activations[t])
+            _loss_gradient(activations[t], labels, index, classes, batch, smoothing, gradients[t])
+            _backward(values, source, first, inputs, classes, activations[t], gradients[t], d_values, d_bias)
+        if momentum >= 0:
+            _sgd(values, d_values, m, rates[step], momentum, weight_decay)
+            _sgd(bias, d_bias, m_bias, rates[step], momentum, weight_decay)
+        else:
+            _adam(values, d_values, m, v, rates[step], done + step + 1, weight_decay, decoupled)
+            _adam(bias, d_bias, m_bias, v_bias, rates[step], done + step + 1, weight_decay, decoupled)
+
+
+@_compiled
+def evaluate(images, labels, used, inputs, classes, source, first, values, bias):
+    """Summed cross-entropy (nats) and number correct."""
+    nodes, n = inputs + len(first) - 1, len(labels)
+    activations = _rows(nodes)
+    logits = activations[nodes - classes :]
+    loss, correct = 0.0, 0
+    for start in range(0, n, LANES):
+        index = np.arange(start, min(start + LANES, n))
+        _load(images, index, used, activations)
+        _forward(values, bias, source, first, inputs, classes, activations)
+        for b in range(len(index)):
+            best, label = 0, labels[index[b]]
+            for c in range(1, classes):
+                if logits[c, b] > logits[best, b]:
+                    best = c
+            total = 0.0
+            for c in range(classes):
+                total += np.exp(logits[c, b] - logits[best, b])
+            loss += np.log(total) + logits[best, b] - logits[label, b]
+            correct += best == label
+    return loss, correct
+
+
+@_compiled
+def _rows(n):
+    """Rows (n, LANES) of zeros that begin with a cache line: a vector across two of them is read at half the speed."""
+    flat = np.zeros((n + 1) * LANES, np.float32)
+    skipped = (-flat.ctypes.data // 4) % 16
+    return flat[skipped : skipped + n * LANES].reshape(n, LANES)
+
+
+@_compiled
+def _load(images, index, used, activations):
+    """The images' pixels that any weight comes from, as rows of the activations."""
+    for b in range(len(index)):
+        image = images[index[b]]
+        for i in used:
+            activations[i, b] = image[i]
+
+
+@_compiled
+def _forward(values, bias, source, first, inputs, classes, activations):
+    """Units in order: each is the sum of its weights times the rows they come from, clipped at 0 but in the output."""
+    units = len(first) - 1
+    for r in range(units):
+        out = activations[inputs + r]
+        out[:] = bias[r]
+        _gather(activations, inputs + r, source, values, first[r], first[r + 1])
+        if r < units - classes:
+            for b in range(LANES):
+                if out[b] < 0:  # nan stays nan
+                    out[b] = 0
+
+
+@_compiled
+def _loss_gradient(activations, labels, index, classes, batch, smoothing, gradients):
+    """(softmax - target) / batch, the gradient of the mean cross-entropy with label smoothing; 0 beyond the batch."""
+    logits, out = activations[len(activations) - classes :], gradients[len(gradients) - classes :]
+    out[:] = 0
+    for b in range(len(index)):
+        top = logits[0, b]
+        for c in range(1, classes):
+            top = max(top, logits[c, b])
+        total = np.float32(0)
+        for c in range(classes):
+            out[c, b] = np.exp(logits[c, b] - top)
+            total += out[c, b]
+        for c in range(classes):
+            target = smoothing / classes + (1 - smoothing) * (c == labels[index[b]])
+            out[c, b] = (out[c, b] / total - target) / batch
+
+
+@_compiled
+def _backward(values, source, first, inputs, classes, activations, gradients, d_values, d_bias):
+    """Units in reverse order: by then the gradient of a unit's activation is complete."""
+    units = len(first) - 1
+    gradients[inputs : inputs + units - classes] = 0
+    for r in range(units - 1, -1, -1):
+        out, active = gradients[inputs + r], activations[inputs + r]
+        total = np.float32(0)
+        for b in range(LANES):
+            if r < units - classes and active[b] <= 0:
+                out[b] = 0
+            total += out[b]
+        d_bias[r] += total
+        _dot(activations, gradients, inputs + r, source, d_values, first[r], first[r + 1])
+        if first[r] < first[r + 1] and source[first[r]] >= inputs:  # nothing needs the gradient of the inputs
+            _scatter(gradients, inputs + r, source, values, first[r], first[r + 1])
+
+
+@_compiled
+def _adam(w, gradient, m, v, rate, step, weight_decay, decoupled):
+    """torch.optim.Adam and AdamW with their default betas (0.9, 0.999) and eps 1e-8."""
+    b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
+    c1, c2 = np.float32(1 - 0.9), np.float32(1 - 0.999)
+    size = np.float32(rate / (1 - 0.9**step))
+    root = np.float32(np.sqrt(1 - 0.999**step))
+    keep = np.float32(1 - rate * weight_decay) if decoupled else np.float32(1)
+    decay = np.float32(0) if decoupled else np.float32(weight_decay)
+    for k in range(len(w)):
+        g = gradient[k] + decay * w[k]
+        m[k] = b1 * m[k] + c1 * g
+        v[k] = b2 * v[k] + c2 * g * g
+        w[k] = keep * w[k] - size * m[k] / (np.sqrt(v[k]) / root + eps)
+
+
+@_compiled
+def _sgd(w, gradient, velocity, rate, momentum, weight_decay):
+    """torch.optim.SGD with momentum."""
+    rate, momentum, weight_decay = np.float32(rate), np.float32(momentum), np.float32(weight_decay)
+    for k in range(len(w)):
+        velocity[k] = momentum * velocity[k] + gradient[k] + weight_decay * w[k]
+        w[k] -= rate * velocity[k]
