@@ -20,6 +20,7 @@ from lthcore.settings import Settings, seed_for
 from lthcore.state import Training
 
 EVALUATION_BATCH = {"cpu": 2500, "cuda": 15_000}  # on a core: full speed, and small enough for its cache
+COMPILED = ("cuda",)  # devices on which convolutions are compiled; on a CPU it gains nothing
 CHAIN = (nn.Flatten, nn.Linear, nn.ReLU, Dropout)
 Evaluation = list[tuple[float, float]]  # mean cross-entropy (nats) and accuracy, of each split
 
@@ -30,11 +31,13 @@ class Dense:
     def __init__(self, settings: Settings, model: nn.Module, device: torch.device, states: list[Training]) -> None:
         """Take `model` and the one replicate it is to be."""
         (state,) = states
-        self.settings, self.model = settings, model.to(device)
+        self.settings = settings
+        self.model = model.to(device, memory_format=torch.channels_last)  # of convolutions: faster, on CPUs too
         self.model.load_state_dict(masks.apply(state.mask, state.weights))
-        self.parameters = dict(self.model.named_parameters())
+        self.forward = torch.compile(self.model) if _pays_to_compile(settings, model, device) else self.model
+        self.parameters, self.tensors = dict(self.model.named_parameters()), list(self.model.state_dict().values())
         pruned = {name: m for name, m in state.mask.items() if not m.all()}
-        self.kept = [(self.parameters[name], m.to(device, torch.float32)) for name, m in pruned.items()]
+        self.kept = [(self.parameters[name], _like(self.parameters[name], m)) for name, m in pruned.items()]
         self.optimizer = make_optimizer(settings, self.parameters, state.optimizer)
         self.noise = [noise_of(state, device)]
         for module in self.model.modules():
@@ -58,7 +61,7 @@ class Dense:
         s, x, y = self.settings, data.train.images[batch[0]], data.train.labels[batch[0]]
         x = augment(x, self.noise[0]) if s.augment else x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
-            return F.cross_entropy(self.model(x), y, label_smoothing=s.label_smoothing)
+            return F.cross_entropy(self.forward(x), y, label_smoothing=s.label_smoothing)
 
     def gradients(self, data: Data, batch: Tensor) -> None:
         """Set the gradient of the mean loss on a batch (K, batch) of image indices in every parameter."""
@@ -116,6 +119,7 @@ class Stack(Dense):
         self.settings, self.layers = settings, list(model.named_children())
         masked = [masks.apply(state.mask, state.weights) for state in states]
         self.parameters = {name: _stacked(masked, name).to(device).requires_grad_() for name in masked[0]}
+        self.tensors = [parameter.detach() for parameter in self.parameters.values()]
         kept = {name: _stacked([state.mask for state in states], name) for name in states[0].mask}
         self.kept = [(self.parameters[name], m.to(device, torch.float32)) for name, m in kept.items() if not m.all()]
         saved = {name: _stacked([state.optimizer for state in states], name) for name in states[0].optimizer}
@@ -201,7 +205,7 @@ class Replay:
                 self._capture()
             except RuntimeError as error:
                 warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
-                self.graph = None
+                self.graph, engine.forward = None, getattr(engine, "model", engine.forward)  # nor compiled
 
     def __call__(self, batch: Tensor, rate: float) -> None:
         """Take the step on a batch (K, batch) at a learning rate."""
@@ -230,7 +234,7 @@ class Replay:
     def _capture(self) -> None:
         """Capture a step; what the warm-up changed is put back."""
         engine = self.engine
-        weights = [p.detach().clone() for p in engine.parameters.values()]
+        weights = [tensor.clone() for tensor in engine.tensors]
         slots = {p: {k: t.clone() for k, t in slot.items()} for p, slot in engine.optimizer.state.items()}
         noise = [generator.get_state() for generator in engine.noise]
         stream = torch.cuda.Stream()
@@ -245,8 +249,8 @@ class Replay:
         with torch.cuda.graph(graph):
             self._step(self.batch)
         with torch.no_grad():
-            for parameter, before in zip(engine.parameters.values(), weights, strict=True):
-                parameter.copy_(before)
+            for tensor, before in zip(engine.tensors, weights, strict=True):
+                tensor.copy_(before)
             for parameter, slot in engine.optimizer.state.items():
                 for key, tensor in slot.items():
                     tensor.copy_(slots[parameter][key]) if parameter in slots else tensor.zero_()
@@ -305,7 +309,10 @@ def make_optimizer(settings: Settings, parameters: Weights, saved: dict[str, Ten
         optimizer = kind(parameters.values(), **common, capturable=on_gpu)
     if saved:
         slots = {name: [key.split("/")[1] for key in saved if key.startswith(f"{name}/")] for name in parameters}
-        state = {i: {slot: saved[f"{n}/{slot}"].clone() for slot in slots[n]} for i, n in enumerate(parameters)}
+        state = {
+            i: {slot: _like(p, saved[f"{n}/{slot}"]) for slot in slots[n]}
+            for i, (n, p) in enumerate(parameters.items())
+        }
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return optimizer
 
@@ -315,6 +322,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> 
     names = list(parameters)
     slots = optimizer.state_dict()["state"].items()
     return {f"{names[i]}/{key}": t for i, slot in slots for key, t in slot.items() if isinstance(t, Tensor)}
+
+
+def _pays_to_compile(settings: Settings, model: nn.Module, device: torch.device) -> bool:
+    """Whether `torch.compile` pays: for convolutions on a GPU (it fuses norms with what surrounds them)."""
+    convolutions = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    return settings.engine == "auto" and convolutions and device.type in COMPILED
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A copy of `tensor` on a parameter's device, and in its dtype and memory layout where it has its shape."""
+    if tensor.shape != parameter.shape:
+        return tensor.clone()  # an optimizer's step count
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def _stacked(replicates: list[Weights], name: str) -> Tensor:

@@ -1,7 +1,8 @@
 """Models: the paper's networks as plain `nn.Module`s, and how their weights start.
 
 A model is a function of (settings, image shape, number of classes). Its layers are named: a weight of four
-dimensions is a convolution's, `output.weight` the output layer's, and any other matrix a dense layer's.
+dimensions is a convolution's (a projection's where its name ends with `shortcut.weight`), `output.weight` the output
+layer's, and any other matrix a dense layer's.
 """
 
 from collections import OrderedDict
@@ -85,7 +86,81 @@ def conv6(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.M
     return _conv(settings, shape, classes, (64, 128, 256))
 
 
-MODELS = {"mlp": mlp, "lenet": lenet, "conv2": conv2, "conv4": conv4, "conv6": conv6}
+class Residual(nn.Module):
+    """Two 3x3 convolutions with batch norms beside a shortcut: the identity, or a 1x1 projection where sizes change."""
+
+    def __init__(self, inputs: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, filters, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(filters)
+        self.shortcut = self.shortcut_norm = None
+        if stride != 1 or inputs != filters:
+            self.shortcut = nn.Conv2d(inputs, filters, 1, stride, bias=False)
+            self.shortcut_norm = nn.BatchNorm2d(filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, inputs, H, W) -> (N, filters, H / stride, W / stride)."""
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        return (y + (x if self.shortcut is None else self.shortcut_norm(self.shortcut(x)))).relu()
+
+
+def _head(inputs: int, classes: int) -> dict[str, nn.Module]:
+    return {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "output": nn.Linear(inputs, classes)}
+
+
+def _resnet(shape: tuple[int, int, int], classes: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Module:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=nn.Conv2d(shape[0], widths[0], 3, padding=1, bias=False),
+        norm=nn.BatchNorm2d(widths[0]),
+        relu=nn.ReLU(),
+    )
+    inputs = widths[0]
+    for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
+        for block in range(1, depth + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            layers[f"stage{stage}_block{block}"] = Residual(inputs, width, stride)
+            inputs = width
+    return nn.Sequential(layers | _head(inputs, classes))
+
+
+def resnet20(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The 20-layer ResNet for CIFAR-10 that the paper's section 4 calls ResNet-18 (270,896 weights)."""
+    return _resnet(shape, classes, (16, 32, 64), (3, 3, 3))
+
+
+def resnet18(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """ResNet-18 of 11 million weights for small images: a 3x3 stem and no max-pooling (11,164,352 on CIFAR-10)."""
+    return _resnet(shape, classes, (64, 128, 256, 512), (2, 2, 2, 2))
+
+
+def resnet34(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """ResNet-34 for small images: a 3x3 stem and no max-pooling (21,265,088 weights on CIFAR-10)."""
+    return _resnet(shape, classes, (64, 128, 256, 512), (3, 4, 6, 3))
+
+
+def vgg19(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """VGG-19 with batch norms and one dense layer, of the paper's section 4 (20,024,000 weights on CIFAR-10)."""
+    if min(shape[1:]) < 16:
+        raise LabError(f"architecture = 'vgg19': too many poolings for images of {shape}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels, number = shape[0], 0
+    for block, (filters, depth) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), start=1):
+        for _ in range(depth):
+            number += 1
+            layers[f"conv{number}"] = nn.Conv2d(channels, filters, kernel_size=3, padding=1, bias=False)
+            layers[f"norm{number}"], layers[f"relu{number}"] = nn.BatchNorm2d(filters), nn.ReLU()
+            channels = filters
+        if block < 5:
+            layers[f"pool{block}"] = nn.MaxPool2d(2)
+    return nn.Sequential(layers | _head(channels, classes))
+
+
+MODELS = {
+    "mlp": mlp, "lenet": lenet, "conv2": conv2, "conv4": conv4, "conv6": conv6,
+    "resnet20": resnet20, "vgg19": vgg19, "resnet18": resnet18, "resnet34": resnet34,
+}  # fmt: skip
 
 
 def build(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:

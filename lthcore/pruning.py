@@ -50,6 +50,8 @@ def layer_rates(settings: Settings, mask: Mask) -> dict[str, float]:
     def rate(name: str, m: Tensor) -> float:
         if name == "output.weight":
             return settings.prune_output
+        if name.endswith("shortcut.weight"):
+            return 0.0  # the paper's section 4 leaves them whole
         return settings.prune_conv if m.ndim == 4 else settings.prune_fc
 
     return {name: rate(name, m) for name, m in mask.items()}

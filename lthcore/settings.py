@@ -32,7 +32,9 @@ class Settings(BaseModel):
     validation: int = Field(5000, ge=0, description="images held out to choose the early-stop point, 0 for none")
     augment: bool = Field(False, description="random flip and pad-and-crop by 4 pixels")
 
-    architecture: str = Field("lenet", description="mlp, lenet, conv2, conv4 or conv6")
+    architecture: str = Field(
+        "lenet", description="mlp, lenet, conv2, conv4, conv6, resnet20, vgg19, resnet18 or resnet34"
+    )
     widths: tuple[int, ...] = Field((), description="hidden dense layers, empty for the architecture's own")
     initialisation: Literal["glorot_normal", "kaiming_normal", "kaiming_uniform", "gaussian"] = Field(
         "glorot_normal", description="how the weights start, biases start at zero"

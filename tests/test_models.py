@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,6 +27,10 @@ def lenet(**values):
         ("conv2", CIFAR10, 4_300_992),
         ("conv4", CIFAR10, 2_425_024),
         ("conv6", CIFAR10, 2_261_184),
+        ("resnet20", CIFAR10, 270_896),
+        ("vgg19", CIFAR10, 20_024_000),
+        ("resnet18", CIFAR10, 11_164_352),
+        ("resnet34", CIFAR10, 21_265_088),
     ],
 )
 def test_networks_have_as_many_weights_as_the_papers(architecture, shape, weights):
@@ -50,8 +55,41 @@ def test_conv_networks_pool_after_every_second_convolution(architecture, convolu
 @pytest.mark.parametrize("architecture", MODELS)
 @pytest.mark.parametrize("shape", [MNIST, CIFAR10, (1, 8, 8)])
 def test_every_network_takes_every_image_shape(architecture, shape):
+    if architecture == "vgg19" and shape == (1, 8, 8):
+        with pytest.raises(LabError, match="too many poolings"):
+            build(Settings(architecture=architecture), shape, 7)
+        return
     model = build(Settings(architecture=architecture, widths=(5,)), shape, 7)
     assert model(torch.zeros(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34"])
+def test_residual_networks_have_the_layers_of_torchvisions(architecture):
+    """But for the stem (3x3 instead of 7x7) and the classes, shape for shape."""
+
+    def shapes(model):
+        return sorted(tuple(w.shape) for w in model.state_dict().values() if w.ndim and w.shape[0] not in (7, 1000))
+
+    ours = build(Settings(architecture=architecture), CIFAR10, 7)
+    theirs = getattr(torchvision.models, architecture)(weights=None)
+    stems = {(64, 3, 3, 3), (64, 3, 7, 7)}
+    assert [s for s in shapes(ours) if s not in stems] == [s for s in shapes(theirs) if s not in stems]
+
+
+def test_a_residual_block_adds_its_input():
+    model = build(Settings(architecture="resnet20"), CIFAR10, 10).eval()
+    block = model.stage1_block1
+    nn.init.zeros_(block.norm2.weight)
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(block(x), x)
+    assert block.shortcut is None and model.stage2_block1.shortcut.stride == (2, 2)
+
+
+def test_norms_start_as_the_identity():
+    settings = Settings(architecture="resnet20")
+    start = initial_weights(build(settings, CIFAR10, 10), settings, 0)
+    assert (start["norm.weight"] == 1).all() and not start["norm.bias"].any()
+    assert not start["norm.running_mean"].any() and (start["norm.running_var"] == 1).all()
 
 
 def test_lenet_is_two_rectified_layers_and_a_linear_one():

@@ -70,17 +70,23 @@ def test_rounds_leave_the_percentages_that_the_paper_prints(architecture, shape,
     assert {k: percents[k] for k in printed} == printed
 
 
-def test_global_rounds_leave_the_percentages_of_resnet_18():
-    """Convolutions lose 20% together; shortcuts (2,560) and the output (640 of 270,896 weights) lose none."""
-    sizes = {"early": 101_808, "late": 165_888, "shortcut": 2_560, "output.weight": 640}
-    mask = {name: torch.ones(n, 1, dtype=torch.bool) for name, n in sizes.items()}
-    worth = {name: torch.arange(n).view(n, 1) for name, n in sizes.items()}
-    rates = {"early": 0.2, "late": 0.2, "shortcut": 0.0, "output.weight": 0.0}
+@pytest.mark.parametrize(
+    ("architecture", "printed"),
+    [("resnet20", {4: 41.7, 6: 27.1, 7: 21.9, 10: 11.8}), ("vgg19", {12: 6.9, 15: 3.5, 19: 1.5})],
+)
+def test_global_rounds_leave_the_percentages_that_the_paper_prints(architecture, printed):
+    """Convolutions lose 20% together; shortcuts and the output layer lose none."""
+    settings = Settings(architecture=architecture, prune_conv=0.2, prune_output=0)
+    mask = masks.full_mask(build(settings, CIFAR10, 10).state_dict())
+    rates = layer_rates(settings, mask)
+    whole = {name: m for name, m in mask.items() if "shortcut" in name or name == "output.weight"}
+    ties = {name: torch.zeros(m.shape, dtype=torch.uint8) for name, m in mask.items()}
     percents = {}
-    for k in range(1, 11):
-        mask = prune(worth, mask, rates, scope="global")
+    for k in range(1, max(printed) + 1):
+        mask = prune(ties, mask, rates, scope="global")
         percents[k] = round(masks.percent_left(mask), 1)
-    assert [percents[k] for k in (4, 6, 7, 10)] == [41.7, 27.1, 21.9, 11.8]
+    assert {k: percents[k] for k in printed} == printed
+    assert all(mask[name].all() for name in whole)
 
 
 def test_rates_are_by_kind_of_layer():

@@ -94,12 +94,12 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("left", [0.4, 0.1])  # with few weights left training may take another engine
+@pytest.mark.parametrize("engine", ["dense", "auto"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_equals_a_plain_pytorch_loop(name, left, digits):
+def test_training_equals_a_plain_pytorch_loop(name, engine, digits):
     values, make_optimizer = OPTIMIZERS[name]
-    settings = SMALL.changed(**values)
-    state = fresh(settings, left=left)
+    settings = SMALL.changed(engine=engine, **values)
+    state = fresh(settings)
     model = plain_network(state.start)
     kept = [(layer.weight, mask) for layer, mask in zip(model[1::2], state.mask.values(), strict=True)]
     optimizer = make_optimizer(model.parameters())
@@ -156,8 +156,9 @@ RESUMED = {
     "adamw, schedule": (0.4, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup": 30}),
     "rewind point": (1.0, {"rewind_to": 15}),
     "bfloat16": (0.4, {"precision": "bfloat16", "label_smoothing": 0.1, "clip_norm": 1.0}),
-    "few weights left": (0.1, {}),
-    "few weights left, sgd momentum": (0.1, SGD),
+    "few weights left": (0.1, {"engine": "auto"}),
+    "few weights left, sgd momentum": (0.1, SGD | {"engine": "auto"}),
+    "convolutions and batch norms": (0.4, {"architecture": "resnet20", "weight_decay": 1e-4}),
 }
 
 
@@ -172,6 +173,23 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name, at, digits, tmp_path):
     resumed, which, key = load_state(tmp_path / "checkpoint")
     assert (resumed.iteration, which, key) == (at, WHICH, settings.key)
     assert_same(trained(settings, digits, resumed), trained(settings, digits, fresh(settings, left=left)))
+
+
+def test_a_compiled_network_trains_to_the_same_weights(digits, monkeypatch):
+    """On a GPU convolutions are compiled; here the same path, through `torch.compile` without its code generator."""
+    calls = []
+
+    def traced(model):
+        calls.append(model)
+        return torch._dynamo.optimize("aot_eager")(model)
+
+    monkeypatch.setattr(engines, "COMPILED", ("cpu",))
+    monkeypatch.setattr(torch, "compile", traced)
+    settings = SMALL.changed(architecture="resnet20", iterations=4, eval_every=2, engine="auto", **SGD)
+    compiled, eager = trained(settings, digits), trained(settings.changed(engine="dense"), digits)
+    assert len(calls) == 1
+    for name, weight in eager.weights.items():
+        torch.testing.assert_close(compiled.weights[name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_resumed_in_every_evaluation_equals_uninterrupted(digits, tmp_path):
