@@ -3,7 +3,7 @@
 `<results root>/<profile>/<notebook>/<variant>/` holds
     run.json               settings, run key, n, data, hardware, versions, commit, seconds
     rounds.csv             a row for each training; its columns are ROUNDS
-    curves.csv             a row for each evaluation; its columns are CURVES
+    curves.csv             a row for each evaluation (after 15,000 steps of 100 each tenth); its columns are CURVES
     tickets/*.safetensors  masks and weights of each training: it is done when this file is there
     checkpoints/           trainings in progress
 All files are written under a temporary name and renamed: a file that is there is whole.
@@ -39,6 +39,8 @@ ROUNDS = [
     *REPLICATE, "weights_left", "percent_left", "es_iteration", "es_val_loss", "es_val_accuracy", "es_test_accuracy",
     "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
 ]  # fmt: skip
+WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
+WHOLE = 151  # evaluations of a training that curves.csv has whole: to iteration 15,000 of the paper's, as its Figure 3
 CURVES = [*REPLICATE, "percent_left", "iteration", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
 
@@ -81,7 +83,7 @@ class Run:
         """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
         self.folder, self.settings, self.force = Path(folder), settings, force
         self.record = {} if force else self._read_record()
-        self.began = time.perf_counter()
+        self.began = self.written = time.perf_counter()
         self.rows: dict[Replicate, dict] = {}
         self.points: dict[Replicate, list[dict]] = {}
         if self.record:
@@ -145,12 +147,15 @@ class Run:
             outcomes[replicate] = state
             new = replicate not in self.rows
             self._note(replicate, state)
-            self.write_tables()
-            self.write_record(data)
+            if time.perf_counter() - self.written > WRITE_EVERY:  # what a kill loses of the tables, the tickets have
+                self.write_tables()
+                self.write_record(data)
             if bar is not None and new:
                 bar.update()
         if stopped:
             raise TimeLimit("the time limit was reached")
+        self.write_tables()
+        self.write_record(data)
         return outcomes
 
     def _path(self, folder: str, replicate: Replicate) -> Path:
@@ -181,7 +186,8 @@ class Run:
             "seconds": round(state.seconds, 2),
         }
         self.rows[replicate] = _rounded(row)
-        self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in state.curve]
+        points = [p for i, p in enumerate(state.curve) if i < WHOLE or i % 10 == 0 or p in (stop, last)]
+        self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in points]
 
     def write_tables(self) -> None:
         """Write rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
@@ -192,6 +198,7 @@ class Run:
         _write(self.folder / "curves.csv", pd.DataFrame(points, columns=CURVES).to_csv(index=False))
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
         _write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
+        self.written = time.perf_counter()
 
     def write_record(self, data: Data) -> None:
         """Write run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""

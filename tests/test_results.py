@@ -143,6 +143,13 @@ def test_rows_of_the_rounds_sum_up_their_curves(finished):
         assert set(curve["percent_left"]) == {row.percent_left}
 
 
+def test_long_curves_are_thinned_and_keep_their_early_stop_and_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "WHOLE", 4)
+    settings = SMALL.changed(arms=["ticket"], trials=1, rounds=0, eval_every=2)
+    rounds, curves = run(settings, tmp_path / "run", quiet=True)
+    assert set(curves["iteration"]) == {0, 2, 4, 6, 20, 40, 60} | set(rounds["es_iteration"])
+
+
 def test_record_says_what_was_run_on_what(finished):
     record = read_record(finished)
     assert (record["run_key"], record["complete"], record["n"], record["seed"]) == (SMALL.key, True, 2, 0)

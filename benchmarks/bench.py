@@ -1,0 +1,145 @@
+"""What the benchmarks share: options, clocks, MNIST, plain loops to be held against, and how a result is kept."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torchvision import transforms
+
+from lthcore.data import Data, Split, load, pick_device
+from lthcore.results import git_commit, hardware, versions
+from lthcore.settings import LabError, Settings, project_root
+
+BATCH = 60
+Seconds = dict[str, list[float]]
+
+
+def options_of(doc: str, name: str, repeats: int = 5) -> argparse.Namespace:
+    """--repeats, --device and --json; the device is resolved, and torch set to one thread as trainings are."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats, help="times each is measured (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--json", type=Path, help=f"output (default: results/benchmarks/<cpu or cuda>/{name}.json)")
+    options = parser.parse_args()
+    options.device = pick_device(options.device)
+    options.json = options.json or project_root() / f"results/benchmarks/{options.device.type}/{name}.json"
+    torch.set_num_threads(1)
+    return options
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Seconds of work(), a GPU's queue emptied."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def side_by_side(works: dict[str, Callable[[], object]], repeats: int) -> Seconds:
+    """Seconds of each, measured in turn, again and again, so that a noisy machine is as noisy for all of them."""
+    seconds: Seconds = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            seconds[name].append(clock(work))
+    return seconds
+
+
+def best(seconds: Seconds) -> dict[str, float]:
+    """The least time of each: what else ran on the machine only ever adds."""
+    return {name: min(times) for name, times in seconds.items()}
+
+
+def print_table(seconds: Seconds, unit: str = "s", scale: float = 1.0) -> None:
+    """Best, median and worst of each."""
+    print(f"{'':34}{'best':>9}{'median':>9}{'worst':>9}  {unit}")
+    for name, times in seconds.items():
+        row = (min(times), statistics.median(times), max(times))
+        print(f"{name:34}" + "".join(f"{t * scale:9.3f}" if scale == 1 else f"{t * scale:9.0f}" for t in row))
+
+
+def keep(path: Path, device: torch.device, n: int, ratios: dict[str, tuple[float, str]], **fields: object) -> None:
+    """Print the ratios beside their targets; write them, the fields, and where all was measured, as JSON."""
+    for name, (value, target) in ratios.items():
+        print(f"{name}: {value:.2f}" + (f" (target {target})" if target else ""))
+    record = {"hardware": hardware(device), "versions": versions(), "commit": git_commit(), "n": n}
+    record["ratios"] = {name: {"value": value, "target": target} for name, (value, target) in ratios.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record | fields, indent=1) + "\n")
+
+
+def mnist(settings: Settings) -> tuple[Data, str]:
+    """MNIST where LTH_DATA has it, else random images of its shape; and which."""
+    try:
+        return load(settings), "MNIST"
+    except LabError:
+        device, sizes = pick_device(settings.device), {"train": 55_000, "validation": 5000, "test": 10_000}
+        splits = {
+            name: Split(torch.randn(n, 1, 28, 28, device=device), torch.randint(0, 10, (n,), device=device))
+            for name, n in sizes.items()
+        }
+        return Data(**splits, variant=""), "random images (no MNIST under LTH_DATA)"
+
+
+def plain_lenet() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """LeNet-300-100 and its optimizer as a tutorial writes them."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
+    return model, torch.optim.Adam(model.parameters(), lr=1.2e-3)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Images as `torchvision.datasets.MNIST` hands them out: a PIL picture each, then the transforms."""
+
+    def __init__(self, split: Split) -> None:
+        """Take normalised images (N, 1, 28, 28), and keep them as bytes."""
+        grey = (split.images[:, 0] * 0.3081 + 0.1307) * 255
+        self.images, self.labels = grey.round().clamp(0, 255).byte(), split.labels
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index].numpy())), int(self.labels[index])
+
+
+def dataloader(split: Split, batch: int, shuffle: bool) -> torch.utils.data.DataLoader:
+    """A DataLoader with ToTensor and Normalize for each image, as tutorials have it."""
+    return torch.utils.data.DataLoader(Pictures(split), batch, shuffle=shuffle, drop_last=shuffle)
+
+
+def tensor_batches(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """An epoch of shuffled batches of tensors in memory."""
+    order = torch.randperm(len(split.labels))
+    for rows in order[: len(order) - len(order) % BATCH].view(-1, BATCH):
+        yield split.images[rows], split.labels[rows]
+
+
+def plain_training(batches: Callable, evaluations: Callable, steps: int, every: int) -> None:
+    """A masked training as a tutorial writes it: `batches()` and `evaluations()` yield (x, y)."""
+    model, optimizer = plain_lenet()
+    weights = [p for p in model.parameters() if p.ndim == 2]
+    masks, done = [torch.ones_like(w) for w in weights], 0
+    while done < steps:
+        for x, y in batches():
+            if done % every == 0:
+                with torch.no_grad():
+                    sum((model(a).argmax(1) == b).sum().item() for a, b in evaluations())
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            with torch.no_grad():
+                for weight, mask in zip(weights, masks, strict=True):
+                    weight.mul_(mask)
+            done += 1
+            if done == steps:
+                return

@@ -1,0 +1,51 @@
+"""What Figures 1, 3 and 4 of LeNet cost: as `lth list` predicts it, a short version measured, and the whole.
+
+    LTH_DATA=... python benchmarks/figure_cost.py
+
+All arms and all rounds of params/iterative_pruning/lenet_mnist.yaml, but one trial and fewer iterations, with as many
+steps to an evaluation. If the estimate holds there, the whole is what it says: all trials at 50,000 iterations.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench import clock, keep, mnist, options_of
+
+from lthcore.lottery import find_tickets, planned
+from lthcore.plan import seconds_left
+from lthcore.results import results_root, run
+from lthcore.settings import LabError, load_experiment, project_root
+
+ITERATIONS = 2000
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    options = options_of(__doc__, "figure_cost", repeats=1)
+    params = project_root() / "params/iterative_pruning/lenet_mnist.yaml"
+    whole = load_experiment(params, "paper", {"device": str(options.device)})
+    small = {"iterations": ITERATIONS, "trials": 1, "reinit_draws": 1, "random_draws": 1, "device": str(options.device)}
+    short = load_experiment(params, "paper", small)
+    data, source = mnist(short.settings)
+    if source != "MNIST":
+        raise LabError("figure_cost: this one runs the experiment itself, and needs MNIST under LTH_DATA")
+    list(find_tickets(short.settings.changed(iterations=1, eval_every=1, rounds=1), data))  # warm
+    predicted, measured = [], []
+    for _ in range(options.repeats):
+        predicted.append(seconds_left(short))
+        with TemporaryDirectory() as folder:
+            measured.append(clock(lambda f=folder: run(short.settings, Path(f) / "run", quiet=True)))
+    trainings, hours = len(planned(whole.settings)), seconds_left(whole) / 3600
+    print(f"short: {len(planned(short.settings))} trainings of {ITERATIONS:,} steps")
+    print(f"    predicted {min(predicted):.0f} s, measured {min(measured):.0f} s")
+    print(f"whole: {trainings:,} trainings of 50,000 steps, about {hours:.1f} h here (tables under {results_root()})")
+    ratios = {
+        "measured against predicted": (min(measured) / min(predicted), "within a third"),
+        "hours of Figures 1, 3 and 4 whole, predicted": (hours, "<= 0.17 on an H200"),
+    }
+    fields = {"data": source, "predicted_seconds": predicted, "measured_seconds": measured, "trainings": trainings}
+    keep(options.json, options.device, options.repeats, ratios, **fields)
+
+
+if __name__ == "__main__":
+    main()
