@@ -14,7 +14,10 @@ from numba.extending import intrinsic
 
 LANES = 64  # four vectors of 16: the widest processors hold a row in four registers, others in eight or sixteen
 ROUNDING = ("reassoc", "contract", "nsz")  # sums may be reordered; nan and inf are kept, so that divergence shows
-_compiled = njit(cache=True, fastmath=set(ROUNDING), error_model="numpy")
+_how = {"fastmath": set(ROUNDING), "error_model": "numpy"}
+# What is called from Python is cached, and its parts are inlined: as functions of their own they would be linked to a
+# copy compiled alone where they are fresh, and to the caller's where they come from the cache, which rounds otherwise.
+_entry, _compiled = njit(cache=True, **_how), njit(forceinline=True, **_how)
 _ROW = ir.VectorType(ir.FloatType(), LANES)
 
 
@@ -94,7 +97,7 @@ def _scatter(typing, rows, unit, source, values, begin, end):
     return types.void(rows, types.int64, source, values, types.int64, types.int64), generate
 
 
-@_compiled
+@_entry
 def train(
     images, labels, batches, rates, used, inputs, classes, source, first, values, bias,
     m, m_bias, v, v_bias, done, momentum, weight_decay, decoupled, smoothing,
@@ -122,7 +125,7 @@ def train(
             _adam(bias, d_bias, m_bias, v_bias, rates[step], done + step + 1, weight_decay, decoupled)
 
 
-@_compiled
+@_entry
 def evaluate(images, labels, used, inputs, classes, source, first, values, bias):
     """Summed cross-entropy (nats) and number correct."""
     nodes, n = inputs + len(first) - 1, len(labels)

@@ -2,6 +2,9 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -120,6 +123,28 @@ def test_what_the_sparse_engine_cannot_do_stays_dense(values):
     settings = BASE.changed(**values)
     data, state = start_of(settings)
     assert isinstance(engine_for(settings, data, [state]), Dense)
+
+
+def test_freshly_compiled_kernels_round_as_those_from_the_cache(tmp_path):
+    """Else a run resumed by another process would not be the run uninterrupted, bit for bit."""
+    script = """
+import torch
+from lthcore.data import load
+from lthcore.lottery import begin
+from lthcore.models import build, initial_weights
+from lthcore.settings import Settings
+from lthcore.train import train
+settings = Settings(dataset="digits", architecture="mlp", validation=200, iterations=200, learning_rate=5e-3)
+data = load(settings)
+weights = initial_weights(build(settings, data.shape, 10), settings, 0)
+mask = {name: w > 0 for name, w in weights.items() if w.ndim == 2}
+*_, state = train(settings, data, begin(settings, 0, 1, weights, mask))
+print([w.view(torch.int32).sum().item() for w in state.weights.values()])
+"""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    fresh, cached = (subprocess.check_output(command, text=True, env=environment) for _ in range(2))
+    assert list(tmp_path.rglob("*.nbc")) and fresh == cached
 
 
 @pytest.mark.parametrize(
