@@ -3,7 +3,7 @@ PYTHON   ?= python3
 PROFILE  ?= cpu
 PARAMS   := $(sort $(wildcard params/*/*.yaml))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb
+GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb notebooks/claims.ipynb
 VENV     := .venv
 BIN      := $(VENV)/bin
 READY    := $(VENV)/ready
@@ -13,7 +13,7 @@ STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart all lenet list figures notebooks test nbval lint bench badges clean
+.PHONY: help setup quickstart all lenet list figures scorecard queue notebooks test nbval lint bench badges clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,12 @@ list: $(READY)  ## every experiment: what is done, and the time the rest would t
 figures: $(READY)  ## redraw figures/ from the tables in results/; no training
 	@$(BIN)/lth figures
 
+scorecard: $(READY)  ## grade the paper's claims from the tables: results/claims.csv and the README's table
+	@$(BIN)/lth scorecard --readme
+
+queue: $(READY)  ## run what is missing, in the order of params/QUEUE.yaml (PACK=file.tar.gz packs the tables)
+	@$(BIN)/lth queue --profile $(PROFILE) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT)) $(if $(PACK),--pack $(PACK))
+
 notebooks: $(READY)  ## execute every notebook with its defaults, in place
 	@rm -rf results/notebook build/notebooks && mkdir -p build/notebooks
 	@for notebook in $(NOTEBOOKS); do \
@@ -62,8 +68,10 @@ lint: $(READY)  ## ruff over code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(READY)  ## time a step of LeNet beside plain loops
-	$(BIN)/python benchmarks/lenet_step.py
+bench: $(READY)  ## every benchmark; writes results/benchmarks/
+	@for name in protocol roofline cohort sparse scaling resnet_epoch figure_cost; do \
+		echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
 
 badges:  ## stamp the repository's address everywhere: make badges REPO=owner/name
 	@test -n "$(REPO)" || { echo "make: say which repository: make badges REPO=owner/name" >&2; exit 2; }

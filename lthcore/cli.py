@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from lthcore import __version__
-from lthcore.settings import PROFILES, Experiment, LabError, load_experiment
+from lthcore.settings import PROFILES, Experiment, LabError, load_experiments
 
 EXAMPLES = """examples:
   lth list                                                       what there is, what is done, what it would take
@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   lth show cpu/iterative_pruning/lenet_mnist                     a run's numbers
   lth data verify mnist                                          is the data there, and is it as published?
   lth figures                                                    redraw figures/ from the tables
+  lth scorecard                                                  which of the paper's claims hold here
+  lth queue --profile paper --time-limit 600 --pack tables.tar.gz    ten minutes of what is missing, ready to carry
 
 exit status: 0 done, 2 something to mend (one line says what), 75 stopped by --time-limit, 130 interrupted
 """
@@ -50,7 +52,7 @@ def run_command(options: argparse.Namespace) -> None:
     from lthcore.results import TimeLimit, results_root, run
 
     overrides = dict(map(_parameter, options.parameter))
-    experiments = [load_experiment(path, options.profile, overrides) for path in options.params]
+    experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
     if len(experiments) > 1:
         print_plan(experiments)
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
@@ -140,8 +142,10 @@ def list_command(options: argparse.Namespace) -> None:
 
     for path, profiles in all_experiments().items():
         print(f"{_short(path)}")
-        for profile, experiment in profiles.items():
-            print(f"    {profile:6} {_state_line(experiment)}")
+        for profile, experiments in profiles.items():
+            for experiment in experiments:
+                label = experiment.variant.removeprefix(path.stem).removeprefix("-")
+                print(f"    {profile:6} {label:24} {_state_line(experiment)}")
 
 
 def print_plan(experiments: list[Experiment]) -> None:
@@ -195,7 +199,64 @@ def figures_command(options: argparse.Namespace) -> None:
     from lthcore.results import results_root
     from lthcore.settings import project_root
 
+    if options.table:
+        from lthcore.paper import figures_table
+
+        path = project_root() / "params" / "FIGURES.md"
+        path.write_text(figures_table(), encoding="utf-8")
+        print(f"written: {_short(path)}")
+        return
     for line in draw_all(results_root(), project_root() / "figures"):
+        print(line)
+
+
+def scorecard_command(options: argparse.Namespace) -> None:
+    """Grade the paper's claims from the tables."""
+    from lthcore.claims import as_markdown, write_scorecard
+    from lthcore.results import results_root
+    from lthcore.settings import project_root
+
+    card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
+    print(as_markdown(card))
+    parts = card[card["grade"] != "not yet run"]
+    held = int((parts["grade"] == "reproduced").sum())
+    print(f"\n{held} of {len(parts)} parts reproduced, {len(card) - len(parts)} not yet run: results/claims.csv")
+
+
+def queue_command(options: argparse.Namespace) -> None:
+    """Run what is not done yet, in the order of params/QUEUE.yaml."""
+    from lthcore.lottery import planned
+    from lthcore.plan import done_replicates
+    from lthcore.queue import pack, queued
+    from lthcore.results import TimeLimit, results_root, run
+
+    deadline, root, failures = time.monotonic() + options.time_limit, results_root(), []
+    try:
+        for experiment in queued(options.profile):
+            if not set(planned(experiment.settings)) - done_replicates(experiment):
+                continue
+            print(f"{experiment.name}: {_state_line(experiment)}", flush=True)
+            try:
+                run(experiment.settings, root / experiment.name, deadline - time.monotonic())
+            except TimeLimit:
+                raise
+            except LabError as error:  # say so, and let the others run
+                print(f"lth: {experiment.name}: {error}", file=sys.stderr)
+                failures.append(experiment.name)
+    finally:
+        if options.pack:
+            print(f"{pack(root, Path(options.pack), options.profile)} runs packed into {options.pack}")
+    if failures:
+        raise LabError(f"{len(failures)} experiments did not run: {', '.join(dict.fromkeys(failures))}")
+    print("the queue is done")
+
+
+def unpack_command(options: argparse.Namespace) -> None:
+    """Merge an archive of tables into results/."""
+    from lthcore.queue import unpack
+    from lthcore.results import results_root
+
+    for line in unpack(Path(options.archive), results_root()):
         print(line)
 
 
@@ -248,7 +309,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", metavar="FILE", help="where the executed copy goes (default: build/<name>.ipynb)")
     sub = command("show", show_command, "show a run's provenance and numbers")
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or a folder")
-    command("figures", figures_command, "redraw figures/ from the tables; no training")
+    sub = command("figures", figures_command, "redraw figures/ from the tables; no training")
+    sub.add_argument("--table", action="store_true", help="write params/FIGURES.md instead: what feeds which figure")
+    sub = command("scorecard", scorecard_command, "grade the paper's claims from the tables")
+    sub.add_argument("--readme", action="store_true", help="also put the table into README.md")
+    sub = command("queue", queue_command, "run what is not done yet, in the order of params/QUEUE.yaml")
+    sub.add_argument("--profile", default="paper", metavar="P", help=f"{', '.join(PROFILES)} (default: paper)")
+    sub.add_argument("--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S s")
+    sub.add_argument("--pack", metavar="FILE", help="in the end, pack the profile's tables into FILE (.tar.gz)")
+    sub = command("unpack", unpack_command, "merge the tables of `lth queue --pack` into results/")
+    sub.add_argument("archive", metavar="FILE")
     sub = command("data", data_command, "fetch or verify data sets")
     sub.add_argument("action", choices=["fetch", "verify"])
     sub.add_argument("names", nargs="+", metavar="NAME", help="digits, mnist, fashion_mnist or cifar10")

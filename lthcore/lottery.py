@@ -8,6 +8,8 @@ random          as many weights in each layer at random, the initial weights
 oneshot         as many weights, chosen by pruning the trained dense network once; weights rewound
 oneshot_reinit  the one-shot mask, fresh weights
 continued       iterative pruning that goes on from the trained weights instead of rewinding
+resampled       the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
+noise_0.5 ...   the ticket with Gaussian noise of 0.5, 1, 2 or 3 standard deviations of each layer added
 
 Round 0 is the dense network; it is the ticket's, and all other arms start from it.
 """
@@ -117,7 +119,33 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
             return this(trial.theta_0, masks.shuffled(mask, shuffle))
         case "continued":
             return this(trial.latest["continued"].weights, mask)
+        case "resampled":
+            seed = seed_for(settings.seed, "resampled", trial.number, draw, k)
+            return this(resampled(trial.theta_0, mask, seed), mask)
+        case _ if arm.startswith("noise_"):
+            seed = seed_for(settings.seed, arm, trial.number, k)
+            return this(with_noise(trial.theta_0, float(arm.removeprefix("noise_")), seed), mask)
     raise ValueError(f"unknown arm {arm!r}")
+
+
+def resampled(initial: Weights, mask: Mask, seed: int) -> Weights:
+    """Weights drawn by layer, with replacement, from the initial weights that survive (the paper's Figure 17)."""
+    generator, drawn = torch.Generator().manual_seed(seed), dict(initial)
+    for name, m in mask.items():
+        surviving = initial[name][m]
+        if len(surviving):
+            index = torch.randint(len(surviving), m.shape, generator=generator)
+            drawn[name] = surviving[index]
+    return drawn
+
+
+def with_noise(initial: Weights, sigmas: float, seed: int) -> Weights:
+    """Initial weights plus Gaussian noise of so many of each layer's standard deviations (the paper's Figure 25)."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: w + sigmas * w.std() * torch.randn(w.shape, generator=generator) if w.ndim >= 2 else w
+        for name, w in initial.items()
+    }
 
 
 def begin(

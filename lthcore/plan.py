@@ -1,6 +1,6 @@
 """Plan: which experiments there are, which are done, and how long the rest would take on this machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -13,9 +13,15 @@ from lthcore.lottery import Replicate, begin, planned
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.results import ROUNDS, read_record, read_table, replicate_of, results_root
-from lthcore.settings import EXTENT, PROFILES, Experiment, Settings, load_experiment, project_root
+from lthcore.settings import PROFILES, Experiment, Settings, load_experiments, project_root
 from lthcore.train import engine_for, worker_count
 
+# the settings that a step's time depends on
+COSTLY = (
+    "dataset", "architecture", "widths", "augment", "dropout", "optimizer", "momentum", "nesterov", "batch_size",
+    "clip_norm", "precision", "device", "engine",
+)  # fmt: skip
+SHARED = 1.1  # workers beside each other each take so much longer (benchmarks/scaling.py: two do 1.83 times one's work)
 DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of weights left at which this machine is timed
 
 
@@ -33,31 +39,37 @@ def done_replicates(experiment: Experiment) -> set[Replicate]:
 
 
 def seconds_left(experiment: Experiment) -> float:
-    """Estimated seconds to finish an experiment here, from steps and evaluations timed just now on random images."""
-    s, done = experiment.settings, done_replicates(experiment)
+    """Estimated seconds to finish an experiment here."""
+    done = done_replicates(experiment)
+    return seconds_of(experiment.settings, [r for r in planned(experiment.settings) if r not in done])
+
+
+def seconds_of(s: Settings, replicates: Iterable[Replicate]) -> float:
+    """Estimated seconds of these trainings here, from steps and evaluations timed just now on random images."""
     dataset = DATASETS[s.dataset]
-    defaults = {name: Settings.model_fields[name].default for name in (*EXTENT, "validation", "train_examples")}
-    constant = {"warmup": 0, "schedule": "constant", "milestones": (), "rewind_to": 0, "iterations": 1, "eval_every": 1}
-    short = s.changed(**defaults | constant | {"device": s.device, "engine": s.engine})  # what a step depends on
     kept = s.train_examples or dataset.n_train - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + dataset.n_test) + 2 * kept
     chain, seconds = is_plain_chain(s, build(s, dataset.shape, 10), pick_device(s.device)), 0.0
-    for replicate in planned(s):
-        if replicate not in done:
-            density = (1 - s.prune_fc) ** replicate.round if chain else 1.0  # other networks take the same for any mask
-            step, image = _timed(short, min(d for d in DENSITIES if d >= density * 0.999))
-            seconds += s.iterations * step + evaluated * image
-    return seconds if pick_device(s.device).type == "cuda" else seconds / worker_count()
+    for replicate in replicates:
+        density = (1 - s.prune_fc) ** replicate.round if chain else 1.0  # other networks take the same for any mask
+        step, image = timed(s, min(d for d in DENSITIES if d >= density * 0.999))
+        seconds += s.iterations * step + evaluated * image
+    return seconds if pick_device(s.device).type == "cuda" else seconds / worker_count() * SHARED
 
 
-def all_experiments() -> dict[Path, dict[str, Experiment]]:
-    """Params file -> profile -> experiment."""
-    return {path: {profile: load_experiment(path, profile) for profile in PROFILES} for path in params_files()}
+def timed(s: Settings, density: float = 1.0) -> tuple[float, float]:
+    """Seconds of a training step, and of evaluating an image, at a share of weights left; on one thread."""
+    alike = set(Settings.model_fields) - set(COSTLY)
+    return _timed(s.changed(**{name: Settings.model_fields[name].default for name in alike}), density)
+
+
+def all_experiments() -> dict[Path, dict[str, list[Experiment]]]:
+    """Params file -> profile -> its experiment, or those of its sweep."""
+    return {path: {profile: load_experiments(path, profile) for profile in PROFILES} for path in params_files()}
 
 
 @cache
 def _timed(settings: Settings, density: float) -> tuple[float, float]:
-    """Seconds of a training step, and of evaluating an image, at a share of weights left; on one thread."""
     shape, n = DATASETS[settings.dataset].shape, max(500, settings.batch_size)
     device = pick_device(settings.device)
     images = torch.rand(n, *shape, device=device)

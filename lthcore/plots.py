@@ -3,9 +3,11 @@
 Lines are means over trials (and draws), bars reach from the lowest to the highest of them, as in the paper.
 """
 
+import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,6 +28,11 @@ ARMS = {
     "oneshot": ("one-shot ticket", "#7a4fa3", "-"),
     "oneshot_reinit": ("reinitialised one-shot", "#b8860b", "--"),
     "continued": ("continued training", "#767676", "-."),
+    "resampled": ("weights drawn from the ticket's own", "#2a9d8f", "--"),
+    "noise_0.5": ("ticket + 0.5 sigma of noise", "#5b8fc9", "-"),
+    "noise_1": ("ticket + 1 sigma", "#8a6fc0", "-"),
+    "noise_2": ("ticket + 2 sigma", "#c07fae", "-"),
+    "noise_3": ("ticket + 3 sigma", "#c0504d", "-"),
 }
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
 
@@ -33,31 +40,112 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
 warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
 
 
+class Series(NamedTuple):
+    """One line of a figure: an arm of a run, and how it is drawn."""
+
+    rounds: pd.DataFrame
+    arm: str
+    label: str
+    colour: str
+    style: str
+
+
+def series_of(rounds: pd.DataFrame, arms: Iterable[str] = tuple(ARMS)) -> list[Series]:
+    """A line for each of these arms that the table has beyond the dense network."""
+    present = set(rounds.loc[rounds["round"] > 0, "arm"])
+    return [Series(rounds, arm, *ARMS[arm]) for arm in arms if arm in present]
+
+
+def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left") -> None:
+    """One column of rounds.csv against what is left: means over trials and draws, bars to the lowest and highest."""
+    table = with_dense(series.rounds)
+    part = table[(table["arm"] == series.arm) & table[column].notna()]
+    if part.empty:
+        return
+    # trials agree on the weights left to one weight in thousands: the round is what they share
+    left = part.groupby("round")[x].transform("mean")
+    sns.lineplot(
+        part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
+        marker="o", markeredgewidth=0, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
+    )  # fmt: skip
+    axes.set_xlabel("weights left (%)" if x == "percent_left" else "weights left")
+    if "accuracy" in column:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
 def plot_against_sparsity(
     rounds: pd.DataFrame, column: str, arms: Iterable[str] = tuple(ARMS), axes: Axes | None = None, linear: bool = False
 ) -> Axes:
     """One column of rounds.csv against the percentage of weights left, a line for each arm that the table has."""
     axes = axes or _figure(1, 1)[1][0]
-    table = with_dense(rounds)
-    for arm in arms:
-        part = table[(table["arm"] == arm) & table[column].notna()]
-        if part.empty or set(part["round"]) == {0}:
-            continue
-        label, colour, style = ARMS[arm]
-        # trials agree on the weights left to one weight in thousands: the round is what they share
-        left = part.groupby("round")["percent_left"].transform("mean")
-        sns.lineplot(
-            part.assign(percent_left=left), x="percent_left", y=column, label=label, color=colour, linestyle=style,
-            marker="o", markeredgewidth=0, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
-        )  # fmt: skip
+    for series in series_of(rounds, arms):
+        plot_series(series, column, axes)
     if linear:
         axes.invert_xaxis()
     else:
         sparsity_axis(axes, rounds["percent_left"].min())
     axes.set_xlabel("weights left (%)")
-    if "accuracy" in column:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return axes
+
+
+def panels(
+    series: Iterable[Series],
+    columns: dict[str, str],
+    caption: str = "",
+    x: str = "percent_left",
+    missing: Iterable[str] = (),
+) -> Figure:
+    """A panel for each column (its title) with all series, as most of the paper's figures are."""
+    series = list(series)
+    many = len(series) > 8  # then the legend stands beside the panels
+    across = 2 if len(columns) == 4 else min(len(columns), 3)
+    figure, axes = _figure(-(-len(columns) // across), across)
+    for panel, (column, title) in zip(axes, columns.items(), strict=False):
+        for one in series:
+            plot_series(one, column, panel, x)
+        lowest = min((one.rounds[x].min() for one in series), default=1.0)
+        if x == "percent_left":
+            sparsity_axis(panel, lowest)
+        else:
+            panel.set_xscale("log")
+            panel.invert_xaxis()
+        panel.set(title=title, ylabel="iteration" if "iteration" in column else "accuracy")
+        if legend := panel.get_legend():
+            handles, labels = panel.get_legend_handles_labels()
+            legend.remove()
+    for panel in axes[len(columns) :]:
+        panel.set_axis_off()
+    if series and many:
+        figure.legend(handles, labels, loc="outside right upper")
+    elif series:
+        axes[0].legend(handles, labels)
+    return _captioned(figure, caption, missing)
+
+
+def plot_distributions(
+    table: pd.DataFrame, quantities: Iterable[str], rounds: dict[int, float], caption: str = "", together: bool = False
+) -> Figure:
+    """Distributions of `quantities` by layer, from distributions.csv: a line for each round (percent left).
+
+    `together` draws the quantities into the same panels, at the last of the rounds (in the ticket against pruned).
+    """
+    layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
+    figure, axes = _figure(1 if together else len(quantities), len(layers))
+    colours = sns.color_palette("viridis", len(rounds) + 1)
+    for row, quantity in enumerate(quantities):
+        for column, layer in enumerate(layers):
+            panel = axes[column if together else row * len(layers) + column]
+            for colour, (k, left) in list(zip(colours, rounds.items(), strict=False))[-1 if together else 0 :]:
+                part = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["round"] == k)]
+                density = part["count"] / part["count"].sum() / (part["right"] - part["left"])
+                label = quantity.split(", ")[-1] if together else f"{left:.1f}% left"
+                panel.plot(
+                    (part["left"] + part["right"]) / 2, density, color=f"C{row}" if together else colour, label=label
+                )
+            title = quantity.split(",")[0] if together else quantity
+            panel.set(title=f"{layer}: {title}", xlabel="", ylabel="density" if column == 0 else "")
+    axes[0].legend()
+    return _captioned(figure, caption)
 
 
 def sparsity_axis(axes: Axes, lowest: float) -> None:
@@ -85,23 +173,18 @@ def plot_curves(
         axes.plot(spread.index, spread["mean"], style, color=colours[k], label=label)
         axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[k], alpha=0.15, linewidth=0)
     axes.set_xlabel("training iterations")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.legend(title="weights left", loc="lower right")
+    accuracy = "accuracy" in column
+    if accuracy:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.legend(title="weights left", loc="lower right" if accuracy else "upper right")
     return axes
 
 
-def figure1(rounds: pd.DataFrame, caption: str = "") -> Figure:
-    """The paper's Figure 1: early-stop iteration and test accuracy there, tickets against random sparse networks."""
-    figure, (left, right) = _figure(1, 2)
-    plot_against_sparsity(rounds, "es_iteration", ("ticket", "random"), left)
-    plot_against_sparsity(rounds, "es_test_accuracy", ("ticket", "random"), right)
-    left.set(title="How fast it learns", ylabel="early-stop iteration")
-    right.set(title="How well it learns", ylabel="test accuracy at early stop")
-    return _captioned(figure, caption, _absent(rounds, ("ticket", "random")))
-
-
-def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "") -> Figure:
-    """The paper's Figure 3: test accuracy as training proceeds, at several sparsities."""
+def figure3(
+    rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy", until: int = 15_000
+) -> Figure:
+    """The paper's Figure 3 (and 11, of the validation loss): a column of curves.csv as training proceeds."""
+    curves = curves[curves["iteration"] <= until]
     figure, panels = _figure(1, 3)
     panel_levels = [(100, 51.3, 21.1), (100, 7.0, 3.6, 1.9), (100, 51.3, 21.1)]
     titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
@@ -112,17 +195,21 @@ def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "") -> Fi
         series = [("ticket", k) for k in found.values() if k is not None]
         if axes is panels[2]:
             series += [("reinit", k) for k in found.values() if k]
-        plot_curves(curves, series, axes=axes)
-        axes.set(title=title, ylabel="test accuracy" if axes is panels[0] else "")
-    top = curves["test_accuracy"].max()
+        plot_curves(curves, series, column, axes)
+        axes.set(
+            title=title, ylabel=column.replace("_", " ").replace("val ", "validation ") if axes is panels[0] else ""
+        )
     for axes in panels:
-        axes.set_ylim(top - 0.05, top + 0.002)
+        if "accuracy" in column:
+            axes.set_ylim(curves[column].max() - 0.05, curves[column].max() + 0.002)
+        else:
+            axes.set_ylim(0.95 * curves[column].min(), 3 * curves[column].min())
     levels = [f"{level}%" for level in sorted(missing)]
     return _captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
 
 
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
-    """The paper's Figure 4: early stop, accuracies there and at the end, of tickets and their reinitialisations."""
+    """The paper's Figures 4 and 12: early stop, accuracies there and at the end, of tickets and reinitialisations."""
     arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
     one_shot = any(arm.startswith("oneshot") for arm in rounds["arm"].unique())
     figure, panels = _figure(3 if one_shot else 2, 2)
@@ -142,6 +229,24 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
         axes.get_legend().remove()
     return _captioned(figure, caption, _absent(rounds, arms))
+
+
+def plot_scorecard(card: pd.DataFrame) -> Figure:
+    """The sizes and places of claims.csv that were measured, each in units of its tolerance: inside the band holds."""
+    rows = card[card["value"].notna() & (card["part"] != "direction")].iloc[::-1]
+    low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
+    middle, half = (low + high) / 2, (high - low) / 2
+    plt.style.use(STYLE)
+    figure, axes = plt.subplots(figsize=(7.5, 0.5 + 0.28 * len(rows)), layout="constrained")
+    colours = np.where(rows["grade"] == "reproduced", ARMS["ticket"][1], ARMS["reinit"][1])
+    ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
+    axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
+    axes.hlines(range(len(rows)), ends[0], ends[2], color=colours, linewidth=1.6)
+    axes.scatter(ends[1], range(len(rows)), color=colours, s=22, zorder=3)
+    axes.set_yticks(range(len(rows)), [f"{row.id} {row.part}" for row in rows.itertuples()])
+    axes.set(xlim=(-4.2, 4.2), xlabel="measured, in half widths of the tolerance (clipped at 4)")
+    axes.set_title("Sizes and places against their tolerance, with 95% intervals")
+    return figure
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:

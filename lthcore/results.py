@@ -2,8 +2,9 @@
 
 `<results root>/<profile>/<notebook>/<variant>/` holds
     run.json               settings, run key, n, data, hardware, versions, commit, seconds
-    rounds.csv             a row for each training; its columns are ROUNDS
+    rounds.csv             a row for each training; its columns are ROUNDS (READ: test accuracy at `settings.read_at`)
     curves.csv             a row for each evaluation (after 15,000 steps of 100 each tenth); its columns are CURVES
+    structure.csv, distributions.csv   what tickets look like (lthcore/analysis.py), written when the run is complete
     tickets/*.safetensors  masks and weights of each training: it is done when this file is there
     checkpoints/           trainings in progress
 All files are written under a temporary name and renamed: a file that is there is whole.
@@ -26,7 +27,7 @@ import torch
 from joblib import cpu_count
 from tqdm.auto import tqdm
 
-from lthcore import __version__, masks
+from lthcore import __version__, analysis, masks
 from lthcore.data import DATASETS, Data, load
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, find_tickets, planned
 from lthcore.settings import LabError, Settings, project_root
@@ -35,9 +36,11 @@ from lthcore.tickets import file_stem, load_state, save_state
 from lthcore.train import train_cohort
 
 REPLICATE = list(Replicate._fields)
+READ = ["read_1_test_accuracy", "read_2_test_accuracy", "read_3_test_accuracy"]
 ROUNDS = [
     *REPLICATE, "weights_left", "percent_left", "es_iteration", "es_val_loss", "es_val_accuracy", "es_test_accuracy",
     "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
+    *READ,
 ]  # fmt: skip
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
 WHOLE = 151  # evaluations of a training that curves.csv has whole: to iteration 15,000 of the paper's, as its Figure 3
@@ -185,6 +188,9 @@ class Run:
             "iterations": state.iteration,
             "seconds": round(state.seconds, 2),
         }
+        accuracies = {point.iteration: point.test_accuracy for point in state.curve}
+        read = [accuracies[iteration] for iteration in self.settings.read_at]
+        row |= dict(zip(READ, [*read, None, None, None], strict=False))
         self.rows[replicate] = _rounded(row)
         points = [p for i, p in enumerate(state.curve) if i < WHOLE or i % 10 == 0 or p in (stop, last)]
         self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in points]
@@ -199,6 +205,20 @@ class Run:
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
         _write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
         self.written = time.perf_counter()
+
+    def write_structure(self) -> None:
+        """Write what the tickets look like, unless that is there or the tickets are on another machine."""
+        tickets = [replicate for replicate in planned(self.settings) if replicate.arm == "ticket"]
+        names = ("structure.csv", "distributions.csv")
+        if all((self.folder / name).exists() for name in names) or self.settings.rounds == 0:
+            return
+        if not all(self._path("tickets", replicate).exists() for replicate in tickets):
+            return
+        tables = analysis.tables_of_tickets(
+            lambda trial, k: self._load(self._path("tickets", Replicate("ticket", trial, 0, k))), self.settings
+        )
+        for name, table in zip(names, tables, strict=True):
+            _write(self.folder / name, table.to_csv(index=False))
 
     def write_record(self, data: Data) -> None:
         """Write run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
@@ -233,6 +253,7 @@ def run(
     """
     this, deadline = Run(folder, settings, force), time.monotonic() + time_limit
     if not this.missing:
+        this.write_structure()
         return read_tables(folder)
     check_settings(settings)
     data = load(settings)
@@ -254,6 +275,7 @@ def run(
     finally:
         this.write_tables()
         this.write_record(data)
+    this.write_structure()
     return read_tables(folder)
 
 
@@ -342,6 +364,8 @@ def read_table(path: Path, columns: list[str]) -> list[dict]:
         table = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         table = pd.DataFrame()
+    if list(table.columns) == [column for column in columns if column not in READ]:  # of a version without them
+        table = table.reindex(columns=columns)
     if list(table.columns) != columns:
         raise LabError(
             f"results: {path} is damaged: its columns are not {', '.join(columns[:5])} ...; mend or delete it"

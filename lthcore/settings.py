@@ -11,7 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 PROFILES = ("smoke", "cpu", "paper")
-Arm = Literal["ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued"]
+Arm = Literal[
+    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "resampled",
+    "noise_0.5", "noise_1", "noise_2", "noise_3",
+]  # fmt: skip
 
 # How much of an experiment is run, and where: none of these changes any single training, so they
 # stay out of the run key, and raising one of them extends a run instead of starting another.
@@ -57,6 +60,7 @@ class Settings(BaseModel):
     batch_size: int = Field(60, gt=0, description="images a step, the partial last batch of an epoch is dropped")
     iterations: int = Field(50_000, gt=0, description="steps of every training")
     eval_every: int = Field(100, gt=0, description="steps between evaluations")
+    read_at: tuple[int, ...] = Field((), description="up to three iterations whose test accuracy rounds.csv has")
 
     arms: tuple[Arm, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
     trials: int = Field(5, gt=0, description="independent repetitions of the whole experiment")
@@ -95,6 +99,8 @@ class Settings(BaseModel):
         forbid(list(self.milestones) != sorted(set(self.milestones)), "milestones", "must rise")
         forbid(self.warmup > self.iterations, "warmup", f"allowed up to iterations = {self.iterations}")
         forbid(self.rewind_to >= self.iterations, "rewind_to", f"allowed below iterations = {self.iterations}")
+        evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
+        forbid(not evaluated or len(self.read_at) > 3, "read_at", "up to three iterations that are evaluated")
         forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
         forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
         forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
@@ -129,7 +135,7 @@ class Settings(BaseModel):
 
     def draws(self, arm: str) -> int:
         """How many times `arm` is drawn in each trial and round."""
-        if arm.endswith("reinit"):
+        if arm.endswith("reinit") or arm == "resampled":
             return self.reinit_draws
         return self.random_draws if arm == "random" else 1
 
@@ -148,11 +154,15 @@ class Experiment(NamedTuple):
         return f"{self.profile}/{self.notebook}/{self.variant}"
 
 
-def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None) -> Experiment:
-    """Read `params/<notebook>/<variant>.yaml` under one of its profiles.
+def load_experiments(
+    path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None
+) -> list[Experiment]:
+    """Read `params/<notebook>/<variant>.yaml` under a profile: one experiment, or one for each label of its sweep.
 
-    `overrides` go on top and, where they change anything, mark the variant, so that a one-off run never mixes with the
-    published one. Raises LabError for a file, profile, key or value that cannot be used.
+    A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Later wins: the file's
+    own keys, the label's, the profile's. `overrides` go on top and, where they change anything, mark the variant, so
+    that a one-off run never mixes with the published one. Raises LabError for a file, profile, key or value that
+    cannot be used.
     """
     path = Path(path)
     try:
@@ -164,16 +174,36 @@ def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str,
     profiles = values.pop("profiles", None) if isinstance(values, dict) else None
     if not isinstance(profiles, dict):
         raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
+    sweep = values.pop("sweep", {"": {}})
     try:
+        if not isinstance(sweep, dict) or not sweep or not all(isinstance(key, str) for key in sweep):
+            raise LabError("sweep must map labels to settings")
         choose("profile", profile, profiles)
-        overlay = profiles[profile] or {}
-        if not isinstance(overlay, dict) or not all(isinstance(key, str) for key in values | overlay):
-            raise LabError("a profile must be a mapping of settings, and every key a name")
-        published = Settings(**values | overlay)
-        settings = published.changed(**overrides or {})
+        return [
+            _experiment(path, profile, f"{path.stem}-{label}" if label else path.stem, layers, overrides or {})
+            for label, layer in sweep.items()
+            for layers in [(values, layer or {}, profiles[profile] or {})]
+        ]
     except LabError as error:
         raise LabError(f"{path} ({profile}): {error}") from None
-    variant, before, now = path.stem, published.model_dump(mode="json"), settings.model_dump(mode="json")
+
+
+def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None) -> Experiment:
+    """The one experiment of a params file without a sweep; else as `load_experiments`."""
+    experiments = load_experiments(path, profile, overrides)
+    if len(experiments) > 1:
+        raise LabError(f"params: {path} is a sweep of {len(experiments)} experiments")
+    return experiments[0]
+
+
+def _experiment(
+    path: Path, profile: str, variant: str, layers: tuple[Any, ...], overrides: dict[str, Any]
+) -> Experiment:
+    if not all(isinstance(layer, dict) and all(isinstance(key, str) for key in layer) for layer in layers):
+        raise LabError("a profile must be a mapping of settings, and every key a name")
+    published = Settings(**{key: value for layer in layers for key, value in layer.items()})
+    settings = published.changed(**overrides)
+    before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
     changed = {k: v for k, v in now.items() if v != before[k] and k not in ("device", "engine")}
     if changed:
         variant += "-" + hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]

@@ -262,7 +262,7 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     monkeypatch.chdir(project / "notebooks/deep")
     assert project_root() == project
     assert lth("figures") == 0
-    assert "no tables of iterative_pruning/lenet_mnist yet" in capsys.readouterr().out
+    assert "no tables of lenet_mnist yet" in capsys.readouterr().out
     assert not list(project.glob("figures/*"))
     (tmp_path / "results/smoke/iterative_pruning").mkdir(parents=True)
     run_tiny_as = project / "params/iterative_pruning/lenet_mnist.yaml"
@@ -270,9 +270,9 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     run_tiny_as.write_text(TINY)
     assert lth("run", run_tiny_as, "--profile", "smoke", "--no-notebook") == 0
     assert lth("figures") == 0
-    assert "fig01_lenet_mnist: drawn as svg and png" in capsys.readouterr().out
+    assert "Figure 4, LeNet: early stop and accuracy: drawn as svg and png" in capsys.readouterr().out
     names = {path.name for path in (project / "figures").iterdir()}
-    assert {"fig01_lenet_mnist.svg", "fig01_lenet_mnist.png", "fig04_lenet_mnist.svg"} <= names
+    assert {"fig01.svg", "fig01.png", "fig04.svg"} <= names
 
 
 def test_core_imports_without_jupyter():
@@ -285,7 +285,7 @@ class Blocker:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
 sys.meta_path.insert(0, Blocker())
-import lthcore, lthcore.results, lthcore.cli, lthcore.plan, lthcore.paper
+import lthcore, lthcore.results, lthcore.cli, lthcore.plan, lthcore.paper, lthcore.claims, lthcore.queue
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1], env=os.environ

@@ -27,7 +27,7 @@ from lthcore.models import Weights, build, initial_weights
 from lthcore.settings import LabError, Settings, seed_for
 from lthcore.train import train, train_cohort
 
-ARMS = ("ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued")
+ARMS = ("ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "resampled", "noise_1", "noise_3")
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=100, eval_every=50,
     arms=ARMS, trials=2, reinit_draws=2, random_draws=2, rounds=3, prune_fc=0.3, prune_output=0.15,
@@ -158,6 +158,29 @@ def test_continued_goes_on_from_the_trained_weights(found):
         before = replicate._replace(round=replicate.round - 1)
         grown = found[before if before in found else before._replace(arm="ticket")]
         assert_equal(state.start, masks.apply(state.mask, grown.weights))
+
+
+def test_resampled_draws_from_the_initial_weights_that_survive(found):
+    """The paper's Figure 17: the ticket's mask, layer by layer only values that the ticket itself starts from."""
+    for replicate, state in of(found, "resampled"):
+        ticket = ticket_of(found, replicate)
+        assert masks.equal(state.mask, ticket.mask)
+        for name, m in state.mask.items():
+            own, drawn = ticket.start[name][m], state.start[name][m]
+            assert torch.isin(drawn, own).all() and not torch.equal(drawn, own)
+    first, second = (found[Replicate("resampled", 0, draw, 1)] for draw in (0, 1))
+    assert not torch.equal(first.start["fc1.weight"], second.start["fc1.weight"])
+
+
+@pytest.mark.parametrize(("arm", "sigmas"), [("noise_1", 1.0), ("noise_3", 3.0)])
+def test_noise_is_of_so_many_standard_deviations_of_each_layer(arm, sigmas, found):
+    for replicate, state in of(found, arm):
+        ticket = ticket_of(found, replicate)
+        assert masks.equal(state.mask, ticket.mask)
+        for name, m in state.mask.items():
+            noise = (state.start[name] - ticket.start[name])[m] / theta_0(replicate.trial)[name].std()
+            assert float(noise.std()) == pytest.approx(sigmas, rel=4 / math.sqrt(int(m.sum())))
+        assert all(torch.equal(state.start[n], t) for n, t in ticket.start.items() if n.endswith("bias"))
 
 
 def test_oneshot_under_global_scope_leaves_as_many_weights_as_the_ticket(digits):

@@ -30,8 +30,8 @@ def source(cell: dict) -> str:
 def test_every_key_of_a_params_file_is_a_parameter_of_its_notebook(path):
     known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{path.parent.name}.ipynb"))
     values = yaml.safe_load(path.read_text())
-    profiles = values.pop("profiles")
-    keys = set(values).union(*(overlay or {} for overlay in profiles.values()))
+    overlays = [*values.pop("profiles").values(), *values.pop("sweep", {}).values()]
+    keys = set(values).union(*(overlay or {} for overlay in overlays))
     assert keys <= known.keys()
 
 

@@ -19,7 +19,7 @@ def nothing_done(tmp_path, monkeypatch):
 def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypatch):
     monkeypatch.setattr(plan, "_timed", lambda settings, density: (2e-3, 1e-6))
     each = 1000 * 2e-3 + (11 * 15_000 + 2 * 55_000) * 1e-6
-    assert plan.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2)
+    assert plan.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * plan.SHARED)
 
 
 def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):

@@ -39,10 +39,24 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
     return pd.DataFrame(rows, columns=results.ROUNDS), pd.DataFrame(points, columns=results.CURVES)
 
 
-def write(root: Path, profile: str, *arms: str, **record) -> Path:
-    folder = root / profile / RUN
+def distributions() -> pd.DataFrame:
+    """distributions.csv: a triangle of three bins for each round, layer and quantity, higher round by round."""
+    quantities = {
+        q for sheet in paper.FIGURES.values() if sheet.kind in ("distributions", "together") for q in sheet.columns
+    }
+    return pd.DataFrame([
+        {"round": k, "quantity": quantity, "layer": layer, "left": i * 0.1, "right": (i + 1) * 0.1, "count": count * k}
+        for k in (3, 5) for quantity in sorted(quantities) for layer in ("fc1", "fc2", "output")
+        for i, count in enumerate((1, 2, 1))
+    ])  # fmt: skip
+
+
+def write(root: Path, profile: str, *arms: str, run: str = RUN, **record) -> Path:
+    folder = root / profile / run
     folder.mkdir(parents=True)
-    for table, name in zip(tables(*arms), ("rounds.csv", "curves.csv"), strict=True):
+    for table, name in zip(
+        (*tables(*arms), distributions()), ("rounds.csv", "curves.csv", "distributions.csv"), strict=True
+    ):
         table.to_csv(folder / name, index=False)
     record = {"run_key": "lenet-mnist-0", "trainings_done": 33, "trainings_planned": 33} | record
     (folder / "run.json").write_text(pd.Series(record).to_json())
@@ -158,23 +172,23 @@ def test_nearest_round_is_the_one_within_5_percent():
 
 def test_figures_of_a_whole_table_say_only_what_they_are():
     rounds, curves = tables(*ARMS)
-    for figure in (plots.figure1(rounds, "n"), plots.figure3(rounds, curves, "n"), plots.figure4(rounds, "n")):
+    for figure in (plots.figure3(rounds, curves, "n"), plots.figure4(rounds, "n")):
         assert caption(figure) == "n"
         assert all(axes.lines and axes.get_title(loc="left") for axes in figure.axes)
 
 
-def test_figure_1_holds_tickets_against_random_networks_alone():
-    figure = plots.figure1(tables(*ARMS)[0])
-    for axes in figure.axes:
-        labels = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert labels == [ARMS["ticket"][0], ARMS["random"][0]]
+def test_figure_1_holds_tickets_against_random_networks_alone(tmp_path):
+    write(tmp_path, "cpu", *ARMS)
+    figure = paper.draw(1, tmp_path)
+    [legend] = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == [ARMS["ticket"][0], ARMS["random"][0]]
+    assert "conv2_cifar10, conv4_cifar10, conv6_cifar10" in caption(figure)
 
 
 def test_figures_with_missing_arms_are_drawn_and_say_so():
     rounds, curves = tables("ticket")
     for figure, missing in (
         (plots.figure4(rounds, "n"), ("reinit", "oneshot", "oneshot_reinit")),
-        (plots.figure1(rounds, "n"), ("random",)),
         (plots.figure3(rounds, curves, "n"), ("reinit",)),
     ):
         assert lines_in(figure) > 0
@@ -211,16 +225,14 @@ def test_largest_profile_with_tables_wins(tmp_path):
     for profile in ("smoke", "cpu", "paper"):
         folder = write(tmp_path, profile, "ticket", "reinit", "random")
         assert paper.largest_run(tmp_path, RUN) == folder
-        assert f"profile {profile}: n = 3 trials of 2,000 iterations" in caption(
-            paper.draw("fig01_lenet_mnist", tmp_path)
-        )
+        assert f"profile {profile}: n = 3 trials of 2,000 iterations" in caption(paper.draw(4, tmp_path))
     (folder / "rounds.csv").unlink()
     assert paper.largest_run(tmp_path, RUN) == tmp_path / "cpu" / RUN
 
 
 def test_caption_says_how_much_of_a_run_is_done(tmp_path):
     write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
-    text = caption(paper.draw("fig01_lenet_mnist", tmp_path))
+    text = caption(paper.draw(4, tmp_path))
     assert "bars from min to max, 20 of 33 trainings done (lenet-mnist-0)" in text
 
 
@@ -233,14 +245,76 @@ def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
     assert not plt.get_fignums()
 
 
-def test_every_figure_of_a_run_is_drawn_from_its_tables_alone(tmp_path):
+def test_a_profile_with_all_arms_goes_before_a_larger_one_without(tmp_path):
+    write(tmp_path, "cpu", "ticket", "random")
+    write(tmp_path, "paper", "ticket")
+    assert paper.largest_run(tmp_path, RUN).parts[-3] == "paper"
+    assert paper.largest_run(tmp_path, RUN, ("ticket", "random")).parts[-3] == "cpu"
+    assert paper.largest_run(tmp_path, RUN, ("ticket", "reinit")).parts[-3] == "paper"
+
+
+def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
+    write(tmp_path, "cpu", "ticket", "random")
+    write(tmp_path, "smoke", "ticket", "random", run="iterative_pruning/conv2_cifar10")
+    figure = paper.draw(1, tmp_path)
+    assert "conv2_cifar10" in caption(figure)  # as missing
+    assert len(figure.axes[0].get_legend().get_texts()) == 2
+
+
+def test_the_45_figures_of_the_paper_but_the_table_of_networks_are_there():
+    assert set(paper.FIGURES) == set(range(1, 46)) - {2}
+    for sheet in paper.FIGURES.values():
+        for run in sheet.runs:
+            assert paper.params_of(run).exists()
+
+
+@pytest.fixture(scope="module")
+def all_tables(tmp_path_factory) -> Path:
+    """Results in which every run of every figure has tables."""
+    root = tmp_path_factory.mktemp("all")
+    for name in {name for sheet in paper.FIGURES.values() for run in sheet.runs for name in paper.variants(run)}:
+        write(root, "paper", *ARMS, run=name)
+    return root
+
+
+@pytest.mark.parametrize("number", paper.FIGURES)
+def test_every_figure_is_drawn_from_tables_alone(number, all_tables):
+    sheet, figure = paper.FIGURES[number], paper.draw(number, all_tables)
+    assert lines_in(figure) > 0 and "not in the table" not in caption(figure)
+    used = [axes for axes in figure.axes if axes.axison]
+    assert all(axes.lines and axes.get_title(loc="left") for axes in used)
+    if sheet.kind == "panels":
+        assert len(used) == len(sheet.columns)
+        names = [name for run in sheet.runs for name in paper.variants(run)]
+        labels = (figure.legends[0] if figure.legends else figure.axes[0].get_legend()).get_texts()
+        assert len(labels) == len(names) * len(sheet.arms)
+
+
+def test_a_sweep_has_a_line_for_each_of_its_labels_with_the_means_of_its_table(all_tables):
+    figure = paper.draw(26, all_tables)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == [name.split("/")[1] for name in paper.variants("lenet_mnist_adam_rates")]
+    rounds, _ = tables(*ARMS)
+    means = rounds[rounds["arm"] == "ticket"].groupby("round")["es_test_accuracy"].mean()
+    lines = [line for line in figure.axes[1].lines if line.get_linestyle() == "-"]
+    assert len(lines) == len(labels)
+    for line in lines:
+        assert np.allclose(sorted(line.get_ydata()), sorted(means))
+
+
+def test_distributions_are_densities(all_tables):
+    for number, per_panel in ((15, 2), (19, 2)):
+        for axes in paper.draw(number, all_tables).axes:
+            assert len(axes.lines) == per_panel
+            for line in axes.lines:
+                assert np.isclose(sum(line.get_ydata()) * 0.1, 1.0)
+
+
+def test_figures_of_a_single_run_are_saved_by_their_number(tmp_path):
     write(tmp_path / "results", "cpu", *ARMS)
     lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
-    names = [name for name, (run, *_) in paper.FIGURES.items() if run == RUN]
-    assert len(names) >= 3
-    assert [line for line in lines if line.endswith("drawn as svg and png")] == [
-        f"{n}: drawn as svg and png" for n in names
-    ]
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"{n}.{s}" for n in names for s in ("svg", "png")
-    }
+    numbers = [n for n, sheet in paper.FIGURES.items() if "lenet_mnist" in sheet.runs]
+    assert len(numbers) >= 12
+    assert sum(line.endswith("drawn as svg and png") for line in lines) == len(numbers)
+    expected = {f"fig{n:02}.{suffix}" for n in numbers for suffix in ("svg", "png")}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == expected

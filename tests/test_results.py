@@ -28,7 +28,8 @@ SMALL = Settings(
 )  # fmt: skip
 ROUNDS = (
     "arm,trial,draw,round,weights_left,percent_left,es_iteration,es_val_loss,es_val_accuracy,es_test_accuracy,"
-    "es_train_accuracy,final_val_accuracy,final_test_accuracy,final_train_accuracy,iterations,seconds"
+    "es_train_accuracy,final_val_accuracy,final_test_accuracy,final_train_accuracy,iterations,seconds,"
+    "read_1_test_accuracy,read_2_test_accuracy,read_3_test_accuracy"
 )
 CURVES = "arm,trial,draw,round,percent_left,iteration,val_loss,val_accuracy,test_loss,test_accuracy"
 PATIENCE = 600  # seconds after which a run that does not get on is taken to hang: a busy machine is slow
@@ -126,7 +127,7 @@ def test_run_writes_its_tables_with_these_columns(finished):
     plan = planned(SMALL)
     assert [Replicate(*row) for row in rounds[results.REPLICATE].itertuples(index=False)] == plan
     assert len(curves) == 4 * len(plan)  # at 0, 20, 40 and 60
-    assert rounds.notna().all().all()
+    assert rounds.drop(columns=results.READ).notna().all().all()
     assert curves.notna().all().all()
 
 
@@ -150,6 +151,30 @@ def test_long_curves_are_thinned_and_keep_their_early_stop_and_end(tmp_path, mon
     assert set(curves["iteration"]) == {0, 2, 4, 6, 20, 40, 60} | set(rounds["es_iteration"])
 
 
+def test_readings_are_the_test_accuracies_at_their_iterations(tmp_path):
+    settings = SMALL.changed(arms=["ticket"], trials=1, rounds=0, read_at=[40, 20])
+    rounds, curves = run(settings, tmp_path / "run", quiet=True)
+    at = curves.set_index("iteration")["test_accuracy"]
+    assert list(rounds.loc[0, results.READ[:2]]) == [at[40], at[20]]
+    assert rounds[results.READ[2]].isna().all()
+
+
+def test_tables_of_a_version_without_readings_are_read(copied, no_training):
+    old = pd.read_csv(copied / "rounds.csv").drop(columns=results.READ)
+    old.to_csv(copied / "rounds.csv", index=False)
+    rounds, _ = run(SMALL.changed(trials=1), copied)
+    assert list(rounds.columns) == list(old.columns)
+
+
+def test_structure_is_of_the_tickets(finished):
+    structure = pd.read_csv(finished / "structure.csv")
+    assert len(structure) == SMALL.trials * SMALL.rounds * 3
+    for row in structure.itertuples():
+        stem = file_stem(Replicate("ticket", row.trial, 0, row.round))
+        mask = load_ticket(finished / "tickets" / f"{stem}.safetensors").mask[f"{row.layer}.weight"]
+        assert row.density == pytest.approx(float(mask.float().mean()), abs=1e-6)
+
+
 def test_record_says_what_was_run_on_what(finished):
     record = read_record(finished)
     assert (record["run_key"], record["complete"], record["n"], record["seed"]) == (SMALL.key, True, 2, 0)
@@ -162,7 +187,7 @@ def test_record_says_what_was_run_on_what(finished):
 def test_every_training_leaves_a_ticket_and_nothing_else_is_left_behind(finished):
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     tickets = {f"tickets/{file_stem(replicate)}.safetensors" for replicate in planned(SMALL)}
-    assert files == tickets | {"run.json", "rounds.csv", "curves.csv"}
+    assert files == tickets | {"run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv"}
 
 
 def test_second_call_trains_nothing_and_needs_no_data(copied, no_training):

@@ -7,7 +7,7 @@ import pytest
 from lthcore.data import DATASETS
 from lthcore.models import MODELS
 from lthcore.pruning import CRITERIA
-from lthcore.settings import EXTENT, PROFILES, LabError, Settings, choose, load_experiment, seed_for
+from lthcore.settings import EXTENT, PROFILES, LabError, Settings, choose, load_experiment, load_experiments, seed_for
 
 PARAMS = sorted((Path(__file__).parents[1] / "params").glob("*/*.yaml"))
 EXTENDED = {
@@ -213,10 +213,17 @@ def test_choose_names_the_nearest_and_all():
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("path", PARAMS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_params_file_loads_under_every_profile(path, profile):
-    notebook, variant, loaded, settings = load_experiment(path, profile)
-    assert (notebook, variant, loaded) == (path.parent.name, path.stem, profile)
-    assert settings.dataset in DATASETS and settings.architecture in MODELS and settings.criterion in CRITERIA
-    assert settings.train_examples + settings.validation < DATASETS[settings.dataset].n_train
+    for notebook, variant, loaded, settings in load_experiments(path, profile):
+        assert (notebook, loaded) == (path.parent.name, profile) and variant.startswith(path.stem)
+        assert settings.dataset in DATASETS and settings.architecture in MODELS and settings.criterion in CRITERIA
+        assert settings.train_examples + settings.validation < DATASETS[settings.dataset].n_train
+
+
+def test_no_two_experiments_share_a_folder_and_at_paper_scale_none_repeats_another():
+    experiments = [e for path in PARAMS for e in load_experiments(path, "paper")]
+    assert len({e.name for e in experiments}) == len(experiments)
+    by_file = [[e.settings.key for e in load_experiments(path, "paper")] for path in PARAMS]
+    assert all(len(set(keys)) == len(keys) for keys in by_file)
 
 
 def test_there_are_params_files():
@@ -228,6 +235,29 @@ def test_profile_goes_over_the_flat_keys_and_overrides_go_over_both(tmp_path):
     assert load_experiment(path, "paper").settings == Settings(seed=1, trials=3)
     assert load_experiment(path, "cpu").settings == Settings(seed=2, trials=3, learning_rate=1e-3)
     assert load_experiment(path, "cpu", {"seed": "5"}).settings == Settings(seed=5, trials=3, learning_rate=1e-3)
+
+
+def test_a_sweep_is_an_experiment_for_each_label(tmp_path):
+    text = "seed: 1\nsweep: {slow: {learning_rate: 1e-4}, again: {}}\nprofiles: {cpu: {seed: 2}, paper: }"
+    path = params_file(tmp_path, text)
+    slow, again = load_experiments(path, "cpu")
+    assert (slow.name, again.name) == ("cpu/notebook/variant-slow", "cpu/notebook/variant-again")
+    assert slow.settings == Settings(seed=2, learning_rate=1e-4) and again.settings == Settings(seed=2)
+    assert [e.settings.trials for e in load_experiments(path, "paper", {"trials": 2})] == [2, 2]
+    with pytest.raises(LabError, match="a sweep of 2 experiments"):
+        load_experiment(path, "cpu")
+
+
+@pytest.mark.parametrize("sweep", ["[a]", "{}", "{1: {}}", "{a: 3}", "{a: {sede: 1}}"])
+def test_a_sweep_of_another_shape_is_one_line(tmp_path, sweep):
+    with pytest.raises(LabError) as caught:
+        load_experiments(params_file(tmp_path, f"sweep: {sweep}\nprofiles: {{cpu: }}"), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read_at", [(15,), (100, 200, 300, 400), (60_000,)])
+def test_readings_must_be_evaluated(read_at):
+    assert "read_at" in refusal(read_at=read_at)
 
 
 def test_override_marks_the_variant_with_its_key(tmp_path):

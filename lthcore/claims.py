@@ -1,0 +1,342 @@
+"""Claims: what the paper says (params/claims.yaml), measured in the tables and graded. No grade is typed in by hand.
+
+A measure is a function of a `View` (a run's tables, its trials chosen) and numbers from the claim. The same measure on
+resampled trials gives its 95% bootstrap interval. A claim has up to three parts: direction (the sign of the value),
+size (the value within its tolerance), place (the percentage of weights left within its tolerance).
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from lthcore.paper import NOTEBOOK
+from lthcore.results import read_record, read_tables
+from lthcore.settings import LabError, choose, project_root
+
+RESAMPLES = 1000
+COLUMNS = [
+    "id", "claim", "paper", "part", "value", "low", "high", "unit", "tolerance", "grade", "n", "profile", "run_key",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class View:
+    """Means over chosen trials of a run: `mean(column, arm)` by round, its round 0 the dense network."""
+
+    rounds: pd.DataFrame
+    structure: pd.DataFrame | None
+    trials: tuple[int, ...]
+    beside: "View | None" = None
+
+    @cached_property
+    def _cells(self) -> dict:
+        """(column, arm) -> array (trial, round), draws averaged; filled as asked for."""
+        return {}
+
+    def of(self, *trials: int) -> "View":
+        """The same tables seen through other trials."""
+        view = View(self.rounds, self.structure, trials, self.beside)
+        view.__dict__["_cells"] = self._cells  # trials are picked from what is read once
+        return view
+
+    def mean(self, column: str, arm: str = "ticket") -> np.ndarray:
+        """The mean over the trials, by round; nan where a trial lacks the round."""
+        if (column, arm) not in self._cells:
+            part = self.rounds[
+                (self.rounds["arm"] == arm) | ((self.rounds["arm"] == "ticket") & (self.rounds["round"] == 0))
+            ]
+            table = part.pivot_table(index="trial", columns="round", values=column, aggfunc="mean", dropna=False)
+            self._cells[column, arm] = table.reindex(columns=range(int(self.rounds["round"].max()) + 1)).to_numpy()
+        return self._cells[column, arm][list(self.trials)].mean(0)
+
+    @property
+    def left(self) -> np.ndarray:
+        """Percent of the weights left, by round."""
+        return self.mean("percent_left")
+
+    def round_at(self, percent: float) -> int:
+        """The round nearest to a percentage left. Raises Absent where none is within 6% of it."""
+        k = int(np.nanargmin(np.abs(np.log(self.left / percent))))
+        if abs(self.left[k] / percent - 1) > 0.06:
+            raise Absent(f"no round with {percent}% left")
+        return k
+
+
+class Absent(Exception):
+    """What a measure needs is not in the tables yet."""
+
+
+def _arm(view: View, arm: str, column: str) -> np.ndarray:
+    if arm == "dense":
+        return np.full(len(view.left), view.mean(column)[0])
+    if arm not in set(view.rounds["arm"]):
+        raise Absent(f"no arm {arm}")
+    return view.mean(column, arm)
+
+
+def gain(view: View, at: float, arm: str = "ticket", against: str = "dense", column: str = "es_test_accuracy") -> float:
+    """How much higher a column is in one arm than in another, at a percentage left."""
+    k = view.round_at(at)
+    return _arm(view, arm, column)[k] - _arm(view, against, column)[k]
+
+
+def ratio(view: View, at: float, arm: str, against: str, column: str) -> float:
+    """One arm's column divided by another's, at a percentage left."""
+    k = view.round_at(at)
+    return _arm(view, arm, column)[k] / _arm(view, against, column)[k]
+
+
+def ratio_less_one(view: View, **values) -> float:
+    """`ratio` - 1: positive where the first is larger."""
+    return ratio(view, **values) - 1
+
+
+def earlier(view: View, at: float) -> float:
+    """By which share tickets stop earlier than the dense network, at a percentage left."""
+    return 1 - ratio(view, at, "ticket", "dense", "es_iteration")
+
+
+def largest_gain(view: View, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
+    """The largest gain over the dense network, of all rounds."""
+    return np.nanmax(_arm(view, arm, column)[1:]) - view.mean(column)[0]
+
+
+def place_of_largest_gain(view: View, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
+    """Where that is."""
+    return view.left[1 + int(np.nanargmax(_arm(view, arm, column)[1:]))]
+
+
+def largest_speedup(view: View) -> float:
+    """How many times earlier tickets stop than the dense network, at best."""
+    stops = view.mean("es_iteration")
+    return stops[0] / np.nanmin(stops[1:])
+
+
+def place_of_largest_speedup(view: View) -> float:
+    """Where that is."""
+    return view.left[1 + int(np.nanargmin(view.mean("es_iteration")[1:]))]
+
+
+def least(view: View, column: str, down_to: float, arm: str = "ticket") -> float:
+    """The least of a column over the rounds down to a percentage left."""
+    if np.nanmin(view.left) > down_to * 1.1:
+        raise Absent(f"rounds end above {down_to}%")
+    return np.nanmin(_arm(view, arm, column)[view.left >= down_to])
+
+
+def best(view: View, column: str, down_to: float, up_to: float, arm: str = "ticket") -> float:
+    """The best of a column over the rounds between two percentages left."""
+    rounds = (view.left >= down_to) & (view.left <= up_to)
+    if not rounds.any():
+        raise Absent(f"no round between {down_to}% and {up_to}%")
+    return np.nanmax(_arm(view, arm, column)[rounds])
+
+
+def _ahead(view: View, arm: str, column: str, lower: bool) -> np.ndarray:
+    values = _arm(view, arm, column)
+    return (values < values[0]) if lower else (values > values[0])
+
+
+def ahead_from(view: View, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False) -> float:
+    """Most weights left at which an arm is ahead of the dense network (or, with `lower`, its column is less)."""
+    ahead = _ahead(view, arm, column, lower)
+    return view.left[int(np.argmax(ahead))] if ahead.any() else 0.0
+
+
+def ahead_to(view: View, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False) -> float:
+    """Fewest weights left at which it still is."""
+    ahead = _ahead(view, arm, column, lower)
+    return view.left[len(ahead) - 1 - int(np.argmax(ahead[::-1]))] if ahead.any() else 100.0
+
+
+def falls_below(view: View, arm: str, column: str = "es_test_accuracy") -> float:
+    """Weights left from which on an arm stays below the dense network. Raises Absent where it does not fall."""
+    values = _arm(view, arm, column)
+    known = np.isfinite(values)
+    below = np.logical_and.accumulate((values[known] < values[0])[::-1])[::-1]
+    if not below.any():
+        raise Absent("it does not fall below the dense network in the rounds that are done")
+    return view.left[known][int(np.argmax(below))]
+
+
+def within_a_point(view: View, column: str, arm: str = "ticket") -> float:
+    """Fewest weights left with a column within one percentage point of the dense network's."""
+    values = _arm(view, arm, column)
+    return view.left[np.flatnonzero(values >= values[0] - 0.01)[-1]]
+
+
+def smallest_winning(view: View) -> float:
+    """Fewest weights left at which tickets stop no later and test no worse than the dense network (section 1)."""
+    stops, accuracies = view.mean("es_iteration"), view.mean("es_test_accuracy")
+    wins = (stops <= stops[0]) & (accuracies >= accuracies[0])
+    return view.left[np.flatnonzero(wins)[-1]]  # round 0 always wins
+
+
+def weights_back_at_dense(view: View) -> float:
+    """Fewest weights with which tickets test no worse than the dense network at the early stop."""
+    accuracies = view.mean("es_test_accuracy")
+    return view.mean("weights_left")[np.flatnonzero(accuracies >= accuracies[0])[-1]]
+
+
+def dense_gain(view: View, column: str = "es_test_accuracy") -> float:
+    """How much better the dense network of this run is than that of the run it stands beside."""
+    if view.beside is None:
+        raise Absent("the run beside it is not there")
+    return view.mean(column)[0] - view.beside.mean(column)[0]
+
+
+def movement_ratio_less_one(view: View, at: float) -> float:
+    """How much more the ticket's weights move in the dense training than the rest: ratio of means over layers, - 1."""
+    if view.structure is None:
+        raise Absent("no structure.csv")
+    part = view.structure[view.structure["round"] == view.round_at(at)]
+    by_trial = part.groupby("trial")[["movement_kept", "movement_pruned"]].mean().to_numpy()[list(view.trials)]
+    return by_trial[:, 0].mean() / by_trial[:, 1].mean() - 1
+
+
+MEASURES = {
+    f.__name__: f
+    for f in (
+        gain, ratio, ratio_less_one, earlier, largest_gain, place_of_largest_gain, largest_speedup,
+        place_of_largest_speedup, least, best, ahead_from, ahead_to, falls_below, within_a_point, smallest_winning,
+        weights_back_at_dense, dense_gain, movement_ratio_less_one,
+    )
+}  # fmt: skip
+
+
+def load_claims(path: Path | None = None) -> dict[str, dict]:
+    """params/claims.yaml, each measure checked. Raises LabError for one that is not there."""
+    path = path or project_root() / "params" / "claims.yaml"
+    try:
+        claims = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise LabError(f"claims: cannot read {path} ({' '.join(str(error).split())})") from None
+    for name, claim in claims.items():
+        parts = [claim[part] for part in ("direction", "size", "place") if part in claim]
+        if not parts or not {"claim", "paper", "run"} <= claim.keys():
+            raise LabError(f"claims: {name} needs claim, paper, run, and a direction, size or place")
+        for part in parts:
+            choose(f"{name}: measure", part.get("measure", ""), MEASURES)
+    return claims
+
+
+def grade(part: str, value: float, spec: dict) -> str:
+    """reproduced, or differs and by how much."""
+    if part == "direction":
+        return "reproduced" if value * spec["sign"] > 0 else f"differs (sign {'+' if value > 0 else '-'})"
+    low, high = spec["within"]
+    if low <= value <= high:
+        return "reproduced"
+    off = value - (low if value < low else high)
+    scale, digits = (100, 2) if spec.get("unit") else (1, 2 if abs(off) < 100 else 0)
+    return f"differs (by {off * scale:+.{digits}f})"
+
+
+def view_of(folder: Path, beside: Path | None = None) -> View:
+    """The tables of a run; rounds that are not done in all its trials are left out."""
+    rounds, _ = read_tables(folder)
+    n = rounds.groupby(["arm", "round"])["trial"].nunique()
+    whole = n[n == rounds["trial"].nunique()].index
+    rounds = rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index()
+    path = folder / "structure.csv"
+    structure = pd.read_csv(path) if path.exists() else None
+    trials = tuple(range(rounds["trial"].nunique()))
+    return View(rounds, structure, trials, view_of(beside) if beside else None)
+
+
+def measure(view: View, spec: dict, seed: int = 0) -> tuple[float, float, float]:
+    """A measure's value and its 95% bootstrap interval over trials. Raises Absent."""
+    function = MEASURES[spec["measure"]]
+    values = {key: value for key, value in spec.items() if key not in ("measure", "within", "sign", "unit")}
+    value = float(function(view, **values))
+    if np.isnan(value):
+        raise Absent("not a number")
+    draws, generator = [], np.random.default_rng(seed)
+    for _ in range(RESAMPLES if len(view.trials) > 1 else 0):
+        try:
+            draws.append(float(function(view.of(*generator.choice(view.trials, len(view.trials))), **values)))
+        except Absent:
+            continue
+    low, high = np.percentile(draws, [2.5, 97.5]) if draws else (np.nan, np.nan)
+    return value, float(low), float(high)
+
+
+def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame:
+    """A row for each part of each claim: value, interval, tolerance, grade, n, and the run it was read from.
+
+    The larger profile of `paper` and `cpu` that has all its rounds, and what the claim needs, is graded; `smoke` runs
+    never are.
+    """
+    rows = []
+    for name, claim in (claims or load_claims()).items():
+        for part in ("direction", "size", "place"):
+            if part in claim:
+                rows.append({"id": name, "claim": claim["claim"], "paper": claim["paper"], "part": part}
+                            | _graded(root, claim, part, claim[part]))  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _graded(root: Path, claim: dict, part: str, spec: dict) -> dict:
+    tolerance = "sign" if part == "direction" else json.dumps(spec["within"])
+    row = {
+        "unit": spec.get("unit", "% left" if part == "place" else ""),
+        "tolerance": tolerance,
+        "grade": "not yet run",
+    }
+    for profile in ("paper", "cpu"):
+        folder = root / profile / NOTEBOOK / claim["run"]
+        if not (folder / "rounds.csv").exists():
+            continue
+        record = read_record(folder)
+        beside = root / profile / NOTEBOOK / claim["beside"] if "beside" in claim else None
+        view = view_of(folder, beside if beside and (beside / "rounds.csv").exists() else None)
+        if len(view.left) <= record.get("settings", {}).get("rounds", 0):
+            continue  # its tickets are still on their way down
+        try:
+            value, low, high = measure(view, spec)
+        except Absent:
+            continue
+        where = {"n": len(view.trials), "profile": profile, "run_key": record.get("run_key")}
+        return row | where | {"value": value, "low": low, "high": high, "grade": grade(part, value, spec)}
+    return row
+
+
+def as_markdown(card: pd.DataFrame) -> str:
+    """The scorecard as a table for the README: one row a claim, its parts side by side."""
+    lines = ["| claim | the paper | here [95% interval] | grade | n, profile |", "|---|---|---|---|---|"]
+    for name, parts in card.groupby("id", sort=False):
+        first, rest = parts.iloc[0], parts[parts["part"] != "direction"]
+        shown = rest if len(rest) else parts  # the direction is the sign of the size, where there is one
+        measured = "; ".join(_shown(row) for _, row in shown.iterrows() if row["value"] == row["value"])
+        grades = "; ".join(f"{row['part']} {row['grade']}" for _, row in parts.iterrows())
+        done = parts["profile"].dropna()
+        where = f"{int(parts['n'].max())}, `{done.iloc[0]}`" if len(done) else ""
+        cells = (f"{name}: {first['claim']}", first["paper"], measured, grades if len(done) else "not yet run", where)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(row: pd.Series) -> str:
+    unit = row["unit"]
+    scale, digits = {"points": (100, 2), "%": (100, 1), "% left": (1, 1)}.get(unit, (1, 2 if row["value"] < 100 else 0))
+    value, low, high = (scale * row[key] for key in ("value", "low", "high"))
+    sign = "+" if unit == "points" else ""
+    spread = f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if low == low else ""
+    return f"{value:{sign}.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}{spread}"
+
+
+def write_scorecard(root: Path, readme: Path | None = None) -> pd.DataFrame:
+    """Grade, write results/claims.csv, and put the table between the README's scorecard marks if it has them."""
+    card = scorecard(root)
+    card.round(6).to_csv(root / "claims.csv", index=False)
+    if readme and readme.exists():
+        begin, end, text = "<!-- scorecard -->", "<!-- end of scorecard -->", readme.read_text(encoding="utf-8")
+        if begin in text and end in text:
+            head, tail = text.split(begin)[0], text.split(end)[1]
+            readme.write_text(f"{head}{begin}\n{as_markdown(card)}\n{end}{tail}", encoding="utf-8")
+    return card

@@ -1,0 +1,89 @@
+"""Queue: the experiments in their written order (params/QUEUE.yaml), and archives that carry their tables."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from lthcore.results import read_record
+from lthcore.settings import EXTENT, PROFILES, Experiment, LabError, load_experiments, project_root
+
+# what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
+TABLES = ("run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv")
+
+
+def queued(profile: str, path: Path | None = None) -> Iterator[Experiment]:
+    """The experiments of params/QUEUE.yaml in their order, under a profile. Raises LabError for a bad entry."""
+    path = path or project_root() / "params" / "QUEUE.yaml"
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise LabError(f"queue: cannot read {path} ({' '.join(str(error).split())})") from None
+    for entry in entries:
+        if not isinstance(entry, dict) or "params" not in entry or entry.keys() - {"params", "only"}:
+            raise LabError(f"queue: {path}: {entry!r} must have params: <notebook>/<variant>, and may have only: ...")
+        only = entry.get("only") or {}
+        if only.keys() - set(EXTENT):
+            raise LabError(f"queue: {path}: {entry['params']}: only may name {', '.join(EXTENT)}")
+        for experiment in load_experiments(path.parent / f"{entry['params']}.yaml", profile):
+            # never more than the profile asks for
+            asked = experiment.settings.model_dump()
+            less = {
+                k: [arm for arm in v if arm in asked[k]] if k == "arms" else min(v, asked[k]) for k, v in only.items()
+            }
+            yield experiment._replace(settings=experiment.settings.changed(**less))
+
+
+def pack(root: Path, archive: Path, profile: str) -> int:
+    """Write every run's tables under a profile into a .tar.gz; return how many runs."""
+    folders = sorted(path.parent for path in (root / profile).glob("*/*/run.json"))
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w:gz") as tar:
+        for folder in folders:
+            for name in TABLES:
+                if (folder / name).exists():
+                    tar.add(folder / name, arcname=(folder / name).relative_to(root).as_posix())
+    return len(folders)
+
+
+def unpack(archive: Path, root: Path) -> list[str]:
+    """Merge an archive of `pack` into a results folder; return a line for each run.
+
+    A run goes in where there is none, or where the one there is the same with fewer trainings done: nothing is lost.
+    Raises LabError for an archive that is damaged, or that holds anything but tables in their places.
+    """
+    runs: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                place = PurePosixPath(member.name)
+                if not member.isfile() or len(place.parts) != 4 or place.name not in TABLES or ".." in place.parts:
+                    raise LabError(f"unpack: {archive} holds {member.name!r}, which is no table of a run")
+                if place.parts[0] not in PROFILES:
+                    raise LabError(f"unpack: {archive} holds {member.name!r}, which is of no profile")
+                runs.setdefault(str(place.parent), {})[place.name] = tar.extractfile(member).read()
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise LabError(f"unpack: {archive} is not a readable archive ({error})") from None
+    return [f"{name}: {_merge(root / name, files)}" for name, files in sorted(runs.items())]
+
+
+def _merge(folder: Path, files: dict[str, bytes]) -> str:
+    try:
+        theirs = json.load(io.BytesIO(files["run.json"]))
+        key, done = theirs["run_key"], theirs["trainings_done"]
+    except (KeyError, ValueError, TypeError):
+        raise LabError(f"unpack: the run.json of {folder.name} is missing or damaged") from None
+    mine = read_record(folder)
+    if mine and mine["run_key"] != key:
+        return f"left alone: another run ({mine['run_key']}) is there, not {key}"
+    if mine and mine["trainings_done"] >= done:
+        return f"left alone: as much is here ({mine['trainings_done']} trainings)"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted(files, key=lambda name: name == "run.json"):  # run.json last: it is what says the rest is there
+        temporary = folder / f".{name}.partial"
+        temporary.write_bytes(files[name])
+        temporary.replace(folder / name)
+    return f"{'more of it' if mine else 'new'} ({done} of {theirs.get('trainings_planned', '?')} trainings)"

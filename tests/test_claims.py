@@ -1,0 +1,217 @@
+"""Claims: graded as reproduced in tables built to pass, as differing in tables built to fail, as not run in none."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lthcore import claims, results
+from lthcore.claims import Absent, grade, load_claims, measure, scorecard, view_of, write_scorecard
+from lthcore.settings import LabError
+
+LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]
+ROUNDS = len(LEFT) - 1
+# accuracy at the early stop and iteration of it, by round
+TICKET = ([0.97, 0.973, 0.975, 0.974, 0.972, 0.970, 0.961], [1000, 800, 600, 650, 700, 1000, 1500])
+REINIT = ([None, 0.971, 0.969, 0.968, 0.965, 0.960, 0.940], [None, 1000, 1500, 1600, 1700, 1800, 1900])
+
+
+def table(arms: dict[str, tuple], trials: int = 3, spread: float = 0.0005, draws: int = 2) -> pd.DataFrame:
+    """rounds.csv with these means: trials lie `spread` apart, draws cancel out."""
+    rows = []
+    for arm, (accuracies, stops) in arms.items():
+        for trial in range(trials):
+            for draw in range(1 if arm == "ticket" else draws):
+                for k in range(0 if arm == "ticket" else 1, len(LEFT)):
+                    off = spread * (trial - (trials - 1) / 2) + (0.0002 if draw else -0.0002) * (arm != "ticket")
+                    values = {"arm": arm, "trial": trial, "draw": draw, "round": k, "percent_left": LEFT[k]}
+                    values |= {"es_iteration": stops[k], "es_test_accuracy": accuracies[k] + off, "iterations": 2000}
+                    rows.append(values | {"weights_left": int(LEFT[k] * 1000), "final_train_accuracy": 1.0})
+    return pd.DataFrame(rows).reindex(columns=results.ROUNDS)
+
+
+def write(root, rounds: pd.DataFrame, profile: str = "cpu", variant: str = "lenet_mnist", settings=None):
+    folder = root / profile / "iterative_pruning" / variant
+    folder.mkdir(parents=True)
+    rounds.to_csv(folder / "rounds.csv", index=False)
+    pd.DataFrame(columns=results.CURVES).to_csv(folder / "curves.csv", index=False)
+    record = {"run_key": f"key-{profile}", "settings": {"rounds": ROUNDS} | (settings or {})}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}))
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"measure": "gain", "at": 21.1}, 0.005),
+        ({"measure": "gain", "at": 21.1, "against": "reinit"}, 0.006),
+        ({"measure": "earlier", "at": 21.1}, 0.4),
+        ({"measure": "ratio", "at": 21.1, "arm": "reinit", "against": "ticket", "column": "es_iteration"}, 2.5),
+        ({"measure": "largest_gain"}, 0.005),
+        ({"measure": "place_of_largest_gain"}, 21.1),
+        ({"measure": "largest_speedup"}, 1000 / 600),
+        ({"measure": "place_of_largest_speedup"}, 21.1),
+        ({"measure": "falls_below", "arm": "ticket"}, 1.9),
+        ({"measure": "falls_below", "arm": "reinit"}, 21.1),
+        ({"measure": "ahead_from"}, 51.3),
+        ({"measure": "ahead_to"}, 7.0),
+        ({"measure": "ahead_to", "column": "es_iteration", "lower": True}, 7.0),
+        ({"measure": "smallest_winning"}, 3.6),
+        ({"measure": "weights_back_at_dense"}, 3600),
+        ({"measure": "within_a_point", "column": "es_test_accuracy"}, 1.9),
+        ({"measure": "least", "column": "es_test_accuracy", "down_to": 2.0}, 0.97),
+        ({"measure": "best", "column": "es_test_accuracy", "down_to": 3.0, "up_to": 8.0}, 0.972),
+    ],
+    ids=lambda value: value.get("measure") if isinstance(value, dict) else None,
+)
+def test_measures_find_what_is_in_the_table(spec, expected, folder):
+    value, low, high = measure(view_of(folder), spec)
+    assert value == pytest.approx(expected)
+    assert low <= value + 1e-9 and value <= high + 1e-9
+
+
+def test_intervals_are_of_trials_in_pairs(tmp_path):
+    """A difference within trials has no spread where all trials share it, however far apart the trials lie."""
+    view = view_of(write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}, spread=0.01)))
+    value, low, high = measure(view, {"measure": "gain", "at": 21.1})
+    assert low == pytest.approx(value) and high == pytest.approx(value)
+    _, low, high = measure(view, {"measure": "best", "column": "es_test_accuracy", "down_to": 21, "up_to": 22})
+    assert high - low > 0.005
+    assert measure(view, {"measure": "best", "column": "es_test_accuracy", "down_to": 21, "up_to": 22})[1:] == (
+        low,
+        high,
+    )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"measure": "gain", "at": 21.1, "against": "oneshot"},
+        {"measure": "gain", "at": 30.0},
+        {"measure": "least", "column": "es_test_accuracy", "down_to": 0.5},
+        {"measure": "movement_ratio_less_one", "at": 21.1},
+        {"measure": "dense_gain"},
+        {"measure": "best", "column": "es_test_accuracy", "down_to": 60, "up_to": 70},
+    ],
+    ids=lambda spec: spec["measure"],
+)
+def test_what_is_not_in_the_table_is_absent(spec, folder):
+    with pytest.raises(Absent):
+        measure(view_of(folder), spec)
+
+
+def test_movement_is_read_from_the_tickets_structure(folder):
+    rows = [
+        {"trial": t, "round": 2, "layer": layer, "movement_kept": 0.3 + 0.01 * t, "movement_pruned": 0.1}
+        for t in range(3) for layer in ("fc1", "output")
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "structure.csv", index=False)
+    value, low, high = measure(view_of(folder), {"measure": "movement_ratio_less_one", "at": 21.1})
+    assert value == pytest.approx(2.1) and 2.0 - 1e-9 <= low < value < high <= 2.2 + 1e-9
+
+
+def test_grades():
+    assert grade("direction", 0.1, {"sign": 1}) == grade("direction", -0.1, {"sign": -1}) == "reproduced"
+    assert grade("direction", -0.1, {"sign": 1}) == "differs (sign -)"
+    assert grade("size", 0.2, {"within": [0.2, 0.5]}) == "reproduced"
+    assert grade("size", 0.19, {"within": [0.2, 0.5], "unit": "%"}) == "differs (by -1.00)"
+    assert grade("size", 0.008, {"within": [0.0015, 0.006], "unit": "points"}) == "differs (by +0.20)"
+    assert grade("place", 1.2, {"within": [1.8, 4.6]}) == "differs (by -0.60)"
+
+
+def one(name: str, **parts) -> dict:
+    return {name: {"claim": "words", "paper": "40%", "run": "lenet_mnist"} | parts}
+
+
+EARLIER = {"measure": "earlier", "at": 21.1}
+PASSING = {"direction": EARLIER | {"sign": 1}, "size": EARLIER | {"within": [0.2, 0.5]}}
+FAILING = {
+    "size": EARLIER | {"within": [0.45, 0.5]},
+    "place": {"measure": "falls_below", "arm": "reinit", "within": [2, 5]},
+}
+
+
+def test_a_table_built_to_pass_passes(folder, tmp_path):
+    card = scorecard(tmp_path, one("P", **PASSING))
+    assert list(card["grade"]) == ["reproduced", "reproduced"]
+    assert set(card["n"]) == {3} and set(card["profile"]) == {"cpu"} and set(card["run_key"]) == {"key-cpu"}
+
+
+def test_a_table_built_to_fail_fails_and_says_by_how_much(folder, tmp_path):
+    card = scorecard(tmp_path, one("F", **FAILING))
+    assert list(card["grade"]) == ["differs (by -0.05)", "differs (by +16.10)"]
+
+
+def test_no_table_is_not_yet_run(tmp_path):
+    card = scorecard(tmp_path, one("N", **PASSING))
+    assert list(card["grade"]) == ["not yet run"] * 2 and card["value"].isna().all()
+
+
+def test_smoke_runs_and_runs_on_their_way_down_are_not_graded(tmp_path):
+    rounds = table({"ticket": TICKET, "reinit": REINIT})
+    write(tmp_path, rounds, "smoke")
+    assert set(scorecard(tmp_path, one("S", **PASSING))["grade"]) == {"not yet run"}
+    write(tmp_path, rounds[rounds["round"] < 4], "paper")
+    assert set(scorecard(tmp_path, one("S", **PASSING))["grade"]) == {"not yet run"}
+    write(tmp_path, rounds, "cpu")
+    assert set(scorecard(tmp_path, one("S", **PASSING))["profile"]) == {"cpu"}
+
+
+def test_the_larger_profile_that_has_the_arms_is_graded(tmp_path):
+    write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}), "cpu")
+    write(tmp_path, table({"ticket": TICKET}), "paper")
+    gain = {"measure": "gain", "at": 21.1}
+    both = {"size": gain | {"within": [0, 1]}, "direction": gain | {"against": "reinit", "sign": 1}}
+    card = scorecard(tmp_path, one("B", **both)).set_index("part")
+    assert card.loc["size", "profile"] == "paper" and card.loc["direction", "profile"] == "cpu"
+
+
+def test_rounds_not_done_in_all_trials_are_left_out(tmp_path):
+    rounds = table({"ticket": TICKET, "reinit": REINIT})
+    rounds = rounds[~((rounds["round"] == ROUNDS) & (rounds["trial"] == 2) & (rounds["arm"] == "reinit"))]
+    view = view_of(write(tmp_path, rounds))
+    assert np.isnan(view.mean("es_test_accuracy", "reinit")[ROUNDS])
+    assert measure(view, {"measure": "falls_below", "arm": "reinit"})[0] == 21.1
+
+
+def test_the_committed_claims_can_be_measured_and_name_known_runs():
+    loaded = load_claims()
+    ids = {"A1", "L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8", "L9", "L10", "L11", "X1", "X2", "X3", "X4", "X5", "X6"}
+    assert ids <= set(loaded) and {"C1", "C2", "C3", "C4", "C5", "D1", "D2", "V1", "V2", "V3", "V4"} <= set(loaded)
+    assert {"R1", "R2", "R3", "R4"} <= set(loaded)
+    from lthcore.paper import FIGURES, NOTEBOOK, variants
+
+    known = {
+        name.removeprefix(f"{NOTEBOOK}/") for sheet in FIGURES.values() for run in sheet.runs for name in variants(run)
+    }
+    assert {claim["run"] for claim in loaded.values()} <= known
+    assert {claim["beside"] for claim in loaded.values() if "beside" in claim} <= known
+
+
+@pytest.mark.parametrize(
+    "text", ["X: {claim: a, paper: b, run: c}", "X: {claim: a, paper: b, run: c, size: {measure: gian}}"]
+)
+def test_claims_that_cannot_be_measured_are_one_line(tmp_path, text):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(LabError) as caught:
+        load_claims(tmp_path / "claims.yaml")
+    assert "X" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_scorecard_is_written_to_the_table_and_between_the_readmes_marks(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "load_claims", lambda: one("P", **PASSING) | one("F", **FAILING))
+    readme = tmp_path / "README.md"
+    readme.write_text("above\n<!-- scorecard -->\nold\n<!-- end of scorecard -->\nbelow\n")
+    card = write_scorecard(tmp_path, readme)
+    assert list(pd.read_csv(tmp_path / "claims.csv")["grade"]) == list(card["grade"])
+    text = readme.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert "| P: words | 40% | 0.40 [0.40, 0.40] | direction reproduced; size reproduced | 3, `cpu` |" in text
+    write_scorecard(tmp_path, readme)
+    assert readme.read_text() == text

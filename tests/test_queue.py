@@ -1,0 +1,120 @@
+"""The queue: experiments in their written order, and archives that carry tables and can do no harm."""
+
+import io
+import json
+import tarfile
+
+import pytest
+
+from lthcore.lottery import planned
+from lthcore.plan import params_files
+from lthcore.queue import pack, queued, unpack
+from lthcore.results import read_record, read_tables, run
+from lthcore.settings import PROFILES, LabError, Settings
+
+TINY = Settings(
+    dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, arms=["ticket", "reinit"],
+    trials=1, rounds=1, reinit_draws=1,
+)  # fmt: skip
+NAME = "paper/iterative_pruning/tiny"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_committed_queue_holds_every_experiment_once_whole(profile):
+    entries = list(queued(profile))
+    whole = {}
+    for entry in entries:
+        whole[entry.name] = entry.settings  # the last is the whole
+    assert {name.split("/")[2] for name in whole} >= {path.stem for path in params_files()} - {
+        path.stem for path in params_files() if "sweep:" in path.read_text()
+    }
+    for entry in entries:
+        assert set(planned(entry.settings)) <= set(planned(whole[entry.name]))
+        assert entry.settings.key == whole[entry.name].key
+    assert entries[0].name == f"{profile}/iterative_pruning/lenet_mnist"
+
+
+@pytest.mark.parametrize(
+    "text", ["- {only: {trials: 1}}", "- [a]", "- {params: a/b, only: {learning_rate: 1}}", "- {params: a/b, every: 1}"]
+)
+def test_a_queue_that_cannot_be_used_is_one_line(tmp_path, text):
+    (tmp_path / "QUEUE.yaml").write_text(text)
+    with pytest.raises(LabError) as caught:
+        list(queued("cpu", tmp_path / "QUEUE.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("there")
+    run(TINY, root / NAME, quiet=True)
+    assert pack(root, root / "tables.tar.gz", "paper") == 1
+    return root
+
+
+def test_unpacked_tables_are_the_packed_ones_and_nothing_else_travels(packed, tmp_path):
+    [line] = unpack(packed / "tables.tar.gz", tmp_path)
+    assert line == f"{NAME}: new (3 of 3 trainings)"
+    for name in ("rounds.csv", "curves.csv", "run.json", "structure.csv", "distributions.csv"):
+        assert (tmp_path / NAME / name).read_bytes() == (packed / NAME / name).read_bytes()
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert len(run(TINY, tmp_path / NAME, quiet=True)[0]) == 3  # complete here too
+
+
+def test_unpacking_keeps_what_is_as_much_or_another_run_and_takes_what_is_more(packed, tmp_path):
+    unpack(packed / "tables.tar.gz", tmp_path)
+    assert "left alone: as much is here" in unpack(packed / "tables.tar.gz", tmp_path)[0]
+    record = read_record(tmp_path / NAME)
+    (tmp_path / NAME / "run.json").write_text(json.dumps(record | {"trainings_done": 1}))
+    (tmp_path / NAME / "rounds.csv").write_text("stale")
+    assert "more of it (3 of 3" in unpack(packed / "tables.tar.gz", tmp_path)[0]
+    assert len(read_tables(tmp_path / NAME)[0]) == 3
+    (tmp_path / NAME / "run.json").write_text(json.dumps(record | {"run_key": "other"}))
+    assert "left alone: another run (other)" in unpack(packed / "tables.tar.gz", tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside/a/run.json",
+        "/etc/a/b/run.json",
+        "paper/../../run.json",
+        "paper/a/b/run.sh",
+        "cheap/a/b/run.json",
+        "run.json",
+    ],
+)
+def test_members_that_lead_out_or_are_no_tables_are_refused(name, tmp_path):
+    archive, root = tmp_path / "bad.tar.gz", tmp_path / "root"
+    root.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 2
+        tar.addfile(member, io.BytesIO(b"{}"))
+    with pytest.raises(LabError):
+        unpack(archive, root)
+    assert not list(root.iterdir()) and not (tmp_path / "outside").exists()
+
+
+def test_links_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "bad.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("paper/a/b/run.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(LabError):
+        unpack(tmp_path / "bad.tar.gz", tmp_path / "root")
+
+
+def test_a_truncated_archive_and_a_damaged_record_are_one_line(packed, tmp_path):
+    whole = (packed / "tables.tar.gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.tar.gz").write_text("no archive")
+    with tarfile.open(tmp_path / "record.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("paper/a/b/run.json")
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"{"))
+    for name in ("cut", "text", "record", "nowhere"):
+        with pytest.raises(LabError) as caught:
+            unpack(tmp_path / f"{name}.tar.gz", tmp_path / "root")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "root").exists()
