@@ -2,7 +2,7 @@
 
     LTH_DATA=... python benchmarks/figure_cost.py
 
-All arms and all rounds of params/iterative_pruning/lenet_mnist.yaml, but one trial and fewer iterations, with as many
+The arms of these figures and all rounds of params/iterative_pruning/lenet_mnist.yaml, but one trial and fewer iterations, with as many
 steps to an evaluation. If the estimate holds there, the whole is what it says: all trials at 50,000 iterations.
 """
 
@@ -23,8 +23,16 @@ def main() -> None:
     """Measure, print, write JSON."""
     options = options_of(__doc__, "figure_cost", repeats=1)
     params = project_root() / "params/iterative_pruning/lenet_mnist.yaml"
-    whole = load_experiment(params, "paper", {"device": str(options.device)})
-    small = {"iterations": ITERATIONS, "trials": 1, "reinit_draws": 1, "random_draws": 1, "device": str(options.device)}
+    arms = ["ticket", "reinit", "random", "oneshot", "oneshot_reinit"]
+    whole = load_experiment(params, "paper", {"device": str(options.device), "arms": arms})
+    small = {
+        "arms": arms,
+        "iterations": ITERATIONS,
+        "trials": 1,
+        "reinit_draws": 1,
+        "random_draws": 1,
+        "device": str(options.device),
+    }
     short = load_experiment(params, "paper", small)
     data, source = mnist(short.settings)
     if source != "MNIST":
