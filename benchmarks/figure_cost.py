@@ -2,8 +2,9 @@
 
     LTH_DATA=... python benchmarks/figure_cost.py
 
-The arms of these figures and all rounds of params/iterative_pruning/lenet_mnist.yaml, but one trial and fewer iterations, with as many
-steps to an evaluation. If the estimate holds there, the whole is what it says: all trials at 50,000 iterations.
+The arms of these figures and all rounds of params/iterative_pruning/lenet_mnist.yaml, but one trial and fewer
+iterations, with as many steps to an evaluation. If the estimate holds there, the whole is what it says: all trials at
+50,000 iterations.
 """
 
 from pathlib import Path
