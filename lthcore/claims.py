@@ -338,5 +338,7 @@ def write_scorecard(root: Path, readme: Path | None = None) -> pd.DataFrame:
         begin, end, text = "<!-- scorecard -->", "<!-- end of scorecard -->", readme.read_text(encoding="utf-8")
         if begin in text and end in text:
             head, tail = text.split(begin)[0], text.split(end)[1]
-            readme.write_text(f"{head}{begin}\n{as_markdown(card)}\n{end}{tail}", encoding="utf-8")
+            done = card.groupby("id")["profile"].transform(lambda profiles: profiles.notna().any())
+            rest = f"<details><summary>Not yet run</summary>\n\n{as_markdown(card[~done])}\n\n</details>"
+            readme.write_text(f"{head}{begin}\n{as_markdown(card[done])}\n\n{rest}\n{end}{tail}", encoding="utf-8")
     return card

@@ -3,7 +3,7 @@
 `<results root>/<profile>/<notebook>/<variant>/` holds
     run.json               settings, run key, n, data, hardware, versions, commit, seconds
     rounds.csv             a row for each training; its columns are ROUNDS (READ: test accuracy at `settings.read_at`)
-    curves.csv             a row for each evaluation (after 15,000 steps of 100 each tenth); its columns are CURVES
+    curves.csv             a row for each evaluation, long ones thinned (see `_thinned`); its columns are CURVES
     structure.csv, distributions.csv   what tickets look like (lthcore/analysis.py), written when the run is complete
     tickets/*.safetensors  masks and weights of each training: it is done when this file is there
     checkpoints/           trainings in progress
@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import cpu_count
@@ -43,7 +44,9 @@ ROUNDS = [
     *READ,
 ]  # fmt: skip
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
-WHOLE = 151  # evaluations of a training that curves.csv has whole: to iteration 15,000 of the paper's, as its Figure 3
+# How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
+# iterations) and of the others; after that it has each tenth. Tickets keep them all.
+WHOLE, WHOLE_OTHERS = 151, 21
 CURVES = [*REPLICATE, "percent_left", "iteration", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
 
@@ -192,15 +195,15 @@ class Run:
         read = [accuracies[iteration] for iteration in self.settings.read_at]
         row |= dict(zip(READ, [*read, None, None, None], strict=False))
         self.rows[replicate] = _rounded(row)
-        points = [p for i, p in enumerate(state.curve) if i < WHOLE or i % 10 == 0 or p in (stop, last)]
-        self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in points]
+        self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in state.curve]
 
     def write_tables(self) -> None:
         """Write rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
         order = planned(self.settings)
         order += sorted(self.rows.keys() - set(order))  # of a run that was longer once
         done = [replicate for replicate in order if replicate in self.rows]
-        points = [point for replicate in done for point in self.points[replicate]]
+        every = self.settings.eval_every
+        points = [point for replicate in done for point in _thinned(self.points[replicate], every)]
         _write(self.folder / "curves.csv", pd.DataFrame(points, columns=CURVES).to_csv(index=False))
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
         _write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
@@ -349,6 +352,15 @@ COMMIT = git_commit()  # of the code as it was imported, whatever is committed w
 
 def _rounded(row: dict) -> dict:
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _thinned(points: list[dict], every: int) -> list[dict]:
+    """The evaluations of a training that curves.csv keeps: the first ones, each tenth, the early stop and the last."""
+    whole = every * (WHOLE if points[0]["arm"] in ("ticket", "reinit") else WHOLE_OTHERS)
+    losses = [p["val_loss"] for p in points]
+    stop = np.nanargmin(np.array(losses, float)) if any(loss == loss and loss is not None for loss in losses) else -1
+    kept = {id(points[-1]), id(points[stop])}
+    return [p for p in points if p["iteration"] < whole or p["iteration"] % (10 * every) == 0 or id(p) in kept]
 
 
 def replicate_of(row: dict) -> Replicate:
