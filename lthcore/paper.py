@@ -171,14 +171,14 @@ def profile_of(folder: Path) -> str:
 
 
 def draw(number: int, root: Path) -> Figure | None:
-    """One of the paper's figures, or None where none of its tables is there."""
+    """One of the paper's figures, or None where none of its tables is there, or only those of smoke runs."""
     sheet = FIGURES[number]
     names = [name for run in sheet.runs for name in variants(run)]
     found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms))}
+    # a smoke run shows that it runs, not what is found
+    found = {name: folder for name, folder in found.items() if profile_of(folder) != "smoke"}
     if not found:
         return None
-    if any(profile_of(folder) != "smoke" for folder in found.values()):  # a smoke run is no company for a real one
-        found = {name: folder for name, folder in found.items() if profile_of(folder) != "smoke"}
     missing = [name.split("/")[1] for name in names if name not in found]
     if sheet.kind in ("distributions", "together"):
         return _draw_distributions(sheet, root)

@@ -264,11 +264,10 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     assert lth("figures") == 0
     assert "no tables of lenet_mnist yet" in capsys.readouterr().out
     assert not list(project.glob("figures/*"))
-    (tmp_path / "results/smoke/iterative_pruning").mkdir(parents=True)
     run_tiny_as = project / "params/iterative_pruning/lenet_mnist.yaml"
     run_tiny_as.parent.mkdir()
     run_tiny_as.write_text(TINY)
-    assert lth("run", run_tiny_as, "--profile", "smoke", "--no-notebook") == 0
+    assert lth("run", run_tiny_as, "--no-notebook") == 0
     assert lth("figures") == 0
     assert "Figure 4, LeNet: early stop and accuracy: drawn as svg and png" in capsys.readouterr().out
     names = {path.name for path in (project / "figures").iterdir()}

@@ -1,10 +1,14 @@
 """The README is true: its numbers are those of the committed tables, its links and its commands exist."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
+import pandas as pd
+
 from lthcore import paper
+from lthcore.claims import as_markdown, scorecard
 from lthcore.results import read_tables
 from lthcore.tables import findings
 
@@ -36,6 +40,34 @@ def test_where_each_arm_is_ahead_is_what_the_table_says():
     earlier, better = ahead("oneshot", "es_iteration", -1), ahead("oneshot", "es_test_accuracy", 1)
     assert f"earlier at {earlier[0]}-{earlier[1]}% left" in text
     assert f"better at {better[0]}-{better[1]}%" in text
+
+
+def test_speed_is_that_of_the_committed_benchmarks():
+    text = README[README.index("## Speed") : README.index("## Notebooks")]
+    files = (ROOT / "results" / "benchmarks" / "cpu").glob("*.json")
+    ratios = {path.stem: json.loads(path.read_text())["ratios"] for path in files}
+    said = {
+        ("protocol", "ours against the DataLoader loop"): "{:.1f} times a DataLoader loop",
+        ("protocol", "ours against the tensor loop"): "{:.1f} times a tensor loop",
+        ("roofline", "share of the step that is its floor"): "{:.0%} of it its floor",
+        ("roofline", "share of the matrix peak, evaluation"): "{:.0%} of the matrix peak",
+        ("sparse", "sparse step against masked at 13.5% left"): "{:.1f} times at 13.5% left",
+        ("sparse", "sparse step against masked at 3.6% left"): "{:.1f} times at 3.6%",
+        ("scaling", "2 workers against one"): "{:.2f} times one",
+        ("cohort", "K = 8 against one by one"): "{:.2f} times the speed of one by one",
+        ("figure_cost", "measured against predicted"): "took {:.2f} times its estimate",
+    }
+    for (name, ratio), words in said.items():
+        assert words.format(ratios[name][ratio]["value"]) in text
+
+
+def test_scorecard_is_that_of_the_committed_tables():
+    card = scorecard(ROOT / "results")
+    what = ["id", "part", "value", "low", "high", "grade", "n", "profile", "run_key"]
+    committed = pd.read_csv(ROOT / "results" / "claims.csv")
+    pd.testing.assert_frame_equal(card[what], committed[what], check_dtype=False, rtol=1e-4)
+    for row in as_markdown(card).splitlines():
+        assert row in README
 
 
 def test_links_lead_somewhere():
