@@ -123,10 +123,10 @@ def place_of_largest_speedup(view: View) -> float:
 
 
 def least(view: View, column: str, down_to: float, arm: str = "ticket") -> float:
-    """The least of a column over the rounds down to a percentage left."""
+    """The least of a column over the rounds of pruning down to a percentage left."""
     if np.nanmin(view.left) > down_to * 1.1:
         raise Absent(f"rounds end above {down_to}%")
-    return np.nanmin(_arm(view, arm, column)[view.left >= down_to])
+    return np.nanmin(_arm(view, arm, column)[1:][view.left[1:] >= down_to])
 
 
 def best(view: View, column: str, down_to: float, up_to: float, arm: str = "ticket") -> float:

@@ -227,7 +227,8 @@ def _draw_distributions(sheet: Sheet, root: Path) -> Figure | None:
     if sheet.kind == "together":  # one level: half of the way on the logarithmic axis
         level = min(shown, key=lambda k: abs(shown[k] - 16.9))
         shown = {level: shown[level]}
-    return plots.plot_distributions(table, sheet.columns, shown, describe(folder, rounds), sheet.kind == "together")
+    caption = describe(folder, rounds).replace("bars from min to max", "summed over trials")
+    return plots.plot_distributions(table, sheet.columns, shown, caption, sheet.kind == "together")
 
 
 def show(number: int, root: Path) -> None:

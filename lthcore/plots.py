@@ -130,20 +130,25 @@ def plot_distributions(
     `together` draws the quantities into the same panels, at the last of the rounds (in the ticket against pruned).
     """
     layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
+    cumulative = quantities[0].endswith("connections kept")  # shares of few connections: a density would be all spikes
     figure, axes = _figure(1 if together else len(quantities), len(layers))
-    colours = sns.color_palette("viridis", len(rounds) + 1)
+    colours, what = (
+        sns.color_palette("viridis", len(rounds) + 1),
+        "share of units with at most" if cumulative else "density",
+    )
     for row, quantity in enumerate(quantities):
         for column, layer in enumerate(layers):
             panel = axes[column if together else row * len(layers) + column]
             for colour, (k, left) in list(zip(colours, rounds.items(), strict=False))[-1 if together else 0 :]:
                 part = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["round"] == k)]
-                density = part["count"] / part["count"].sum() / (part["right"] - part["left"])
+                shares = part["count"] / part["count"].sum()
+                x, y = (part["left"] + part["right"]) / 2, shares / (part["right"] - part["left"])
+                if cumulative:
+                    x, y = part["right"], shares.cumsum()
                 label = quantity.split(", ")[-1] if together else f"{left:.1f}% left"
-                panel.plot(
-                    (part["left"] + part["right"]) / 2, density, color=f"C{row}" if together else colour, label=label
-                )
+                panel.plot(x, y, color=f"C{row}" if together else colour, label=label)
             title = quantity.split(",")[0] if together else quantity
-            panel.set(title=f"{layer}: {title}", xlabel="", ylabel="density" if column == 0 else "")
+            panel.set(title=f"{layer}: {title}", xlabel="", ylabel=what if column == 0 else "")
     axes[0].legend()
     return _captioned(figure, caption)
 
@@ -203,7 +208,7 @@ def figure3(
         if "accuracy" in column:
             axes.set_ylim(curves[column].max() - 0.05, curves[column].max() + 0.002)
         else:
-            axes.set_ylim(0.95 * curves[column].min(), 3 * curves[column].min())
+            axes.set_ylim(0.9 * curves[column].min(), 5 * curves[column].min())
     levels = [f"{level}%" for level in sorted(missing)]
     return _captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
 

@@ -313,6 +313,12 @@ def test_distributions_are_densities(all_tables):
                 assert np.isclose(sum(line.get_ydata()) * 0.1, 1.0)
 
 
+def test_degrees_are_cumulative_shares_of_units(all_tables):
+    for axes in paper.draw(21, all_tables).axes:
+        for line in axes.lines:
+            assert np.allclose(line.get_ydata(), [0.25, 0.75, 1.0]) and np.allclose(line.get_xdata(), [0.1, 0.2, 0.3])
+
+
 def test_figures_of_a_single_run_are_saved_by_their_number(tmp_path):
     write(tmp_path / "results", "cpu", *ARMS)
     lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")

@@ -18,27 +18,28 @@ README = (ROOT / "README.md").read_text()
 
 def test_findings_are_those_of_the_committed_table():
     text = " ".join(README.split())
-    for sentence in findings(read_tables(ROOT / "results" / "cpu" / paper.LENET)[0]):
+    for sentence in findings(read_tables(ROOT / "results" / "paper" / paper.LENET)[0]):
         assert sentence in text
 
 
-def ahead(arm: str, column: str, sign: int) -> tuple[str, str]:
-    """Most and fewest weights left (%) of the unbroken row of rounds in which the mean of `arm` beats the dense one."""
-    rounds, _ = read_tables(ROOT / "results" / "cpu" / paper.LENET)
+def ahead(profile: str, arm: str, column: str, sign: int) -> tuple[str, str]:
+    """Most and fewest weights left (%) of the longest row of rounds in which the mean of `arm` beats the dense one."""
+    rounds, _ = read_tables(ROOT / "results" / profile / paper.LENET)
     dense = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 0)][column].mean()
     means = rounds[(rounds["arm"] == arm) & (rounds["round"] > 0)].groupby("round")[["percent_left", column]].mean()
-    wins = means[sign * means[column] > sign * dense]
-    assert list(wins.index) == list(range(wins.index[0], wins.index[-1] + 1))
+    won = sign * means[column] > sign * dense
+    rows = [part for _, part in means.groupby((~won).cumsum()[won])]
+    wins = max(rows, key=len)
     return f"{wins['percent_left'].max():.1f}", f"{wins['percent_left'].min():.1f}"
 
 
 def test_where_each_arm_is_ahead_is_what_the_table_says():
     text = " ".join(README.split())
-    earlier, better = ahead("ticket", "es_iteration", -1), ahead("ticket", "es_test_accuracy", 1)
+    earlier, better = ahead("paper", "ticket", "es_iteration", -1), ahead("paper", "ticket", "es_test_accuracy", 1)
     assert f"stop earlier than the dense network from {earlier[0]}% down to {earlier[1]}%" in text
     assert f"better at that point from {better[0]}% down to {better[1]}%" in text
-    earlier, better = ahead("oneshot", "es_iteration", -1), ahead("oneshot", "es_test_accuracy", 1)
-    assert f"earlier at {earlier[0]}-{earlier[1]}% left" in text
+    earlier, better = ahead("cpu", "oneshot", "es_iteration", -1), ahead("cpu", "oneshot", "es_test_accuracy", 1)
+    assert f"earlier than the dense network at {earlier[0]}-{earlier[1]}% left" in text
     assert f"better at {better[0]}-{better[1]}%" in text
 
 
