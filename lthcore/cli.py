@@ -247,7 +247,7 @@ def queue_command(options: argparse.Namespace) -> None:
         if options.pack:
             print(f"{pack(root, Path(options.pack), options.profile)} runs packed into {options.pack}")
     if failures:
-        raise LabError(f"{len(failures)} experiments did not run: {', '.join(dict.fromkeys(failures))}")
+        raise LabError(f"{len(set(failures))} of the queue did not run: {', '.join(dict.fromkeys(failures))}")
     print("the queue is done")
 
 

@@ -274,6 +274,68 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     assert {"fig01.svg", "fig01.png", "fig04.svg"} <= names
 
 
+QUEUE = "- {params: lab/tiny, only: {arms: [ticket]}}\n- {params: lab/sweep}\n- {params: lab/tiny}\n"
+SWEEP = TINY.replace("profiles:", "sweep: {slow: {learning_rate: 1e-4}, fast: {learning_rate: 1e-2}}\nprofiles:")
+
+
+@pytest.fixture
+def queue(project):
+    (project / "params/lab/sweep.yaml").write_text(SWEEP)
+    (project / "params/QUEUE.yaml").write_text(QUEUE)
+
+
+def test_the_queue_runs_what_is_missing_in_its_order_and_packs_it(queue, tmp_path, capsys):
+    archive = tmp_path / "tables.tar.gz"
+    assert lth("queue", "--profile", "smoke", "--pack", archive) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begun = [line.split(":")[0] for line in lines if " trainings" in line and line.startswith("smoke/")]
+    assert begun == [f"smoke/lab/{name}" for name in ("tiny", "sweep-slow", "sweep-fast", "tiny")]
+    assert f"3 runs packed into {archive}" in lines and lines[-1] == "the queue is done"
+    assert len(read_tables(tmp_path / "results/smoke/lab/tiny")[0]) == 4
+    assert lth("queue", "--profile", "smoke") == 0
+    assert capsys.readouterr().out == "the queue is done\n"
+    assert lth("unpack", archive) == 0
+    assert capsys.readouterr().out.count("left alone: as much is here") == 3
+
+
+def test_a_queue_stopped_by_its_time_limit_still_packs_and_goes_on(queue, tmp_path, capsys):
+    archive = tmp_path / "tables.tar.gz"
+    assert lth("queue", "--profile", "paper", "--time-limit", "1e-9", "--pack", archive) == 75
+    out, err = capsys.readouterr()
+    assert archive.exists() and "1 runs packed" in out and "time limit reached" in err
+    assert lth("queue", "--profile", "paper") == 0
+    assert read_record(tmp_path / "results/paper/lab/tiny")["complete"]
+
+
+def test_an_experiment_that_cannot_run_does_not_stop_the_queue(queue, project, tmp_path, capsys):
+    (project / "params/lab/tiny.yaml").write_text(TINY.replace("digits", "mnist"))
+    assert lth("queue", "--profile", "smoke") == 2
+    err = capsys.readouterr().err
+    assert "lth: smoke/lab/tiny: data:" in err and "1 runs" not in err and "1 of the queue did not run: smoke/lab/tiny" in err
+    assert read_record(tmp_path / "results/smoke/lab/sweep-fast")["complete"]
+
+
+def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
+    claims = Path(cli.__file__).parents[1] / "params/claims.yaml"
+    (project / "params/claims.yaml").write_text(claims.read_text())
+    (tmp_path / "results").mkdir()
+    assert lth("scorecard") == 0
+    assert "0 of 0 parts reproduced" in capsys.readouterr().out
+    assert (tmp_path / "results/claims.csv").exists()
+
+
+def test_the_table_of_figures_is_written_with_costs(project, capsys, monkeypatch):
+    from lthcore import paper
+
+    (project / "params/iterative_pruning").mkdir()
+    (project / "params/iterative_pruning/lenet_mnist.yaml").write_text(TINY)
+    monkeypatch.setattr(paper, "FIGURES", {4: paper.FIGURES[4]})
+    assert lth("figures", "--table") == 0
+    text = (project / "params/FIGURES.md").read_text()
+    assert "| 4 | LeNet: early stop and accuracy | lenet_mnist |" in text
+    assert re.search(r"lenet_mnist.yaml\) \| 4 \| 1 \| 7 \| 60 \| [\d,.]+ \| 0.0 \|", text)
+
+
 def test_core_imports_without_jupyter():
     code = """
 import sys

@@ -183,6 +183,21 @@ def test_noise_is_of_so_many_standard_deviations_of_each_layer(arm, sigmas, foun
         assert all(torch.equal(state.start[n], t) for n, t in ticket.start.items() if n.endswith("bias"))
 
 
+def test_tickets_of_a_network_with_batch_norms_rewind_those_too(digits):
+    settings = SMALL.changed(
+        architecture="resnet20", arms=["ticket"], trials=1, rounds=1, iterations=4, eval_every=4, scope="global",
+        prune_conv=0.2, prune_output=0.0,
+    )  # fmt: skip
+    found = outcomes_of(settings, digits)
+    dense, ticket = (found[Replicate("ticket", 0, 0, k)] for k in (0, 1))
+    assert not torch.equal(dense.weights["norm.running_mean"], dense.start["norm.running_mean"])
+    assert not torch.equal(dense.weights["norm.weight"], dense.start["norm.weight"])
+    assert_equal(ticket.start, masks.apply(ticket.mask, dense.start))
+    assert ticket.mask["output.weight"].all() and ticket.mask["stage2_block1.shortcut.weight"].all()
+    prunable = sum(m.numel() for n, m in ticket.mask.items() if "shortcut" not in n and n != "output.weight")
+    assert masks.weights_left(dense.mask) - masks.weights_left(ticket.mask) == math.floor(0.2 * prunable)
+
+
 def test_oneshot_under_global_scope_leaves_as_many_weights_as_the_ticket(digits):
     settings = SMALL.changed(scope="global", prune_output=0.0, trials=1, arms=["ticket", "oneshot"])
     found = outcomes_of(settings, digits)
