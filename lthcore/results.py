@@ -13,7 +13,6 @@ All files are written under a temporary name and renamed: a file that is there i
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from tqdm.auto import tqdm
 
 from lthcore import __version__, analysis, masks
 from lthcore.data import DATASETS, Data, load
+from lthcore.lock import locked, stopped_by_sigterm
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, find_tickets, planned
 from lthcore.settings import LabError, Settings, project_root
 from lthcore.state import Training
@@ -43,6 +43,7 @@ ROUNDS = [
     "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
     *READ,
 ]  # fmt: skip
+STOP = "stop"  # a file of this name in a run's folder ends it cleanly
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.
@@ -51,7 +52,7 @@ CURVES = [*REPLICATE, "percent_left", "iteration", "val_loss", "val_accuracy", "
 
 
 class TimeLimit(LabError):
-    """The time limit was reached; what was done is saved, and the same command goes on."""
+    """The time limit was reached, or SIGTERM came; what was done is saved, and the same command goes on."""
 
     exit_code = 75  # EX_TEMPFAIL
 
@@ -75,7 +76,7 @@ class Checkpointer:
         """Whether to go on training."""
         now = time.monotonic()
         due = now - self.saved.setdefault(replicate, now) >= self.every
-        late = now >= self.deadline
+        late = now >= self.deadline or (self.folder.parent / STOP).exists()
         if state.curve and state.iteration < self.settings.iterations and (late or due):
             save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
             self.saved[replicate] = now
@@ -100,9 +101,12 @@ class Run:
 
     def begin(self) -> None:
         """Make the folder, empty where this run replaces another."""
-        if self.force and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.force:
+            for name in ("tickets", "checkpoints"):
+                for file in (self.folder / name).glob("*.safetensors"):
+                    file.unlink()
+            for file in self.folder.glob("*.*"):
+                file.unlink()
         for unfinished in self.folder.glob("**/.*.partial"):  # of a run that was killed while it wrote
             unfinished.unlink()
 
@@ -163,6 +167,18 @@ class Run:
         self.write_tables()
         self.write_record(data)
         return outcomes
+
+    def train_all(self, data: Data, deadline: float, quiet: bool) -> None:
+        """Find tickets, with a progress bar on a terminal and in a notebook, else a line for each round."""
+        total = len(planned(self.settings))
+        plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        bar = tqdm(
+            total=total, initial=total - len(self.missing), desc=self.settings.key, unit="training", disable=plain
+        )
+        with bar:
+            for outcomes in find_tickets(self.settings, data, lambda c: self.train(data, c, deadline, bar)):
+                if plain and not quiet:
+                    print(_progress_line(self, outcomes, time.perf_counter() - self.began), flush=True)
 
     def _path(self, folder: str, replicate: Replicate) -> Path:
         return self.folder / folder / f"{file_stem(replicate)}.safetensors"
@@ -254,7 +270,8 @@ def run(
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
     after `time_limit` seconds, everything so far saved, and LabError for what a user can mend.
     """
-    this, deadline = Run(folder, settings, force), time.monotonic() + time_limit
+    deadline = time.monotonic() + time_limit
+    this = Run(folder, settings, force)
     if not this.missing:
         this.write_structure()
         return read_tables(folder)
@@ -262,23 +279,20 @@ def run(
     data = load(settings)
     if len(data.test.labels) < DATASETS[settings.dataset].n_test:
         print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
-    this.begin()
-    total, done = len(planned(settings)), len(planned(settings)) - len(this.missing)
-    plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    this.write_record(data)
-    try:
-        with tqdm(total=total, initial=done, desc=settings.key, unit="training", disable=plain) as bar:
-            for outcomes in find_tickets(settings, data, lambda c: this.train(data, c, deadline, bar)):
-                if plain and not quiet:
-                    print(_progress_line(this, outcomes, time.perf_counter() - this.began), flush=True)
-    except TimeLimit:
-        left = len(this.missing)
-        done = f"{total - left} of {total} trainings done"
-        raise TimeLimit(f"time limit reached with {done}; the same command goes on") from None
-    finally:
-        this.write_tables()
+    with locked(this.folder / "checkpoints" / "lock.json"), stopped_by_sigterm(this.folder / STOP):
+        this = Run(folder, settings, force)  # as it stands now that nobody else writes here
+        this.begin()
         this.write_record(data)
-    this.write_structure()
+        try:
+            this.train_all(data, deadline, quiet)
+        except TimeLimit:
+            total, left = len(planned(settings)), len(this.missing)
+            why = "time limit reached" if time.monotonic() >= deadline else "asked to stop,"
+            raise TimeLimit(f"{why} with {total - left} of {total} trainings done; the same command goes on") from None
+        finally:
+            this.write_tables()
+            this.write_record(data)
+        this.write_structure()
     return read_tables(folder)
 
 

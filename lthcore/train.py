@@ -6,6 +6,7 @@ random follows from one seed and the position reached, so a training resumed fro
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -163,6 +164,7 @@ def worker_count() -> int:
 
 
 def _train_mapped(settings: Settings, arrays: dict, *rest) -> tuple[Hashable, Training]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group, it is the parent that stops the workers
     return _train_one(settings, Data.from_arrays(arrays), *rest)
 
 

@@ -311,7 +311,11 @@ def test_an_experiment_that_cannot_run_does_not_stop_the_queue(queue, project, t
     (project / "params/lab/tiny.yaml").write_text(TINY.replace("digits", "mnist"))
     assert lth("queue", "--profile", "smoke") == 2
     err = capsys.readouterr().err
-    assert "lth: smoke/lab/tiny: data:" in err and "1 runs" not in err and "1 of the queue did not run: smoke/lab/tiny" in err
+    assert (
+        "lth: smoke/lab/tiny: data:" in err
+        and "1 runs" not in err
+        and "1 of the queue did not run: smoke/lab/tiny" in err
+    )
     assert read_record(tmp_path / "results/smoke/lab/sweep-fast")["complete"]
 
 

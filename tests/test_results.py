@@ -97,7 +97,7 @@ def stop_in_mid_training(settings: Settings, folder: Path, monkeypatch) -> Path:
         tick(patch)
         with pytest.raises(TimeLimit):
             run(settings, folder, time_limit=3, quiet=True)
-    [checkpoint] = (folder / "checkpoints").iterdir()
+    [checkpoint] = folder.glob("checkpoints/*.safetensors")
     return checkpoint
 
 
@@ -187,7 +187,8 @@ def test_record_says_what_was_run_on_what(finished):
 def test_every_training_leaves_a_ticket_and_nothing_else_is_left_behind(finished):
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     tickets = {f"tickets/{file_stem(replicate)}.safetensors" for replicate in planned(SMALL)}
-    assert files == tickets | {"run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv"}
+    tables = {"run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv"}
+    assert files == tickets | tables | {"checkpoints/lock.json"}
 
 
 def test_second_call_trains_nothing_and_needs_no_data(copied, no_training):
@@ -221,7 +222,7 @@ def test_run_stopped_by_the_time_limit_and_resumed_equals_uninterrupted(limit, f
     assert stops > 3
     assert read_record(tmp_path)["complete"]
     assert_same_tables(tmp_path, finished)
-    assert not list(tmp_path.glob("checkpoints/*"))
+    assert not list(tmp_path.glob("checkpoints/*.safetensors"))
 
 
 def test_stopped_training_is_kept_and_read_again(finished, tmp_path, monkeypatch):
@@ -277,6 +278,42 @@ def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path
     assert read_record(killed)["complete"]
     run(settings, tmp_path / "whole", quiet=True)
     assert_same_tables(killed, tmp_path / "whole")
+
+
+LONG = SMALL.changed(iterations=20_000, eval_every=20, arms=["ticket"], trials=2, rounds=1, prune_fc=0.5)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
+    """As a cluster sends it before it kills; to the process group, as a terminal or a scheduler may."""
+    script = DRIVER.replace("results.run(", "try:\n    results.run(") + (
+        "except results.TimeLimit as error:\n    print(error)\n    sys.exit(error.exit_code)\n"
+    )
+    command = [sys.executable, "-c", script, LONG.model_dump_json(), str(tmp_path)]
+    environment = os.environ | {"LTH_WORKERS": str(workers)}
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True
+    ) as process:
+        while not progress(tmp_path) and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 75, out
+    assert "asked to stop, with 0 of 4 trainings done; the same command goes on" in out
+    assert len(list(tmp_path.glob("checkpoints/*.safetensors"))) == workers and not (tmp_path / "stop").exists()
+
+
+def test_a_folder_in_use_is_refused_by_its_owner_and_free_when_that_dies(tmp_path):
+    script = "import sys, time; from pathlib import Path; from lthcore.lock import locked\n"
+    script += "with locked(Path(sys.argv[1]) / 'checkpoints/lock.json'): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(LabError, match=f"in use by process {owner.pid} on .*, since 0:00:") as caught:
+            run(SMALL, tmp_path, quiet=True)
+        assert_one_line_naming(tmp_path, caught)
+        owner.kill()
+    assert len(run(SMALL.changed(rounds=0), tmp_path, quiet=True)[0]) == 2
 
 
 def test_more_trials_arms_and_rounds_extend_a_run(finished, tmp_path, monkeypatch):

@@ -1,0 +1,68 @@
+"""Lock: one process at a time works in a results folder, and can be asked to stop."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from lthcore.settings import LabError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`. Raises LabError naming the owner where another process holds it.
+
+    The system lets go of the lock when its process dies, however that happens: no stale lock is ever in the way. The
+    file stays: were it removed, a process that had just opened it would hold a lock that nobody else sees.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LabError(
+                    f"results: {path.parents[1]} is in use by {_owner(path)}; wait for it, or stop it"
+                ) from None
+        file.truncate(0)
+        json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
+        file.flush()
+        yield
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        age = timedelta(seconds=round(time.time() - owner["since"]))
+        return f"process {owner['process']} on {owner['host']}, since {age}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+@contextmanager
+def stopped_by_sigterm(stop: Path) -> Iterator[None]:
+    """Turn SIGTERM into the file `stop`, which trainings look for at each evaluation: they save and end cleanly.
+
+    That is what a cluster sends before it kills. Only the main thread can listen; others do without.
+    """
+    stop.unlink(missing_ok=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.touch())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        stop.unlink(missing_ok=True)
