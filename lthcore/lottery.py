@@ -65,7 +65,7 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
     """Find winning tickets by iterative pruning (arXiv 1803.03635, section 2); yield the outcomes of each round.
 
     `train` takes the cohort of a round as it starts and returns it trained. The default trains in memory;
-    `results.run` passes one that remembers what is done.
+    `results.run` passes one that remembers what is done. A trial whose ticket diverges ends there.
     """
     train = train or partial(train_in_memory, settings, data)
     model = build(settings, data.shape, 10)
@@ -76,17 +76,21 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
     trials = [Trial(r.trial, theta_0[r.trial], dense, dict.fromkeys(LINEAGE, dense)) for r, dense in outcomes.items()]
 
     for k in range(1, settings.rounds + 1):
-        cohort = {}
+        trials, cohort = [trial for trial in trials if not trial.latest["ticket"].diverged], {}
         for trial in trials:
             for arm in settings.arms:
+                if arm == "continued" and trial.latest[arm].diverged:
+                    continue
                 mask = next_mask(settings, trial, arm, k)
                 for draw in range(settings.draws(arm)):
                     cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
             check_rewound(cohort[Replicate("ticket", trial.number, 0, k)], trial)
+        if not cohort:
+            return
         outcomes = train(cohort)
         yield outcomes
         for trial in trials:
-            trial.latest = {r.arm: done for r, done in outcomes.items() if r.trial == trial.number and r.draw == 0}
+            trial.latest |= {r.arm: done for r, done in outcomes.items() if r.trial == trial.number and r.draw == 0}
 
 
 def next_mask(settings: Settings, trial: Trial, arm: str, k: int) -> Mask:

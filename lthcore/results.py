@@ -41,7 +41,7 @@ READ = ["read_1_test_accuracy", "read_2_test_accuracy", "read_3_test_accuracy"]
 ROUNDS = [
     *REPLICATE, "weights_left", "percent_left", "es_iteration", "es_val_loss", "es_val_accuracy", "es_test_accuracy",
     "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
-    *READ,
+    *READ, "diverged",
 ]  # fmt: skip
 STOP = "stop"  # a file of this name in a run's folder ends it cleanly
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
@@ -124,8 +124,14 @@ class Run:
 
     @property
     def missing(self) -> list[Replicate]:
-        """The trainings still to do."""
-        return [replicate for replicate in planned(self.settings) if replicate not in self.rows]
+        """The trainings still to do: not those that would grow from one that diverged."""
+        ended = {(r.arm, r.trial): r.round for r, row in self.rows.items() if row.get("diverged") and r.arm in LINEAGE}
+
+        def reachable(r: Replicate) -> bool:
+            arms = ("ticket", r.arm) if r.arm == "continued" else ("ticket",)
+            return all(r.round <= ended.get((arm, r.trial), r.round) for arm in arms)
+
+        return [r for r in planned(self.settings) if r not in self.rows and reachable(r)]
 
     def train(self, data: Data, cohort: Cohort, deadline: float = float("inf"), bar: tqdm | None = None) -> Cohort:
         """The outcomes of a cohort: read where they are done, resumed or trained where not.
@@ -209,7 +215,7 @@ class Run:
         }
         accuracies = {point.iteration: point.test_accuracy for point in state.curve}
         read = [accuracies[iteration] for iteration in self.settings.read_at]
-        row |= dict(zip(READ, [*read, None, None, None], strict=False))
+        row |= dict(zip(READ, [*read, None, None, None], strict=False)) | {"diverged": state.diverged}
         self.rows[replicate] = _rounded(row)
         self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in state.curve]
 
@@ -247,6 +253,7 @@ class Run:
             "complete": not self.missing,
             "trainings_done": len(self.rows),
             "trainings_planned": len(planned(s)),
+            "trainings_diverged": sum(bool(row.get("diverged")) for row in self.rows.values()),
             "n": s.trials,
             "seed": s.seed,
             "data": data.variant,
@@ -390,7 +397,7 @@ def read_table(path: Path, columns: list[str]) -> list[dict]:
         table = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         table = pd.DataFrame()
-    if list(table.columns) == [column for column in columns if column not in READ]:  # of a version without them
+    if [c for c in columns if c in table or c not in (*READ, "diverged")] == list(table):  # of a version without these
         table = table.reindex(columns=columns)
     if list(table.columns) != columns:
         raise LabError(

@@ -43,6 +43,11 @@ class Training:
     final_train_accuracy: float = float("nan")
 
     @property
+    def diverged(self) -> bool:
+        """Whether any weight is no longer a finite number: nothing can be pruned by such a training."""
+        return not all(weight.isfinite().all() for weight in self.weights.values())
+
+    @property
     def early_stop_point(self) -> Point | None:
         """The evaluation with the least validation loss, the first of equals; None without a validation set."""
         return min((p for p in self.curve if p.val_loss == p.val_loss), key=lambda p: p.val_loss, default=None)

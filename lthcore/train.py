@@ -202,8 +202,7 @@ def _finish(engine: Dense | SparseChain, data: Data, states: list[Training]) -> 
     for state, results in zip(states, engine.evaluate(data.train), strict=True):
         state.weights = _copy(state.weights, "cpu")  # no longer the engine's own
         state.rewind = state.rewind and _copy(state.rewind, "cpu")
-        diverged = any(not weight.isfinite().all() for weight in state.weights.values())  # nan x 0 is nan
-        if not diverged and not masks.is_masked(state.weights, state.mask):
+        if not state.diverged and not masks.is_masked(state.weights, state.mask):
             raise AssertionError("a pruned weight is not zero at the end of training")
         state.final_train_accuracy = results[0][1]
     if all(state.early_stop is not None for state in states):

@@ -29,7 +29,7 @@ SMALL = Settings(
 ROUNDS = (
     "arm,trial,draw,round,weights_left,percent_left,es_iteration,es_val_loss,es_val_accuracy,es_test_accuracy,"
     "es_train_accuracy,final_val_accuracy,final_test_accuracy,final_train_accuracy,iterations,seconds,"
-    "read_1_test_accuracy,read_2_test_accuracy,read_3_test_accuracy"
+    "read_1_test_accuracy,read_2_test_accuracy,read_3_test_accuracy,diverged"
 )
 CURVES = "arm,trial,draw,round,percent_left,iteration,val_loss,val_accuracy,test_loss,test_accuracy"
 PATIENCE = 600  # seconds after which a run that does not get on is taken to hang: a busy machine is slow
@@ -278,6 +278,30 @@ def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path
     assert read_record(killed)["complete"]
     run(settings, tmp_path / "whole", quiet=True)
     assert_same_tables(killed, tmp_path / "whole")
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    original = results.train_cohort
+
+    def break_one(settings, data, cohort, *rest, **more):
+        for replicate, state in original(settings, data, cohort, *rest, **more):
+            if replicate[:2] in (("ticket", 0), ("continued", 1)) and replicate.round == 1:
+                state.weights["fc1.weight"][0, 0] = float("nan")
+            yield replicate, state
+
+    monkeypatch.setattr(results, "train_cohort", break_one)
+    rounds, _ = run(SMALL, tmp_path, quiet=True)
+    diverged = rounds[rounds["diverged"]]
+    assert list(diverged[["arm", "trial", "round"]].itertuples(index=False, name=None)) == [
+        ("ticket", 0, 1),
+        ("continued", 1, 1),
+    ]
+    last = rounds[rounds["round"] == 2]
+    assert set(last["trial"]) == {1} and set(last["arm"]) == {"ticket", "reinit", "random"}
+    record = read_record(tmp_path)
+    assert record["complete"] and record["trainings_diverged"] == 2
+    monkeypatch.setattr(results, "find_tickets", None)
+    assert run(SMALL, tmp_path, quiet=True)[0].equals(rounds)  # nothing is left to do
 
 
 LONG = SMALL.changed(iterations=20_000, eval_every=20, arms=["ticket"], trials=2, rounds=1, prune_fc=0.5)
