@@ -40,7 +40,7 @@ class View:
 
     def of(self, *trials: int) -> "View":
         """The same tables seen through other trials."""
-        view = View(self.rounds, self.structure, trials, self.beside)
+        view = View(self.rounds, self.structure, trials, self.beside and self.beside.of(*trials))
         view.__dict__["_cells"] = self._cells  # trials are picked from what is read once
         return view
 
@@ -72,11 +72,17 @@ class Absent(Exception):
 
 
 def _arm(view: View, arm: str, column: str) -> np.ndarray:
+    """An arm's means by round. Raises Absent where it has not come down to the last round yet."""
     if arm == "dense":
         return np.full(len(view.left), view.mean(column)[0])
-    if arm not in set(view.rounds["arm"]):
-        raise Absent(f"no arm {arm}")
+    if not (view.rounds[view.rounds["arm"] == arm]["round"] == len(view.left) - 1).any():
+        raise Absent(f"arm {arm} is not done")
     return view.mean(column, arm)
+
+
+def _reaching(view: View, percent: float) -> None:
+    if view.left[-1] > percent * 1.1:
+        raise Absent(f"rounds end above {percent}%")
 
 
 def gain(view: View, at: float, arm: str = "ticket", against: str = "dense", column: str = "es_test_accuracy") -> float:
@@ -101,14 +107,19 @@ def earlier(view: View, at: float) -> float:
     return 1 - ratio(view, at, "ticket", "dense", "es_iteration")
 
 
+def _best_round(view: View, column: str, arm: str) -> int:
+    """The round of the best validation accuracy: were it chosen by test, noise alone would make a gain."""
+    return 1 + int(np.nanargmax(_arm(view, arm, column.replace("test", "val"))[1:]))
+
+
 def largest_gain(view: View, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
-    """The largest gain over the dense network, of all rounds."""
-    return np.nanmax(_arm(view, arm, column)[1:]) - view.mean(column)[0]
+    """The gain over the dense network of the round that validates best."""
+    return _arm(view, arm, column)[_best_round(view, column, arm)] - view.mean(column)[0]
 
 
 def place_of_largest_gain(view: View, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
-    """Where that is."""
-    return view.left[1 + int(np.nanargmax(_arm(view, arm, column)[1:]))]
+    """Where that round is."""
+    return view.left[_best_round(view, column, arm)]
 
 
 def largest_speedup(view: View) -> float:
@@ -124,8 +135,7 @@ def place_of_largest_speedup(view: View) -> float:
 
 def least(view: View, column: str, down_to: float, arm: str = "ticket") -> float:
     """The least of a column over the rounds of pruning down to a percentage left."""
-    if np.nanmin(view.left) > down_to * 1.1:
-        raise Absent(f"rounds end above {down_to}%")
+    _reaching(view, down_to)
     return np.nanmin(_arm(view, arm, column)[1:][view.left[1:] >= down_to])
 
 
@@ -155,13 +165,11 @@ def ahead_to(view: View, arm: str = "ticket", column: str = "es_test_accuracy", 
 
 
 def falls_below(view: View, arm: str, column: str = "es_test_accuracy") -> float:
-    """Weights left from which on an arm stays below the dense network. Raises Absent where it does not fall."""
+    """Weights left from which on an arm stays below the dense network; the fewest there are where it does not fall."""
     values = _arm(view, arm, column)
     known = np.isfinite(values)
     below = np.logical_and.accumulate((values[known] < values[0])[::-1])[::-1]
-    if not below.any():
-        raise Absent("it does not fall below the dense network in the rounds that are done")
-    return view.left[known][int(np.argmax(below))]
+    return view.left[known][int(np.argmax(below)) if below.any() else -1]
 
 
 def within_a_point(view: View, column: str, arm: str = "ticket") -> float:
@@ -195,7 +203,10 @@ def movement_ratio_less_one(view: View, at: float) -> float:
     if view.structure is None:
         raise Absent("no structure.csv")
     part = view.structure[view.structure["round"] == view.round_at(at)]
-    by_trial = part.groupby("trial")[["movement_kept", "movement_pruned"]].mean().to_numpy()[list(view.trials)]
+    by_trial = part.groupby("trial")[["movement_kept", "movement_pruned"]].mean()
+    if not set(view.trials) <= set(by_trial.index):
+        raise Absent("structure.csv has fewer trials")
+    by_trial = by_trial.loc[list(view.trials)].to_numpy()
     return by_trial[:, 0].mean() / by_trial[:, 1].mean() - 1
 
 
@@ -238,10 +249,11 @@ def grade(part: str, value: float, spec: dict) -> str:
 
 
 def view_of(folder: Path, beside: Path | None = None) -> View:
-    """The tables of a run; rounds that are not done in all its trials are left out."""
+    """The tables of a run; rounds that are not done in all its trials and draws are left out."""
     rounds, _ = read_tables(folder)
-    n = rounds.groupby(["arm", "round"])["trial"].nunique()
-    whole = n[n == rounds["trial"].nunique()].index
+    n = rounds.groupby(["arm", "round"]).size()
+    draws = rounds.groupby("arm")["draw"].nunique().reindex(n.index, level="arm")
+    whole = n[n == rounds["trial"].nunique() * draws].index
     rounds = rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index()
     path = folder / "structure.csv"
     structure = pd.read_csv(path) if path.exists() else None
@@ -269,41 +281,41 @@ def measure(view: View, spec: dict, seed: int = 0) -> tuple[float, float, float]
 def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame:
     """A row for each part of each claim: value, interval, tolerance, grade, n, and the run it was read from.
 
-    The larger profile of `paper` and `cpu` that has all its rounds, and what the claim needs, is graded; `smoke` runs
-    never are.
+    All parts of a claim are graded in one run: that of the larger profile of its `profiles` (default: paper and cpu)
+    that has all its rounds, two trials or more, and whatever the claim needs. `smoke` runs are never graded.
     """
     rows = []
     for name, claim in (claims or load_claims()).items():
-        for part in ("direction", "size", "place"):
-            if part in claim:
-                rows.append({"id": name, "claim": claim["claim"], "paper": claim["paper"], "part": part}
-                            | _graded(root, claim, part, claim[part]))  # fmt: skip
+        parts = {part: claim[part] for part in ("direction", "size", "place") if part in claim}
+        common = {"id": name, "claim": claim["claim"], "paper": claim["paper"]}
+        for part, graded in _graded(root, claim, parts).items():
+            spec = parts[part]
+            tolerance = "sign" if part == "direction" else json.dumps(spec["within"])
+            unit = spec.get("unit", "% left" if part == "place" else "")
+            rows.append(common | {"part": part, "unit": unit, "tolerance": tolerance} | graded)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _graded(root: Path, claim: dict, part: str, spec: dict) -> dict:
-    tolerance = "sign" if part == "direction" else json.dumps(spec["within"])
-    row = {
-        "unit": spec.get("unit", "% left" if part == "place" else ""),
-        "tolerance": tolerance,
-        "grade": "not yet run",
-    }
-    for profile in ("paper", "cpu"):
+def _graded(root: Path, claim: dict, parts: dict[str, dict]) -> dict[str, dict]:
+    for profile in claim.get("profiles", ("paper", "cpu")):
         folder = root / profile / NOTEBOOK / claim["run"]
         if not (folder / "rounds.csv").exists():
             continue
         record = read_record(folder)
         beside = root / profile / NOTEBOOK / claim["beside"] if "beside" in claim else None
         view = view_of(folder, beside if beside and (beside / "rounds.csv").exists() else None)
-        if len(view.left) <= record.get("settings", {}).get("rounds", 0):
-            continue  # its tickets are still on their way down
+        if len(view.left) <= record.get("settings", {}).get("rounds", 0) or len(view.trials) < 2:
+            continue  # its tickets are still on their way down, or there is nothing to tell a spread from
+        where = {"n": len(view.trials), "profile": profile, "run_key": record.get("run_key")}
+        graded = {}
         try:
-            value, low, high = measure(view, spec)
+            for part, spec in parts.items():
+                value, low, high = measure(view, spec)
+                graded[part] = where | {"value": value, "low": low, "high": high, "grade": grade(part, value, spec)}
         except Absent:
             continue
-        where = {"n": len(view.trials), "profile": profile, "run_key": record.get("run_key")}
-        return row | where | {"value": value, "low": low, "high": high, "grade": grade(part, value, spec)}
-    return row
+        return graded
+    return {part: {"grade": "not yet run"} for part in parts}
 
 
 def as_markdown(card: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ random          as many weights in each layer at random, the initial weights
 oneshot         as many weights, chosen by pruning the trained dense network once; weights rewound
 oneshot_reinit  the one-shot mask, fresh weights
 continued       iterative pruning that goes on from the trained weights instead of rewinding
+continued_reset the mask that continued training finds, weights rewound (the paper's Figure 9, second strategy)
 resampled       the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
 noise_0.5 ...   the ticket with Gaussian noise of 0.5, 1, 2 or 3 standard deviations of each layer added
 
@@ -79,7 +80,7 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
         trials, cohort = [trial for trial in trials if not trial.latest["ticket"].diverged], {}
         for trial in trials:
             for arm in settings.arms:
-                if arm == "continued" and trial.latest[arm].diverged:
+                if arm.startswith("continued") and trial.latest["continued"].diverged:
                     continue
                 mask = next_mask(settings, trial, arm, k)
                 for draw in range(settings.draws(arm)):
@@ -102,7 +103,7 @@ def next_mask(settings: Settings, trial: Trial, arm: str, k: int) -> Mask:
     if arm.startswith("oneshot"):
         grown, times = trial.dense, k
     else:
-        grown, times = trial.latest["continued" if arm == "continued" else "ticket"], 1
+        grown, times = trial.latest["continued" if arm.startswith("continued") else "ticket"], 1
     mask, worth = grown.mask, scores(settings.criterion, trial.theta_0, grown.weights, grown.mask)
     for _ in range(times):
         mask = prune(worth, mask, layer_rates(settings, mask), settings.scope)
@@ -113,7 +114,7 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
     """The training of a replicate as it starts: which weights, under which mask."""
     this = partial(begin, settings, trial.number, k)
     match arm:
-        case "ticket" | "oneshot":
+        case "ticket" | "oneshot" | "continued_reset":
             return this(trial.origin, mask, iteration=settings.rewind_to)
         case "reinit" | "oneshot_reinit":
             fresh = seed_for(settings.seed, "reinit", trial.number, draw, k)

@@ -26,6 +26,7 @@ CONVS = ("conv2_cifar10", "conv4_cifar10", "conv6_cifar10")
 TITLES = {
     "es_iteration": "Early-stop iteration",
     "es_test_accuracy": "Test accuracy at early stop",
+    "es_val_accuracy": "Validation accuracy at early stop",
     "es_train_accuracy": "Training accuracy at early stop",
     "final_test_accuracy": "Test accuracy at the end",
     "final_train_accuracy": "Training accuracy at the end",
@@ -35,8 +36,9 @@ TITLES = {
 }
 PAIR = ("es_iteration", "es_test_accuracy")
 FOUR = (*PAIR, "es_train_accuracy", "final_test_accuracy")
+SWEEP = ("es_iteration", "es_val_accuracy", "es_train_accuracy", "final_test_accuracy")
 FIVE = (*FOUR, "final_train_accuracy")
-READINGS = tuple(TITLES)[5:]
+READINGS = tuple(title for title in TITLES if title.startswith("read_"))
 NOISE = ("ticket", "noise_0.5", "noise_1", "noise_2", "noise_3", "reinit")
 
 
@@ -69,15 +71,18 @@ FIGURES = {
     6: Sheet("Conv-2/4/6 with dropout", ("conv_dropout", *CONVS), ("ticket",), FOUR),
     7: Sheet("VGG-19", ("vgg19_cifar10",), ("ticket", "reinit"), READINGS),
     8: Sheet("ResNet-18 (20 layers)", ("resnet20_cifar10",), ("ticket", "reinit"), READINGS),
-    9: Sheet("LeNet: rewinding against continued training", LENET_RUN, ("ticket", "continued"), FOUR),
-    10: Sheet("Conv-2/4/6: rewinding against continued training", CONVS, ("ticket", "continued"), FOUR),
+    9: Sheet("LeNet: rewinding against continued training", LENET_RUN, ("ticket", "continued_reset"), FOUR),
+    10: Sheet("Conv-2/4/6: rewinding against continued training", CONVS, ("ticket", "continued_reset"), FOUR),
     11: Sheet("Validation loss as training proceeds", LENET_RUN, ("ticket", "reinit"), ("val_loss",), "curves"),
     12: Sheet(
         "LeNet: Figure 4 with training accuracy", LENET_RUN, ("ticket", "reinit", "oneshot", "oneshot_reinit"), FIVE
     ),
     13: Sheet("Conv-2/4/6: Figure 5 with training accuracy", CONVS, ("ticket", "reinit"), FIVE),
     14: Sheet(
-        "Test accuracy at the end", (*LENET_RUN, *CONVS), ("ticket", "reinit", "random"), ("final_test_accuracy",)
+        "Test accuracy at the end",
+        (*LENET_RUN, *CONVS, "resnet20_cifar10", "vgg19_cifar10"),
+        ("ticket", "reinit", "random"),
+        ("final_test_accuracy",),
     ),
     15: _distributions("Surviving initial weights, Adam", *LENET_RUN, SURVIVING),
     16: _distributions("Surviving initial weights, SGD", SGD_RUN, SURVIVING),
@@ -86,22 +91,22 @@ FIGURES = {
     19: _distributions("Movement of weights", *LENET_RUN, *MOVED, kind="together"),
     20: _distributions("Change in magnitude", *LENET_RUN, *CHANGED, kind="together"),
     21: _distributions("Incoming connections kept, Adam", *LENET_RUN, INCOMING),
-    22: _distributions("Outgoing connections kept, Adam", *LENET_RUN, OUTGOING),
-    23: _distributions("Incoming connections kept, SGD", SGD_RUN, INCOMING),
+    22: _distributions("Incoming connections kept, SGD", SGD_RUN, INCOMING),
+    23: _distributions("Outgoing connections kept, Adam", *LENET_RUN, OUTGOING),
     24: _distributions("Outgoing connections kept, SGD", SGD_RUN, OUTGOING),
     25: Sheet("Tickets with noise", LENET_RUN, NOISE, FOUR),
-    26: Sheet("LeNet: Adam learning rates", ("lenet_mnist_adam_rates",), columns=FOUR),
-    27: Sheet("LeNet: SGD learning rates", ("lenet_mnist_sgd_rates",), columns=FOUR),
-    28: Sheet("LeNet: momentum", ("lenet_mnist_momentum",), columns=FOUR),
-    29: Sheet("LeNet: pruning rates", ("lenet_mnist_pruning_rates",), columns=FOUR),
-    30: Sheet("LeNet: initialisations", ("lenet_mnist_initialisation",), columns=FOUR),
-    31: Sheet("LeNet: widths", ("lenet_mnist_widths",), columns=FOUR, x="weights_left"),
-    32: Sheet("Conv-2/4/6: Adam learning rates", ("conv_adam_rates",), columns=FOUR),
-    33: Sheet("Conv-2/4/6: SGD learning rates", ("conv_sgd_rates",), columns=FOUR),
-    34: Sheet("Conv-2/4/6: momentum", ("conv_momentum",), columns=FOUR),
-    35: Sheet("Conv-2/4/6: pruning rates of convolutions", ("conv_pruning_rates",), columns=FOUR),
-    36: Sheet("Conv-2/4/6: dropout learning rates", ("conv_dropout_rates",), columns=FOUR),
-    37: Sheet("Conv-2/4/6: only convolutions, only dense layers", ("conv_parts",), columns=FOUR),
+    26: Sheet("LeNet: Adam learning rates", ("lenet_mnist_adam_rates",), columns=SWEEP),
+    27: Sheet("LeNet: SGD learning rates", ("lenet_mnist_sgd_rates",), columns=SWEEP),
+    28: Sheet("LeNet: momentum", ("lenet_mnist_momentum",), columns=SWEEP),
+    29: Sheet("LeNet: pruning rates", ("lenet_mnist_pruning_rates",), columns=SWEEP),
+    30: Sheet("LeNet: initialisations", ("lenet_mnist_initialisation",), columns=SWEEP),
+    31: Sheet("LeNet: widths", ("lenet_mnist_widths",), columns=SWEEP, x="weights_left"),
+    32: Sheet("Conv-2/4/6: Adam learning rates", ("conv_adam_rates",), columns=SWEEP),
+    33: Sheet("Conv-2/4/6: SGD learning rates", ("conv_sgd_rates",), columns=SWEEP),
+    34: Sheet("Conv-2/4/6: momentum", ("conv_momentum",), columns=SWEEP),
+    35: Sheet("Conv-2/4/6: pruning rates of convolutions", ("conv_pruning_rates",), columns=SWEEP),
+    36: Sheet("Conv-2/4/6: dropout learning rates", ("conv_dropout_rates",), columns=SWEEP),
+    37: Sheet("Conv-2/4/6: only convolutions, only dense layers", ("conv_parts",), columns=SWEEP),
     38: Sheet("VGG-19: global against layer-wise pruning", ("vgg19_cifar10", "vgg19_layerwise"), columns=READINGS),
     39: Sheet(
         "ResNet-18: global against layer-wise pruning", ("resnet20_cifar10", "resnet20_layerwise"), columns=READINGS
@@ -127,12 +132,12 @@ def variants(run: str) -> list[str]:
     return [f"{NOTEBOOK}/{experiment.variant}" for experiment in load_experiments(params_of(run), "paper")]
 
 
-def largest_run(root: Path, name: str, arms: tuple[str, ...] = ()) -> Path | None:
+def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tuple[str, ...] = PROFILES) -> Path | None:
     """The folder of `<notebook>/<variant>` under the largest profile that has tables; None where none has.
 
     With `arms`, a profile that has them all goes before a larger one that does not have them yet.
     """
-    folders = [Path(root) / profile / name for profile in reversed(PROFILES)]
+    folders = [Path(root) / profile / name for profile in reversed(profiles)]
     folders = [folder for folder in folders if (folder / "rounds.csv").exists()]
     whole = [folder for folder in folders if set(arms) <= _arms(folder)] if arms and len(folders) > 1 else []
     return next(iter(whole + folders), None)
@@ -174,9 +179,8 @@ def draw(number: int, root: Path) -> Figure | None:
     """One of the paper's figures, or None where none of its tables is there, or only those of smoke runs."""
     sheet = FIGURES[number]
     names = [name for run in sheet.runs for name in variants(run)]
-    found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms))}
-    # a smoke run shows that it runs, not what is found
-    found = {name: folder for name, folder in found.items() if profile_of(folder) != "smoke"}
+    real = ("cpu", "paper")  # a smoke run shows that it runs, not what is found
+    found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms, real))}
     if not found:
         return None
     missing = [name.split("/")[1] for name in names if name not in found]
@@ -208,15 +212,13 @@ def _draw_panels(sheet: Sheet, found: dict[str, Path], missing: list[str]) -> Fi
         for one in plots.series_of(rounds, sheet.arms):
             arm = "" if one.arm == "ticket" else f", {one.arm}"
             series.append(Series(rounds, one.arm, f"{label}{arm}{profile}", colour, one.style))
-    n = sorted({rounds["trial"].nunique() for rounds in tables.values()})
-    caption = (
-        f"n = {' to '.join(map(str, (n[0], n[-1])))} trials, bars from min to max" if n[0] != n[-1] else f"n = {n[0]}"
-    )
+    captions = dict.fromkeys(describe(found[name], rounds).split(" (")[0] for name, rounds in tables.items())
+    caption = "; ".join(list(captions)[:3]) + ("; ..." if len(captions) > 3 else "")
     return plots.panels(series, columns, caption, sheet.x, missing)
 
 
 def _draw_distributions(sheet: Sheet, root: Path) -> Figure | None:
-    places = [Path(root) / profile / NOTEBOOK / sheet.runs[0] for profile in reversed(PROFILES)]
+    places = [Path(root) / profile / NOTEBOOK / sheet.runs[0] for profile in ("paper", "cpu")]
     folder = next((place for place in places if (place / "distributions.csv").exists()), None)
     table = pd.read_csv(folder / "distributions.csv") if folder else pd.DataFrame()
     if table.empty:

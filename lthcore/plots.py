@@ -28,6 +28,7 @@ ARMS = {
     "oneshot": ("one-shot ticket", "#7a4fa3", "-"),
     "oneshot_reinit": ("reinitialised one-shot", "#b8860b", "--"),
     "continued": ("continued training", "#767676", "-."),
+    "continued_reset": ("mask of continued training, rewound", "#8c6d31", "--"),
     "resampled": ("weights drawn from the ticket's own", "#2a9d8f", "--"),
     "noise_0.5": ("ticket + 0.5 sigma of noise", "#5b8fc9", "-"),
     "noise_1": ("ticket + 1 sigma", "#8a6fc0", "-"),

@@ -1,18 +1,24 @@
 """Queue: the experiments in their written order (params/QUEUE.yaml), and archives that carry their tables."""
 
+import gzip
 import io
 import json
+import re
 import tarfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+import pandas as pd
 import yaml
 
-from lthcore.results import read_record
+from lthcore.results import REPLICATE, read_record
 from lthcore.settings import EXTENT, PROFILES, Experiment, LabError, load_experiments, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
 TABLES = ("run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv")
+PLAIN = re.compile(r"[\w+-][\w.+-]*")  # a name that leads nowhere
+LARGEST = 1 << 29  # bytes unpacked
 
 
 def queued(profile: str, path: Path | None = None) -> Iterator[Experiment]:
@@ -52,38 +58,53 @@ def pack(root: Path, archive: Path, profile: str) -> int:
 def unpack(archive: Path, root: Path) -> list[str]:
     """Merge an archive of `pack` into a results folder; return a line for each run.
 
-    A run goes in where there is none, or where the one there is the same with fewer trainings done: nothing is lost.
+    A run goes in where there is none, or where all trainings of the one there are in it too: nothing is lost.
     Raises LabError for an archive that is damaged, or that holds anything but tables in their places.
     """
     runs: dict[str, dict[str, bytes]] = {}
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as packed:
+            content = packed.read(LARGEST + 1)  # to the end, which checks its sum
+        if len(content) > LARGEST:
+            raise LabError(f"unpack: {archive} holds more than {LARGEST >> 20} MB, which no tables do")
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             for member in tar:
-                place = PurePosixPath(member.name)
-                if not member.isfile() or len(place.parts) != 4 or place.name not in TABLES or ".." in place.parts:
+                parts = member.name.split("/")
+                if (
+                    not member.isfile()
+                    or len(parts) != 4
+                    or parts[3] not in TABLES
+                    or not all(map(PLAIN.fullmatch, parts))
+                ):
                     raise LabError(f"unpack: {archive} holds {member.name!r}, which is no table of a run")
-                if place.parts[0] not in PROFILES:
+                if parts[0] not in PROFILES:
                     raise LabError(f"unpack: {archive} holds {member.name!r}, which is of no profile")
-                runs.setdefault(str(place.parent), {})[place.name] = tar.extractfile(member).read()
-    except (OSError, tarfile.TarError, EOFError) as error:
+                runs.setdefault("/".join(parts[:3]), {})[parts[3]] = tar.extractfile(member).read()
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise LabError(f"unpack: {archive} is not a readable archive ({error})") from None
     return [f"{name}: {_merge(root / name, files)}" for name, files in sorted(runs.items())]
 
 
 def _merge(folder: Path, files: dict[str, bytes]) -> str:
     try:
-        theirs = json.load(io.BytesIO(files["run.json"]))
-        key, done = theirs["run_key"], theirs["trainings_done"]
+        key = json.loads(files["run.json"])["run_key"]
+        rows = pd.read_csv(io.BytesIO(files["rounds.csv"]))
+        theirs = set(rows[REPLICATE].itertuples(index=False, name=None))
     except (KeyError, ValueError, TypeError):
-        raise LabError(f"unpack: the run.json of {folder.name} is missing or damaged") from None
-    mine = read_record(folder)
-    if mine and mine["run_key"] != key:
-        return f"left alone: another run ({mine['run_key']}) is there, not {key}"
-    if mine and mine["trainings_done"] >= done:
-        return f"left alone: as much is here ({mine['trainings_done']} trainings)"
+        raise LabError(f"unpack: the tables of {folder.name} are missing or damaged") from None
+    record, path = read_record(folder), folder / "rounds.csv"
+    mine = set(pd.read_csv(path)[REPLICATE].itertuples(index=False, name=None)) if record and path.exists() else set()
+    if record and record["run_key"] != key:
+        return f"left alone: another run ({record['run_key']}) is there, not {key}"
+    if mine and mine >= theirs:
+        return f"left alone: as much is here ({len(mine)} trainings)"
+    if mine - theirs:
+        return f"left alone: {len(mine - theirs)} trainings that are here are not in the archive"
     folder.mkdir(parents=True, exist_ok=True)
+    for name in TABLES:
+        (folder / name).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: name == "run.json"):  # run.json last: it is what says the rest is there
         temporary = folder / f".{name}.partial"
         temporary.write_bytes(files[name])
         temporary.replace(folder / name)
-    return f"{'more of it' if mine else 'new'} ({done} of {theirs.get('trainings_planned', '?')} trainings)"
+    return f"{'more of it' if mine else 'new'} ({len(theirs)} trainings)"

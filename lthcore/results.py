@@ -128,7 +128,7 @@ class Run:
         ended = {(r.arm, r.trial): r.round for r, row in self.rows.items() if row.get("diverged") and r.arm in LINEAGE}
 
         def reachable(r: Replicate) -> bool:
-            arms = ("ticket", r.arm) if r.arm == "continued" else ("ticket",)
+            arms = ("ticket", "continued") if r.arm.startswith("continued") else ("ticket",)
             return all(r.round <= ended.get((arm, r.trial), r.round) for arm in arms)
 
         return [r for r in planned(self.settings) if r not in self.rows and reachable(r)]
@@ -235,8 +235,12 @@ class Run:
         """Write what the tickets look like, unless that is there or the tickets are on another machine."""
         tickets = [replicate for replicate in planned(self.settings) if replicate.arm == "ticket"]
         names = ("structure.csv", "distributions.csv")
-        if all((self.folder / name).exists() for name in names) or self.settings.rounds == 0:
+        if self.settings.rounds == 0:
             return
+        if all((self.folder / name).exists() for name in names):
+            there = pd.read_csv(self.folder / names[0])[["trial", "round"]].drop_duplicates()
+            if len(there) >= len([r for r in tickets if r.round > 0]):
+                return
         if not all(self._path("tickets", replicate).exists() for replicate in tickets):
             return
         tables = analysis.tables_of_tickets(
@@ -248,6 +252,7 @@ class Run:
     def write_record(self, data: Data) -> None:
         """Write run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
         s, seconds = self.settings, time.perf_counter() - self.began
+        unknown = self.record.get("wall_seconds", 0) is None  # once unknown, a sum stays unknown
         record = {
             "run_key": s.key,
             "complete": not self.missing,
@@ -262,7 +267,7 @@ class Run:
             "versions": versions(),
             "commits": list(dict.fromkeys([*self.record.get("commits", []), COMMIT])),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_seconds": round((self.record.get("wall_seconds") or 0) + seconds, 1),
+            "wall_seconds": None if unknown else round(self.record.get("wall_seconds", 0) + seconds, 1),
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
             "settings": s.model_dump(mode="json"),
         }

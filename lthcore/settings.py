@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 PROFILES = ("smoke", "cpu", "paper")
 Arm = Literal[
-    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "resampled",
+    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset",
+    "resampled",
     "noise_0.5", "noise_1", "noise_2", "noise_3",
 ]  # fmt: skip
 
@@ -103,6 +104,8 @@ class Settings(BaseModel):
         forbid(not evaluated or len(self.read_at) > 3, "read_at", "up to three iterations that are evaluated")
         forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
         forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
+        grown = "continued_reset" not in self.arms or "continued" in self.arms
+        forbid(not grown, "arms", "continued_reset needs continued, whose mask it has")
         forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
         forbid(adam and self.weight_decay >= 1, "weight_decay", "allowed below 1")
         return self
@@ -160,9 +163,9 @@ def load_experiments(
     """Read `params/<notebook>/<variant>.yaml` under a profile: one experiment, or one for each label of its sweep.
 
     A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Later wins: the file's
-    own keys, the label's, the profile's. `overrides` go on top and, where they change anything, mark the variant, so
-    that a one-off run never mixes with the published one. Raises LabError for a file, profile, key or value that
-    cannot be used.
+    own keys, the label's, the profile's, those of the label in a `sweep:` of the profile. `overrides` go on top and,
+    where they change anything, mark the variant, so that a one-off run never mixes with the published one. Raises
+    LabError for a file, profile, key or value that cannot be used.
     """
     path = Path(path)
     try:
@@ -179,10 +182,14 @@ def load_experiments(
         if not isinstance(sweep, dict) or not sweep or not all(isinstance(key, str) for key in sweep):
             raise LabError("sweep must map labels to settings")
         choose("profile", profile, profiles)
+        overlay = profiles[profile] or {}
+        scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
+        for label in scaled if isinstance(scaled, dict) else ["sweep"]:
+            choose(f"sweep of profile {profile}", label, sweep)
         return [
             _experiment(path, profile, f"{path.stem}-{label}" if label else path.stem, layers, overrides or {})
             for label, layer in sweep.items()
-            for layers in [(values, layer or {}, profiles[profile] or {})]
+            for layers in [(values, layer or {}, overlay, scaled.get(label, {}))]
         ]
     except LabError as error:
         raise LabError(f"{path} ({profile}): {error}") from None

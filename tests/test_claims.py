@@ -14,6 +14,7 @@ LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]
 ROUNDS = len(LEFT) - 1
 # accuracy at the early stop and iteration of it, by round
 TICKET = ([0.97, 0.973, 0.975, 0.974, 0.972, 0.970, 0.961], [1000, 800, 600, 650, 700, 1000, 1500])
+VALIDATION: dict[int, float] = {}  # by round; elsewhere validation accuracy is test accuracy
 REINIT = ([None, 0.971, 0.969, 0.968, 0.965, 0.960, 0.940], [None, 1000, 1500, 1600, 1700, 1800, 1900])
 
 
@@ -27,6 +28,7 @@ def table(arms: dict[str, tuple], trials: int = 3, spread: float = 0.0005, draws
                     off = spread * (trial - (trials - 1) / 2) + (0.0002 if draw else -0.0002) * (arm != "ticket")
                     values = {"arm": arm, "trial": trial, "draw": draw, "round": k, "percent_left": LEFT[k]}
                     values |= {"es_iteration": stops[k], "es_test_accuracy": accuracies[k] + off, "iterations": 2000}
+                    values["es_val_accuracy"] = VALIDATION.get(k, values["es_test_accuracy"])
                     rows.append(values | {"weights_left": int(LEFT[k] * 1000), "final_train_accuracy": 1.0})
     return pd.DataFrame(rows).reindex(columns=results.ROUNDS)
 
@@ -106,6 +108,31 @@ def test_what_is_not_in_the_table_is_absent(spec, folder):
         measure(view_of(folder), spec)
 
 
+def test_the_largest_gain_is_read_in_the_round_that_validates_best(tmp_path, monkeypatch):
+    """Chosen by test accuracy, noise alone would make a gain."""
+    monkeypatch.setattr(__name__ + ".VALIDATION", {4: 0.99})
+    view = view_of(write(tmp_path, table({"ticket": TICKET})))
+    assert measure(view, {"measure": "largest_gain"})[0] == pytest.approx(0.002)
+    assert measure(view, {"measure": "place_of_largest_gain"})[0] == 7.0
+
+
+def test_gains_over_the_run_beside_are_paired_by_trial(tmp_path):
+    better = ([a + 0.02 for a in TICKET[0]], TICKET[1])
+    folder = write(tmp_path, table({"ticket": better}, spread=0.01))
+    view = view_of(folder, write(tmp_path, table({"ticket": TICKET}, spread=0.01), variant="beside"))
+    assert measure(view, {"measure": "dense_gain"}) == pytest.approx((0.02, 0.02, 0.02))
+
+
+def test_an_arm_that_never_falls_is_graded_by_the_end_of_its_rounds(tmp_path):
+    view = view_of(write(tmp_path, table({"ticket": ([0.97] * 7, TICKET[1])})))
+    assert measure(view, {"measure": "falls_below", "arm": "ticket"})[0] == pytest.approx(1.9)
+
+
+def test_one_trial_is_not_graded(tmp_path):
+    write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}, trials=1))
+    assert set(scorecard(tmp_path, one("P", **PASSING))["grade"]) == {"not yet run"}
+
+
 def test_movement_is_read_from_the_tickets_structure(folder):
     rows = [
         {"trial": t, "round": 2, "layer": layer, "movement_kept": 0.3 + 0.01 * t, "movement_pruned": 0.1}
@@ -168,8 +195,9 @@ def test_the_larger_profile_that_has_the_arms_is_graded(tmp_path):
     write(tmp_path, table({"ticket": TICKET}), "paper")
     gain = {"measure": "gain", "at": 21.1}
     both = {"size": gain | {"within": [0, 1]}, "direction": gain | {"against": "reinit", "sign": 1}}
-    card = scorecard(tmp_path, one("B", **both)).set_index("part")
-    assert card.loc["size", "profile"] == "paper" and card.loc["direction", "profile"] == "cpu"
+    assert list(scorecard(tmp_path, one("B", **both))["profile"]) == ["cpu", "cpu"]  # one run for all parts of a claim
+    assert list(scorecard(tmp_path, one("B", size=both["size"]))["profile"]) == ["paper"]
+    assert set(scorecard(tmp_path, one("B", profiles=["paper"], **both))["grade"]) == {"not yet run"}
 
 
 def test_rounds_not_done_in_all_trials_are_left_out(tmp_path):
@@ -177,7 +205,9 @@ def test_rounds_not_done_in_all_trials_are_left_out(tmp_path):
     rounds = rounds[~((rounds["round"] == ROUNDS) & (rounds["trial"] == 2) & (rounds["arm"] == "reinit"))]
     view = view_of(write(tmp_path, rounds))
     assert np.isnan(view.mean("es_test_accuracy", "reinit")[ROUNDS])
-    assert measure(view, {"measure": "falls_below", "arm": "reinit"})[0] == 21.1
+    with pytest.raises(Absent):  # an arm on its way down is not measured
+        measure(view, {"measure": "falls_below", "arm": "reinit"})
+    assert measure(view, {"measure": "falls_below", "arm": "ticket"})[0] == pytest.approx(1.9)
 
 
 def test_the_committed_claims_can_be_measured_and_name_known_runs():

@@ -27,7 +27,18 @@ from lthcore.models import Weights, build, initial_weights
 from lthcore.settings import LabError, Settings, seed_for
 from lthcore.train import train, train_cohort
 
-ARMS = ("ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "resampled", "noise_1", "noise_3")
+ARMS = (
+    "ticket",
+    "reinit",
+    "random",
+    "oneshot",
+    "oneshot_reinit",
+    "continued",
+    "continued_reset",
+    "resampled",
+    "noise_1",
+    "noise_3",
+)
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=100, eval_every=50,
     arms=ARMS, trials=2, reinit_draws=2, random_draws=2, rounds=3, prune_fc=0.3, prune_output=0.15,
@@ -158,6 +169,12 @@ def test_continued_goes_on_from_the_trained_weights(found):
         before = replicate._replace(round=replicate.round - 1)
         grown = found[before if before in found else before._replace(arm="ticket")]
         assert_equal(state.start, masks.apply(state.mask, grown.weights))
+
+
+def test_continued_reset_has_the_mask_of_continued_training_and_initial_weights(found):
+    for replicate, state in of(found, "continued_reset"):
+        assert masks.equal(state.mask, found[replicate._replace(arm="continued")].mask)
+        assert_equal(state.start, masks.apply(state.mask, theta_0(replicate.trial)))
 
 
 def test_resampled_draws_from_the_initial_weights_that_survive(found):

@@ -30,7 +30,9 @@ def source(cell: dict) -> str:
 def test_every_key_of_a_params_file_is_a_parameter_of_its_notebook(path):
     known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{path.parent.name}.ipynb"))
     values = yaml.safe_load(path.read_text())
-    overlays = [*values.pop("profiles").values(), *values.pop("sweep", {}).values()]
+    profiles = [profile or {} for profile in values.pop("profiles").values()]
+    sweeps = [values.pop("sweep", {}), *(profile.pop("sweep", {}) for profile in profiles)]
+    overlays = [*profiles, *(layer for sweep in sweeps for layer in sweep.values())]
     keys = set(values).union(*(overlay or {} for overlay in overlays))
     assert keys <= known.keys()
 

@@ -9,7 +9,7 @@ import pytest
 from lthcore.lottery import planned
 from lthcore.plan import params_files
 from lthcore.queue import pack, queued, unpack
-from lthcore.results import read_record, read_tables, run
+from lthcore.results import read_record, run
 from lthcore.settings import PROFILES, LabError, Settings
 
 TINY = Settings(
@@ -54,7 +54,7 @@ def packed(tmp_path_factory):
 
 def test_unpacked_tables_are_the_packed_ones_and_nothing_else_travels(packed, tmp_path):
     [line] = unpack(packed / "tables.tar.gz", tmp_path)
-    assert line == f"{NAME}: new (3 of 3 trainings)"
+    assert line == f"{NAME}: new (3 trainings)"
     for name in ("rounds.csv", "curves.csv", "run.json", "structure.csv", "distributions.csv"):
         assert (tmp_path / NAME / name).read_bytes() == (packed / NAME / name).read_bytes()
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -63,14 +63,30 @@ def test_unpacked_tables_are_the_packed_ones_and_nothing_else_travels(packed, tm
 
 def test_unpacking_keeps_what_is_as_much_or_another_run_and_takes_what_is_more(packed, tmp_path):
     unpack(packed / "tables.tar.gz", tmp_path)
+    path = tmp_path / NAME / "rounds.csv"
+    whole, record = path.read_text(), read_record(tmp_path / NAME)
     assert "left alone: as much is here" in unpack(packed / "tables.tar.gz", tmp_path)[0]
-    record = read_record(tmp_path / NAME)
-    (tmp_path / NAME / "run.json").write_text(json.dumps(record | {"trainings_done": 1}))
-    (tmp_path / NAME / "rounds.csv").write_text("stale")
-    assert "more of it (3 of 3" in unpack(packed / "tables.tar.gz", tmp_path)[0]
-    assert len(read_tables(tmp_path / NAME)[0]) == 3
+    path.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    assert "more of it (3 trainings)" in unpack(packed / "tables.tar.gz", tmp_path)[0]
+    assert path.read_text() == whole
+    path.write_text(whole.replace("reinit,0,0,1", "random,0,0,1"))  # as many, but others
+    assert "left alone: 1 trainings that are here are not in" in unpack(packed / "tables.tar.gz", tmp_path)[0]
     (tmp_path / NAME / "run.json").write_text(json.dumps(record | {"run_key": "other"}))
     assert "left alone: another run (other)" in unpack(packed / "tables.tar.gz", tmp_path)[0]
+
+
+def test_every_flipped_bit_is_noticed(packed, tmp_path):
+    whole = bytearray((packed / "tables.tar.gz").read_bytes())
+    for place in range(20, len(whole) - 8, len(whole) // 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        (tmp_path / "flipped.tar.gz").write_bytes(flipped)
+        with pytest.raises(LabError):
+            unpack(tmp_path / "flipped.tar.gz", tmp_path / "root")
+    (tmp_path / "cut.tar.gz").write_bytes(whole[:-9])
+    with pytest.raises(LabError):
+        unpack(tmp_path / "cut.tar.gz", tmp_path / "root")
+    assert not (tmp_path / "root").exists()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +98,7 @@ def test_unpacking_keeps_what_is_as_much_or_another_run_and_takes_what_is_more(p
         "paper/a/b/run.sh",
         "cheap/a/b/run.json",
         "run.json",
+        r"cpu/..\..\q/b/run.json",
     ],
 )
 def test_members_that_lead_out_or_are_no_tables_are_refused(name, tmp_path):

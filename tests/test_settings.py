@@ -222,8 +222,10 @@ def test_every_params_file_loads_under_every_profile(path, profile):
 def test_no_two_experiments_share_a_folder_and_at_paper_scale_none_repeats_another():
     experiments = [e for path in PARAMS for e in load_experiments(path, "paper")]
     assert len({e.name for e in experiments}) == len(experiments)
-    by_file = [[e.settings.key for e in load_experiments(path, "paper")] for path in PARAMS]
-    assert all(len(set(keys)) == len(keys) for keys in by_file)
+    for profile in ("cpu", "paper"):  # at smoke scale they may
+        for path in PARAMS:
+            keys = [e.settings.key for e in load_experiments(path, profile)]
+            assert len(set(keys)) == len(keys), path
 
 
 def test_there_are_params_files():
@@ -244,6 +246,12 @@ def test_a_sweep_is_an_experiment_for_each_label(tmp_path):
     assert (slow.name, again.name) == ("cpu/notebook/variant-slow", "cpu/notebook/variant-again")
     assert slow.settings == Settings(seed=2, learning_rate=1e-4) and again.settings == Settings(seed=2)
     assert [e.settings.trials for e in load_experiments(path, "paper", {"trials": 2})] == [2, 2]
+    scaled = params_file(tmp_path, text.replace("{seed: 2}", "{seed: 2, sweep: {slow: {seed: 3}}}"))
+    assert [e.settings.seed for e in load_experiments(scaled, "cpu")] == [3, 2]
+    typo = params_file(tmp_path, text.replace("{seed: 2}", "{sweep: {slwo: {seed: 3}}}"))
+    with pytest.raises(LabError, match="did you mean 'slow'"):
+        load_experiments(typo, "cpu")
+    path = params_file(tmp_path, text)
     with pytest.raises(LabError, match="a sweep of 2 experiments"):
         load_experiment(path, "cpu")
 
