@@ -135,12 +135,11 @@ def variants(run: str) -> list[str]:
 def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tuple[str, ...] = PROFILES) -> Path | None:
     """The folder of `<notebook>/<variant>` under the largest profile that has tables; None where none has.
 
-    With `arms`, a profile that has them all goes before a larger one that does not have them yet.
+    With `arms`, a profile that has more of them goes before a larger one that does not have them yet.
     """
     folders = [Path(root) / profile / name for profile in reversed(profiles)]
     folders = [folder for folder in folders if (folder / "rounds.csv").exists()]
-    whole = [folder for folder in folders if set(arms) <= _arms(folder)] if arms and len(folders) > 1 else []
-    return next(iter(whole + folders), None)
+    return max(folders, key=lambda folder: len(set(arms) & _arms(folder)) if arms else 0, default=None)
 
 
 def _arms(folder: Path) -> set[str]:
