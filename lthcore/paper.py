@@ -4,9 +4,11 @@
 `params/FIGURES.md` is that table with what it costs; `make figures` draws what there is. Nothing is trained here.
 """
 
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
@@ -233,9 +235,19 @@ def _draw_distributions(sheet: Sheet, root: Path) -> Figure | None:
 
 
 def show(number: int, root: Path) -> None:
-    """Draw one of the paper's figures in a notebook, or print what it lacks."""
-    if draw(number, root) is None:
+    """Show one of the paper's figures in a notebook, in few colours that keep it small, or print what it lacks."""
+    from IPython.display import Image, display  # only a notebook needs it
+    from PIL import Image as Picture
+
+    figure = draw(number, root)
+    if figure is None:
         print(f"no tables of {', '.join(FIGURES[number].runs)} yet: `lth run params/{NOTEBOOK}/<run>.yaml` makes them")
+        return
+    whole, small = BytesIO(), BytesIO()
+    figure.savefig(whole, dpi=72)
+    plt.close(figure)
+    Picture.open(whole).convert("RGB").quantize(32).save(small, "PNG", optimize=True)
+    display(Image(small.getvalue()))
 
 
 def figures_table() -> str:
