@@ -15,7 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
 from lthcore.tables import round_nearest, with_dense
 
@@ -179,6 +179,7 @@ def plot_curves(
         axes.plot(spread.index, spread["mean"], style, color=colours[k], label=label)
         axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[k], alpha=0.15, linewidth=0)
     axes.set_xlabel("training iterations")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     accuracy = "accuracy" in column
     if accuracy:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
