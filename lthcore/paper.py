@@ -246,7 +246,7 @@ def show(number: int, root: Path) -> None:
     whole, small = BytesIO(), BytesIO()
     figure.savefig(whole, dpi=72)
     plt.close(figure)
-    picture = Picture.open(whole).convert("RGB").quantize(128, Picture.Quantize.MAXCOVERAGE)  # keeps lines apart
+    picture = Picture.open(whole).convert("RGB").quantize(64, Picture.Quantize.MAXCOVERAGE)  # keeps lines apart
     picture.save(small, "PNG", optimize=True)
     display(Image(small.getvalue()))
 
