@@ -2,7 +2,7 @@
 
 Activations and gradients are kept as (tiles, nodes, LANES): a node's values for LANES images lie side by side, and a
 weight is one multiply-add of two such rows. The three loops over weights are written in LLVM's own language, since
-its vectoriser cannot know that rows do not overlap: kept in registers, a row costs half as much forward, a third back.
+its vectoriser cannot know that rows do not overlap: kept in registers, they cost far less.
 Importing this needs numba. The kernels all stand in this one file because numba's cache looks at no other.
 """
 
