@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from lthcore.data import Data, Split, load, pick_device
-from lthcore.results import git_commit, hardware, versions
+from lthcore.records import git_commit, hardware, versions
 from lthcore.settings import LabError, Settings, project_root
 
 BATCH = 60

@@ -14,7 +14,8 @@ from bench import clock, keep, mnist, options_of
 
 from lthcore.lottery import find_tickets, planned
 from lthcore.plan import seconds_left
-from lthcore.results import results_root, run
+from lthcore.records import results_root
+from lthcore.results import run
 from lthcore.settings import LabError, load_experiment, project_root
 
 ITERATIONS = 2000

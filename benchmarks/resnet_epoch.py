@@ -56,7 +56,7 @@ def main() -> None:
     cuda = options.device.type == "cuda"
     settings = Settings(
         dataset="cifar10", architecture="resnet18", optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4,
-        batch_size=128, validation=0, augment=True, device=str(options.device),
+        batch_size=128, validation=0, augment=("crop", "flip"), device=str(options.device),
     )  # fmt: skip
     data, source = images(settings)
     steps = N // 128 if cuda else 1

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from lthcore.paper import NOTEBOOK
-from lthcore.results import read_record, read_tables
+from lthcore.records import read_record, read_tables
 from lthcore.settings import LabError, choose, project_root
 
 RESAMPLES = 1000

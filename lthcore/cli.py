@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: the engine first, then the notebook over its tables."""
-    from lthcore.results import TimeLimit, results_root, run
+    from lthcore.records import results_root
+    from lthcore.results import TimeLimit, run
 
     overrides = dict(map(_parameter, options.parameter))
     experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
@@ -87,8 +88,13 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path:
     import papermill
 
     source = notebook_of(experiment)
-    values = experiment.settings.model_dump(mode="json") | {"folder": str(folder.resolve())}
     known = papermill.inspect_notebook(str(source))
+    default = type(experiment.settings).model_fields
+    values = {  # a notebook may leave out settings that its study never changes
+        name: value
+        for name, value in experiment.settings.given("json").items()
+        if name in known or getattr(experiment.settings, name) != default[name].default
+    } | {"folder": str(folder.resolve())}
     unknown = sorted(values.keys() - known.keys())
     if unknown:
         raise LabError(f"run: {source.name} has no parameter {', '.join(unknown)}: add it to its parameters cell")
@@ -159,8 +165,8 @@ def print_plan(experiments: list[Experiment]) -> None:
 
 
 def _state_line(experiment: Experiment) -> str:
-    from lthcore.lottery import planned
     from lthcore.plan import done_replicates, seconds_left
+    from lthcore.studies import planned
 
     done, total = len(done_replicates(experiment)), len(planned(experiment.settings))
     if done == total:
@@ -177,7 +183,7 @@ def _duration(seconds: float) -> str:
 
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: where it comes from, and its accuracies by arm and weights left."""
-    from lthcore.results import read_record, read_tables, results_root
+    from lthcore.records import read_record, read_tables, results_root
 
     folder = Path(options.run) if Path(options.run).is_dir() else results_root() / options.run
     rounds, _ = read_tables(folder)
@@ -196,7 +202,7 @@ def show_command(options: argparse.Namespace) -> None:
 def figures_command(options: argparse.Namespace) -> None:
     """Redraw every figure whose tables are there."""
     from lthcore.paper import draw_all
-    from lthcore.results import results_root
+    from lthcore.records import results_root
     from lthcore.settings import project_root
 
     if options.table:
@@ -213,7 +219,7 @@ def figures_command(options: argparse.Namespace) -> None:
 def scorecard_command(options: argparse.Namespace) -> None:
     """Grade the paper's claims from the tables."""
     from lthcore.claims import as_markdown, write_scorecard
-    from lthcore.results import results_root
+    from lthcore.records import results_root
     from lthcore.settings import project_root
 
     card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
@@ -225,10 +231,11 @@ def scorecard_command(options: argparse.Namespace) -> None:
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.lottery import planned
     from lthcore.plan import done_replicates
     from lthcore.queue import pack, queued
-    from lthcore.results import TimeLimit, results_root, run
+    from lthcore.records import results_root
+    from lthcore.results import TimeLimit, run
+    from lthcore.studies import planned
 
     deadline, root, failures = time.monotonic() + options.time_limit, results_root(), []
     try:
@@ -254,7 +261,7 @@ def queue_command(options: argparse.Namespace) -> None:
 def unpack_command(options: argparse.Namespace) -> None:
     """Merge an archive of tables into results/."""
     from lthcore.queue import unpack
-    from lthcore.results import results_root
+    from lthcore.records import results_root
 
     for line in unpack(Path(options.archive), results_root()):
         print(line)

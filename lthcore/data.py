@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lthcore.settings import LabError, Settings, choose, project_root, seed_for
+from lthcore.settings import LabError, Recipe, choose, project_root, seed_for
 
 # name -> (MD5 of NAME.gz, MD5 of NAME unpacked where it is published)
 MNIST_FILES = {
@@ -178,19 +178,18 @@ class Dataset(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     shape: tuple[int, int, int]
-    n_train: int
     n_test: int
 
 
 DATASETS = {
-    "digits": Dataset(_digits, (0.305,), (0.376,), (1, 8, 8), 1437, DIGITS_TEST),
-    "mnist": Dataset(_mnist, (0.1307,), (0.3081,), (1, 28, 28), 60_000, 10_000),
-    "fashion_mnist": Dataset(_fashion_mnist, (0.2860,), (0.3530,), (1, 28, 28), 60_000, 10_000),
-    "cifar10": Dataset(_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32), 50_000, 10_000),
+    "digits": Dataset(_digits, (0.305,), (0.376,), (1, 8, 8), DIGITS_TEST),
+    "mnist": Dataset(_mnist, (0.1307,), (0.3081,), (1, 28, 28), 10_000),
+    "fashion_mnist": Dataset(_fashion_mnist, (0.2860,), (0.3530,), (1, 28, 28), 10_000),
+    "cifar10": Dataset(_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32), 10_000),
 }
 
 
-def load(settings: Settings, root: Path | None = None) -> Data:
+def load(settings: Recipe, root: Path | None = None) -> Data:
     """The data set of the settings, split by their seed and moved to their device.
 
     The validation images are a random draw from the training images (5,000 in the paper's section 2), the same in all
@@ -209,7 +208,10 @@ def load(settings: Settings, root: Path | None = None) -> Data:
     device = pick_device(settings.device)
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
-        return Split(normalise(images).to(device), torch.from_numpy(labels.astype(np.int64)).to(device))
+        tensor = normalise(images)
+        if settings.image_size:
+            tensor = resized(tensor, settings.image_size)
+        return Split(tensor.to(device), torch.from_numpy(labels.astype(np.int64)).to(device))
 
     return Data(
         train=split(raw.train_images[kept], raw.train_labels[kept]),
@@ -272,20 +274,15 @@ def _download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpac
     raise LabError(f"data: could not download {file} into {folder} ({'; '.join(failures)}); put it there by hand")
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random horizontal flip and a random crop after padding by 4 pixels, each image its own, on its device.
+def image_shape(settings: Recipe) -> tuple[int, int, int]:
+    """Shape (C, H, W) of the images that a network of these settings sees."""
+    channels, height, width = DATASETS[choose("dataset", settings.dataset, DATASETS)].shape
+    return (channels, settings.image_size or height, settings.image_size or width)
 
-    images (N, C, H, W) -> the same shape. The recipe of the paper's section 4.
-    """
-    n, channels, height, width = images.shape
-    padded = F.pad(images, (4, 4, 4, 4))
-    top, left = torch.randint(0, 9, (2, n, 1), generator=generator, device=images.device)
-    flip = torch.rand(n, 1, generator=generator, device=images.device) < 0.5
-    rows = top + torch.arange(height, device=images.device)
-    columns = left + torch.arange(width, device=images.device)
-    columns = torch.where(flip, columns.flip(1), columns)
-    image, channel = torch.arange(n, device=images.device), torch.arange(channels, device=images.device)
-    return padded[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) at (N, C, size, size), bilinearly, without aliasing where they shrink."""
+    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lthcore import masks
-from lthcore.data import Data, Split, augment
+from lthcore.augment import augment
+from lthcore.data import Data, Split
 from lthcore.linear import times_transposed
 from lthcore.models import Dropout, Weights
-from lthcore.settings import Settings, seed_for
+from lthcore.settings import Recipe, seed_for
 from lthcore.state import Training
 
 EVALUATION_BATCH = {"cpu": 2500, "cuda": 15_000}  # on a core: full speed, and small enough for its cache
+IN_PLACE = ("cuda",)  # devices on which a mask is changed in place; on a CPU a new engine may be a sparse one
 COMPILED = ("cuda",)  # devices on which convolutions are compiled; on a CPU it gains nothing
 CHAIN = (nn.Flatten, nn.Linear, nn.ReLU, Dropout)
 Evaluation = list[tuple[float, float]]  # mean cross-entropy (nats) and accuracy, of each split
@@ -28,16 +30,16 @@ Evaluation = list[tuple[float, float]]  # mean cross-entropy (nats) and accuracy
 class Dense:
     """One network under a mask with its optimizer, as dense tensors on any device."""
 
-    def __init__(self, settings: Settings, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
         """Take `model` and the one replicate it is to be."""
         (state,) = states
         self.settings = settings
         self.model = model.to(device, memory_format=torch.channels_last)  # of convolutions: faster, on CPUs too
-        self.model.load_state_dict(masks.apply(state.mask, state.weights))
+        self.model.load_state_dict(masks.apply(state.mask, state.weights) if settings.masks_weights else state.weights)
         self.forward = torch.compile(self.model) if _pays_to_compile(settings, model, device) else self.model
         self.parameters, self.tensors = dict(self.model.named_parameters()), list(self.model.state_dict().values())
         pruned = {name: m for name, m in state.mask.items() if not m.all()}
-        self.kept = [(self.parameters[name], _like(self.parameters[name], m)) for name, m in pruned.items()]
+        self.kept = {name: _like(self.parameters[name], m) for name, m in pruned.items()}
         self.optimizer = make_optimizer(settings, self.parameters, state.optimizer)
         self.noise = [noise_of(state, device)]
         for module in self.model.modules():
@@ -59,7 +61,7 @@ class Dense:
     def loss(self, data: Data, batch: Tensor) -> Tensor:
         """The training loss on a batch (K, batch) of image indices, summed over replicates."""
         s, x, y = self.settings, data.train.images[batch[0]], data.train.labels[batch[0]]
-        x = augment(x, self.noise[0]) if s.augment else x
+        x = augment(x, s.augment, s.dataset, self.noise[0]) if s.augment else x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
             return F.cross_entropy(self.forward(x), y, label_smoothing=s.label_smoothing)
 
@@ -80,6 +82,22 @@ class Dense:
         """Put other weights into each replicate, to evaluate them."""
         self.model.load_state_dict(weights[0])
 
+    def take(self, states: list[Training]) -> bool:
+        """Go on from states that were changed from outside; False where that takes another engine.
+
+        In place, as a captured graph needs it: it saves capturing one for each change of a mask.
+        """
+        (state,) = states
+        pruned = {name: m for name, m in state.mask.items() if not m.all()}
+        if self.parameters[next(iter(state.mask))].device.type not in IN_PLACE or pruned.keys() != self.kept.keys():
+            return False
+        self.model.load_state_dict(state.weights)
+        for name, m in pruned.items():
+            self.kept[name].copy_(m)
+        for name, tensor in optimizer_tensors(self.optimizer, self.parameters).items():
+            tensor.copy_(state.optimizer[name])
+        return True
+
     def export(self, states: list[Training]) -> None:
         """Put each replicate as it is into its state: views of what training goes on to change."""
         (state,) = states
@@ -90,7 +108,7 @@ class Dense:
 class Chain(Dense):
     """A chain of dense layers on a CPU, its gradients by hand: autograd's bookkeeping is a third of so small a step."""
 
-    def __init__(self, settings: Settings, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
         """Take `model` and the one replicate it is to be."""
         super().__init__(settings, model, device, states)
         self.layers = [(layer.weight, layer.bias) for layer in model if isinstance(layer, nn.Linear)]
@@ -114,14 +132,14 @@ class Chain(Dense):
 class Stack(Dense):
     """K replicates of a chain of dense layers in one step: every parameter (K, ...), every product batched over K."""
 
-    def __init__(self, settings: Settings, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
         """Take `model` for its layers, and the replicates."""
         self.settings, self.layers = settings, list(model.named_children())
         masked = [masks.apply(state.mask, state.weights) for state in states]
         self.parameters = {name: _stacked(masked, name).to(device).requires_grad_() for name in masked[0]}
         self.tensors = [parameter.detach() for parameter in self.parameters.values()]
         kept = {name: _stacked([state.mask for state in states], name) for name in states[0].mask}
-        self.kept = [(self.parameters[name], m.to(device, torch.float32)) for name, m in kept.items() if not m.all()]
+        self.kept = {name: m.to(device, torch.float32) for name, m in kept.items() if not m.all()}
         saved = {name: _stacked([state.optimizer for state in states], name) for name in states[0].optimizer}
         saved = {name: t[0] if name.endswith("/step") else t for name, t in saved.items()}  # one clock for all
         self.optimizer = make_optimizer(settings, self.parameters, saved)
@@ -147,7 +165,8 @@ class Stack(Dense):
         """As in `Dense`; the sum gives each replicate the gradient of its own mean loss."""
         s, x, y = self.settings, data.train.images[batch], data.train.labels[batch]
         if s.augment:
-            x = torch.stack([augment(images, noise) for images, noise in zip(x, self.noise, strict=True)])
+            each = [augment(i, s.augment, s.dataset, noise) for i, noise in zip(x, self.noise, strict=True)]
+            x = torch.stack(each)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
             logits = self.forward(x, training=True)
             each = F.cross_entropy(
@@ -182,6 +201,10 @@ class Stack(Dense):
             for name, parameter in self.parameters.items():
                 parameter.copy_(_stacked(weights, name))
 
+    def take(self, states: list[Training]) -> bool:
+        """Not in place: a graph of these small steps is captured in no time."""
+        return False
+
     def export(self, states: list[Training]) -> None:
         """Put each replicate as it is into its state: views of what training goes on to change."""
         optimizer = optimizer_tensors(self.optimizer, self.parameters)
@@ -200,7 +223,7 @@ class Replay:
         self.batch, self.graph = batch.clone(), None
         if batch.device.type == "cuda":
             self.rate = torch.tensor(0.0, device=batch.device)
-            engine.optimizer.param_groups[0]["lr"] = self.rate
+            _set_rate(engine.optimizer, self.rate)
             try:
                 self._capture()
             except RuntimeError as error:
@@ -212,7 +235,7 @@ class Replay:
         if self.batch.device.type == "cuda":
             self.rate.fill_(rate)
         else:
-            self.engine.optimizer.param_groups[0]["lr"] = rate
+            _set_rate(self.engine.optimizer, rate)
         if self.graph:
             self.batch.copy_(batch)
             self.graph.replay()
@@ -222,14 +245,14 @@ class Replay:
     def _step(self, batch: Tensor) -> None:
         engine = self.engine
         engine.gradients(self.data, batch)
-        for weight, mask in engine.kept:
-            weight.grad.mul_(mask)
+        for name, mask in engine.kept.items():
+            engine.parameters[name].grad.mul_(mask)
         if engine.settings.clip_norm:
             engine.clip(engine.settings.clip_norm)
         engine.optimizer.step()
         with torch.no_grad():
-            for weight, mask in engine.kept:
-                weight.mul_(mask)
+            for name, mask in engine.kept.items() if engine.settings.masks_weights else ():
+                engine.parameters[name].mul_(mask)
 
     def _capture(self) -> None:
         """Capture a step; what the warm-up changed is put back."""
@@ -281,7 +304,7 @@ def is_chain(model: nn.Module) -> bool:
     return biased and isinstance(model, nn.Sequential) and all(isinstance(layer, CHAIN) for layer in model)
 
 
-def is_plain_chain(settings: Settings, model: nn.Module, device: torch.device) -> bool:
+def is_plain_chain(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
     """Whether a training is of dense layers and nothing else, on a CPU: no dropout, augmentation or autocast."""
     kinds = [next((i for i, kind in enumerate(CHAIN) if isinstance(layer, kind)), None) for layer in model.children()]
     hidden = (len(kinds) - 2) // 2
@@ -297,21 +320,26 @@ def noise_of(state: Training, device: torch.device) -> torch.Generator:
     return generator
 
 
-def make_optimizer(settings: Settings, parameters: Weights, saved: dict[str, Tensor]) -> torch.optim.Optimizer:
+def make_optimizer(settings: Recipe, parameters: Weights, saved: dict[str, Tensor]) -> torch.optim.Optimizer:
     """The optimizer of the settings, going on from `saved` tensors (`<parameter>/<slot>`) unless that is empty."""
-    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+    norms = {name for name in parameters if _is_norm(name, parameters)} if not settings.decay_norms else set()
+    order = sorted(parameters, key=lambda name: name in norms)  # as groups, and in each as they stand
+    groups = [
+        {"params": [parameters[name] for name in order if (name in norms) == exempt], "weight_decay": decay}
+        for exempt, decay in ((False, settings.weight_decay), (True, 0.0))
+    ]
+    groups = [group for group in groups if group["params"]]
+    common = {"lr": settings.learning_rate, "fused": True}
     if settings.optimizer == "sgd":
-        momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
-        optimizer = torch.optim.SGD(parameters.values(), **common, **momentum)
+        optimizer = torch.optim.SGD(groups, **common, momentum=settings.momentum, nesterov=settings.nesterov)
     else:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
         on_gpu = next(iter(parameters.values())).device.type == "cuda"
-        optimizer = kind(parameters.values(), **common, capturable=on_gpu)
+        optimizer = kind(groups, **common, capturable=on_gpu)
     if saved:
         slots = {name: [key.split("/")[1] for key in saved if key.startswith(f"{name}/")] for name in parameters}
         state = {
-            i: {slot: _like(p, saved[f"{n}/{slot}"]) for slot in slots[n]}
-            for i, (n, p) in enumerate(parameters.items())
+            i: {slot: _like(parameters[n], saved[f"{n}/{slot}"]) for slot in slots[n]} for i, n in enumerate(order)
         }
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return optimizer
@@ -319,12 +347,25 @@ def make_optimizer(settings: Settings, parameters: Weights, saved: dict[str, Ten
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> dict[str, Tensor]:
     """The tensors of an optimizer as `<parameter>/<slot>`."""
-    names = list(parameters)
-    slots = optimizer.state_dict()["state"].items()
-    return {f"{names[i]}/{key}": t for i, slot in slots for key, t in slot.items() if isinstance(t, Tensor)}
+    return {
+        f"{name}/{slot}": tensor
+        for name, parameter in parameters.items()
+        for slot, tensor in optimizer.state.get(parameter, {}).items()
+        if isinstance(tensor, Tensor)
+    }
 
 
-def _pays_to_compile(settings: Settings, model: nn.Module, device: torch.device) -> bool:
+def _is_norm(name: str, parameters: Weights) -> bool:
+    """Whether a parameter is a norm's scale or shift: the scale is a vector, and so is no other weight."""
+    return parameters[f"{name.rpartition('.')[0]}.weight"].ndim == 1
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _pays_to_compile(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
     """Whether `torch.compile` pays: for convolutions on a GPU (it fuses norms with what surrounds them)."""
     convolutions = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
     return settings.engine == "auto" and convolutions and device.type in COMPILED

@@ -28,7 +28,7 @@ from lthcore.data import DATASETS, Data, pick_device
 from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights
 from lthcore.pruning import CRITERIA, layer_rates, prune, scores
-from lthcore.settings import Settings, choose, seed_for
+from lthcore.settings import Recipe, Settings, choose, seed_for
 from lthcore.state import Training
 from lthcore.train import train_cohort
 
@@ -154,7 +154,7 @@ def with_noise(initial: Weights, sigmas: float, seed: int) -> Weights:
 
 
 def begin(
-    settings: Settings, trial: int, k: int, weights: Weights, mask: Mask | None = None, iteration: int = 0
+    settings: Recipe, trial: int, k: int, weights: Weights, mask: Mask | None = None, iteration: int = 0
 ) -> Training:
     """A training of trial `trial` at round k, about to start from `weights` under `mask` (default: all of them).
 
@@ -176,9 +176,10 @@ def check_rewound(ticket: Training, trial: Trial) -> None:
             raise AssertionError(f"trial {trial.number}: {name} does not start at mask x initial weights")
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: Recipe) -> None:
     """Raise LabError, before anything is computed, for what only the rooms above the settings can judge."""
-    choose("criterion", settings.criterion, CRITERIA)
+    if isinstance(settings, Settings):
+        choose("criterion", settings.criterion, CRITERIA)
     choose("architecture", settings.architecture, MODELS)
     choose("dataset", settings.dataset, DATASETS)
     pick_device(settings.device)

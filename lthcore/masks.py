@@ -49,6 +49,11 @@ def weights_left(mask: Mask) -> int:
     return sum(counts(mask).values())
 
 
+def nonzero(weights: Weights, mask: Mask) -> int:
+    """How many of the weights that a mask is over are not zero, whatever it says."""
+    return sum(int(weights[name].count_nonzero()) for name in mask)
+
+
 def percent_left(mask: Mask) -> float:
     """Weights left, in percent of all that can be pruned: the paper's P_m."""
     return 100 * weights_left(mask) / sum(m.numel() for m in mask.values())

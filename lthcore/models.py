@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.linear import Linear
-from lthcore.settings import LabError, Settings, choose
+from lthcore.settings import LabError, Recipe, choose
 
 Weights = dict[str, Tensor]
 
@@ -44,18 +44,18 @@ def _dense(inputs: int, widths: tuple[int, ...], classes: int, dropout: float) -
     return layers
 
 
-def mlp(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def mlp(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A small fully-connected network (64-32) for digits."""
     channels, height, width = shape
     return nn.Sequential(_dense(channels * height * width, settings.widths or (64, 32), classes, settings.dropout))
 
 
-def lenet(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def lenet(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """LeNet-300-100, the fully-connected network of the paper's section 2 (266,200 weights on MNIST)."""
     return mlp(settings.changed(widths=settings.widths or (300, 100)), shape, classes)
 
 
-def _conv(settings: Settings, shape: tuple[int, int, int], classes: int, blocks: tuple[int, ...]) -> nn.Module:
+def _conv(settings: Recipe, shape: tuple[int, int, int], classes: int, blocks: tuple[int, ...]) -> nn.Module:
     channels, height, width = shape
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for block, filters in enumerate(blocks):
@@ -71,17 +71,17 @@ def _conv(settings: Settings, shape: tuple[int, int, int], classes: int, blocks:
     return nn.Sequential(layers)
 
 
-def conv2(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def conv2(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Conv-2 of the paper's section 3 (4,300,992 weights on CIFAR-10)."""
     return _conv(settings, shape, classes, (64,))
 
 
-def conv4(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def conv4(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Conv-4 of the paper's section 3 (2,425,024 weights on CIFAR-10)."""
     return _conv(settings, shape, classes, (64, 128))
 
 
-def conv6(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def conv6(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Conv-6 of the paper's section 3 (2,261,184 weights on CIFAR-10; the paper prints 1.7M for the same layers)."""
     return _conv(settings, shape, classes, (64, 128, 256))
 
@@ -125,52 +125,67 @@ def _resnet(shape: tuple[int, int, int], classes: int, widths: tuple[int, ...], 
     return nn.Sequential(layers | _head(inputs, classes))
 
 
-def resnet20(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def resnet20(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The 20-layer ResNet for CIFAR-10 that the paper's section 4 calls ResNet-18 (270,896 weights)."""
     return _resnet(shape, classes, (16, 32, 64), (3, 3, 3))
 
 
-def resnet18(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def resnet18(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """ResNet-18 of 11 million weights for small images: a 3x3 stem and no max-pooling (11,164,352 on CIFAR-10)."""
     return _resnet(shape, classes, (64, 128, 256, 512), (2, 2, 2, 2))
 
 
-def resnet34(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def resnet34(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """ResNet-34 for small images: a 3x3 stem and no max-pooling (21,265,088 weights on CIFAR-10)."""
     return _resnet(shape, classes, (64, 128, 256, 512), (3, 4, 6, 3))
 
 
-def vgg19(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """VGG-19 with batch norms and one dense layer, of the paper's section 4 (20,024,000 weights on CIFAR-10)."""
+def _vgg(name: str, shape: tuple[int, int, int], blocks: tuple[tuple[int, int], ...]) -> OrderedDict[str, nn.Module]:
     if min(shape[1:]) < 16:
-        raise LabError(f"architecture = 'vgg19': too many poolings for images of {shape}")
+        raise LabError(f"architecture = {name!r}: too many poolings for images of {shape}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, number = shape[0], 0
-    for block, (filters, depth) in enumerate(((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), start=1):
+    for block, (filters, depth) in enumerate(blocks, start=1):
         for _ in range(depth):
             number += 1
             layers[f"conv{number}"] = nn.Conv2d(channels, filters, kernel_size=3, padding=1, bias=False)
             layers[f"norm{number}"], layers[f"relu{number}"] = nn.BatchNorm2d(filters), nn.ReLU()
             channels = filters
-        if block < 5:
+        if block < len(blocks):
             layers[f"pool{block}"] = nn.MaxPool2d(2)
-    return nn.Sequential(layers | _head(channels, classes))
+    return layers
+
+
+def vgg19(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """VGG-19 with batch norms and one dense layer, of the paper's section 4 (20,024,000 weights on CIFAR-10)."""
+    layers = _vgg("vgg19", shape, ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)))
+    return nn.Sequential(layers | _head(512, classes))
+
+
+def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """VGG-like, the 16-layer VGG of CIFAR with batch norms and a hidden dense layer of 512 (14,977,728 weights)."""
+    layers = _vgg("vgg_like", shape, ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)))
+    layers |= {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    layers |= {"fc1": Linear(512, 512), "fc1_relu": nn.ReLU()}
+    if settings.dropout:
+        layers["fc1_dropout"] = Dropout(settings.dropout)
+    return nn.Sequential(layers | {"output": Linear(512, classes)})
 
 
 MODELS = {
     "mlp": mlp, "lenet": lenet, "conv2": conv2, "conv4": conv4, "conv6": conv6,
-    "resnet20": resnet20, "vgg19": vgg19, "resnet18": resnet18, "resnet34": resnet34,
+    "resnet20": resnet20, "vgg19": vgg19, "vgg_like": vgg_like, "resnet18": resnet18, "resnet34": resnet34,
 }  # fmt: skip
 
 
-def build(settings: Settings, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The network that `settings.architecture` names, for images of `shape` (C, H, W). Its weights are not set yet."""
     name = choose("architecture", settings.architecture, MODELS)
     with torch.random.fork_rng(devices=[]):  # layers draw weights when made: those are overwritten, and cost no state
         return MODELS[name](settings, shape, classes)
 
 
-def initial_weights(model: nn.Module, settings: Settings, seed: int) -> Weights:
+def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
     """A fresh draw of every parameter and buffer of `model`, on the CPU: the same on every device.
 
     Matrices and filters follow `settings.initialisation`; biases are 0, a norm's scale is 1.
@@ -185,6 +200,8 @@ def initial_weights(model: nn.Module, settings: Settings, seed: int) -> Weights:
             nn.init.xavier_normal_(weight, generator=generator)
         elif settings.initialisation == "kaiming_normal":
             nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+        elif settings.initialisation == "kaiming_fan_out":
+            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
         elif settings.initialisation == "kaiming_uniform":
             nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
         else:

@@ -18,7 +18,7 @@ from lthcore import plots
 from lthcore.lottery import planned
 from lthcore.plan import seconds_of, timed
 from lthcore.plots import ARMS, Series
-from lthcore.results import hardware, read_record, read_tables
+from lthcore.records import hardware, read_record, read_tables
 from lthcore.settings import PROFILES, LabError, load_experiments, project_root
 from lthcore.train import worker_count
 

@@ -7,19 +7,29 @@ from time import perf_counter
 
 import torch
 
-from lthcore.data import DATASETS, Data, Split, pick_device
+from lthcore.data import DATASETS, Data, Split, image_shape, pick_device
 from lthcore.engines import is_plain_chain
-from lthcore.lottery import Replicate, begin, planned
+from lthcore.lottery import Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
-from lthcore.results import ROUNDS, read_record, read_table, replicate_of, results_root
-from lthcore.settings import PROFILES, Experiment, Settings, load_experiments, project_root
+from lthcore.records import ROUNDS, read_record, read_table, replicate_of, results_root
+from lthcore.settings import (
+    PROFILES,
+    TRAINING_IMAGES,
+    DynamicSettings,
+    Experiment,
+    Recipe,
+    Settings,
+    load_experiments,
+    project_root,
+)
+from lthcore.studies import planned
 from lthcore.train import engine_for, worker_count
 
 # the settings that a step's time depends on
 COSTLY = (
-    "dataset", "architecture", "widths", "augment", "dropout", "optimizer", "momentum", "nesterov", "batch_size",
-    "clip_norm", "precision", "device", "engine",
+    "dataset", "image_size", "architecture", "widths", "augment", "dropout", "optimizer", "momentum", "nesterov",
+    "batch_size", "clip_norm", "precision", "device", "engine",
 )  # fmt: skip
 SHARED = 1.1  # workers beside each other each take so much longer (benchmarks/scaling.py: two do 1.83 times one's work)
 DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of weights left at which this machine is timed
@@ -44,23 +54,29 @@ def seconds_left(experiment: Experiment) -> float:
     return seconds_of(experiment.settings, [r for r in planned(experiment.settings) if r not in done])
 
 
-def seconds_of(s: Settings, replicates: Iterable[Replicate]) -> float:
+def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
     """Estimated seconds of these trainings here, from steps and evaluations timed just now on random images."""
     dataset = DATASETS[s.dataset]
-    kept = s.train_examples or dataset.n_train - s.validation
+    kept = s.train_examples or TRAINING_IMAGES[s.dataset] - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + dataset.n_test) + 2 * kept
-    chain, seconds = is_plain_chain(s, build(s, dataset.shape, 10), pick_device(s.device)), 0.0
+    chain, seconds = is_plain_chain(s, build(s, image_shape(s), 10), pick_device(s.device)), 0.0
     for replicate in replicates:
-        density = (1 - s.prune_fc) ** replicate.round if chain else 1.0  # other networks take the same for any mask
+        density = density_of(s, replicate) if chain else 1.0  # other networks take the same for any mask
         step, image = timed(s, min(d for d in DENSITIES if d >= density * 0.999))
         seconds += s.iterations * step + evaluated * image
     return seconds if pick_device(s.device).type == "cuda" else seconds / worker_count() * SHARED
 
 
-def timed(s: Settings, density: float = 1.0) -> tuple[float, float]:
+def density_of(s: Recipe, replicate: Replicate) -> float:
+    """About what share of the weights is left as a training goes."""
+    if isinstance(s, DynamicSettings):
+        return 1 - s.sparsity / 2
+    return (1 - s.prune_fc) ** replicate.round
+
+
+def timed(s: Recipe, density: float = 1.0) -> tuple[float, float]:
     """Seconds of a training step, and of evaluating an image, at a share of weights left; on one thread."""
-    alike = set(Settings.model_fields) - set(COSTLY)
-    return _timed(s.changed(**{name: Settings.model_fields[name].default for name in alike}), density)
+    return _timed(Settings(**{name: getattr(s, name) for name in COSTLY}), density)
 
 
 def all_experiments() -> dict[Path, dict[str, list[Experiment]]]:
@@ -70,7 +86,7 @@ def all_experiments() -> dict[Path, dict[str, list[Experiment]]]:
 
 @cache
 def _timed(settings: Settings, density: float) -> tuple[float, float]:
-    shape, n = DATASETS[settings.dataset].shape, max(500, settings.batch_size)
+    shape, n = image_shape(settings), max(500, settings.batch_size)
     device = pick_device(settings.device)
     images = torch.rand(n, *shape, device=device)
     split = Split(images, torch.randint(0, 10, (n,), device=device))

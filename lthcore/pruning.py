@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.settings import LabError, Settings, choose
+from lthcore.settings import Kind, LabError, Settings, choose
 
 
 def magnitude(initial: Weights, final: Weights, name: str) -> Tensor:
@@ -44,17 +44,24 @@ def scores(criterion: str, initial: Weights, final: Weights, mask: Mask) -> dict
     return {name: score(initial, final, name) for name in mask}
 
 
+def kind_of(name: str, m: Tensor) -> Kind:
+    """What kind of layer a weight is of: a convolution, a shortcut's projection, a dense or the output layer."""
+    if name == "output.weight":
+        return "output"
+    if name.endswith("shortcut.weight"):
+        return "shortcut"
+    return "conv" if m.ndim == 4 else "fc"
+
+
 def layer_rates(settings: Settings, mask: Mask) -> dict[str, float]:
-    """The share of its remaining weights that each layer loses in a round (the paper's Figure 2)."""
+    """The share of its remaining weights that each layer loses in a round (the paper's Figure 2).
 
-    def rate(name: str, m: Tensor) -> float:
-        if name == "output.weight":
-            return settings.prune_output
-        if name.endswith("shortcut.weight"):
-            return 0.0  # the paper's section 4 leaves them whole
-        return settings.prune_conv if m.ndim == 4 else settings.prune_fc
-
-    return {name: rate(name, m) for name, m in mask.items()}
+    The paper's section 4 leaves shortcuts whole.
+    """
+    rates = {
+        "conv": settings.prune_conv, "fc": settings.prune_fc, "output": settings.prune_output, "shortcut": 0.0,
+    }  # fmt: skip
+    return {name: rates[kind_of(name, m)] for name, m in mask.items()}
 
 
 def prune(scores: dict[str, Tensor], mask: Mask, rates: dict[str, float], scope: str = "layer") -> Mask:
@@ -64,22 +71,55 @@ def prune(scores: dict[str, Tensor], mask: Mask, rates: dict[str, float], scope:
     together and lose the floor of what their rates add up to; a layer of rate 0 is left alone. Equal scores go by
     index, lower first. Returns a new mask, nested in `mask`. Raises LabError for scores that are not numbers.
     """
+    remaining = {name: int(m.sum()) for name, m in mask.items()}
+    quotas = [
+        (names, _floor(sum(rates[name] * remaining[name] for name in names)))
+        for names in _groups([name for name in mask if rates[name] > 0], scope)
+    ]
+    return _without_lowest(scores, mask, quotas)
+
+
+def prune_to(scores: dict[str, Tensor], mask: Mask, sparsity: float, names: list[str], scope: str = "global") -> Mask:
+    """Drop the lowest-scored weights of the layers `names` until a share `sparsity` of them is pruned, to one weight.
+
+    scope "layer": of each of them; "global": of all of them together. What is pruned already stays so, and counts.
+    Otherwise as `prune`.
+    """
+    quotas = []
+    for group in _groups(names, scope):
+        gone = sum(int((~mask[name]).sum()) for name in group)
+        quotas.append((group, max(0, _floor(sparsity * sum(mask[name].numel() for name in group)) - gone)))
+    return _without_lowest(scores, mask, quotas)
+
+
+def _groups(names: list[str], scope: str) -> list[list[str]]:
+    """The layers that compete: each alone, or all together."""
     choose("scope", scope, ("layer", "global"))
-    remaining = {name: mask[name].flatten().nonzero().squeeze(1) for name in mask}
+    return [[name] for name in names] if scope == "layer" else [names]
+
+
+def _floor(count: float) -> int:
+    return math.floor(count + 1e-9)  # undoes the rounding of products such as 0.29 x 100 = 28.999999999999996
+
+
+def _without_lowest(scores: dict[str, Tensor], mask: Mask, quotas: list[tuple[list[str], int]]) -> Mask:
+    """A copy of the mask without, in each group of layers, so many of the lowest-scored weights that remain."""
+    remaining = {name: m.flatten().nonzero().squeeze(1) for name, m in mask.items()}
     worth = {name: scores[name].flatten()[remaining[name]] for name in mask}
     for name in mask:
         if worth[name].isnan().any():
             raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
     pruned = {name: m.clone(memory_format=torch.contiguous_format) for name, m in mask.items()}
-    groups = [[name] for name in mask] if scope == "layer" else [[name for name in mask if rates[name] > 0]]
-    for names in groups:
-        if not names:
-            continue
-        # 1e-9 undoes the rounding of rates such as 0.29 x 100 = 28.999999999999996
-        quota = math.floor(sum(rates[name] * len(remaining[name]) for name in names) + 1e-9)
-        order = torch.cat([worth[name] for name in names]).argsort(stable=True)
-        dropped = torch.zeros(len(order), dtype=torch.bool, device=order.device)
-        dropped[order[:quota]] = True
-        for name, drop in zip(names, dropped.split([len(remaining[name]) for name in names]), strict=True):
-            pruned[name].view(-1)[remaining[name][drop]] = False
+    for names, quota in quotas:
+        if quota:
+            dropped = _lowest(torch.cat([worth[name] for name in names]), quota)
+            for name, drop in zip(names, dropped.split([len(remaining[name]) for name in names]), strict=True):
+                pruned[name].view(-1)[remaining[name][drop]] = False
     return pruned
+
+
+def _lowest(values: Tensor, count: int) -> Tensor:
+    """Which of the values (n,) are the `count` lowest; of equals the first. Selects instead of sorting: 10x faster."""
+    threshold = values.kthvalue(count).values
+    below, equal = values < threshold, values == threshold
+    return below | (equal & (equal.cumsum(0) <= count - below.sum()))

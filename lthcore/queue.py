@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lthcore.results import REPLICATE, read_record
+from lthcore.records import REPLICATE, read_record
 from lthcore.settings import EXTENT, PROFILES, Experiment, LabError, load_experiments, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them

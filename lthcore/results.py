@@ -12,43 +12,45 @@ All files are written under a temporary name and renamed: a file that is there i
 
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from joblib import cpu_count
 from tqdm.auto import tqdm
 
-from lthcore import __version__, analysis, masks
+from lthcore import analysis
 from lthcore.data import DATASETS, Data, load
 from lthcore.lock import locked, stopped_by_sigterm
-from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, find_tickets, planned
-from lthcore.settings import LabError, Settings, project_root
-from lthcore.state import Training
+from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings
+from lthcore.records import (
+    COMMIT,
+    CURVES,
+    READ,
+    REPLICATE,
+    ROUNDS,
+    hardware,
+    read_record,
+    read_table,
+    read_tables,
+    replicate_of,
+    versions,
+    write,
+)  # fmt: skip
+from lthcore.settings import LabError, Recipe, Settings
+from lthcore.state import Point, Training
+from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import train_cohort
+from lthcore.train import train_cohort, weights_left
 
-REPLICATE = list(Replicate._fields)
-READ = ["read_1_test_accuracy", "read_2_test_accuracy", "read_3_test_accuracy"]
-ROUNDS = [
-    *REPLICATE, "weights_left", "percent_left", "es_iteration", "es_val_loss", "es_val_accuracy", "es_test_accuracy",
-    "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
-    *READ, "diverged",
-]  # fmt: skip
-STOP = "stop"  # a file of this name in a run's folder ends it cleanly
-WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.
 WHOLE, WHOLE_OTHERS = 151, 21
-CURVES = [*REPLICATE, "percent_left", "iteration", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
+STOP = "stop"  # a file of this name in a run's folder ends it cleanly
+WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
 
 
 class TimeLimit(LabError):
@@ -57,17 +59,12 @@ class TimeLimit(LabError):
     exit_code = 75  # EX_TEMPFAIL
 
 
-def results_root() -> Path:
-    """Where runs are kept: `LTH_RESULTS`, else results/ of the project."""
-    return Path(os.environ.get("LTH_RESULTS") or project_root() / "results")
-
-
 @dataclass
 class Checkpointer:
     """Called in the worker after every evaluation: saves the state now and then, and stops it at the deadline."""
 
     folder: Path
-    settings: Settings
+    settings: Recipe
     deadline: float = float("inf")
     every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
     saved: dict[Replicate, float] = field(default_factory=dict)
@@ -86,7 +83,7 @@ class Checkpointer:
 class Run:
     """A run's folder: trains what is not done yet, and keeps the tables in step with what is."""
 
-    def __init__(self, folder: str | Path, settings: Settings, force: bool = False) -> None:
+    def __init__(self, folder: str | Path, settings: Recipe, force: bool = False) -> None:
         """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
         self.folder, self.settings, self.force = Path(folder), settings, force
         self.record = {} if force else self._read_record()
@@ -154,7 +151,8 @@ class Run:
                 todo[replicate] = self._load(checkpoint) if checkpoint.exists() else state
         keep = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
         stopped = False
-        for replicate, state in train_cohort(self.settings, data, todo, keep):
+        trainer = STUDIES[type(self.settings)].trainer
+        for replicate, state in train_cohort(self.settings, data, todo, keep, trainer=trainer):
             if state.iteration < self.settings.iterations:
                 stopped = True
                 continue
@@ -175,14 +173,15 @@ class Run:
         return outcomes
 
     def train_all(self, data: Data, deadline: float, quiet: bool) -> None:
-        """Find tickets, with a progress bar on a terminal and in a notebook, else a line for each round."""
+        """Train all of the study, with a progress bar on a terminal and in a notebook, else a line for each round."""
         total = len(planned(self.settings))
         plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
         bar = tqdm(
             total=total, initial=total - len(self.missing), desc=self.settings.key, unit="training", disable=plain
         )
         with bar:
-            for outcomes in find_tickets(self.settings, data, lambda c: self.train(data, c, deadline, bar)):
+            study = STUDIES[type(self.settings)]
+            for outcomes in study.outcomes(self.settings, data, lambda c: self.train(data, c, deadline, bar)):
                 if plain and not quiet:
                     print(_progress_line(self, outcomes, time.perf_counter() - self.began), flush=True)
 
@@ -196,11 +195,12 @@ class Run:
         return state
 
     def _note(self, replicate: Replicate, state: Training) -> None:
-        percent = round(masks.percent_left(state.mask), 4)
+        left = weights_left(self.settings, state)
+        percent = round(100 * left / sum(m.numel() for m in state.mask.values()), 4)
         where = dict(zip(REPLICATE, replicate, strict=True))
         stop, last = state.early_stop_point, state.curve[-1]
         row = where | {
-            "weights_left": masks.weights_left(state.mask),
+            "weights_left": left,
             "percent_left": percent,
             "es_iteration": stop.iteration if stop else None,
             "es_val_loss": stop.val_loss if stop else None,
@@ -217,7 +217,8 @@ class Run:
         read = [accuracies[iteration] for iteration in self.settings.read_at]
         row |= dict(zip(READ, [*read, None, None, None], strict=False)) | {"diverged": state.diverged}
         self.rows[replicate] = _rounded(row)
-        self.points[replicate] = [_rounded(where | {"percent_left": percent} | asdict(point)) for point in state.curve]
+        shares = [{"percent_left": _share(point, percent)} for point in state.curve]
+        self.points[replicate] = [_rounded(where | asdict(p) | s) for p, s in zip(state.curve, shares, strict=True)]
 
     def write_tables(self) -> None:
         """Write rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
@@ -226,17 +227,17 @@ class Run:
         done = [replicate for replicate in order if replicate in self.rows]
         every = self.settings.eval_every
         points = [point for replicate in done for point in _thinned(self.points[replicate], every)]
-        _write(self.folder / "curves.csv", pd.DataFrame(points, columns=CURVES).to_csv(index=False))
+        write(self.folder / "curves.csv", pd.DataFrame(points, columns=CURVES).to_csv(index=False))
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
-        _write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
+        write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
         self.written = time.perf_counter()
 
     def write_structure(self) -> None:
         """Write what the tickets look like, unless that is there or the tickets are on another machine."""
-        tickets = [replicate for replicate in planned(self.settings) if replicate.arm == "ticket"]
         names = ("structure.csv", "distributions.csv")
-        if self.settings.rounds == 0:
+        if not isinstance(self.settings, Settings) or self.settings.rounds == 0:
             return
+        tickets = [replicate for replicate in planned(self.settings) if replicate.arm == "ticket"]
         if all((self.folder / name).exists() for name in names):
             there = pd.read_csv(self.folder / names[0])[["trial", "round"]].drop_duplicates()
             if len(there) >= len([r for r in tickets if r.round > 0]):
@@ -247,7 +248,7 @@ class Run:
             lambda trial, k: self._load(self._path("tickets", Replicate("ticket", trial, 0, k))), self.settings
         )
         for name, table in zip(names, tables, strict=True):
-            _write(self.folder / name, table.to_csv(index=False))
+            write(self.folder / name, table.to_csv(index=False))
 
     def write_record(self, data: Data) -> None:
         """Write run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
@@ -271,11 +272,11 @@ class Run:
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
             "settings": s.model_dump(mode="json"),
         }
-        _write(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
+        write(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
 
 
 def run(
-    settings: Settings, folder: str | Path, time_limit: float = float("inf"), force: bool = False, quiet: bool = False
+    settings: Recipe, folder: str | Path, time_limit: float = float("inf"), force: bool = False, quiet: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
 
@@ -309,71 +310,16 @@ def run(
 
 
 def _progress_line(this: Run, outcomes: Cohort, seconds: float) -> str:
-    rows = [this.rows[r] for r in outcomes if r.arm == "ticket"]
+    arm = next(iter(outcomes)).arm
+    rows = [this.rows[r] for r in outcomes if r.arm == arm]
     accuracy = sum(row["final_test_accuracy"] for row in rows) / len(rows)
-    k, left = rows[0]["round"], rows[0]["percent_left"]
-    where = f"round {k:2}/{this.settings.rounds}: {left:5.1f}% left"
-    return f"{where}, ticket test accuracy {accuracy:.2%}, {seconds:6.0f} s"
+    k, left, rounds = rows[0]["round"], rows[0]["percent_left"], max(r.round for r in planned(this.settings))
+    return f"round {k:2}/{rounds}: {left:5.1f}% left, {arm} test accuracy {accuracy:.2%}, {seconds:6.0f} s"
 
 
-def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables (rounds, curves) of a run. Raises LabError where there are none."""
-    folder = Path(folder)
-    try:
-        return pd.read_csv(folder / "rounds.csv"), pd.read_csv(folder / "curves.csv")
-    except (OSError, pd.errors.EmptyDataError):
-        raise LabError(f"results: {folder} has no tables yet; `lth run` makes them, `lth list` shows all") from None
-
-
-def read_record(folder: str | Path) -> dict:
-    """run.json of a run; {} where there is none. Raises LabError for one that is damaged."""
-    path = Path(folder) / "run.json"
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_text())
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or "run_key" not in record:
-        raise LabError(f"results: {path} is damaged; mend it, or run with --force to start afresh")
-    return record
-
-
-def hardware(device: torch.device) -> dict:
-    """The processor, its usable cores, and the GPU if it was used."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": cpu, "cores": cpu_count(), "gpu": gpu}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what numbers depend on."""
-    found = {"python": platform.python_version(), "lthcore": __version__}
-    for package in ("torch", "numpy", "numba"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the code, marked -dirty where lthcore differs from it; None outside a git checkout."""
-
-    def git(*command: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-COMMIT = git_commit()  # of the code as it was imported, whatever is committed while it runs
+def _share(point: Point, percent: float) -> float:
+    """Percent of weights left at a point; those of a training's end in tickets of versions that did not note it."""
+    return percent if point.percent_left != point.percent_left else round(point.percent_left, 4)
 
 
 def _rounded(row: dict) -> dict:
@@ -387,31 +333,3 @@ def _thinned(points: list[dict], every: int) -> list[dict]:
     stop = np.nanargmin(np.array(losses, float)) if any(loss == loss and loss is not None for loss in losses) else -1
     kept = {id(points[-1]), id(points[stop])}
     return [p for p in points if p["iteration"] < whole or p["iteration"] % (10 * every) == 0 or id(p) in kept]
-
-
-def replicate_of(row: dict) -> Replicate:
-    """Which training a row of a table is of."""
-    return Replicate(*(row[key] for key in REPLICATE))
-
-
-def read_table(path: Path, columns: list[str]) -> list[dict]:
-    """The rows of a table, [] where there is none. Raises LabError for one that is damaged."""
-    if not path.exists():
-        return []
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
-        table = pd.DataFrame()
-    if [c for c in columns if c in table or c not in (*READ, "diverged")] == list(table):  # of a version without these
-        table = table.reindex(columns=columns)
-    if list(table.columns) != columns:
-        raise LabError(
-            f"results: {path} is damaged: its columns are not {', '.join(columns[:5])} ...; mend or delete it"
-        )
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)

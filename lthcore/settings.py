@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,11 @@ Arm = Literal[
     "noise_0.5", "noise_1", "noise_2", "noise_3",
 ]  # fmt: skip
 
+TRAINING_IMAGES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
+Initialisation = Literal["glorot_normal", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "gaussian"]
+Kind = Literal["conv", "shortcut", "fc", "output"]
+
 # How much of an experiment is run, and where: none of these changes any single training, so they
 # stay out of the run key, and raising one of them extends a run instead of starting another.
 EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
@@ -26,23 +31,22 @@ class LabError(Exception):
     """An error a user can mend: one line that says what is wrong and what to do. The command line exits with 2."""
 
 
-class Settings(BaseModel):
-    """Everything that defines an experiment. Defaults: the paper's LeNet on MNIST (arXiv 1803.03635, Figure 2)."""
+class Recipe(BaseModel):
+    """How a network is trained, and how often: what every study shares. Each study adds its own settings to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = Field("mnist", description="digits, mnist, fashion_mnist or cifar10")
     train_examples: int = Field(0, ge=0, description="training images used, 0 for all that validation leaves")
     validation: int = Field(5000, ge=0, description="images held out to choose the early-stop point, 0 for none")
-    augment: bool = Field(False, description="random flip and pad-and-crop by 4 pixels")
+    image_size: int = Field(0, ge=0, le=256, description="pixels a side that images are resized to, 0 for as published")
+    augment: tuple[Augmentation, ...] = Field((), description="any of crop, flip, rotation, jitter, erasing")
 
     architecture: str = Field(
-        "lenet", description="mlp, lenet, conv2, conv4, conv6, resnet20, vgg19, resnet18 or resnet34"
+        "lenet", description="mlp, lenet, conv2, conv4, conv6, resnet20, vgg19, vgg_like, resnet18 or resnet34"
     )
     widths: tuple[int, ...] = Field((), description="hidden dense layers, empty for the architecture's own")
-    initialisation: Literal["glorot_normal", "kaiming_normal", "kaiming_uniform", "gaussian"] = Field(
-        "glorot_normal", description="how the weights start, biases start at zero"
-    )
+    initialisation: Initialisation = Field("glorot_normal", description="how the weights start, biases start at zero")
     init_std: float = Field(0.1, gt=0, description="standard deviation of the gaussian initialisation")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate after each hidden dense layer")
 
@@ -51,6 +55,7 @@ class Settings(BaseModel):
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd")
     nesterov: bool = Field(False, description="Nesterov momentum, sgd only")
     weight_decay: float = Field(0.0, ge=0, description="weight decay, decoupled under adamw and L2 otherwise")
+    decay_norms: bool = Field(False, description="weight decay also on the scales and shifts of norms")
     schedule: Literal["constant", "step", "cosine"] = Field("constant", description="constant, step or cosine")
     milestones: tuple[int, ...] = Field((), description="iterations at which the step schedule multiplies by gamma")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the step schedule")
@@ -59,25 +64,34 @@ class Settings(BaseModel):
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm, 0 for no clipping")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 trains under autocast")
     batch_size: int = Field(60, gt=0, description="images a step, the partial last batch of an epoch is dropped")
+    epochs: int = Field(0, ge=0, description="passes over the training images, in place of iterations; 0 for those")
     iterations: int = Field(50_000, gt=0, description="steps of every training")
-    eval_every: int = Field(100, gt=0, description="steps between evaluations")
+    eval_every: int = Field(100, gt=0, description="steps between evaluations, an epoch if epochs are given")
+    rewind_to: int = Field(0, ge=0, description="iteration whose weights tickets restart from, 0 for the initial")
     read_at: tuple[int, ...] = Field((), description="up to three iterations whose test accuracy rounds.csv has")
 
-    arms: tuple[Arm, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
     trials: int = Field(5, gt=0, description="independent repetitions of the whole experiment")
-    reinit_draws: int = Field(3, gt=0, description="reinitialisations of each trial's mask")
-    random_draws: int = Field(2, gt=0, description="random masks in each trial")
-    rounds: int = Field(20, ge=0, description="rounds of pruning")
-    criterion: str = Field("magnitude", description="which weights are worth keeping")
-    scope: Literal["layer", "global"] = Field("layer", description="weights compete within their layer or all together")
-    prune_fc: float = Field(0.2, ge=0, lt=1, description="share of the remaining dense weights pruned in a round")
-    prune_conv: float = Field(0.1, ge=0, lt=1, description="share of the remaining convolution weights")
-    prune_output: float = Field(0.1, ge=0, lt=1, description="share of the remaining weights of the output layer")
-    rewind_to: int = Field(0, ge=0, description="iteration whose weights tickets restart from, 0 for the initial")
-
     seed: int = Field(0, ge=0, description="the one seed that every random number follows from")
     device: str = Field("auto", description="auto, cpu or cuda")
     engine: Literal["auto", "dense", "stack"] = Field("auto", description="auto takes what is fastest here")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_epochs(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Iterations, and unless given the evaluations, from epochs."""
+        fields = {name: values.get(name, field.default) for name, field in cls.model_fields.items()}
+        counts = [fields[name] for name in ("epochs", "train_examples", "validation", "batch_size")]
+        if not all(isinstance(n, int) for n in counts) or fields["epochs"] <= 0 or fields["batch_size"] <= 0:
+            return values
+        if fields["dataset"] not in TRAINING_IMAGES:
+            return values  # an error, which whoever loads the data explains
+        steps = _steps_per_epoch(*(fields[name] for name in ("dataset", "train_examples", "validation", "batch_size")))
+        total = fields["epochs"] * steps
+        if values.get("iterations", total) != total:
+            raise ValueError(
+                f"iterations = {values['iterations']}: epochs = {fields['epochs']} means {total}; give one"
+            )
+        return {"eval_every": max(1, steps)} | values | {"iterations": max(1, total)}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -88,38 +102,57 @@ class Settings(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _combinations(self) -> "Settings":
-        def forbid(wrong: bool, key: str, allowed: str) -> None:
-            if wrong:
-                raise ValueError(f"{key} = {getattr(self, key)!r}: {allowed}")
-
+    def _recipe(self) -> Self:
         sgd, adam = self.optimizer == "sgd", self.optimizer == "adam"
-        forbid(self.momentum > 0 and not sgd, "momentum", "allowed with optimizer sgd only")
-        forbid(self.nesterov and self.momentum == 0, "nesterov", "allowed with momentum > 0 only")
-        forbid(bool(self.milestones) != (self.schedule == "step"), "milestones", "for schedule step, and for it only")
-        forbid(list(self.milestones) != sorted(set(self.milestones)), "milestones", "must rise")
-        forbid(self.warmup > self.iterations, "warmup", f"allowed up to iterations = {self.iterations}")
-        forbid(self.rewind_to >= self.iterations, "rewind_to", f"allowed below iterations = {self.iterations}")
+        self._forbid(self.momentum > 0 and not sgd, "momentum", "allowed with optimizer sgd only")
+        self._forbid(self.nesterov and self.momentum == 0, "nesterov", "allowed with momentum > 0 only")
+        steps = self.schedule == "step"
+        self._forbid(bool(self.milestones) != steps, "milestones", "for schedule step, and for it only")
+        self._forbid(list(self.milestones) != sorted(set(self.milestones)), "milestones", "must rise")
+        self._forbid(self.warmup > self.iterations, "warmup", f"allowed up to iterations = {self.iterations}")
+        self._forbid(self.rewind_to >= self.iterations, "rewind_to", f"allowed below iterations = {self.iterations}")
         evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
-        forbid(not evaluated or len(self.read_at) > 3, "read_at", "up to three iterations that are evaluated")
-        forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
-        forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
-        grown = "continued_reset" not in self.arms or "continued" in self.arms
-        forbid(not grown, "arms", "continued_reset needs continued, whose mask it has")
-        forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
-        forbid(adam and self.weight_decay >= 1, "weight_decay", "allowed below 1")
+        self._forbid(not evaluated or len(self.read_at) > 3, "read_at", "up to three iterations that are evaluated")
+        self._forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
+        self._forbid(adam and self.weight_decay >= 1, "weight_decay", "allowed below 1")
+        self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
+        mirrored = "flip" in self.augment and self.dataset in ("digits", "mnist")
+        self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
         return self
+
+    def _forbid(self, wrong: bool, key: str, allowed: str) -> None:
+        if wrong:
+            raise ValueError(f"{key} = {getattr(self, key)!r}: {allowed}")
 
     def __init__(self, **values: Any) -> None:
         """Check `values`; raise LabError with one line that names every bad key, its value and what is allowed."""
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise LabError("settings: " + "; ".join(_explain(e) for e in error.errors())) from None
+            raise LabError("settings: " + "; ".join(_explain(type(self), e) for e in error.errors())) from None
 
-    def changed(self, **values: Any) -> "Settings":
+    def changed(self, **values: Any) -> Self:
         """A checked copy with some values changed."""
-        return Settings(**{**self.model_dump(), **values})
+        return type(self)(**{**self.given(), **values})
+
+    def given(self, mode: str = "python") -> dict[str, Any]:
+        """The settings as values, without those that follow from the others."""
+        values = self.model_dump(mode=mode)
+        if self.epochs:
+            del values["iterations"]
+            if self.eval_every == self.steps_per_epoch:
+                del values["eval_every"]
+        return values
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a pass over the training images."""
+        return max(1, _steps_per_epoch(self.dataset, self.train_examples, self.validation, self.batch_size))
+
+    @property
+    def masks_weights(self) -> bool:
+        """Whether weights under the mask are zero, as they should be."""
+        return True
 
     @property
     def key(self) -> str:
@@ -130,11 +163,35 @@ class Settings(BaseModel):
         """
         identity = {
             name: value
-            for name, value in self.model_dump(mode="json").items()
+            for name, value in self.given("json").items()
             if name not in EXTENT and getattr(self, name) != type(self).model_fields[name].default
         }
+        if type(self) is not Settings:
+            identity["study"] = type(self).__name__
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.architecture}-{self.dataset}-{digest}"
+
+
+class Settings(Recipe):
+    """Everything that defines a search for tickets. Defaults: the paper's LeNet on MNIST (1803.03635, Figure 2)."""
+
+    arms: tuple[Arm, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
+    reinit_draws: int = Field(3, gt=0, description="reinitialisations of each trial's mask")
+    random_draws: int = Field(2, gt=0, description="random masks in each trial")
+    rounds: int = Field(20, ge=0, description="rounds of pruning")
+    criterion: str = Field("magnitude", description="which weights are worth keeping")
+    scope: Literal["layer", "global"] = Field("layer", description="weights compete within their layer or all together")
+    prune_fc: float = Field(0.2, ge=0, lt=1, description="share of the remaining dense weights pruned in a round")
+    prune_conv: float = Field(0.1, ge=0, lt=1, description="share of the remaining convolution weights")
+    prune_output: float = Field(0.1, ge=0, lt=1, description="share of the remaining weights of the output layer")
+
+    @model_validator(mode="after")
+    def _search(self) -> Self:
+        self._forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
+        self._forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
+        grown = "continued_reset" not in self.arms or "continued" in self.arms
+        self._forbid(not grown, "arms", "continued_reset needs continued, whose mask it has")
+        return self
 
     def draws(self, arm: str) -> int:
         """How many times `arm` is drawn in each trial and round."""
@@ -143,13 +200,57 @@ class Settings(BaseModel):
         return self.random_draws if arm == "random" else 1
 
 
+class DynamicSettings(Recipe):
+    """Everything that defines dynamic pruning: a sparse network within one training (lthcore/dynamic.py)."""
+
+    sparsity: float = Field(0.8, ge=0, lt=1, description="share of the weights that is pruned in the end")
+    sparsity_schedule: Literal["linear", "cubic", "cosine", "constant"] = Field(
+        "linear", description="how the sparsity rises: linear, cubic, cosine, or constant (all at the first update)"
+    )
+    prune_from: int = Field(0, ge=0, description="epoch at whose start the first update of the mask is")
+    prune_until: int = Field(0, ge=0, description="epoch at whose start the last update is, 0 for the last epoch")
+    prune_every: int = Field(0, ge=0, description="iterations between updates of the mask, 0 for an epoch")
+    reach_sparsity: bool = Field(True, description="false stops an update short, as the schedule s e / E does")
+    scope: Literal["layer", "global"] = Field(
+        "global", description="weights compete within their layer or all together"
+    )
+    prunable: tuple[Kind, ...] = Field(
+        ("conv", "shortcut", "fc", "output"), description="kinds of layers that are pruned and counted"
+    )
+    regrowth: Literal["none", "magnitude"] = Field(
+        "none", description="magnitude remembers pruned weights, and takes back those that outrank others"
+    )
+    masking: Literal["weights", "gradients"] = Field(
+        "weights", description="gradients leaves the weights under the mask as they are, so nothing is pruned"
+    )
+
+    @model_validator(mode="after")
+    def _updates(self) -> Self:
+        last = (self.iterations - 1) // self.steps_per_epoch
+        self._forbid(self.prune_until > last, "prune_until", f"allowed up to the last epoch, {last} from 0")
+        until = self.prune_until or last
+        self._forbid(self.prune_from > until, "prune_from", f"allowed up to epoch {until}, of the last update")
+        self._forbid(not self.prunable, "prunable", "must name a kind of layer")
+        both = self.regrowth != "none" and self.masking == "gradients"
+        self._forbid(both, "regrowth", "for masking weights only, since under gradients every weight lives on")
+        return self
+
+    @property
+    def masks_weights(self) -> bool:
+        """Whether weights under the mask are zero."""
+        return self.masking == "weights"
+
+
+STUDIES: dict[str, type[Recipe]] = {"dynamic_pruning": DynamicSettings}  # by notebook; all others find tickets
+
+
 class Experiment(NamedTuple):
     """One params file under one profile: what to run, and where its results go (`<profile>/<notebook>/<variant>`)."""
 
     notebook: str
     variant: str
     profile: str
-    settings: Settings
+    settings: Recipe
 
     @property
     def name(self) -> str:
@@ -208,7 +309,8 @@ def _experiment(
 ) -> Experiment:
     if not all(isinstance(layer, dict) and all(isinstance(key, str) for key in layer) for layer in layers):
         raise LabError("a profile must be a mapping of settings, and every key a name")
-    published = Settings(**{key: value for layer in layers for key, value in layer.items()})
+    kind = STUDIES.get(path.parent.name, Settings)
+    published = kind(**{key: value for layer in layers for key, value in layer.items()})
     settings = published.changed(**overrides)
     before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
     changed = {k: v for k, v in now.items() if v != before[k] and k not in ("device", "engine")}
@@ -240,11 +342,16 @@ def seed_for(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _steps_per_epoch(dataset: str, train_examples: int, validation: int, batch_size: int) -> int:
+    images = TRAINING_IMAGES.get(dataset, 0)
+    return (train_examples or images - validation) // batch_size
+
+
+def _explain(kind: type[Recipe], error: dict[str, Any]) -> str:
     key, value, message = ".".join(map(str, error["loc"])), error["input"], error["msg"]
     if error["type"] == "extra_forbidden":
-        initials = [name for name in Settings.model_fields if "".join(w[0] for w in name.split("_")) == key]  # lr
-        near = initials or difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.1)
+        initials = [name for name in kind.model_fields if "".join(w[0] for w in name.split("_")) == key]  # lr
+        near = initials or difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.1)
         return f"unknown key {key!r} = {value!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{key} = {value!r}: {message}" if key else message

@@ -14,7 +14,7 @@ from lthcore.data import Data, Split
 from lthcore.engines import Evaluation, is_plain_chain
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights
-from lthcore.settings import Settings
+from lthcore.settings import Recipe
 from lthcore.state import Training
 
 try:
@@ -26,17 +26,18 @@ except ImportError:  # numba is optional: without it training is masked-dense, a
 CROSSOVER = 0.55
 
 
-def applies(settings: Settings, model: nn.Module, device: torch.device, mask: Mask) -> bool:
+def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask) -> bool:
     """Whether this training can run sparse, and should: a plain chain of dense layers with few enough weights left."""
     able = kernels is not None and is_plain_chain(settings, model, device) and not settings.clip_norm
     density = sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
+    able = able and settings.masks_weights
     return able and settings.engine == "auto" and not settings.nesterov and density < CROSSOVER
 
 
 class SparseChain:
     """A chain of dense layers under a mask, with its optimizer: same interface as `engines.Dense`."""
 
-    def __init__(self, settings: Settings, model: nn.Module, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, states: list[Training]) -> None:
         """Take the one replicate it is to be."""
         (state,) = states
         weights, mask, optimizer = apply(state.mask, state.weights), state.mask, state.optimizer
@@ -102,6 +103,10 @@ class SparseChain:
     def load(self, weights: list[Weights]) -> None:
         """Put other weights into the network, to evaluate them."""
         self.values, self.bias = self._gather(weights[0])
+
+    def take(self, states: list[Training]) -> bool:
+        """Not in place: other weights left are another graph."""
+        return False
 
     def export(self, states: list[Training]) -> None:
         """Put the replicate as it is into its state, in the dense layout."""

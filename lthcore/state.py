@@ -10,13 +10,17 @@ from lthcore.models import Weights
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation of a training. Losses in nats, accuracies in [0, 1]; validation is nan where there is none."""
+    """One evaluation of a training. Losses in nats, accuracies in [0, 1]; validation is nan where there is none.
+
+    `percent_left` is what was left of the weights then (nan in tickets of versions that did not note it).
+    """
 
     iteration: int
     val_loss: float
     val_accuracy: float
     test_loss: float
     test_accuracy: float
+    percent_left: float = float("nan")
 
 
 @dataclass
@@ -25,7 +29,8 @@ class Training:
 
     `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
     equals), `rewind` those at iteration `settings.rewind_to` where training passed it. Without a validation set
-    there is no early stop: choosing by test is not honest.
+    there is no early stop: choosing by test is not honest. `remembered` keeps the values of pruned weights where
+    they may come back (lthcore/dynamic.py).
     """
 
     iteration: int
@@ -37,6 +42,7 @@ class Training:
     noise: Tensor | None = None
     early_stop: Weights | None = None
     rewind: Weights | None = None
+    remembered: Weights | None = None
     curve: list[Point] = field(default_factory=list)
     seconds: float = 0.0
     early_stop_train_accuracy: float = float("nan")
@@ -49,5 +55,9 @@ class Training:
 
     @property
     def early_stop_point(self) -> Point | None:
-        """The evaluation with the least validation loss, the first of equals; None without a validation set."""
-        return min((p for p in self.curve if p.val_loss == p.val_loss), key=lambda p: p.val_loss, default=None)
+        """The evaluation with the least validation loss, the first of equals; None without a validation set.
+
+        Where the network gets sparser as it trains, only evaluations at its present sparsity count.
+        """
+        held = (p for p in self.curve if p.val_loss == p.val_loss and not p.percent_left > self.curve[-1].percent_left)
+        return min(held, key=lambda p: p.val_loss, default=None)

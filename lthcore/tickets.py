@@ -15,7 +15,7 @@ from lthcore.engines import evaluate
 from lthcore.lottery import Replicate
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
-from lthcore.settings import LabError, Settings, choose
+from lthcore.settings import DynamicSettings, LabError, Recipe, Settings, choose
 from lthcore.state import Point, Training
 
 FORMAT = "1"  # of the files; a newer one is not read
@@ -26,7 +26,7 @@ class Ticket:
     """A saved training: `initial` is what a user exports to train again, `final` the trained sparse network."""
 
     replicate: Replicate
-    settings: Settings
+    settings: Recipe
     mask: Mask
     initial: Weights
     early_stop: Weights
@@ -39,12 +39,13 @@ def file_stem(replicate: Replicate) -> str:
     return f"{arm}-trial{trial}-draw{draw}-round{k:02}"
 
 
-def save_state(path: Path, settings: Settings, replicate: Replicate, state: Training) -> None:
+def save_state(path: Path, settings: Recipe, replicate: Replicate, state: Training) -> None:
     """Write a training, finished or not, as safetensors; all tensors carry a leading replicate dimension (here 1)."""
     finished = state.iteration >= settings.iterations
     groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
     groups["rewind"] = state.rewind
     if not finished:
+        groups["remembered"] = state.remembered
         groups |= {"optimizer": state.optimizer, "noise": {} if state.noise is None else {"state": state.noise}}
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().unsqueeze(0).contiguous()
@@ -87,6 +88,7 @@ def load_state(path: str | Path, index: int = 0) -> tuple[Training, Replicate, s
             start=groups["initial"],
             early_stop=groups.get("early_stop"),
             rewind=groups.get("rewind"),
+            remembered=groups.get("remembered"),
             optimizer=groups.get("optimizer", {}),
             noise=groups.get("noise", {}).get("state"),
             curve=[Point(*values) for values in json.loads(metadata["curve"])],
@@ -102,7 +104,8 @@ def load_ticket(path: str | Path, index: int = 0) -> Ticket:
     """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
     state, replicate, _ = load_state(path, index)
     with safe_open(path, framework="pt") as file:
-        settings = Settings(**json.loads(file.metadata()["settings"]))
+        values = json.loads(file.metadata()["settings"])
+    settings = (DynamicSettings if "sparsity" in values else Settings)(**values)
     if state.iteration < settings.iterations:
         raise LabError(f"{path}: a checkpoint at iteration {state.iteration}, not a finished ticket")
     early_stop = state.early_stop or state.weights

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 
@@ -20,15 +20,16 @@ from lthcore import masks, sparse
 from lthcore.data import Data
 from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
 from lthcore.models import Weights, build
-from lthcore.settings import LabError, Settings, seed_for
+from lthcore.settings import LabError, Recipe, seed_for
 from lthcore.sparse import SparseChain
 from lthcore.state import Point, Training
 
 Cohort = dict[Hashable, Training]
 GoOn = Callable[[Hashable, Training], bool]
+Trainer = Callable[[Recipe, Data, list[Training]], Iterator[None]]
 
 
-def engine_for(settings: Settings, data: Data, states: list[Training]) -> Dense | SparseChain:
+def engine_for(settings: Recipe, data: Data, states: list[Training]) -> Dense | SparseChain:
     """What trains these states fastest here; all engines give the same numbers to rounding."""
     model, device = build(settings, data.shape, 10), data.train.images.device
     if is_chain(model) and (len(states) > 1 or settings.engine == "stack"):
@@ -40,7 +41,7 @@ def engine_for(settings: Settings, data: Data, states: list[Training]) -> Dense 
     return Dense(settings, model, device, states)
 
 
-def train(settings: Settings, data: Data, state: Training) -> Iterator[Training]:
+def train(settings: Recipe, data: Data, state: Training) -> Iterator[Training]:
     """Train from `state.iteration` to `settings.iterations`; yield the same state after every evaluation.
 
     The last state yielded is the outcome. Raises AssertionError should a pruned weight not be zero then.
@@ -49,19 +50,28 @@ def train(settings: Settings, data: Data, state: Training) -> Iterator[Training]
         yield state
 
 
-def train_in_step(settings: Settings, data: Data, states: list[Training]) -> Iterator[None]:
-    """Train replicates that stand at one iteration together; yield after every evaluation, the states up to date."""
+def train_in_step(settings: Recipe, data: Data, states: list[Training], pauses: Container[int] = ()) -> Iterator[None]:
+    """Train replicates that stand at one iteration together; yield after every evaluation, the states up to date.
+
+    It yields at the iterations `pauses` too. Between yields a caller may replace masks, weights and optimizer
+    tensors of the states (all of them at once): training goes on from what it finds.
+    """
     with _one_thread():
         engine = engine_for(settings, data, states)
         at, new = states[0].iteration, not states[0].curve
         if new:
-            _record(engine, data, states, at)
+            _record(settings, engine, data, states, at)
     if new:
         yield
+    known = [state.mask for state in states]
     while at < settings.iterations:
         started = time.perf_counter()
         with _one_thread():
-            stop = min(settings.iterations, (at // settings.eval_every + 1) * settings.eval_every)
+            if any(state.mask is not mask for state, mask in zip(states, known, strict=True)):
+                engine = engine if engine.take(states) else engine_for(settings, data, states)
+                known = [state.mask for state in states]
+            evaluated = min(settings.iterations, (at // settings.eval_every + 1) * settings.eval_every)
+            stop = next((i for i in range(at + 1, evaluated) if i in pauses), evaluated)
             while at < stop:
                 end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
                 batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
@@ -71,15 +81,18 @@ def train_in_step(settings: Settings, data: Data, states: list[Training]) -> Ite
                     engine.export(states)
                     for state in states:
                         state.rewind = _copy(state.weights)
-            _record(engine, data, states, at)
+            if at == evaluated:
+                _record(settings, engine, data, states, at)
+            else:
+                _export(engine, states, at)
             if at == settings.iterations:
-                _finish(engine, data, states)
+                _finish(settings, engine, data, states)
         for state in states:
             state.seconds += (time.perf_counter() - started) / len(states)
         yield
 
 
-def epoch_batches(settings: Settings, data: Data, state: Training, start: int, stop: int) -> Tensor:
+def epoch_batches(settings: Recipe, data: Data, state: Training, start: int, stop: int) -> Tensor:
     """The batches (steps, batch) of image indices from iteration `start` to `stop` or the end of its epoch.
 
     Every epoch is a permutation of its own, which follows from the training's seed and the epoch's number.
@@ -91,7 +104,7 @@ def epoch_batches(settings: Settings, data: Data, state: Training, start: int, s
     return order.view(-1, settings.batch_size)[step : step + stop - start].to(data.train.labels.device)
 
 
-def learning_rate(settings: Settings, iteration: int) -> float:
+def learning_rate(settings: Recipe, iteration: int) -> float:
     """The learning rate of the step after `iteration` steps: warm-up x schedule."""
     rate = settings.learning_rate
     if settings.schedule == "step":
@@ -102,31 +115,40 @@ def learning_rate(settings: Settings, iteration: int) -> float:
 
 
 def train_cohort(
-    settings: Settings, data: Data, cohort: Cohort, go_on: GoOn = lambda key, state: True, workers: int | None = None
+    settings: Recipe,
+    data: Data,
+    cohort: Cohort,
+    go_on: GoOn = lambda key, state: True,
+    workers: int | None = None,
+    trainer: Trainer = train_in_step,
 ) -> Iterator[tuple[Hashable, Training]]:
     """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
 
     `go_on(key, state)` is called before a training and after each of its evaluations, in the process that trains: it
     may save the state, and ends the training early by returning False. On a CPU the replicates are spread over
     `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data. On a GPU chains
-    of dense layers train in step, as many as its memory holds, and other networks in turn.
+    of dense layers train in step, as many as its memory holds, and other networks in turn. `trainer` is what trains:
+    `train_in_step`, or a study's own that does something at its pauses.
     """
     device = data.train.images.device
     chain = is_chain(build(settings, data.shape, 10))
     if chain and (settings.engine == "stack" or device.type == "cuda"):
-        yield from _train_stacks(settings, data, cohort, go_on)
+        yield from _train_stacks(settings, data, cohort, go_on, trainer)
         return
     workers = min(len(cohort), workers or worker_count()) if device.type == "cpu" else 1
     if workers <= 1:
         for key, state in cohort.items():
-            yield _train_one(settings, data, key, state, go_on)
+            yield _train_one(settings, data, key, state, go_on, trainer)
         return
     arrays = data.to_arrays()  # joblib maps arrays of this size into every worker instead of copying them
     pool = Parallel(workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M")
-    yield from pool(delayed(_train_mapped)(settings, arrays, key, state, go_on) for key, state in cohort.items())
+    work = delayed(_train_mapped)
+    yield from pool(work(settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
 
 
-def _train_stacks(settings: Settings, data: Data, cohort: Cohort, go_on: GoOn) -> Iterator[tuple[Hashable, Training]]:
+def _train_stacks(
+    settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
+) -> Iterator[tuple[Hashable, Training]]:
     """Train in step those that stand at the same iteration, as many at once as fit."""
 
     def position(key: Hashable) -> tuple[int, bool]:
@@ -138,13 +160,13 @@ def _train_stacks(settings: Settings, data: Data, cohort: Cohort, go_on: GoOn) -
         for part in (keys[i : i + size] for i in range(0, len(keys), size)):
             states = [cohort[key] for key in part]
             answers = [go_on(key, cohort[key]) for key in part]
-            steps = train_in_step(settings, data, states)
+            steps = trainer(settings, data, states)
             while all(answers) and next(steps, "done") != "done":
                 answers = [go_on(key, cohort[key]) for key in part]
             yield from zip(part, states, strict=True)
 
 
-def stack_size(settings: Settings, data: Data, state: Training) -> int:
+def stack_size(settings: Recipe, data: Data, state: Training) -> int:
     """How many replicates fit in half of the GPU's free memory: weights, gradients, moments, snapshots, activations."""
     device = data.train.images.device
     if device.type != "cuda":
@@ -163,14 +185,16 @@ def worker_count() -> int:
     return int(text)
 
 
-def _train_mapped(settings: Settings, arrays: dict, *rest) -> tuple[Hashable, Training]:
+def _train_mapped(settings: Recipe, arrays: dict, *rest) -> tuple[Hashable, Training]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group, it is the parent that stops the workers
     return _train_one(settings, Data.from_arrays(arrays), *rest)
 
 
-def _train_one(settings: Settings, data: Data, key: Hashable, state: Training, go_on: GoOn) -> tuple:
+def _train_one(
+    settings: Recipe, data: Data, key: Hashable, state: Training, go_on: GoOn, trainer: Trainer
+) -> tuple[Hashable, Training]:
     if go_on(key, state):
-        all(go_on(key, now) for now in train(settings, data, state))  # until one says no
+        all(go_on(key, state) for _ in trainer(settings, data, [state]))  # until it says no
     return key, state
 
 
@@ -185,24 +209,37 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _record(engine: Dense | SparseChain, data: Data, states: list[Training], iteration: int) -> None:
+def weights_left(settings: Recipe, state: Training) -> int:
+    """How many weights are left: those of the mask, and where it does not hold (`masking: gradients`) all but zeros."""
+    return masks.weights_left(state.mask) if settings.masks_weights else masks.nonzero(state.weights, state.mask)
+
+
+def _record(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[Training], iteration: int) -> None:
     """Evaluate, and note in each state where it stands and whether it is the best so far."""
-    engine.export(states)
+    _export(engine, states, iteration)
     held = [] if data.validation is None else [data.validation]
     for state, results in zip(states, engine.evaluate(*held, data.test), strict=True):
         *validation, test = results
-        state.iteration = iteration
-        state.curve.append(Point(iteration, *(validation[0] if held else (float("nan"),) * 2), *test))
+        percent = 100 * weights_left(settings, state) / sum(m.numel() for m in state.mask.values())
+        validation = validation[0] if held else (float("nan"),) * 2
+        state.curve.append(Point(iteration, *validation, *test, percent_left=percent))
         if state.early_stop_point is state.curve[-1]:
             state.early_stop = _copy(state.weights)
 
 
-def _finish(engine: Dense | SparseChain, data: Data, states: list[Training]) -> None:
+def _export(engine: Dense | SparseChain, states: list[Training], iteration: int) -> None:
+    engine.export(states)
+    for state in states:
+        state.iteration = iteration
+
+
+def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[Training]) -> None:
     """Read the training accuracy at the end and at the early stop, and check that what is pruned is zero."""
     for state, results in zip(states, engine.evaluate(data.train), strict=True):
         state.weights = _copy(state.weights, "cpu")  # no longer the engine's own
+        state.mask = {name: m.cpu() for name, m in state.mask.items()}
         state.rewind = state.rewind and _copy(state.rewind, "cpu")
-        if not state.diverged and not masks.is_masked(state.weights, state.mask):
+        if settings.masks_weights and not state.diverged and not masks.is_masked(state.weights, state.mask):
             raise AssertionError("a pruned weight is not zero at the end of training")
         state.final_train_accuracy = results[0][1]
     if all(state.early_stop is not None for state in states):

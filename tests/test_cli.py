@@ -11,8 +11,9 @@ import pytest
 
 from lthcore import cli
 from lthcore.cli import main
-from lthcore.results import project_root, read_record, read_tables, results_root, run
-from lthcore.settings import load_experiment
+from lthcore.records import read_record, read_tables, results_root
+from lthcore.results import run
+from lthcore.settings import load_experiment, project_root
 
 TINY = """
 dataset: digits

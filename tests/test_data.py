@@ -1,4 +1,4 @@
-"""Data: files are read only as published, splits are seeded and disjoint, augmentation is flip and pad-and-crop."""
+"""Data: files are read only as published, splits are seeded and disjoint."""
 
 import gzip
 import hashlib
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2.functional import resize
 
 from lthcore import data
 from lthcore.settings import LabError, Settings
@@ -334,53 +335,14 @@ def test_fetch_replaces_a_damaged_file(fake_mnist, monkeypatch):
     assert len(data.load(SMALL, root).test.labels) == 20
 
 
-# Augmentation
+# Sizes
 
 
-def crops(image: np.ndarray) -> dict[bytes, tuple[bool, int, int]]:
-    """The oracle: every crop of the padded image, flipped or not, by a plain loop; bytes -> (flip, top, left)."""
-    channels, height, width = image.shape
-    found = {}
-    for flip in (False, True):
-        padded = np.zeros((channels, height + 8, width + 8), image.dtype)
-        padded[:, 4:-4, 4:-4] = image[:, :, ::-1] if flip else image
-        for top in range(9):
-            for left in range(9):
-                found[padded[:, top : top + height, left : left + width].tobytes()] = (flip, top, left)
-    return found
-
-
-def images(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-def augmented(batch: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    return data.augment(batch, torch.Generator().manual_seed(seed))
-
-
-def test_augmented_images_are_crops_of_their_own_padded_image():
-    batch = images(40, 3, 12, 10)
-    result = augmented(batch)
-    assert result.shape == batch.shape and result.dtype == batch.dtype
-    drawn = {crops(before)[after.tobytes()] for before, after in zip(batch.numpy(), result.numpy(), strict=True)}
-    assert len(drawn) > 25  # each image draws its own
-
-
-def test_augmentation_draws_all_offsets_and_flips_alike():
-    (image,) = images(1, 1, 9, 9)
-    table = crops(image.numpy())
-    assert len(table) == 2 * 81
-    drawn = [table[after.tobytes()] for after in augmented(image.expand(8100, -1, -1, -1)).numpy()]
-    counts = np.unique(drawn, axis=0, return_counts=True)[1]
-    assert len(counts) == 162 and counts.min() > 20 and counts.max() < 90  # 50 expected, standard deviation 7
-
-
-def test_augmentation_follows_from_its_generator():
-    batch, before = images(20, 3, 8, 8), torch.random.get_rng_state()
-    kept = batch.clone()
-    assert torch.equal(augmented(batch), augmented(batch))
-    assert not torch.equal(augmented(batch), augmented(batch, seed=1))
-    assert torch.equal(batch, kept) and torch.equal(before, torch.random.get_rng_state())
+def test_images_are_resized_as_torchvision_resizes_them():
+    settings = Settings(dataset="digits", image_size=12, validation=0, device="cpu")
+    images, plain = data.load(settings).test.images, data.load(settings.changed(image_size=0)).test.images
+    assert images.shape[1:] == (1, 12, 12) == data.image_shape(settings)
+    torch.testing.assert_close(images, resize(plain, [12, 12], antialias=True))
 
 
 # Arrays

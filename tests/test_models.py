@@ -29,6 +29,7 @@ def lenet(**values):
         ("conv6", CIFAR10, 2_261_184),
         ("resnet20", CIFAR10, 270_896),
         ("vgg19", CIFAR10, 20_024_000),
+        ("vgg_like", CIFAR10, 14_977_728),
         ("resnet18", CIFAR10, 11_164_352),
         ("resnet34", CIFAR10, 21_265_088),
     ],
@@ -55,7 +56,7 @@ def test_conv_networks_pool_after_every_second_convolution(architecture, convolu
 @pytest.mark.parametrize("architecture", MODELS)
 @pytest.mark.parametrize("shape", [MNIST, CIFAR10, (1, 8, 8)])
 def test_every_network_takes_every_image_shape(architecture, shape):
-    if architecture == "vgg19" and shape == (1, 8, 8):
+    if architecture.startswith("vgg") and shape == (1, 8, 8):
         with pytest.raises(LabError, match="too many poolings"):
             build(Settings(architecture=architecture), shape, 7)
         return
@@ -74,6 +75,25 @@ def test_residual_networks_have_the_layers_of_torchvisions(architecture):
     theirs = getattr(torchvision.models, architecture)(weights=None)
     stems = {(64, 3, 3, 3), (64, 3, 7, 7)}
     assert [s for s in shapes(ours) if s not in stems] == [s for s in shapes(theirs) if s not in stems]
+
+
+@pytest.mark.parametrize(("architecture", "theirs"), [("vgg19", "vgg19_bn"), ("vgg_like", "vgg16_bn")])
+def test_vgg_networks_have_the_convolutions_of_torchvisions(architecture, theirs):
+    def shapes(model):
+        return [tuple(w.shape) for w in model.state_dict().values() if w.ndim == 4]
+
+    assert shapes(build(Settings(architecture=architecture), CIFAR10, 10)) == shapes(
+        getattr(torchvision.models, theirs)()
+    )
+
+
+def test_kaiming_fan_out_is_torchs():
+    settings = Settings(architecture="resnet20", initialisation="kaiming_fan_out")
+    start = initial_weights(build(settings, CIFAR10, 10), settings, 0)
+    for name in ("conv.weight", "stage2_block1.shortcut.weight", "output.weight"):
+        w = start[name]
+        fan_out = w.shape[0] * (w[0, 0].numel() if w.ndim == 4 else 1)
+        assert w.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
 
 
 def test_a_residual_block_adds_its_input():

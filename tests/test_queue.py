@@ -9,7 +9,8 @@ import pytest
 from lthcore.lottery import planned
 from lthcore.plan import params_files
 from lthcore.queue import pack, queued, unpack
-from lthcore.results import read_record, run
+from lthcore.records import read_record
+from lthcore.results import run
 from lthcore.settings import PROFILES, LabError, Settings
 
 TINY = Settings(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lthcore import paper
 from lthcore.claims import as_markdown, scorecard
-from lthcore.results import read_tables
+from lthcore.records import read_tables
 from lthcore.tables import findings
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,8 @@ from safetensors import safe_open
 
 from lthcore import masks, results
 from lthcore.lottery import Replicate, planned
-from lthcore.results import TimeLimit, read_record, read_tables, run
+from lthcore.records import read_record, read_tables, results_root
+from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Settings
 from lthcore.tickets import file_stem, load_and_evaluate, load_ticket
 
@@ -80,7 +81,9 @@ def count_trainings(monkeypatch) -> list[Replicate]:
     """Every replicate that is given to `train_cohort` from now on."""
     seen, train_cohort = [], results.train_cohort
     monkeypatch.setattr(
-        results, "train_cohort", lambda s, d, cohort, *a: seen.extend(cohort) or train_cohort(s, d, cohort, *a)
+        results,
+        "train_cohort",
+        lambda s, d, cohort, *a, **k: seen.extend(cohort) or train_cohort(s, d, cohort, *a, **k),
     )
     return seen
 
@@ -300,7 +303,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
     assert set(last["trial"]) == {1} and set(last["arm"]) == {"ticket", "reinit", "random"}
     record = read_record(tmp_path)
     assert record["complete"] and record["trainings_diverged"] == 2
-    monkeypatch.setattr(results, "find_tickets", None)
+    monkeypatch.setattr(results, "train_cohort", None)
     assert run(SMALL, tmp_path, quiet=True)[0].equals(rounds)  # nothing is left to do
 
 
@@ -502,12 +505,12 @@ def test_tables_of_nothing_are_an_error(tmp_path):
 
 def test_results_root_is_where_it_is_said_to_be(tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "elsewhere"))
-    assert results.results_root() == tmp_path / "elsewhere"
+    assert results_root() == tmp_path / "elsewhere"
     monkeypatch.delenv("LTH_RESULTS")
     for folder in ("params", "notebooks/deep"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "notebooks" / "deep")
-    assert results.results_root() == tmp_path / "results"
+    assert results_root() == tmp_path / "results"
 
 
 def test_record_is_json_that_others_can_read(finished):

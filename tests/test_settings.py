@@ -7,7 +7,17 @@ import pytest
 from lthcore.data import DATASETS
 from lthcore.models import MODELS
 from lthcore.pruning import CRITERIA
-from lthcore.settings import EXTENT, PROFILES, LabError, Settings, choose, load_experiment, load_experiments, seed_for
+from lthcore.settings import (
+    EXTENT,
+    PROFILES,
+    TRAINING_IMAGES,
+    LabError,
+    Settings,
+    choose,
+    load_experiment,
+    load_experiments,
+    seed_for,
+)
 
 PARAMS = sorted((Path(__file__).parents[1] / "params").glob("*/*.yaml"))
 EXTENDED = {
@@ -116,7 +126,8 @@ def test_unknown_key_names_the_nearest_valid_key(typo, key):
         ("learning_rate", float("inf"), "finite"),
         ("dropout", 1.0, "less than 1"),
         ("prune_fc", -0.2, "greater than or equal to 0"),
-        ("augment", "perhaps", "boolean"),
+        ("nesterov", "perhaps", "boolean"),
+        ("augment", "flip", "tuple"),
         ("dataset", 3, "string"),
         ("optimizer", "rmsprop", "'adam', 'adamw' or 'sgd'"),
         ("optimizer", "two\nlines", "'adam', 'adamw' or 'sgd'"),
@@ -216,7 +227,7 @@ def test_every_params_file_loads_under_every_profile(path, profile):
     for notebook, variant, loaded, settings in load_experiments(path, profile):
         assert (notebook, loaded) == (path.parent.name, profile) and variant.startswith(path.stem)
         assert settings.dataset in DATASETS and settings.architecture in MODELS and settings.criterion in CRITERIA
-        assert settings.train_examples + settings.validation < DATASETS[settings.dataset].n_train
+        assert settings.train_examples + settings.validation < TRAINING_IMAGES[settings.dataset]
 
 
 def test_no_two_experiments_share_a_folder_and_at_paper_scale_none_repeats_another():

@@ -115,7 +115,7 @@ def test_divergence_shows_as_nan():
 
 @pytest.mark.parametrize(
     "values",
-    [{"dropout": 0.5}, {"clip_norm": 1.0}, {"augment": True}, {"precision": "bfloat16"}, {"engine": "dense"},
+    [{"dropout": 0.5}, {"clip_norm": 1.0}, {"augment": ("crop",)}, {"precision": "bfloat16"}, {"engine": "dense"},
      {"architecture": "conv2", "widths": (16,)}, {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}],
     ids=lambda values: next(iter(values)),
 )  # fmt: skip

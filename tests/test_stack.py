@@ -22,7 +22,7 @@ RECIPES = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
     "adamw, clipping": {"optimizer": "adamw", "weight_decay": 0.1, "clip_norm": 0.3},
     "dropout": {"dropout": 0.3},
-    "augmentation": {"augment": True},
+    "augmentation": {"augment": ("crop", "rotation")},
     "smoothing, cosine": {"label_smoothing": 0.1, "schedule": "cosine", "warmup": 5},
     "no validation": {"validation": 0},
     "rewind": {"rewind_to": 7},

@@ -152,7 +152,7 @@ def test_zeros_stay_zero_and_so_does_their_optimizer_state(values, engine, digit
 
 RESUMED = {
     "adam, dropout": (0.4, {"dropout": 0.3}),
-    "sgd momentum, dropout, augmentation": (0.4, SGD | {"dropout": 0.3, "augment": True}),
+    "sgd momentum, dropout, augmentation": (0.4, SGD | {"dropout": 0.3, "augment": ("crop", "rotation")}),
     "adamw, schedule": (0.4, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine", "warmup": 30}),
     "rewind point": (1.0, {"rewind_to": 15}),
     "bfloat16": (0.4, {"precision": "bfloat16", "label_smoothing": 0.1, "clip_norm": 1.0}),
@@ -366,7 +366,9 @@ def test_rewind_point_is_the_weights_at_that_iteration_though_no_evaluation_fall
     assert trained(SMALL, digits).rewind is None
 
 
-@pytest.mark.parametrize("values", [{"dropout": 0.5}, {"augment": True}], ids=["dropout", "augmentation"])
+@pytest.mark.parametrize(
+    "values", [{"dropout": 0.5}, {"augment": ("crop", "rotation")}], ids=["dropout", "augmentation"]
+)
 def test_noise_comes_from_the_trainings_own_generator_and_not_the_global_one(values, digits):
     settings = SMALL.changed(**values)
     outcomes = []

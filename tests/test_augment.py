@@ -1,0 +1,116 @@
+"""Augmentation: each image its own way, as plain loops and torchvision would, from nothing but its generator."""
+
+import math
+from itertools import combinations
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as V
+
+from lthcore.augment import ROTATION, augment, erase, jitter, rotate, shift
+from lthcore.settings import Augmentation
+
+KINDS = get_args(Augmentation)
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def crops(image: np.ndarray) -> dict[bytes, tuple[bool, int, int]]:
+    """The oracle: every crop of the padded image, flipped or not, by a plain loop; bytes -> (flip, top, left)."""
+    channels, height, width = image.shape
+    found = {}
+    for flip in (False, True):
+        padded = np.zeros((channels, height + 8, width + 8), image.dtype)
+        padded[:, 4:-4, 4:-4] = image[:, :, ::-1] if flip else image
+        for top in range(9):
+            for left in range(9):
+                found[padded[:, top : top + height, left : left + width].tobytes()] = (flip, top, left)
+    return found
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def augmented(batch: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return shift(batch, torch.Generator().manual_seed(seed))
+
+
+def test_augmented_images_are_crops_of_their_own_padded_image():
+    batch = images(40, 3, 12, 10)
+    result = augmented(batch)
+    assert result.shape == batch.shape and result.dtype == batch.dtype
+    drawn = {crops(before)[after.tobytes()] for before, after in zip(batch.numpy(), result.numpy(), strict=True)}
+    assert len(drawn) > 25  # each image draws its own
+
+
+def test_augmentation_draws_all_offsets_and_flips_alike():
+    (image,) = images(1, 1, 9, 9)
+    table = crops(image.numpy())
+    assert len(table) == 2 * 81
+    drawn = [table[after.tobytes()] for after in augmented(image.expand(8100, -1, -1, -1)).numpy()]
+    counts = np.unique(drawn, axis=0, return_counts=True)[1]
+    assert len(counts) == 162 and counts.min() > 20 and counts.max() < 90  # 50 expected, standard deviation 7
+
+
+def test_without_a_flip_or_a_crop_the_other_is_left():
+    batch = images(64, 1, 6, 6)
+    flipped = shift(batch, generator(), padding=0)
+    assert all(any(torch.equal(a, b) for b in (x, x.flip(2))) for a, x in zip(flipped, batch, strict=True))
+    assert 16 < sum(torch.equal(a, b) for a, b in zip(flipped, batch, strict=True)) < 48
+    cropped = shift(batch, generator(), mirrored=False)
+    flips = {crops(before.numpy())[after.numpy().tobytes()][0] for before, after in zip(batch, cropped, strict=True)}
+    assert flips == {False}
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 9), (3, 8, 12)])
+def test_rotation_turns_as_torchvision_does(shape, monkeypatch):
+    batch = images(5, *shape)
+    angles = torch.rand(5, 1, 1, 1, generator=generator()) * 2 * ROTATION - ROTATION
+    turned = [V.rotate(x, float(a), InterpolationMode.BILINEAR) for x, a in zip(batch, angles.flatten(), strict=True)]
+    other = [V.rotate(x, -float(a), InterpolationMode.BILINEAR) for x, a in zip(batch, angles.flatten(), strict=True)]
+    result = rotate(batch, generator())
+    errors = [(result - torch.stack(t)).abs().max() for t in (turned, other)]  # which way is counted as positive
+    assert min(errors) < 1e-4
+
+
+def test_jitter_keeps_colours_possible_and_changes_brightness_by_up_to_a_fifth():
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    grey = torch.full((500, 3, 4, 4), 0.5)
+    changed = jitter((grey - mean) / std, generator(), MEAN, STD) * std + mean
+    brightness = changed.mean((1, 2, 3)) / 0.5  # contrast and saturation leave an even grey alone
+    assert 0.799 < brightness.min() < 0.82 and 1.18 < brightness.max() < 1.201
+    wild = torch.rand(50, 3, 4, 4, generator=generator(1))
+    changed = jitter((wild - mean) / std, generator(), MEAN, STD) * std + mean
+    assert changed.min() > -1e-5 and changed.max() < 1 + 1e-5
+    assert not torch.allclose(changed, wild, atol=0.01)
+
+
+def test_erasing_clears_one_rectangle_in_half_of_the_images():
+    batch = torch.ones(400, 2, 32, 32)
+    result = erase(batch, generator())
+    cleared = (result == 0).all(1)
+    touched = cleared.flatten(1).any(1)
+    assert 150 < touched.sum() < 250
+    for hole in cleared[touched]:
+        rows, columns = hole.any(1).sum(), hole.any(0).sum()
+        assert hole.sum() == rows * columns
+    share = cleared[touched].float().mean((1, 2))
+    assert share.min() < 0.05 and 0.28 < share.max() < 0.36
+
+
+@pytest.mark.parametrize("kinds", [(), *combinations(KINDS, 1), KINDS], ids=lambda kinds: "+".join(kinds) or "none")
+def test_augmentation_follows_from_its_generator_alone(kinds):
+    batch, before = images(20, 3, 8, 8), torch.random.get_rng_state()
+    kept = batch.clone()
+    once, again, other = (augment(batch, kinds, "cifar10", generator(seed)) for seed in (0, 0, 1))
+    assert once.shape == batch.shape and once.dtype == batch.dtype and torch.equal(once, again)
+    assert torch.equal(once, other) == (not kinds)
+    assert torch.equal(batch, kept) and torch.equal(before, torch.random.get_rng_state())
+    assert not any(math.isnan(v) for v in once.flatten().tolist())

@@ -1,0 +1,310 @@
+"""Dynamic pruning: the sparsity reported is there, at every moment, to one weight; its first form is at 0%."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lthcore import dynamic, engines, masks
+from lthcore.data import Data, load
+from lthcore.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
+from lthcore.lottery import Replicate, begin
+from lthcore.models import build, initial_weights
+from lthcore.records import read_record
+from lthcore.results import TimeLimit, run
+from lthcore.settings import DynamicSettings, LabError, Settings, load_experiments, seed_for
+from lthcore.state import Training
+from lthcore.tickets import load_state, load_ticket, save_state
+from lthcore.train import epoch_batches, learning_rate, train, train_cohort
+
+SMALL = DynamicSettings(
+    dataset="digits", architecture="mlp", validation=200, epochs=5, sparsity=0.85, trials=2, device="cpu",
+    optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, label_smoothing=0.1, schedule="cosine",
+)  # fmt: skip
+STEPS = 20  # an epoch
+WHICH = Replicate("dynamic", 0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load(SMALL)
+
+
+def fresh(settings: DynamicSettings, data: Data, trial: int = 0) -> Training:
+    weights = initial_weights(build(settings, data.shape, 10), settings, seed_for(0, "init", trial))
+    return begin(settings, trial, 0, weights)
+
+
+def trained(settings: DynamicSettings, data: Data) -> Training:
+    state = fresh(settings, data)
+    assert all(True for _ in train_and_prune(settings, data, [state]))
+    return state
+
+
+# The schedule
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.4), ("cubic", 0.7), ("cosine", 0.4), ("constant", 0.8)])
+def test_a_schedule_starts_dense_rises_and_ends_at_the_target(schedule, middle):
+    settings = SMALL.changed(sparsity=0.8, sparsity_schedule=schedule)
+    due = sparsities(settings)
+    assert list(due) == [0, 20, 40, 60, 80]  # the start of every epoch
+    assert due[0] == (0.8 if schedule == "constant" else 0.0) and due[40] == pytest.approx(middle) and due[80] == 0.8
+    assert all(a <= b for a, b in pairwise(due.values()))
+
+
+@pytest.mark.parametrize(("epochs", "end"), [(30, 0.7733), (200, 0.796)])
+def test_without_reach_sparsity_the_last_update_is_one_short_as_in_the_notebooks_this_study_takes_up(epochs, end):
+    due = sparsities(SMALL.changed(epochs=epochs, sparsity=0.8, reach_sparsity=False))
+    assert max(due.values()) == due[STEPS * (epochs - 1)] == pytest.approx(end, abs=1e-4)
+
+
+def test_updates_come_as_often_as_asked_between_the_epochs_asked():
+    due = sparsities(SMALL.changed(prune_from=1, prune_until=3, prune_every=15))
+    assert list(due) == [20, 35, 50, 60] and due[20] == 0 and due[60] == SMALL.sparsity
+    assert due[35] == pytest.approx(0.85 * 15 / 40)
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [({"prune_until": 5}, "prune_until"), ({"prune_from": 3, "prune_until": 2}, "prune_from"),
+     ({"prunable": []}, "prunable"), ({"regrowth": "magnitude", "masking": "gradients"}, "regrowth"),
+     ({"iterations": 7}, "iterations = 7"), ({"rounds": 3}, "rounds"), ({"sparsity": 1.0}, "sparsity")],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_named(values, key):
+    with pytest.raises(LabError, match=key):
+        SMALL.changed(**values)
+
+
+# Pruning as training goes
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_true_sparsity_is_the_target_to_one_weight_at_every_epoch(schedule, scope, digits):
+    settings = SMALL.changed(sparsity_schedule=schedule, scope=scope)
+    due, state = sparsities(settings), fresh(settings, digits)
+    for _ in train_and_prune(settings, digits, [state]):
+        target = due.get(state.iteration, settings.sparsity)
+        sizes = {name: state.weights[name].numel() for name in state.mask}
+        zeros = {name: int((state.weights[name] == 0).sum()) for name in state.mask}
+        if scope == "layer":
+            assert all(-1e-6 < target * sizes[name] - zeros[name] < 1 for name in sizes)
+        assert -1e-6 < target * sum(sizes.values()) - sum(zeros.values()) < (1 if scope == "global" else len(sizes))
+    assert state.curve[-1].percent_left == pytest.approx(15, abs=0.1)
+
+
+@pytest.mark.parametrize("engine", ["auto", "dense"])
+@pytest.mark.parametrize(
+    "values",
+    [{"weight_decay": 0.1}, {"optimizer": "adamw", "momentum": 0.0, "learning_rate": 1e-2, "weight_decay": 0.5},
+     {"momentum": 0.99, "nesterov": True}],
+    ids=["sgd, momentum, weight decay", "adamw", "nesterov"],
+)  # fmt: skip
+def test_nothing_under_the_mask_is_ever_other_than_zero(values, engine, digits):
+    settings = SMALL.changed(**values, engine=engine, eval_every=10, prune_every=13)
+    state = fresh(settings, digits)
+    for _ in train_and_prune(settings, digits, [state]):
+        assert masks.is_masked(state.weights, state.mask)
+        slots = {key: t for key, t in state.optimizer.items() if not key.endswith("/step")}
+        for key, tensor in slots.items():
+            mask = state.mask.get(key.split("/")[0])
+            assert mask is None or not tensor[~mask].any()
+    assert slots
+
+
+def test_without_regrowth_masks_are_nested_and_with_it_weights_come_back(digits):
+    def all_masks(settings):
+        state, found = fresh(settings, digits), []
+        for _ in train_and_prune(settings, digits, [state]):
+            found.append(state.mask)
+        return found, state
+
+    settings = SMALL.changed(weight_decay=0.02, epochs=10)
+    found, _ = all_masks(settings)
+    assert all(masks.is_nested(later, earlier) for earlier, later in pairwise(found))
+    regrown, state = all_masks(settings.changed(regrowth="magnitude", sparsity_schedule="constant"))
+    assert not all(masks.is_nested(later, earlier) for earlier, later in pairwise(regrown))
+    assert {masks.weights_left(m) for m in regrown} == {masks.weights_left(found[-1])}
+    assert masks.is_masked(state.weights, state.mask)
+
+
+def test_a_weight_that_comes_back_has_the_value_it_was_pruned_at():
+    mask = {"fc1.weight": torch.tensor([[True, True, False, True]])}
+    state = Training(0, {"fc1.weight": torch.tensor([[0.3, 0.1, 0.0, 0.5]])}, mask, seed=0)
+    state.remembered = {"fc1.weight": torch.tensor([[9.0, 9.0, -0.4, 9.0]])}
+    update(SMALL.changed(regrowth="magnitude"), state, 0.5)
+    assert state.weights["fc1.weight"].tolist() == [pytest.approx([0.0, 0.0, -0.4, 0.5])]
+    assert state.remembered["fc1.weight"].tolist() == [pytest.approx([0.3, 0.1, -0.4, 0.5])]
+
+
+def test_masking_gradients_alone_prunes_nothing_and_is_reported_so(digits, tmp_path):
+    settings = SMALL.changed(masking="gradients", trials=1, epochs=20)
+    state = trained(settings, digits)
+    assert masks.percent_left(state.mask) == pytest.approx(15, abs=0.1)  # as it was reported
+    assert not masks.is_masked(state.weights, state.mask)
+    assert state.curve[-1].percent_left == 100  # as it is
+    rounds, curves = run(settings, tmp_path, quiet=True)
+    assert rounds["percent_left"].item() == 100 and set(curves["percent_left"]) == {100}
+
+
+def test_only_the_layers_asked_for_are_pruned_and_counted(digits):
+    state = trained(SMALL.changed(prunable=["fc"]), digits)
+    left = masks.counts(state.mask)
+    assert left["output.weight"] == 320 and left["fc1.weight"] + left["fc2.weight"] == math.ceil(
+        0.15 * (64 * 64 + 64 * 32)
+    )
+
+
+def test_it_equals_a_plain_pytorch_loop(digits):
+    settings = SMALL.changed(engine="dense")
+    ours, model = trained(settings, digits), build(settings, digits.shape, 10)
+    state = fresh(settings, digits)
+    model.load_state_dict(state.weights)
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    kept = [torch.ones_like(p) for p in matrices]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    total = sum(p.numel() for p in matrices)
+    for i in range(settings.iterations):
+        if i % STEPS == 0:
+            sizes = torch.cat([p.detach().abs().flatten() for p in matrices])
+            gone = int(0.85 * (i / STEPS) / 4 * total + 1e-9)
+            order = sizes.argsort(stable=True)
+            flat = torch.ones(total)
+            flat[order[:gone]] = 0
+            kept = [
+                part.view_as(p) for part, p in zip(flat.split([p.numel() for p in matrices]), matrices, strict=True)
+            ]
+            for p, m in zip(matrices, kept, strict=True):
+                p.data *= m
+                if optimizer.state[p]:
+                    optimizer.state[p]["momentum_buffer"] *= m
+        batch = epoch_batches(settings, digits, state, i, i + 1)[0]
+        optimizer.param_groups[0]["lr"] = learning_rate(settings, i)
+        optimizer.zero_grad()
+        F.cross_entropy(model(digits.train.images[batch]), digits.train.labels[batch], label_smoothing=0.1).backward()
+        for p, m in zip(matrices, kept, strict=True):
+            p.grad *= m
+        optimizer.step()
+        for p, m in zip(matrices, kept, strict=True):
+            p.data *= m
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(ours.weights[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_at_sparsity_0_it_is_plain_training(digits):
+    settings = SMALL.changed(sparsity=0.0)
+    pruned, plain = trained(settings, digits), fresh(settings, digits)
+    assert all(True for _ in train(settings, digits, plain))
+    assert all(torch.equal(w, pruned.weights[name]) for name, w in plain.weights.items())
+
+
+def test_the_early_stop_is_at_the_final_sparsity(digits):
+    state = trained(SMALL.changed(prune_until=3, eval_every=10), digits)
+    assert state.early_stop_point.iteration > 60  # three epochs: there the last weights went
+    assert masks.is_masked(state.early_stop, state.mask)
+
+
+@pytest.mark.parametrize("values", [{}, {"regrowth": "magnitude"}, {"masking": "gradients"}], ids=str)
+@pytest.mark.parametrize("at", [0, 13, 20, 40, 95])
+def test_resumed_equals_uninterrupted_bit_for_bit(values, at, digits, tmp_path):
+    settings = SMALL.changed(prune_every=13, **values)
+    whole, state = trained(settings, digits), fresh(settings, digits)
+    for _ in train_and_prune(settings, digits, [state]):
+        if state.iteration >= at:
+            break
+    save_state(tmp_path / "half.safetensors", settings, WHICH, state)
+    state, _, _ = load_state(tmp_path / "half.safetensors")
+    assert all(True for _ in train_and_prune(settings, digits, [state]))
+    assert state.curve == whole.curve and masks.equal(state.mask, whole.mask)
+    assert all(torch.equal(w, whole.weights[name]) for name, w in state.weights.items())
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "conv2"])
+def test_a_mask_changed_in_place_equals_a_new_engine(architecture, digits, monkeypatch):
+    """In place is how it goes on a GPU, where a new engine would mean a new graph."""
+    settings = SMALL.changed(engine="dense", epochs=3, prune_every=9, architecture=architecture, widths=(16,))
+    anew = trained(settings, digits)
+    monkeypatch.setattr(engines, "IN_PLACE", ("cpu",))
+    built, make = [], engines.Dense.__init__
+    monkeypatch.setattr(engines.Dense, "__init__", lambda self, *args: (built.append(1), make(self, *args))[1])
+    in_place = trained(settings, digits)
+    assert len(built) == 2  # one while nothing is pruned, one from then on
+    assert all(torch.equal(w, in_place.weights[name]) for name, w in anew.weights.items())
+
+
+def test_replicates_in_step_equal_the_same_alone(digits):
+    settings = SMALL.changed(engine="stack", epochs=3)
+    together = prune_dynamically(
+        settings, digits, lambda cohort: dict(train_cohort(settings, digits, cohort, trainer=train_and_prune))
+    )
+    for replicate, state in next(together).items():
+        alone = fresh(settings.changed(engine="dense"), digits, replicate.trial)
+        assert all(True for _ in train_and_prune(settings.changed(engine="dense"), digits, [alone]))
+        assert masks.weights_left(state.mask) == masks.weights_left(alone.mask)
+        torch.testing.assert_close(state.weights["output.bias"], alone.weights["output.bias"], atol=1e-3, rtol=1e-2)
+
+
+# Runs
+
+
+def test_a_run_has_a_row_for_each_trial_and_its_curve_shows_the_sparsity_rise(digits, tmp_path):
+    rounds, curves = run(SMALL, tmp_path, quiet=True)
+    assert len(planned(SMALL)) == len(rounds) == 2 and set(rounds["arm"]) == {"dynamic"}
+    left = curves[curves["trial"] == 0].set_index("iteration")["percent_left"]
+    assert left[0] == left[20] == 100 and left[40] == pytest.approx(100 - 85 / 4, abs=0.1)
+    assert left[100] == pytest.approx(15, abs=0.1) == rounds["percent_left"][0]
+    record = read_record(tmp_path)
+    assert record["complete"] and record["settings"]["sparsity"] == 0.85
+    ticket = load_ticket(tmp_path / "tickets" / "dynamic-trial0-draw0-round00.safetensors")
+    assert ticket.settings == SMALL and masks.is_masked(ticket.final, ticket.mask)
+
+
+def test_a_run_stopped_at_its_time_limit_goes_on_to_the_same_tables(tmp_path):
+    whole, _ = run(SMALL, tmp_path / "whole", quiet=True)
+    for _ in range(100):
+        try:
+            rounds, _ = run(SMALL, tmp_path / "parts", time_limit=0.05, quiet=True)
+            break
+        except TimeLimit:
+            continue
+    kept = [column for column in whole if column != "seconds"]
+    assert rounds[kept].equals(whole[kept])
+
+
+def test_a_params_file_of_this_study_takes_its_settings(tmp_path):
+    path = tmp_path / "dynamic_pruning" / "a.yaml"
+    path.parent.mkdir()
+    path.write_text("sparsity: 0.9\nepochs: 2\ndataset: digits\nvalidation: 100\nprofiles: {cpu: {}}")
+    (experiment,) = load_experiments(path)
+    assert isinstance(experiment.settings, DynamicSettings) and experiment.settings.iterations == 2 * 22
+    assert experiment.settings.key != Settings(dataset="digits").key
+    path.write_text("sparsty: 0.9\nprofiles: {cpu: {}}")
+    with pytest.raises(LabError, match="did you mean 'sparsity'"):
+        load_experiments(path)
+
+
+def test_weight_decay_leaves_norms_alone_unless_asked():
+    shape = (3, 8, 8)
+    for decay_norms in (False, True):
+        settings = SMALL.changed(architecture="resnet20", decay_norms=decay_norms, momentum=0.0, weight_decay=0.1)
+        model = build(settings, shape, 10)
+        optimizer = engines.make_optimizer(settings, dict(model.named_parameters()), {})
+        for parameter in model.parameters():
+            torch.nn.init.ones_(parameter)
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            decayed = decay_norms or "norm" not in name
+            assert parameter.flatten()[0].item() == pytest.approx(0.99 if decayed else 1.0)
+
+
+def test_the_mask_update_is_what_the_schedule_says_it_is(digits):
+    state = fresh(SMALL, digits)
+    dynamic.update(SMALL, state, 0.3)
+    assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)
+    dynamic.update(SMALL, state, 0.1)  # a target passed already takes nothing more
+    assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)
