@@ -88,18 +88,15 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path:
     import papermill
 
     source = notebook_of(experiment)
-    known = papermill.inspect_notebook(str(source))
-    default = type(experiment.settings).model_fields
-    values = {  # a notebook may leave out settings that its study never changes
-        name: value
-        for name, value in experiment.settings.given("json").items()
-        if name in known or getattr(experiment.settings, name) != default[name].default
-    } | {"folder": str(folder.resolve())}
-    unknown = sorted(values.keys() - known.keys())
+    known, s = papermill.inspect_notebook(str(source)), experiment.settings
+    # a notebook may leave out settings that its study does not change
+    changed = {name for name in s.given() if getattr(s, name) != type(s).model_fields[name].default}
+    unknown = sorted(changed - known.keys())
     if unknown:
         raise LabError(f"run: {source.name} has no parameter {', '.join(unknown)}: add it to its parameters cell")
     executed = folder / f"{experiment.variant}.ipynb"
-    _execute(source, executed, values)
+    values = {name: value for name, value in s.model_dump(mode="json").items() if name in known}
+    _execute(source, executed, values | {"folder": str(folder.resolve())})
     return executed
 
 
