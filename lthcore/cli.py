@@ -198,7 +198,9 @@ def show_command(options: argparse.Namespace) -> None:
 
 def figures_command(options: argparse.Namespace) -> None:
     """Redraw every figure whose tables are there."""
+    from lthcore.gallery import FIGURES
     from lthcore.paper import draw_all
+    from lthcore.plots import save
     from lthcore.records import results_root
     from lthcore.settings import project_root
 
@@ -211,6 +213,9 @@ def figures_command(options: argparse.Namespace) -> None:
         return
     for line in draw_all(results_root(), project_root() / "figures"):
         print(line)
+    for name, draw in FIGURES.items():
+        figure = draw(results_root())
+        print(f"{name}: {save(figure, project_root() / 'figures', name)[1].name if figure else 'no tables yet'}")
 
 
 def scorecard_command(options: argparse.Namespace) -> None:

@@ -78,7 +78,7 @@ def plot_against_sparsity(
     rounds: pd.DataFrame, column: str, arms: Iterable[str] = tuple(ARMS), axes: Axes | None = None, linear: bool = False
 ) -> Axes:
     """One column of rounds.csv against the percentage of weights left, a line for each arm that the table has."""
-    axes = axes or _figure(1, 1)[1][0]
+    axes = axes or new_figure(1, 1)[1][0]
     for series in series_of(rounds, arms):
         plot_series(series, column, axes)
     if linear:
@@ -100,7 +100,7 @@ def panels(
     series = list(series)
     many = len(series) > 8  # then the legend stands beside the panels
     across = 2 if len(columns) == 4 else min(len(columns), 3)
-    figure, axes = _figure(-(-len(columns) // across), across)
+    figure, axes = new_figure(-(-len(columns) // across), across)
     for panel, (column, title) in zip(axes, columns.items(), strict=False):
         for one in series:
             plot_series(one, column, panel, x)
@@ -120,7 +120,7 @@ def panels(
         figure.legend(handles, labels, loc="outside right upper")
     elif series:
         axes[0].legend(handles, labels)
-    return _captioned(figure, caption, missing)
+    return captioned(figure, caption, missing)
 
 
 def plot_distributions(
@@ -132,7 +132,7 @@ def plot_distributions(
     """
     layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
     cumulative = quantities[0].endswith("connections kept")  # shares of few connections: a density would be all spikes
-    figure, axes = _figure(1 if together else len(quantities), len(layers))
+    figure, axes = new_figure(1 if together else len(quantities), len(layers))
     colours, what = (
         sns.color_palette("viridis", len(rounds) + 1),
         "share of units with at most" if cumulative else "density",
@@ -151,7 +151,7 @@ def plot_distributions(
             title = quantity.split(",")[0] if together else quantity
             panel.set(title=f"{layer}: {title}", xlabel="", ylabel=what if column == 0 else "")
     axes[0].legend()
-    return _captioned(figure, caption)
+    return captioned(figure, caption)
 
 
 def sparsity_axis(axes: Axes, lowest: float) -> None:
@@ -167,7 +167,7 @@ def plot_curves(
     curves: pd.DataFrame, series: Iterable[tuple[str, int]], column: str = "test_accuracy", axes: Axes | None = None
 ) -> Axes:
     """One column of curves.csv against the iteration: a line for each (arm, round) that the table has."""
-    axes = axes or _figure(1, 1)[1][0]
+    axes = axes or new_figure(1, 1)[1][0]
     series = [(arm, k) for arm, k in series if ((curves["arm"] == arm) & (curves["round"] == k)).any()]
     levels = sorted({k for _, k in series})
     colours = dict(zip(levels, sns.color_palette("viridis", len(levels) + 1), strict=False))
@@ -192,7 +192,7 @@ def figure3(
 ) -> Figure:
     """The paper's Figure 3 (and 11, of the validation loss): a column of curves.csv as training proceeds."""
     curves = curves[curves["iteration"] <= until]
-    figure, panels = _figure(1, 3)
+    figure, panels = new_figure(1, 3)
     panel_levels = [(100, 51.3, 21.1), (100, 7.0, 3.6, 1.9), (100, 51.3, 21.1)]
     titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
     missing = set()
@@ -212,14 +212,14 @@ def figure3(
         else:
             axes.set_ylim(0.9 * curves[column].min(), 5 * curves[column].min())
     levels = [f"{level}%" for level in sorted(missing)]
-    return _captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
+    return captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
 
 
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     """The paper's Figures 4 and 12: early stop, accuracies there and at the end, of tickets and reinitialisations."""
     arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
     one_shot = any(arm.startswith("oneshot") for arm in rounds["arm"].unique())
-    figure, panels = _figure(3 if one_shot else 2, 2)
+    figure, panels = new_figure(3 if one_shot else 2, 2)
     columns = {
         "es_iteration": ("Early-stop iteration", "iteration"),
         "es_test_accuracy": ("Test accuracy at early stop", "accuracy"),
@@ -235,7 +235,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         axes.set(title=f"{title}, one-shot, linear axis", ylabel=label)
     for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
         axes.get_legend().remove()
-    return _captioned(figure, caption, _absent(rounds, arms))
+    return captioned(figure, caption, _absent(rounds, arms))
 
 
 def plot_scorecard(card: pd.DataFrame) -> Figure:
@@ -268,10 +268,11 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     return paths
 
 
-def _figure(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
+    """An empty figure in the style of all, and its panels in order; `size` in inches, else by their number."""
     plt.style.use(STYLE)
-    width = {1: 5.5, 2: 9.0, 3: 12.0}[columns]
-    figure, axes = plt.subplots(rows, columns, figsize=(width, 3.4 * rows), layout="constrained", squeeze=False)
+    size = size or ({1: 5.5, 2: 9.0, 3: 12.0, 4: 14.0}[columns], 3.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     return figure, axes.ravel()
 
 
@@ -279,7 +280,8 @@ def _absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
     return [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
 
 
-def _captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
+def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
+    """The figure with its caption, which also says what is absent."""
     missing = f"not in the table: {', '.join(absent)}" if absent else ""
     figure.supxlabel("; ".join(filter(None, (caption, missing))), fontsize=8, color="#666666")
     return figure

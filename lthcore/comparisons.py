@@ -1,0 +1,104 @@
+"""Comparisons: tables across the runs of a study. Each run counts once, at the largest profile it was run at."""
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lthcore.records import read_record, read_tables
+from lthcore.settings import PROFILES, project_root
+
+
+def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
+    """Variant -> folder of each complete run of a study under a results root, at its largest profile."""
+    found = {}
+    for profile in PROFILES if smoke else PROFILES[1:]:
+        for path in sorted((root / profile / study).glob("*/run.json")):
+            if read_record(path.parent).get("complete"):
+                found[path.parent.name] = path.parent
+    return dict(sorted(found.items()))
+
+
+def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
+    """A row for each training of these runs: its row of rounds.csv, its run's profile and settings."""
+    parts = []
+    for variant, folder in runs.items():
+        rounds, record = read_tables(folder)[0], read_record(folder)
+        values = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items() if k not in rounds}
+        parts.append(rounds.assign(variant=variant, profile=folder.parents[1].name, **values))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def published(study: str) -> pd.DataFrame:
+    """What was published of a study's experiments, by variant (params/published.yaml)."""
+    text = (project_root() / "params" / "published.yaml").read_text(encoding="utf-8")
+    return pd.DataFrame.from_dict(yaml.safe_load(text)[study], orient="index")
+
+
+def dynamic_summary(root: Path) -> pd.DataFrame:
+    """What dynamic pruning came to: accuracy in percent at the end of training, true sparsity, and what was published.
+
+    A row for each experiment: mean and standard deviation over its n trials. Empty where nothing has been run.
+    """
+    table = trainings_of(runs_of(root, "dynamic_pruning"))
+    if table.empty:
+        return table
+    groups = table.groupby("variant")
+    accuracy = 100 * groups["final_test_accuracy"].agg(["mean", "std"])
+    out = pd.DataFrame({
+        "test accuracy (%)": [_spread(mean, std) for mean, std in accuracy.itertuples(index=False)],
+        "true sparsity (%)": (100 - groups["percent_left"].mean()).round(2),
+        "asked for (%)": (100 * groups["sparsity"].first()).round(2),
+        "n": groups.size(),
+        "seconds a training": groups["seconds"].mean().round(0).astype(int),
+        "profile": groups["profile"].first(),
+    }, index=accuracy.index)  # fmt: skip
+    theirs = published("dynamic_pruning").reindex(out.index)
+    out.insert(1, "published", [_published(row) for row in theirs.to_dict("records")])
+    return out
+
+
+def dynamic_missing(root: Path) -> list[str]:
+    """The published experiments that have not been run here, beyond smoke runs."""
+    return sorted(set(published("dynamic_pruning").index) - set(runs_of(root, "dynamic_pruning")))
+
+
+def pruning_costs(root: Path) -> pd.DataFrame:
+    """Dynamic against iterative pruning of LeNet by one recipe: what each method's sparse network cost and came to.
+
+    A row for each trial: sparsity, method, iterations in all (those of the dense network included), test accuracy at
+    the end of training.
+    """
+    dynamic = trainings_of(
+        {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k in ("lenet_mnist-78.9", "lenet_mnist-98")}
+    )
+    iterative = trainings_of(
+        {k: v for k, v in runs_of(root, "iterative_pruning").items() if k.startswith("lenet_mnist_against_dynamic")}
+    )
+    rows = [
+        {"sparsity": r.sparsity, "method": "dynamic", "each": r.iterations, "in all": r.iterations,
+         "trial": r.trial, "percent_left": r.percent_left, "accuracy": r.final_test_accuracy}
+        for r in dynamic.itertuples()
+    ]  # fmt: skip
+    names = {"ticket": "iterative, rewound", "continued": "iterative, trained on"}
+    for r in iterative.itertuples():
+        if r.round == r.rounds:
+            rows.append({
+                "sparsity": float(r.variant.rpartition("-")[2]) / 100, "method": names[r.arm], "each": r.iterations,
+                "in all": r.iterations * (r.rounds + 1), "trial": r.trial, "percent_left": r.percent_left,
+                "accuracy": r.final_test_accuracy,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _spread(mean: float, std: float) -> str:
+    return f"{mean:.2f}" if std != std else f"{mean:.2f} ± {std:.2f}"
+
+
+def _published(row: dict) -> str:
+    parts = []
+    if row.get("later") == row.get("later"):
+        parts.append(_spread(row["later"], row["spread"]))
+    if row.get("first") == row.get("first"):
+        parts.append(f"{row['first']:.2f} at 0% sparse")
+    return ", ".join(parts)
