@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
 from lthcore.comparisons import pruning_costs, published, runs_of, trainings_of
 from lthcore.plots import ARMS, captioned, new_figure
 from lthcore.records import read_record, read_tables
 
 GREY = "#767676"
+LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks
 COLOURS = {"dynamic": ARMS["ticket"][1], "iterative, rewound": ARMS["reinit"][1], "iterative, trained on": GREY}
 
 
@@ -38,7 +39,11 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     what = {"val": "validation", "test": "test"}[split]
     loss.set(title=f"Loss ({what})", ylabel="cross-entropy (nats)", yscale="log")
     accuracy.set(title=f"Accuracy ({what})", ylabel="accuracy")
-    accuracy.set_ylim(max(accuracy.get_ylim()[0], accuracy.get_ylim()[1] - 0.12), None)
+    best = max(line.get_ydata().max() for line in accuracy.lines)
+    accuracy.set_ylim(best - 0.1, min(1.0, best + 0.005))
+    loss.yaxis.set_major_formatter(ScalarFormatter())
+    loss.yaxis.set_minor_formatter(NullFormatter())
+    loss.set_yticks([tick for tick in LOSSES if loss.get_ylim()[0] < tick < loss.get_ylim()[1]])
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for axes in (left, loss, accuracy):
         axes.set_xlabel("epoch")
@@ -124,9 +129,12 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
     if len(runs) < 3 or base is None:
         return None
     factors = {
-        "batch": ("images a batch", {"base": 128}), "rate": ("learning rate", {"base": 0.1}),
-        "momentum": ("momentum", {"base": 0.9}), "epochs": ("epochs", {"base": 30}), "depth": ("hidden layers", {"base": 2}),
-    }  # fmt: skip
+        "batch": ("images a batch", {"base": 128}),
+        "rate": ("learning rate", {"base": 0.1}),
+        "momentum": ("momentum", {"base": 0.9}),
+        "epochs": ("epochs", {"base": 30}),
+        "depth": ("hidden layers", {"base": 2}),
+    }
     table = trainings_of(runs | {"base": base})
     figure, panels = new_figure(2, 3)
     for axes, (factor, (label, values)) in zip(panels, factors.items(), strict=False):

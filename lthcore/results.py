@@ -328,7 +328,7 @@ def _rounded(row: dict) -> dict:
 
 def _thinned(points: list[dict], every: int) -> list[dict]:
     """The evaluations of a training that curves.csv keeps: the first ones, each tenth, the early stop and the last."""
-    whole = every * (WHOLE if points[0]["arm"] in ("ticket", "reinit") else WHOLE_OTHERS)
+    whole = every * (WHOLE if points[0]["arm"] in ("ticket", "reinit", "dynamic") else WHOLE_OTHERS)
     losses = [p["val_loss"] for p in points]
     stop = np.nanargmin(np.array(losses, float)) if any(loss == loss and loss is not None for loss in losses) else -1
     kept = {id(points[-1]), id(points[stop])}
