@@ -3,7 +3,7 @@ PYTHON   ?= python3
 PROFILE  ?= cpu
 PARAMS   := $(sort $(wildcard params/*/*.yaml))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb notebooks/claims.ipynb
+GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb notebooks/claims.ipynb notebooks/dynamic_pruning.ipynb notebooks/dynamic_summary.ipynb
 VENV     := .venv
 BIN      := $(VENV)/bin
 READY    := $(VENV)/ready
@@ -13,7 +13,7 @@ STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart all lenet list figures scorecard queue notebooks test nbval lint bench badges clean
+.PHONY: help setup quickstart all lenet dynamic list figures scorecard queue notebooks test nbval lint bench badges clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ all: $(READY)  ## print the plan, then run every experiment that is not done
 
 lenet: $(READY)  ## find winning tickets of LeNet on MNIST
 	$(RUN) params/iterative_pruning/lenet_mnist.yaml
+
+dynamic: $(READY)  ## dynamic pruning: every experiment that is not done
+	$(RUN) $(wildcard params/dynamic_pruning/*.yaml)
 
 list: $(READY)  ## every experiment: what is done, and the time the rest would take here
 	@$(BIN)/lth list

@@ -14,11 +14,13 @@ from bench import best, clock, keep, options_of, print_table, side_by_side
 from torch import nn
 from torch.nn import functional as F
 
-from lthcore.data import Data, Split, augment, load
+from lthcore.augment import augment
+from lthcore.data import Data, Split, load
+from lthcore.dynamic import update
 from lthcore.linear import times_transposed
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
-from lthcore.settings import LabError, Settings
+from lthcore.settings import DynamicSettings, LabError, Settings
 from lthcore.train import engine_for
 
 N = 50_000
@@ -76,7 +78,7 @@ def main() -> None:
     def plain() -> None:
         for batch in order[0]:
             optimizer.zero_grad()
-            x = augment(data.train.images[batch], noise)
+            x = augment(data.train.images[batch], settings.augment, "cifar10", noise)
             F.cross_entropy(model(x), data.train.labels[batch]).backward()
             optimizer.step()
 
@@ -87,6 +89,11 @@ def main() -> None:
     engine = engine_for(settings, data, [begin(settings, 0, 0, theta_0)])
     engine.evaluate(held)
     evaluation = min(clock(lambda: engine.evaluate(held)) for _ in range(3)) / len(held.labels)
+    pruning = DynamicSettings(**{k: v for k, v in settings.given().items() if k in DynamicSettings.model_fields})
+    state = begin(pruning, 0, 0, theta_0)
+    engine.export([state])
+    update(pruning, state, 0.1)
+    masking = min(clock(partial(update, pruning, state, 0.2 + 0.1 * i)) for i in range(3))
     best_of_ours = "ours, bfloat16" if cuda else "ours, float32"  # held against the peak in the same numbers
     kind, side = (torch.bfloat16, 8192) if cuda else (torch.float32, 1024)
     size = torch.randn(side, side, device=options.device, dtype=kind)
@@ -106,6 +113,7 @@ def main() -> None:
         ),
         f"share of the matrix peak, {best_of_ours}": (flops * rate[best_of_ours] / peak, ""),
         "seconds an epoch with its evaluation": (epoch, "<= 3 on an H200"),
+        "share of an epoch that an update of the mask takes": (masking / epoch, "< 0.01"),
     }
     keep(options.json, options.device, options.repeats, ratios, data=source, images_per_second=rate, seconds=seconds)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from lthcore.records import REPLICATE, read_record
-from lthcore.settings import EXTENT, PROFILES, Experiment, LabError, load_experiments, project_root
+from lthcore.settings import EXTENT, PROFILES, Experiment, LabError, choose, load_experiments, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
 TABLES = ("run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv")
@@ -29,12 +29,19 @@ def queued(profile: str, path: Path | None = None) -> Iterator[Experiment]:
     except (OSError, yaml.YAMLError) as error:
         raise LabError(f"queue: cannot read {path} ({' '.join(str(error).split())})") from None
     for entry in entries:
-        if not isinstance(entry, dict) or "params" not in entry or entry.keys() - {"params", "only"}:
-            raise LabError(f"queue: {path}: {entry!r} must have params: <notebook>/<variant>, and may have only: ...")
+        if not isinstance(entry, dict) or "params" not in entry or entry.keys() - {"params", "only", "labels"}:
+            raise LabError(f"queue: {path}: {entry!r} must have params: <notebook>/<variant>, may have only:, labels:")
         only = entry.get("only") or {}
         if only.keys() - set(EXTENT):
             raise LabError(f"queue: {path}: {entry['params']}: only may name {', '.join(EXTENT)}")
-        for experiment in load_experiments(path.parent / f"{entry['params']}.yaml", profile):
+        experiments = load_experiments(path.parent / f"{entry['params']}.yaml", profile)
+        if "labels" in entry:
+            stem = entry["params"].partition("/")[2]
+            by_label = {e.variant.removeprefix(f"{stem}-"): e for e in experiments}
+            experiments = [
+                by_label[choose(f"queue: {path}: labels", str(label), by_label)] for label in entry["labels"]
+            ]
+        for experiment in experiments:
             # never more than the profile asks for
             asked = experiment.settings.model_dump()
             less = {

@@ -6,12 +6,12 @@ import tarfile
 
 import pytest
 
-from lthcore.lottery import planned
 from lthcore.plan import params_files
 from lthcore.queue import pack, queued, unpack
 from lthcore.records import read_record
 from lthcore.results import run
 from lthcore.settings import PROFILES, LabError, Settings
+from lthcore.studies import planned
 
 TINY = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, arms=["ticket", "reinit"],
@@ -36,7 +36,14 @@ def test_the_committed_queue_holds_every_experiment_once_whole(profile):
 
 
 @pytest.mark.parametrize(
-    "text", ["- {only: {trials: 1}}", "- [a]", "- {params: a/b, only: {learning_rate: 1}}", "- {params: a/b, every: 1}"]
+    "text",
+    [
+        "- {only: {trials: 1}}",
+        "- [a]",
+        "- {params: a/b, only: {learning_rate: 1}}",
+        "- {params: a/b, every: 1}",
+        "- {params: dynamic_pruning/lenet_mnist, labels: [97.5]}",
+    ],
 )
 def test_a_queue_that_cannot_be_used_is_one_line(tmp_path, text):
     (tmp_path / "QUEUE.yaml").write_text(text)

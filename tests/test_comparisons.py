@@ -1,0 +1,136 @@
+"""Comparisons and gallery: known tables come out as the numbers they hold, and every figure draws them."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import yaml
+
+from lthcore import gallery
+from lthcore.comparisons import dynamic_missing, dynamic_summary, pruning_costs, published, runs_of
+from lthcore.records import CURVES, ROUNDS
+from lthcore.settings import DynamicSettings, Settings, load_experiments, project_root
+
+PARAMS = project_root() / "params"
+
+
+def write(root: Path, name: str, settings, rows: list[dict], complete: bool = True) -> None:
+    folder = root / name
+    folder.mkdir(parents=True)
+    record = {"run_key": settings.key, "complete": complete, "n": settings.trials}
+    (folder / "run.json").write_text(json.dumps(record | {"settings": settings.model_dump(mode="json")}))
+    blank = dict.fromkeys(ROUNDS, 0) | {"percent_left": 100.0, "iterations": settings.iterations, "seconds": 10.0}
+    pd.DataFrame([blank | row for row in rows], columns=ROUNDS).to_csv(folder / "rounds.csv", index=False)
+    points = [
+        dict.fromkeys(CURVES, 0.5)
+        | {"trial": row["trial"], "iteration": i * settings.eval_every, "percent_left": 100 - 10 * i}
+        for row in rows
+        for i in range(3)
+    ]
+    pd.DataFrame(points, columns=CURVES).to_csv(folder / "curves.csv", index=False)
+
+
+def dynamic(root: Path, name: str, accuracies: list[float], left: float = 20.0, **values) -> None:
+    profile, variant = name.split("/")
+    rows = [
+        {"arm": "dynamic", "trial": t, "final_test_accuracy": a, "percent_left": left} for t, a in enumerate(accuracies)
+    ]
+    complete = values.pop("complete", True)
+    settings = DynamicSettings(epochs=30, batch_size=128, trials=len(accuracies), **values)
+    write(root, f"{profile}/dynamic_pruning/{variant}", settings, rows, complete)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    dynamic(tmp_path, "paper/lenet_mnist-98", [0.98, 0.984], 2.0, sparsity=0.98)
+    dynamic(tmp_path, "cpu/lenet_mnist-98", [0.5], 2.0, sparsity=0.98)
+    dynamic(tmp_path, "cpu/resnet18_cifar10", [0.93, 0.95], 20.0, architecture="resnet18", dataset="cifar10")
+    dynamic(tmp_path, "smoke/resnet34_cifar10", [0.1], 50.0)
+    dynamic(tmp_path, "paper/vgg_cifar10-like-97", [0.9], 3.0, complete=False)
+    return tmp_path
+
+
+def test_each_run_counts_once_at_its_largest_profile_if_complete(root):
+    assert {variant: folder.parents[1].name for variant, folder in runs_of(root, "dynamic_pruning").items()} == {
+        "lenet_mnist-98": "paper",
+        "resnet18_cifar10": "cpu",
+    }
+    assert "resnet34_cifar10" in runs_of(root, "dynamic_pruning", smoke=True)
+
+
+def test_the_summary_says_what_the_tables_hold_and_what_was_published(root):
+    summary = dynamic_summary(root)
+    row = summary.loc["lenet_mnist-98"]
+    assert row["test accuracy (%)"] == "98.20 ± 0.28" and row["n"] == 2 and row["published"] == "98.35"
+    assert row["true sparsity (%)"] == 98.0 == row["asked for (%)"] and row["seconds a training"] == 10
+    assert summary.loc["resnet18_cifar10", "published"] == "95.24 ± 0.06, 94.91 at 0% sparse"
+    missing = dynamic_missing(root)
+    assert "resnet34_cifar10" in missing and "lenet_mnist-98" not in missing
+    assert dynamic_summary(root / "nowhere").empty
+
+
+def test_costs_are_those_of_all_trainings_that_lead_to_the_sparse_network(root):
+    settings = Settings(rounds=2, iterations=400, trials=1, arms=["ticket", "continued"], reinit_draws=1)
+    rows = [
+        {"arm": arm, "trial": 0, "round": k, "final_test_accuracy": 0.9 + k / 100, "percent_left": 100 - 49 * k}
+        for arm in settings.arms
+        for k in range(3)
+    ]
+    write(root, "paper/iterative_pruning/lenet_mnist_against_dynamic-equal_cost-98", settings, rows)
+    costs = pruning_costs(root).set_index("method")
+    assert list(costs.loc["dynamic", "in all"]) == [12_870] * 2 and set(costs["sparsity"]) == {0.98}
+    for method in ("iterative, rewound", "iterative, trained on"):
+        assert (costs.loc[method, "in all"], costs.loc[method, "accuracy"]) == (3 * 400, 0.92)
+    assert gallery.dynamic_costs(root) is not None
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", gallery.FIGURES)
+def test_a_figure_without_tables_is_none_and_no_error(name, tmp_path):
+    assert gallery.FIGURES[name](tmp_path) is None
+
+
+@pytest.mark.parametrize("name", [name for name in gallery.FIGURES if name.startswith("dynamic")])
+def test_every_figure_of_dynamic_pruning_draws_what_its_tables_hold(name, tmp_path):
+    variants = [
+        experiment
+        for path in (PARAMS / "dynamic_pruning").glob("*.yaml")
+        for experiment in load_experiments(path, "paper")
+    ]
+    for i, e in enumerate(variants):
+        values = {
+            k: v for k, v in e.settings.given().items() if k not in ("epochs", "trials", "batch_size", "eval_every")
+        }
+        left = 100.0 if e.settings.masking == "gradients" else 100 * (1 - e.settings.sparsity)
+        values |= {"prune_until": 0, "prune_from": 0}
+        dynamic(tmp_path, f"paper/{e.variant}", [0.9 + i / 1000, 0.9 + i / 1000], left, **values)
+    (experiment,) = [
+        e
+        for e in load_experiments(PARAMS / "iterative_pruning" / "lenet_mnist_against_dynamic.yaml", "paper")
+        if e.variant.endswith("equal_cost-98")
+    ]
+    rows = [{"arm": "ticket", "trial": 0, "round": 18, "final_test_accuracy": 0.97, "percent_left": 2.0}]
+    write(tmp_path, experiment.name, experiment.settings, rows)
+    figure = gallery.FIGURES[name](tmp_path)
+    values = {round(float(y), 4) for axes in figure.axes for line in axes.lines for y in line.get_ydata()}
+    values |= {
+        round(float(y), 4) for a in figure.axes for c in a.collections for point in c.get_offsets() for y in point
+    }
+    number = {e.variant: round(0.9 + i / 1000, 4) for i, e in enumerate(variants)}
+    wanted = {
+        "dynamic_training": {0.5, 100, 90, 80},
+        "dynamic_sparsities": {number["lenet_mnist-98"], number["resnet18_cifar10_sparsities-95"], 0.9386},
+        "dynamic_schedules": {number["lenet_mnist_schedules-constant"], number["lenet_mnist-98"]},
+        "dynamic_sensitivity": {number["lenet_mnist_sensitivity-depth-4"], number["lenet_mnist-78.9"]},
+        "dynamic_costs": {number["lenet_mnist-98"], 0.97, 12_870},
+    }[name]
+    assert wanted <= values
+    plt.close("all")
+
+
+def test_what_was_published_is_of_experiments_that_there_are():
+    there = {e.variant for path in (PARAMS / "dynamic_pruning").glob("*.yaml") for e in load_experiments(path, "paper")}
+    assert set(published("dynamic_pruning").index) <= there
+    assert set(yaml.safe_load((PARAMS / "published.yaml").read_text())) == {"dynamic_pruning"}
