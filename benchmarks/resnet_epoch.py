@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 from bench import best, clock, keep, options_of, print_table, side_by_side
-from torch import nn
 from torch.nn import functional as F
 
 from lthcore.augment import augment
@@ -19,7 +18,7 @@ from lthcore.data import Data, Split, load
 from lthcore.dynamic import update
 from lthcore.linear import times_transposed
 from lthcore.lottery import begin
-from lthcore.models import build, initial_weights
+from lthcore.models import build, initial_weights, multiply_adds
 from lthcore.settings import DynamicSettings, LabError, Settings
 from lthcore.train import engine_for
 
@@ -34,22 +33,6 @@ def images(settings: Settings) -> tuple[Data, str]:
         device = torch.device(settings.device)
         split = Split(torch.randn(N, 3, 32, 32, device=device), torch.randint(0, 10, (N,), device=device))
         return Data(split, None, Split(split.images[:10_000], split.labels[:10_000]), ""), "random images"
-
-
-def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of one image forward, in convolutions and dense layers."""
-    total = 0
-
-    def count(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        nonlocal total
-        total += layer.weight.numel() * (output[0, 0].numel() if output.ndim == 4 else 1)
-
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, *shape, device=next(model.parameters()).device))
-    for hook in hooks:
-        hook.remove()
-    return total
 
 
 def main() -> None:

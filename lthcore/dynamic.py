@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 
 from lthcore import masks
 from lthcore.data import Data
@@ -67,7 +66,7 @@ def update(settings: DynamicSettings, state: Training, sparsity: float) -> None:
         state.remembered = {name: weights[name].clone() for name in mask}
     if settings.masks_weights:
         state.weights = masks.apply(mask, weights)
-        state.optimizer = {key: _masked(key, tensor, mask) for key, tensor in state.optimizer.items()}
+        state.optimizer = masks.apply_to_optimizer(mask, state.optimizer)
     state.mask = mask
 
 
@@ -78,12 +77,6 @@ def _recalled(state: Training, mask: masks.Mask) -> Weights:
         name: torch.where(mask[name], w, past[name].to(w.device)) if name in past else w
         for name, w in state.weights.items()
     }
-
-
-def _masked(key: str, tensor: Tensor, mask: masks.Mask) -> Tensor:
-    """An optimizer's tensor `<parameter>/<slot>` under the mask, where it has the parameter's shape."""
-    m = mask.get(key.rpartition("/")[0])
-    return tensor if m is None or m.shape != tensor.shape else torch.where(m, tensor, 0.0)
 
 
 def prune_dynamically(settings: DynamicSettings, data: Data, train: Callable[[Cohort], Cohort]) -> Iterator[Cohort]:

@@ -2,7 +2,8 @@
 
 Each arm is what is trained at round k >= 1. They share the data split, and at equal (trial, round) the batches:
 
-ticket          the mask found by iterative pruning, weights rewound (to iteration 0, or `rewind_to`)
+ticket          the mask found by iterative pruning, weights rewound (to iteration 0, or `rewind_to`; with
+                `restart: best` they go on from those that validated best)
 reinit          the ticket's mask, fresh weights
 random          as many weights in each layer at random, the initial weights
 oneshot         as many weights, chosen by pruning the trained dense network once; weights rewound
@@ -27,10 +28,11 @@ from lthcore import masks
 from lthcore.data import DATASETS, Data, pick_device
 from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights
-from lthcore.pruning import CRITERIA, layer_rates, prune, scores
+from lthcore.pruning import CRITERIA, UNIT_CRITERIA, Seen, layer_rates, prune, scores
 from lthcore.settings import Recipe, Settings, choose, seed_for
 from lthcore.state import Training
 from lthcore.train import train_cohort
+from lthcore.units import prune_units, units_of
 
 LINEAGE = ("ticket", "continued")  # the arms whose next round grows from their own outcome
 
@@ -82,10 +84,11 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
             for arm in settings.arms:
                 if arm.startswith("continued") and trial.latest["continued"].diverged:
                     continue
-                mask = next_mask(settings, trial, arm, k)
+                mask = next_mask(settings, data, trial, arm, k)
                 for draw in range(settings.draws(arm)):
                     cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
-            check_rewound(cohort[Replicate("ticket", trial.number, 0, k)], trial)
+            if settings.restart == "rewind":
+                check_rewound(cohort[Replicate("ticket", trial.number, 0, k)], trial)
         if not cohort:
             return
         outcomes = train(cohort)
@@ -94,7 +97,7 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
             trial.latest |= {r.arm: done for r, done in outcomes.items() if r.trial == trial.number and r.draw == 0}
 
 
-def next_mask(settings: Settings, trial: Trial, arm: str, k: int) -> Mask:
+def next_mask(settings: Settings, data: Data, trial: Trial, arm: str, k: int) -> Mask:
     """The mask of `arm` at round k: what the trained network it grows from keeps of the weights it had.
 
     A control has the ticket's. One-shot pruning prunes k times by the same scores, those of the dense network: as
@@ -104,9 +107,17 @@ def next_mask(settings: Settings, trial: Trial, arm: str, k: int) -> Mask:
         grown, times = trial.dense, k
     else:
         grown, times = trial.latest["continued" if arm.startswith("continued") else "ticket"], 1
-    mask, worth = grown.mask, scores(settings.criterion, trial.theta_0, grown.weights, grown.mask)
+    best = grown.early_stop or grown.weights
+    seed = seed_for(settings.seed, "criterion", trial.number, arm if times == 1 else "oneshot", k if times == 1 else 0)
+    worth = scores(settings.criterion, Seen(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed))
+    mask = grown.mask
+    if settings.criterion.startswith("late_") and not any(score.any() for score in worth.values()):
+        return mask  # the training ended at its best: there is nothing to go by, and the round prunes nothing
     for _ in range(times):
-        mask = prune(worth, mask, layer_rates(settings, mask), settings.scope)
+        if settings.granularity == "units":
+            mask = prune_units(worth, mask, units_of(settings, data.shape), settings)
+        else:
+            mask = prune(worth, mask, layer_rates(settings, mask), settings.scope, settings.keep_at_least)
     return mask
 
 
@@ -114,6 +125,11 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
     """The training of a replicate as it starts: which weights, under which mask."""
     this = partial(begin, settings, trial.number, k)
     match arm:
+        case "ticket" if settings.restart == "best":
+            past = trial.latest["ticket"]
+            going_on = this(past.early_stop, mask)
+            going_on.optimizer = masks.apply_to_optimizer(mask, past.optimizer) if settings.keep_optimizer else {}
+            return going_on
         case "ticket" | "oneshot" | "continued_reset":
             return this(trial.origin, mask, iteration=settings.rewind_to)
         case "reinit" | "oneshot_reinit":
@@ -179,7 +195,8 @@ def check_rewound(ticket: Training, trial: Trial) -> None:
 def check_settings(settings: Recipe) -> None:
     """Raise LabError, before anything is computed, for what only the rooms above the settings can judge."""
     if isinstance(settings, Settings):
-        choose("criterion", settings.criterion, CRITERIA)
+        units = settings.granularity == "units"
+        choose("criterion", settings.criterion, UNIT_CRITERIA if units else CRITERIA)
     choose("architecture", settings.architecture, MODELS)
     choose("dataset", settings.dataset, DATASETS)
     pick_device(settings.device)

@@ -39,6 +39,16 @@ def apply(mask: Mask, weights: Weights) -> Weights:
     return {name: torch.where(mask[name], w, 0.0) if name in mask else w.clone() for name, w in weights.items()}
 
 
+def apply_to_optimizer(mask: Mask, optimizer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An optimizer's tensors (`<parameter>/<slot>`) with those of pruned weights at zero."""
+
+    def masked(key: str, tensor: Tensor) -> Tensor:
+        m = mask.get(key.rpartition("/")[0])
+        return tensor if m is None or m.shape != tensor.shape else torch.where(m, tensor, 0.0)
+
+    return {key: masked(key, tensor) for key, tensor in optimizer.items()}
+
+
 def counts(mask: Mask) -> dict[str, int]:
     """How many weights are left in each layer."""
     return {name: int(m.sum()) for name, m in mask.items()}

@@ -60,12 +60,13 @@ def _conv(settings: Recipe, shape: tuple[int, int, int], classes: int, blocks: t
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for block, filters in enumerate(blocks):
         for i in (2 * block + 1, 2 * block + 2):
-            layers[f"conv{i}"] = nn.Conv2d(channels, filters, kernel_size=3, padding=1)
+            layers[f"conv{i}"] = nn.Conv2d(channels, filters, kernel_size=3, padding=settings.padding)
+            height, width = (height, width) if settings.padding == "same" else (height - 2, width - 2)
             layers[f"conv{i}_relu"] = nn.ReLU()
             channels = filters
         layers[f"pool{block + 1}"] = nn.MaxPool2d(2)
         height, width = height // 2, width // 2
-    if height * width == 0:
+    if min(height, width) < 1:
         raise LabError(f"architecture = {settings.architecture!r}: too many poolings for images of {shape}")
     layers |= _dense(channels * height * width, settings.widths or (256, 256), classes, settings.dropout)
     return nn.Sequential(layers)
@@ -185,6 +186,31 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Mod
         return MODELS[name](settings, shape, classes)
 
 
+def positions(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
+    """How often each weight is used for an image of `shape`: once in a dense layer, once a pixel in a convolution."""
+    found = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, out, name=name: found.__setitem__(f"{name}.weight", out[0, 0].numel() if out.ndim == 4 else 1)
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    training = model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *shape, device=next(model.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+    model.train(training)
+    return found
+
+
+def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-adds of an image forward, in convolutions and dense layers."""
+    weights = dict(model.named_parameters())
+    return sum(weights[name].numel() * times for name, times in positions(model, shape).items())
+
+
 def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
     """A fresh draw of every parameter and buffer of `model`, on the CPU: the same on every device.
 
@@ -198,6 +224,8 @@ def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
             weight.fill_(1.0 if name.endswith("weight") else 0.0)
         elif settings.initialisation == "glorot_normal":
             nn.init.xavier_normal_(weight, generator=generator)
+        elif settings.initialisation == "glorot_uniform":
+            nn.init.xavier_uniform_(weight, generator=generator)
         elif settings.initialisation == "kaiming_normal":
             nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
         elif settings.initialisation == "kaiming_fan_out":

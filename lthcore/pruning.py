@@ -1,33 +1,68 @@
 """Pruning: what each weight is worth (scores), and which weights go (prune). The two know nothing of each other."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lthcore.data import Data
 from lthcore.masks import Mask
-from lthcore.models import Weights
+from lthcore.models import Weights, build
 from lthcore.settings import Kind, LabError, Settings, choose
 
+Scores = dict[str, Tensor]
 
-def magnitude(initial: Weights, final: Weights, name: str) -> Tensor:
+
+class Seen(NamedTuple):
+    """What a criterion may look at: a training's weights at its start, at its early stop and at its end, its mask.
+
+    Without a validation set there is no early stop: `best` is `final` then.
+    """
+
+    settings: Settings
+    data: Data
+    mask: Mask
+    initial: Weights
+    best: Weights
+    final: Weights
+    seed: int
+
+
+def magnitude(seen: Seen) -> Scores:
     """|w_T|: the paper's criterion (section 2)."""
-    return final[name].abs()
+    return {name: seen.final[name].abs() for name in seen.mask}
 
 
-def magnitude_at_init(initial: Weights, final: Weights, name: str) -> Tensor:
+def magnitude_at_init(seen: Seen) -> Scores:
     """|w_0|: pruning before training (the paper's Figure 18)."""
-    return initial[name].abs()
+    return {name: seen.initial[name].abs() for name in seen.mask}
 
 
-def magnitude_increase(initial: Weights, final: Weights, name: str) -> Tensor:
+def magnitude_increase(seen: Seen) -> Scores:
     """|w_T| - |w_0| (arXiv 1905.01067)."""
-    return final[name].abs() - initial[name].abs()
+    return {name: seen.final[name].abs() - seen.initial[name].abs() for name in seen.mask}
 
 
-def movement(initial: Weights, final: Weights, name: str) -> Tensor:
+def movement(seen: Seen) -> Scores:
     """|w_T - w_0| (arXiv 1905.01067)."""
-    return (final[name] - initial[name]).abs()
+    return {name: (seen.final[name] - seen.initial[name]).abs() for name in seen.mask}
+
+
+def late_movement(seen: Seen) -> Scores:
+    """|w_T - w_best|: what goes on moving after the early stop is kept ("low-movement" pruning)."""
+    return {name: (seen.final[name] - seen.best[name]).abs() for name in seen.mask}
+
+
+def late_stillness(seen: Seen) -> Scores:
+    """-|w_T - w_best|: what goes on moving after the early stop is pruned ("high-movement" pruning)."""
+    return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}
+
+
+def random(seen: Seen) -> Scores:
+    """A draw for each weight: the control that every criterion has to beat."""
+    generator = torch.Generator().manual_seed(seen.seed)
+    return {name: torch.rand(m.shape, generator=generator) for name, m in seen.mask.items()}
 
 
 CRITERIA = {
@@ -35,13 +70,47 @@ CRITERIA = {
     "magnitude_at_init": magnitude_at_init,
     "magnitude_increase": magnitude_increase,
     "movement": movement,
+    "late_movement": late_movement,
+    "late_stillness": late_stillness,
+    "random": random,
 }
 
 
-def scores(criterion: str, initial: Weights, final: Weights, mask: Mask) -> dict[str, Tensor]:
-    """The score of every prunable weight under `criterion`: the lowest are pruned first. Shapes as the weights'."""
-    score = CRITERIA[choose("criterion", criterion, CRITERIA)]
-    return {name: score(initial, final, name) for name in mask}
+def unit_l1(seen: Seen) -> Scores:
+    """The mean |w| of a unit's incoming weights, pruned ones counted as the zeros they are: its L1 norm by fan-in."""
+    return {name: seen.final[name].flatten(1).abs().mean(1) for name in seen.mask}
+
+
+def unit_l2(seen: Seen) -> Scores:
+    """The root mean square of a unit's incoming weights: its L2 norm by fan-in."""
+    return {name: seen.final[name].flatten(1).square().mean(1).sqrt() for name in seen.mask}
+
+
+def unit_activation(seen: Seen) -> Scores:
+    """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
+    model, means = build(seen.settings, seen.data.shape, 10), {}
+    model.load_state_dict(seen.final)
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, out, name=name: means.__setitem__(name, out.relu().transpose(0, 1).flatten(1).mean(1))
+        )
+        for name, module in model.named_modules()
+        if f"{name}.weight" in seen.mask
+    ]
+    with torch.no_grad():
+        model.eval()(seen.data.train.images[:1000].cpu())
+    for hook in hooks:
+        hook.remove()
+    return {name: means[name.removesuffix(".weight")] for name in seen.mask}
+
+
+UNIT_CRITERIA = {"unit_l1": unit_l1, "unit_l2": unit_l2, "unit_activation": unit_activation}
+
+
+def scores(criterion: str, seen: Seen) -> Scores:
+    """The score of every prunable weight (or unit) under `criterion`: the lowest are pruned first."""
+    known = CRITERIA | UNIT_CRITERIA
+    return known[choose("criterion", criterion, known)](seen)
 
 
 def kind_of(name: str, m: Tensor) -> Kind:
@@ -64,22 +133,29 @@ def layer_rates(settings: Settings, mask: Mask) -> dict[str, float]:
     return {name: rates[kind_of(name, m)] for name, m in mask.items()}
 
 
-def prune(scores: dict[str, Tensor], mask: Mask, rates: dict[str, float], scope: str = "layer") -> Mask:
+def prune(
+    scores: Scores, mask: Mask, rates: dict[str, float], scope: str = "layer", keep_at_least: float = 0.0
+) -> Mask:
     """Drop the lowest-scored of the weights that remain, exactly floor(rate x remaining) of them.
 
     scope "layer": each layer loses its own share. scope "global": the layers with a rate above zero are ranked
     together and lose the floor of what their rates add up to; a layer of rate 0 is left alone. Equal scores go by
-    index, lower first. Returns a new mask, nested in `mask`. Raises LabError for scores that are not numbers.
+    index, lower first. `keep_at_least` guards layers against collapse: each keeps that share of all its weights, and
+    others are taken in their place while there are any. Returns a new mask, nested in `mask`. Raises LabError for
+    scores that are not numbers.
     """
     remaining = {name: int(m.sum()) for name, m in mask.items()}
     quotas = [
         (names, _floor(sum(rates[name] * remaining[name] for name in names)))
         for names in _groups([name for name in mask if rates[name] > 0], scope)
     ]
+    if keep_at_least:
+        scores, guarded = _guarded(scores, mask, keep_at_least)
+        quotas = [(names, min(n, sum(remaining[m] - guarded[m] for m in names))) for names, n in quotas]
     return _without_lowest(scores, mask, quotas)
 
 
-def prune_to(scores: dict[str, Tensor], mask: Mask, sparsity: float, names: list[str], scope: str = "global") -> Mask:
+def prune_to(scores: Scores, mask: Mask, sparsity: float, names: list[str], scope: str = "global") -> Mask:
     """Drop the lowest-scored weights of the layers `names` until a share `sparsity` of them is pruned, to one weight.
 
     scope "layer": of each of them; "global": of all of them together. What is pruned already stays so, and counts.
@@ -102,7 +178,7 @@ def _floor(count: float) -> int:
     return math.floor(count + 1e-9)  # undoes the rounding of products such as 0.29 x 100 = 28.999999999999996
 
 
-def _without_lowest(scores: dict[str, Tensor], mask: Mask, quotas: list[tuple[list[str], int]]) -> Mask:
+def _without_lowest(scores: Scores, mask: Mask, quotas: list[tuple[list[str], int]]) -> Mask:
     """A copy of the mask without, in each group of layers, so many of the lowest-scored weights that remain."""
     remaining = {name: m.flatten().nonzero().squeeze(1) for name, m in mask.items()}
     worth = {name: scores[name].flatten()[remaining[name]] for name in mask}
@@ -116,6 +192,17 @@ def _without_lowest(scores: dict[str, Tensor], mask: Mask, quotas: list[tuple[li
             for name, drop in zip(names, dropped.split([len(remaining[name]) for name in names]), strict=True):
                 pruned[name].view(-1)[remaining[name][drop]] = False
     return pruned
+
+
+def _guarded(scores: Scores, mask: Mask, share: float) -> tuple[Scores, dict[str, int]]:
+    """Scores under which the best of each layer cannot go, and how many those are."""
+    out, guarded = {}, {}
+    for name, m in mask.items():
+        guarded[name] = min(math.ceil(share * m.numel()), int(m.sum()))
+        flat = torch.where(m, scores[name].double(), -math.inf).flatten()
+        best = flat.topk(guarded[name]).indices
+        out[name] = flat.index_fill(0, best, math.inf).view(m.shape)
+    return out, guarded
 
 
 def _lowest(values: Tensor, count: int) -> Tensor:

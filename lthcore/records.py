@@ -17,10 +17,11 @@ from lthcore.settings import LabError, project_root
 
 REPLICATE = list(Replicate._fields)
 READ = ["read_1_test_accuracy", "read_2_test_accuracy", "read_3_test_accuracy"]
+ADDED = (*READ, "diverged", "skipped", "emptied", "multiply_adds")  # columns that older tables may lack
 ROUNDS = [
     *REPLICATE, "weights_left", "percent_left", "es_iteration", "es_val_loss", "es_val_accuracy", "es_test_accuracy",
     "es_train_accuracy", "final_val_accuracy", "final_test_accuracy", "final_train_accuracy", "iterations", "seconds",
-    *READ, "diverged",
+    *READ, "diverged", "skipped", "emptied", "multiply_adds",
 ]  # fmt: skip
 CURVES = [*REPLICATE, "percent_left", "iteration", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
@@ -66,7 +67,7 @@ def read_table(path: Path, columns: list[str]) -> list[dict]:
         table = pd.read_csv(path)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         table = pd.DataFrame()
-    if [c for c in columns if c in table or c not in (*READ, "diverged")] == list(table):  # of a version without these
+    if [c for c in columns if c in table or c not in ADDED] == list(table):  # of a version without these
         table = table.reindex(columns=columns)
     if list(table.columns) != columns:
         raise LabError(

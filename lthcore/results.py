@@ -22,10 +22,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from lthcore import analysis
-from lthcore.data import DATASETS, Data, load
+from lthcore import analysis, masks
+from lthcore.data import DATASETS, Data, image_shape, load
+from lthcore.energy import metered
 from lthcore.lock import locked, stopped_by_sigterm
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings
+from lthcore.models import build, multiply_adds, positions
 from lthcore.records import (
     COMMIT,
     CURVES,
@@ -88,8 +90,12 @@ class Run:
         self.folder, self.settings, self.force = Path(folder), settings, force
         self.record = {} if force else self._read_record()
         self.began = self.written = time.perf_counter()
+        self.energy: dict = self.record.get("energy", {})
         self.rows: dict[Replicate, dict] = {}
         self.points: dict[Replicate, list[dict]] = {}
+        shape = image_shape(settings)
+        model = build(settings, shape, 10)
+        self.positions, self.dense = positions(model, shape), multiply_adds(model, shape)
         if self.record:
             for point in read_table(self.folder / "curves.csv", CURVES):
                 self.points.setdefault(replicate_of(point), []).append(point)
@@ -216,6 +222,13 @@ class Run:
         accuracies = {point.iteration: point.test_accuracy for point in state.curve}
         read = [accuracies[iteration] for iteration in self.settings.read_at]
         row |= dict(zip(READ, [*read, None, None, None], strict=False)) | {"diverged": state.diverged}
+        before = self.rows.get(replicate._replace(round=replicate.round - 1))
+        left_by_layer = masks.counts(state.mask) if self.settings.masks_weights else {}
+        row |= {
+            "skipped": bool(before) and before["weights_left"] == left,  # a round that pruned nothing
+            "emptied": " ".join(name for name, n in left_by_layer.items() if n == 0) or None,
+            "multiply_adds": sum(n * self.positions[name] for name, n in left_by_layer.items()) or self.dense,
+        }
         self.rows[replicate] = _rounded(row)
         shares = [{"percent_left": _share(point, percent)} for point in state.curve]
         self.points[replicate] = [_rounded(where | asdict(p) | s) for p, s in zip(state.curve, shares, strict=True)]
@@ -270,6 +283,9 @@ class Run:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": None if unknown else round(self.record.get("wall_seconds", 0) + seconds, 1),
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
+            # forward and twice that backward, of masked-dense training: what is left of the weights is in rounds.csv
+            "training_flops": 6 * self.dense * s.batch_size * sum(row["iterations"] for row in self.rows.values()),
+            **({"energy": self.energy} if self.energy else {}),
             "settings": s.model_dump(mode="json"),
         }
         write(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
@@ -284,11 +300,11 @@ def run(
     after `time_limit` seconds, everything so far saved, and LabError for what a user can mend.
     """
     deadline = time.monotonic() + time_limit
+    check_settings(settings)
     this = Run(folder, settings, force)
     if not this.missing:
         this.write_structure()
         return read_tables(folder)
-    check_settings(settings)
     data = load(settings)
     if len(data.test.labels) < DATASETS[settings.dataset].n_test:
         print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
@@ -297,7 +313,8 @@ def run(
         this.begin()
         this.write_record(data)
         try:
-            this.train_all(data, deadline, quiet)
+            with metered(this.record.get("energy")) as this.energy:
+                this.train_all(data, deadline, quiet)
         except TimeLimit:
             total, left = len(planned(settings)), len(this.missing)
             why = "time limit reached" if time.monotonic() >= deadline else "asked to stop,"

@@ -19,7 +19,9 @@ Arm = Literal[
 
 TRAINING_IMAGES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
-Initialisation = Literal["glorot_normal", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "gaussian"]
+Initialisation = Literal[
+    "glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "gaussian"
+]  # fmt: skip
 Kind = Literal["conv", "shortcut", "fc", "output"]
 
 # How much of an experiment is run, and where: none of these changes any single training, so they
@@ -46,6 +48,7 @@ class Recipe(BaseModel):
         "lenet", description="mlp, lenet, conv2, conv4, conv6, resnet20, vgg19, vgg_like, resnet18 or resnet34"
     )
     widths: tuple[int, ...] = Field((), description="hidden dense layers, empty for the architecture's own")
+    padding: Literal["same", "valid"] = Field("same", description="same or valid, in conv2, conv4 and conv6")
     initialisation: Initialisation = Field("glorot_normal", description="how the weights start, biases start at zero")
     init_std: float = Field(0.1, gt=0, description="standard deviation of the gaussian initialisation")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate after each hidden dense layer")
@@ -181,9 +184,16 @@ class Settings(Recipe):
     rounds: int = Field(20, ge=0, description="rounds of pruning")
     criterion: str = Field("magnitude", description="which weights are worth keeping")
     scope: Literal["layer", "global"] = Field("layer", description="weights compete within their layer or all together")
+    granularity: Literal["weights", "units"] = Field("weights", description="units prunes whole neurons and filters")
+    keep_at_least: float = Field(0.0, ge=0, lt=1, description="share of each layer's weights that no round goes below")
     prune_fc: float = Field(0.2, ge=0, lt=1, description="share of the remaining dense weights pruned in a round")
     prune_conv: float = Field(0.1, ge=0, lt=1, description="share of the remaining convolution weights")
     prune_output: float = Field(0.1, ge=0, lt=1, description="share of the remaining weights of the output layer")
+
+    restart: Literal["rewind", "best"] = Field(
+        "rewind", description="best lets tickets go on from the weights that validated best"
+    )
+    keep_optimizer: bool = Field(False, description="with restart best, tickets go on with the optimizer's state too")
 
     @model_validator(mode="after")
     def _search(self) -> Self:
@@ -191,6 +201,14 @@ class Settings(Recipe):
         self._forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
         grown = "continued_reset" not in self.arms or "continued" in self.arms
         self._forbid(not grown, "arms", "continued_reset needs continued, whose mask it has")
+        best = self.restart == "best"
+        self._forbid(best and self.validation == 0, "restart", "best needs a validation set")
+        self._forbid(best and self.rewind_to > 0, "restart", "best goes with rewind_to = 0")
+        self._forbid(self.keep_optimizer and not best, "keep_optimizer", "allowed with restart best")
+        late = self.criterion.startswith("late_") and self.validation == 0
+        self._forbid(late, "criterion", "needs a validation set, whose best point it looks at")
+        units = self.granularity == "units"
+        self._forbid(units and self.keep_at_least > 0, "keep_at_least", "for weights; of units one always stays")
         return self
 
     def draws(self, arm: str) -> int:

@@ -44,9 +44,10 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: Traini
     finished = state.iteration >= settings.iterations
     groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
     groups["rewind"] = state.rewind
+    if not finished or getattr(settings, "keep_optimizer", False):  # then the next round goes on with it
+        groups["optimizer"] = state.optimizer
     if not finished:
-        groups["remembered"] = state.remembered
-        groups |= {"optimizer": state.optimizer, "noise": {} if state.noise is None else {"state": state.noise}}
+        groups |= {"remembered": state.remembered, "noise": {} if state.noise is None else {"state": state.noise}}
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().unsqueeze(0).contiguous()
         for group, content in groups.items()

@@ -1,13 +1,16 @@
 """Dynamic pruning: the sparsity reported is there, at every moment, to one weight; its first form is at 0%."""
 
+import itertools
 import math
+import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from lthcore import dynamic, engines, masks
+from lthcore import dynamic, engines, masks, results
 from lthcore.data import Data, load
 from lthcore.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
 from lthcore.lottery import Replicate, begin
@@ -263,14 +266,18 @@ def test_a_run_has_a_row_for_each_trial_and_its_curve_shows_the_sparsity_rise(di
     assert ticket.settings == SMALL and masks.is_masked(ticket.final, ticket.mask)
 
 
-def test_a_run_stopped_at_its_time_limit_goes_on_to_the_same_tables(tmp_path):
+def test_a_run_stopped_at_its_time_limit_goes_on_to_the_same_tables(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_WORKERS", "1")
     whole, _ = run(SMALL, tmp_path / "whole", quiet=True)
-    for _ in range(100):
+    clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
+    monkeypatch.setattr(results, "time", clock)  # a second later each time it is read: stops are no chance
+    for stops in itertools.count():  # noqa: B007
         try:
-            rounds, _ = run(SMALL, tmp_path / "parts", time_limit=0.05, quiet=True)
+            rounds, _ = run(SMALL, tmp_path / "parts", time_limit=9, quiet=True)
             break
         except TimeLimit:
             continue
+    assert stops > 1
     kept = [column for column in whole if column != "seconds"]
     assert rounds[kept].equals(whole[kept])
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from lthcore import masks
-from lthcore.models import build
-from lthcore.pruning import CRITERIA, layer_rates, prune, scores
+from lthcore.data import Data, load
+from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning import CRITERIA, Seen, layer_rates, prune, scores
 from lthcore.settings import LabError, Settings
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
@@ -240,7 +241,12 @@ def test_global_scope_keeps_what_global_unstructured_keeps(seed):
 
 # Criteria
 
-INITIAL, FINAL = torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([[-3.0, -1.0, 0.0]])
+INITIAL, BEST, FINAL = (torch.tensor([row]) for row in ([1.0, -2.0, 3.0], [-1.0, -1.5, 2.0], [-3.0, -1.0, 0.0]))
+NO_DATA = Data(None, None, None, "")
+
+
+def seen(initial: Weights, final: Weights, best: Weights | None = None, seed: int = 0, data: Data = NO_DATA) -> Seen:
+    return Seen(Settings(), data, masks.full_mask(initial), initial, best or final, final, seed)
 
 
 @pytest.mark.parametrize(
@@ -250,23 +256,61 @@ INITIAL, FINAL = torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([[-3.0, -1.0, 0.
         ("magnitude_at_init", [[1.0, 2.0, 3.0]]),
         ("magnitude_increase", [[2.0, -1.0, -3.0]]),
         ("movement", [[4.0, 1.0, 3.0]]),
+        ("late_movement", [[2.0, 0.5, 2.0]]),
+        ("late_stillness", [[-2.0, -0.5, -2.0]]),
+        ("unit_l1", [pytest.approx(4 / 3)]),
+        ("unit_l2", [pytest.approx((10 / 3) ** 0.5)]),
     ],
 )
 def test_criterion_scores_what_its_definition_says(criterion, worth):
-    mask = masks.full_mask({"fc1.weight": INITIAL})
-    assert scores(criterion, {"fc1.weight": INITIAL}, {"fc1.weight": FINAL}, mask)["fc1.weight"].tolist() == worth
+    what = seen({"fc1.weight": INITIAL}, {"fc1.weight": FINAL}, {"fc1.weight": BEST})
+    assert scores(criterion, what)["fc1.weight"].tolist() == worth
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_scores_every_prunable_weight(criterion):
     start = build(Settings(architecture="conv2", widths=(9, 8)), CIFAR10, 10).state_dict()
     before = {name: w.clone() for name, w in start.items()}
-    mask = masks.full_mask(start)
-    worth = scores(criterion, start, {name: w + 1 for name, w in start.items()}, mask)
-    assert {name: s.shape for name, s in worth.items()} == {name: m.shape for name, m in mask.items()}
+    worth = scores(criterion, seen(start, {name: w + 1 for name, w in start.items()}))
+    assert {name: s.shape for name, s in worth.items()} == {name: m.shape for name, m in masks.full_mask(start).items()}
     assert all(torch.equal(start[name], w) for name, w in before.items())
+
+
+def test_random_scores_follow_from_their_seed():
+    start = {"fc1.weight": torch.zeros(20, 20)}
+    once, again, other = (scores("random", seen(start, start, seed=s))["fc1.weight"] for s in (0, 0, 1))
+    assert torch.equal(once, again) and not torch.equal(once, other)
+
+
+def test_mean_activation_is_what_the_units_put_out():
+    settings = Settings(dataset="digits", architecture="conv2", widths=(9, 8), validation=0, device="cpu")
+    data = load(settings)
+    model = build(settings, data.shape, 10)
+    weights = initial_weights(model, settings, 0)
+    model.load_state_dict(weights)
+    worth = scores("unit_activation", Seen(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
+    with torch.no_grad():
+        first = model.conv1(data.train.images[:1000]).relu()
+        dense = model[: list(dict(model.named_children())).index("fc1_relu") + 1](data.train.images[:1000])
+    torch.testing.assert_close(worth["conv1.weight"], first.mean((0, 2, 3)))
+    torch.testing.assert_close(worth["fc1.weight"], dense.mean(0))
 
 
 def test_unknown_criterion_names_the_nearest():
     with pytest.raises(LabError, match=r"criterion = 'magnitud' .*did you mean 'magnitude'"):
-        scores("magnitud", {}, {}, {})
+        scores("magnitud", seen({}, {}))
+
+
+# The guard against layers that collapse
+
+
+def test_a_guarded_layer_keeps_its_share_and_others_lose_in_its_place():
+    worth = {"a.weight": torch.arange(10.0).view(1, 10), "b.weight": torch.arange(10.0, 40.0).view(3, 10)}
+    mask, rates = masks.full_mask(worth), {"a.weight": 0.5, "b.weight": 0.5}
+    plain = prune(worth, mask, rates, "global")
+    assert masks.counts(plain) == {"a.weight": 0, "b.weight": 20}  # collapsed
+    guarded = prune(worth, mask, rates, "global", keep_at_least=0.3)
+    assert masks.counts(guarded) == {"a.weight": 3, "b.weight": 17}  # as many in all
+    assert guarded["a.weight"].flatten().nonzero().flatten().tolist() == [7, 8, 9]  # the best of them
+    once_more = prune(worth, guarded, {"a.weight": 0.99, "b.weight": 0.99}, "global", keep_at_least=0.3)
+    assert masks.counts(once_more) == {"a.weight": 3, "b.weight": 9}  # nothing goes below the guard

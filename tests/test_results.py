@@ -30,7 +30,7 @@ SMALL = Settings(
 ROUNDS = (
     "arm,trial,draw,round,weights_left,percent_left,es_iteration,es_val_loss,es_val_accuracy,es_test_accuracy,"
     "es_train_accuracy,final_val_accuracy,final_test_accuracy,final_train_accuracy,iterations,seconds,"
-    "read_1_test_accuracy,read_2_test_accuracy,read_3_test_accuracy,diverged"
+    "read_1_test_accuracy,read_2_test_accuracy,read_3_test_accuracy,diverged,skipped,emptied,multiply_adds"
 )
 CURVES = "arm,trial,draw,round,percent_left,iteration,val_loss,val_accuracy,test_loss,test_accuracy"
 PATIENCE = 600  # seconds after which a run that does not get on is taken to hang: a busy machine is slow
@@ -130,7 +130,7 @@ def test_run_writes_its_tables_with_these_columns(finished):
     plan = planned(SMALL)
     assert [Replicate(*row) for row in rounds[results.REPLICATE].itertuples(index=False)] == plan
     assert len(curves) == 4 * len(plan)  # at 0, 20, 40 and 60
-    assert rounds.drop(columns=results.READ).notna().all().all()
+    assert rounds.drop(columns=[*results.READ, "emptied"]).notna().all().all()
     assert curves.notna().all().all()
 
 

@@ -1,0 +1,101 @@
+"""Units: the neurons and filters of a network, what computes them and what reads them, and pruning them whole."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lthcore.masks import Mask
+from lthcore.models import Residual, build
+from lthcore.pruning import Scores, kind_of
+from lthcore.settings import LabError, Recipe, Settings
+
+
+class Stream(NamedTuple):
+    """A set of units: the layers that compute them, those layers' norms, and the layers that read them.
+
+    A network's inputs have no producer. The units of a residual stream have several, whose outputs are added up.
+    """
+
+    producers: tuple[str, ...]
+    norms: tuple[str | None, ...]
+    consumers: tuple[str, ...]
+
+
+def streams_of(model: nn.Sequential) -> list[Stream]:
+    """The streams of a network from its inputs on; the outputs are nobody's units."""
+    found: list[Stream] = []
+    producers: list[str] = []
+    norms: list[str | None] = []
+    consumers: list[str] = []
+
+    def close(*names: str) -> None:
+        """The units so far are read by a layer for the last time; what `names` compute comes next."""
+        nonlocal producers, norms, consumers
+        found.append(Stream(tuple(producers), tuple(norms), tuple(consumers)))
+        producers, norms, consumers = list(names), [None] * len(names), []
+
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            consumers.append(name)
+            close(name)
+        elif isinstance(layer, nn.BatchNorm2d):
+            norms[-1] = name
+        elif isinstance(layer, Residual):
+            consumers.append(f"{name}.conv1")
+            found.append(Stream((f"{name}.conv1",), (f"{name}.norm1",), (f"{name}.conv2",)))
+            if layer.shortcut is None:
+                producers.append(f"{name}.conv2")
+                norms.append(f"{name}.norm2")
+            else:
+                consumers.append(f"{name}.shortcut")
+                close(f"{name}.conv2", f"{name}.shortcut")
+                norms = [f"{name}.norm2", f"{name}.shortcut_norm"]
+    return found
+
+
+def units_of(settings: Recipe, shape: tuple[int, int, int]) -> list[Stream]:
+    """The streams of the network of these settings, for images of `shape`."""
+    return streams_of(build(settings, shape, 10))
+
+
+def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Settings) -> Mask:
+    """Drop the lowest-scored units: everything that comes into them, and everything that goes out of them.
+
+    scores: (units,) for each layer. Each layer loses floor(rate x units left), or with scope "global" all together;
+    one unit always stays. Residual streams, inputs and outputs are left whole. Returns a new mask, nested in `mask`.
+    """
+    rates = {"conv": settings.prune_conv, "fc": settings.prune_fc}
+    worth: dict[str, Tensor] = {}
+    readers: dict[str, tuple[str, ...]] = {}
+    for stream in streams:
+        if len(stream.producers) == 1:
+            name = f"{stream.producers[0]}.weight"
+            readers[name] = tuple(f"{consumer}.weight" for consumer in stream.consumers)
+            alive = mask[name].flatten(1).any(1) & _read(mask, readers[name], len(mask[name]))
+            worth[name] = torch.where(alive, scores[name].double(), torch.inf)
+            if worth[name].isnan().any():
+                raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
+    pruned = {name: m.clone() for name, m in mask.items()}
+    for names in [[name] for name in worth] if settings.scope == "layer" else [list(worth)]:
+        left = {name: int(worth[name].isfinite().sum()) for name in names}
+        quota = int(sum(rates[kind_of(name, mask[name])] * left[name] for name in names) + 1e-9)
+        ranked = sorted((float(v), i, k) for i, name in enumerate(names) for k, v in enumerate(worth[name]))
+        for _, i, k in ranked:
+            name = names[i]
+            if quota and left[name] > 1:
+                quota, left[name] = quota - 1, left[name] - 1
+                pruned[name][k] = False
+                for reader in readers[name]:
+                    columns(pruned[reader], len(pruned[name]))[:, k] = False
+    return pruned
+
+
+def columns(weight: Tensor, units: int) -> Tensor:
+    """A view of a weight (outputs, inputs, ...) by the units that it reads: (outputs, units, rest)."""
+    return weight.view(len(weight), units, -1)
+
+
+def _read(mask: Mask, readers: tuple[str, ...], units: int) -> Tensor:
+    """Which units any reader has a connection from."""
+    return torch.stack([columns(mask[reader], units).any(2).any(0) for reader in readers]).any(0)

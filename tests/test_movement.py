@@ -1,0 +1,150 @@
+"""High-movement pruning: what it goes by, what it goes on from, and what is recorded when a round comes to nothing."""
+
+import itertools
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lthcore import energy, lottery, masks, results
+from lthcore.data import load
+from lthcore.lottery import Replicate, Seen, find_tickets, train_in_memory
+from lthcore.models import build, initial_weights
+from lthcore.pruning import scores
+from lthcore.records import read_record
+from lthcore.results import TimeLimit, run
+from lthcore.settings import LabError, Settings, seed_for
+
+SMALL = Settings(
+    dataset="digits", architecture="mlp", validation=200, device="cpu", iterations=100, eval_every=20, trials=1,
+    rounds=2, arms=["ticket"], criterion="late_stillness", scope="global", prune_fc=0.1,
+    prune_output=0.0, learning_rate=0.02,
+)  # fmt: skip
+TICKET = Replicate("ticket", 0, 0, 0)
+
+
+def rounds_of(settings: Settings) -> list:
+    data = load(settings)
+    return [outcomes[TICKET._replace(round=k)] for k, outcomes in enumerate(find_tickets(settings, data))]
+
+
+def test_the_network_has_the_parameters_published():
+    model = build(Settings(architecture="conv4", padding="valid"), (3, 32, 32), 10)
+    assert sum(p.numel() for p in model.parameters()) == 1_147_978
+
+
+def test_what_moved_most_after_the_early_stop_is_pruned():
+    dense, first, _ = rounds_of(SMALL)
+    moved = {name: (dense.weights[name] - dense.early_stop[name]).abs() for name in dense.mask}
+    gone = torch.cat([moved[name][~first.mask[name]] for name in moved])
+    kept = torch.cat([moved[name][first.mask[name]] for name in ("fc1.weight", "fc2.weight")])
+    assert gone.min() >= kept.max() and len(gone) == int(0.1 * (64 * 64 + 64 * 32))
+    assert first.mask["output.weight"].all()
+
+
+@pytest.mark.parametrize("criterion", ["late_movement", "late_stillness", "magnitude", "magnitude_increase", "random"])
+def test_every_control_prunes_as_many_weights(criterion):
+    settings = SMALL.changed(criterion=criterion, iterations=400, learning_rate=0.03)  # long enough to overfit
+    left = [masks.weights_left(state.mask) for state in rounds_of(settings)]
+    assert left == [6464, 6464 - 614, 6464 - 614 - 553]
+
+
+def test_a_round_is_skipped_and_recorded_so_where_training_ended_at_its_best(tmp_path):
+    settings = SMALL.changed(iterations=20)  # too short to get worse again
+    rounds, _ = run(settings, tmp_path, quiet=True)
+    assert list(rounds["skipped"]) == [False, True, True] and set(rounds["weights_left"]) == {6464}
+    rounds, _ = run(SMALL, tmp_path / "not", quiet=True)
+    assert not rounds["skipped"].any()
+
+
+def test_a_round_that_empties_a_layer_is_recorded(tmp_path, monkeypatch):
+    settings = SMALL.changed(criterion="magnitude", prune_fc=0.98, rounds=1)
+    rounds, _ = run(settings, tmp_path, quiet=True)
+    assert rounds["emptied"].isna().all()  # 123 weights stay, some in each layer
+    assert list(rounds["multiply_adds"]) == list(rounds["weights_left"])  # dense layers use a weight once
+    weights = initial_weights(build(settings, (1, 8, 8), 10), settings, 0)
+    monkeypatch.setattr(lottery, "prune", lambda worth, mask, *_: mask | {"fc2.weight": mask["fc2.weight"] & False})
+    rounds, _ = run(settings.changed(seed=1), tmp_path / "emptied", quiet=True)
+    assert list(rounds["emptied"].fillna("")) == ["", "fc2.weight"] and weights["fc2.weight"].numel() == 2048
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_going_on_from_the_best_weights_with_or_without_the_optimizers_state(keep):
+    settings = SMALL.changed(restart="best", keep_optimizer=keep)
+    dense, first, _ = rounds_of(settings)
+    for name, mask in first.mask.items():
+        assert torch.equal(first.start[name], torch.where(mask, dense.early_stop[name], 0.0))
+    data, (rewound, *_) = load(SMALL), rounds_of(SMALL)
+    assert all(torch.equal(rewound.weights[n], w) for n, w in dense.weights.items())  # the dense network is the same
+    # by hand: with the optimizer's state or without
+    by_hand = first.__class__(0, dict(first.start), first.mask, seed_for(0, "training", 0, 1), start=first.start)
+    by_hand.optimizer = masks.apply_to_optimizer(first.mask, dense.optimizer) if keep else {}
+    (again,) = train_in_memory(settings, data, {TICKET: by_hand}).values()
+    assert all(torch.equal(again.weights[n], w) for n, w in first.weights.items())
+
+
+def test_a_run_that_keeps_the_optimizer_resumes_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    settings = SMALL.changed(restart="best", keep_optimizer=True)
+    whole, _ = run(settings, tmp_path / "whole", quiet=True)
+    clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
+    monkeypatch.setattr(results, "time", clock)  # a second later each time it is read: stops are no chance
+    for stops in itertools.count():  # noqa: B007
+        try:
+            rounds, _ = run(settings, tmp_path / "parts", time_limit=9, quiet=True)
+            break
+        except TimeLimit:
+            continue
+    assert stops > 1
+    kept = [column for column in whole if column != "seconds"]
+    assert rounds[kept].equals(whole[kept])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"restart": "best", "validation": 0, "criterion": "magnitude"}, {"validation": 0}, {"keep_optimizer": True},
+     {"restart": "best", "rewind_to": 20}],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(values):
+    with pytest.raises(LabError):
+        SMALL.changed(**values)
+
+
+def test_late_movement_is_zero_for_weights_already_pruned():
+    dense, first, _ = rounds_of(SMALL)
+    what = Seen(SMALL, None, first.mask, dense.start, first.early_stop, first.weights, 0)
+    worth = scores("late_movement", what)
+    assert all(not worth[name][~mask].any() for name, mask in first.mask.items())
+
+
+# What a run cost
+
+
+def test_a_run_says_what_it_computed(tmp_path):
+    run(SMALL, tmp_path, quiet=True)
+    record = read_record(tmp_path)
+    assert record["training_flops"] == 3 * 100 * 60 * 6 * 6464 and record["training_seconds"] > 0
+    assert "energy" not in record
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_energy_is_metered_where_it_is_asked_for(tmp_path, monkeypatch):
+    pytest.importorskip("codecarbon")
+    monkeypatch.setenv("LTH_ENERGY", "1")
+    run(SMALL.changed(rounds=0), tmp_path, quiet=True)
+    found = read_record(tmp_path)["energy"]
+    assert found["kwh"] > 0 and found["co2e_kg"] > 0 and found["basis"] in ("measured", "estimated")
+    with energy.metered(found) as more:
+        pass
+    assert more["kwh"] > found["kwh"]  # sittings add up
+
+
+def test_energy_asked_for_without_the_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_ENERGY", "1")
+    monkeypatch.setitem(__import__("sys").modules, "codecarbon", None)
+    with pytest.raises(LabError, match="pip install"):
+        run(SMALL.changed(rounds=0), tmp_path, quiet=True)
+    assert json.loads((tmp_path / "run.json").read_text())["trainings_done"] == 0

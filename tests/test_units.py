@@ -1,0 +1,199 @@
+"""Units: pruned whole with all that comes in and goes out; a compacted network computes what the sparse one does."""
+
+import pytest
+import torch
+from torch import nn
+
+from lthcore import masks
+from lthcore.compact import compact, export_onnx
+from lthcore.data import load
+from lthcore.lottery import find_tickets
+from lthcore.models import build, initial_weights, multiply_adds, positions
+from lthcore.pruning import UNIT_CRITERIA
+from lthcore.settings import LabError, Settings
+from lthcore.units import columns, prune_units, streams_of, units_of
+
+DIGITS = Settings(
+    dataset="digits", architecture="lenet", widths=(40, 20), validation=200, device="cpu", iterations=40,
+    eval_every=20, trials=1, rounds=2, arms=["ticket", "reinit"], reinit_draws=1, granularity="units",
+    criterion="unit_l1", prune_fc=0.5,
+)  # fmt: skip
+NETWORKS = {
+    "lenet": ({"widths": (30, 20)}, (1, 8, 8)),
+    "conv2": ({"widths": (12, 10)}, (3, 8, 8)),
+    "conv4": ({"widths": (12, 10), "padding": "valid"}, (3, 16, 16)),
+    "conv6": ({"widths": (12, 10)}, (1, 8, 8)),
+    "resnet20": ({}, (3, 8, 8)),
+    "resnet18": ({}, (3, 8, 8)),
+    "vgg_like": ({}, (3, 16, 16)),
+}
+
+
+def trained_like(architecture: str, seed: int) -> tuple[nn.Sequential, dict, tuple[int, int, int]]:
+    """A network, weights with biases, norms and running statistics as after training, and its image shape."""
+    values, shape = NETWORKS[architecture]
+    settings = Settings(architecture=architecture, **values)
+    model = build(settings, shape, 10)
+    weights, g = initial_weights(model, settings, seed), torch.Generator().manual_seed(seed)
+    for name, w in weights.items():
+        if name.endswith("running_var"):
+            w.copy_(torch.rand(w.shape, generator=g) + 0.5)
+        elif w.ndim == 1:
+            w.add_(0.3 * torch.randn(w.shape, generator=g))
+    return model, weights, shape
+
+
+def outputs(model: nn.Module, shape: tuple[int, int, int], n: int = 3) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(torch.randn(n, *shape, generator=torch.Generator().manual_seed(5)))
+
+
+def equal_to_rounding(small: nn.Module, model: nn.Module, shape: tuple[int, int, int]) -> None:
+    expected = outputs(model, shape)
+    torch.testing.assert_close(outputs(small, shape), expected, atol=1e-5 * float(expected.abs().max() + 1), rtol=1e-4)
+
+
+# Compaction
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("architecture", ["lenet", "conv2", "conv4", "conv6", "resnet20"])
+def test_a_compacted_network_computes_the_same(architecture, seed):
+    """Random masks of all densities, whole units gone here and there, and in some of them a layer gone altogether."""
+    model, weights, shape = trained_like(architecture, seed)
+    g = torch.Generator().manual_seed(seed)
+    mask = {}
+    for name, full in masks.full_mask(weights).items():
+        density = float(torch.rand(1, generator=g)) ** 2
+        m = torch.rand(full.shape, generator=g) < density
+        m[torch.rand(len(m), generator=g) < 0.3] = False  # units nothing comes into
+        m[:, torch.rand(m.shape[1], generator=g) < 0.3] = False  # units nothing goes out of
+        mask[name] = m & (seed % 5 != 4 or torch.rand(1, generator=g) < 0.8)
+    weights = masks.apply(mask, weights)
+    model.load_state_dict(weights)
+    small = compact(model, weights)
+    equal_to_rounding(small, model, shape)
+    size = sum(p.numel() for p in small.parameters())
+    assert size < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "vgg_like"])
+def test_larger_networks_compact_too(architecture):
+    model, weights, shape = trained_like(architecture, 1)
+    for name, m in masks.full_mask(weights).items():
+        m[torch.rand(len(m), generator=torch.Generator().manual_seed(1)) < 0.5] = name == "output.weight"
+        weights[name] = weights[name] * m
+    model.load_state_dict(weights)
+    equal_to_rounding(compact(model, weights), model, shape)
+
+
+@pytest.mark.parametrize("architecture", ["lenet", "conv2", "conv4", "resnet20"])
+def test_a_ticket_with_an_empty_layer_becomes_a_small_network_with_constant_outputs(architecture):
+    model, weights, shape = trained_like(architecture, 0)
+    name = {"lenet": "fc2", "resnet20": "output"}.get(architecture, "conv2")
+    weights[f"{name}.weight"].zero_()
+    model.load_state_dict(weights)
+    small = compact(model, weights)
+    equal_to_rounding(small, model, shape)
+    if architecture != "conv2":  # there zero padding keeps what is constant: a border sees less of it
+        assert (outputs(small, shape) - outputs(small, shape)[0]).abs().max() < 1e-5
+        assert multiply_adds(small, shape) < multiply_adds(model, shape) / 20
+
+
+def test_whole_units_pruned_leave_a_network_of_just_those_sizes():
+    model, weights, shape = trained_like("lenet", 0)
+    weights["fc1.weight"][:20], weights["fc2.weight"][:, :20] = 0.0, 0.0
+    weights["fc2.weight"][:15], weights["output.weight"][:, :15] = 0.0, 0.0
+    weights["fc1.weight"][:, :14] = 0.0
+    model.load_state_dict(weights)
+    small = compact(model, weights)
+    sizes = {name: tuple(w.shape) for name, w in small.named_parameters() if w.ndim == 2}
+    assert sizes == {"fc1.weight": (10, 50), "fc2.weight": (5, 10), "output.weight": (10, 5)}
+    equal_to_rounding(small, model, shape)
+
+
+def test_a_dense_network_is_left_as_it_is():
+    model, weights, shape = trained_like("resnet20", 0)
+    small = compact(model, weights)
+    assert {n: p.shape for n, p in small.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    model.load_state_dict(weights)
+    assert torch.equal(outputs(small, shape), outputs(model, shape))
+
+
+def test_multiply_adds_count_every_use_of_a_weight():
+    model = build(Settings(architecture="conv2"), (3, 32, 32), 10)
+    assert positions(model, (3, 32, 32)) == {
+        "conv1.weight": 1024, "conv2.weight": 1024, "fc1.weight": 1, "fc2.weight": 1, "output.weight": 1,
+    }  # fmt: skip
+    assert multiply_adds(model, (3, 32, 32)) == 1024 * (27 * 64 + 576 * 64) + 16_384 * 256 + 256 * 256 + 2560
+
+
+def test_an_exported_network_gives_the_same_outputs(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, weights, shape = trained_like("conv2", 0)
+    weights["conv1.weight"][::2] = 0.0
+    small = compact(model, weights)
+    export_onnx(small, shape, tmp_path / "small.onnx")
+    session = runtime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
+    images = torch.randn(5, *shape)
+    (logits,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), small(images), atol=1e-4, rtol=1e-3)
+
+
+def test_export_without_the_packages_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    model, weights, shape = trained_like("lenet", 0)
+    with pytest.raises(LabError, match="pip install"):
+        export_onnx(compact(model, weights), shape, tmp_path / "small.onnx")
+
+
+# Pruning units
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("criterion", UNIT_CRITERIA)
+def test_units_go_whole_and_in_the_numbers_asked(criterion, scope):
+    settings = DIGITS.changed(criterion=criterion, scope=scope)
+    data = load(settings)
+    for k, outcomes in enumerate(find_tickets(settings, data)):
+        for replicate, state in outcomes.items():
+            alive = {name: m.flatten(1).any(1) for name, m in state.mask.items()}
+            left = [int(alive["fc1.weight"].sum()), int(alive["fc2.weight"].sum())]
+            assert left == [[40, 20], [20, 10], [10, 5]][k] if scope == "layer" else sum(left) == [60, 30, 15][k]
+            assert torch.equal(state.mask["fc2.weight"].any(0), alive["fc1.weight"])
+            assert torch.equal(state.mask["output.weight"].any(0), alive["fc2.weight"])
+            assert alive["output.weight"].all() and masks.is_masked(state.weights, state.mask)
+            small = compact(build(settings, data.shape, 10), state.weights)
+            assert [small.fc1.out_features, small.fc2.out_features] <= left
+            if replicate.arm == "reinit":
+                assert masks.equal(state.mask, outcomes[replicate._replace(arm="ticket")].mask)
+
+
+def test_the_lowest_scored_units_go_and_one_always_stays():
+    settings = DIGITS.changed(prune_fc=0.99)
+    streams = units_of(settings, (1, 8, 8))
+    mask = masks.full_mask(build(settings, (1, 8, 8), 10).state_dict())
+    worth = {name: torch.arange(float(len(m))) for name, m in mask.items()}
+    for _ in range(3):
+        mask = prune_units(worth, mask, streams, settings)
+    assert mask["fc1.weight"].any(1).nonzero().tolist() == [[39]]
+    assert mask["fc2.weight"].any(1).nonzero().tolist() == [[19]]
+
+
+def test_residual_streams_inputs_and_outputs_are_left_whole():
+    settings = DIGITS.changed(architecture="resnet20", prune_conv=0.5)
+    model = build(settings, (3, 8, 8), 10)
+    mask = masks.full_mask(model.state_dict())
+    pruned = prune_units({n: torch.rand(len(m)) for n, m in mask.items()}, mask, streams_of(model), settings)
+    whole = {name for name, m in pruned.items() if m.all()}
+    assert {"conv.weight", "output.weight", "stage2_block1.shortcut.weight"} <= whole
+    inner = pruned["stage1_block1.conv1.weight"].flatten(1).any(1)
+    assert inner.sum() == 8 and torch.equal(columns(pruned["stage1_block1.conv2.weight"], 16).any(2).any(0), inner)
+
+
+def test_criteria_of_weights_and_of_units_are_told_apart():
+    with pytest.raises(LabError, match="unit_l1"):
+        list(__import__("lthcore.results").results.run(DIGITS.changed(criterion="magnitude"), "/nowhere"))
