@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from scipy import stats
 
 from lthcore.records import read_record, read_tables
 from lthcore.settings import PROFILES, project_root
@@ -89,6 +90,47 @@ def pruning_costs(root: Path) -> pd.DataFrame:
                 "accuracy": r.final_test_accuracy,
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def dynamic_findings(root: Path) -> list[str]:
+    """What the tables of dynamic pruning say, in sentences; those of which the tables are not there are left out."""
+    table, lines = trainings_of(runs_of(root, "dynamic_pruning")), []
+    if table.empty:
+        return lines
+    by = {variant: part.set_index("trial")["final_test_accuracy"] for variant, part in table.groupby("variant")}
+
+    def say(text: str, a: str, b: str) -> None:
+        if a in by and b in by:
+            lines.append(f"{text}: {100 * by[a].mean():.2f}% against {100 * by[b].mean():.2f}%, {gap(by[a], by[b])}.")
+
+    say("LeNet pruned to 78.9% as it trains, against dense", "lenet_mnist-78.9", "lenet_mnist-dense")
+    say("LeNet pruned to 98%, against dense", "lenet_mnist-98", "lenet_mnist-dense")
+    only = "lenet_mnist_schedules-gradients_only"
+    say("With the mask on gradients alone (asked for 98%, 0% zero), against dense", only, "lenet_mnist-dense")
+    linear = "lenet_mnist_schedules-linear"
+    say("To 98% linearly to the last epoch, against the cubic schedule to epoch 20", linear, "lenet_mnist-98")
+    shifted = "lenet_mnist_augmented-{}".format
+    say("With training images shifted and turned, 78.9%, against dense", shifted("78.9"), shifted("dense"))
+    say("The same at 98%, against dense", shifted("98"), shifted("dense"))
+    costs = pruning_costs(root)
+    for level, part in costs.groupby("sparsity") if len(costs) else ():
+        dynamic = part[part["method"] == "dynamic"].set_index("trial")
+        for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):
+            times = in_all / dynamic["in all"].iloc[0]
+            cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
+            difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"])
+            lines.append(f"At {level:.1%}, dynamic against {method} at {cost}: {difference}.")
+    return lines
+
+
+def gap(a: pd.Series, b: pd.Series) -> str:
+    """The mean difference of two series by trial, in points, with its 95% interval (Student's t, paired)."""
+    difference = 100 * (a - b).dropna()
+    n, mean = len(difference), difference.mean()
+    if n < 2:
+        return f"{mean:+.2f} points (n = {n})"
+    half = stats.t.ppf(0.975, n - 1) * difference.std() / n**0.5
+    return f"{mean:+.2f} points [{mean - half:+.2f}, {mean + half:+.2f}] (n = {n})"
 
 
 def _spread(mean: float, std: float) -> str:

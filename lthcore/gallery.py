@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
@@ -14,6 +13,7 @@ from lthcore.plots import ARMS, captioned, new_figure
 from lthcore.records import read_record, read_tables
 
 GREY = "#767676"
+PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks
 COLOURS = {"dynamic": ARMS["ticket"][1], "iterative, rewound": ARMS["reinit"][1], "iterative, trained on": GREY}
 
@@ -24,7 +24,7 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     Lines are means over trials. Loss and accuracy are those of validation where there is one, else of test.
     """
     figure, (left, loss, accuracy) = new_figure(1, 3)
-    for (label, folder), colour in zip(folders.items(), sns.color_palette("viridis", len(folders) + 1), strict=False):
+    for (label, folder), colour in zip(folders.items(), PALETTE, strict=False):
         curves, settings = read_tables(folder)[1], read_record(folder)["settings"]
         steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
         split = "val" if settings["validation"] else "test"
@@ -41,6 +41,8 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     accuracy.set(title=f"Accuracy ({what})", ylabel="accuracy")
     best = max(line.get_ydata().max() for line in accuracy.lines)
     accuracy.set_ylim(best - 0.1, min(1.0, best + 0.005))
+    trained = [value for line in loss.lines for value in line.get_ydata()[1:]]  # untrained, all are off the scale
+    loss.set_ylim(0.9 * min(trained), 1.1 * max(trained))
     loss.yaxis.set_major_formatter(ScalarFormatter())
     loss.yaxis.set_minor_formatter(NullFormatter())
     loss.set_yticks([tick for tick in LOSSES if loss.get_ylim()[0] < tick < loss.get_ylim()[1]])
@@ -48,7 +50,7 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     for axes in (left, loss, accuracy):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    left.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
     return captioned(figure, caption)
 
 
@@ -164,19 +166,26 @@ def dynamic_costs(root: Path) -> Figure | None:
     levels = sorted(table["sparsity"].unique())
     figure, panels = new_figure(1, max(2, len(levels)))
     for axes, level in zip(panels, levels, strict=False):
-        for method, part in table[table["sparsity"] == level].groupby("method", sort=False):
-            means = part.groupby("in all")["accuracy"].mean()
-            axes.plot(means.index, means, color=COLOURS[method], linewidth=1)
-            axes.scatter(part["in all"], part["accuracy"], s=18, color=COLOURS[method], label=method, alpha=0.7)
-        axes.set(
-            title=f"{level:.1%} sparse",
-            xlabel="training iterations in all",
-            ylabel="test accuracy at the end",
-            xscale="log",
-        )
+        part = table[table["sparsity"] == level]
+        budget = part["in all"].map(lambda n: float(f"{n:.2g}"))  # rounds of whole steps make up almost the same
+        places = {b: i for i, b in enumerate(sorted(budget.unique()))}
+        for i, (method, colour) in enumerate(COLOURS.items()):
+            mine = part["method"] == method
+            at = budget[mine].map(places) + 0.2 * (i - 1)
+            axes.scatter(at, part.loc[mine, "accuracy"], s=18, color=colour, alpha=0.6)
+            for b, mean in part[mine].groupby(budget[mine])["accuracy"].mean().items():
+                axes.plot(
+                    [places[b] + 0.2 * (i - 1) - 0.08, places[b] + 0.2 * (i - 1) + 0.08], [mean] * 2, color=colour
+                )
+            axes.plot([], [], "o", color=colour, label=method)
+        axes.set_xticks(range(len(places)), [f"{b:,.0f}" for b in places])
+        axes.set(title=f"{level:.1%} sparse", xlabel="training iterations in all", ylabel="test accuracy at the end")
+        axes.set_xlim(-0.5, len(places) - 0.5)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    for axes in panels[len(levels) :]:
+        axes.set_axis_off()
     panels[0].legend()
-    return captioned(figure, "LeNet-300-100 on MNIST, one recipe for all, a dot a trial")
+    return captioned(figure, "LeNet-300-100 on MNIST, one recipe for all; a dot a trial, a bar their mean")
 
 
 FIGURES: dict[str, Callable[[Path], Figure | None]] = {
