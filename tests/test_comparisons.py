@@ -99,7 +99,7 @@ def test_costs_are_those_of_all_trainings_that_lead_to_the_sparse_network(root):
     assert list(costs.loc["dynamic", "in all"]) == [12_870] * 2 and set(costs["sparsity"]) == {0.98}
     for method in ("iterative, rewound", "iterative, trained on"):
         assert (costs.loc[method, "in all"], costs.loc[method, "accuracy"]) == (3 * 400, 0.92)
-    assert gallery.dynamic_costs(root) is not None
+    assert gallery.FIGURES["dynamic_costs"](root) is not None
     plt.close("all")
 
 
