@@ -20,9 +20,18 @@ MOVEMENT = {
     "high_movement_going_on": ("high movement, going on from the best", "#b8860b"),
     "high_movement_going_on_fresh": ("the same, fresh optimizer", "#c07fae"),
 }  # fmt: skip
+NETWORKS = {
+    "conv4_cifar10": "Conv-4 on CIFAR-10",
+    "lenet_mnist": "LeNet-300-100 on MNIST",
+    "mlp_digits": "A small network on digits",
+}
 ABLATION = {
     "base": "base: Adam", "clipping": "+ gradient clipping", "dropout": "+ dropout", "kaiming": "+ Kaiming",
     "adamw": "+ AdamW", "all": "all four",
+}  # fmt: skip
+SHADES = {
+    "base": "#222222", "clipping": "#3d8c5c", "dropout": "#d1642a", "kaiming": "#b8860b", "adamw": "#7a4fa3",
+    "all": "#1f5fa8",
 }  # fmt: skip
 UNITS = {
     "l1": ("mean |w|", "#1f5fa8"), "l2": ("root mean square of w", "#3d8c5c"), "activation": ("mean output", "#d1642a"),
@@ -44,9 +53,8 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     for k in ks:
         means = curves[curves["round"] == k].groupby("iteration").mean(numeric_only=True)
         for axes, column in zip(panels, ("test_accuracy", "test_loss", "val_loss"), strict=False):
-            axes.plot(
-                means.index / steps, means[column], color=colours[k], label=f"{means['percent_left'].iloc[-1]:.3g}%"
-            )
+            label = f"{means['percent_left'].iloc[-1]:.3g}%"
+            axes.plot(means.index / steps, means[column], color=colours[k], label=label)
     for axes, title in zip(panels, ("Test accuracy", "Test loss", "Validation loss"), strict=False):
         axes.set(title=f"{title}, each round", xlabel=unit)
         if "accuracy" in title:
@@ -74,16 +82,18 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
 def movement_rounds(root: Path) -> Figure | None:
     """High-movement pruning of the largest network it has been run on, round by round."""
     runs = runs_of(root, "movement_pruning")
-    for stem in ("conv4_cifar10", "lenet_mnist", "mlp_digits"):
+    for stem in NETWORKS:
         if f"{stem}-high_movement" in runs:
-            return pruning_rounds(runs[f"{stem}-high_movement"], _caption(stem, runs[f"{stem}-high_movement"]))
+            return pruning_rounds(
+                runs[f"{stem}-high_movement"], _caption(NETWORKS[stem], runs[f"{stem}-high_movement"])
+            )
     return None
 
 
 def movement_arms(root: Path) -> Figure | None:
     """Accuracy against sparsity: high movement and its controls, as many weights each; a panel for each network."""
     runs = runs_of(root, "movement_pruning")
-    stems = [stem for stem in ("conv4_cifar10", "lenet_mnist", "mlp_digits") if f"{stem}-high_movement" in runs]
+    stems = [stem for stem in NETWORKS if f"{stem}-high_movement" in runs]
     if not stems:
         return None
     figure, panels = new_figure(1, len(stems) if len(stems) > 1 else 2)
@@ -99,7 +109,7 @@ def movement_arms(root: Path) -> Figure | None:
                 empty = rounds[rounds["emptied"].notna()]
                 axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
         sparsity_axis(axes, lowest)
-        axes.set(title=_title(stem), ylabel="test accuracy at the end", xlabel="weights left (%)")
+        axes.set(title=NETWORKS[stem], ylabel="test accuracy at the end", xlabel="weights left (%)")
         axes.legend().remove()
     for axes in panels[len(stems) :]:
         axes.set_axis_off()
@@ -112,7 +122,7 @@ def movement_arms(root: Path) -> Figure | None:
 def movement_layers(root: Path) -> Figure | None:
     """What is left of each layer as rounds go by: where layers collapse, and where they do not."""
     runs = runs_of(root, "movement_pruning")
-    stem = next((s for s in ("conv4_cifar10", "lenet_mnist", "mlp_digits") if f"{s}-high_movement" in runs), None)
+    stem = next((s for s in NETWORKS if f"{s}-high_movement" in runs), None)
     arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
     if stem is None or not arms:
         return None
@@ -134,7 +144,7 @@ def movement_layers(root: Path) -> Figure | None:
     panels[0].legend()
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
-    return captioned(figure, _caption(_title(stem), runs[f"{stem}-high_movement"]))
+    return captioned(figure, _caption(NETWORKS[stem], runs[f"{stem}-high_movement"]))
 
 
 def robust_training(root: Path) -> Figure | None:
@@ -143,17 +153,16 @@ def robust_training(root: Path) -> Figure | None:
     if found is None:
         return None
     figure, panels = new_figure(1, 3)
-    colours = dict(zip(ABLATION, ("#222222", "#3d8c5c", "#d1642a", "#b8860b", "#7a4fa3", "#1f5fa8"), strict=True))
     for axes, arm, title in zip(panels, ("ticket", "reinit"), ("Iterative pruning", "Reinitialised"), strict=False):
         for name, part in found.groupby("label", sort=False):
             rounds = part[(part["arm"] == arm) | (part["round"] == 0)]
-            _line(rounds, "es_test_accuracy", axes, ABLATION[name], colours[name])
+            _line(rounds, "es_test_accuracy", axes, ABLATION[name], SHADES[name])
         axes.set_title(title)
     for name in ("base", "all"):
         for arm in ("ticket", "reinit"):
             part = found[(found["label"] == name) & ((found["arm"] == arm) | (found["round"] == 0))]
             label = f"{ABLATION[name].split(':')[0]}, {ARMS[arm][0]}"
-            _line(part, "es_test_accuracy", panels[2], label, colours[name], ARMS[arm][2])
+            _line(part, "es_test_accuracy", panels[2], label, SHADES[name], ARMS[arm][2])
     panels[2].set_title("Rewound against reinitialised")
     for axes in panels:
         sparsity_axis(axes, found["percent_left"].min())
@@ -173,12 +182,7 @@ def robust_ablation(root: Path) -> Figure | None:
     names = [name for name in ABLATION if name in set(found["label"])]
     mean, std = table.mean().unstack().loc[names], table.std().unstack().loc[names]
     left = tickets.groupby("round")["percent_left"].mean()
-    text = np.array(
-        [
-            [f"{m:.2f}\n± {s:.2f}" for m, s in zip(ms, ss, strict=True)]
-            for ms, ss in zip(mean.values, std.values, strict=True)
-        ]
-    )
+    text = mean.map("{:.2f}".format) + std.map("\n± {:.2f}".format)
     sns.heatmap(
         mean,
         annot=text,
@@ -186,15 +190,15 @@ def robust_ablation(root: Path) -> Figure | None:
         cmap="viridis",
         ax=heat,
         cbar_kws={"label": "test accuracy (%)"},
-        annot_kws={"size": 7.5},
+        annot_kws={"size": 8},
     )
     heat.set_xticklabels([f"{left[k]:.3g}%" for k in mean.columns])
     heat.set_yticklabels([ABLATION[name] for name in names], rotation=0)
     heat.set(xlabel="weights left", ylabel="", title="Tickets: test accuracy at early stop, mean ± sd")
     epochs = _epochs_to(root, 0.97)
-    for name, colour in zip(names, ("#222222", "#3d8c5c", "#d1642a", "#b8860b", "#7a4fa3", "#1f5fa8"), strict=False):
+    for name in names:
         part = epochs[epochs["label"] == name].groupby("percent_left")["epochs"].mean()
-        soon.plot(part.index, part, color=colour, marker="o", markersize=4, label=ABLATION[name])
+        soon.plot(part.index, part, color=SHADES[name], marker="o", markersize=4, label=ABLATION[name])
     sparsity_axis(soon, found["percent_left"].min())
     soon.set(title="Epochs until 97% of test images", xlabel="weights left (%)", ylabel="epochs")
     soon.legend()
@@ -277,14 +281,6 @@ def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> No
     axes.bar(values.index, values, color=["#c00000" if k in collapsed else ARMS["ticket"][1] for k in values.index])
     axes.set(title=title, xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _title(stem: str) -> str:
-    return {
-        "conv4_cifar10": "Conv-4 on CIFAR-10",
-        "lenet_mnist": "LeNet-300-100 on MNIST",
-        "mlp_digits": "Small network on digits",
-    }[stem]
 
 
 def _caption(what: str, *folders: Path) -> str:
