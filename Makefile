@@ -72,7 +72,7 @@ lint: $(READY)  ## ruff over code and notebooks
 	$(BIN)/ruff format --check .
 
 bench: $(READY)  ## every benchmark; writes results/benchmarks/
-	@for name in protocol roofline cohort sparse scaling resnet_epoch figure_cost; do \
+	@for name in protocol roofline cohort sparse scaling resnet_epoch compaction figure_cost; do \
 		echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

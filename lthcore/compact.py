@@ -9,11 +9,14 @@ unit, so that a ticket with an empty layer becomes a small network with constant
 from copy import deepcopy
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lthcore.models import Weights
-from lthcore.settings import LabError
+from lthcore.data import load
+from lthcore.models import Weights, build, multiply_adds
+from lthcore.settings import LabError, Recipe
+from lthcore.tickets import load_ticket
 from lthcore.units import Stream, columns, streams_of
 
 
@@ -51,6 +54,34 @@ def compact(model: nn.Sequential, weights: Weights) -> nn.Sequential:
                 break
         index = [a.nonzero().squeeze(1) if a.any() else torch.tensor([0]) for a in alive]
         return _cut(model, layers, streams, index, sizes)
+
+
+def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
+    """The tickets of a run's first trial, compacted: weights left, parameters and multiply-adds before and after.
+
+    Asserts equal outputs on 1,000 test images. Raises LabError where the tickets are not on this machine.
+    """
+    rows, data = [], load(settings.changed(device="cpu"))
+    images = data.test.images[:1000]
+    for path in sorted((Path(folder) / "tickets").glob("ticket-trial0-draw0-*.safetensors")):
+        ticket = load_ticket(path)
+        model = build(settings, data.shape, 10)
+        small = compact(model, ticket.final)
+        model.load_state_dict(ticket.final)
+        with torch.no_grad():
+            before, after = model.eval()(images), small(images)
+        torch.testing.assert_close(after, before, atol=1e-4 * float(before.abs().max()), rtol=1e-3)
+        rows.append({
+            "round": ticket.replicate.round,
+            "weights left": sum(int(m.sum()) for m in ticket.mask.values()),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "compacted": sum(p.numel() for p in small.parameters()),
+            "multiply-adds": multiply_adds(model, data.shape),
+            "multiply-adds, compacted": multiply_adds(small, data.shape),
+        })  # fmt: skip
+    if not rows:
+        raise LabError(f"compact: no tickets in {folder}; they stay on the machine that made them")
+    return pd.DataFrame(rows).set_index("round")
 
 
 def export_onnx(model: nn.Module, shape: tuple[int, int, int], path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """Comparisons: tables across the runs of a study. Each run counts once, at the largest profile it was run at."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -121,6 +122,83 @@ def dynamic_findings(root: Path) -> list[str]:
             difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"])
             lines.append(f"At {level:.1%}, dynamic against {method} at {cost}: {difference}.")
     return lines
+
+
+def ablation_findings(root: Path) -> list[str]:
+    """What each change of robust training adds to base: test accuracy at the early stop, dense and at 6% left."""
+    prefix = "lenet_mnist-"
+    table = trainings_of({k: v for k, v in runs_of(root, "robust_training").items() if k.startswith(prefix)})
+    if table.empty or f"{prefix}base" not in set(table["variant"]):
+        return []
+    tickets, lines = table[table["arm"] == "ticket"], []
+    by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
+    left = tickets.groupby("round")["percent_left"].mean()
+    for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):
+        parts = []
+        for k in (0, (left - 6.25).abs().idxmin()):
+            mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
+            parts.append(f"at {left[k]:.3g}% left {gap(mine, base)}")
+        lines.append(f"{variant.removeprefix(prefix)} against base: {', '.join(parts)}.")
+    base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
+    values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}% left" for k in base.index)
+    return [f"Base: {values}.", *lines]
+
+
+def ticket_costs(root: Path, tolerance: float = 0.003) -> pd.DataFrame:
+    """What it costs to find a sparse LeNet on MNIST: for each way, at its smallest network that is good enough.
+
+    Good enough: on average it tests within `tolerance` of the dense network of its own run, at the end of training. A
+    way's trainings are those that lead to that network. FLOPs are of masked-dense training, evaluations left out.
+    """
+    rows = []
+    for study in ("iterative_pruning", "movement_pruning", "structured_pruning", "robust_training"):
+        for variant, folder in runs_of(root, study).items():
+            if variant.startswith("lenet_mnist"):
+                table = trainings_of({variant: folder})
+                rows += [
+                    _cost(f"{study}: {variant}, {arm}", table, arm, tolerance)
+                    for arm in ("ticket", "oneshot", "continued")
+                ]
+    dynamic = trainings_of({k: v for k, v in runs_of(root, "dynamic_pruning").items() if k.startswith("lenet_mnist-")})
+    if len(dynamic):
+        levels = {left: k for k, left in enumerate(sorted(dynamic["percent_left"].round(2).unique(), reverse=True))}
+        as_rounds = dynamic.assign(round=dynamic["percent_left"].round(2).map(levels), arm="ticket")
+        rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", tolerance, trainings=1))
+    found = [row for row in rows if row]
+    return pd.DataFrame(found).sort_values("GFLOPs").reset_index(drop=True) if found else pd.DataFrame()
+
+
+def _cost(way: str, table: pd.DataFrame, arm: str, tolerance: float, trainings: int | None = None) -> dict | None:
+    dense = table[(table["arm"] == "ticket") & (table["round"] == 0)]
+    means = table[table["arm"] == arm].groupby("round").mean(numeric_only=True)
+    good = means[(means["final_test_accuracy"] >= dense["final_test_accuracy"].mean() - tolerance) & (means.index > 0)]
+    if good.empty:
+        return None
+    k = good["percent_left"].idxmin()
+    lineage = {"oneshot": [0, k]}.get(arm, list(range(k + 1)) if trainings is None else [k])
+    parts = table[(table["arm"] == arm) & table["round"].isin(lineage)]
+    if arm != "ticket" and trainings is None:
+        parts = pd.concat([dense, parts])
+    per_trial = parts.groupby("trial")
+    iterations = per_trial["iterations"].sum().mean()
+    return {
+        "way": way, "weights left (%)": round(good.loc[k, "percent_left"], 2), "n": parts["trial"].nunique(),
+        "test accuracy (%)": round(100 * good.loc[k, "final_test_accuracy"], 2),
+        "dense (%)": round(100 * dense["final_test_accuracy"].mean(), 2), "trainings": len(lineage),
+        "iterations": int(iterations), "core seconds": int(per_trial["seconds"].sum().mean()),
+        "GFLOPs": int(6 * dense["weights_left"].max() * table["batch_size"].iloc[0] * iterations / 1e9),
+        "profile": table["profile"].iloc[0],
+    }  # fmt: skip
+
+
+def compaction_table(root: Path) -> pd.DataFrame:
+    """What `benchmarks/compaction.py` measured, on whatever devices it was run; empty where on none."""
+    parts = []
+    for path in sorted((root / "benchmarks").glob("*/compaction.json")):
+        record = json.loads(path.read_text())
+        where = record["hardware"]["gpu"] or record["hardware"]["cpu"]
+        parts.append(pd.DataFrame(record["rows"]).assign(where=where))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def gap(a: pd.Series, b: pd.Series) -> str:
