@@ -10,6 +10,7 @@ import yaml
 
 from lthcore import gallery
 from lthcore.comparisons import (
+    ablation_findings,
     dynamic_findings,
     dynamic_missing,
     dynamic_summary,
@@ -17,7 +18,8 @@ from lthcore.comparisons import (
     pruning_costs,
     published,
     runs_of,
-)
+    ticket_costs,
+)  # fmt: skip
 from lthcore.records import CURVES, ROUNDS
 from lthcore.settings import DynamicSettings, Settings, load_experiments, project_root
 
@@ -150,3 +152,41 @@ def test_what_was_published_is_of_experiments_that_there_are():
     there = {e.variant for path in (PARAMS / "dynamic_pruning").glob("*.yaml") for e in load_experiments(path, "paper")}
     assert set(published("dynamic_pruning").index) <= there
     assert set(yaml.safe_load((PARAMS / "published.yaml").read_text())) == {"dynamic_pruning"}
+
+
+def test_a_tickets_cost_is_that_of_the_trainings_that_lead_to_it(tmp_path):
+    settings = Settings(rounds=3, iterations=400, batch_size=100, trials=2, arms=["ticket", "oneshot"])
+    accuracy = {"ticket": [0.99, 0.985, 0.981, 0.97], "oneshot": [None, 0.982, 0.979, 0.96]}
+    rows = [
+        {"arm": arm, "trial": t, "round": k, "final_test_accuracy": a, "percent_left": 100 / 2**k}
+        for arm, values in accuracy.items()
+        for t in (0, 1)
+        for k, a in enumerate(values)
+        if a
+    ]
+    write(tmp_path, "paper/iterative_pruning/lenet_mnist", settings, rows)
+    dynamic(tmp_path, "paper/lenet_mnist-98", [0.981, 0.983], 2.0, sparsity=0.98)
+    dynamic(tmp_path, "paper/lenet_mnist-dense", [0.99, 0.99], 100.0, sparsity=0.0)
+    costs = ticket_costs(tmp_path).set_index("way")
+    ticket = costs.loc["iterative_pruning: lenet_mnist, ticket"]
+    assert (ticket["weights left (%)"], ticket["trainings"], ticket["iterations"]) == (25.0, 3, 1200)
+    assert ticket["core seconds"] == 30 and ticket["n"] == 2
+    oneshot = costs.loc["iterative_pruning: lenet_mnist, oneshot"]
+    assert (oneshot["weights left (%)"], oneshot["trainings"], oneshot["iterations"]) == (50.0, 2, 800)
+    single = costs.loc["dynamic_pruning: lenet_mnist"]
+    assert (single["weights left (%)"], single["trainings"], single["iterations"]) == (2.0, 1, 12_870)
+
+
+def test_findings_of_the_ablation_are_against_base(tmp_path):
+    assert ablation_findings(tmp_path) == []
+    for label, gain in (("base", 0.0), ("dropout", 0.002)):
+        settings = Settings(rounds=1, trials=2, arms=["ticket"])
+        rows = [
+            {"arm": "ticket", "trial": t, "round": k, "es_test_accuracy": 0.97 + gain + t / 100, "percent_left": left}
+            for t in (0, 1)
+            for k, left in ((0, 100.0), (1, 6.25))
+        ]
+        write(tmp_path, f"paper/robust_training/lenet_mnist-{label}", settings, rows)
+    first, second = ablation_findings(tmp_path)
+    assert first == "Base: 97.50% at 100% left, 97.50% at 6.25% left."
+    assert second.startswith("dropout against base: at 100% left +0.20 points [+0.20, +0.20] (n = 2)")
