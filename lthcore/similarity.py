@@ -1,0 +1,118 @@
+"""Similarity: how alike two tickets are, in their masks, their weights, and what their units do.
+
+Masks are compared against chance: two random masks of the same densities share connections too.
+"""
+
+from collections.abc import Callable
+
+import torch
+from scipy import stats
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from lthcore.masks import Mask
+from lthcore.models import Weights
+from lthcore.units import Stream, columns
+
+
+def jaccard(a: Tensor, b: Tensor) -> float:
+    """|a and b| / |a or b|: 1 for equal masks, 0 for disjoint ones; nan where both are empty."""
+    either = int((a | b).sum())
+    return int((a & b).sum()) / either if either else float("nan")
+
+
+def chance_jaccard(p: float, q: float) -> float:
+    """The Jaccard index of random masks of densities p and q, to first order: p / (2 - p) where they are equal."""
+    return p * q / (p + q - p * q) if p + q > 0 else float("nan")
+
+
+def align(mask: Mask, other: Mask, streams: list[Stream]) -> Mask:
+    """`other` with its hidden units renamed so that it shares as many connections with `mask` as a greedy match finds.
+
+    Hidden units have no names: two tickets may be the same network with its units in another order. From the inputs on,
+    the units of each layer are matched by the connections they share (the Hungarian method), then the next layer's
+    inputs are renamed alike. Of chains of layers; residual streams are left in their order.
+    """
+    out = {name: m.clone() for name, m in other.items()}
+    for stream in streams:
+        if len(stream.producers) != 1:
+            continue
+        name = f"{stream.producers[0]}.weight"
+        order = matching(mask[name].flatten(1).float(), out[name].flatten(1).float())
+        out[name] = out[name][order]
+        for reader in stream.consumers:
+            block = columns(out[f"{reader}.weight"], len(order))
+            out[f"{reader}.weight"] = block[:, order].reshape(out[f"{reader}.weight"].shape)
+    return out
+
+
+def matching(a: Tensor, b: Tensor) -> Tensor:
+    """The order of b's rows (units, features) that matches a's rows best by inner product."""
+    _, order = linear_sum_assignment((a @ b.T).numpy(), maximize=True)
+    return torch.from_numpy(order)
+
+
+def sign_agreement(a: Tensor, b: Tensor, mask_a: Tensor, mask_b: Tensor) -> float:
+    """The share of the weights that both masks keep whose signs agree; 0.5 by chance, nan where there are none."""
+    both = mask_a & mask_b
+    return float((a[both].sign() == b[both].sign()).float().mean())
+
+
+def cosine_of_rows(a: Tensor, b: Tensor) -> float:
+    """The mean cosine of the incoming weights (masked) of each unit in a and in b; units without any are left out."""
+    a, b = a.flatten(1), b.flatten(1)
+    alive = (a != 0).any(1) & (b != 0).any(1)
+    return float(nn.functional.cosine_similarity(a[alive], b[alive], dim=1).mean())
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Linear centred kernel alignment of activations (images, units) (arXiv 1905.00414): 1 if rotated and scaled."""
+    x, y = (t.double() - t.double().mean(0) for t in (x, y))
+    cross, own = (x.T @ y).norm() ** 2, (x.T @ x).norm() * (y.T @ y).norm()
+    return float(cross / own)
+
+
+def mean_cca(x: Tensor, y: Tensor) -> float:
+    """The mean canonical correlation of activations (images, units): 1 if each is a linear function of the other.
+
+    Directions without variance are left out; the mean is over as many correlations as the smaller has directions.
+    """
+    x, y = (_basis(t.double() - t.double().mean(0)) for t in (x, y))
+    correlations = torch.linalg.svdvals(x.T @ y).clamp(max=1.0)
+    return float(correlations.mean()) if len(correlations) else float("nan")
+
+
+def activations(model: nn.Module, weights: Weights, images: Tensor) -> dict[str, Tensor]:
+    """What each layer puts out for images, rectified but for the last: layer -> (images, units), filters averaged."""
+    found: dict[str, Tensor] = {}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+    def note(name: str) -> Callable:
+        def hook(_: nn.Module, __: tuple, out: Tensor) -> None:
+            out = out if name == "output" else out.relu()
+            found[name] = out.mean((2, 3)) if out.ndim == 4 else out
+
+        return hook
+
+    hooks = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        model.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def interval(values: list[float], share: float = 0.95) -> tuple[float, float, float]:
+    """Mean, and the ends of its confidence interval (Student's t); nan ends for fewer than two values."""
+    x = torch.tensor([v for v in values if v == v], dtype=torch.float64)
+    if len(x) < 2:
+        return (float(x.mean()) if len(x) else float("nan")), float("nan"), float("nan")
+    half = stats.t.ppf((1 + share) / 2, len(x) - 1) * float(x.std()) / len(x) ** 0.5
+    return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
+
+
+def _basis(x: Tensor) -> Tensor:
+    """An orthonormal basis of the columns' span."""
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    return u[:, s > 1e-6 * s.max()] if len(s) and s.max() > 0 else u[:, :0]

@@ -1,0 +1,122 @@
+"""Similarity: known answers for networks that are equal, permuted, rotated or have nothing to do with each other."""
+
+import math
+
+import pytest
+import torch
+
+from lthcore import similarity
+from lthcore.masks import full_mask
+from lthcore.models import build, initial_weights
+from lthcore.settings import Settings
+from lthcore.similarity import align, chance_jaccard, interval, jaccard, linear_cka, mean_cca
+from lthcore.units import columns, streams_of
+
+GENERATOR = torch.Generator().manual_seed(0)
+NETWORKS = {"lenet": ({"widths": (40, 30)}, (1, 6, 6)), "conv2": ({"widths": (20, 16)}, (3, 8, 8))}
+
+
+def random_mask(shape: tuple[int, ...], density: float) -> torch.Tensor:
+    return torch.rand(shape, generator=GENERATOR) < density
+
+
+def ticket(architecture: str, density: float = 0.2):
+    values, shape = NETWORKS[architecture]
+    settings = Settings(architecture=architecture, **values)
+    model = build(settings, shape, 10)
+    weights = initial_weights(model, settings, 0)
+    mask = {name: random_mask(m.shape, density) for name, m in full_mask(weights).items()}
+    return model, {n: w * mask[n] if n in mask else w for n, w in weights.items()}, mask, shape
+
+
+def permuted(tensors: dict, model) -> dict:
+    """The same network with its hidden units in another order."""
+    out = {name: t.clone() for name, t in tensors.items()}
+    for stream in streams_of(model)[1:]:
+        (layer,) = stream.producers
+        order = torch.randperm(len(out[f"{layer}.weight"]), generator=GENERATOR)
+        out[f"{layer}.weight"] = out[f"{layer}.weight"][order]
+        if f"{layer}.bias" in out:
+            out[f"{layer}.bias"] = out[f"{layer}.bias"][order]
+        for reader in stream.consumers:
+            w = out[f"{reader}.weight"]
+            out[f"{reader}.weight"] = columns(w, len(order))[:, order].reshape(w.shape)
+    return out
+
+
+def test_jaccard_of_equal_disjoint_and_empty_masks():
+    a = random_mask((30, 40), 0.3)
+    assert jaccard(a, a) == 1 and jaccard(a, ~a) == 0 and math.isnan(jaccard(a & ~a, a & ~a))
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.5, 0.5), (0.1, 0.1), (0.02, 0.3)])
+def test_jaccard_of_random_masks_is_chance(p, q):
+    found = [jaccard(random_mask((300, 200), p), random_mask((300, 200), q)) for _ in range(5)]
+    assert sum(found) / 5 == pytest.approx(chance_jaccard(p, q), rel=0.05)
+    assert chance_jaccard(p, p) == pytest.approx(p / (2 - p))
+
+
+@pytest.mark.parametrize("architecture", NETWORKS)
+def test_a_permuted_network_is_recognised(architecture):
+    model, _, mask, _ = ticket(architecture)
+    other = permuted(mask, model)
+    assert jaccard(mask["fc1.weight"], other["fc1.weight"]) < 0.2  # as by chance
+    aligned = align(mask, other, streams_of(model))
+    assert all(jaccard(mask[name], aligned[name]) == 1 for name in mask)
+
+
+def test_aligning_random_masks_finds_little_more_than_chance():
+    model, _, mask, _ = ticket("lenet", 0.1)
+    _, _, other, _ = ticket("lenet", 0.1)
+    aligned = align(mask, other, streams_of(model))
+    found = [jaccard(mask["fc1.weight"], m["fc1.weight"]) for m in (other, aligned)]
+    assert found[0] <= found[1] < 0.35  # the best of all orders of a small layer: what aligned tickets have to beat
+    assert {n: int(m.sum()) for n, m in aligned.items()} == {n: int(m.sum()) for n, m in other.items()}
+
+
+def test_sign_agreement():
+    a = torch.tensor([[1.0, -1.0, 2.0, -3.0]])
+    keep = torch.tensor([[True, True, True, False]])
+    assert similarity.sign_agreement(a, a, keep, keep) == 1 and similarity.sign_agreement(a, -a, keep, keep) == 0
+    b = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+    assert similarity.sign_agreement(a, b, keep, keep | True) == pytest.approx(2 / 3)
+    assert math.isnan(similarity.sign_agreement(a, b, keep, ~keep))
+
+
+def test_cosine_of_rows_ignores_scale_and_dead_units():
+    a = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    b = torch.tensor([[5.0, 0.0], [1.0, -1.0], [1.0, 0.0]])
+    assert similarity.cosine_of_rows(a, b) == pytest.approx(0.5)
+
+
+def test_cka_is_1_for_rotated_activations_and_small_for_unrelated_ones():
+    x = torch.randn(2000, 20, generator=GENERATOR)
+    rotation, _ = torch.linalg.qr(torch.randn(20, 20, generator=GENERATOR))
+    assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1.0, abs=1e-6)
+    assert linear_cka(x, torch.randn(2000, 20, generator=GENERATOR)) < 0.05
+    assert linear_cka(x, x @ torch.randn(20, 20, generator=GENERATOR)) < 0.95  # a stretch is no rotation
+
+
+def test_cca_is_1_for_any_invertible_map_and_leaves_out_what_does_not_vary():
+    x = torch.randn(2000, 20, generator=GENERATOR)
+    assert mean_cca(x, x @ torch.randn(20, 20, generator=GENERATOR)) == pytest.approx(1.0, abs=1e-6)
+    assert mean_cca(x, torch.randn(2000, 20, generator=GENERATOR)) < 0.15
+    dead = torch.cat([x, torch.zeros(2000, 5), torch.ones(2000, 1)], 1)
+    assert mean_cca(dead, x) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", NETWORKS)
+def test_activations_of_a_permuted_network_are_permuted_so_cka_is_1(architecture):
+    model, weights, _, shape = ticket(architecture, 0.5)
+    images = torch.randn(300, *shape, generator=GENERATOR)
+    here, there = (similarity.activations(model, w, images) for w in (weights, permuted(weights, model)))
+    assert all((here[name] >= 0).all() for name in here if name != "output")
+    torch.testing.assert_close(here["output"], there["output"], atol=1e-5, rtol=1e-4)
+    assert all(linear_cka(here[name], there[name]) == pytest.approx(1.0, abs=1e-5) for name in here)
+
+
+def test_intervals_are_students():
+    half = 4.3027 / 3**0.5
+    assert interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(2 - half, abs=1e-3), pytest.approx(2 + half, abs=1e-3))
+    assert interval([1.0])[0] == 1.0 and math.isnan(interval([1.0])[1])
+    assert interval([1.0, float("nan"), 3.0])[0] == 2.0
