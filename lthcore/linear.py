@@ -4,6 +4,7 @@ on processors that are not Intel's (benchmarks/lenet_step.py: twice the speed th
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # torch.compile's own route to oneDNN; where a build of torch lacks it, layers fall back to torch's products
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
@@ -27,6 +28,7 @@ class _Product(torch.autograd.Function):
         return times_transposed(x, weight, bias)
 
     @staticmethod
+    @once_differentiable  # second derivatives need another product: an error, instead of zeros
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         back = times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None

@@ -1,0 +1,84 @@
+"""Saliency: what each weight is worth before any training, by the gradients of the untrained network.
+
+All score the initial weights under a mask; the lowest are pruned first. Batches are of training images that follow from
+the seed. Norms run in evaluation mode, as they start: they change nothing then.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lthcore.masks import Mask, apply
+from lthcore.models import Weights, build
+from lthcore.pruning import Scores, Seen, prune_to
+from lthcore.settings import Recipe
+
+IMAGES_PER_CLASS = 10  # of the batch that SNIP and GraSP look at, as published
+ROUNDS = 100  # of SynFlow, as published
+
+
+def snip(seen: Seen) -> Scores:
+    """|w dL/dw|: what the loss would change by if a weight went (SNIP, arXiv 1810.02340)."""
+    model, weights = _masked_model(seen.settings, seen.data.shape, seen.initial, seen.mask)
+    gradients = torch.autograd.grad(_loss(model, seen), list(weights.values()))
+    return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+
+
+def grasp(seen: Seen) -> Scores:
+    """w (H g): what the gradient's norm would lose if a weight went (GraSP, arXiv 2002.07376).
+
+    Signed: weights whose loss would make the gradient larger are the first to go.
+    """
+    model, weights = _masked_model(seen.settings, seen.data.shape, seen.initial, seen.mask)
+    gradients = torch.autograd.grad(_loss(model, seen), list(weights.values()), create_graph=True)
+    flow = sum((g.detach() * g).sum() for g in gradients)
+    products = torch.autograd.grad(flow, list(weights.values()))
+    return {name: (w * hg).detach() for (name, w), hg in zip(weights.items(), products, strict=True)}
+
+
+def synflow(seen: Seen) -> Scores:
+    """|w dR/dw|, R the output of the network of absolute weights for an image of ones (SynFlow, arXiv 2006.05467).
+
+    No data. To prune by it take `synflow_mask`: by one round alone
+    it would empty layers.
+    """
+    positive = {name: w.abs() if w.is_floating_point() else w for name, w in seen.initial.items()}
+    positive = {name: _without_biases(name, w, seen.mask) for name, w in positive.items()}
+    model, weights = _masked_model(seen.settings, seen.data.shape, positive, seen.mask)
+    flow = model(torch.ones(1, *seen.data.shape, dtype=torch.float64)).sum()
+    gradients = torch.autograd.grad(flow, list(weights.values()))
+    return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+
+
+def synflow_mask(seen: Seen, sparsity: float, rounds: int = ROUNDS) -> Mask:
+    """The mask that SynFlow finds in `rounds` rounds of an exponential schedule, scores taken anew in each."""
+    mask = seen.mask
+    for k in range(1, rounds + 1):
+        worth = synflow(seen._replace(mask=mask))
+        mask = prune_to(worth, mask, 1 - (1 - sparsity) ** (k / rounds), list(mask), "global")
+    return mask
+
+
+SALIENCIES = {"snip": snip, "grasp": grasp, "synflow": synflow}
+
+
+def _masked_model(
+    settings: Recipe, shape: tuple[int, int, int], weights: Weights, mask: Mask
+) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+    """The network with masked weights, on the CPU in double precision, and its prunable parameters by name."""
+    model = build(settings.changed(dropout=0.0), shape, 10).double().eval()
+    model.load_state_dict(apply(mask, weights))
+    parameters = dict(model.named_parameters())
+    return model, {name: parameters[name] for name in mask}
+
+
+def _loss(model: nn.Module, seen: Seen) -> Tensor:
+    images, labels = (t.cpu() for t in seen.data.train)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seen.seed))
+    chosen = torch.cat([order[labels[order] == c][:IMAGES_PER_CLASS] for c in labels.unique()])
+    return F.cross_entropy(model(images[chosen].double()), labels[chosen])
+
+
+def _without_biases(name: str, w: Tensor, mask: Mask) -> Tensor:
+    """Biases and shifts at zero, so that all that flows comes through weights; scales and statistics as they are."""
+    return torch.zeros_like(w) if name.endswith("bias") and name not in mask else w

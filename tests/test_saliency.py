@@ -1,0 +1,103 @@
+"""Saliency: each score is what its definition says, by finite differences and by the law it is known to keep."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lthcore.data import load
+from lthcore.masks import apply, counts, full_mask
+from lthcore.models import build, initial_weights
+from lthcore.pruning import Seen, prune_to
+from lthcore.saliency import grasp, snip, synflow, synflow_mask
+from lthcore.settings import Settings
+
+SMALL = Settings(dataset="digits", architecture="mlp", widths=(12, 8), validation=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(SMALL)
+
+
+def seen(data, seed: int = 0, settings: Settings = SMALL, density: float = 1.0) -> Seen:
+    weights = initial_weights(build(settings, data.shape, 10), settings, seed)
+    generator = torch.Generator().manual_seed(seed)
+    mask = {name: torch.rand(m.shape, generator=generator) < density for name, m in full_mask(weights).items()}
+    return Seen(settings, data, mask, weights, weights, weights, seed)
+
+
+def loss_and_gradient(what: Seen, weights: dict) -> tuple[torch.Tensor, dict]:
+    """By a plain loop in double precision, on the batch of ten images a class."""
+    images, labels = what.data.train
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(what.seed))
+    chosen = torch.cat([order[labels[order] == c][:10] for c in range(10)])
+    w = {name: t.double().requires_grad_(name in what.mask) for name, t in weights.items()}
+    x = images[chosen].flatten(1).double()
+    x = F.relu(x @ w["fc1.weight"].T + w["fc1.bias"])
+    x = F.relu(x @ w["fc2.weight"].T + w["fc2.bias"])
+    loss = F.cross_entropy(x @ w["output.weight"].T + w["output.bias"], labels[chosen])
+    names = list(what.mask)
+    return loss.detach(), dict(zip(names, torch.autograd.grad(loss, [w[n] for n in names]), strict=True))
+
+
+def test_snip_is_what_a_finite_difference_finds(data):
+    what = seen(data, density=0.7)
+    weights, worth = apply(what.mask, what.initial), snip(what)
+    for name, index in (("fc1.weight", (3, 20)), ("fc2.weight", (2, 5)), ("output.weight", (9, 7))):
+        step = 1e-4
+        at = {sign: {n: t.double().clone() for n, t in weights.items()} for sign in (-1, 1)}
+        for sign, w in at.items():
+            w[name][index] += sign * step
+        slope = (loss_and_gradient(what, at[1])[0] - loss_and_gradient(what, at[-1])[0]) / (2 * step)
+        expected = abs(float(slope) * float(weights[name][index]))
+        assert float(worth[name][index]) == pytest.approx(expected, rel=1e-3, abs=1e-8)
+    assert all(not worth[name][~m].any() for name, m in what.mask.items())  # what is pruned is worth nothing
+
+
+def test_grasp_is_what_a_finite_difference_of_the_gradients_norm_finds(data):
+    what = seen(data)
+    weights, worth = what.initial, grasp(what)
+
+    def half_norm(w: dict) -> float:
+        return sum(float((g**2).sum()) for g in loss_and_gradient(what, w)[1].values()) / 2
+
+    for name, index in (("fc1.weight", (3, 20)), ("fc2.weight", (2, 5)), ("output.weight", (4, 6))):
+        step = 1e-5
+        up, down = ({n: t.double().clone() for n, t in weights.items()} for _ in range(2))
+        up[name][index] += step
+        down[name][index] -= step
+        slope = (half_norm(up) - half_norm(down)) / (2 * step)
+        assert float(worth[name][index]) == pytest.approx(slope * float(weights[name][index]), rel=2e-2, abs=1e-7)
+
+
+def test_synflow_conserves_its_flow(data):
+    """What comes into a unit goes out of it, and so every layer carries as much as every other (section 4)."""
+    what = seen(data, density=0.6)
+    worth = synflow(what)
+    incoming, outgoing = worth["fc1.weight"].sum(1), worth["fc2.weight"].sum(0)
+    torch.testing.assert_close(incoming, outgoing)
+    totals = [float(s.sum()) for s in worth.values()]
+    assert totals == pytest.approx([totals[0]] * 3)
+
+
+def test_synflow_in_rounds_empties_no_layer_where_one_round_does(data):
+    settings = SMALL.changed(widths=(300, 100))
+    what = seen(data, settings=settings)
+    total = sum(m.numel() for m in what.mask.values())
+    mask = synflow_mask(what, 0.999)
+    assert sum(counts(mask).values()) == total - int(0.999 * total + 1e-9)
+    assert min(counts(mask).values()) > 0
+    by_snip = prune_to(snip(what), what.mask, 0.999, list(what.mask))
+    assert sum(counts(by_snip).values()) == sum(counts(mask).values())
+
+
+def test_synflow_needs_no_data_and_works_with_norms_and_convolutions(data):
+    for architecture in ("conv2", "resnet20"):
+        settings = SMALL.changed(architecture=architecture, widths=())
+        worth = synflow(seen(data, settings=settings))
+        assert all(torch.isfinite(s).all() and (s >= 0).all() and s.any() for s in worth.values())
+
+
+def test_scores_follow_from_the_seed(data):
+    a, b = snip(seen(data)), snip(seen(data))
+    assert all(torch.equal(a[name], b[name]) for name in a)
