@@ -8,6 +8,9 @@ reinit          the ticket's mask, fresh weights
 random          as many weights in each layer at random, the initial weights
 oneshot         as many weights, chosen by pruning the trained dense network once; weights rewound
 oneshot_reinit  the one-shot mask, fresh weights
+by_<criterion>  as many weights, chosen once by another criterion, of the trained dense network or of the untrained one
+                (SNIP and the like); weights rewound. With `-shuffled` the mask shuffled within layers, with `-fresh`
+                other weights, with `-inverted` the worst weights kept: what a criterion's score is worth without it
 continued       iterative pruning that goes on from the trained weights instead of rewinding
 continued_reset the mask that continued training finds, weights rewound (the paper's Figure 9, second strategy)
 resampled       the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
@@ -28,7 +31,8 @@ from lthcore import masks
 from lthcore.data import DATASETS, Data, pick_device
 from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights
-from lthcore.pruning import CRITERIA, UNIT_CRITERIA, Seen, layer_rates, prune, scores
+from lthcore.pruning import CRITERIA, UNIT_CRITERIA, Scores, Seen, layer_rates, prune, scores
+from lthcore.saliency import SALIENCIES, synflow_mask
 from lthcore.settings import Recipe, Settings, choose, seed_for
 from lthcore.state import Training
 from lthcore.train import train_cohort
@@ -101,24 +105,42 @@ def next_mask(settings: Settings, data: Data, trial: Trial, arm: str, k: int) ->
     """The mask of `arm` at round k: what the trained network it grows from keeps of the weights it had.
 
     A control has the ticket's. One-shot pruning prunes k times by the same scores, those of the dense network: as
-    many weights as the ticket's, to the weight.
+    many weights as the ticket's, to the weight. `by_<criterion>` is one-shot pruning by that criterion.
     """
-    if arm.startswith("oneshot"):
-        grown, times = trial.dense, k
+    lineage = arm if arm in LINEAGE else "continued" if arm.startswith("continued") else "ticket"
+    criterion, how = settings.criterion, ""
+    if arm.startswith("by_"):
+        criterion, _, how = arm.removeprefix("by_").partition("-")
+    once = arm.startswith(("oneshot", "by_"))
+    grown, times = (trial.dense, k) if once else (trial.latest[lineage], 1)
+    seed = seed_for(settings.seed, "criterion", trial.number, "oneshot" if once else lineage, 0 if once else k)
+    best, mask = grown.early_stop or grown.weights, grown.mask
+    seen = Seen(settings, data, mask, trial.theta_0, best, grown.weights, seed)
+    if criterion == "synflow":
+        mask = synflow_mask(seen, sparsity_after(settings, mask, k))
     else:
-        grown, times = trial.latest["continued" if arm.startswith("continued") else "ticket"], 1
-    best = grown.early_stop or grown.weights
-    seed = seed_for(settings.seed, "criterion", trial.number, arm if times == 1 else "oneshot", k if times == 1 else 0)
-    worth = scores(settings.criterion, Seen(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed))
-    mask = grown.mask
-    if settings.criterion.startswith("late_") and not any(score.any() for score in worth.values()):
-        return mask  # the training ended at its best: there is nothing to go by, and the round prunes nothing
-    for _ in range(times):
-        if settings.granularity == "units":
-            mask = prune_units(worth, mask, units_of(settings, data.shape), settings)
-        else:
-            mask = prune(worth, mask, layer_rates(settings, mask), settings.scope, settings.keep_at_least)
-    return mask
+        worth = scores(criterion, seen, CRITERIA | UNIT_CRITERIA | SALIENCIES)
+        if criterion.startswith("late_") and not any(score.any() for score in worth.values()):
+            return mask  # the training ended at its best: there is nothing to go by, and the round prunes nothing
+        worth = {name: -score for name, score in worth.items()} if how == "inverted" else worth
+        for _ in range(times):
+            mask = next_round(settings, data, worth, mask)
+    return masks.shuffled(mask, seed_for(settings.seed, arm, trial.number, k)) if how == "shuffled" else mask
+
+
+def next_round(settings: Settings, data: Data, worth: Scores, mask: Mask) -> Mask:
+    """The mask after one more round of pruning by these scores."""
+    if settings.granularity == "units":
+        return prune_units(worth, mask, units_of(settings, data.shape), settings)
+    return prune(worth, mask, layer_rates(settings, mask), settings.scope, settings.keep_at_least)
+
+
+def sparsity_after(settings: Settings, mask: Mask, k: int) -> float:
+    """The share of all weights that k rounds prune."""
+    ties = {name: torch.zeros(m.shape) for name, m in mask.items()}
+    for _ in range(k):
+        mask = prune(ties, mask, layer_rates(settings, mask), settings.scope)
+    return 1 - masks.weights_left(mask) / sum(m.numel() for m in mask.values())
 
 
 def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: int, k: int, mask: Mask) -> Training:
@@ -135,6 +157,10 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
         case "reinit" | "oneshot_reinit":
             fresh = seed_for(settings.seed, "reinit", trial.number, draw, k)
             return this(initial_weights(model, settings, fresh), mask)
+        case _ if arm.startswith("by_"):
+            if arm.endswith("-fresh"):
+                return this(initial_weights(model, settings, seed_for(settings.seed, arm, trial.number, k)), mask)
+            return this(trial.origin, mask, iteration=settings.rewind_to)
         case "random":
             shuffle = seed_for(settings.seed, "random mask", trial.number, draw, k)
             return this(trial.theta_0, masks.shuffled(mask, shuffle))
@@ -197,6 +223,8 @@ def check_settings(settings: Recipe) -> None:
     if isinstance(settings, Settings):
         units = settings.granularity == "units"
         choose("criterion", settings.criterion, UNIT_CRITERIA if units else CRITERIA)
+        for arm in (arm for arm in settings.arms if arm.startswith("by_")):
+            choose("criterion of an arm", arm.removeprefix("by_").partition("-")[0], CRITERIA | SALIENCIES)
     choose("architecture", settings.architecture, MODELS)
     choose("dataset", settings.dataset, DATASETS)
     pick_device(settings.device)

@@ -1,6 +1,7 @@
 """Pruning: what each weight is worth (scores), and which weights go (prune). The two know nothing of each other."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -65,8 +66,33 @@ def random(seen: Seen) -> Scores:
     return {name: torch.rand(m.shape, generator=generator) for name, m in seen.mask.items()}
 
 
+def small_magnitude(seen: Seen) -> Scores:
+    """-|w_T|: small_final of arXiv 1905.01067."""
+    return {name: -seen.final[name].abs() for name in seen.mask}
+
+
+def small_magnitude_at_init(seen: Seen) -> Scores:
+    """-|w_0|: small_init of arXiv 1905.01067."""
+    return {name: -seen.initial[name].abs() for name in seen.mask}
+
+
+def large_init_large_final(seen: Seen) -> Scores:
+    """min(a |w_T|, |w_0|): large at both ends; a makes the two equal in mean (arXiv 1905.01067)."""
+    ends = {name: (seen.final[name].abs(), seen.initial[name].abs()) for name in seen.mask}
+    return {name: torch.minimum(t * (o.mean() / t.mean().clamp(min=1e-12)), o) for name, (t, o) in ends.items()}
+
+
+def magnitude_same_sign(seen: Seen) -> Scores:
+    """max(0, w_T sign(w_0)): large at the end with the sign of the start (arXiv 1905.01067)."""
+    return {name: (seen.final[name] * seen.initial[name].sign()).clamp(min=0) for name in seen.mask}
+
+
 CRITERIA = {
     "magnitude": magnitude,
+    "magnitude_same_sign": magnitude_same_sign,
+    "large_init_large_final": large_init_large_final,
+    "small_magnitude": small_magnitude,
+    "small_magnitude_at_init": small_magnitude_at_init,
     "magnitude_at_init": magnitude_at_init,
     "magnitude_increase": magnitude_increase,
     "movement": movement,
@@ -107,9 +133,9 @@ def unit_activation(seen: Seen) -> Scores:
 UNIT_CRITERIA = {"unit_l1": unit_l1, "unit_l2": unit_l2, "unit_activation": unit_activation}
 
 
-def scores(criterion: str, seen: Seen) -> Scores:
+def scores(criterion: str, seen: Seen, known: dict[str, Callable[[Seen], Scores]] | None = None) -> Scores:
     """The score of every prunable weight (or unit) under `criterion`: the lowest are pruned first."""
-    known = CRITERIA | UNIT_CRITERIA
+    known = known or CRITERIA | UNIT_CRITERIA
     return known[choose("criterion", criterion, known)](seen)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -11,12 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 PROFILES = ("smoke", "cpu", "paper")
-Arm = Literal[
-    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset",
-    "resampled",
+ARMS = (
+    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "resampled",
     "noise_0.5", "noise_1", "noise_2", "noise_3",
-]  # fmt: skip
-
+)  # fmt: skip
+BY_CRITERION = re.compile(r"by_[a-z_]+(-shuffled|-fresh|-inverted)?")  # other arms: one-shot, by some criterion
 TRAINING_IMAGES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
 Initialisation = Literal[
@@ -178,7 +178,7 @@ class Recipe(BaseModel):
 class Settings(Recipe):
     """Everything that defines a search for tickets. Defaults: the paper's LeNet on MNIST (1803.03635, Figure 2)."""
 
-    arms: tuple[Arm, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
+    arms: tuple[str, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
     reinit_draws: int = Field(3, gt=0, description="reinitialisations of each trial's mask")
     random_draws: int = Field(2, gt=0, description="random masks in each trial")
     rounds: int = Field(20, ge=0, description="rounds of pruning")
@@ -197,6 +197,11 @@ class Settings(Recipe):
 
     @model_validator(mode="after")
     def _search(self) -> Self:
+        for arm in (arm for arm in self.arms if not BY_CRITERION.fullmatch(arm)):
+            try:
+                choose("arms", arm, ARMS)
+            except LabError as error:
+                raise ValueError(f"{error}, by_<criterion>") from None
         self._forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
         self._forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
         grown = "continued_reset" not in self.arms or "continued" in self.arms

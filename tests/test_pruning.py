@@ -256,6 +256,10 @@ def seen(initial: Weights, final: Weights, best: Weights | None = None, seed: in
         ("magnitude_at_init", [[1.0, 2.0, 3.0]]),
         ("magnitude_increase", [[2.0, -1.0, -3.0]]),
         ("movement", [[4.0, 1.0, 3.0]]),
+        ("magnitude_same_sign", [[0.0, 1.0, 0.0]]),
+        ("small_magnitude", [[-3.0, -1.0, 0.0]]),
+        ("small_magnitude_at_init", [[-1.0, -2.0, -3.0]]),
+        ("large_init_large_final", [[1.0, 1.5, 0.0]]),  # 1.5 |w_T| against |w_0|
         ("late_movement", [[2.0, 0.5, 2.0]]),
         ("late_stillness", [[-2.0, -0.5, -2.0]]),
         ("unit_l1", [pytest.approx(4 / 3)]),

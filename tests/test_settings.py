@@ -6,7 +6,7 @@ import pytest
 
 from lthcore.data import DATASETS
 from lthcore.models import MODELS
-from lthcore.pruning import CRITERIA
+from lthcore.pruning import CRITERIA, UNIT_CRITERIA
 from lthcore.settings import (
     EXTENT,
     PROFILES,
@@ -227,7 +227,7 @@ def test_every_params_file_loads_under_every_profile(path, profile):
     for notebook, variant, loaded, settings in load_experiments(path, profile):
         assert (notebook, loaded) == (path.parent.name, profile) and variant.startswith(path.stem)
         assert settings.dataset in DATASETS and settings.architecture in MODELS
-        assert not isinstance(settings, Settings) or settings.criterion in CRITERIA
+        assert not isinstance(settings, Settings) or settings.criterion in CRITERIA | UNIT_CRITERIA
         assert settings.train_examples + settings.validation < TRAINING_IMAGES[settings.dataset]
 
 

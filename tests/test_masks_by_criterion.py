@@ -1,0 +1,94 @@
+"""Arms by criterion: as many weights as the ticket's, chosen once by another score; and what such a score is worth."""
+
+import pytest
+import torch
+
+from lthcore import masks
+from lthcore.data import load
+from lthcore.lottery import Replicate, find_tickets
+from lthcore.models import build, initial_weights
+from lthcore.pruning import CRITERIA, Seen, scores
+from lthcore.results import run
+from lthcore.saliency import SALIENCIES, snip
+from lthcore.settings import LabError, Settings, seed_for
+
+BY = [f"by_{name}" for name in (*CRITERIA, *SALIENCIES) if not name.startswith("late_")]
+SMALL = Settings(
+    dataset="digits", architecture="mlp", validation=200, device="cpu", iterations=40, eval_every=20, trials=1,
+    rounds=3, scope="global", prune_fc=0.5, prune_output=0.5, arms=["ticket", *BY],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(SMALL)
+
+
+def outcomes_of(settings: Settings, data) -> list:
+    return list(find_tickets(settings, data))
+
+
+@pytest.fixture(scope="module")
+def outcomes(data) -> list:
+    return outcomes_of(SMALL, data)
+
+
+@pytest.mark.parametrize("arm", BY)
+def test_every_criterion_keeps_as_many_weights_as_the_ticket_and_rewinds(arm, outcomes):
+    for k in (1, 2, 3):
+        state, ticket = (outcomes[k][Replicate(a, 0, 0, k)] for a in (arm, "ticket"))
+        assert abs(masks.weights_left(state.mask) - masks.weights_left(ticket.mask)) <= (
+            1 if arm == "by_synflow" else 0
+        )
+        theta_0 = outcomes[0][Replicate("ticket", 0, 0, 0)].start
+        assert all(torch.equal(state.start[name], torch.where(m, theta_0[name], 0.0)) for name, m in state.mask.items())
+    if arm != "by_synflow":
+        assert masks.is_nested(state.mask, outcomes[1][Replicate(arm, 0, 0, 1)].mask)
+
+
+def test_scores_before_training_are_of_the_untrained_network(outcomes, data):
+    dense = outcomes[0][Replicate("ticket", 0, 0, 0)]
+    seed = seed_for(0, "criterion", 0, "oneshot", 0)
+    worth = snip(Seen(SMALL, data, dense.mask, dense.start, dense.start, dense.start, seed))
+    mask = outcomes[1][Replicate("by_snip", 0, 0, 1)].mask
+    kept, gone = (torch.cat([worth[n][m if keep else ~m] for n, m in mask.items()]) for keep in (True, False))
+    assert kept.min() >= gone.max()
+
+
+def test_sanity_arms_shuffle_the_mask_replace_the_weights_or_keep_the_worst(data):
+    settings = SMALL.changed(
+        arms=["ticket", "by_snip", "by_snip-shuffled", "by_snip-fresh", "by_snip-inverted"], rounds=1
+    )
+    found = {r.arm: state for r, state in outcomes_of(settings, data)[1].items()}
+    mask = found["by_snip"].mask
+    assert masks.counts(found["by_snip-shuffled"].mask) == masks.counts(mask)
+    assert not masks.equal(found["by_snip-shuffled"].mask, mask)
+    assert masks.equal(found["by_snip-fresh"].mask, mask)
+    assert not torch.equal(found["by_snip-fresh"].start["fc1.weight"], found["by_snip"].start["fc1.weight"])
+    worst = found["by_snip-inverted"].mask
+    assert sum(int((mask[n] & worst[n]).sum()) for n in mask) == 0 and masks.weights_left(worst) == masks.weights_left(
+        mask
+    )
+
+
+def test_a_random_tickets_controls_have_its_mask(data):
+    settings = SMALL.changed(criterion="random", arms=["ticket", "reinit"], reinit_draws=1, rounds=2)
+    for k, found in enumerate(outcomes_of(settings, data)[1:], start=1):
+        ticket, reinit = (found[Replicate(arm, 0, 0, k)] for arm in ("ticket", "reinit"))
+        assert masks.equal(ticket.mask, reinit.mask)
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"), [("by_snipp", "did you mean 'snip'"), ("tickets", "did you mean 'ticket'"), ("by_", "allowed are")]
+)
+def test_an_unknown_arm_names_the_nearest(arm, said, tmp_path):
+    with pytest.raises(LabError, match=said):
+        run(SMALL.changed(arms=["ticket", arm]), tmp_path, quiet=True)
+
+
+def test_same_sign_masks_keep_no_weight_that_changed_sign_while_others_are_left(data):
+    settings = SMALL.changed(iterations=400)
+    theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)
+    final = {name: w * (1 if name == "fc1.weight" else -1) for name, w in theta_0.items()}
+    worth = scores("magnitude_same_sign", Seen(settings, data, masks.full_mask(theta_0), theta_0, final, final, 0))
+    assert (worth["fc1.weight"] > 0).all() and not worth["fc2.weight"].any()
