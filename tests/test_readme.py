@@ -9,6 +9,7 @@ import pandas as pd
 
 from lthcore import paper
 from lthcore.claims import as_markdown, scorecard
+from lthcore.comparisons import ablation_findings, dynamic_findings
 from lthcore.records import read_tables
 from lthcore.tables import findings
 
@@ -56,10 +57,18 @@ def test_speed_is_that_of_the_committed_benchmarks():
         ("sparse", "sparse step against masked at 3.6% left"): "{:.1f} times at 3.6%",
         ("scaling", "2 workers against one"): "{:.2f} times one",
         ("cohort", "K = 8 against one by one"): "{:.2f} times the speed of one by one",
+        ("resnet_epoch", "ours, bfloat16 against the plain loop"): "{:.1f} times the plain float32 loop",
+        ("resnet_epoch", "share of an epoch that an update of the mask takes"): "{:.2%} of an epoch",
         ("figure_cost", "measured against predicted"): "took {:.2f} times its estimate",
     }
     for (name, ratio), words in said.items():
         assert words.format(ratios[name][ratio]["value"]) in text
+
+
+def test_studies_found_what_their_tables_say():
+    results = ROOT / "results"
+    for sentence in [*dynamic_findings(results), *ablation_findings(results)]:
+        assert sentence in README
 
 
 def test_scorecard_is_that_of_the_committed_tables():
