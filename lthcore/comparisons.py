@@ -8,15 +8,23 @@ import yaml
 from scipy import stats
 
 from lthcore.records import read_record, read_tables
-from lthcore.settings import PROFILES, project_root
+from lthcore.settings import PROFILES, load_experiments, project_root
 
 
 def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
-    """Variant -> folder of each complete run of a study under a results root, at its largest profile."""
+    """Variant -> folder of each complete run of a study under a results root, at its largest profile.
+
+    Of the experiments that the params files define: runs made with `-p` have another variant, and are left out.
+    """
+    defined = {
+        experiment.variant
+        for path in (project_root() / "params" / study).glob("*.yaml")
+        for experiment in load_experiments(path, PROFILES[0])
+    }
     found = {}
     for profile in PROFILES if smoke else PROFILES[1:]:
         for path in sorted((root / profile / study).glob("*/run.json")):
-            if read_record(path.parent).get("complete"):
+            if path.parent.name in defined and read_record(path.parent).get("complete"):
                 found[path.parent.name] = path.parent
     return dict(sorted(found.items()))
 
@@ -77,6 +85,8 @@ def pruning_costs(root: Path) -> pd.DataFrame:
     iterative = trainings_of(
         {k: v for k, v in runs_of(root, "iterative_pruning").items() if k.startswith("lenet_mnist_against_dynamic")}
     )
+    if len(dynamic) and len(iterative):
+        iterative = iterative[iterative["profile"].isin(dynamic["profile"].unique())]
     rows = [
         {"sparsity": r.sparsity, "method": "dynamic", "each": r.iterations, "in all": r.iterations,
          "trial": r.trial, "percent_left": r.percent_left, "accuracy": r.final_test_accuracy}
@@ -99,9 +109,10 @@ def dynamic_findings(root: Path) -> list[str]:
     if table.empty:
         return lines
     by = {variant: part.set_index("trial")["final_test_accuracy"] for variant, part in table.groupby("variant")}
+    profile = table.groupby("variant")["profile"].first()
 
     def say(text: str, a: str, b: str) -> None:
-        if a in by and b in by:
+        if a in by and b in by and profile[a] == profile[b]:
             lines.append(f"{text}: {100 * by[a].mean():.2f}% against {100 * by[b].mean():.2f}%, {gap(by[a], by[b])}.")
 
     say("LeNet pruned to 78.9% as it trains, against dense", "lenet_mnist-78.9", "lenet_mnist-dense")
@@ -130,7 +141,8 @@ def ablation_findings(root: Path) -> list[str]:
     table = trainings_of({k: v for k, v in runs_of(root, "robust_training").items() if k.startswith(prefix)})
     if table.empty or f"{prefix}base" not in set(table["variant"]):
         return []
-    tickets, lines = table[table["arm"] == "ticket"], []
+    profile = table.loc[table["variant"] == f"{prefix}base", "profile"].iloc[0]
+    tickets, lines = table[(table["arm"] == "ticket") & (table["profile"] == profile)], []
     by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
     left = tickets.groupby("round")["percent_left"].mean()
     for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):
@@ -159,7 +171,7 @@ def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
                     _cost(f"{study}: {variant}, {arm}", table, arm, level) for arm in ("ticket", "oneshot", "continued")
                 ]
     dynamic = trainings_of({k: v for k, v in runs_of(root, "dynamic_pruning").items() if k.startswith("lenet_mnist-")})
-    if len(dynamic):
+    if len(dynamic) and dynamic["percent_left"].max() == 100:
         levels = {left: k for k, left in enumerate(sorted(dynamic["percent_left"].round(2).unique(), reverse=True))}
         as_rounds = dynamic.assign(round=dynamic["percent_left"].round(2).map(levels), arm="ticket")
         rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", level, trainings=1))

@@ -54,7 +54,12 @@ def sparsities(settings: DynamicSettings) -> dict[int, float]:
 
 
 def update(settings: DynamicSettings, state: Training, sparsity: float) -> None:
-    """Prune a training, where it stands, to a sparsity: its mask, weights and optimizer state."""
+    """Prune a training, where it stands, to a sparsity: its mask, weights and optimizer state.
+
+    One that diverged is left as it is: it will be recorded so.
+    """
+    if state.diverged:
+        return
     regrows = settings.regrowth == "magnitude" or not settings.masks_weights
     mask = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
     weights = _recalled(state, mask) if settings.regrowth == "magnitude" else state.weights

@@ -17,8 +17,8 @@ METERS = ("intel_rapl", "intel_power_gadget", "powermetrics")  # codecarbon's na
 def metered(before: dict | None = None) -> Iterator[dict]:
     """Meter what happens within; the dict is filled at the end, `before` (of earlier sittings) added.
 
-    kwh, co2e_kg, basis ("measured" with a power meter, else "estimated"), country, tool. Empty where it was not asked
-    for. Raises LabError where codecarbon is asked for and not installed.
+    kwh, co2e_kg, seconds (those metered), basis ("measured" with a power meter, else "estimated"), country, tool. Empty
+    where it was not asked for. Raises LabError where codecarbon is asked for and not installed.
     """
     found = dict(before or {})
     if os.environ.get("LTH_ENERGY", "0") in ("", "0"):
@@ -45,6 +45,7 @@ def metered(before: dict | None = None) -> Iterator[dict]:
         found |= {
             "kwh": round(found.get("kwh", 0.0) + data.energy_consumed, 12),
             "co2e_kg": round(found.get("co2e_kg", 0.0) + emitted, 12),
+            "seconds": round(found.get("seconds", 0.0) + data.duration, 1),  # those metered, of all sittings
             "basis": "estimated" if found.get("basis") == "estimated" else basis,
             "country": country,
             "tool": f"codecarbon {codecarbon.__version__}",

@@ -135,7 +135,7 @@ class Stack(Dense):
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
         """Take `model` for its layers, and the replicates."""
         self.settings, self.layers = settings, list(model.named_children())
-        masked = [masks.apply(state.mask, state.weights) for state in states]
+        masked = [masks.apply(s.mask, s.weights) if settings.masks_weights else s.weights for s in states]
         self.parameters = {name: _stacked(masked, name).to(device).requires_grad_() for name in masked[0]}
         self.tensors = [parameter.detach() for parameter in self.parameters.values()]
         kept = {name: _stacked([state.mask for state in states], name) for name in states[0].mask}

@@ -31,12 +31,12 @@ from lthcore import masks
 from lthcore.data import DATASETS, Data, pick_device
 from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights
-from lthcore.pruning import CRITERIA, UNIT_CRITERIA, Scores, Seen, layer_rates, prune, scores
+from lthcore.pruning import CRITERIA, Scores, Seen, layer_rates, prune, scores
 from lthcore.saliency import SALIENCIES, synflow_mask
 from lthcore.settings import Recipe, Settings, choose, seed_for
 from lthcore.state import Training
 from lthcore.train import train_cohort
-from lthcore.units import prune_units, units_of
+from lthcore.units import UNIT_CRITERIA, prune_units, units_of
 
 LINEAGE = ("ticket", "continued")  # the arms whose next round grows from their own outcome
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lthcore.data import Data
 from lthcore.masks import Mask
-from lthcore.models import Weights, build
+from lthcore.models import Weights
 from lthcore.settings import Kind, LabError, Settings, choose
 
 Scores = dict[str, Tensor]
@@ -102,40 +102,8 @@ CRITERIA = {
 }
 
 
-def unit_l1(seen: Seen) -> Scores:
-    """The mean |w| of a unit's incoming weights, pruned ones counted as the zeros they are: its L1 norm by fan-in."""
-    return {name: seen.final[name].flatten(1).abs().mean(1) for name in seen.mask}
-
-
-def unit_l2(seen: Seen) -> Scores:
-    """The root mean square of a unit's incoming weights: its L2 norm by fan-in."""
-    return {name: seen.final[name].flatten(1).square().mean(1).sqrt() for name in seen.mask}
-
-
-def unit_activation(seen: Seen) -> Scores:
-    """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
-    model, means = build(seen.settings, seen.data.shape, 10), {}
-    model.load_state_dict(seen.final)
-    hooks = [
-        module.register_forward_hook(
-            lambda _, __, out, name=name: means.__setitem__(name, out.relu().transpose(0, 1).flatten(1).mean(1))
-        )
-        for name, module in model.named_modules()
-        if f"{name}.weight" in seen.mask
-    ]
-    with torch.no_grad():
-        model.eval()(seen.data.train.images[:1000].cpu())
-    for hook in hooks:
-        hook.remove()
-    return {name: means[name.removesuffix(".weight")] for name in seen.mask}
-
-
-UNIT_CRITERIA = {"unit_l1": unit_l1, "unit_l2": unit_l2, "unit_activation": unit_activation}
-
-
-def scores(criterion: str, seen: Seen, known: dict[str, Callable[[Seen], Scores]] | None = None) -> Scores:
+def scores(criterion: str, seen: Seen, known: dict[str, Callable[[Seen], Scores]] = CRITERIA) -> Scores:
     """The score of every prunable weight (or unit) under `criterion`: the lowest are pruned first."""
-    known = known or CRITERIA | UNIT_CRITERIA
     return known[choose("criterion", criterion, known)](seen)
 
 

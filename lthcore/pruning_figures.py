@@ -91,7 +91,7 @@ def movement_rounds(root: Path) -> Figure | None:
 
 
 def movement_arms(root: Path) -> Figure | None:
-    """Accuracy against sparsity: high movement and its controls, as many weights each; a panel for each network."""
+    """Accuracy against sparsity: high movement and its controls, as many a round; a panel for each network."""
     runs = runs_of(root, "movement_pruning")
     stems = [stem for stem in NETWORKS if f"{stem}-high_movement" in runs]
     if not stems:
@@ -247,22 +247,27 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
-    """Epochs until a ticket's test accuracy first reaches a value, by label, trial and weights left."""
+    """Epochs until a ticket's test accuracy first reaches a value, where it does in every trial."""
     rows = []
     for path in _folders(root):
         curves, settings = read_tables(path)[1], read_record(path)["settings"]
         steps = (55_000 if not settings["train_examples"] else settings["train_examples"]) // settings["batch_size"]
         tickets = curves[(curves["arm"] == "ticket") & (curves["test_accuracy"] >= accuracy)]
         first = tickets.groupby(["trial", "round"])[["iteration", "percent_left"]].min().reset_index()
+        first = first[first.groupby("round")["trial"].transform("size") == curves["trial"].nunique()]
         rows.append(first.assign(label=path.name.removeprefix("lenet_mnist-"), epochs=first["iteration"] / steps))
     found = pd.concat(rows, ignore_index=True)
     return found.assign(percent_left=found.groupby("round")["percent_left"].transform("mean"))
 
 
 def _line(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
-    """A column of rounds.csv against weights left: means over trials, bars from the lowest to the highest."""
-    by_round = rounds.groupby("round")
-    left, values = by_round["percent_left"].mean(), by_round[column].agg(["mean", "min", "max"])
+    """A column of rounds.csv against weights left: means over trials, bars from the lowest to the highest.
+
+    By what is left and not by round: a trial that skips a round is behind the others from there on.
+    """
+    by_left = rounds.groupby(rounds["percent_left"].round(2))[column]
+    values = by_left.agg(["mean", "min", "max"]).sort_index(ascending=False)
+    left = values.index
     bars = [values["mean"] - values["min"], values["max"] - values["mean"]]
     axes.errorbar(
         left, values["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5, capsize=2,

@@ -44,6 +44,9 @@ def queued(profile: str, path: Path | None = None) -> Iterator[Experiment]:
         for experiment in experiments:
             # never more than the profile asks for
             asked = experiment.settings.model_dump()
+            if only.keys() - asked.keys():
+                missing = ", ".join(sorted(only.keys() - asked.keys()))
+                raise LabError(f"queue: {path}: {entry['params']}: this study has no {missing}")
             less = {
                 k: [arm for arm in v if arm in asked[k]] if k == "arms" else min(v, asked[k]) for k, v in only.items()
             }

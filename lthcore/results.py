@@ -223,6 +223,7 @@ class Run:
         read = [accuracies[iteration] for iteration in self.settings.read_at]
         row |= dict(zip(READ, [*read, None, None, None], strict=False)) | {"diverged": state.diverged}
         before = self.rows.get(replicate._replace(round=replicate.round - 1))
+        before = before or self.rows.get(Replicate("ticket", replicate.trial, 0, replicate.round - 1))
         left_by_layer = masks.counts(state.mask) if self.settings.masks_weights else {}
         row |= {
             "skipped": bool(before) and before["weights_left"] == left,  # a round that pruned nothing
@@ -346,7 +347,8 @@ def _rounded(row: dict) -> dict:
 def _thinned(points: list[dict], every: int) -> list[dict]:
     """The evaluations of a training that curves.csv keeps: the first ones, each tenth, the early stop and the last."""
     whole = every * (WHOLE if points[0]["arm"] in ("ticket", "reinit", "dynamic") else WHOLE_OTHERS)
-    losses = [p["val_loss"] for p in points]
+    final = points[-1]["percent_left"]  # where the network gets sparser as it trains, its early stop is at the end
+    losses = [None if p["percent_left"] > final else p["val_loss"] for p in points]
     stop = np.nanargmin(np.array(losses, float)) if any(loss == loss and loss is not None for loss in losses) else -1
     kept = {id(points[-1]), id(points[stop])}
     return [p for p in points if p["iteration"] < whole or p["iteration"] % (10 * every) == 0 or id(p) in kept]

@@ -96,6 +96,13 @@ class Recipe(BaseModel):
             )
         return {"eval_every": max(1, steps)} | values | {"iterations": max(1, total)}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_records(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`augment` was once a switch, for crop and flip."""
+        switch = values.get("augment")
+        return values | {"augment": ("crop", "flip") if switch else ()} if isinstance(switch, bool) else values
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_from_bool(cls, value: Any, info: Any) -> Any:
@@ -112,6 +119,8 @@ class Recipe(BaseModel):
         steps = self.schedule == "step"
         self._forbid(bool(self.milestones) != steps, "milestones", "for schedule step, and for it only")
         self._forbid(list(self.milestones) != sorted(set(self.milestones)), "milestones", "must rise")
+        whole = self.epochs == 0 or self.iterations == self.epochs * self.steps_per_epoch
+        self._forbid(not whole, "epochs", "epochs, images and batch_size must be whole numbers")
         self._forbid(self.warmup > self.iterations, "warmup", f"allowed up to iterations = {self.iterations}")
         self._forbid(self.rewind_to >= self.iterations, "rewind_to", f"allowed below iterations = {self.iterations}")
         evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
@@ -167,7 +176,8 @@ class Recipe(BaseModel):
         identity = {
             name: value
             for name, value in self.given("json").items()
-            if name not in EXTENT and getattr(self, name) != type(self).model_fields[name].default
+            if name not in EXTENT
+            and (getattr(self, name) != type(self).model_fields[name].default or (name == "eval_every" and self.epochs))
         }
         if type(self) is not Settings:
             identity["study"] = type(self).__name__
@@ -197,6 +207,11 @@ class Settings(Recipe):
 
     @model_validator(mode="after")
     def _search(self) -> Self:
+        by = [arm for arm in self.arms if arm.startswith("by_")]
+        self._forbid("by_synflow-inverted" in by, "arms", "SynFlow has no inverse: it takes the scores anew each time")
+        self._forbid(bool(by) and self.granularity == "units", "arms", "by_<criterion> is for granularity weights")
+        late_arms = any(arm.startswith("by_late_") for arm in by) and self.validation == 0
+        self._forbid(late_arms, "arms", "by_late_... needs a validation set, whose best point it looks at")
         for arm in (arm for arm in self.arms if not BY_CRITERION.fullmatch(arm)):
             try:
                 choose("arms", arm, ARMS)

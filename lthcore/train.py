@@ -61,9 +61,9 @@ def train_in_step(settings: Recipe, data: Data, states: list[Training], pauses: 
         at, new = states[0].iteration, not states[0].curve
         if new:
             _record(settings, engine, data, states, at)
+    known = [state.mask for state in states]
     if new:
         yield
-    known = [state.mask for state in states]
     while at < settings.iterations:
         started = time.perf_counter()
         with _one_thread():
@@ -151,8 +151,11 @@ def _train_stacks(
 ) -> Iterator[tuple[Hashable, Training]]:
     """Train in step those that stand at the same iteration, as many at once as fit."""
 
-    def position(key: Hashable) -> tuple[int, bool]:
-        return cohort[key].iteration, not cohort[key].curve
+    def position(key: Hashable) -> tuple[int, bool, float]:
+        """What replicates must share: an iteration, whether it is evaluated, and the clock of their optimizers."""
+        state = cohort[key]
+        clock = next((float(t) for slot, t in state.optimizer.items() if slot.endswith("/step")), 0.0)
+        return state.iteration, not state.curve, clock if state.optimizer else -1.0
 
     for _, group in groupby(sorted(cohort, key=position), key=position):
         keys = list(group)
@@ -237,7 +240,7 @@ def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: l
     """Read the training accuracy at the end and at the early stop, and check that what is pruned is zero."""
     for state, results in zip(states, engine.evaluate(data.train), strict=True):
         state.weights = _copy(state.weights, "cpu")  # no longer the engine's own
-        state.mask = {name: m.cpu() for name, m in state.mask.items()}
+        state.mask, state.optimizer = ({k: t.cpu() for k, t in old.items()} for old in (state.mask, state.optimizer))
         state.rewind = state.rewind and _copy(state.rewind, "cpu")
         if settings.masks_weights and not state.diverged and not masks.is_masked(state.weights, state.mask):
             raise AssertionError("a pruned weight is not zero at the end of training")

@@ -1,5 +1,6 @@
 """Units: the neurons and filters of a network, what computes them and what reads them, and pruning them whole."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from lthcore.masks import Mask
 from lthcore.models import Residual, build
-from lthcore.pruning import Scores, kind_of
+from lthcore.pruning import Scores, Seen, kind_of
 from lthcore.settings import LabError, Recipe, Settings
 
 
@@ -62,14 +63,15 @@ def units_of(settings: Recipe, shape: tuple[int, int, int]) -> list[Stream]:
 def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Settings) -> Mask:
     """Drop the lowest-scored units: everything that comes into them, and everything that goes out of them.
 
-    scores: (units,) for each layer. Each layer loses floor(rate x units left), or with scope "global" all together;
-    one unit always stays. Residual streams, inputs and outputs are left whole. Returns a new mask, nested in `mask`.
+    scores: (units,) for each layer. Each layer loses floor(rate x units left), or with scope "global" those with a rate
+    above zero together; one unit always stays. Residual streams, inputs and outputs are left whole. Returns a new mask,
+    nested in `mask`.
     """
     rates = {"conv": settings.prune_conv, "fc": settings.prune_fc}
     worth: dict[str, Tensor] = {}
     readers: dict[str, tuple[str, ...]] = {}
     for stream in streams:
-        if len(stream.producers) == 1:
+        if len(stream.producers) == 1 and _rate(stream, mask, rates) > 0:
             name = f"{stream.producers[0]}.weight"
             readers[name] = tuple(f"{consumer}.weight" for consumer in stream.consumers)
             alive = mask[name].flatten(1).any(1) & _read(mask, readers[name], len(mask[name]))
@@ -91,9 +93,51 @@ def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Set
     return pruned
 
 
+def unit_l1(seen: Seen) -> Scores:
+    """The mean |w| of a unit's incoming weights, pruned ones counted as the zeros they are: its L1 norm by fan-in."""
+    return {name: seen.final[name].flatten(1).abs().mean(1) for name in seen.mask}
+
+
+def unit_l2(seen: Seen) -> Scores:
+    """The root mean square of a unit's incoming weights: its L2 norm by fan-in."""
+    return {name: seen.final[name].flatten(1).square().mean(1).sqrt() for name in seen.mask}
+
+
+def unit_activation(seen: Seen) -> Scores:
+    """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
+    model, means = build(seen.settings, seen.data.shape, 10), {}
+    model.load_state_dict(seen.final)
+    norm_of = {
+        layer: norm for stream in streams_of(model) for layer, norm in zip(stream.producers, stream.norms, strict=True)
+    }
+    layers = dict(model.named_modules())
+
+    def note(name: str) -> Callable:
+        def hook(_: nn.Module, __: tuple, out: Tensor) -> None:
+            means[name] = out.relu().transpose(0, 1).flatten(1).mean(1)
+
+        return hook
+
+    made_by = {name: name.removesuffix(".weight") for name in seen.mask}
+    hooks = [layers[norm_of.get(by) or by].register_forward_hook(note(name)) for name, by in made_by.items()]
+    with torch.no_grad():
+        model.eval()(seen.data.train.images[:1000].cpu())
+    for hook in hooks:
+        hook.remove()
+    return means
+
+
+UNIT_CRITERIA = {"unit_l1": unit_l1, "unit_l2": unit_l2, "unit_activation": unit_activation}
+
+
 def columns(weight: Tensor, units: int) -> Tensor:
     """A view of a weight (outputs, inputs, ...) by the units that it reads: (outputs, units, rest)."""
     return weight.view(len(weight), units, -1)
+
+
+def _rate(stream: Stream, mask: Mask, rates: dict[str, float]) -> float:
+    name = f"{stream.producers[0]}.weight"
+    return rates[kind_of(name, mask[name])]
 
 
 def _read(mask: Mask, readers: tuple[str, ...], units: int) -> Tensor:

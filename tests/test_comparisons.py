@@ -89,6 +89,13 @@ def test_findings_are_differences_by_trial_with_their_interval(root):
     assert gap(a, b) == "+10.00 points [-14.84, +34.84] (n = 3)"
 
 
+def test_runs_with_changed_settings_and_other_profiles_are_not_mixed_in(root):
+    dynamic(root, "paper/lenet_mnist-98-1a2b3c4d", [0.1], 2.0, sparsity=0.98)
+    assert "lenet_mnist-98-1a2b3c4d" not in runs_of(root, "dynamic_pruning")
+    dynamic(root, "cpu/lenet_mnist-dense", [0.97, 0.972], 100.0, sparsity=0.0)
+    assert not [line for line in dynamic_findings(root) if "against dense" in line]  # one is of paper, one of cpu
+
+
 def test_costs_are_those_of_all_trainings_that_lead_to_the_sparse_network(root):
     settings = Settings(rounds=2, iterations=400, trials=1, arms=["ticket", "continued"], reinit_draws=1)
     rows = [

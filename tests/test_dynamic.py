@@ -154,6 +154,29 @@ def test_masking_gradients_alone_prunes_nothing_and_is_reported_so(digits, tmp_p
     assert rounds["percent_left"].item() == 100 and set(curves["percent_left"]) == {100}
 
 
+@pytest.mark.parametrize("engine", ["dense", "stack"])
+def test_masking_gradients_means_the_same_to_every_engine(engine, digits):
+    settings = SMALL.changed(masking="gradients", epochs=3)
+    plain, other = (trained(settings.changed(engine=name), digits) for name in ("auto", engine))
+    assert masks.weights_left(plain.mask) == masks.weights_left(other.mask)
+    torch.testing.assert_close(other.weights["fc1.weight"], plain.weights["fc1.weight"], atol=1e-3, rtol=1e-2)
+
+
+def test_all_at_once_at_the_start_is_sparse_from_the_start(digits):
+    settings = SMALL.changed(sparsity_schedule="constant", eval_every=10)
+    state = fresh(settings, digits)
+    for _ in train_and_prune(settings, digits, [state]):
+        assert masks.is_masked(state.weights, state.mask)
+    assert masks.is_masked(state.early_stop, state.mask)
+    assert state.curve[0].percent_left == 100 and state.curve[1].percent_left == pytest.approx(15, abs=0.1)
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path):
+    settings = SMALL.changed(optimizer="sgd", learning_rate=1e6, momentum=0.0, schedule="constant")
+    rounds, _ = run(settings, tmp_path, quiet=True)
+    assert list(rounds["diverged"]) == [True, True] and read_record(tmp_path)["trainings_diverged"] == 2
+
+
 def test_only_the_layers_asked_for_are_pruned_and_counted(digits):
     state = trained(SMALL.changed(prunable=["fc"]), digits)
     left = masks.counts(state.mask)
@@ -211,7 +234,9 @@ def test_the_early_stop_is_at_the_final_sparsity(digits):
     assert masks.is_masked(state.early_stop, state.mask)
 
 
-@pytest.mark.parametrize("values", [{}, {"regrowth": "magnitude"}, {"masking": "gradients"}], ids=str)
+@pytest.mark.parametrize(
+    "values", [{}, {"regrowth": "magnitude"}, {"masking": "gradients"}, {"sparsity_schedule": "constant"}], ids=str
+)
 @pytest.mark.parametrize("at", [0, 13, 20, 40, 95])
 def test_resumed_equals_uninterrupted_bit_for_bit(values, at, digits, tmp_path):
     settings = SMALL.changed(prune_every=13, **values)
@@ -273,7 +298,7 @@ def test_a_run_stopped_at_its_time_limit_goes_on_to_the_same_tables(tmp_path, mo
     monkeypatch.setattr(results, "time", clock)  # a second later each time it is read: stops are no chance
     for stops in itertools.count():  # noqa: B007
         try:
-            rounds, _ = run(SMALL, tmp_path / "parts", time_limit=9, quiet=True)
+            rounds, _ = run(SMALL, tmp_path / "parts", time_limit=5, quiet=True)
             break
         except TimeLimit:
             continue

@@ -86,6 +86,17 @@ def test_an_unknown_arm_names_the_nearest(arm, said, tmp_path):
         run(SMALL.changed(arms=["ticket", arm]), tmp_path, quiet=True)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"arms": ["ticket", "by_synflow-inverted"]}, {"granularity": "units"},
+     {"validation": 0, "arms": ["ticket", "by_late_movement"]}],
+    ids=str,
+)  # fmt: skip
+def test_arms_that_make_no_sense_are_refused(values):
+    with pytest.raises(LabError, match="arms"):
+        SMALL.changed(**values)
+
+
 def test_same_sign_masks_keep_no_weight_that_changed_sign_while_others_are_left(data):
     settings = SMALL.changed(iterations=400)
     theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)

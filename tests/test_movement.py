@@ -85,6 +85,15 @@ def test_going_on_from_the_best_weights_with_or_without_the_optimizers_state(kee
     assert all(torch.equal(again.weights[n], w) for n, w in first.weights.items())
 
 
+def test_a_ticket_that_keeps_its_optimizer_is_not_stacked_with_one_that_has_none(monkeypatch):
+    both = SMALL.changed(restart="best", keep_optimizer=True, arms=["ticket", "reinit"], reinit_draws=1, rounds=1)
+    data, settings = load(SMALL), both.changed(engine="stack")
+    stacked = [outcomes[TICKET._replace(round=k)] for k, outcomes in enumerate(find_tickets(settings, data))]
+    alone = rounds_of(SMALL.changed(restart="best", keep_optimizer=True, rounds=1))
+    steps = [float(s[1].optimizer["fc1.weight/step"]) for s in (stacked, alone)]
+    assert steps == [200, 200]
+
+
 def test_a_run_that_keeps_the_optimizer_resumes_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_WORKERS", "1")
     settings = SMALL.changed(restart="best", keep_optimizer=True)

@@ -12,6 +12,7 @@ from lthcore.data import Data, load
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning import CRITERIA, Seen, layer_rates, prune, scores
 from lthcore.settings import LabError, Settings
+from lthcore.units import UNIT_CRITERIA, unit_activation
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
 PERCENT = st.integers(0, 99)
@@ -268,7 +269,7 @@ def seen(initial: Weights, final: Weights, best: Weights | None = None, seed: in
 )
 def test_criterion_scores_what_its_definition_says(criterion, worth):
     what = seen({"fc1.weight": INITIAL}, {"fc1.weight": FINAL}, {"fc1.weight": BEST})
-    assert scores(criterion, what)["fc1.weight"].tolist() == worth
+    assert scores(criterion, what, CRITERIA | UNIT_CRITERIA)["fc1.weight"].tolist() == worth
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -292,7 +293,7 @@ def test_mean_activation_is_what_the_units_put_out():
     model = build(settings, data.shape, 10)
     weights = initial_weights(model, settings, 0)
     model.load_state_dict(weights)
-    worth = scores("unit_activation", Seen(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
+    worth = unit_activation(Seen(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
     with torch.no_grad():
         first = model.conv1(data.train.images[:1000]).relu()
         dense = model[: list(dict(model.named_children())).index("fc1_relu") + 1](data.train.images[:1000])

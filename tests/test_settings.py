@@ -1,16 +1,19 @@
 """Settings: what is accepted, what is refused and how, and the keys that name runs and seeds."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lthcore.data import DATASETS
 from lthcore.models import MODELS
-from lthcore.pruning import CRITERIA, UNIT_CRITERIA
+from lthcore.pruning import CRITERIA
 from lthcore.settings import (
     EXTENT,
     PROFILES,
+    STUDIES,
     TRAINING_IMAGES,
+    DynamicSettings,
     LabError,
     Settings,
     choose,
@@ -18,8 +21,11 @@ from lthcore.settings import (
     load_experiments,
     seed_for,
 )
+from lthcore.units import UNIT_CRITERIA
 
-PARAMS = sorted((Path(__file__).parents[1] / "params").glob("*/*.yaml"))
+ROOT = Path(__file__).parents[1]
+PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
+RECORDS = sorted((ROOT / "results").glob("*/*/*/run.json"))
 EXTENDED = {
     "arms": ("ticket", "oneshot"),
     "trials": 17,
@@ -216,6 +222,39 @@ def test_choose_names_the_nearest_and_all():
     with pytest.raises(LabError) as caught:
         choose("scope", "globe", ("layer", "global"))
     assert str(caught.value) == "scope = 'globe' (did you mean 'global'?): allowed are layer, global"
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: "/".join(p.parts[-4:-1]))
+def test_committed_records_are_of_settings_that_this_version_reads_under_their_own_keys(path):
+    record = json.loads(path.read_text())
+    settings = STUDIES.get(path.parts[-3], Settings)(**record["settings"])
+    assert settings.key == record["run_key"]
+
+
+def test_records_of_versions_whose_augmentation_was_a_switch_are_read():
+    assert Settings(dataset="cifar10", augment=True).augment == ("crop", "flip")
+    assert Settings(augment=False).augment == ()
+
+
+# Epochs
+
+
+def test_epochs_are_iterations_and_evaluations():
+    settings = DynamicSettings(epochs=30, batch_size=128)
+    assert (settings.steps_per_epoch, settings.iterations, settings.eval_every) == (429, 30 * 429, 429)
+    larger = settings.changed(batch_size=256, validation=0)
+    assert (larger.iterations, larger.eval_every) == (30 * 234, 234)
+    assert Settings(**Settings(epochs=2).model_dump()) == Settings(epochs=2)
+
+
+def test_epochs_with_another_grid_of_evaluations_are_another_run():
+    keys = {DynamicSettings(epochs=30, **more).key for more in ({}, {"eval_every": 100}, {"eval_every": 916 // 2})}
+    assert len(keys) == 3 and DynamicSettings(epochs=30).key == DynamicSettings(epochs=30, eval_every=916).key
+
+
+@pytest.mark.parametrize("values", [{"epochs": 30.0}, {"epochs": 3, "batch_size": "9"}, {"epochs": 3, "iterations": 5}])
+def test_epochs_that_are_no_whole_numbers_or_contradict_iterations_are_refused(values):
+    assert "epochs" in refusal(**values)
 
 
 # Params files

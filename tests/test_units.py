@@ -9,9 +9,9 @@ from lthcore.compact import compact, export_onnx
 from lthcore.data import load
 from lthcore.lottery import find_tickets
 from lthcore.models import build, initial_weights, multiply_adds, positions
-from lthcore.pruning import UNIT_CRITERIA
+from lthcore.pruning import Seen
 from lthcore.settings import LabError, Settings
-from lthcore.units import columns, prune_units, streams_of, units_of
+from lthcore.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
 
 DIGITS = Settings(
     dataset="digits", architecture="lenet", widths=(40, 20), validation=200, device="cpu", iterations=40,
@@ -192,6 +192,24 @@ def test_residual_streams_inputs_and_outputs_are_left_whole():
     assert {"conv.weight", "output.weight", "stage2_block1.shortcut.weight"} <= whole
     inner = pruned["stage1_block1.conv1.weight"].flatten(1).any(1)
     assert inner.sum() == 8 and torch.equal(columns(pruned["stage1_block1.conv2.weight"], 16).any(2).any(0), inner)
+
+
+def test_a_layer_of_rate_zero_keeps_its_units_in_global_scope_too():
+    settings = DIGITS.changed(architecture="conv2", scope="global", prune_conv=0.0, prune_fc=0.3)
+    model = build(settings, (1, 8, 8), 10)
+    mask = masks.full_mask(model.state_dict())
+    worth = {n: torch.zeros(len(m)) if n.startswith("conv") else torch.rand(len(m)) for n, m in mask.items()}
+    pruned = prune_units(worth, mask, streams_of(model), settings)
+    assert pruned["conv1.weight"].all() and pruned["conv2.weight"].all() and not pruned["fc1.weight"].all()
+
+
+def test_mean_activation_is_read_behind_the_norm():
+    settings = DIGITS.changed(architecture="resnet20", criterion="unit_activation")
+    data = load(settings)
+    weights = initial_weights(build(settings, data.shape, 10), settings, 0)
+    weights["stage1_block1.norm1.bias"].fill_(-100.0)
+    worth = unit_activation(Seen(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
+    assert not worth["stage1_block1.conv1.weight"].any() and worth["stage1_block2.conv1.weight"].any()
 
 
 def test_criteria_of_weights_and_of_units_are_told_apart():
