@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
+import torch
+from scipy import stats
+from torch import Tensor, nn
 
 from lthcore.masks import Mask
 from lthcore.models import Weights
 from lthcore.settings import Settings
 from lthcore.state import Training
+from lthcore.units import columns, streams_of
 
 SHOWN = 4  # distributions are kept of every fourth round: 41.1, 16.9, 7.0, 2.9, 1.2% left
 BINS = 40
@@ -37,6 +40,68 @@ def incoming(mask: Tensor) -> Tensor:
 def outgoing(mask: Tensor) -> Tensor:
     """The share of its outgoing connections that each input keeps: (units, inputs, ...) -> (inputs,) (Figure 22)."""
     return mask.transpose(0, 1).flatten(1).float().mean(1)
+
+
+def describe(initial: Tensor, final: Tensor, mask: Tensor) -> dict[str, float]:
+    """A layer in numbers: density, share of positive weights and mean magnitude, initial and final, kept and pruned.
+
+    `final` is the dense network's, so that what was pruned has a value too; nan where there is nothing to count.
+    """
+    found = {"density": float(mask.float().mean())}
+    for when, w in (("initial", initial), ("final", final)):
+        for which, m in (("kept", mask), ("pruned", ~mask)):
+            found[f"positive_{when}_{which}"] = _mean((w[m] > 0).float())
+            found[f"magnitude_{when}_{which}"] = _mean(w[m].abs())
+    return found
+
+
+def degrees(mask: Tensor, side: str = "in") -> pd.DataFrame:
+    """How many units keep how many connections, against a random mask: columns degree, units, expected.
+
+    side "in": connections into each unit (row); "out": out of each of the units that the layer reads. In a random
+    mask of the same number of weights a unit's degree is hypergeometric: so many drawn from all, so many of them its.
+    """
+    matrix = mask.flatten(1) if side == "in" else mask.transpose(0, 1).flatten(1)
+    counts = matrix.sum(1)
+    degree = np.arange(matrix.shape[1] + 1)
+    chance = stats.hypergeom(matrix.numel(), int(mask.sum()), matrix.shape[1]).pmf(degree)
+    units = torch.bincount(counts, minlength=len(degree)).numpy()
+    return pd.DataFrame({"degree": degree, "units": units, "expected": chance * len(matrix)})
+
+
+def pixel_map(mask: Tensor, shape: tuple[int, int, int]) -> np.ndarray:
+    """The share of a first dense layer's units that each input pixel is connected to: (C, H, W)."""
+    return outgoing(mask).view(shape).numpy()
+
+
+def path_count(mask: Mask) -> tuple[float, float]:
+    """Paths from inputs to outputs of a chain of dense layers, and as many as random masks of these densities have."""
+    paths, expected, previous = None, 1.0, None
+    for m in mask.values():
+        matrix = m.double()
+        paths = matrix.sum(1) if paths is None else matrix @ paths
+        expected *= float(matrix.sum()) / (1 if previous is None else previous)
+        previous = len(matrix)
+    return float(paths.sum()), expected
+
+
+def connected(model: nn.Sequential, mask: Mask) -> Mask:
+    """The weights of a mask that lie on a path from an input to an output: the mask without its dead ends."""
+    streams, kept = streams_of(model), {name: m.clone() for name, m in mask.items()}
+    while True:
+        before = {name: m.clone() for name, m in kept.items()}
+        for stream in streams:
+            if not stream.producers:
+                continue
+            units = len(kept[f"{stream.producers[0]}.weight"])
+            fed = torch.stack([kept[f"{p}.weight"].flatten(1).any(1) for p in stream.producers]).any(0)
+            read = torch.stack([columns(kept[f"{c}.weight"], units).any(2).any(0) for c in stream.consumers]).any(0)
+            for producer in stream.producers:
+                kept[f"{producer}.weight"][~read] = False
+            for consumer in stream.consumers:
+                columns(kept[f"{consumer}.weight"], units)[:, ~fed] = False
+        if all(torch.equal(kept[name], before[name]) for name in kept):
+            return kept
 
 
 def quantities(initial: Weights, final: Weights, mask: Mask) -> Iterator[tuple[str, str, Tensor]]:

@@ -1,8 +1,12 @@
 """Analysis: what is said of a ticket is what a hand count finds."""
 
+import math
+
+import pytest
 import torch
 
 from lthcore import analysis
+from lthcore.models import build
 from lthcore.settings import Settings
 from lthcore.state import Training
 
@@ -42,3 +46,62 @@ def test_tables_of_tickets():
     counts = distributions.groupby("quantity")["count"].sum()
     assert counts["surviving initial weights"] == counts["movement, in the ticket"] == 2 * 2
     assert counts["movement, pruned"] == 2 * 4 and counts["outgoing connections kept"] == 2 * 3
+
+
+def test_a_layer_in_numbers():
+    found = analysis.describe(INITIAL, FINAL, MASK)
+    assert found["density"] == pytest.approx(1 / 3)
+    assert found["positive_initial_kept"] == 0.5 and found["positive_initial_pruned"] == 0.75
+    assert found["magnitude_final_kept"] == pytest.approx(0.45)
+    assert found["magnitude_initial_pruned"] == pytest.approx(1.7 / 4)
+    assert math.isnan(analysis.describe(INITIAL, FINAL, MASK | True)["positive_final_pruned"])
+
+
+@pytest.mark.parametrize("side", ["in", "out"])
+def test_degrees_of_a_random_mask_are_those_expected(side):
+    mask = torch.rand(400, 50, generator=torch.Generator().manual_seed(0)) < 0.3
+    table = analysis.degrees(mask, side)
+    units, size = (400, 50) if side == "in" else (50, 400)
+    assert table["units"].sum() == units and table["expected"].sum() == pytest.approx(units)
+    assert (table["degree"] * table["units"]).sum() == mask.sum() and len(table) == size + 1
+    assert (table["degree"] * table["expected"]).sum() == pytest.approx(float(mask.sum()))
+    assert (table["units"] - table["expected"]).abs().sum() < 0.35 * units + 25  # two draws of one distribution
+    hub = torch.zeros(400, 50, dtype=torch.bool)
+    hub[0] = True
+    assert analysis.degrees(hub, "in").query("degree == 50")["expected"].item() < 1e-6  # no hub by chance
+
+
+def test_the_pixel_map_counts_connections_of_each_pixel():
+    mask = torch.zeros(4, 6, dtype=torch.bool)
+    mask[:3, 5] = True
+    assert analysis.pixel_map(mask, (1, 2, 3)).tolist() == [[[0, 0, 0], [0, 0, 0.75]]]
+
+
+def test_paths_of_a_dense_network_are_the_product_of_its_widths():
+    full = {"fc1.weight": torch.ones(5, 7, dtype=torch.bool), "output.weight": torch.ones(3, 5, dtype=torch.bool)}
+    assert analysis.path_count(full) == (105, 105)
+    broken = full | {"fc1.weight": torch.eye(5, 7, dtype=torch.bool)}  # each unit has one input
+    assert analysis.path_count(broken) == (15, 15)
+    skewed = full | {
+        "fc1.weight": torch.zeros(5, 7, dtype=torch.bool),
+        "output.weight": torch.zeros(3, 5, dtype=torch.bool),
+    }
+    skewed["fc1.weight"][0] = True
+    skewed["output.weight"][:, 1] = True
+    paths, expected = analysis.path_count(skewed)
+    assert paths == 0 and expected == pytest.approx(7 * 3 / 5)
+
+
+def test_connected_leaves_out_dead_ends():
+    model = build(Settings(architecture="lenet", widths=(3, 2)), (1, 2, 2), 10)
+    mask = {
+        "fc1.weight": torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]).bool(),
+        "fc2.weight": torch.tensor([[1, 0, 1], [0, 1, 0]]).bool(),
+        "output.weight": torch.cat([torch.tensor([[1, 0]]), torch.zeros(9, 2)]).bool(),
+    }
+    kept = analysis.connected(model, mask)
+    assert kept["fc1.weight"].nonzero().tolist() == [[0, 0]]  # unit 1 leads to fc2's unit 1, which nothing reads
+    assert kept["fc2.weight"].nonzero().tolist() == [[0, 0]]  # unit 2 of fc1 has no input
+    assert kept["output.weight"].nonzero().tolist() == [[0, 0]]
+    full = {name: torch.ones_like(m) for name, m in mask.items()}
+    assert all(m.all() for m in analysis.connected(model, full).values())
