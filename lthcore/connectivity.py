@@ -1,0 +1,58 @@
+"""Connectivity: whether two trained networks lie in one valley, by the error on the straight line between them.
+
+arXiv 1912.05671: networks trained from one point on different orders of the data are *stable* to that noise where no
+barrier of error rises between them; tickets win where the point that they are rewound to is stable.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lthcore.data import Data, Split
+from lthcore.engines import evaluate
+from lthcore.models import Weights, build
+from lthcore.settings import Recipe, seed_for
+from lthcore.state import Training
+from lthcore.train import train
+
+POINTS = 11  # on the line, its ends included
+
+
+def path(model: nn.Module, a: Weights, b: Weights, split: Split, points: int = POINTS) -> list[tuple[float, float]]:
+    """(loss, error) of the networks at equal steps on the line from a to b. Floating-point buffers are mixed alike."""
+    found = []
+    for alpha in torch.linspace(0, 1, points).tolist():
+        mixed = {n: torch.lerp(w, b[n], alpha) if w.is_floating_point() else w for n, w in a.items()}
+        model.load_state_dict(mixed)
+        loss, accuracy = evaluate(model, split)[0]
+        found.append((loss, 1 - accuracy))
+    return found
+
+
+def barrier(values: list[float]) -> float:
+    """How far the highest point of a path is above the mean of its ends; 0 where it is not (section 2)."""
+    return max(0.0, max(values) - (values[0] + values[-1]) / 2)
+
+
+def copies(settings: Recipe, data: Data, state: Training, count: int = 2) -> list[Training]:
+    """Trainings that go on from `state` to the end, each with an order of the data (and noise) of its own."""
+    found = []
+    for copy in range(count):
+        own = replace(
+            state, seed=seed_for(state.seed, "copy", copy), noise=None, early_stop=None, curve=[], rewind=None,
+            weights=dict(state.weights), optimizer={k: t.clone() for k, t in state.optimizer.items()},
+        )  # fmt: skip
+        for _ in train(settings, data, own):
+            pass
+        found.append(own)
+    return found
+
+
+def instability(settings: Recipe, data: Data, state: Training) -> dict[str, float]:
+    """The barrier of test error and of training loss between two copies of a training, and the copies' mean error."""
+    a, b = copies(settings, data, state)
+    model = build(settings, data.shape, 10).to(data.test.images.device)
+    test = [error for _, error in path(model, a.weights, b.weights, data.test)]
+    loss = [value for value, _ in path(model, a.weights, b.weights, data.train)]
+    return {"error_barrier": barrier(test), "loss_barrier": barrier(loss), "error": (test[0] + test[-1]) / 2}

@@ -1,0 +1,66 @@
+"""Connectivity: no barrier between equal networks, a known one on a known line, and copies that differ by order."""
+
+import pytest
+import torch
+
+from lthcore.connectivity import barrier, copies, instability, path
+from lthcore.data import load
+from lthcore.engines import evaluate
+from lthcore.lottery import begin
+from lthcore.models import build, initial_weights
+from lthcore.settings import Settings
+from lthcore.train import train
+
+SMALL = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu", iterations=120, eval_every=40)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(SMALL)
+
+
+def fresh(data):
+    return begin(SMALL, 0, 0, initial_weights(build(SMALL, data.shape, 10), SMALL, 0))
+
+
+def test_between_equal_networks_there_is_no_barrier(data):
+    model, weights = build(SMALL, data.shape, 10), fresh(data).weights
+    values = path(model, weights, weights, data.test)
+    assert len(values) == 11 and len(set(values)) == 1
+    assert barrier([error for _, error in values]) == 0
+
+
+def test_the_ends_of_a_path_are_the_networks_themselves(data):
+    model, a = build(SMALL, data.shape, 10), fresh(data).weights
+    b = initial_weights(model, SMALL, 1)
+    values = path(model, a, b, data.test, points=3)
+    for weights, (loss, error) in ((a, values[0]), (b, values[2])):
+        model.load_state_dict(weights)
+        (expected,) = evaluate(model, data.test)
+        assert (loss, error) == (pytest.approx(expected[0]), pytest.approx(1 - expected[1]))
+
+
+def test_barrier_is_the_height_above_the_mean_of_the_ends():
+    assert barrier([0.1, 0.5, 0.3]) == pytest.approx(0.3) and barrier([0.3, 0.1, 0.3]) == 0
+
+
+def test_copies_start_alike_and_differ_by_the_order_of_the_data(data):
+    state = fresh(data)
+    before = {n: w.clone() for n, w in state.weights.items()}
+    a, b = copies(SMALL, data, state)
+    assert all(torch.equal(state.weights[n], w) for n, w in before.items()) and state.iteration == 0
+    assert a.iteration == b.iteration == 120 and not torch.equal(a.weights["fc1.weight"], b.weights["fc1.weight"])
+    again, _ = copies(SMALL, data, state)
+    assert torch.equal(a.weights["fc1.weight"], again.weights["fc1.weight"])
+
+
+def test_copies_that_part_late_are_closer_than_copies_that_part_at_the_start(data):
+    settings = SMALL.changed(learning_rate=0.05, iterations=200)  # a rate at which the start is not stable
+    early = instability(settings, data, fresh(data))
+    state = fresh(data)
+    for now in train(settings, data, state):
+        if now.iteration == 160:
+            break
+    late = instability(settings, data, state)
+    assert late["loss_barrier"] < early["loss_barrier"] / 2 and late["error_barrier"] < early["error_barrier"] / 2
+    assert 0 < early["error"] < 0.2
