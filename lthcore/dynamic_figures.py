@@ -75,7 +75,9 @@ def dynamic_sparsities(root: Path) -> Figure | None:
     }
     found = {}
     for title, (stem, extra) in families.items():
-        members = {k: v for k, v in runs.items() if k.startswith(f"{stem}-") or k == extra}
+        members = {
+            k: v for k, v in runs.items() if (k.startswith(f"{stem}-") and not k.endswith("-longer")) or k == extra
+        }
         if len(members) > 1:
             found[title] = trainings_of(members)
     if not found:
