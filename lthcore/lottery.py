@@ -10,7 +10,8 @@ oneshot         as many weights, chosen by pruning the trained dense network onc
 oneshot_reinit  the one-shot mask, fresh weights
 by_<criterion>  as many weights, chosen once by another criterion, of the trained dense network or of the untrained one
                 (SNIP and the like); weights rewound. With `-shuffled` the mask shuffled within layers, with `-fresh`
-                other weights, with `-inverted` the worst weights kept: what a criterion's score is worth without it
+                other weights, with `-inverted` the worst weights kept: what a criterion's score is worth without it;
+                with `-signed` every weight at its layer's standard deviation, its own sign kept
 continued       iterative pruning that goes on from the trained weights instead of rewinding
 continued_reset the mask that continued training finds, weights rewound (the paper's Figure 9, second strategy)
 resampled       the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
@@ -91,7 +92,7 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
                 mask = next_mask(settings, data, trial, arm, k)
                 for draw in range(settings.draws(arm)):
                     cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
-            if settings.restart == "rewind":
+            if settings.restart == "rewind" and settings.masks_weights:
                 check_rewound(cohort[Replicate("ticket", trial.number, 0, k)], trial)
         if not cohort:
             return
@@ -158,6 +159,8 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
             fresh = seed_for(settings.seed, "reinit", trial.number, draw, k)
             return this(initial_weights(model, settings, fresh), mask)
         case _ if arm.startswith("by_"):
+            if arm.endswith("-signed"):
+                return this(signed(trial.theta_0), mask)
             if arm.endswith("-fresh"):
                 return this(initial_weights(model, settings, seed_for(settings.seed, arm, trial.number, k)), mask)
             return this(trial.origin, mask, iteration=settings.rewind_to)
@@ -186,6 +189,11 @@ def resampled(initial: Weights, mask: Mask, seed: int) -> Weights:
     return drawn
 
 
+def signed(initial: Weights) -> Weights:
+    """Every weight at its layer's standard deviation, with the sign that it started with (arXiv 1905.01067)."""
+    return {name: w.sign() * w.std() if w.ndim >= 2 else w for name, w in initial.items()}
+
+
 def with_noise(initial: Weights, sigmas: float, seed: int) -> Weights:
     """Initial weights plus Gaussian noise of so many of each layer's standard deviations (the paper's Figure 25)."""
     generator = torch.Generator().manual_seed(seed)
@@ -203,7 +211,7 @@ def begin(
     Its seed, and so its batches, depend on trial and round only: the arms differ in nothing else.
     """
     mask = full_mask(weights) if mask is None else mask
-    masked = masks.apply(mask, weights)
+    masked = masks.apply(mask, weights) if settings.masks_weights else weights
     return Training(iteration, masked, mask, seed_for(settings.seed, "training", trial, k), start=masked)
 
 

@@ -224,7 +224,7 @@ class Run:
         row |= dict(zip(READ, [*read, None, None, None], strict=False)) | {"diverged": state.diverged}
         before = self.rows.get(replicate._replace(round=replicate.round - 1))
         before = before or self.rows.get(Replicate("ticket", replicate.trial, 0, replicate.round - 1))
-        left_by_layer = masks.counts(state.mask) if self.settings.masks_weights else {}
+        left_by_layer = {} if self.settings.counts_zeros else masks.counts(state.mask)
         row |= {
             "skipped": bool(before) and before["weights_left"] == left,  # a round that pruned nothing
             "emptied": " ".join(name for name, n in left_by_layer.items() if n == 0) or None,

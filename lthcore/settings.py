@@ -16,7 +16,7 @@ ARMS = (
     "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "resampled",
     "noise_0.5", "noise_1", "noise_2", "noise_3",
 )  # fmt: skip
-BY_CRITERION = re.compile(r"by_[a-z_]+(-shuffled|-fresh|-inverted)?")  # other arms: one-shot, by some criterion
+BY_CRITERION = re.compile(r"by_[a-z_]+(-shuffled|-fresh|-inverted|-signed)?")  # other arms: one-shot, by some criterion
 TRAINING_IMAGES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
 Initialisation = Literal[
@@ -167,6 +167,11 @@ class Recipe(BaseModel):
         return True
 
     @property
+    def counts_zeros(self) -> bool:
+        """Whether what is left is to be counted in the weights, since the mask does not say it."""
+        return False
+
+    @property
     def key(self) -> str:
         """Run key: readable prefix + hash of the settings that differ from their defaults.
 
@@ -194,6 +199,9 @@ class Settings(Recipe):
     rounds: int = Field(20, ge=0, description="rounds of pruning")
     criterion: str = Field("magnitude", description="which weights are worth keeping")
     scope: Literal["layer", "global"] = Field("layer", description="weights compete within their layer or all together")
+    pruned_to: Literal["zero", "initial"] = Field(
+        "zero", description="initial leaves pruned weights at the values they started from, untrained"
+    )
     granularity: Literal["weights", "units"] = Field("weights", description="units prunes whole neurons and filters")
     keep_at_least: float = Field(0.0, ge=0, lt=1, description="share of each layer's weights that no round goes below")
     prune_fc: float = Field(0.2, ge=0, lt=1, description="share of the remaining dense weights pruned in a round")
@@ -221,7 +229,14 @@ class Settings(Recipe):
         self._forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
         grown = "continued_reset" not in self.arms or "continued" in self.arms
         self._forbid(not grown, "arms", "continued_reset needs continued, whose mask it has")
+        frozen = self.pruned_to == "initial"
+        self._forbid(
+            frozen and self.weight_decay > 0, "pruned_to", "initial needs weight_decay = 0, which moves weights"
+        )
+        self._forbid(frozen and self.granularity == "units", "pruned_to", "zero with granularity units")
+        self._forbid(frozen and "continued" in self.arms, "pruned_to", "zero with the arm continued")
         best = self.restart == "best"
+        self._forbid(frozen and best, "pruned_to", "zero with restart best")
         self._forbid(best and self.validation == 0, "restart", "best needs a validation set")
         self._forbid(best and self.rewind_to > 0, "restart", "best goes with rewind_to = 0")
         self._forbid(self.keep_optimizer and not best, "keep_optimizer", "allowed with restart best")
@@ -230,6 +245,11 @@ class Settings(Recipe):
         units = self.granularity == "units"
         self._forbid(units and self.keep_at_least > 0, "keep_at_least", "for weights; of units one always stays")
         return self
+
+    @property
+    def masks_weights(self) -> bool:
+        """Whether weights under the mask are zero, and not frozen where they started."""
+        return self.pruned_to == "zero"
 
     def draws(self, arm: str) -> int:
         """How many times `arm` is drawn in each trial and round."""
@@ -277,6 +297,11 @@ class DynamicSettings(Recipe):
     def masks_weights(self) -> bool:
         """Whether weights under the mask are zero."""
         return self.masking == "weights"
+
+    @property
+    def counts_zeros(self) -> bool:
+        """With the mask on gradients alone weights under it live on, whatever it says."""
+        return self.masking == "gradients"
 
 
 STUDIES: dict[str, type[Recipe]] = {"dynamic_pruning": DynamicSettings}  # by notebook; all others find tickets

@@ -214,7 +214,7 @@ def _one_thread() -> Iterator[None]:
 
 def weights_left(settings: Recipe, state: Training) -> int:
     """How many weights are left: those of the mask, and where it does not hold (`masking: gradients`) all but zeros."""
-    return masks.weights_left(state.mask) if settings.masks_weights else masks.nonzero(state.weights, state.mask)
+    return masks.nonzero(state.weights, state.mask) if settings.counts_zeros else masks.weights_left(state.mask)
 
 
 def _record(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[Training], iteration: int) -> None:
@@ -242,7 +242,7 @@ def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: l
         state.weights = _copy(state.weights, "cpu")  # no longer the engine's own
         state.mask, state.optimizer = ({k: t.cpu() for k, t in old.items()} for old in (state.mask, state.optimizer))
         state.rewind = state.rewind and _copy(state.rewind, "cpu")
-        if settings.masks_weights and not state.diverged and not masks.is_masked(state.weights, state.mask):
+        if not state.diverged and settings.masks_weights and not masks.is_masked(state.weights, state.mask):
             raise AssertionError("a pruned weight is not zero at the end of training")
         state.final_train_accuracy = results[0][1]
     if all(state.early_stop is not None for state in states):

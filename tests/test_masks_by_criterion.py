@@ -103,3 +103,30 @@ def test_same_sign_masks_keep_no_weight_that_changed_sign_while_others_are_left(
     final = {name: w * (1 if name == "fc1.weight" else -1) for name, w in theta_0.items()}
     worth = scores("magnitude_same_sign", Seen(settings, data, masks.full_mask(theta_0), theta_0, final, final, 0))
     assert (worth["fc1.weight"] > 0).all() and not worth["fc2.weight"].any()
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1}], ids=["adam", "sgd"]
+)
+def test_pruned_weights_can_stay_where_they_started(values, data):
+    settings = SMALL.changed(arms=["ticket", "by_magnitude"], pruned_to="initial", rounds=2, **values)
+    dense, *later = outcomes_of(settings, data)
+    theta_0 = dense[Replicate("ticket", 0, 0, 0)].start
+    for found in later:
+        for state in found.values():
+            for name, m in state.mask.items():
+                assert torch.equal(state.start[name], theta_0[name])  # all of them, rewound
+                assert torch.equal(state.weights[name][~m], theta_0[name][~m])
+                assert not torch.equal(state.weights[name][m], theta_0[name][m])
+    zero = outcomes_of(settings.changed(pruned_to="zero"), data)[2][Replicate("ticket", 0, 0, 2)]
+    assert masks.weights_left(zero.mask) == masks.weights_left(later[1][Replicate("ticket", 0, 0, 2)].mask)
+
+
+def test_signed_weights_are_constant_but_for_their_sign(data):
+    found = outcomes_of(SMALL.changed(arms=["ticket", "by_magnitude-signed"], rounds=1), data)
+    state = found[1][Replicate("by_magnitude-signed", 0, 0, 1)]
+    theta_0 = found[0][Replicate("ticket", 0, 0, 0)].start
+    for name, m in state.mask.items():
+        w = state.start[name]
+        assert torch.equal(w[m].sign(), theta_0[name][m].sign()) and not w[~m].any()
+        assert w[m].abs().max() == w[m].abs().min() == pytest.approx(float(theta_0[name].std()))
