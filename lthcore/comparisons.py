@@ -125,6 +125,11 @@ def dynamic_findings(root: Path) -> list[str]:
     shifted = "lenet_mnist_augmented-{}".format
     say("With training images shifted and turned, 78.9%, against dense", shifted("78.9"), shifted("dense"))
     say("The same at 98%, against dense", shifted("98"), shifted("dense"))
+    theirs = published("dynamic_pruning")
+    for variant, bar in theirs["later"].dropna().items():
+        if variant in by:
+            ours = 100 * by[variant]
+            lines.append(f"{variant}: {_spread(ours.mean(), ours.std())}% (n = {len(ours)}), published {bar:.2f}%.")
     costs = pruning_costs(root)
     for level, part in costs.groupby("sparsity") if len(costs) else ():
         dynamic = part[part["method"] == "dynamic"].set_index("trial")
