@@ -1,13 +1,19 @@
 """Fixtures of all tests. None needs the network; those that need real data say so and are skipped where it is not."""
 
+import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
+import pandas as pd
 import pytest
 import torch
 
-from lthcore import data
+from lthcore import data, results
+from lthcore.results import TimeLimit, run
+from lthcore.settings import Recipe
 
 hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("lab")
@@ -42,3 +48,22 @@ def root_with(data_root: Path) -> Callable[[str], Path]:
         return data_root
 
     return root
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], pd.DataFrame]:
+    """A function that runs settings in a folder, stopped again and again by its time limit, and returns rounds.csv."""
+
+    def stopped_again_and_again(settings: Recipe, folder: Path) -> pd.DataFrame:
+        for stops in itertools.count():
+            try:
+                rounds, _ = run(settings, folder, time_limit=5, quiet=True)
+            except TimeLimit:
+                continue
+            assert stops > 1
+            return rounds
+
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
+    monkeypatch.setattr(results, "time", clock)  # a second later each time it is read: stops are no chance
+    return stopped_again_and_again
