@@ -44,9 +44,20 @@ def networks() -> dict[tuple[str, float, str], nn.Module]:
             model.load_state_dict(ticket.final)
             left = sum(int(m.sum()) for m in ticket.mask.values())
             percent = round(100 * left / sum(m.numel() for m in ticket.mask.values()), 1)
-            found[kind, percent, "as it is"] = model.eval()
+            found[kind, percent, "as it is"] = plain(model).eval()
             found[kind, percent, "compacted"] = compact(build(ticket.settings, SHAPE, 10), ticket.final)
     return found
+
+
+def plain(model: nn.Sequential) -> nn.Sequential:
+    """The network with torch's own dense layers, as a compacted one has: what anyone would run it with."""
+    layers = nn.Sequential()
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Linear):
+            own, layer = layer, nn.Linear(layer.in_features, layer.out_features)
+            layer.load_state_dict(own.state_dict())
+        layers.add_module(name, layer)
+    return layers
 
 
 def file_bytes(model: nn.Module, path: Path) -> int:
