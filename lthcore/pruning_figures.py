@@ -228,7 +228,9 @@ def structured_pruning(root: Path) -> Figure | None:
             continue
         axes.set_xscale("log")
         axes.invert_xaxis()
-        axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=None))
+        axes.set_xticks([100, 60, 40, 25, 15])
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
         axes.set(title=title, xlabel="weights left", ylabel="test accuracy at early stop")
         axes.legend()
     return captioned(figure, _caption("LeNet-300-100 on MNIST, whole neurons", *found.values()))
