@@ -10,16 +10,17 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.data import Data
 from lthcore.lottery import Cohort, Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning import kind_of, prune_to
+from lthcore.pruning import kind_of, prune, prune_to
 from lthcore.settings import DynamicSettings, seed_for
 from lthcore.state import Training
-from lthcore.train import train_in_step
+from lthcore.train import epoch_batches, train_in_step
 
 # share of the final sparsity that is reached at a share p of the way from the first update to the last
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -35,7 +36,9 @@ def train_and_prune(settings: DynamicSettings, data: Data, states: list[Training
     due = sparsities(settings)
     for _ in train_in_step(settings, data, states, pauses=due):
         for state in states:
-            if state.iteration in due:
+            if state.iteration in due and settings.regrowth == "gradient":
+                rewire(settings, data, state, due)
+            elif state.iteration in due:
                 update(settings, state, due[state.iteration])
         yield
 
@@ -73,6 +76,48 @@ def update(settings: DynamicSettings, state: Training, sparsity: float) -> None:
         state.weights = masks.apply(mask, weights)
         state.optimizer = masks.apply_to_optimizer(mask, state.optimizer)
     state.mask = mask
+
+
+def rewire(settings: DynamicSettings, data: Data, state: Training, due: dict[int, float]) -> None:
+    """RigL (arXiv 1911.11134): a share of the weights goes by magnitude, as many come back by their gradient, at zero.
+
+    The first update draws the mask at random. The share falls from `rewired` to 0 by a cosine, with the last update.
+    """
+    if state.diverged:
+        return
+    first, last = min(due), max(due)
+    mask = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
+    counted = [name for name, m in mask.items() if kind_of(name, m) in settings.prunable]
+    if state.iteration == first:
+        generator = torch.Generator().manual_seed(seed_for(state.seed, "rigl"))
+        drawn = {name: torch.rand(m.shape, generator=generator).to(m.device) for name, m in mask.items()}
+        mask = prune_to(drawn, mask, due[first], counted, settings.scope)
+    else:
+        share = settings.rewired * (1 + math.cos(math.pi * (state.iteration - first) / (last - first))) / 2
+        rates = {name: share if name in counted else 0.0 for name in mask}
+        kept = prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
+        gradient = dense_gradient(settings, data, state)
+        # what is kept must stay: it ranks above all that could come back
+        worth = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
+        mask = prune_to(worth, full_mask(state.weights), due[state.iteration], counted, settings.scope)
+        regrown = {name: mask[name] & ~kept[name] for name in mask}
+        state.weights = {n: w.masked_fill(regrown[n], 0.0) if n in mask else w for n, w in state.weights.items()}
+        state.optimizer = masks.apply_to_optimizer({name: ~m for name, m in regrown.items()}, state.optimizer)
+    state.weights = masks.apply(mask, state.weights)
+    state.optimizer = masks.apply_to_optimizer(mask, state.optimizer)
+    state.mask = mask
+
+
+def dense_gradient(settings: DynamicSettings, data: Data, state: Training) -> Weights:
+    """The gradient of the training loss on the next batch, of pruned weights too."""
+    device = data.train.images.device
+    model = build(settings.changed(dropout=0.0), data.shape, 10).to(device)
+    model.load_state_dict(state.weights)
+    (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
+    parameters = dict(model.named_parameters())
+    smoothing = settings.label_smoothing
+    loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch], label_smoothing=smoothing)
+    return dict(zip(state.mask, torch.autograd.grad(loss, [parameters[name] for name in state.mask]), strict=True))
 
 
 def _recalled(state: Training, mask: masks.Mask) -> Weights:

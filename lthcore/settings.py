@@ -275,9 +275,10 @@ class DynamicSettings(Recipe):
     prunable: tuple[Kind, ...] = Field(
         ("conv", "shortcut", "fc", "output"), description="kinds of layers that are pruned and counted"
     )
-    regrowth: Literal["none", "magnitude"] = Field(
-        "none", description="magnitude remembers pruned weights, and takes back those that outrank others"
+    regrowth: Literal["none", "magnitude", "gradient"] = Field(
+        "none", description="magnitude takes back pruned weights that outrank others, gradient is RigL"
     )
+    rewired: float = Field(0.3, gt=0, lt=1, description="share of the weights that RigL exchanges at first")
     masking: Literal["weights", "gradients"] = Field(
         "weights", description="gradients leaves the weights under the mask as they are, so nothing is pruned"
     )
@@ -289,6 +290,8 @@ class DynamicSettings(Recipe):
         until = self.prune_until or last
         self._forbid(self.prune_from > until, "prune_from", f"allowed up to epoch {until}, of the last update")
         self._forbid(not self.prunable, "prunable", "must name a kind of layer")
+        rigl = self.regrowth == "gradient" and self.sparsity_schedule != "constant"
+        self._forbid(rigl, "sparsity_schedule", "constant with regrowth gradient, which is sparse from the start")
         both = self.regrowth != "none" and self.masking == "gradients"
         self._forbid(both, "regrowth", "for masking weights only, since under gradients every weight lives on")
         return self

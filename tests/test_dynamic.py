@@ -23,6 +23,7 @@ SMALL = DynamicSettings(
     dataset="digits", architecture="mlp", validation=200, epochs=5, sparsity=0.85, trials=2, device="cpu",
     optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, label_smoothing=0.1, schedule="cosine",
 )  # fmt: skip
+RIGL = SMALL.changed(sparsity_schedule="constant", regrowth="gradient", scope="layer")
 STEPS = 20  # an epoch
 WHICH = Replicate("dynamic", 0, 0, 0)
 
@@ -141,6 +142,42 @@ def test_a_weight_that_comes_back_has_the_value_it_was_pruned_at():
     assert state.remembered["fc1.weight"].tolist() == [pytest.approx([0.3, 0.1, -0.4, 0.5])]
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_rigl_keeps_its_sparsity_exchanges_weights_and_starts_new_ones_at_zero(scope, digits):
+    settings = RIGL.changed(scope=scope)
+    state, before = fresh(settings, digits), None
+    for _ in train_and_prune(settings, digits, [state]):
+        assert masks.is_masked(state.weights, state.mask)
+        total = sum(m.numel() for m in state.mask.values())
+        assert 0 <= masks.weights_left(state.mask) - 0.15 * total < 4
+        if before is not None and state.iteration in sparsities(settings):
+            new = {name: m & ~before[name] for name, m in state.mask.items()}
+            assert all(not state.weights[name][m].any() for name, m in new.items())
+            assert all(not state.optimizer[f"{name}/momentum_buffer"][m].any() for name, m in new.items())
+            if state.iteration == 20:
+                exchanged = sum(int(m.sum()) for m in new.values()) / masks.weights_left(before)
+                assert 0.1 < exchanged < 0.3  # of 30% that go, some come straight back
+        before = state.mask
+
+
+def test_rigl_takes_back_the_weights_of_largest_gradient(digits):
+    state = fresh(RIGL, digits)
+    due = sparsities(RIGL)
+    dynamic.rewire(RIGL, digits, state, due)
+    before, state.iteration = state.mask, 20
+    weights = {name: w.clone().requires_grad_(name in before) for name, w in state.weights.items()}
+    batch = epoch_batches(RIGL, digits, state, 20, 21)[0]
+    x = digits.train.images[batch].flatten(1)
+    for layer in ("fc1", "fc2"):
+        x = F.relu(x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"])
+    x = x @ weights["output.weight"].T + weights["output.bias"]
+    F.cross_entropy(x, digits.train.labels[batch], label_smoothing=0.1).backward()
+    dynamic.rewire(RIGL, digits, state, due)
+    for name, m in state.mask.items():
+        gradient, new = weights[name].grad.abs(), m & ~before[name]
+        assert gradient[new].min() >= gradient[~m & ~before[name]].max() - 1e-6
+
+
 def test_masking_gradients_alone_prunes_nothing_and_is_reported_so(digits, tmp_path):
     settings = SMALL.changed(masking="gradients", trials=1, epochs=20)
     state = trained(settings, digits)
@@ -232,7 +269,15 @@ def test_the_early_stop_is_at_the_final_sparsity(digits):
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"regrowth": "magnitude"}, {"masking": "gradients"}, {"sparsity_schedule": "constant"}], ids=str
+    "values",
+    [
+        {},
+        {"regrowth": "magnitude"},
+        {"masking": "gradients"},
+        {"sparsity_schedule": "constant"},
+        {"sparsity_schedule": "constant", "regrowth": "gradient"},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("at", [0, 13, 20, 40, 95])
 def test_resumed_equals_uninterrupted_bit_for_bit(values, at, digits, tmp_path):
