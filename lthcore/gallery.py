@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lthcore import dynamic_figures as dynamic
+from lthcore import mask_figures as masks
 from lthcore import pruning_figures as pruning
 
 FIGURES: dict[str, Callable[[Path], Figure | None]] = {
@@ -20,4 +21,6 @@ FIGURES: dict[str, Callable[[Path], Figure | None]] = {
     "robust_training": pruning.robust_training,
     "robust_ablation": pruning.robust_ablation,
     "structured_pruning": pruning.structured_pruning,
+    "deconstructing": masks.deconstructing_lenet,
+    "pruning_at_init": masks.pruning_at_init_lenet,
 }

@@ -14,6 +14,7 @@ from lthcore.pruning import Scores, Seen, prune_to
 from lthcore.settings import Recipe
 
 IMAGES_PER_CLASS = 10  # of the batch that SNIP and GraSP look at, as published
+TEMPERATURE = 200.0  # of the softmax that GraSP looks through, as its authors' code has it and not their paper
 ROUNDS = 100  # of SynFlow, as published
 
 
@@ -30,7 +31,8 @@ def grasp(seen: Seen) -> Scores:
     Signed: weights whose loss would make the gradient larger are the first to go.
     """
     model, weights = _masked_model(seen.settings, seen.data.shape, seen.initial, seen.mask)
-    gradients = torch.autograd.grad(_loss(model, seen), list(weights.values()), create_graph=True)
+    loss = _loss(model, seen, TEMPERATURE)
+    gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
     flow = sum((g.detach() * g).sum() for g in gradients)
     products = torch.autograd.grad(flow, list(weights.values()))
     return {name: (w * hg).detach() for (name, w), hg in zip(weights.items(), products, strict=True)}
@@ -72,11 +74,11 @@ def _masked_model(
     return model, {name: parameters[name] for name in mask}
 
 
-def _loss(model: nn.Module, seen: Seen) -> Tensor:
+def _loss(model: nn.Module, seen: Seen, temperature: float = 1.0) -> Tensor:
     images, labels = (t.cpu() for t in seen.data.train)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seen.seed))
     chosen = torch.cat([order[labels[order] == c][:IMAGES_PER_CLASS] for c in labels.unique()])
-    return F.cross_entropy(model(images[chosen].double()), labels[chosen])
+    return F.cross_entropy(model(images[chosen].double()) / temperature, labels[chosen])
 
 
 def _without_biases(name: str, w: Tensor, mask: Mask) -> Tensor:

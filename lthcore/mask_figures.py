@@ -1,0 +1,113 @@
+"""Figures of what makes a mask: criteria after training and before it, weights rewound, signed or drawn anew."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lthcore.comparisons import runs_of
+from lthcore.plots import captioned, new_figure, sparsity_axis
+from lthcore.records import read_record, read_tables
+
+# arm -> label, colour, line style
+CRITERIA = {
+    "oneshot": ("large final", "#1f5fa8", "-"),
+    "by_magnitude_same_sign": ("large final, same sign", "#2a9d8f", "-"),
+    "by_magnitude_increase": ("magnitude increase", "#3d8c5c", "-"),
+    "by_movement": ("movement", "#b8860b", "-"),
+    "by_large_init_large_final": ("large at both ends", "#7a4fa3", "-"),
+    "by_magnitude_at_init": ("large at init", "#d1642a", "-"),
+    "by_random": ("random", "#999999", "-"),
+    "by_small_magnitude": ("small final", "#c07fae", ":"),
+    "by_small_magnitude_at_init": ("small at init", "#c00000", ":"),
+}
+WEIGHTS = {
+    "oneshot": ("large final, rewound", "#1f5fa8", "-"),
+    "by_magnitude-signed": ("its signs alone", "#2a9d8f", "-"),
+    "oneshot_reinit": ("drawn anew", "#d1642a", "--"),
+    "ticket": ("iterative ticket", "#222222", "-"),
+}
+AT_INIT = {
+    "ticket": ("iterative ticket", "#222222", "-"),
+    "oneshot": ("one-shot ticket", "#1f5fa8", "-"),
+    "by_snip": ("SNIP", "#3d8c5c", "-"),
+    "by_grasp": ("GraSP", "#d1642a", "-"),
+    "by_synflow": ("SynFlow", "#7a4fa3", "-"),
+    "by_magnitude_at_init": ("magnitude at init", "#b8860b", "-"),
+    "by_random": ("random", "#999999", "-"),
+}
+SANITY = {
+    "": ("as it is", "-"),
+    "-shuffled": ("mask shuffled in layers", "--"),
+    "-fresh": ("other weights", "-."),
+    "-inverted": ("worst kept", ":"),
+}
+
+
+def deconstructing(folder: Path, caption: str = "") -> Figure:
+    """A run of masks by criterion: trained, untrained, and with other weights."""
+    rounds, curves = read_tables(folder)
+    figure, panels = new_figure(1, 3)
+    column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
+    _lines(rounds, CRITERIA, column, panels[0], "Criteria, trained")
+    _lines(untrained(curves), CRITERIA, "test_accuracy", panels[1], "Criteria, untrained: supermasks")
+    _lines(rounds, WEIGHTS, column, panels[2], "What of the weights matters")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+    panels[2].legend()
+    return captioned(figure, caption)
+
+
+def pruning_at_init(folder: Path, caption: str = "") -> Figure:
+    """A run of masks found before training, against tickets; and each one's sanity checks."""
+    rounds, _ = read_tables(folder)
+    figure, panels = new_figure(1, 4)
+    _lines(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after it")
+    panels[0].legend()
+    for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
+        label, colour, _ = AT_INIT[f"by_{name}"]
+        arms = {f"by_{name}{suffix}": (text, colour, style) for suffix, (text, style) in SANITY.items()}
+        _lines(rounds, arms, "final_test_accuracy", axes, f"{label}: sanity checks")
+        axes.legend()
+    return captioned(figure, caption)
+
+
+def untrained(curves: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies before any training: what a mask alone knows."""
+    return curves[curves["iteration"] == 0]
+
+
+def deconstructing_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST, pruned weights at zero."""
+    folder = runs_of(root, "deconstructing").get("lenet_mnist-zero")
+    return deconstructing(folder, _caption(folder)) if folder else None
+
+
+def pruning_at_init_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST."""
+    folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
+    return pruning_at_init(folder, _caption(folder)) if folder else None
+
+
+def _lines(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: str, axes: Axes, title: str) -> None:
+    """A line for each arm that the table has: means over trials, bars from the lowest to the highest."""
+    for arm, (label, colour, style) in arms.items():
+        part = table[(table["arm"] == arm) & (table["round"] > 0)]
+        if part.empty:
+            continue
+        by_round = part.groupby("round")
+        left, values = by_round["percent_left"].mean(), by_round[column].agg(["mean", "min", "max"])
+        bars = [values["mean"] - values["min"], values["max"] - values["mean"]]
+        axes.errorbar(
+            left, values["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5,
+            capsize=2, elinewidth=0.8, linewidth=1.4,
+        )  # fmt: skip
+    sparsity_axis(axes, table["percent_left"].min())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy")
+
+
+def _caption(folder: Path) -> str:
+    record = read_record(folder)
+    return f"LeNet-300-100 on MNIST; n = {record['n']} trials, profile {folder.parents[1].name}, bars from min to max"
