@@ -68,8 +68,11 @@ def test_speed_is_that_of_the_committed_benchmarks():
 def test_what_compaction_saves_is_what_was_measured():
     record = json.loads((ROOT / "results" / "benchmarks" / "cpu" / "compaction.json").read_text())
     text = " ".join(README.split())
-    for kind, times, words in (("neurons", "{:.1f} times as fast on 1,000 images", "{:.1f}% of its weights left"),
-                               ("weights", "and {:.1f} times", "with {:.1f}% left, pruned by single weights")):  # fmt: skip
+    said = {
+        "neurons": ("with {:.1f}% of its weights left", "{:.1f} times as fast on 1,000 images"),
+        "weights": ("with {:.1f}% left, pruned by single weights", "and {:.1f} times"),
+    }
+    for kind, (words, times) in said.items():
         row = [r for r in record["rows"] if r["pruned"] == kind and r["form"] == "compacted"][-1]
         assert words.format(row["weights left (%)"]) in text
         assert times.format(record["rows"][0]["1,000 images (ms)"] / row["1,000 images (ms)"]) in text
