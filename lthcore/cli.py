@@ -15,6 +15,7 @@ from lthcore.settings import PROFILES, Experiment, LabError, load_experiments
 
 EXAMPLES = """examples:
   lth list                                                       what there is, what is done, what it would take
+  lth list dynamic_pruning/lenet                                 the same, of some
   lth run params/iterative_pruning/lenet_mnist.yaml              find winning tickets (profile cpu), or go on with it
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
   lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600     stop cleanly after ten minutes
@@ -144,6 +145,8 @@ def list_command(options: argparse.Namespace) -> None:
     from lthcore.plan import all_experiments
 
     for path, profiles in all_experiments().items():
+        if options.name not in str(path):
+            continue
         print(f"{_short(path)}")
         for profile, experiments in profiles.items():
             for experiment in experiments:
@@ -300,7 +303,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    command("list", list_command, "list every experiment: its state per profile and the time it would take here")
+    sub = command("list", list_command, "list every experiment: its state per profile and the time it would take here")
+    sub.add_argument("name", nargs="?", default="", metavar="NAME", help="only params files with this in their path")
     sub = command("run", run_command, "run experiments, or go on with them")
     sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<notebook>/<variant>.yaml")
     sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")

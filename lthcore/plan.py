@@ -28,10 +28,11 @@ from lthcore.train import engine_for, worker_count
 
 # the settings that a step's time depends on
 COSTLY = (
-    "dataset", "image_size", "architecture", "widths", "augment", "dropout", "optimizer", "momentum", "nesterov",
-    "batch_size", "clip_norm", "precision", "device", "engine",
+    "dataset", "image_size", "architecture", "widths", "padding", "augment", "dropout", "optimizer", "momentum",
+    "nesterov", "batch_size", "clip_norm", "precision", "device", "engine",
 )  # fmt: skip
 SHARED = 1.1  # workers beside each other each take so much longer (benchmarks/scaling.py: two do 1.83 times one's work)
+SMALL_BATCH = 32
 DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of weights left at which this machine is timed
 
 
@@ -59,7 +60,7 @@ def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
     dataset = DATASETS[s.dataset]
     kept = s.train_examples or TRAINING_IMAGES[s.dataset] - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + dataset.n_test) + 2 * kept
-    chain, seconds = is_plain_chain(s, build(s, image_shape(s), 10), pick_device(s.device)), 0.0
+    chain, seconds = _is_chain(_alike(s)), 0.0
     for replicate in replicates:
         density = density_of(s, replicate) if chain else 1.0  # other networks take the same for any mask
         step, image = timed(s, min(d for d in DENSITIES if d >= density * 0.999))
@@ -75,8 +76,17 @@ def density_of(s: Recipe, replicate: Replicate) -> float:
 
 
 def timed(s: Recipe, density: float = 1.0) -> tuple[float, float]:
-    """Seconds of a training step, and of evaluating an image, at a share of weights left; on one thread."""
-    return _timed(Settings(**{name: getattr(s, name) for name in COSTLY}), density)
+    """Seconds of a training step, and of evaluating an image, at a share of weights left; on one thread.
+
+    A convolutional network's step goes with its images, and the update is nothing beside it: so one small batch and a
+    plain optimizer stand for all, since timing every experiment's own would take minutes.
+    """
+    alike = _alike(s)
+    if _is_chain(alike):
+        return _timed(alike, density)
+    plain = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "clip_norm": 0.0}
+    step, image = _timed(alike.changed(batch_size=SMALL_BATCH, **plain), 1.0)
+    return step * s.batch_size / SMALL_BATCH, image
 
 
 def all_experiments() -> dict[Path, dict[str, list[Experiment]]]:
@@ -84,9 +94,21 @@ def all_experiments() -> dict[Path, dict[str, list[Experiment]]]:
     return {path: {profile: load_experiments(path, profile) for profile in PROFILES} for path in params_files()}
 
 
+def _alike(s: Recipe) -> Settings:
+    """Settings with what a step's time depends on, the rest at its default: alike for many experiments."""
+    return Settings(**{name: getattr(s, name) for name in COSTLY})
+
+
+@cache
+def _is_chain(settings: Settings) -> bool:
+    with torch.device("meta"):  # the layers, without their weights
+        return is_plain_chain(settings, build(settings, image_shape(settings), 10), pick_device(settings.device))
+
+
 @cache
 def _timed(settings: Settings, density: float) -> tuple[float, float]:
-    shape, n = image_shape(settings), max(500, settings.batch_size)
+    shape, chain = image_shape(settings), _is_chain(settings)
+    n, steps = (max(500, settings.batch_size), 5) if chain else (100, 1)
     device = pick_device(settings.device)
     images = torch.rand(n, *shape, device=device)
     split = Split(images, torch.randint(0, 10, (n,), device=device))
@@ -96,8 +118,8 @@ def _timed(settings: Settings, density: float) -> tuple[float, float]:
     torch.set_num_threads(1)
     try:
         engine = engine_for(settings, data, [begin(settings, 0, 0, weights, mask)])
-        batches = torch.randint(0, n, (1, 5, settings.batch_size), device=device)
-        step = _best(lambda: engine.steps(data, batches, [0.0] * 5), device) / 5
+        batches = torch.randint(0, n, (1, steps, settings.batch_size), device=device)
+        step = _best(lambda: engine.steps(data, batches, [0.0] * steps), device) / steps
         return step, _best(lambda: engine.evaluate(split), device) / n
     finally:
         torch.set_num_threads(threads)

@@ -357,3 +357,9 @@ import lthcore, lthcore.results, lthcore.cli, lthcore.plan, lthcore.paper, lthco
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1], env=os.environ
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_list_of_some_names_no_others(capsys):
+    assert lth("list", "movement_pruning/mlp") == 0
+    shown = capsys.readouterr().out
+    assert "movement_pruning/mlp_digits.yaml" in shown and "lenet" not in shown
