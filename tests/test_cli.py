@@ -360,6 +360,5 @@ import lthcore, lthcore.results, lthcore.cli, lthcore.plan, lthcore.paper, lthco
 
 
 def test_list_of_some_names_no_others(capsys):
-    assert lth("list", "movement_pruning/mlp") == 0
-    shown = capsys.readouterr().out
-    assert "movement_pruning/mlp_digits.yaml" in shown and "lenet" not in shown
+    assert lth("list", "nothing") == 0 and capsys.readouterr().out == ""
+    assert lth("list", "lab/ti") == 0 and "params/lab/tiny.yaml" in capsys.readouterr().out
