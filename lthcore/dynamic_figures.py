@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
 from lthcore.comparisons import pruning_costs, published, runs_of, trainings_of
-from lthcore.plots import ARMS, captioned, new_figure
+from lthcore.plots import ARMS, caption_of, captioned, new_figure
 from lthcore.records import read_record, read_tables
 
 GREY = "#767676"
@@ -62,7 +62,7 @@ def dynamic_lenet(root: Path) -> Figure | None:
     }  # fmt: skip
     runs = runs_of(root, "dynamic_pruning")
     found = {label: runs[name] for name, label in wanted.items() if name in runs}
-    return dynamic_training(found, _caption("LeNet-300-100 on MNIST", *found.values())) if len(found) > 1 else None
+    return dynamic_training(found, caption_of("LeNet-300-100 on MNIST", *found.values())) if len(found) > 1 else None
 
 
 def dynamic_sparsities(root: Path) -> Figure | None:
@@ -156,7 +156,7 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for axes in panels[len(factors) :]:
         axes.set_axis_off()
-    return captioned(figure, _caption("LeNet-300-100 on MNIST to 78.9%, a dot a trial", base))
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST to 78.9%, a dot a trial", base))
 
 
 def dynamic_costs(root: Path) -> Figure | None:
@@ -200,15 +200,9 @@ def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dic
     axes.set_yticks(range(len(order)), [f"{label} ({sparsity[label]:.0f}% zero)" for label in order])
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set(title=title, xlabel="test accuracy at the end")
-    return captioned(figure, _caption("a dot a trial", *runs.values()))
+    return captioned(figure, caption_of("a dot a trial", *runs.values()))
 
 
 def _logit(percent: pd.Series) -> pd.Series:
     """A scale on which 90, 99 and 99.9% stand apart, and 0 has its place."""
     return -np.log10((100 - percent).clip(lower=0.01))
-
-
-def _caption(what: str, *folders: Path) -> str:
-    records = [read_record(folder) for folder in folders]
-    profiles = sorted({folder.parents[1].name for folder in folders})
-    return f"{what}; n = {min(r['n'] for r in records)} trials each, profile {', '.join(profiles)}"

@@ -5,11 +5,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from lthcore.comparisons import runs_of
-from lthcore.plots import captioned, new_figure, sparsity_axis
-from lthcore.records import read_record, read_tables
+from lthcore.plots import caption_of, captioned, new_figure, plot_means, sparsity_axis
+from lthcore.records import read_tables
 
 # arm -> label, colour, line style
 CRITERIA = {
@@ -81,13 +80,17 @@ def untrained(curves: pd.DataFrame) -> pd.DataFrame:
 def deconstructing_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST, pruned weights at zero."""
     folder = runs_of(root, "deconstructing").get("lenet_mnist-zero")
-    return deconstructing(folder, _caption(folder)) if folder else None
+    return (
+        deconstructing(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder)) if folder else None
+    )
 
 
 def pruning_at_init_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST."""
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
-    return pruning_at_init(folder, _caption(folder)) if folder else None
+    return (
+        pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder)) if folder else None
+    )
 
 
 def _lines(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: str, axes: Axes, title: str) -> None:
@@ -96,18 +99,7 @@ def _lines(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: s
         part = table[(table["arm"] == arm) & (table["round"] > 0)]
         if part.empty:
             continue
-        by_round = part.groupby("round")
-        left, values = by_round["percent_left"].mean(), by_round[column].agg(["mean", "min", "max"])
-        bars = [values["mean"] - values["min"], values["max"] - values["mean"]]
-        axes.errorbar(
-            left, values["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5,
-            capsize=2, elinewidth=0.8, linewidth=1.4,
-        )  # fmt: skip
+        left = part.groupby("round")["percent_left"].transform("mean")
+        plot_means(part[column], left, axes, label, colour, style)
     sparsity_axis(axes, table["percent_left"].min())
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy")
-
-
-def _caption(folder: Path) -> str:
-    record = read_record(folder)
-    return f"LeNet-300-100 on MNIST; n = {record['n']} trials, profile {folder.parents[1].name}, bars from min to max"

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
+from lthcore.records import read_record
 from lthcore.tables import round_nearest, with_dense
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
@@ -266,6 +267,24 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
         figure.savefig(paths[1])
     plt.close(figure)
     return paths
+
+
+def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    """Accuracies against weights left (%): means of those with as much left, bars from the lowest to the highest."""
+    found = values.groupby(left).agg(["mean", "min", "max"]).sort_index(ascending=False)
+    bars = [found["mean"] - found["min"], found["max"] - found["mean"]]
+    axes.errorbar(
+        found.index, found["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5,
+        capsize=2, elinewidth=0.8, linewidth=1.4,
+    )  # fmt: skip
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def caption_of(what: str, *folders: Path) -> str:
+    """What a figure is of, how many trials its runs have, and at which profile they were run."""
+    records = [read_record(folder) for folder in folders]
+    profiles = sorted({folder.parents[1].name for folder in folders})
+    return f"{what}; n = {min(r['n'] for r in records)} trials each, profile {', '.join(profiles)}"
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.comparisons import runs_of, trainings_of
-from lthcore.plots import ARMS, captioned, new_figure, sparsity_axis
+from lthcore.plots import ARMS, caption_of, captioned, new_figure, plot_means, sparsity_axis
 from lthcore.records import read_record, read_tables
 
 MOVEMENT = {
@@ -85,7 +85,7 @@ def movement_rounds(root: Path) -> Figure | None:
     for stem in NETWORKS:
         if f"{stem}-high_movement" in runs:
             return pruning_rounds(
-                runs[f"{stem}-high_movement"], _caption(NETWORKS[stem], runs[f"{stem}-high_movement"])
+                runs[f"{stem}-high_movement"], caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"])
             )
     return None
 
@@ -116,7 +116,9 @@ def movement_arms(root: Path) -> Figure | None:
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
     note = "bars from lowest to highest trial; red crosses: a layer was emptied"
-    return captioned(figure, f"{note}; {_caption('', *(runs[f'{stem}-high_movement'] for stem in stems)).lstrip('; ')}")
+    return captioned(
+        figure, f"{note}; {caption_of('', *(runs[f'{stem}-high_movement'] for stem in stems)).lstrip('; ')}"
+    )
 
 
 def movement_layers(root: Path) -> Figure | None:
@@ -144,7 +146,7 @@ def movement_layers(root: Path) -> Figure | None:
     panels[0].legend()
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
-    return captioned(figure, _caption(NETWORKS[stem], runs[f"{stem}-high_movement"]))
+    return captioned(figure, caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]))
 
 
 def robust_training(root: Path) -> Figure | None:
@@ -168,7 +170,7 @@ def robust_training(root: Path) -> Figure | None:
         sparsity_axis(axes, found["percent_left"].min())
         axes.set(xlabel="weights left (%)", ylabel="test accuracy at early stop")
         axes.legend()
-    return captioned(figure, _caption("LeNet-300-100 on MNIST, bars from lowest to highest trial", *_folders(root)))
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST, bars from lowest to highest trial", *_folders(root)))
 
 
 def robust_ablation(root: Path) -> Figure | None:
@@ -202,7 +204,7 @@ def robust_ablation(root: Path) -> Figure | None:
     sparsity_axis(soon, found["percent_left"].min())
     soon.set(title="Epochs until 97% of test images", xlabel="weights left (%)", ylabel="epochs")
     soon.legend()
-    return captioned(figure, _caption("LeNet-300-100 on MNIST", *_folders(root)))
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST", *_folders(root)))
 
 
 def structured_pruning(root: Path) -> Figure | None:
@@ -233,7 +235,7 @@ def structured_pruning(root: Path) -> Figure | None:
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
         axes.set(title=title, xlabel="weights left", ylabel="test accuracy at early stop")
         axes.legend()
-    return captioned(figure, _caption("LeNet-300-100 on MNIST, whole neurons", *found.values()))
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST, whole neurons", *found.values()))
 
 
 def _ablation(root: Path) -> pd.DataFrame | None:
@@ -252,8 +254,8 @@ def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
     """Epochs until a ticket's test accuracy first reaches a value, where it does in every trial."""
     rows = []
     for path in _folders(root):
-        curves, settings = read_tables(path)[1], read_record(path)["settings"]
-        steps = (55_000 if not settings["train_examples"] else settings["train_examples"]) // settings["batch_size"]
+        curves, record = read_tables(path)[1], read_record(path)
+        steps = record["n_train"] // record["settings"]["batch_size"]
         tickets = curves[(curves["arm"] == "ticket") & (curves["test_accuracy"] >= accuracy)]
         first = tickets.groupby(["trial", "round"])[["iteration", "percent_left"]].min().reset_index()
         first = first[first.groupby("round")["trial"].transform("size") == curves["trial"].nunique()]
@@ -267,15 +269,7 @@ def _line(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str
 
     By what is left and not by round: a trial that skips a round is behind the others from there on.
     """
-    by_left = rounds.groupby(rounds["percent_left"].round(2))[column]
-    values = by_left.agg(["mean", "min", "max"]).sort_index(ascending=False)
-    left = values.index
-    bars = [values["mean"] - values["min"], values["max"] - values["mean"]]
-    axes.errorbar(
-        left, values["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5, capsize=2,
-        elinewidth=0.8, linewidth=1.4,
-    )  # fmt: skip
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    plot_means(rounds[column], rounds["percent_left"].round(2), axes, label, colour, style)
 
 
 def _per_round(axes: Axes, values: pd.Series, title: str) -> None:
@@ -288,9 +282,3 @@ def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> No
     axes.bar(values.index, values, color=["#c00000" if k in collapsed else ARMS["ticket"][1] for k in values.index])
     axes.set(title=title, xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _caption(what: str, *folders: Path) -> str:
-    records = [read_record(folder) for folder in folders]
-    profiles = sorted({folder.parents[1].name for folder in folders})
-    return f"{what}; n = {min(r['n'] for r in records)} trials each, profile {', '.join(profiles)}"

@@ -197,3 +197,13 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
     first, second = ablation_findings(tmp_path)
     assert first == "Base: 97.50% at 100% left, 97.50% at 6.25% left."
     assert second.startswith("dropout against base: at 100% left +0.20 points [+0.20, +0.20] (n = 2)")
+
+
+@pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "robust_training",
+                                  "robust_ablation", "structured_pruning"])  # fmt: skip
+def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
+    figure = gallery.FIGURES[name](project_root() / "results")
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert shown and all(axes.lines or axes.collections or axes.patches for axes in shown)
+    assert "n = 5" in figure._supxlabel.get_text()
+    plt.close("all")
