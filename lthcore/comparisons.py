@@ -209,6 +209,45 @@ def _cost(way: str, table: pd.DataFrame, arm: str, level: float, trainings: int 
     }  # fmt: skip
 
 
+def transfer_findings(folder: Path) -> list[str]:
+    """What a run of transferred masks says: against its own tickets, and against the same masks shuffled."""
+    rounds, curves = read_tables(folder)
+    pruned, lines = rounds[rounds["round"] > 0], []
+    start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
+    by = pruned.set_index(["arm", "round", "trial"])["es_test_accuracy"]
+    left = pruned.groupby("round")["percent_left"].mean()
+    for k in sorted({1, left.index.max() // 2, left.index.max()}):
+        native, moved, shuffled = (by[arm][k] for arm in ("ticket", "transferred", "transferred-shuffled"))
+        known = [100 * start[arm][k].mean() for arm in ("ticket", "transferred", "transferred-shuffled")]
+        lines.append(
+            f"{left[k]:.3g}% left: transferred against native {gap(moved, native)}, against its shuffle "
+            f"{gap(moved, shuffled)}; untrained {known[0]:.1f}% native, {known[1]:.1f}% transferred, "
+            f"{known[2]:.1f}% shuffled."
+        )
+    return lines
+
+
+def rewinding_findings(folders: dict[int, Path]) -> list[str]:
+    """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on."""
+    tables = {k: read_tables(folder)[0] for k, folder in folders.items()}
+    base = tables[0]
+    left, last = base.groupby("round")["percent_left"].mean(), base["round"].max()
+
+    def at(table: pd.DataFrame, arm: str, k: int) -> pd.Series:
+        return table[(table["arm"] == arm) & (table["round"] == k)].set_index("trial")["final_test_accuracy"]
+
+    lines = []
+    for k in sorted({last // 2, last}):
+        against = {f"rewound to {point}": at(tables[point], "ticket", k) for point in sorted(tables) if point}
+        names = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialised"}
+        against |= {name: at(base, arm, k) for arm, name in names.items() if arm in set(base["arm"])}
+        lines += [
+            f"{left[k]:.3g}% left, {name} against rewound to 0: {gap(values, at(base, 'ticket', k))}."
+            for name, values in against.items()
+        ]
+    return lines
+
+
 def compaction_table(root: Path) -> pd.DataFrame:
     """What `benchmarks/compaction.py` measured, on whatever devices it was run; empty where on none."""
     parts = []

@@ -181,12 +181,29 @@ class Dataset(NamedTuple):
     n_test: int
 
 
+def _permuted(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
+    """The same images with all pixels in another order, one for all: what a dense network cannot tell apart."""
+
+    def read(root: Path) -> Raw:
+        raw = reader(root)
+        order = np.random.RandomState(0).permutation(raw.train_images[0].size)
+        train, test = (
+            images.reshape(len(images), -1)[:, order].reshape(images.shape)
+            for images in (raw.train_images, raw.test_images)
+        )
+        return Raw(train, raw.train_labels, test, raw.test_labels, f"{raw.variant}, pixels permuted")
+
+    return read
+
+
 DATASETS = {
     "digits": Dataset(_digits, (0.305,), (0.376,), (1, 8, 8), DIGITS_TEST),
     "mnist": Dataset(_mnist, (0.1307,), (0.3081,), (1, 28, 28), 10_000),
     "fashion_mnist": Dataset(_fashion_mnist, (0.2860,), (0.3530,), (1, 28, 28), 10_000),
     "cifar10": Dataset(_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32), 10_000),
 }
+for _name in ("digits", "mnist", "fashion_mnist"):
+    DATASETS[f"{_name}_permuted"] = DATASETS[_name]._replace(reader=_permuted(DATASETS[_name].reader))
 
 
 def load(settings: Recipe, root: Path | None = None) -> Data:
@@ -245,6 +262,8 @@ def fetch(name: str, root: Path | None = None) -> str:
         pass  # not there, or not whole: fetched below
     if name == "cifar10":
         _download(root, CIFAR10_MIRRORS, *CIFAR10_ARCHIVE, unpack=True)
+    elif name.endswith("_permuted"):
+        return fetch(name.removesuffix("_permuted"), root)
     elif name not in ("mnist", "fashion_mnist"):
         raise LabError(f"data: nothing is known of where to fetch {name} from; put its files under {root}")
     else:

@@ -7,7 +7,9 @@ from matplotlib.figure import Figure
 
 from lthcore import dynamic_figures as dynamic
 from lthcore import mask_figures as masks
+from lthcore import origin_figures as origins
 from lthcore import pruning_figures as pruning
+from lthcore import ticket_figures as tickets
 
 FIGURES: dict[str, Callable[[Path], Figure | None]] = {
     "dynamic_training": dynamic.dynamic_lenet,
@@ -23,4 +25,13 @@ FIGURES: dict[str, Callable[[Path], Figure | None]] = {
     "structured_pruning": pruning.structured_pruning,
     "deconstructing": masks.deconstructing_lenet,
     "pruning_at_init": masks.pruning_at_init_lenet,
+    "ticket_structure": tickets.structure_lenet,
+    "ticket_degrees": tickets.degrees_lenet,
+    "ticket_pixels": tickets.pixels_lenet,
+    "ticket_similarity": tickets.similarity_lenet,
+    "mask_transfer": origins.transfer_lenet,
+    "rewinding_and_connectivity": origins.rewinding_lenet,
+    "mask_prediction": origins.prediction_lenet,
+    "seeded_initialisations": origins.seeding_lenet,
+    "supermasks": origins.supermasks_lenet,
 }

@@ -14,8 +14,13 @@ by_<criterion>  as many weights, chosen once by another criterion, of the traine
                 with `-signed` every weight at its layer's standard deviation, its own sign kept
 continued       iterative pruning that goes on from the trained weights instead of rewinding
 continued_reset the mask that continued training finds, weights rewound (the paper's Figure 9, second strategy)
+fine_tuned      as continued, but all at the learning rate that the dense training ended with (arXiv 2003.02389, whose
+                learning-rate rewinding to iteration 0 is `continued`)
 resampled       the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
 noise_0.5 ...   the ticket with Gaussian noise of 0.5, 1, 2 or 3 standard deviations of each layer added
+
+transferred     a mask found elsewhere (lthcore/transfer.py), the initial weights; with `-shuffled` that mask shuffled
+                within layers
 
 Round 0 is the dense network; it is the ticket's, and all other arms start from it.
 """
@@ -39,7 +44,7 @@ from lthcore.state import Training
 from lthcore.train import train_cohort
 from lthcore.units import UNIT_CRITERIA, prune_units, units_of
 
-LINEAGE = ("ticket", "continued")  # the arms whose next round grows from their own outcome
+LINEAGE = ("ticket", "continued", "fine_tuned")  # the arms whose next round grows from their own outcome
 
 
 class Replicate(NamedTuple):
@@ -52,6 +57,7 @@ class Replicate(NamedTuple):
 
 
 Cohort = dict[Replicate, Training]
+Found = dict[tuple[int, int], Mask]  # (trial, round) -> the mask found elsewhere
 
 
 @dataclass
@@ -69,11 +75,14 @@ class Trial:
         return self.theta_0 if self.dense.rewind is None else self.dense.rewind
 
 
-def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohort] | None = None) -> Iterator[Cohort]:
+def find_tickets(
+    settings: Settings, data: Data, train: Callable[[Cohort], Cohort] | None = None, found: Found | None = None
+) -> Iterator[Cohort]:
     """Find winning tickets by iterative pruning (arXiv 1803.03635, section 2); yield the outcomes of each round.
 
     `train` takes the cohort of a round as it starts and returns it trained. The default trains in memory;
-    `results.run` passes one that remembers what is done. A trial whose ticket diverges ends there.
+    `results.run` passes one that remembers what is done. `found` are masks from elsewhere, of the arm transferred. A
+    trial whose ticket diverges ends there.
     """
     train = train or partial(train_in_memory, settings, data)
     model = build(settings, data.shape, 10)
@@ -87,9 +96,10 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
         trials, cohort = [trial for trial in trials if not trial.latest["ticket"].diverged], {}
         for trial in trials:
             for arm in settings.arms:
-                if arm.startswith("continued") and trial.latest["continued"].diverged:
+                if trial.latest[lineage_of(arm)].diverged:
                     continue
-                mask = next_mask(settings, data, trial, arm, k)
+                elsewhere = arm.startswith("transferred")
+                mask = found[trial.number, k] if elsewhere else next_mask(settings, data, trial, arm, k)
                 for draw in range(settings.draws(arm)):
                     cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
             if settings.restart == "rewind" and settings.masks_weights:
@@ -102,14 +112,18 @@ def find_tickets(settings: Settings, data: Data, train: Callable[[Cohort], Cohor
             trial.latest |= {r.arm: done for r, done in outcomes.items() if r.trial == trial.number and r.draw == 0}
 
 
+def lineage_of(arm: str) -> str:
+    """The arm whose outcome of the round before an arm's mask comes from."""
+    return arm if arm in LINEAGE else "continued" if arm.startswith("continued") else "ticket"
+
+
 def next_mask(settings: Settings, data: Data, trial: Trial, arm: str, k: int) -> Mask:
     """The mask of `arm` at round k: what the trained network it grows from keeps of the weights it had.
 
     A control has the ticket's. One-shot pruning prunes k times by the same scores, those of the dense network: as
     many weights as the ticket's, to the weight. `by_<criterion>` is one-shot pruning by that criterion.
     """
-    lineage = arm if arm in LINEAGE else "continued" if arm.startswith("continued") else "ticket"
-    criterion, how = settings.criterion, ""
+    lineage, criterion, how = lineage_of(arm), settings.criterion, ""
     if arm.startswith("by_"):
         criterion, _, how = arm.removeprefix("by_").partition("-")
     once = arm.startswith(("oneshot", "by_"))
@@ -167,8 +181,16 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
         case "random":
             shuffle = seed_for(settings.seed, "random mask", trial.number, draw, k)
             return this(trial.theta_0, masks.shuffled(mask, shuffle))
+        case "transferred":
+            return this(trial.theta_0, mask)
+        case "transferred-shuffled":
+            return this(trial.theta_0, masks.shuffled(mask, seed_for(settings.seed, arm, trial.number, k)))
         case "continued":
             return this(trial.latest["continued"].weights, mask)
+        case "fine_tuned":
+            going_on = this(trial.latest["fine_tuned"].weights, mask)
+            going_on.fine_tuned = True
+            return going_on
         case "resampled":
             seed = seed_for(settings.seed, "resampled", trial.number, draw, k)
             return this(resampled(trial.theta_0, mask, seed), mask)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
 from lthcore.records import read_record
+from lthcore.similarity import interval
 from lthcore.tables import round_nearest, with_dense
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
@@ -30,6 +31,9 @@ ARMS = {
     "oneshot_reinit": ("reinitialised one-shot", "#b8860b", "--"),
     "continued": ("continued training", "#767676", "-."),
     "continued_reset": ("mask of continued training, rewound", "#8c6d31", "--"),
+    "fine_tuned": ("fine-tuned", "#b0486a", "-."),
+    "transferred": ("mask from the other data set", "#d1642a", "-"),
+    "transferred-shuffled": ("that mask, shuffled in layers", "#999999", ":"),
     "resampled": ("weights drawn from the ticket's own", "#2a9d8f", "--"),
     "noise_0.5": ("ticket + 0.5 sigma of noise", "#5b8fc9", "-"),
     "noise_1": ("ticket + 1 sigma", "#8a6fc0", "-"),
@@ -278,6 +282,13 @@ def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colou
         capsize=2, elinewidth=0.8, linewidth=1.4,
     )  # fmt: skip
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def plot_intervals(table: pd.DataFrame, x: str, y: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    """Means of a column at each x, with the band of their 95% intervals (Student's t over the rows)."""
+    found = pd.DataFrame({at: interval(part) for at, part in table.groupby(x)[y]}, index=["mean", "low", "high"]).T
+    axes.plot(found.index, found["mean"], style, color=colour, label=label, marker="o", markersize=3.5)
+    axes.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.18, linewidth=0)
 
 
 def caption_of(what: str, *folders: Path) -> str:

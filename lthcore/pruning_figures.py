@@ -109,16 +109,14 @@ def movement_arms(root: Path) -> Figure | None:
                 empty = rounds[rounds["emptied"].notna()]
                 axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
         sparsity_axis(axes, lowest)
-        axes.set(title=NETWORKS[stem], ylabel="test accuracy at the end", xlabel="weights left (%)")
+        title = caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace("; ", "\n")
+        axes.set(title=title, ylabel="test accuracy at the end", xlabel="weights left (%)")
         axes.legend().remove()
     for axes in panels[len(stems) :]:
         axes.set_axis_off()
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
-    note = "bars from lowest to highest trial; red crosses: a layer was emptied"
-    return captioned(
-        figure, f"{note}; {caption_of('', *(runs[f'{stem}-high_movement'] for stem in stems)).lstrip('; ')}"
-    )
+    return captioned(figure, "bars from lowest to highest trial; red crosses: a layer was emptied")
 
 
 def movement_layers(root: Path) -> Figure | None:

@@ -26,7 +26,7 @@ from lthcore import analysis, masks
 from lthcore.data import DATASETS, Data, image_shape, load
 from lthcore.energy import metered
 from lthcore.lock import locked, stopped_by_sigterm
-from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings
+from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of
 from lthcore.models import build, multiply_adds, positions
 from lthcore.records import (
     COMMIT,
@@ -131,8 +131,7 @@ class Run:
         ended = {(r.arm, r.trial): r.round for r, row in self.rows.items() if row.get("diverged") and r.arm in LINEAGE}
 
         def reachable(r: Replicate) -> bool:
-            arms = ("ticket", "continued") if r.arm.startswith("continued") else ("ticket",)
-            return all(r.round <= ended.get((arm, r.trial), r.round) for arm in arms)
+            return all(r.round <= ended.get((arm, r.trial), r.round) for arm in ("ticket", lineage_of(r.arm)))
 
         return [r for r in planned(self.settings) if r not in self.rows and reachable(r)]
 

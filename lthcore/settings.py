@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 PROFILES = ("smoke", "cpu", "paper")
 ARMS = (
-    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "resampled",
-    "noise_0.5", "noise_1", "noise_2", "noise_3",
+    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "fine_tuned",
+    "resampled", "noise_0.5", "noise_1", "noise_2", "noise_3",
 )  # fmt: skip
 BY_CRITERION = re.compile(r"by_[a-z_]+(-shuffled|-fresh|-inverted|-signed)?")  # other arms: one-shot, by some criterion
 TRAINING_IMAGES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+TRAINING_IMAGES |= {f"{name}_permuted": TRAINING_IMAGES[name] for name in ("digits", "mnist", "fashion_mnist")}
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
 Initialisation = Literal[
     "glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "gaussian"
@@ -38,7 +39,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    dataset: str = Field("mnist", description="digits, mnist, fashion_mnist or cifar10")
+    dataset: str = Field("mnist", description="digits, mnist, fashion_mnist (each also _permuted) or cifar10")
     train_examples: int = Field(0, ge=0, description="training images used, 0 for all that validation leaves")
     validation: int = Field(5000, ge=0, description="images held out to choose the early-stop point, 0 for none")
     image_size: int = Field(0, ge=0, le=256, description="pixels a side that images are resized to, 0 for as published")
@@ -128,7 +129,7 @@ class Recipe(BaseModel):
         self._forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
         self._forbid(adam and self.weight_decay >= 1, "weight_decay", "allowed below 1")
         self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
-        mirrored = "flip" in self.augment and self.dataset in ("digits", "mnist")
+        mirrored = "flip" in self.augment and self.dataset.startswith(("digits", "mnist"))
         self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
         return self
 
@@ -222,7 +223,7 @@ class Settings(Recipe):
         self._forbid(late_arms, "arms", "by_late_... needs a validation set, whose best point it looks at")
         for arm in (arm for arm in self.arms if not BY_CRITERION.fullmatch(arm)):
             try:
-                choose("arms", arm, ARMS)
+                choose("arms", arm, (*ARMS, *self.arms_of_study))
             except LabError as error:
                 raise ValueError(f"{error}, by_<criterion>") from None
         self._forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
@@ -234,7 +235,8 @@ class Settings(Recipe):
             frozen and self.weight_decay > 0, "pruned_to", "initial needs weight_decay = 0, which moves weights"
         )
         self._forbid(frozen and self.granularity == "units", "pruned_to", "zero with granularity units")
-        self._forbid(frozen and "continued" in self.arms, "pruned_to", "zero with the arm continued")
+        trained_on = any(arm in self.arms for arm in ("continued", "fine_tuned"))
+        self._forbid(frozen and trained_on, "pruned_to", "zero with the arms continued and fine_tuned")
         best = self.restart == "best"
         self._forbid(frozen and best, "pruned_to", "zero with restart best")
         self._forbid(best and self.validation == 0, "restart", "best needs a validation set")
@@ -251,11 +253,41 @@ class Settings(Recipe):
         """Whether weights under the mask are zero, and not frozen where they started."""
         return self.pruned_to == "zero"
 
+    @property
+    def arms_of_study(self) -> tuple[str, ...]:
+        """Arms that a study has beyond those of all."""
+        return ()
+
     def draws(self, arm: str) -> int:
         """How many times `arm` is drawn in each trial and round."""
         if arm.endswith("reinit") or arm == "resampled":
             return self.reinit_draws
         return self.random_draws if arm == "random" else 1
+
+
+class TransferSettings(Settings):
+    """Everything that defines the transfer of masks from one data set to another (lthcore/transfer.py)."""
+
+    arms: tuple[str, ...] = Field(
+        ("ticket", "transferred", "transferred-shuffled"), description="what is trained at each round"
+    )
+    masks_from: str = Field("mnist", description="data set, of images of the same shape, on which masks are found")
+
+    @model_validator(mode="after")
+    def _transfer(self) -> Self:
+        self._forbid(self.masks_from == self.dataset, "masks_from", f"another data set than {self.dataset}")
+        return self
+
+    @property
+    def arms_of_study(self) -> tuple[str, ...]:
+        """The masks found elsewhere, as they are and shuffled within their layers."""
+        return ("transferred", "transferred-shuffled")
+
+    @property
+    def source(self) -> Settings:
+        """The search for the masks, by the same recipe on the other data set."""
+        own = {name: value for name, value in self.given().items() if name in Settings.model_fields}
+        return Settings(**own | {"dataset": self.masks_from, "arms": ("ticket",)})
 
 
 class DynamicSettings(Recipe):
@@ -307,7 +339,14 @@ class DynamicSettings(Recipe):
         return self.masking == "gradients"
 
 
-STUDIES: dict[str, type[Recipe]] = {"dynamic_pruning": DynamicSettings}  # by notebook; all others find tickets
+# by notebook; all others find tickets
+STUDIES: dict[str, type[Recipe]] = {"dynamic_pruning": DynamicSettings, "mask_transfer": TransferSettings}
+
+
+def settings_of(values: dict[str, Any]) -> Recipe:
+    """The settings that a record or ticket holds: which study they are of shows in their names."""
+    own = {kind: kind.model_fields.keys() - Settings.model_fields.keys() for kind in STUDIES.values()}
+    return next((kind for kind, names in own.items() if names & values.keys()), Settings)(**values)
 
 
 class Experiment(NamedTuple):

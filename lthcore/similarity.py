@@ -3,7 +3,7 @@
 Masks are compared against chance: two random masks of the same densities share connections too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from scipy import stats
@@ -103,13 +103,19 @@ def activations(model: nn.Module, weights: Weights, images: Tensor) -> dict[str,
     return found
 
 
-def interval(values: list[float], share: float = 0.95) -> tuple[float, float, float]:
+def interval(values: Iterable[float], share: float = 0.95) -> tuple[float, float, float]:
     """Mean, and the ends of its confidence interval (Student's t); nan ends for fewer than two values."""
     x = torch.tensor([v for v in values if v == v], dtype=torch.float64)
     if len(x) < 2:
         return (float(x.mean()) if len(x) else float("nan")), float("nan"), float("nan")
     half = stats.t.ppf((1 + share) / 2, len(x) - 1) * float(x.std()) / len(x) ** 0.5
     return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
+
+
+def interval_text(values: Iterable[float], form: str, share: float = 0.95) -> str:
+    """`interval` in words: mean [low, high], each as `form` has it."""
+    mean, *ends = interval(list(values), share)
+    return form.format(mean) + (f" [{', '.join(form.format(end) for end in ends)}]" if ends[0] == ends[0] else "")
 
 
 def _basis(x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Training:
     `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
     equals), `rewind` those at iteration `settings.rewind_to` where training passed it. Without a validation set
     there is no early stop: choosing by test is not honest. `remembered` keeps the values of pruned weights where
-    they may come back (lthcore/dynamic.py).
+    they may come back (lthcore/dynamic.py). `fine_tuned` trainings take all steps at the last learning rate.
     """
 
     iteration: int
@@ -44,6 +44,7 @@ class Training:
     rewind: Weights | None = None
     remembered: Weights | None = None
     curve: list[Point] = field(default_factory=list)
+    fine_tuned: bool = False
     seconds: float = 0.0
     early_stop_train_accuracy: float = float("nan")
     final_train_accuracy: float = float("nan")

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from lthcore import dynamic, lottery
+from lthcore import dynamic, lottery, transfer
 from lthcore.data import Data
 from lthcore.lottery import Cohort, Replicate
-from lthcore.settings import DynamicSettings, Recipe, Settings
+from lthcore.settings import DynamicSettings, Recipe, Settings, TransferSettings
 from lthcore.train import Trainer, train_in_step
 
 
@@ -20,6 +20,7 @@ class Study(NamedTuple):
 
 STUDIES: dict[type[Recipe], Study] = {
     Settings: Study(lottery.planned, lottery.find_tickets, train_in_step),
+    TransferSettings: Study(lottery.planned, transfer.transfer, train_in_step),
     DynamicSettings: Study(dynamic.planned, dynamic.prune_dynamically, dynamic.train_and_prune),
 }
 

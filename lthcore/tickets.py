@@ -15,7 +15,7 @@ from lthcore.engines import evaluate
 from lthcore.lottery import Replicate
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
-from lthcore.settings import DynamicSettings, LabError, Recipe, Settings, choose
+from lthcore.settings import LabError, Recipe, choose, settings_of
 from lthcore.state import Point, Training
 
 FORMAT = "1"  # of the files; a newer one is not read
@@ -53,7 +53,7 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: Traini
         for group, content in groups.items()
         for name, tensor in (content or {}).items()
     }
-    scalars = ("iteration", "seed", "seconds", "early_stop_train_accuracy", "final_train_accuracy")
+    scalars = ("iteration", "seed", "fine_tuned", "seconds", "early_stop_train_accuracy", "final_train_accuracy")
     metadata = {
         "format": FORMAT,
         "run_key": settings.key,
@@ -106,7 +106,7 @@ def load_ticket(path: str | Path, index: int = 0) -> Ticket:
     state, replicate, _ = load_state(path, index)
     with safe_open(path, framework="pt") as file:
         values = json.loads(file.metadata()["settings"])
-    settings = (DynamicSettings if "sparsity" in values else Settings)(**values)
+    settings = settings_of(values)
     if state.iteration < settings.iterations:
         raise LabError(f"{path}: a checkpoint at iteration {state.iteration}, not a finished ticket")
     early_stop = state.early_stop or state.weights

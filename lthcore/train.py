@@ -56,7 +56,7 @@ def train_in_step(settings: Recipe, data: Data, states: list[Training], pauses: 
     It yields at the iterations `pauses` too. Between yields a caller may replace masks, weights and optimizer
     tensors of the states (all of them at once): training goes on from what it finds.
     """
-    with _one_thread():
+    with one_thread():
         engine = engine_for(settings, data, states)
         at, new = states[0].iteration, not states[0].curve
         if new:
@@ -66,7 +66,7 @@ def train_in_step(settings: Recipe, data: Data, states: list[Training], pauses: 
         yield
     while at < settings.iterations:
         started = time.perf_counter()
-        with _one_thread():
+        with one_thread():
             if any(state.mask is not mask for state, mask in zip(states, known, strict=True)):
                 engine = engine if engine.take(states) else engine_for(settings, data, states)
                 known = [state.mask for state in states]
@@ -75,7 +75,10 @@ def train_in_step(settings: Recipe, data: Data, states: list[Training], pauses: 
             while at < stop:
                 end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
                 batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
-                engine.steps(data, batches, [learning_rate(settings, at + i) for i in range(batches.shape[1])])
+                last = settings.iterations - 1 if states[0].fine_tuned else 0
+                engine.steps(
+                    data, batches, [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
+                )
                 at += batches.shape[1]
                 if at == settings.rewind_to:
                     engine.export(states)
@@ -151,11 +154,11 @@ def _train_stacks(
 ) -> Iterator[tuple[Hashable, Training]]:
     """Train in step those that stand at the same iteration, as many at once as fit."""
 
-    def position(key: Hashable) -> tuple[int, bool, float]:
-        """What replicates must share: an iteration, whether it is evaluated, and the clock of their optimizers."""
+    def position(key: Hashable) -> tuple[int, bool, float, bool]:
+        """What replicates must share: iteration, whether it is evaluated, clock of the optimizer, learning rates."""
         state = cohort[key]
         clock = next((float(t) for slot, t in state.optimizer.items() if slot.endswith("/step")), 0.0)
-        return state.iteration, not state.curve, clock if state.optimizer else -1.0
+        return state.iteration, not state.curve, clock if state.optimizer else -1.0, state.fine_tuned
 
     for _, group in groupby(sorted(cohort, key=position), key=position):
         keys = list(group)
@@ -202,7 +205,7 @@ def _train_one(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread: their number changes rounding, so that with one a training is the same anywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
