@@ -24,6 +24,7 @@ from lthcore.lottery import (
     train_in_memory,
 )
 from lthcore.models import Weights, build, initial_weights
+from lthcore.results import run
 from lthcore.settings import LabError, Settings, seed_for
 from lthcore.train import train, train_cohort
 
@@ -362,3 +363,36 @@ def test_unknown_device_is_refused():
     check_settings(SMALL)
     with pytest.raises(LabError, match="device = 'gpu'"):
         check_settings(SMALL.changed(device="gpu"))
+
+
+def test_fine_tuning_goes_on_from_the_trained_weights_at_the_last_learning_rate(digits):
+    steps = SMALL.changed(
+        arms=("ticket", "continued", "fine_tuned"), trials=1, rounds=2, optimizer="sgd", learning_rate=0.1,
+        schedule="step", milestones=(60,),
+    )  # fmt: skip
+    found = outcomes_of(steps, digits)
+    dense = found[Replicate("ticket", 0, 0, 0)]
+    for arm in ("continued", "fine_tuned"):
+        first = found[Replicate(arm, 0, 0, 1)]
+        assert_equal(first.start, masks.apply(first.mask, dense.weights))
+    rate = 0.1 * steps.gamma
+    slow = steps.changed(schedule="constant", milestones=(), learning_rate=rate)
+    for k in (1, 2):
+        tuned = found[Replicate("fine_tuned", 0, 0, k)]
+        by_hand = begin(slow, 0, k, tuned.start, tuned.mask)
+        for _ in train(slow, digits, by_hand):
+            pass
+        assert_equal(tuned.weights, by_hand.weights)
+    assert_equal(
+        found[Replicate("fine_tuned", 0, 0, 2)].start,
+        masks.apply(found[Replicate("fine_tuned", 0, 0, 2)].mask, found[Replicate("fine_tuned", 0, 0, 1)].weights),
+    )
+
+
+def test_a_fine_tuning_that_was_stopped_goes_on_at_its_rate(tmp_path, in_parts):
+    steps = SMALL.changed(
+        arms=("ticket", "fine_tuned"), trials=1, rounds=1, optimizer="sgd", learning_rate=0.1, schedule="step",
+        milestones=(60,), eval_every=10,
+    )  # fmt: skip
+    whole, _ = run(steps, tmp_path / "whole", quiet=True)
+    assert in_parts(steps, tmp_path / "parts").drop(columns="seconds").equals(whole.drop(columns="seconds"))

@@ -4,15 +4,17 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from lthcore import energy, lottery, masks
-from lthcore.data import load
-from lthcore.lottery import Replicate, Seen, find_tickets, train_in_memory
+from lthcore.data import Data, Split, image_shape, load
+from lthcore.lottery import Replicate, Seen, begin, find_tickets, train_in_memory
 from lthcore.models import build, initial_weights
 from lthcore.pruning import scores
 from lthcore.records import read_record
 from lthcore.results import run
-from lthcore.settings import LabError, Settings, seed_for
+from lthcore.settings import LabError, Settings, load_experiments, project_root, seed_for
+from lthcore.train import epoch_batches
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, device="cpu", iterations=100, eval_every=20, trials=1,
@@ -145,3 +147,27 @@ def test_energy_asked_for_without_the_package_is_one_line(tmp_path, monkeypatch)
     with pytest.raises(LabError, match="pip install"):
         run(SMALL.changed(rounds=0), tmp_path, quiet=True)
     assert json.loads((tmp_path / "run.json").read_text())["trainings_done"] == 0
+
+
+@pytest.mark.parametrize("name", ["movement_pruning/conv4_cifar10", "movement_pruning/lenet_mnist",
+                                  "robust_training/lenet_mnist", "robust_training/lenet_mnist_slow",
+                                  "structured_pruning/lenet_mnist"])  # fmt: skip
+def test_variants_differ_in_what_they_name_alone_with_the_same_seeds_and_batches(name):
+    path = project_root() / "params" / f"{name}.yaml"
+    named = yaml.safe_load(path.read_text())["sweep"]
+    first, *others = load_experiments(path, "paper")
+    base = next(e.settings for e in (first, *others) if not named[e.variant.removeprefix(f"{path.stem}-")])
+    data = Data(Split(torch.zeros(50_000, 1), torch.zeros(50_000)), None, None, "")
+    model = build(base, image_shape(base), 10)
+    for experiment in (first, *others):
+        values, s = named[experiment.variant.removeprefix(f"{path.stem}-")], experiment.settings
+        changed = {key for key, value in s.model_dump().items() if value != getattr(base, key)}
+        assert changed == {key for key, value in values.items() if value != getattr(base, key)}
+        for trial in (0, 4):
+            a, b = (begin(x, trial, 3, {"w.weight": torch.ones(1, 1)}) for x in (base, s))
+            assert a.seed == b.seed
+            assert torch.equal(epoch_batches(base, data, a, 0, 20), epoch_batches(s, data, b, 0, 20))
+            if s.initialisation == base.initialisation:
+                seed = seed_for(s.seed, "init", trial)
+                one, other = (initial_weights(model, x, seed) for x in (base, s))
+                assert all(torch.equal(one[key], other[key]) for key in one)

@@ -1,0 +1,196 @@
+"""Tables made of tickets: known answers, made once, read anywhere, and made anew when the run has grown."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lthcore import analysis, overlap, prediction, seeding, stability, structure, supermasks
+from lthcore.derived import Tickets, derived
+from lthcore.masks import percent_left, shuffled
+from lthcore.results import run
+from lthcore.settings import LabError, Settings
+
+SETTINGS = Settings(
+    dataset="digits", validation=300, architecture="mlp", widths=(16, 8), learning_rate=5e-3, iterations=60,
+    eval_every=20, prune_fc=0.5, prune_output=0.2, rounds=2, trials=2, arms=("ticket", "oneshot", "random"),
+    random_draws=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("run") / "digits"
+    run(SETTINGS, place, quiet=True)
+    return place
+
+
+def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path):
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    made = []
+
+    def make(tickets: Tickets) -> pd.DataFrame:
+        made.append(tickets.settings.trials)
+        return pd.DataFrame({"x": [1.0]})
+
+    for _ in range(2):
+        assert derived(place, "some", make)["x"].tolist() == [1.0]
+    assert made == [2]
+    shutil.rmtree(place / "tickets")  # as elsewhere: tables travel, tickets do not
+    assert len(derived(place, "some", make)) == 1
+    shutil.copytree(folder / "tickets", place / "tickets")
+    run(SETTINGS.changed(trials=3), place, quiet=True)
+    derived(place, "some", make)
+    assert made == [2, 3]
+    note = json.loads((place / "derived.json").read_text())["some"]
+    assert note["trainings"] == 3 * 7 and note["versions"]["torch"]
+
+
+def test_no_run_an_unfinished_one_and_missing_tickets_are_one_line(folder, tmp_path):
+    with pytest.raises(LabError, match="holds no complete run"):
+        derived(tmp_path, "layers", structure.layers)
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("tickets"))
+    with pytest.raises(LabError, match="tickets stay on the machine"):
+        derived(place, "layers", structure.layers)
+
+
+def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
+    tickets = Tickets(folder)
+    layers, degrees, pixels, paths = (
+        derived(folder, name, make)
+        for name, make in (("layers", structure.layers), ("degrees", structure.degree_table),
+                           ("pixels", structure.pixel_table), ("paths", structure.path_table))
+    )  # fmt: skip
+    mask = tickets(1, 2).mask
+    row = layers.query("trial == 1 and round == 2").set_index("layer")
+    assert {name: float(m.float().mean()) for name, m in mask.items()} == pytest.approx(
+        {f"{layer}.weight": value for layer, value in row["density"].items()}, abs=1e-6
+    )
+    units = degrees.query("round == 2 and layer == 'fc1' and side == 'in'")
+    kept = np.mean([int(tickets(t, 2).mask["fc1.weight"].sum()) for t in (0, 1)])
+    assert (units["degree"] * units["units"]).sum() == kept
+    assert (units["degree"] * units["expected"]).sum() == pytest.approx(kept, rel=0.02)
+    assert pixels.query("round == 2")["share"].mean() * 64 * 16 == pytest.approx(kept, rel=1e-3)
+    mine = paths.query("trial == 1 and round == 2").iloc[0]
+    assert mine["paths"] == analysis.path_count(mask)[0]
+    assert all("times" in line for line in structure.findings(layers, paths, 2))
+
+
+def test_a_ticket_is_as_one_shot_at_round_1_and_equals_itself(folder):
+    arms = derived(folder, "arms_alike", overlap.between_arms)
+    first = arms.query("arm == 'oneshot' and round == 1")
+    assert (first[["jaccard", "signs", "cka"]] == 1).all(axis=None)
+    other = arms.query("arm == 'random' and layer == 'fc1'")
+    assert (other["jaccard"] - other["chance"]).abs().max() < 0.06
+    tickets = Tickets(folder)
+    for row in overlap.compare(tickets(0, 1), tickets(0, 1), tickets):
+        assert row["jaccard"] == row["aligned"] == 1 and row["cka"] == pytest.approx(1)
+
+
+def test_tickets_of_rounds_are_nested_so_their_jaccard_is_the_share_kept(folder):
+    table = derived(folder, "rounds_alike", overlap.between_rounds)
+    part = table.query("round == 2 and against == 1 and layer == 'fc1'")
+    assert part["jaccard"].tolist() == pytest.approx([0.5, 0.5])
+    assert set(table["against"]) == {0, 1}
+    seeds = derived(folder, "seeds", overlap.between_seeds)
+    assert len(seeds) == 3 * 3 and (seeds.query("round == 0")["jaccard"] == 1).all()
+
+
+def test_copies_of_tickets_are_measured_at_each_second_round(folder):
+    table = derived(folder, "stability", stability.stability)
+    assert table[["trial", "round"]].to_numpy().tolist() == [[0, 0], [0, 2], [1, 0], [1, 2]]
+    assert (table["error_barrier"] >= 0).all() and table["error"].between(0, 1).all()
+    assert len(stability.findings(table)) == 2
+
+
+def test_the_leak_foretells_the_first_round_and_chance_nothing(folder):
+    table = derived(folder, "prediction", prediction.predict)
+    leak = table[(table["features"] == "final magnitude (leaky)") & (table["round"] == 1)]["auc"]
+    assert (leak > 0.97).all()
+    best = table[table["model"] == "gradient boosting"].groupby("features")["auc"].mean()
+    assert best["before training"] <= best["and early in it"] + 0.03 <= best["and its end (leaky)"] + 0.06
+    assert set(table["held_out"]) == {0, 1}
+
+
+def test_features_are_of_the_initial_and_the_early_network_alone(folder):
+    tickets = Tickets(folder)
+    table, initial = prediction.features(tickets, 0), tickets(0, 0).start
+    w = torch.cat([initial[name].flatten() for name in tickets(0, 0).mask])
+    first = slice(0, 64 * 16)
+    ranks = torch.tensor(table["initial magnitude"].to_numpy())[first]
+    assert torch.equal(ranks.argsort(stable=True), w[first].abs().argsort(stable=True))
+    assert table.drop(columns="z-score").to_numpy().min() >= 0 and table.drop(columns="z-score").to_numpy().max() <= 1
+    early = torch.tensor(table["early movement"].to_numpy())
+    assert early.std() > 0.1  # they did move
+
+
+def test_seeding_changes_just_the_weights_it_names():
+    initial = {"fc1.weight": torch.randn(20, 50), "fc1.bias": torch.zeros(20)}
+    for label, (which, _) in seeding.SEEDINGS.items():
+        mask, new = seeding.chosen(initial, which)["fc1.weight"], seeding.seeded(initial, label)
+        assert int(mask.sum()) == 200 and torch.equal(new["fc1.weight"][~mask], initial["fc1.weight"][~mask])
+        old, changed = initial["fc1.weight"][mask].abs(), new["fc1.weight"][mask]
+        inside, outside = old, initial["fc1.weight"][~mask].abs()
+        assert inside.min() >= outside.max() if which == "largest" else inside.max() <= outside.min()
+        factor = {"largest, halved": 0.5, "largest, doubled": 2.0}.get(label, 1.0)
+        sigma = initial["fc1.weight"].std()
+        assert torch.allclose(changed.abs(), sigma.expand(200) if "sigma" in label else factor * old)
+        assert "positive" not in label or (changed >= 0).all()
+
+
+def test_what_survives_adds_up_to_what_is_left(folder):
+    table = derived(folder, "seeding", seeding.survival)
+    total = {k: percent_left(Tickets(folder)(0, k).mask) / 100 for k in (1, 2)}
+    for row in table.itertuples():
+        assert 0.2 * row.seeded + 0.8 * row.others == pytest.approx(total[row.round], abs=0.01)
+    share = table.groupby("seeding")["seeded"].mean()
+    assert share["largest, doubled"] > share["largest, as drawn"] > share["largest, halved"]
+    assert share["largest, as drawn"] > share["smallest, as drawn"]
+    assert len(seeding.findings(table, 2)) == len(seeding.SEEDINGS)
+
+
+def test_top_keeps_the_highest_scores_and_passes_gradients_straight_through():
+    scores = torch.tensor([[0.1, 0.9], [0.5, 0.3]], requires_grad=True)
+    mask = supermasks.Top.apply(scores, 2)
+    assert mask.tolist() == [[0, 1], [1, 0]]
+    (mask * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
+    assert scores.grad.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_learned_mask_of_untrained_weights_beats_random_ones_by_far(folder):
+    tickets = Tickets(folder)
+    initial = tickets(0, 0).start
+    search = (tickets.settings, tickets.data, initial, 0.5)
+    mask = supermasks.learned_mask(*search, seed=0, steps=400)
+    assert all(int(m.sum()) == round(0.5 * m.numel()) for m in mask.values())
+
+    def accuracy(mask: dict) -> float:
+        return supermasks._row(tickets.settings, tickets.data, initial, mask, 0, "")["test_accuracy"]
+
+    assert accuracy(mask) > 0.2 + max(accuracy(shuffled(mask, seed)) for seed in range(5))
+    again = supermasks.learned_mask(*search, seed=0, steps=400)
+    assert all(torch.equal(mask[name], again[name]) for name in mask)
+
+
+def test_evolved_masks_are_a_front_each_better_in_something(folder):
+    pytest.importorskip("pymoo", reason="pymoo is not installed: pip install 'lthcore[evolution]'")
+    tickets = Tickets(folder)
+    initial = tickets(0, 0).start
+    found = supermasks.evolved_masks(tickets.settings, tickets.data, initial, seed=0, generations=8)
+    rows = [supermasks._row(tickets.settings, tickets.data, initial, mask, 0, "") for mask in found]
+    for a in rows:
+        assert not any(b["percent_left"] < a["percent_left"] and b["val_accuracy"] > a["val_accuracy"] for b in rows)
+
+
+def test_without_pymoo_one_line_says_what_to_install(folder, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pymoo.algorithms.moo.nsga2", None)
+    tickets = Tickets(folder)
+    with pytest.raises(LabError, match=r"pip install 'lthcore\[evolution\]'"):
+        supermasks.evolved_masks(tickets.settings, tickets.data, tickets(0, 0).start, seed=0)

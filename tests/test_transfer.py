@@ -1,0 +1,77 @@
+"""Transfer: masks from another data set land on the same initial weights, in the same numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from lthcore import masks
+from lthcore.data import load, read
+from lthcore.lottery import Replicate, find_tickets
+from lthcore.results import run
+from lthcore.settings import LabError, Settings, TransferSettings
+from lthcore.train import train_cohort
+from lthcore.transfer import masks_elsewhere, transfer
+
+SETTINGS = TransferSettings(
+    dataset="digits", masks_from="digits_permuted", validation=300, architecture="mlp", widths=(16,),
+    learning_rate=5e-3, iterations=40, eval_every=20, prune_fc=0.5, prune_output=0.5, rounds=2, trials=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    found = transfer(SETTINGS, load(SETTINGS), lambda cohort: dict(train_cohort(SETTINGS, load(SETTINGS), cohort)))
+    return {replicate: state for cohort in found for replicate, state in cohort.items()}
+
+
+def test_permuted_images_hold_the_same_pixels_in_one_other_order():
+    (plain, _), (permuted, _) = read("digits"), read("digits_permuted")
+    assert np.array_equal(plain.train_labels, permuted.train_labels)
+    order = np.random.RandomState(0).permutation(64)
+    assert np.array_equal(plain.test_images.reshape(-1, 64)[:, order], permuted.test_images.reshape(-1, 64))
+    assert not np.array_equal(plain.test_images, permuted.test_images)
+
+
+def test_a_transferred_mask_is_the_one_found_elsewhere_on_the_same_initial_weights(outcomes):
+    source = SETTINGS.source
+    elsewhere = {r: s for cohort in find_tickets(source, load(source)) for r, s in cohort.items()}
+    for k in (1, 2):
+        there, here = elsewhere[Replicate("ticket", 0, 0, k)], outcomes[Replicate("transferred", 0, 0, k)]
+        assert masks.equal(there.mask, here.mask)
+        assert all(torch.equal(there.start[name], here.start[name]) for name in here.start)
+        assert not masks.equal(here.mask, outcomes[Replicate("ticket", 0, 0, k)].mask)
+
+
+def test_all_arms_keep_as_many_weights_in_each_layer(outcomes):
+    for k in (1, 2):
+        counts = [masks.counts(outcomes[Replicate(arm, 0, 0, k)].mask) for arm in SETTINGS.arms]
+        assert counts[0] == counts[1] == counts[2]
+
+
+def test_masks_from_its_own_data_set_give_back_the_native_ticket():
+    given = SETTINGS.given() | {"masks_from": "digits_permuted", "dataset": "digits"}
+    assert TransferSettings(**given).source.dataset == "digits_permuted"
+    native = Settings(
+        **{k: v for k, v in SETTINGS.given().items() if k in Settings.model_fields} | {"arms": ("ticket",)}
+    )
+    data = load(native)
+    tickets = {r: s.mask for cohort in find_tickets(native, data) for r, s in cohort.items()}
+    arms = find_tickets(SETTINGS, data, None, {(r.trial, r.round): mask for r, mask in tickets.items()})
+    found = {r: s for cohort in arms for r, s in cohort.items()}
+    ticket, same = (found[Replicate(arm, 0, 0, 2)] for arm in ("ticket", "transferred"))
+    assert all(torch.equal(ticket.weights[name], same.weights[name]) for name in ticket.weights)
+
+
+def test_a_transfer_stopped_again_and_again_gives_the_same_table(tmp_path, in_parts):
+    whole, _ = run(SETTINGS, tmp_path / "whole", quiet=True)
+    assert in_parts(SETTINGS, tmp_path / "parts").drop(columns="seconds").equals(whole.drop(columns="seconds"))
+
+
+def test_images_of_other_shapes_and_the_same_data_set_are_refused(root_with):
+    with pytest.raises(LabError, match="masks_from = 'digits': another data set"):
+        SETTINGS.changed(masks_from="digits")
+    with pytest.raises(LabError, match="arms"):
+        Settings(arms=("ticket", "transferred"))
+    root_with("mnist")
+    with pytest.raises(LabError, match="image_size makes them alike"):
+        masks_elsewhere(SETTINGS.changed(masks_from="mnist"), load(SETTINGS))
