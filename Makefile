@@ -13,7 +13,7 @@ STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart all lenet dynamic list figures scorecard queue notebooks test nbval lint bench badges clean
+.PHONY: help setup quickstart all lenet dynamic structure list figures scorecard queue notebooks test nbval lint faults bench badges clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,11 @@ lenet: $(READY)  ## find winning tickets of LeNet on MNIST
 
 dynamic: $(READY)  ## dynamic pruning: every experiment that is not done
 	$(RUN) $(wildcard params/dynamic_pruning/*.yaml)
+
+structure: PROFILE = paper
+structure: $(READY)  ## what tickets look like, whether they agree, why they win: tables and notebooks, LeNet on MNIST
+	$(RUN) $(foreach study,ticket_structure ticket_similarity mask_transfer deconstructing \
+		rewinding_and_connectivity pruning_at_init mask_prediction,$(filter-out %_fashion.yaml,$(wildcard params/$(study)/lenet*.yaml)))
 
 list: $(READY)  ## every experiment: what is done, and the time the rest would take here
 	@$(BIN)/lth list
@@ -70,6 +75,9 @@ nbval: $(READY)  ## replay every notebook
 lint: $(READY)  ## ruff over code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+faults: $(READY)  ## kill, fill, damage: are results lost? writes results/faults.json
+	@$(BIN)/python tests/faults.py
 
 bench: $(READY)  ## every benchmark; writes results/benchmarks/
 	@for name in protocol roofline cohort sparse scaling resnet_epoch compaction figure_cost; do \

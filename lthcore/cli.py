@@ -5,6 +5,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,7 @@ EXAMPLES = """examples:
   lth figures                                                    redraw figures/ from the tables
   lth scorecard                                                  which of the paper's claims hold here
   lth queue --profile paper --time-limit 600 --pack tables.tar.gz    ten minutes of what is missing, ready to carry
+  lth queue --engine ray --gpus-per-run .25                      the queue on a Ray cluster, or on one started here
 
 exit status: 0 done, 2 something to mend (one line says what), 75 stopped by --time-limit, 130 interrupted
 """
@@ -45,6 +48,11 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # `lth list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        if options.debug:
+            raise
+        print(f"lth: {error}; what was done is kept: mend that, and give the same command again", file=sys.stderr)
+        code = 2
     sys.exit(code)
 
 
@@ -138,6 +146,8 @@ def _execute(source: Path, executed: Path, values: dict):
         raise LabError(
             f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"
         ) from error
+    except RuntimeError as error:  # DeadKernelError: killed, often for memory
+        raise LabError(f"notebook: the kernel of {source} died ({error}); give the command again") from None
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -236,31 +246,105 @@ def scorecard_command(options: argparse.Namespace) -> None:
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.plan import done_replicates
     from lthcore.queue import pack, queued
+    from lthcore.records import results_root
+
+    experiments = [e for e in queued(options.profile) if options.only in e.name]
+    if not experiments:
+        raise LabError(f"queue: no experiment has {options.only!r} in its name; `lth list` shows all")
+    try:
+        failures = (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
+    finally:
+        if options.pack:
+            print(f"{pack(results_root(), Path(options.pack), options.profile)} runs packed into {options.pack}")
+    if failures:
+        raise LabError(f"{len(failures)} of the queue did not run: {', '.join(failures)}")
+    print("the queue is done")
+
+
+def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
+    """Run a queue one after the other; return the names of those that could not run."""
+    from lthcore.cluster import mirror
+    from lthcore.plan import done_replicates
     from lthcore.records import results_root
     from lthcore.results import TimeLimit, run
     from lthcore.studies import planned
 
-    deadline, root, failures = time.monotonic() + options.time_limit, results_root(), []
+    deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
+    for experiment in experiments:
+        if not set(planned(experiment.settings)) - done_replicates(experiment):
+            continue
+        print(f"{experiment.name}: {_state_line(experiment)}", flush=True)
+        try:
+            run(experiment.settings, root / experiment.name, deadline - time.monotonic())
+            if options.notebooks:
+                run_notebook(experiment, root / experiment.name)
+        except TimeLimit:
+            raise
+        except LabError as error:  # say so, and let the others run
+            print(f"lth: {experiment.name}: {error}", file=sys.stderr)
+            failures[experiment.name] = error
+        finally:
+            if options.mirror:
+                mirror(root / experiment.name, root, options.mirror)
+    return list(failures)
+
+
+def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
+    """Run a queue on a Ray cluster, all of it in one view; return the names of those that could not run."""
+    from lthcore.cluster import Cluster, run_queue
+    from lthcore.records import results_root
+
+    cluster = Cluster(options.address, options.cpus_per_run, options.gpus_per_run)
     try:
-        for experiment in queued(options.profile):
-            if not set(planned(experiment.settings)) - done_replicates(experiment):
-                continue
-            print(f"{experiment.name}: {_state_line(experiment)}", flush=True)
-            try:
-                run(experiment.settings, root / experiment.name, deadline - time.monotonic())
-            except TimeLimit:
-                raise
-            except LabError as error:  # say so, and let the others run
-                print(f"lth: {experiment.name}: {error}", file=sys.stderr)
-                failures.append(experiment.name)
+        with _queue_view() as show:
+            failures = run_queue(
+                experiments, results_root(), cluster, options.time_limit, show, options.mirror,
+                run_notebook if options.notebooks else None,
+            )  # fmt: skip
     finally:
-        if options.pack:
-            print(f"{pack(root, Path(options.pack), options.profile)} runs packed into {options.pack}")
-    if failures:
-        raise LabError(f"{len(set(failures))} of the queue did not run: {', '.join(dict.fromkeys(failures))}")
-    print("the queue is done")
+        cluster.close()
+    for name, error in failures.items():
+        print(f"lth: {name}: {error}", file=sys.stderr)
+    return list(failures)
+
+
+@contextmanager
+def _queue_view() -> Iterator[Callable[[list[dict]], None]]:
+    """A table of the queue that is kept up to date on a terminal; elsewhere a line for each training that is done."""
+    if sys.stdout.isatty() and find_spec("rich") and not os.environ.get("LTH_PLAIN"):
+        from rich.live import Live
+
+        with Live(refresh_per_second=2) as live:
+            yield lambda rows: live.update(_queue_table(rows))
+        return
+    seen: dict[str, tuple] = {}
+
+    def show(rows: list[dict]) -> None:
+        for row in rows:
+            state = row["state"], row["done"]
+            if seen.get(row["experiment"]) != state and row["state"] != "waiting":
+                eta = f", {row['its/s']} its/s, about {_duration(row['eta'])} left" if row["eta"] else ""
+                print(f"{row['experiment']}: {row['state']}, {row['done']} of {row['of']}{eta}", flush=True)
+            seen[row["experiment"]] = state
+
+    yield show
+
+
+def _queue_table(rows: list[dict]):
+    """The queue as a table of rich: what runs first, then what waits, then what has ended."""
+    from rich.table import Table
+
+    table = Table("experiment", "", "trainings", "in progress", "its/s", "left", box=None, header_style="bold")
+    order = sorted(rows, key=lambda row: ("running", "waiting", "stopped", "failed", "done").index(row["state"]))
+    for row in order[:30]:
+        table.add_row(
+            row["experiment"], row["state"], f"{row['done']} of {row['of']}", row["now"], str(row["its/s"] or ""),
+            _duration(row["eta"]) if row["eta"] else "",
+        )  # fmt: skip
+    if len(order) > 30:
+        table.add_row(f"and {len(order) - 30} more")
+    return table
 
 
 def unpack_command(options: argparse.Namespace) -> None:
@@ -330,6 +414,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile", default="paper", metavar="P", help=f"{', '.join(PROFILES)} (default: paper)")
     sub.add_argument("--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S s")
     sub.add_argument("--pack", metavar="FILE", help="in the end, pack the profile's tables into FILE (.tar.gz)")
+    sub.add_argument("--only", default="", metavar="NAME", help="only experiments with this in their name")
+    sub.add_argument("--notebooks", action="store_true", help="also execute each finished experiment's notebook")
+    sub.add_argument("--mirror", metavar="URL", help="copy tables there too: a folder, s3://..., anything fsspec reads")
+    sub.add_argument("--engine", choices=["local", "ray"], default="local", help="ray trains on a cluster")
+    sub.add_argument("--address", metavar="A", help="of the Ray cluster; without it a local Ray is started")
+    sub.add_argument("--cpus-per-run", type=_positive, default=1.0, metavar="N", help="CPUs of a training on Ray")
+    sub.add_argument("--gpus-per-run", type=_share, default=0.0, metavar="N", help="GPUs of a trial on Ray, as .25")
     sub = command("unpack", unpack_command, "merge the tables of `lth queue --pack` into results/")
     sub.add_argument("archive", metavar="FILE")
     sub = command("data", data_command, "fetch or verify data sets")
@@ -346,8 +437,15 @@ def _parameter(pair: list[str]) -> tuple[str, object]:
         raise LabError(f"run: -p {name} {text!r}: the value is not YAML (quote a list: '[300, 100]')") from None
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return value
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value

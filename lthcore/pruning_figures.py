@@ -216,11 +216,11 @@ def structured_pruning(root: Path) -> Figure | None:
         rounds, _ = read_tables(folder)
         label, colour = UNITS[name]
         tickets = rounds[rounds["arm"] == "ticket"]
-        _line(tickets, "es_test_accuracy", panels[1 if "global" in name else 0], label.split(",")[0], colour)
+        _line_by_round(tickets, panels[1 if "global" in name else 0], label.split(",")[0], colour)
         if name in ("l1", "activation"):
-            _line(tickets, "es_test_accuracy", panels[2], f"{label}, rewound", colour)
+            _line_by_round(tickets, panels[2], f"{label}, rewound", colour)
             other = rounds[(rounds["arm"] == "reinit") | (rounds["round"] == 0)]
-            _line(other, "es_test_accuracy", panels[2], f"{label}, reinitialised", colour, "--")
+            _line_by_round(other, panels[2], f"{label}, reinitialised", colour, "--")
     titles = ("Within each layer", "All layers together", "Rewound against reinitialised")
     for axes, title in zip(panels, titles, strict=True):
         if not axes.lines:
@@ -268,6 +268,12 @@ def _line(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str
     By what is left and not by round: a trial that skips a round is behind the others from there on.
     """
     plot_means(rounds[column], rounds["percent_left"].round(2), axes, label, colour, style)
+
+
+def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    """Test accuracy at the early stop: of whole units, a trial's weights left differ from another's in a round."""
+    left = rounds["percent_left"].groupby(rounds["round"]).transform("mean")
+    plot_means(rounds["es_test_accuracy"], left, axes, label, colour, style)
 
 
 def _per_round(axes: Axes, values: pd.Series, title: str) -> None:

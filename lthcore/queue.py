@@ -16,7 +16,7 @@ from lthcore.records import REPLICATE, read_record
 from lthcore.settings import EXTENT, PROFILES, Experiment, LabError, choose, load_experiments, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
-TABLES = ("run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv")
+TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)")
 PLAIN = re.compile(r"[\w+-][\w.+-]*")  # a name that leads nowhere
 LARGEST = 1 << 29  # bytes unpacked
 
@@ -59,10 +59,14 @@ def pack(root: Path, archive: Path, profile: str) -> int:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "w:gz") as tar:
         for folder in folders:
-            for name in TABLES:
-                if (folder / name).exists():
-                    tar.add(folder / name, arcname=(folder / name).relative_to(root).as_posix())
+            for path in tables_in(folder):
+                tar.add(path, arcname=path.relative_to(root).as_posix())
     return len(folders)
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables and records of a run."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and TABLE.fullmatch(path.name))
 
 
 def unpack(archive: Path, root: Path) -> list[str]:
@@ -83,7 +87,7 @@ def unpack(archive: Path, root: Path) -> list[str]:
                 if (
                     not member.isfile()
                     or len(parts) != 4
-                    or parts[3] not in TABLES
+                    or not TABLE.fullmatch(parts[3])
                     or not all(map(PLAIN.fullmatch, parts))
                 ):
                     raise LabError(f"unpack: {archive} holds {member.name!r}, which is no table of a run")
@@ -111,8 +115,8 @@ def _merge(folder: Path, files: dict[str, bytes]) -> str:
     if mine - theirs:
         return f"left alone: {len(mine - theirs)} trainings that are here are not in the archive"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
-        (folder / name).unlink(missing_ok=True)
+    for path in tables_in(folder):
+        path.unlink()
     for name in sorted(files, key=lambda name: name == "run.json"):  # run.json last: it is what says the rest is there
         temporary = folder / f".{name}.partial"
         temporary.write_bytes(files[name])

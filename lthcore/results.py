@@ -11,6 +11,7 @@ All files are written under a temporary name and renamed: a file that is there i
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -46,7 +47,7 @@ from lthcore.settings import LabError, Recipe, Settings
 from lthcore.state import Point, Training
 from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import train_cohort, weights_left
+from lthcore.train import Spread, train_cohort, weights_left
 
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.
@@ -80,6 +81,11 @@ class Checkpointer:
             save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
             self.saved[replicate] = now
         return not late
+
+    def latest(self, replicate: Replicate, state: Training) -> Training:
+        """Where a training got to that a worker died in: its checkpoint, or where it was to begin."""
+        path = self.folder / f"{file_stem(replicate)}.safetensors"
+        return load_state(path)[0] if path.exists() else state
 
 
 class Run:
@@ -135,7 +141,14 @@ class Run:
 
         return [r for r in planned(self.settings) if r not in self.rows and reachable(r)]
 
-    def train(self, data: Data, cohort: Cohort, deadline: float = float("inf"), bar: tqdm | None = None) -> Cohort:
+    def train(
+        self,
+        data: Data,
+        cohort: Cohort,
+        deadline: float = float("inf"),
+        bar: tqdm | None = None,
+        spread: Spread | None = None,
+    ) -> Cohort:
         """The outcomes of a cohort: read where they are done, resumed or trained where not.
 
         Outcomes that nothing grows from come back as they started. Raises TimeLimit at the deadline.
@@ -145,7 +158,7 @@ class Run:
             ticket, checkpoint = self._path("tickets", replicate), self._path("checkpoints", replicate)
             if ticket.exists():
                 if replicate not in self.rows or replicate.arm in LINEAGE:
-                    outcomes[replicate] = self._load(ticket)
+                    outcomes[replicate] = self._load(ticket, state)
                     self._note(replicate, outcomes[replicate])
             elif replicate in self.rows and replicate.arm in LINEAGE:
                 raise LabError(
@@ -153,11 +166,11 @@ class Run:
                     "machine that made them, and a run goes on there only; run with --force to start afresh here"
                 )
             elif replicate not in self.rows:
-                todo[replicate] = self._load(checkpoint) if checkpoint.exists() else state
+                todo[replicate] = self._load(checkpoint, state) if checkpoint.exists() else state
         keep = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
         stopped = False
         trainer = STUDIES[type(self.settings)].trainer
-        for replicate, state in train_cohort(self.settings, data, todo, keep, trainer=trainer):
+        for replicate, state in train_cohort(self.settings, data, todo, keep, trainer=trainer, spread=spread):
             if state.iteration < self.settings.iterations:
                 stopped = True
                 continue
@@ -177,7 +190,7 @@ class Run:
         self.write_record(data)
         return outcomes
 
-    def train_all(self, data: Data, deadline: float, quiet: bool) -> None:
+    def train_all(self, data: Data, deadline: float, quiet: bool, spread: Spread | None = None) -> None:
         """Train all of the study, with a progress bar on a terminal and in a notebook, else a line for each round."""
         total = len(planned(self.settings))
         plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
@@ -186,17 +199,29 @@ class Run:
         )
         with bar:
             study = STUDIES[type(self.settings)]
-            for outcomes in study.outcomes(self.settings, data, lambda c: self.train(data, c, deadline, bar)):
+            for outcomes in study.outcomes(self.settings, data, lambda c: self.train(data, c, deadline, bar, spread)):
                 if plain and not quiet:
                     print(_progress_line(self, outcomes, time.perf_counter() - self.began), flush=True)
 
     def _path(self, folder: str, replicate: Replicate) -> Path:
         return self.folder / folder / f"{file_stem(replicate)}.safetensors"
 
-    def _load(self, path: Path) -> Training:
-        state, _, key = load_state(path)
+    def _load(self, path: Path, like: Training | None = None) -> Training:
+        """A saved training, as one that began as `like`. Raises LabError for one that this run cannot have made."""
+        state, replicate, key = load_state(path)
         if key != self.settings.key:
             raise LabError(f"results: {path} belongs to run {key}, not {self.settings.key}; move it away")
+        wrong = None
+        if like is not None and {n: w.shape for n, w in like.weights.items()} != {
+            n: w.shape for n, w in state.weights.items()
+        }:
+            wrong = "is of another network"
+        elif like is not None and replicate.arm in LINEAGE and not masks.equal(state.mask, like.mask):
+            wrong = "has a mask that is not what pruning its predecessor gives"
+        elif state.diverged and all(math.isfinite(point.test_loss) for point in state.curve):
+            wrong = "holds weights that are not numbers"
+        if wrong:
+            raise LabError(f"results: {path} {wrong}; delete it and run again")
         return state
 
     def _note(self, replicate: Replicate, state: Training) -> None:
@@ -292,12 +317,18 @@ class Run:
 
 
 def run(
-    settings: Recipe, folder: str | Path, time_limit: float = float("inf"), force: bool = False, quiet: bool = False
+    settings: Recipe,
+    folder: str | Path,
+    time_limit: float = float("inf"),
+    force: bool = False,
+    quiet: bool = False,
+    spread: Spread | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
 
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
-    after `time_limit` seconds, everything so far saved, and LabError for what a user can mend.
+    after `time_limit` seconds, everything so far saved, and LabError for what a user can mend. `spread` is what trains
+    a cohort, if not the cores of this machine (lthcore/cluster.py).
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)
@@ -314,7 +345,7 @@ def run(
         this.write_record(data)
         try:
             with metered(this.record.get("energy")) as this.energy:
-                this.train_all(data, deadline, quiet)
+                this.train_all(data, deadline, quiet, spread)
         except TimeLimit:
             total, left = len(planned(settings)), len(this.missing)
             why = "time limit reached" if time.monotonic() >= deadline else "asked to stop,"

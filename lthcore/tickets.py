@@ -64,7 +64,11 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: Traini
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
+    try:
+        save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
+    except SafetensorError as error:  # what it makes of a full disk
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}") from None
     os.replace(temporary, path)
 
 

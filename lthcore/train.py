@@ -7,13 +7,16 @@ random follows from one seed and the position reached, so a training resumed fro
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Container, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 
 import torch
 from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor
 
 from lthcore import masks, sparse
@@ -27,6 +30,7 @@ from lthcore.state import Point, Training
 Cohort = dict[Hashable, Training]
 GoOn = Callable[[Hashable, Training], bool]
 Trainer = Callable[[Recipe, Data, list[Training]], Iterator[None]]
+Spread = Callable[[Recipe, Data, Cohort, GoOn, Trainer], Iterator[tuple[Hashable, Training]]]
 
 
 def engine_for(settings: Recipe, data: Data, states: list[Training]) -> Dense | SparseChain:
@@ -124,6 +128,7 @@ def train_cohort(
     go_on: GoOn = lambda key, state: True,
     workers: int | None = None,
     trainer: Trainer = train_in_step,
+    spread: Spread | None = None,
 ) -> Iterator[tuple[Hashable, Training]]:
     """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
 
@@ -131,8 +136,12 @@ def train_cohort(
     may save the state, and ends the training early by returning False. On a CPU the replicates are spread over
     `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data. On a GPU chains
     of dense layers train in step, as many as its memory holds, and other networks in turn. `trainer` is what trains:
-    `train_in_step`, or a study's own that does something at its pauses.
+    `train_in_step`, or a study's own that does something at its pauses. `spread`, if given, is what does all this
+    instead, on other machines (lthcore/cluster.py).
     """
+    if spread is not None:
+        yield from spread(settings, data, cohort, go_on, trainer)
+        return
     device = data.train.images.device
     chain = is_chain(build(settings, data.shape, 10))
     if chain and (settings.engine == "stack" or device.type == "cuda"):
@@ -146,7 +155,10 @@ def train_cohort(
     arrays = data.to_arrays()  # joblib maps arrays of this size into every worker instead of copying them
     pool = Parallel(workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M")
     work = delayed(_train_mapped)
-    yield from pool(work(settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
+    try:
+        yield from pool(work(settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
+    except TerminatedWorkerError:
+        raise LabError("a worker process was killed (out of memory?); the same command goes on where it was") from None
 
 
 def _train_stacks(
@@ -163,13 +175,29 @@ def _train_stacks(
     for _, group in groupby(sorted(cohort, key=position), key=position):
         keys = list(group)
         size = stack_size(settings, data, cohort[keys[0]])
-        for part in (keys[i : i + size] for i in range(0, len(keys), size)):
-            states = [cohort[key] for key in part]
-            answers = [go_on(key, cohort[key]) for key in part]
-            steps = trainer(settings, data, states)
-            while all(answers) and next(steps, "done") != "done":
-                answers = [go_on(key, cohort[key]) for key in part]
+        parts = [keys[i : i + size] for i in range(0, len(keys), size)]
+        while parts:
+            part = parts.pop(0)
+            states = [replace(cohort[key], curve=list(cohort[key].curve)) for key in part]
+            try:
+                _train_stack(settings, data, dict(zip(part, states, strict=True)), go_on, trainer)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise LabError("the GPU's memory does not hold one such network; lower batch_size") from None
+                half = len(part) // 2
+                parts[:0] = [part[:half], part[half:]]  # from where they began: what ran out of memory is thrown away
+                print(f"note: {len(part)} networks do not fit the GPU's memory; {half} at a time now", file=sys.stderr)
+                torch.cuda.empty_cache()
+                continue
             yield from zip(part, states, strict=True)
+
+
+def _train_stack(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer) -> None:
+    """Train in step until one of them is told to stop, or to the end."""
+    answers = [go_on(key, state) for key, state in cohort.items()]
+    steps = trainer(settings, data, list(cohort.values()))
+    while all(answers) and next(steps, "done") != "done":
+        answers = [go_on(key, state) for key, state in cohort.items()]
 
 
 def stack_size(settings: Recipe, data: Data, state: Training) -> int:

@@ -10,8 +10,8 @@ from lthcore.data import load
 from lthcore.engines import Stack
 from lthcore.lottery import Replicate, begin, find_tickets
 from lthcore.models import build, initial_weights
-from lthcore.settings import Settings
-from lthcore.train import engine_for, train, train_cohort
+from lthcore.settings import LabError, Settings
+from lthcore.train import engine_for, train, train_cohort, train_in_step
 
 BASE = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=30, eval_every=10, learning_rate=2e-3,
@@ -112,3 +112,32 @@ def test_the_whole_experiment_in_step_gives_the_same_tickets():
             assert differing <= 2  # a weight at the threshold may fall on either side of it
             assert a[replicate].curve[-1].test_loss == pytest.approx(b[replicate].curve[-1].test_loss, rel=1e-2)
     assert Replicate("reinit", 1, 1, 2) in stacked[2]
+
+
+def test_a_stack_that_does_not_fit_is_halved_from_where_it_began_and_says_so(monkeypatch, capsys):
+    data, cohort = cohort_of(BASE, 5)
+    together = dict(train_cohort(BASE, *cohort_of(BASE, 5)))
+    tried = []
+
+    def greedy(settings, data, states, pauses=()):
+        tried.append(len(states))
+        steps = train_in_step(settings, data, states, pauses)
+        next(steps)
+        next(steps)  # it runs out of memory midway
+        if len(states) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from steps
+
+    found = dict(train_cohort(BASE, data, cohort, trainer=greedy))
+    assert tried == [5, 2, 3, 1, 2]
+    assert "5 networks do not fit the GPU's memory; 2 at a time now" in capsys.readouterr().err
+    for key, state in found.items():
+        assert state.iteration == BASE.iterations and [p.iteration for p in state.curve] == [0, 10, 20, 30]
+        assert_close(state.weights, together[key].weights)
+
+    def hungry(settings, data, states, pauses=()):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    with pytest.raises(LabError, match="lower batch_size"):
+        dict(train_cohort(BASE, *cohort_of(BASE, 2), trainer=hungry))

@@ -1,0 +1,297 @@
+"""Cluster: the queue on Ray, on one machine or many. Every training is a task; tables are written where `lth` runs.
+
+A task that dies with its worker or node is given to another one, which goes on from its last checkpoint where the nodes
+share the results folder, and from its beginning where they do not: the outcome is the same. Needs Ray
+(`pip install -r requirements-cluster.txt`).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lthcore.data import Data, Split, pick_device
+from lthcore.plan import done_replicates
+from lthcore.queue import tables_in
+from lthcore.results import TimeLimit, run
+from lthcore.settings import Experiment, LabError, Recipe
+from lthcore.state import Training
+from lthcore.studies import planned
+from lthcore.tickets import file_stem
+from lthcore.train import Cohort, GoOn, Trainer, train_cohort, worker_count
+
+RETRIES = 5  # of a task whose worker or node died
+EVERY = 1.0  # seconds between looks at the progress
+SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see too
+
+
+@dataclass
+class Reporting:
+    """Called in a task after every evaluation: tells the queue's view where a training is, then goes on as before."""
+
+    go_on: GoOn
+    board: object
+    experiment: str
+
+    def __call__(self, key: Hashable, state: Training) -> bool:
+        """Whether to go on training."""
+        self.board.tell.remote(self.experiment, file_stem(key), state.iteration)
+        return self.go_on(key, state)
+
+
+class Board:
+    """Where every training is, and how fast all of them go. An actor: tasks tell it, the queue's view asks it."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.at: dict[tuple[str, str], int] = {}
+        self.steps: dict[str, int] = {}
+
+    def tell(self, experiment: str, stem: str, iteration: int) -> None:
+        """A training is at an iteration."""
+        before = self.at.get((experiment, stem), iteration)
+        self.steps[experiment] = self.steps.get(experiment, 0) + max(0, iteration - before)
+        self.at[experiment, stem] = iteration
+
+    def end(self, experiment: str, stems: list[str]) -> None:
+        """Trainings have ended."""
+        for stem in stems:
+            self.at.pop((experiment, stem), None)
+
+    def look(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+        """Trainings in progress and their iterations; steps taken so far, by experiment."""
+        return self.at, self.steps
+
+
+class Cluster:
+    """A Ray cluster, or a local one started for the occasion, and what a training gets of it."""
+
+    def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
+        """Connect, and check that some node has what a training asks for. Raises LabError where none has.
+
+        Without an address a local Ray is started, with as many CPUs as `worker_count` says.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise LabError(
+                "queue: --engine ray needs Ray: pip install -r requirements-cluster.txt (or use --engine local)"
+            ) from None
+        self.ray, self.cpus, self.gpus = ray, cpus, gpus
+        environment = {name: os.environ[name] for name in SHIPPED if name in os.environ}
+        if not ray.is_initialized():
+            try:
+                ray.init(
+                    address=address or "local",
+                    num_cpus=None if address else worker_count(),
+                    runtime_env={"env_vars": environment | {"OMP_NUM_THREADS": "1"}},
+                    logging_level="ERROR",
+                )
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise LabError(
+                    f"queue: there is no Ray cluster at {address} ({' '.join(str(error).split())[:120]}); "
+                    "start one, or leave --address out"
+                ) from None
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU")}
+            self.close()
+            raise LabError(
+                f"queue: no node has {cpus:g} CPUs and {gpus:g} GPUs for a training (the most: {most['CPU']:g} and "
+                f"{most['GPU']:g}); lower --cpus-per-run or --gpus-per-run"
+            )
+        self.slots = max(1, sum(_fits(node, cpus, gpus) for node in nodes))
+        self.board = ray.remote(num_cpus=0, scheduling_strategy=self._here())(Board).remote()
+        self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_train_there)
+
+    def spread(self, experiment: str) -> Callable[..., Iterator[tuple[Hashable, Training]]]:
+        """What `train_cohort` calls to train the cohorts of one experiment here."""
+        stored: dict[int, tuple[Data, object]] = {}
+
+        def train(
+            settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
+        ) -> Iterator[tuple[Hashable, Training]]:
+            if id(data) not in stored:  # kept with its data: an id is free again once those are gone
+                stored[id(data)] = data, self.ray.put(_on_cpu(data).to_arrays())
+            waiting = {}
+            for part in _parts(cohort, self.gpus):
+                stems = [file_stem(key) for key in part]
+                task = self.task.options(name=f"{experiment} {stems[0]}")
+                reporting = Reporting(go_on, self.board, experiment)
+                waiting[task.remote(settings, stored[id(data)][1], part, reporting, trainer)] = stems
+            while waiting:
+                (done,), _ = self.ray.wait(list(waiting), num_returns=1)
+                try:
+                    outcomes = self.ray.get(done)
+                except self.ray.exceptions.RayTaskError as error:
+                    raise error.cause if isinstance(error.cause, LabError) else error from None
+                except self.ray.exceptions.RayError as error:
+                    why = " ".join(str(error).split())[:160]
+                    raise LabError(
+                        f"queue: a training was lost {RETRIES + 1} times ({why}); give the command again"
+                    ) from None
+                self.board.end.remote(experiment, waiting.pop(done))
+                yield from outcomes.items()
+
+        return train
+
+    def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+        """As `Board.look`."""
+        return self.ray.get(self.board.look.remote())
+
+    def notebook(self, work: Callable, *arguments: object) -> object:
+        """Run `work` (papermill) in a task of its own on this machine, which has the tables, and wait for it."""
+        task = self.ray.remote(num_cpus=self.cpus, scheduling_strategy=self._here())(work)
+        return self.ray.get(task.options(name=f"notebook {arguments[0].name}").remote(*arguments))
+
+    def _here(self) -> object:
+        """On the node that `lth` runs on, which outlives the others: its end is the end of the queue."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
+
+    def close(self) -> None:
+        """Leave the cluster; a local one ends."""
+        self.ray.shutdown()
+
+
+def run_queue(
+    experiments: list[Experiment],
+    root: Path,
+    cluster: Cluster,
+    time_limit: float = float("inf"),
+    show: Callable[[list[dict]], None] = lambda rows: None,
+    mirror_to: str | None = None,
+    notebook: Callable[[Experiment, Path], Path] | None = None,
+) -> dict[str, LabError]:
+    """Run what is not done of these experiments, as many at once as the cluster has room for trainings.
+
+    `show` is called every second with a row for each experiment. Returns the errors of those that could not run. Raises
+    TimeLimit after `time_limit` seconds, everything so far saved.
+    """
+    deadline, failures, late = time.monotonic() + time_limit, {}, threading.Event()
+    todo = _by_name(experiments)
+    ended: dict[str, str] = {}
+
+    def one(experiment: Experiment) -> None:
+        folder = root / experiment.name
+        try:
+            left = deadline - time.monotonic()
+            run(experiment.settings, folder, left, quiet=True, spread=cluster.spread(experiment.name))
+            if notebook is not None:
+                cluster.notebook(notebook, experiment, folder)
+            ended[experiment.name] = "done"
+        except TimeLimit:
+            late.set()
+            ended[experiment.name] = "stopped"
+        except LabError as error:
+            failures[experiment.name] = error
+            ended[experiment.name] = "failed"
+        finally:
+            if mirror_to:
+                mirror(folder, root, mirror_to)
+
+    with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots))) as pool:
+        futures = [pool.submit(one, experiment) for experiment in todo.values()]
+        watch = View(list(todo.values()), cluster)
+        try:
+            while not all(future.done() for future in futures):
+                time.sleep(EVERY)
+                show(watch.rows(ended))
+        except KeyboardInterrupt:
+            for name in todo:
+                (root / name / "stop").parent.mkdir(parents=True, exist_ok=True)
+                (root / name / "stop").touch()
+            raise
+        show(watch.rows(ended))
+    for future in futures:
+        future.result()  # what nobody foresaw
+    if late.is_set():
+        raise TimeLimit("time limit reached; the same command goes on")
+    return failures
+
+
+class View:
+    """The progress of a whole queue: a row for each experiment."""
+
+    def __init__(self, experiments: list[Experiment], cluster: Cluster) -> None:
+        """Of these, from now on."""
+        self.experiments, self.cluster = experiments, cluster
+        self.began: dict[str, float] = {}
+        self.total = {e.name: len(planned(e.settings)) for e in experiments}
+
+    def rows(self, ended: dict[str, str]) -> list[dict]:
+        """Experiment, trainings done and in progress, steps a second since it began, and seconds left at that."""
+        at, steps = self.cluster.progress()
+        rows = []
+        for experiment in self.experiments:
+            name, done = experiment.name, len(done_replicates(experiment))
+            now = {stem: i for (of, stem), i in at.items() if of == name}
+            seconds = time.monotonic() - self.began.setdefault(name, time.monotonic()) if now or done else 0.0
+            rate = steps.get(name, 0) / seconds if seconds else 0.0
+            left = (self.total[name] - done) * experiment.settings.iterations - sum(now.values())
+            rows.append({
+                "experiment": name, "state": ended.get(name, "running" if now or done else "waiting"), "done": done,
+                "of": self.total[name], "now": ", ".join(sorted(now)[:3]) + (" ..." if len(now) > 3 else ""),
+                "its/s": round(rate), "eta": left / rate if rate and name not in ended else 0.0,
+            })  # fmt: skip
+        return rows
+
+
+def mirror(folder: Path, root: Path, url: str) -> None:
+    """Copy a run's tables to where all can see them: any path of fsspec, `s3://bucket/lab` or a shared folder."""
+    from fsspec.core import url_to_fs
+
+    files, place = url_to_fs(url)
+    for path in tables_in(folder) if folder.exists() else ():
+        target = f"{place}/{path.relative_to(root).as_posix()}"
+        files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        files.put(str(path), target)
+
+
+def _train_there(settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer) -> Cohort:
+    """Train a part of a cohort in a task. What it had to leave unfinished comes back without its tensors."""
+    data, latest = _on(Data.from_arrays(arrays), settings), go_on.go_on.latest
+    part = {key: latest(key, state) for key, state in part.items()}  # of a worker that died before
+    outcomes = {}
+    for key, state in train_cohort(settings, data, part, go_on, workers=1, trainer=trainer):
+        unfinished = state.iteration < settings.iterations
+        outcomes[key] = Training(state.iteration, {}, {}, state.seed) if unfinished else state
+    return outcomes
+
+
+def _parts(cohort: Cohort, gpus: float) -> Iterator[Cohort]:
+    """What makes a task: a training; where it has a share of a GPU, all of a trial, which train there in step."""
+    if not gpus:
+        yield from ({key: state} for key, state in cohort.items())
+        return
+    for trial in dict.fromkeys(key.trial for key in cohort):
+        yield {key: state for key, state in cohort.items() if key.trial == trial}
+
+
+def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
+    """Each experiment once: where the queue has it several times, the last, which is the whole; if not done."""
+    whole = {e.name: e for e in experiments}
+    return {n: e for n, e in whole.items() if set(planned(e.settings)) - done_replicates(e)}
+
+
+def _fits(node: dict, cpus: float, gpus: float) -> int:
+    """How many trainings a node has room for at once."""
+    room = [node.get(kind, 0) // share for kind, share in (("CPU", cpus), ("GPU", gpus)) if share]
+    return int(min(room, default=1))
+
+
+def _on_cpu(data: Data) -> Data:
+    return _moved(data, "cpu")
+
+
+def _on(data: Data, settings: Recipe) -> Data:
+    return _moved(data, pick_device(settings.device))
+
+
+def _moved(data: Data, device: object) -> Data:
+    parts = {n: Split(s.images.to(device), s.labels.to(device)) for n, s in data.splits.items()}
+    return replace(data, **parts)

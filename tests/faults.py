@@ -1,0 +1,391 @@
+"""Faults: everything that can go wrong with a run, done to it on purpose; `make faults` does all of it, many times.
+
+Every fault ends in the same question: are the tables, after the same command again, those of a run that nothing
+happened to? A run is a child process that searches tickets of 8x8 digits. Each function does one fault, with the chance
+of `seed`, and returns how many times it killed or broke something; it raises AssertionError where a result was lost.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+PARAMS = """
+dataset: digits
+architecture: mlp
+validation: 200
+learning_rate: 5.0e-3
+iterations: 900
+eval_every: 10
+rounds: 3
+arms: [ticket, reinit]
+reinit_draws: 1
+trials: 2
+profiles:
+  smoke: {}
+  cpu: {}
+  paper: {}
+"""
+FOLDER = Path("smoke/iterative_pruning/faulty")
+LIMIT = 300  # seconds that any command may take
+
+
+def project(place: Path) -> Path:
+    """A project of one experiment."""
+    (place / "params" / "iterative_pruning").mkdir(parents=True)
+    (place / "params" / "iterative_pruning" / "faulty.yaml").write_text(PARAMS)
+    shutil.copytree(ROOT / "notebooks", place / "notebooks")
+    return place
+
+
+def command(place: Path, *more: str, workers: int = 1, notebook: bool = False, **options) -> subprocess.Popen:
+    """`lth run` of that experiment, as a process group of its own that checkpoints at every evaluation."""
+    code = "import lthcore.results as r; r.Checkpointer.every = 0.0; from lthcore.cli import main; main()"
+    environment = os.environ | {
+        "LTH_RESULTS": str(place / "results"), "LTH_WORKERS": str(workers), "LTH_PLAIN": "1", "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    arguments = [] if notebook else ["--no-notebook"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "run", "params/iterative_pruning/faulty.yaml", "--profile", "smoke",
+         *arguments, *more],
+        cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, **options,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """Exit status and what a command said on stderr, without codecarbon's own lines."""
+    _, said = process.communicate(timeout=LIMIT)
+    return process.returncode, said
+
+
+def tables(place: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of the run, without the columns that tell the time."""
+    folder = place / "results" / FOLDER
+    return pd.read_csv(folder / "rounds.csv").drop(columns="seconds"), pd.read_csv(folder / "curves.csv")
+
+
+@cache
+def undisturbed() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of a run that nothing happens to."""
+    with tempfile.TemporaryDirectory() as name:
+        place = project(Path(name) / "lab")
+        status, said = finish(command(place))
+        assert status == 0, said
+        return tables(place)
+
+
+def goes_on(place: Path, **options) -> None:
+    """The same command again ends well, and its tables are those of an undisturbed run."""
+    status, said = finish(command(place, **options))
+    assert status == 0, said
+    for mine, theirs in zip(tables(place), undisturbed(), strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+
+
+def training_has_begun(place: Path, process: subprocess.Popen, patience: float = 60) -> bool:
+    """Wait until the run has saved something; whether it still runs then."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and process.poll() is None:
+        if list((place / "results" / FOLDER).glob("*/*.safetensors")):
+            return True
+        time.sleep(0.02)
+    return process.poll() is None
+
+
+def children(pid: int) -> list[int]:
+    """All descendants of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found += [int(path.parent.name), *children(int(path.parent.name))]
+    return found
+
+
+def line_of(pid: int) -> str:
+    """The command line of a process; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def kill_the_run(place: Path, seed: int) -> int:
+    """kill -9 of the whole run, three times at random points."""
+    chance, kills = random.Random(seed), 0
+    for _ in range(3):
+        process = command(place, workers=1 + seed % 2)
+        if training_has_begun(place, process):
+            time.sleep(chance.uniform(0, 1.0))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    goes_on(place)
+    return kills
+
+
+def kill_a_worker(place: Path, seed: int) -> int:
+    """kill -9 of one of two workers: one line that says so, and the same command goes on."""
+    process = command(place, workers=2)
+    if training_has_begun(place, process):
+        time.sleep(random.Random(seed).uniform(0, 0.5))
+    workers = [pid for pid in children(process.pid) if "loky" in line_of(pid) and "tracker" not in line_of(pid)]
+    for pid in workers[:1]:
+        os.kill(pid, signal.SIGKILL)
+    status, said = finish(process)
+    if workers and status:
+        assert status == 2 and "Traceback" not in said and "a worker process was killed" in said, said
+    goes_on(place, workers=2)
+    return len(workers[:1])
+
+
+def kill_the_kernel(place: Path, seed: int) -> int:
+    """kill -9 of the notebook's kernel: one line, the tables are there, and the command again executes the notebook."""
+    process, killed = command(place, notebook=True), 0
+    while process.poll() is None and not killed:
+        for pid in [pid for pid in children(process.pid) if "ipykernel" in line_of(pid)][:1]:
+            time.sleep(random.Random(seed).uniform(0, 1))
+            if line_of(pid):
+                os.kill(pid, signal.SIGKILL)
+                killed = 1
+        time.sleep(0.05)
+    status, said = finish(process)
+    if killed and status:
+        assert status == 2 and "Traceback" not in said, said
+    goes_on(place, notebook=True)
+    assert (place / "results" / FOLDER / "faulty.ipynb").exists()
+    return killed
+
+
+def ask_to_stop(place: Path, seed: int) -> int:
+    """SIGTERM, as clusters send it: the run saves, and exits with 75."""
+    process = command(place, workers=1 + seed % 2)
+    if training_has_begun(place, process):
+        os.kill(process.pid, signal.SIGTERM)
+        status, said = finish(process)
+        assert status in (75, 0) and "Traceback" not in said, said
+    goes_on(place)
+    return 1
+
+
+def interrupt(place: Path, seed: int) -> int:
+    """Ctrl-C: 130, and one line that says how to go on."""
+    process = command(place)
+    if training_has_begun(place, process):
+        os.kill(process.pid, signal.SIGINT)
+        status, said = finish(process)
+        assert status in (130, 0) and "Traceback" not in said, said
+        assert status == 0 or "the same command goes on" in said
+    goes_on(place)
+    return 1
+
+
+def fill_the_disk(place: Path, seed: int) -> int:
+    """No file can grow beyond some size, as on a full disk: one line, and all is well once there is room."""
+    most = random.Random(seed).choice((1_000, 20_000, 60_000))
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+    status, said = finish(command(place, preexec_fn=limited))
+    assert status == 2 and "Traceback" not in said and "mend that" in said, said
+    goes_on(place)
+    return 1
+
+
+def run_on_a_small_disk(place: Path, seed: int) -> int:
+    """A file system of 200 kB: one line; what was done is kept when there is more room. Needs to be root."""
+    disk = place / "results"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        return 0
+    try:
+        status, said = finish(command(place))
+        assert status == 2 and "Traceback" not in said and "mend that" in said, said
+        subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+        goes_on(place)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    return 1
+
+
+def write_where_none_may(place: Path, seed: int) -> int:
+    """Results that cannot be written: one line."""
+    (place / "results").write_text("a file where the folder should be")
+    status, said = finish(command(place))
+    assert status == 2 and "Traceback" not in said, said
+    (place / "results").unlink()
+    goes_on(place)
+    return 1
+
+
+def start_twice(place: Path, seed: int) -> int:
+    """Two runs of the same experiment at once: one is told that the other is there, and which."""
+    first, second = command(place), command(place)
+    endings = [finish(first), finish(second)]
+    for status, said in endings:
+        assert status == 0 or (status == 2 and "is in use by process" in said), said
+    assert 0 in [status for status, _ in endings]
+    goes_on(place)
+    return 1
+
+
+def leave_half_a_file(place: Path, seed: int) -> int:
+    """What a kill in the middle of a write leaves behind: a partial file beside the whole ones. It is cleared away."""
+    folder = place / "results" / FOLDER
+    process = command(place)
+    if training_has_begun(place, process) and process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    halves = [folder / ".rounds.csv.1.partial", folder / "tickets" / ".ticket.safetensors.1.partial"]
+    for half in halves:
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(b"half of")
+    goes_on(place)
+    assert not any(half.exists() for half in halves)
+    return 1
+
+
+def damage_a_file(place: Path, seed: int) -> int:
+    """A saved file cut short or overwritten: one line that names it; deleted, all is made anew."""
+    chance, folder = random.Random(seed), place / "results" / FOLDER
+    process = command(place)
+    if training_has_begun(place, process):
+        time.sleep(chance.uniform(0.2, 1.0))
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    saved = sorted(folder.glob("*/*.safetensors"))
+    if not saved:
+        goes_on(place)
+        return 0
+    path = chance.choice(saved)
+    content = bytearray(path.read_bytes())
+    if seed % 2:
+        content = content[: chance.randrange(len(content))]
+    else:
+        content[: len(content) // 2] = bytes(len(content) // 2)
+    path.write_bytes(content)
+    status, said = finish(command(place))
+    if status:  # a row that is written already needs no checkpoint
+        assert status == 2 and path.name in said and "Traceback" not in said, said
+        path.unlink()
+    if "has a row but no ticket" in finish(command(place))[1]:  # then it says to start afresh, and that is what helps
+        goes_afresh(place)
+        return 1
+    goes_on(place)
+    return 1
+
+
+def goes_afresh(place: Path) -> None:
+    """With --force everything is made anew, and equal."""
+    status, said = finish(command(place, "--force"))
+    assert status == 0, said
+    for mine, theirs in zip(tables(place), undisturbed(), strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+
+
+FAULTS: dict[str, tuple[Callable[[Path, int], int], int]] = {  # name -> what is done, and how often by `make faults`
+    "the run killed": (kill_the_run, 8),
+    "a worker killed": (kill_a_worker, 4),
+    "the notebook's kernel killed": (kill_the_kernel, 2),
+    "SIGTERM": (ask_to_stop, 3),
+    "Ctrl-C": (interrupt, 2),
+    "files that cannot grow": (fill_the_disk, 3),
+    "a full disk": (run_on_a_small_disk, 1),
+    "results that cannot be written": (write_where_none_may, 1),
+    "two runs at once": (start_twice, 2),
+    "an interrupted write": (leave_half_a_file, 1),
+    "a damaged file": (damage_a_file, 6),
+}
+
+
+def soak(runs: int = 200) -> dict[str, float]:
+    """Many short runs in one process: by how much its memory (MB) and its open files grow after the first twenty."""
+    from lthcore.results import run
+    from lthcore.settings import Settings
+
+    os.environ["LTH_WORKERS"] = "1"
+    tiny = Settings(
+        dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, arms=["ticket", "reinit"],
+        trials=1, rounds=1, reinit_draws=1,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        for i in range(runs):
+            run(tiny.changed(seed=i), Path(name) / str(i), quiet=True)
+            if i == min(20, runs // 2):
+                memory, files = resident(), open_files()
+        return {"runs": runs, "memory_growth_mb": resident() - memory, "open_files_growth": open_files() - files}
+
+
+def resident() -> float:
+    """Megabytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * resource.getpagesize() / 1e6, 1)
+
+
+def open_files() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def main() -> None:
+    """Do every fault as often as FAULTS says (or --times each), print and write results/faults.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, help="how often each fault is done")
+    parser.add_argument("--no-ray", action="store_true", help="leave Ray out")
+    options = parser.parse_args()
+    faults = dict(FAULTS)
+    if not options.no_ray:
+        try:
+            from ray_faults import RAY_FAULTS
+
+            faults |= RAY_FAULTS
+        except ImportError:
+            print("Ray is not installed: its faults are left out (pip install -r requirements-cluster.txt)")
+    rows = []
+    for name, (fault, times) in faults.items():
+        tried = lost = 0
+        for seed in range(options.times or times):
+            with tempfile.TemporaryDirectory() as place:
+                try:
+                    tried += fault(project(Path(place) / "lab"), seed)
+                except AssertionError as error:
+                    tried, lost = tried + 1, lost + 1
+                    print(f"LOST: {name}, seed {seed}: {str(error)[:500]}", flush=True)
+        rows.append({"fault": name, "tried": tried, "survived": tried - lost, "lost": lost})
+        print(f"{name:34} tried {tried:3}   survived {tried - lost:3}   results lost {lost}", flush=True)
+    soaked = soak()
+    print(f"soak: {soaked}")
+    total = {key: sum(row[key] for row in rows) for key in ("tried", "survived", "lost")}
+    print(f"faults tried {total['tried']}, survived {total['survived']}, results lost {total['lost']}")
+    from lthcore.records import COMMIT, versions
+
+    record = {**total, "commit": COMMIT, "versions": versions(), "faults": rows, "soak": soaked}
+    if not options.times:
+        (ROOT / "results" / "faults.json").write_text(json.dumps(record, indent=2) + "\n")
+    sys.exit(1 if total["lost"] or soaked["open_files_growth"] > 0 or soaked["memory_growth_mb"] > 60 else 0)
+
+
+if __name__ == "__main__":
+    main()

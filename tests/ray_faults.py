@@ -1,0 +1,92 @@
+"""Faults on a Ray cluster: workers and nodes that die, while a queue runs; part of tests/faults.py where Ray is."""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import ray
+from faults import FOLDER, children, line_of, tables, undisturbed
+from ray.cluster_utils import Cluster as Nodes
+
+from lthcore.cluster import Cluster, run_queue
+from lthcore.settings import load_experiments
+
+SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+
+
+def queue_on(place: Path, cluster: Cluster) -> None:
+    """Run the experiment of a project on a cluster, as `lth queue --engine ray` does."""
+    os.environ["LTH_RESULTS"] = str(place / "results")
+    experiments = load_experiments(place / "params" / "iterative_pruning" / "faulty.yaml", "smoke")
+    failures = run_queue(experiments, place / "results", cluster)
+    assert not failures, failures
+
+
+def is_undisturbed(place: Path) -> None:
+    """The tables are those of a run on this machine's own cores that nothing happened to."""
+    for mine, theirs in zip(tables(place), undisturbed(), strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+
+
+def when_training(place: Path, work, seed: int) -> threading.Thread:
+    """Do `work` in a thread as soon as some checkpoint or ticket is there, and a little later."""
+
+    def wait() -> None:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not list((place / "results" / FOLDER).glob("*/*.safetensors")):
+            time.sleep(0.05)
+        time.sleep(random.Random(seed).uniform(0, 0.5))
+        work()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def kill_a_ray_worker(place: Path, seed: int) -> int:
+    """kill -9 of every worker process that trains at a moment: others take their tasks."""
+    killed = []
+
+    def kill() -> None:
+        for pid in children(os.getpid()):
+            if "ray::_train_there" in line_of(pid) or ("ray::" in line_of(pid) and "faulty" in line_of(pid)):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    os.environ["LTH_WORKERS"] = "2"
+    cluster = Cluster()
+    try:
+        thread = when_training(place, kill, seed)
+        queue_on(place, cluster)
+        thread.join()
+    finally:
+        cluster.close()
+    is_undisturbed(place)
+    return len(killed)
+
+
+def remove_a_node(place: Path, seed: int) -> int:
+    """A node of two is removed while it trains: the other does its work."""
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": SYSTEM})
+    second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    cluster = Cluster(nodes.address)
+    try:
+        assert cluster.slots == 2
+        thread = when_training(place, lambda: nodes.remove_node(second, allow_graceful=False), seed)
+        queue_on(place, cluster)
+        thread.join()
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        assert len(alive) == 1, "the node is still there"
+    finally:
+        cluster.close()
+        nodes.shutdown()
+    is_undisturbed(place)
+    return 1
+
+
+RAY_FAULTS = {"a Ray worker killed": (kill_a_ray_worker, 2), "a Ray node removed": (remove_a_node, 2)}

@@ -1,0 +1,117 @@
+"""Bad input: tickets, checkpoints and settings from elsewhere, damaged or made up, are one line each."""
+
+import itertools
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import hypothesis
+import pandas as pd
+import pytest
+import torch
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lthcore.lottery import Replicate, begin
+from lthcore.models import build, initial_weights
+from lthcore.results import Checkpointer, run
+from lthcore.settings import LabError, Settings
+from lthcore.tickets import load_state, load_ticket, save_state
+
+RUN = Settings(
+    dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=20, learning_rate=5e-3,
+    arms=["ticket"], trials=1, rounds=1,
+)  # fmt: skip
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "run"
+    run(RUN, folder, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@hypothesis.given(st.dictionaries(st.sampled_from(sorted(Settings.model_fields)), VALUES, max_size=4))
+def test_settings_of_any_content_are_settings_or_one_line_that_names_a_key(values):
+    try:
+        Settings(**values)
+    except LabError as error:
+        assert "\n" not in str(error) and any(key in str(error) for key in Settings.model_fields)
+
+
+def tampered(path: Path, change) -> None:
+    """A ticket file with its tensors changed by `change(name, tensor)`, all else as it was."""
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file({key: change(key, tensor).contiguous() for key, tensor in tensors.items()}, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda key, t: torch.full_like(t, float("nan")) if t.is_floating_point() else t, "are not numbers"),
+        (lambda key, t: ~t if t.dtype == torch.bool else t, "a mask that is not what pruning its predecessor gives"),
+        (lambda key, t: torch.cat([t, t], dim=1) if "fc1." in key else t, "is of another network"),
+        (lambda key, t: t[:, :5] if key.startswith("mask/fc1") else t, "mask does not fit"),
+    ],
+)
+def test_a_ticket_that_this_run_cannot_have_made_is_one_line_that_names_it(change, said, copied):
+    path = copied / "tickets" / "ticket-trial0-draw0-round01.safetensors"
+    tampered(path, change)
+    with pytest.raises(LabError, match=said) as caught:
+        run(RUN.changed(rounds=RUN.rounds + 1), copied, quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_ticket_of_a_newer_format_is_refused_by_name(copied):
+    path = copied / "tickets" / "ticket-trial0-draw0-round01.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata | {"format": "2"})
+    with pytest.raises(LabError, match=r"round01.safetensors: not a ticket of format 1 \(found '2'\)"):
+        load_ticket(path)
+
+
+@hypothesis.given(st.binary(max_size=400), st.integers(0, 10_000))
+def test_no_content_of_a_ticket_file_is_more_than_one_line(content, where):
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "ticket.safetensors"
+        state = begin(RUN, 0, 0, initial_weights(build(RUN, (1, 8, 8), 10), RUN, 0))
+        save_state(path, RUN, Replicate("ticket", 0, 0, 0), state)
+        whole = path.read_bytes()
+        at = where % len(whole)
+        path.write_bytes(whole[:at] + content)
+        with pytest.raises(LabError) as caught:
+            load_state(path)
+        assert "\n" not in str(caught.value) and "ticket.safetensors" in str(caught.value)
+
+
+def test_a_clock_that_goes_backward_changes_nothing(finished, tmp_path, monkeypatch):
+    clock = itertools.count(2e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    rounds, _ = run(RUN, tmp_path / "run", quiet=True)
+    monkeypatch.undo()
+    assert rounds.drop(columns="seconds").equals(pd.read_csv(finished / "rounds.csv").drop(columns="seconds"))
+
+
+def test_saving_a_checkpoint_costs_little_of_the_time_it_protects(tmp_path):
+    settings = Settings()  # LeNet on MNIST: the largest chain here
+    state = begin(settings, 0, 0, initial_weights(build(settings, (1, 28, 28), 10), settings, 0))
+    state.optimizer = {f"{n}/{slot}": w.clone() for n, w in state.weights.items() for slot in ("exp_avg", "exp_avg_sq")}
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        save_state(tmp_path / "c.safetensors", settings, Replicate("ticket", 0, 0, 0), state)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.02 * Checkpointer(tmp_path, settings).every

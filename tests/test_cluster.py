@@ -1,0 +1,152 @@
+"""The queue on a cluster: what needs no Ray is tested always, the rest where it is installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from fsspec.core import url_to_fs
+
+from lthcore.cluster import Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, mirror, run_queue
+from lthcore.data import load
+from lthcore.lottery import Replicate, begin
+from lthcore.models import build, initial_weights
+from lthcore.results import Checkpointer, run
+from lthcore.settings import Experiment, LabError, Settings
+from lthcore.train import train, train_in_step
+
+ROOT = Path(__file__).parents[1]
+SMALL = Settings(
+    dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=10, arms=["ticket", "reinit"],
+    trials=2, rounds=1, reinit_draws=1,
+)  # fmt: skip
+
+
+def experiment(name: str, **values) -> Experiment:
+    return Experiment("iterative_pruning", name, "smoke", SMALL.changed(**values))
+
+
+def test_the_board_counts_steps_and_forgets_what_has_ended():
+    board = Board()
+    for at in (0, 10, 30):
+        board.tell("a", "one", at)
+    board.tell("b", "two", 500)  # resumed: no step was taken here
+    assert board.look() == ({("a", "one"): 30, ("b", "two"): 500}, {"a": 30, "b": 0})
+    board.end("a", ["one"])
+    assert board.look()[0] == {("b", "two"): 500}
+
+
+def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+
+    class Told:
+        def progress(self):
+            return {("smoke/iterative_pruning/x", "ticket-trial0-draw0-round01"): 20}, {"smoke/iterative_pruning/x": 20}
+
+    view = View([experiment("x"), experiment("y")], Told())
+    view.rows({})
+    x, y = view.rows({"smoke/iterative_pruning/y": "failed"})
+    assert (x["state"], x["of"], x["now"]) == ("running", 6, "ticket-trial0-draw0-round01") and x["eta"] > 0
+    assert (y["state"], y["eta"]) == ("failed", 0)
+
+
+def test_a_task_is_a_training_or_on_a_gpu_a_trial():
+    cohort = {Replicate(arm, trial, 0, 1): None for arm in ("ticket", "reinit") for trial in range(3)}
+    assert [len(part) for part in _parts(cohort, 0)] == [1] * 6
+    parts = list(_parts(cohort, 0.25))
+    assert [{key.trial for key in part} for part in parts] == [{0}, {1}, {2}]
+    assert sum(map(len, parts)) == 6
+    assert [_fits({"CPU": 8.0, "GPU": 1.0}, *need) for need in ((1, 0), (1, 0.25), (4, 0.25), (9, 0))] == [8, 4, 2, 0]
+
+
+def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
+    data = load(SMALL)
+    theta = initial_weights(build(SMALL, data.shape, 10), SMALL, 0)
+    key = Replicate("ticket", 0, 0, 0)
+
+    class Telling:
+        def __init__(self, go_on):
+            self.go_on, self.seen = go_on, []
+
+        def __call__(self, key, state):
+            self.seen.append(state.iteration)
+            return self.go_on(key, state)
+
+    keep = Checkpointer(tmp_path / "checkpoints", SMALL, every=0.0)
+    died = begin(SMALL, 0, 0, theta)
+    for state in train(SMALL, data, died):
+        keep(key, state)
+        if state.iteration == 20:
+            break
+    telling = Telling(keep)
+    found = _train_there(SMALL, _on_cpu(data).to_arrays(), {key: begin(SMALL, 0, 0, theta)}, telling, train_in_step)
+    assert telling.seen == [20, 30, 40]
+    whole = begin(SMALL, 0, 0, theta)
+    for _ in train(SMALL, data, whole):
+        pass
+    assert all(torch.equal(found[key].weights[name], w) for name, w in whole.weights.items())
+
+
+@pytest.mark.parametrize("url", ["{}", "file://{}", "memory://there"])
+def test_tables_are_mirrored_to_any_path(url, tmp_path):
+    folder = tmp_path / "results" / "smoke" / "iterative_pruning" / "x"
+    run(SMALL, folder, quiet=True)
+    url = url.format(tmp_path / "there")
+    mirror(folder, tmp_path / "results", url)
+    files, place = url_to_fs(url)
+    with files.open(f"{place}/smoke/iterative_pruning/x/rounds.csv") as there:
+        assert there.read() == (folder / "rounds.csv").read_bytes()
+    assert not any("tickets" in name for name in files.find(place))
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(LabError, match=r"pip install -r requirements-cluster\.txt"):
+        Cluster()
+
+
+def test_the_slurm_script_is_bash_and_calls_options_that_there_are():
+    script = ROOT / "cluster" / "slurm.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    said = subprocess.run([sys.executable, "-m", "lthcore", "queue", "--help"], capture_output=True, text=True).stdout
+    text = script.read_text()
+    used = text[text.index("lth queue --engine") :]
+    for option in (part for part in used.split() if part.startswith("--")):
+        assert option in said
+    assert "ray symmetric-run" in text
+
+
+@pytest.fixture
+def ray_cluster(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
+    monkeypatch.setenv("LTH_WORKERS", "2")
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "ray"))
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops_no_other(ray_cluster, tmp_path):
+    bad = experiment("bad", dataset="fashion_mnist", iterations=30)
+    shown = []
+    failures = run_queue(
+        [experiment("x"), bad, experiment("y", seed=1)], tmp_path / "ray", ray_cluster, show=shown.append
+    )
+    assert list(failures) == [bad.name] and "fashion_mnist" in str(failures[bad.name])
+    for e in (experiment("x"), experiment("y", seed=1)):
+        for mine, theirs in zip(
+            run(e.settings, tmp_path / "ray" / e.name), run(e.settings, tmp_path / e.name), strict=True
+        ):
+            drop = [c for c in mine if c == "seconds"]
+            pd.testing.assert_frame_equal(mine.drop(columns=drop), theirs.drop(columns=drop))
+    assert [row["state"] for row in shown[-1]] == ["done", "failed", "done"]
+    assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)  # nothing is done twice
+
+
+def test_what_no_node_has_is_refused_at_once(monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    with pytest.raises(LabError, match=r"no node has 1 CPUs and 0\.25 GPUs .* lower --cpus-per-run or --gpus-per-run"):
+        Cluster(gpus=0.25)
