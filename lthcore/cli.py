@@ -232,12 +232,15 @@ def figures_command(options: argparse.Namespace) -> None:
 
 
 def scorecard_command(options: argparse.Namespace) -> None:
-    """Grade the paper's claims from the tables."""
+    """Grade the paper's claims from the tables; README has them, and what the studies found, from here."""
     from lthcore.claims import as_markdown, write_scorecard
+    from lthcore.findings import into_readme
     from lthcore.records import results_root
     from lthcore.settings import project_root
 
     card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
+    if options.readme:
+        into_readme(project_root() / "README.md", results_root())
     print(as_markdown(card))
     parts = card[card["grade"] != "not yet run"]
     held = int((parts["grade"] == "reproduced").sum())
@@ -409,7 +412,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("figures", figures_command, "redraw figures/ from the tables; no training")
     sub.add_argument("--table", action="store_true", help="write params/FIGURES.md instead: what feeds which figure")
     sub = command("scorecard", scorecard_command, "grade the paper's claims from the tables")
-    sub.add_argument("--readme", action="store_true", help="also put the table into README.md")
+    sub.add_argument(
+        "--readme", action="store_true", help="also put the table, and what the studies found, into README.md"
+    )
     sub = command("queue", queue_command, "run what is not done yet, in the order of params/QUEUE.yaml")
     sub.add_argument("--profile", default="paper", metavar="P", help=f"{', '.join(PROFILES)} (default: paper)")
     sub.add_argument("--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S s")

@@ -56,7 +56,7 @@ def dynamic_summary(root: Path) -> pd.DataFrame:
     groups = table.groupby("variant")
     accuracy = 100 * groups["final_test_accuracy"].agg(["mean", "std"])
     out = pd.DataFrame({
-        "test accuracy (%)": [_spread(mean, std) for mean, std in accuracy.itertuples(index=False)],
+        "test accuracy (%)": [spread(mean, std) for mean, std in accuracy.itertuples(index=False)],
         "true sparsity (%)": (100 - groups["percent_left"].mean()).round(2),
         "asked for (%)": (100 * groups["sparsity"].first()).round(2),
         "n": groups.size(),
@@ -101,65 +101,6 @@ def pruning_costs(root: Path) -> pd.DataFrame:
                 "accuracy": r.final_test_accuracy,
             })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def dynamic_findings(root: Path) -> list[str]:
-    """What the tables of dynamic pruning say, in sentences; those of which the tables are not there are left out."""
-    table, lines = trainings_of(runs_of(root, "dynamic_pruning")), []
-    if table.empty:
-        return lines
-    by = {variant: part.set_index("trial")["final_test_accuracy"] for variant, part in table.groupby("variant")}
-    profile = table.groupby("variant")["profile"].first()
-
-    def say(text: str, a: str, b: str) -> None:
-        if a in by and b in by and profile[a] == profile[b]:
-            lines.append(f"{text}: {100 * by[a].mean():.2f}% against {100 * by[b].mean():.2f}%, {gap(by[a], by[b])}.")
-
-    say("LeNet pruned to 78.9% as it trains, against dense", "lenet_mnist-78.9", "lenet_mnist-dense")
-    say("LeNet pruned to 98%, against dense", "lenet_mnist-98", "lenet_mnist-dense")
-    say("To 98% in 100 epochs, against 30", "lenet_mnist-98-longer", "lenet_mnist-98")
-    only = "lenet_mnist_schedules-gradients_only"
-    say("With the mask on gradients alone (asked for 98%, 0% zero), against dense", only, "lenet_mnist-dense")
-    linear = "lenet_mnist_schedules-linear"
-    say("To 98% linearly to the last epoch, against the cubic schedule to epoch 20", linear, "lenet_mnist-98")
-    shifted = "lenet_mnist_augmented-{}".format
-    say("With training images shifted and turned, 78.9%, against dense", shifted("78.9"), shifted("dense"))
-    say("The same at 98%, against dense", shifted("98"), shifted("dense"))
-    theirs = published("dynamic_pruning")
-    for variant, bar in theirs["later"].dropna().items():
-        if variant in by:
-            ours = 100 * by[variant]
-            lines.append(f"{variant}: {_spread(ours.mean(), ours.std())}% (n = {len(ours)}), published {bar:.2f}%.")
-    costs = pruning_costs(root)
-    for level, part in costs.groupby("sparsity") if len(costs) else ():
-        dynamic = part[part["method"] == "dynamic"].set_index("trial")
-        for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):
-            times = in_all / dynamic["in all"].iloc[0]
-            cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
-            difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"])
-            lines.append(f"At {level:.1%}, dynamic against {method} at {cost}: {difference}.")
-    return lines
-
-
-def ablation_findings(root: Path) -> list[str]:
-    """What each change of robust training adds to base: test accuracy at the early stop, dense and at 6% left."""
-    prefix = "lenet_mnist-"
-    table = trainings_of({k: v for k, v in runs_of(root, "robust_training").items() if k.startswith(prefix)})
-    if table.empty or f"{prefix}base" not in set(table["variant"]):
-        return []
-    profile = table.loc[table["variant"] == f"{prefix}base", "profile"].iloc[0]
-    tickets, lines = table[(table["arm"] == "ticket") & (table["profile"] == profile)], []
-    by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
-    left = tickets.groupby("round")["percent_left"].mean()
-    for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):
-        parts = []
-        for k in (0, (left - 6.25).abs().idxmin()):
-            mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
-            parts.append(f"at {left[k]:.3g}% left {gap(mine, base)}")
-        lines.append(f"{variant.removeprefix(prefix)} against base: {', '.join(parts)}.")
-    base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
-    values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}% left" for k in base.index)
-    return [f"Base: {values}.", *lines]
 
 
 def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
@@ -209,45 +150,6 @@ def _cost(way: str, table: pd.DataFrame, arm: str, level: float, trainings: int 
     }  # fmt: skip
 
 
-def transfer_findings(folder: Path) -> list[str]:
-    """What a run of transferred masks says: against its own tickets, and against the same masks shuffled."""
-    rounds, curves = read_tables(folder)
-    pruned, lines = rounds[rounds["round"] > 0], []
-    start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
-    by = pruned.set_index(["arm", "round", "trial"])["es_test_accuracy"]
-    left = pruned.groupby("round")["percent_left"].mean()
-    for k in sorted({1, left.index.max() // 2, left.index.max()}):
-        native, moved, shuffled = (by[arm][k] for arm in ("ticket", "transferred", "transferred-shuffled"))
-        known = [100 * start[arm][k].mean() for arm in ("ticket", "transferred", "transferred-shuffled")]
-        lines.append(
-            f"{left[k]:.3g}% left: transferred against native {gap(moved, native)}, against its shuffle "
-            f"{gap(moved, shuffled)}; untrained {known[0]:.1f}% native, {known[1]:.1f}% transferred, "
-            f"{known[2]:.1f}% shuffled."
-        )
-    return lines
-
-
-def rewinding_findings(folders: dict[int, Path]) -> list[str]:
-    """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on."""
-    tables = {k: read_tables(folder)[0] for k, folder in folders.items()}
-    base = tables[0]
-    left, last = base.groupby("round")["percent_left"].mean(), base["round"].max()
-
-    def at(table: pd.DataFrame, arm: str, k: int) -> pd.Series:
-        return table[(table["arm"] == arm) & (table["round"] == k)].set_index("trial")["final_test_accuracy"]
-
-    lines = []
-    for k in sorted({last // 2, last}):
-        against = {f"rewound to {point}": at(tables[point], "ticket", k) for point in sorted(tables) if point}
-        names = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialised"}
-        against |= {name: at(base, arm, k) for arm, name in names.items() if arm in set(base["arm"])}
-        lines += [
-            f"{left[k]:.3g}% left, {name} against rewound to 0: {gap(values, at(base, 'ticket', k))}."
-            for name, values in against.items()
-        ]
-    return lines
-
-
 def compaction_table(root: Path) -> pd.DataFrame:
     """What `benchmarks/compaction.py` measured, on whatever devices it was run; empty where on none."""
     parts = []
@@ -268,14 +170,15 @@ def gap(a: pd.Series, b: pd.Series) -> str:
     return f"{mean:+.2f} points [{mean - half:+.2f}, {mean + half:+.2f}] (n = {n})"
 
 
-def _spread(mean: float, std: float) -> str:
+def spread(mean: float, std: float) -> str:
+    """Mean and standard deviation in words."""
     return f"{mean:.2f}" if std != std else f"{mean:.2f} ± {std:.2f}"
 
 
 def _published(row: dict) -> str:
     parts = []
     if row.get("later") == row.get("later"):
-        parts.append(_spread(row["later"], row["spread"]))
+        parts.append(spread(row["later"], row["spread"]))
     if row.get("first") == row.get("first"):
         parts.append(f"{row['first']:.2f} at 0% sparse")
     return ", ".join(parts)

@@ -58,11 +58,17 @@ def deconstructing(folder: Path, caption: str = "") -> Figure:
     return captioned(figure, caption)
 
 
-def pruning_at_init(folder: Path, caption: str = "") -> Figure:
-    """A run of masks found before training, against tickets; and each one's sanity checks."""
+def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path]] | None = None) -> Figure:
+    """A run of masks found before training, against tickets; and each one's sanity checks.
+
+    `during` are runs of networks that were pruned as they trained (label -> folders), drawn beside them.
+    """
     rounds, _ = read_tables(folder)
     figure, panels = new_figure(1, 4)
     _lines(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after it")
+    for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f"), strict=False):
+        table = pd.concat([read_tables(other)[0] for other in folders])
+        plot_means(table["final_test_accuracy"], table["percent_left"].round(1), panels[0], label, colour, "--")
     panels[0].legend()
     for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
         label, colour, _ = AT_INIT[f"by_{name}"]
@@ -88,9 +94,15 @@ def deconstructing_lenet(root: Path) -> Figure | None:
 def pruning_at_init_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST."""
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
-    return (
-        pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder)) if folder else None
-    )
+    if folder is None:
+        return None
+    runs = {
+        n.removeprefix("lenet_mnist_rigl-"): f for n, f in runs_of(root, "dynamic_pruning").items() if "_rigl-" in n
+    }
+    kinds = {"RigL": [f for n, f in runs.items() if "gradual" not in n],
+             "gradual magnitude": [f for n, f in runs.items() if "gradual" in n]}  # fmt: skip
+    during = {label: folders for label, folders in kinds.items() if folders}
+    return pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder), during)
 
 
 def _lines(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: str, axes: Axes, title: str) -> None:

@@ -105,8 +105,8 @@ def prediction(folder: Path, caption: str = "") -> Figure:
         plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], name, colour)
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
         sparsity_axis(axes, table["percent_left"].min())
-        axes.set(title=title, xlabel="weights left (%)", ylabel="ROC-AUC, held-out seed", ylim=(0.48, 1.02))
-        axes.legend(fontsize=7)
+        axes.set(title=title, xlabel="weights left (%)", ylabel="ROC-AUC, held-out seed", ylim=(0.3, 1.02))
+        axes.legend(fontsize=7, loc="lower right", ncols=2 if axes is panels[1] else 1)
     means = importance.groupby(["feature", "round"])["loss"].mean().unstack()
     order = means.mean(axis=1).sort_values().index
     left = importance.groupby("round")["percent_left"].first()

@@ -11,8 +11,6 @@ import yaml
 
 from lthcore import gallery
 from lthcore.comparisons import (
-    ablation_findings,
-    dynamic_findings,
     dynamic_missing,
     dynamic_summary,
     gap,
@@ -21,6 +19,7 @@ from lthcore.comparisons import (
     runs_of,
     ticket_costs,
 )  # fmt: skip
+from lthcore.findings import ablation_findings, dynamic_findings
 from lthcore.records import CURVES, ROUNDS
 from lthcore.settings import DynamicSettings, Settings, load_experiments, project_root
 

@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from lthcore import paper
 from lthcore.claims import as_markdown, scorecard
-from lthcore.comparisons import ablation_findings, dynamic_findings
+from lthcore.findings import FINDINGS, into_readme
 from lthcore.records import read_tables
 from lthcore.tables import findings
 
@@ -79,10 +80,14 @@ def test_what_compaction_saves_is_what_was_measured():
         assert f"{row['parameters'] / 1000:.0f} thousand" in text
 
 
-def test_studies_found_what_their_tables_say():
-    results = ROOT / "results"
-    for sentence in [*dynamic_findings(results), *ablation_findings(results)]:
-        assert sentence in README
+@pytest.mark.parametrize("name", FINDINGS)
+def test_studies_found_what_their_tables_say(name, tmp_path):
+    assert f"<!-- found: {name} -->" in README
+    (tmp_path / "README.md").write_text(README)
+    into_readme(tmp_path / "README.md", ROOT / "results")
+    found = [text.read_text().partition(f"<!-- found: {name} -->")[2].partition("<!-- end -->")[0]
+             for text in (tmp_path / "README.md", ROOT / "README.md")]  # fmt: skip
+    assert found[0] == found[1]
 
 
 def test_scorecard_is_that_of_the_committed_tables():
