@@ -109,7 +109,9 @@ def movement_arms(root: Path) -> Figure | None:
                 empty = rounds[rounds["emptied"].notna()]
                 axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
         sparsity_axis(axes, lowest)
-        title = caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace("; ", "\n")
+        title = (
+            caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace("; ", "\n").replace(" trials each", "")
+        )
         axes.set(title=title, ylabel="test accuracy at the end", xlabel="weights left (%)")
         axes.legend().remove()
     for axes in panels[len(stems) :]:
