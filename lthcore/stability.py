@@ -13,13 +13,13 @@ from lthcore.similarity import interval_text
 def stability(tickets: Tickets, rounds: Iterable[int] | None = None) -> pd.DataFrame:
     """The barrier between two copies trained on from the rewinding point, with the data in other orders.
 
-    Per trial and round (0: the dense network; by default that, the middle one and the last). Columns rewind_to,
+    Per trial and round (0: the dense network; by default each second one). Columns rewind_to,
     error_barrier, loss_barrier (nats) and error, the mean test error of the two copies.
     """
     s, rows = tickets.settings, []
     for trial in range(s.trials):
         dense = tickets(trial, 0)
-        for k in sorted({0, s.rounds // 2, s.rounds}) if rounds is None else rounds:
+        for k in range(0, s.rounds + 1, 2) if rounds is None else rounds:
             state = begin(s, trial, k, dense.rewind or dense.start, tickets(trial, k).mask, iteration=s.rewind_to)
             where = {"rewind_to": s.rewind_to, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
             rows.append(where | instability(s, tickets.data, state))
