@@ -62,13 +62,20 @@ class Tickets:
         return [name.removesuffix(".weight") for name in self(0, 0).mask]
 
 
-def derived(folder: str | Path, name: str, make: Callable[[Tickets], pd.DataFrame]) -> pd.DataFrame:
-    """The table `<name>.csv` of a run: read where it is of all its trainings, else made of its tickets and kept."""
+def derived(folder: str | Path, name: str, make: Callable[[Tickets], pd.DataFrame] | None = None) -> pd.DataFrame:
+    """The table `<name>.csv` of a run: read where it is of all its trainings, else made of its tickets and kept.
+
+    Raises LabError where it would have to be made, and nothing says how.
+    """
     folder, tickets = Path(folder), Tickets(folder)
     path, notes = folder / f"{name}.csv", folder / "derived.json"
     made = json.loads(notes.read_text()) if notes.exists() else {}
     done = tickets.record["trainings_done"]
     if not path.exists() or made.get(name, {}).get("trainings") != done:
+        if make is None:
+            raise LabError(
+                f"results: {path} is missing or of fewer trainings than its run: execute the study's notebook"
+            )
         with one_thread():
             table = make(tickets)
         write(path, table.round(6).to_csv(index=False))

@@ -80,7 +80,7 @@ def transfer_findings(folder: Path) -> list[str]:
     start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
     by = pruned.set_index(["arm", "round", "trial"])["es_test_accuracy"]
     left = pruned.groupby("round")["percent_left"].mean()
-    for k in sorted({1, left.index.max() // 2, left.index.max()}):
+    for k in sorted({1, max(1, left.index.max() // 2), left.index.max()}):
         native, moved, shuffled = (by[arm][k] for arm in ("ticket", "transferred", "transferred-shuffled"))
         known = [100 * start[arm][k].mean() for arm in ("ticket", "transferred", "transferred-shuffled")]
         lines.append(
@@ -164,10 +164,10 @@ def structure_findings(root: Path, k: int = 6) -> list[str]:
     lines = []
     folder = runs_of(root, "ticket_structure").get("lenet_mnist")
     if _has(folder, "layers", "paths"):
-        lines += structure.findings(derived(folder, "layers", _made), derived(folder, "paths", _made), k)
+        lines += structure.findings(derived(folder, "layers"), derived(folder, "paths"), k)
     folder = runs_of(root, "ticket_similarity").get("lenet_mnist")
     if _has(folder, "seeds"):
-        lines += overlap.findings(derived(folder, "seeds", _made), k)
+        lines += overlap.findings(derived(folder, "seeds"), k)
     return lines
 
 
@@ -179,13 +179,14 @@ def origin_findings(root: Path) -> list[str]:
             lines += [f"{name.removeprefix('lenet_')}, {line}" for line in transfer_findings(folder)[1:2]]
     folders = {int(n.rpartition("-")[2]): f for n, f in runs_of(root, "rewinding_and_connectivity").items()}
     if 0 in folders:
-        lines += rewinding_findings(folders)[-(len(folders) + 2) :]
+        lowest = read_tables(folders[0])[0]["percent_left"].min()
+        lines += [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
     if _has(folders.get(0), "stability"):
-        lines += stability.findings(derived(folders[0], "stability", _made))
+        lines += stability.findings(derived(folders[0], "stability"))
     folder = runs_of(root, "mask_prediction").get("lenet_mnist")
     if _has(folder, "prediction", "seeding"):
-        lines += prediction.findings(derived(folder, "prediction", _made), 4)
-        lines += [line for line in seeding.findings(derived(folder, "seeding", _made), 4) if "largest" in line]
+        lines += prediction.findings(derived(folder, "prediction"), 4)
+        lines += [line for line in seeding.findings(derived(folder, "seeding"), 4) if "largest" in line]
     return lines
 
 
@@ -250,7 +251,3 @@ def into_readme(readme: Path, root: Path) -> None:
 
 def _has(folder: Path | None, *tables: str) -> bool:
     return folder is not None and all((folder / f"{table}.csv").exists() for table in tables)
-
-
-def _made(_: object) -> pd.DataFrame:
-    raise FileNotFoundError("a derived table is of fewer trainings than its run: execute the study's notebook again")

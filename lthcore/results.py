@@ -85,7 +85,11 @@ class Checkpointer:
     def latest(self, replicate: Replicate, state: Training) -> Training:
         """Where a training got to that a worker died in: its checkpoint, or where it was to begin."""
         path = self.folder / f"{file_stem(replicate)}.safetensors"
-        return load_state(path)[0] if path.exists() else state
+        if not path.exists():
+            return state
+        saved, _, key = load_state(path)
+        same = key == self.settings.key and masks.equal(saved.mask, state.mask) and saved.seed == state.seed
+        return saved if same and saved.iteration < self.settings.iterations else state
 
 
 class Run:
