@@ -6,6 +6,7 @@ share the results folder, and from its beginning where they do not: the outcome 
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from lthcore.data import Data, Split, pick_device
 from lthcore.plan import done_replicates
 from lthcore.queue import tables_in
-from lthcore.results import TimeLimit, run
+from lthcore.results import STOP, Checkpointer, TimeLimit, run
 from lthcore.settings import Experiment, LabError, Recipe
 from lthcore.state import Training
 from lthcore.studies import planned
@@ -32,9 +33,10 @@ SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see
 class Reporting:
     """Called in a task after every evaluation: tells the queue's view where a training is, then goes on as before."""
 
-    go_on: GoOn
+    go_on: Checkpointer
     board: object
     experiment: str
+    until: float = float("inf")  # by the wall clock: each machine's monotonic one counts from its own start
 
     def __call__(self, key: Hashable, state: Training) -> bool:
         """Whether to go on training."""
@@ -120,7 +122,7 @@ class Cluster:
             for part in _parts(cohort, self.gpus):
                 stems = [file_stem(key) for key in part]
                 task = self.task.options(name=f"{experiment} {stems[0]}")
-                reporting = Reporting(go_on, self.board, experiment)
+                reporting = Reporting(go_on, self.board, experiment, time.time() + go_on.deadline - time.monotonic())
                 waiting[task.remote(settings, stored[id(data)][1], part, reporting, trainer)] = stems
             while waiting:
                 (done,), _ = self.ray.wait(list(waiting), num_returns=1)
@@ -170,14 +172,17 @@ def run_queue(
     """Run what is not done of these experiments, as many at once as the cluster has room for trainings.
 
     `show` is called every second with a row for each experiment. Returns the errors of those that could not run. Raises
-    TimeLimit after `time_limit` seconds, everything so far saved.
+    TimeLimit after `time_limit` seconds or at SIGTERM, everything so far saved; at Ctrl-C too all is saved.
     """
-    deadline, failures, late = time.monotonic() + time_limit, {}, threading.Event()
+    deadline, failures, late, stop = time.monotonic() + time_limit, {}, threading.Event(), threading.Event()
     todo = _by_name(experiments)
     ended: dict[str, str] = {}
 
     def one(experiment: Experiment) -> None:
         folder = root / experiment.name
+        if stop.is_set():
+            late.set()
+            return
         try:
             left = deadline - time.monotonic()
             run(experiment.settings, folder, left, quiet=True, spread=cluster.spread(experiment.name))
@@ -194,23 +199,34 @@ def run_queue(
             if mirror_to:
                 mirror(folder, root, mirror_to)
 
-    with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots))) as pool:
-        futures = [pool.submit(one, experiment) for experiment in todo.values()]
-        watch = View(list(todo.values()), cluster)
-        try:
-            while not all(future.done() for future in futures):
-                time.sleep(EVERY)
-                show(watch.rows(ended))
-        except KeyboardInterrupt:
-            for name in todo:
-                (root / name / "stop").parent.mkdir(parents=True, exist_ok=True)
-                (root / name / "stop").touch()
-            raise
-        show(watch.rows(ended))
+    def end_all(*_: object) -> None:
+        """Ask those that run to save and end, and start no more."""
+        stop.set()
+        for name in todo.keys() - ended.keys():
+            if (root / name).exists():
+                (root / name / STOP).touch()
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end_all) if main else None  # Ray's own would end this process at once
+    try:
+        with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots))) as pool:
+            futures = [pool.submit(one, experiment) for experiment in todo.values()]
+            watch = View(list(todo.values()), cluster)
+            try:
+                while not all(future.done() for future in futures):
+                    time.sleep(EVERY)
+                    show(watch.rows(ended))
+            except KeyboardInterrupt:
+                end_all()
+                raise
+            show(watch.rows(ended))
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
     for future in futures:
         future.result()  # what nobody foresaw
     if late.is_set():
-        raise TimeLimit("time limit reached; the same command goes on")
+        raise TimeLimit(f"{'asked to stop' if stop.is_set() else 'time limit reached'}; the same command goes on")
     return failures
 
 
@@ -254,8 +270,9 @@ def mirror(folder: Path, root: Path, url: str) -> None:
 
 def _train_there(settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer) -> Cohort:
     """Train a part of a cohort in a task. What it had to leave unfinished comes back without its tensors."""
-    data, latest = _on(Data.from_arrays(arrays), settings), go_on.go_on.latest
-    part = {key: latest(key, state) for key, state in part.items()}  # of a worker that died before
+    data = _on(Data.from_arrays(arrays), settings)
+    go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()
+    part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # of a worker that died before
     outcomes = {}
     for key, state in train_cohort(settings, data, part, go_on, workers=1, trainer=trainer):
         unfinished = state.iteration < settings.iterations

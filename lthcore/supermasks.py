@@ -117,13 +117,15 @@ def evolved_masks(
 
 def _errors(bits: Tensor, names: list[str], shapes: list, weights: Weights, split: Split) -> np.ndarray:
     """The error of each of many masked chains of dense layers (population, bits) on a split."""
-    x = split.images.flatten(1).expand(len(bits), -1, -1)
+    device = split.images.device
+    x, bits = split.images.flatten(1).expand(len(bits), -1, -1), bits.to(device)
+    weights = {name: w.to(device) for name, w in weights.items()}
     parts = bits.split([shape.numel() for shape in shapes], dim=1)
     for i, (name, shape, part) in enumerate(zip(names, shapes, parts, strict=True), start=1):
         masked = weights[name] * part.view(-1, *shape)
         x = torch.baddbmm(weights[name.replace("weight", "bias")].view(1, 1, -1), x, masked.transpose(1, 2))
         x = x.relu() if i < len(names) else x
-    return (x.argmax(2) != split.labels).float().mean(1).numpy()
+    return (x.argmax(2) != split.labels).float().mean(1).cpu().numpy()
 
 
 def learned(tickets: Tickets, densities: Iterable[float] = DENSITIES) -> pd.DataFrame:

@@ -1,7 +1,10 @@
 """The queue on a cluster: what needs no Ray is tested always, the rest where it is installed."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +16,9 @@ from lthcore.cluster import Board, Cluster, View, _fits, _on_cpu, _parts, _train
 from lthcore.data import load
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
-from lthcore.results import Checkpointer, run
+from lthcore.results import Checkpointer, TimeLimit, run
 from lthcore.settings import Experiment, LabError, Settings
-from lthcore.train import train, train_in_step
+from lthcore.train import train, train_cohort, train_in_step
 
 ROOT = Path(__file__).parents[1]
 SMALL = Settings(
@@ -68,7 +71,7 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
 
     class Telling:
         def __init__(self, go_on):
-            self.go_on, self.seen = go_on, []
+            self.go_on, self.seen, self.until = go_on, [], float("inf")
 
         def __call__(self, key, state):
             self.seen.append(state.iteration)
@@ -143,6 +146,36 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
             pd.testing.assert_frame_equal(mine.drop(columns=drop), theirs.drop(columns=drop))
     assert [row["state"] for row in shown[-1]] == ["done", "failed", "done"]
     assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)  # nothing is done twice
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+
+    class Here:
+        """A cluster of one place, which is this process."""
+
+        slots = 1
+
+        def spread(self, name):
+            def train(settings, data, cohort, go_on, trainer):
+                if name.endswith("x"):
+                    os.kill(os.getpid(), how)
+                    time.sleep(2.5)  # so that it is noticed
+                yield from train_cohort(settings, data, cohort, go_on, workers=1, trainer=trainer)
+
+            return train
+
+        def progress(self):
+            return {}, {}
+
+    these = [experiment("x"), experiment("y", seed=1), experiment("z", seed=2)]
+    with pytest.raises(TimeLimit if how == signal.SIGTERM else KeyboardInterrupt):
+        run_queue(these, tmp_path, Here())
+    assert not (tmp_path / these[1].name / "rounds.csv").exists()  # none was begun
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    assert run_queue(these, tmp_path, Here()) == {}
+    assert all(len(pd.read_csv(tmp_path / e.name / "rounds.csv")) == 6 for e in these)
 
 
 def test_what_no_node_has_is_refused_at_once(monkeypatch):
