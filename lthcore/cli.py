@@ -267,8 +267,8 @@ def queue_command(options: argparse.Namespace) -> None:
 
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue one after the other; return the names of those that could not run."""
-    from lthcore.cluster import mirror
     from lthcore.plan import done_replicates
+    from lthcore.queue import mirror
     from lthcore.records import results_root
     from lthcore.results import TimeLimit, run
     from lthcore.studies import planned

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lthcore.data import Data, Split, pick_device
 from lthcore.plan import done_replicates
-from lthcore.queue import tables_in
+from lthcore.queue import mirror
 from lthcore.results import STOP, Checkpointer, TimeLimit, run
 from lthcore.settings import Experiment, LabError, Recipe
 from lthcore.state import Training
@@ -255,17 +255,6 @@ class View:
                 "its/s": round(rate), "eta": left / rate if rate and name not in ended else 0.0,
             })  # fmt: skip
         return rows
-
-
-def mirror(folder: Path, root: Path, url: str) -> None:
-    """Copy a run's tables to where all can see them: any path of fsspec, `s3://bucket/lab` or a shared folder."""
-    from fsspec.core import url_to_fs
-
-    files, place = url_to_fs(url)
-    for path in tables_in(folder) if folder.exists() else ():
-        target = f"{place}/{path.relative_to(root).as_posix()}"
-        files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        files.put(str(path), target)
 
 
 def _train_there(settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer) -> Cohort:

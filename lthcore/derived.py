@@ -56,11 +56,6 @@ class Tickets:
         rounds, _ = read_tables(self.folder)
         return rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean().round(2).to_dict()
 
-    @property
-    def layers(self) -> list[str]:
-        """Names of the layers that are pruned."""
-        return [name.removesuffix(".weight") for name in self(0, 0).mask]
-
 
 def derived(folder: str | Path, name: str, make: Callable[[Tickets], pd.DataFrame] | None = None) -> pd.DataFrame:
     """The table `<name>.csv` of a run: read where it is of all its trainings, else made of its tickets and kept.

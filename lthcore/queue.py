@@ -69,6 +69,17 @@ def tables_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and TABLE.fullmatch(path.name))
 
 
+def mirror(folder: Path, root: Path, url: str) -> None:
+    """Copy a run's tables to where all can see them: any path of fsspec, `s3://bucket/lab` or a shared folder."""
+    from fsspec.core import url_to_fs
+
+    files, place = url_to_fs(url)
+    for path in tables_in(folder) if folder.exists() else ():
+        target = f"{place}/{path.relative_to(root).as_posix()}"
+        files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        files.put(str(path), target)
+
+
 def unpack(archive: Path, root: Path) -> list[str]:
     """Merge an archive of `pack` into a results folder; return a line for each run.
 

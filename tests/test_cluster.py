@@ -12,10 +12,11 @@ import pytest
 import torch
 from fsspec.core import url_to_fs
 
-from lthcore.cluster import Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, mirror, run_queue
+from lthcore.cluster import Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
+from lthcore.queue import mirror
 from lthcore.results import Checkpointer, TimeLimit, run
 from lthcore.settings import Experiment, LabError, Settings
 from lthcore.train import train, train_cohort, train_in_step
