@@ -13,8 +13,9 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
-from lthcore.data import Data, Split, pick_device
+from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.plan import done_replicates
 from lthcore.queue import mirror
 from lthcore.results import STOP, Checkpointer, TimeLimit, run
@@ -26,6 +27,7 @@ from lthcore.train import Cohort, GoOn, Trainer, train_cohort, worker_count
 
 RETRIES = 5  # of a task whose worker or node died
 EVERY = 1.0  # seconds between looks at the progress
+DATA_SETS = 4  # kept for experiments to come, a gigabyte at most each
 SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see too
 
 
@@ -108,22 +110,39 @@ class Cluster:
         self.slots = max(1, sum(_fits(node, cpus, gpus) for node in nodes))
         self.board = ray.remote(num_cpus=0, scheduling_strategy=self._here())(Board).remote()
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_train_there)
+        self.data: dict[tuple, Data] = {}
+        self.stored: WeakKeyDictionary[Data, object] = WeakKeyDictionary()  # Ray's copies live as long as the data
+        self.loading = threading.Lock()
+
+    def load(self, settings: Recipe) -> Data:
+        """As `data.load`, but once for all experiments that have the same data."""
+        key = tuple(getattr(settings, name) for name in DATA_SETTINGS)
+        with self.loading:
+            if key not in self.data:
+                while len(self.data) >= DATA_SETS:
+                    del self.data[next(iter(self.data))]
+                self.data[key] = load(settings)
+            return self.data[key]
+
+    def store(self, data: Data) -> object:
+        """Where Ray's tasks find the data: every node gets one copy, that its tasks share."""
+        with self.loading:
+            if data not in self.stored:
+                self.stored[data] = self.ray.put(_on_cpu(data).to_arrays())
+            return self.stored[data]
 
     def spread(self, experiment: str) -> Callable[..., Iterator[tuple[Hashable, Training]]]:
         """What `train_cohort` calls to train the cohorts of one experiment here."""
-        stored: dict[int, tuple[Data, object]] = {}
 
         def train(
             settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
         ) -> Iterator[tuple[Hashable, Training]]:
-            if id(data) not in stored:  # kept with its data: an id is free again once those are gone
-                stored[id(data)] = data, self.ray.put(_on_cpu(data).to_arrays())
-            waiting = {}
+            stored, waiting = self.store(data), {}
             for part in _parts(cohort, self.gpus):
                 stems = [file_stem(key) for key in part]
                 task = self.task.options(name=f"{experiment} {stems[0]}")
                 reporting = Reporting(go_on, self.board, experiment, time.time() + go_on.deadline - time.monotonic())
-                waiting[task.remote(settings, stored[id(data)][1], part, reporting, trainer)] = stems
+                waiting[task.remote(settings, stored, part, reporting, trainer)] = stems
             while waiting:
                 (done,), _ = self.ray.wait(list(waiting), num_returns=1)
                 try:
@@ -176,25 +195,26 @@ def run_queue(
     """
     deadline, failures, late, stop = time.monotonic() + time_limit, {}, threading.Event(), threading.Event()
     todo = _by_name(experiments)
-    ended: dict[str, str] = {}
+    states = dict.fromkeys(todo, "waiting")
 
     def one(experiment: Experiment) -> None:
         folder = root / experiment.name
         if stop.is_set():
             late.set()
             return
+        states[experiment.name] = "running"
         try:
-            left = deadline - time.monotonic()
-            run(experiment.settings, folder, left, quiet=True, spread=cluster.spread(experiment.name))
+            left, spread = deadline - time.monotonic(), cluster.spread(experiment.name)
+            run(experiment.settings, folder, left, quiet=True, spread=spread, load=cluster.load)
             if notebook is not None:
                 cluster.notebook(notebook, experiment, folder)
-            ended[experiment.name] = "done"
+            states[experiment.name] = "done"
         except TimeLimit:
             late.set()
-            ended[experiment.name] = "stopped"
+            states[experiment.name] = "stopped"
         except LabError as error:
             failures[experiment.name] = error
-            ended[experiment.name] = "failed"
+            states[experiment.name] = "failed"
         finally:
             if mirror_to:
                 mirror(folder, root, mirror_to)
@@ -202,8 +222,8 @@ def run_queue(
     def end_all(*_: object) -> None:
         """Ask those that run to save and end, and start no more."""
         stop.set()
-        for name in todo.keys() - ended.keys():
-            if (root / name).exists():
+        for name, state in list(states.items()):
+            if state == "running" and (root / name).exists():
                 (root / name / STOP).touch()
 
     main = threading.current_thread() is threading.main_thread()
@@ -215,11 +235,11 @@ def run_queue(
             try:
                 while not all(future.done() for future in futures):
                     time.sleep(EVERY)
-                    show(watch.rows(ended))
+                    show(watch.rows(states))
             except KeyboardInterrupt:
                 end_all()
                 raise
-            show(watch.rows(ended))
+            show(watch.rows(states))
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
@@ -238,21 +258,26 @@ class View:
         self.experiments, self.cluster = experiments, cluster
         self.began: dict[str, float] = {}
         self.total = {e.name: len(planned(e.settings)) for e in experiments}
+        self.done = {e.name: len(done_replicates(e)) for e in experiments}
+        self.before: dict[str, str] = {}
 
-    def rows(self, ended: dict[str, str]) -> list[dict]:
+    def rows(self, states: dict[str, str]) -> list[dict]:
         """Experiment, trainings done and in progress, steps a second since it began, and seconds left at that."""
         at, steps = self.cluster.progress()
         rows = []
         for experiment in self.experiments:
-            name, done = experiment.name, len(done_replicates(experiment))
-            now = {stem: i for (of, stem), i in at.items() if of == name}
-            seconds = time.monotonic() - self.began.setdefault(name, time.monotonic()) if now or done else 0.0
+            name, state = experiment.name, states[experiment.name]
+            if state == "running" or state != self.before.get(name, "waiting"):  # else no table has changed
+                self.done[name] = len(done_replicates(experiment))
+            self.before[name] = state
+            now = {stem: i for (of, stem), i in at.items() if of == name} if state == "running" else {}
+            seconds = time.monotonic() - self.began.setdefault(name, time.monotonic()) if state == "running" else 0.0
             rate = steps.get(name, 0) / seconds if seconds else 0.0
-            left = (self.total[name] - done) * experiment.settings.iterations - sum(now.values())
+            left = (self.total[name] - self.done[name]) * experiment.settings.iterations - sum(now.values())
             rows.append({
-                "experiment": name, "state": ended.get(name, "running" if now or done else "waiting"), "done": done,
-                "of": self.total[name], "now": ", ".join(sorted(now)[:3]) + (" ..." if len(now) > 3 else ""),
-                "its/s": round(rate), "eta": left / rate if rate and name not in ended else 0.0,
+                "experiment": name, "state": state, "done": self.done[name], "of": self.total[name],
+                "now": ", ".join(sorted(now)[:3]) + (" ..." if len(now) > 3 else ""),
+                "its/s": round(rate), "eta": left / rate if rate else 0.0,
             })  # fmt: skip
         return rows
 

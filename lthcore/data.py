@@ -48,6 +48,7 @@ CIFAR10_MIRRORS = (
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
 CLASSES = 10
 DIGITS_TEST = 360
+DATA_SETTINGS = ("dataset", "image_size", "train_examples", "validation", "batch_size", "seed", "device")  # `load`'s
 
 
 class Raw(NamedTuple):
@@ -67,7 +68,7 @@ class Split(NamedTuple):
     labels: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """What an experiment trains, chooses and tests on. `validation` is None where the settings hold nothing out."""
 

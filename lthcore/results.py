@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -327,12 +328,13 @@ def run(
     force: bool = False,
     quiet: bool = False,
     spread: Spread | None = None,
+    load: Callable[[Recipe], Data] = load,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
 
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
     after `time_limit` seconds, everything so far saved, and LabError for what a user can mend. `spread` is what trains
-    a cohort, if not the cores of this machine (lthcore/cluster.py).
+    a cohort, if not the cores of this machine, and `load` what has the data (lthcore/cluster.py).
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fsspec.core import url_to_fs
 
-from lthcore.cluster import Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, run_queue
+from lthcore.cluster import DATA_SETS, Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
@@ -50,8 +50,9 @@ def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
             return {("smoke/iterative_pruning/x", "ticket-trial0-draw0-round01"): 20}, {"smoke/iterative_pruning/x": 20}
 
     view = View([experiment("x"), experiment("y")], Told())
-    view.rows({})
-    x, y = view.rows({"smoke/iterative_pruning/y": "failed"})
+    x, y = [f"smoke/iterative_pruning/{name}" for name in "xy"]
+    view.rows({x: "running", y: "waiting"})
+    x, y = view.rows({x: "running", y: "failed"})
     assert (x["state"], x["of"], x["now"]) == ("running", 6, "ticket-trial0-draw0-round01") and x["eta"] > 0
     assert (y["state"], y["eta"]) == ("failed", 0)
 
@@ -147,6 +148,12 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
             pd.testing.assert_frame_equal(mine.drop(columns=drop), theirs.drop(columns=drop))
     assert [row["state"] for row in shown[-1]] == ["done", "failed", "done"]
     assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)  # nothing is done twice
+    data = ray_cluster.load(SMALL)
+    assert ray_cluster.load(SMALL.changed(iterations=80)) is data  # nor loaded, nor sent
+    assert ray_cluster.store(data) is ray_cluster.store(data)
+    for seed in range(10):
+        ray_cluster.load(SMALL.changed(seed=seed))
+    assert len(ray_cluster.data) == DATA_SETS and ray_cluster.load(SMALL) is not data
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -157,6 +164,9 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
         """A cluster of one place, which is this process."""
 
         slots = 1
+
+        def load(self, settings):
+            return load(settings)
 
         def spread(self, name):
             def train(settings, data, cohort, go_on, trainer):
