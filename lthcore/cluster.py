@@ -7,23 +7,27 @@ share the results folder, and from its beginning where they do not: the outcome 
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
+from lthcore.lottery import Cohort, Replicate
 from lthcore.plan import done_replicates
 from lthcore.queue import mirror
-from lthcore.results import STOP, Checkpointer, TimeLimit, run
+from lthcore.records import hardware
+from lthcore.results import STOP, Checkpointer, Here, TimeLimit, run
 from lthcore.settings import Experiment, LabError, Recipe
 from lthcore.state import Training
 from lthcore.studies import planned
 from lthcore.tickets import file_stem
-from lthcore.train import Cohort, GoOn, Trainer, train_cohort, worker_count
+from lthcore.train import Trainer, train_cohort, worker_count
 
 RETRIES = 5  # of a task whose worker or node died
 EVERY = 1.0  # seconds between looks at the progress
@@ -51,6 +55,7 @@ class Board:
 
     def __init__(self) -> None:
         """Nothing yet."""
+        self.machines: dict[str, dict[str, dict]] = {}
         self.at: dict[tuple[str, str], int] = {}
         self.steps: dict[str, int] = {}
 
@@ -64,6 +69,14 @@ class Board:
         """Trainings have ended."""
         for stem in stems:
             self.at.pop((experiment, stem), None)
+
+    def trains(self, experiment: str, node: str, hardware: dict) -> None:
+        """A node of this hardware trains for an experiment."""
+        self.machines.setdefault(experiment, {})[node] = hardware
+
+    def hardware(self, experiment: str) -> dict[str, dict]:
+        """Node -> hardware, of those that have trained for an experiment."""
+        return self.machines.get(experiment, {})
 
     def look(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
         """Trainings in progress and their iterations; steps taken so far, by experiment."""
@@ -131,34 +144,6 @@ class Cluster:
                 self.stored[data] = self.ray.put(_on_cpu(data).to_arrays())
             return self.stored[data]
 
-    def spread(self, experiment: str) -> Callable[..., Iterator[tuple[Hashable, Training]]]:
-        """What `train_cohort` calls to train the cohorts of one experiment here."""
-
-        def train(
-            settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
-        ) -> Iterator[tuple[Hashable, Training]]:
-            stored, waiting = self.store(data), {}
-            for part in _parts(cohort, self.gpus):
-                stems = [file_stem(key) for key in part]
-                task = self.task.options(name=f"{experiment} {stems[0]}")
-                reporting = Reporting(go_on, self.board, experiment, time.time() + go_on.deadline - time.monotonic())
-                waiting[task.remote(settings, stored, part, reporting, trainer)] = stems
-            while waiting:
-                (done,), _ = self.ray.wait(list(waiting), num_returns=1)
-                try:
-                    outcomes = self.ray.get(done)
-                except self.ray.exceptions.RayTaskError as error:
-                    raise error.cause if isinstance(error.cause, LabError) else error from None
-                except self.ray.exceptions.RayError as error:
-                    why = " ".join(str(error).split())[:160]
-                    raise LabError(
-                        f"queue: a training was lost {RETRIES + 1} times ({why}); give the command again"
-                    ) from None
-                self.board.end.remote(experiment, waiting.pop(done))
-                yield from outcomes.items()
-
-        return train
-
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
         """As `Board.look`."""
         return self.ray.get(self.board.look.remote())
@@ -177,6 +162,57 @@ class Cluster:
     def close(self) -> None:
         """Leave the cluster; a local one ends."""
         self.ray.shutdown()
+
+
+class There(Here):
+    """A cluster as the place of one experiment: data are loaded once for the whole queue, a training is a task."""
+
+    def __init__(self, cluster: Cluster, experiment: str) -> None:
+        """Of the experiment of this name."""
+        self.cluster, self.experiment = cluster, experiment
+
+    def load(self, settings: Recipe) -> Data:
+        """The data of the settings, on this machine's device."""
+        return self.cluster.load(settings)
+
+    def train(
+        self, settings: Recipe, data: Data, cohort: Cohort, go_on: Checkpointer, trainer: Trainer
+    ) -> Iterator[tuple[Replicate, Training]]:
+        """Train a cohort, a task for each of its parts. Raises LabError for a task that is lost again and again."""
+        cluster, ray, waiting = self.cluster, self.cluster.ray, {}
+        stored = cluster.store(data)
+        for part in _parts(cohort, cluster.gpus):
+            stems = [file_stem(key) for key in part]
+            task = cluster.task.options(name=f"{self.experiment} {stems[0]}")
+            until = time.time() + go_on.deadline - time.monotonic()
+            reporting = Reporting(go_on, cluster.board, self.experiment, until)
+            waiting[task.remote(settings, stored, part, reporting, trainer)] = stems
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            try:
+                outcomes = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, LabError) else error from None
+            except ray.exceptions.RayError as error:
+                why = " ".join(str(error).split())[:160]
+                raise LabError(
+                    f"queue: a training was lost {RETRIES + 1} times ({why}); give the command again"
+                ) from None
+            cluster.board.end.remote(self.experiment, waiting.pop(done))
+            yield from outcomes.items()
+
+    def hardware(self, data: Data) -> dict:
+        """What has trained of this experiment: processors and GPUs, on how many nodes, and trainings at once."""
+        seen = self.cluster.ray.get(self.cluster.board.hardware.remote(self.experiment))
+        cpus, gpus = ({machine[kind] for machine in seen.values() if machine[kind]} for kind in ("cpu", "gpu"))
+        return {
+            "cpu": ", ".join(sorted(cpus)), "gpu": ", ".join(sorted(gpus)) or None, "nodes": len(seen),
+            "cores": sum(machine["cores"] for machine in seen.values()), "slots": self.cluster.slots,
+        }  # fmt: skip
+
+    def metered(self, before: dict | None) -> AbstractContextManager[dict]:
+        """Meters nothing: what this machine uses is not what the nodes use."""
+        return nullcontext({})
 
 
 def run_queue(
@@ -204,8 +240,8 @@ def run_queue(
             return
         states[experiment.name] = "running"
         try:
-            left, spread = deadline - time.monotonic(), cluster.spread(experiment.name)
-            run(experiment.settings, folder, left, quiet=True, spread=spread, load=cluster.load)
+            left, place = deadline - time.monotonic(), There(cluster, experiment.name)
+            run(experiment.settings, folder, left, quiet=True, place=place)
             if notebook is not None:
                 cluster.notebook(notebook, experiment, folder)
             states[experiment.name] = "done"
@@ -285,6 +321,7 @@ class View:
 def _train_there(settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer) -> Cohort:
     """Train a part of a cohort in a task. What it had to leave unfinished comes back without its tensors."""
     data = _on(Data.from_arrays(arrays), settings)
+    go_on.board.trains.remote(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
     go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()
     part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # of a worker that died before
     outcomes = {}

@@ -7,6 +7,7 @@
     structure.csv, distributions.csv   what tickets look like (lthcore/analysis.py), written when the run is complete
     tickets/*.safetensors  masks and weights of each training: it is done when this file is there
     checkpoints/           trainings in progress
+    source/                the run that a transfer takes its masks from (lthcore/transfer.py)
 All files are written under a temporary name and renamed: a file that is there is whole.
 """
 
@@ -15,9 +16,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +51,13 @@ from lthcore.settings import LabError, Recipe, Settings
 from lthcore.state import Point, Training
 from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import Spread, train_cohort, weights_left
+from lthcore.train import GoOn, Trainer, train_cohort, weights_left
 
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.
 WHOLE, WHOLE_OTHERS = 151, 21
-STOP = "stop"  # a file of this name in a run's folder ends it cleanly
+STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
+SOURCE = "source"
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
 
 
@@ -77,7 +81,7 @@ class Checkpointer:
         """Whether to go on training."""
         now = time.monotonic()
         due = now - self.saved.setdefault(replicate, now) >= self.every
-        late = now >= self.deadline or (self.folder.parent / STOP).exists()
+        late = now >= self.deadline or any((above / STOP).exists() for above in list(self.folder.parents)[:2])
         if state.curve and state.iteration < self.settings.iterations and (late or due):
             save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
             self.saved[replicate] = now
@@ -93,12 +97,34 @@ class Checkpointer:
         return saved if same and saved.iteration < self.settings.iterations else state
 
 
+class Here:
+    """Where a run gets its data and its trainings: this machine. lthcore/cluster.py has another such place."""
+
+    def load(self, settings: Recipe) -> Data:
+        """The data of the settings, on their device."""
+        return load(settings)
+
+    def train(
+        self, settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
+    ) -> Iterator[tuple[Replicate, Training]]:
+        """Train a cohort; yield each of its trainings as it ends."""
+        yield from train_cohort(settings, data, cohort, go_on, trainer=trainer)
+
+    def hardware(self, data: Data) -> dict:
+        """What trains on these data: cpu, cores, gpu."""
+        return hardware(data.test.images.device)
+
+    def metered(self, before: dict | None) -> AbstractContextManager[dict]:
+        """Meters the energy of what happens within (lthcore/energy.py)."""
+        return metered(before)
+
+
 class Run:
     """A run's folder: trains what is not done yet, and keeps the tables in step with what is."""
 
-    def __init__(self, folder: str | Path, settings: Recipe, force: bool = False) -> None:
+    def __init__(self, folder: str | Path, settings: Recipe, force: bool = False, place: Here | None = None) -> None:
         """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
-        self.folder, self.settings, self.force = Path(folder), settings, force
+        self.folder, self.settings, self.force, self.place = Path(folder), settings, force, place or Here()
         self.record = {} if force else self._read_record()
         self.began = self.written = time.perf_counter()
         self.energy: dict = self.record.get("energy", {})
@@ -152,7 +178,6 @@ class Run:
         cohort: Cohort,
         deadline: float = float("inf"),
         bar: tqdm | None = None,
-        spread: Spread | None = None,
     ) -> Cohort:
         """The outcomes of a cohort: read where they are done, resumed or trained where not.
 
@@ -175,7 +200,7 @@ class Run:
         keep = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
         stopped = False
         trainer = STUDIES[type(self.settings)].trainer
-        for replicate, state in train_cohort(self.settings, data, todo, keep, trainer=trainer, spread=spread):
+        for replicate, state in self.place.train(self.settings, data, todo, keep, trainer):
             if state.iteration < self.settings.iterations:
                 stopped = True
                 continue
@@ -195,7 +220,7 @@ class Run:
         self.write_record(data)
         return outcomes
 
-    def train_all(self, data: Data, deadline: float, quiet: bool, spread: Spread | None = None) -> None:
+    def train_all(self, data: Data, deadline: float, quiet: bool) -> None:
         """Train all of the study, with a progress bar on a terminal and in a notebook, else a line for each round."""
         total = len(planned(self.settings))
         plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
@@ -204,9 +229,17 @@ class Run:
         )
         with bar:
             study = STUDIES[type(self.settings)]
-            for outcomes in study.outcomes(self.settings, data, lambda c: self.train(data, c, deadline, bar, spread)):
+            more = [partial(self.search, deadline=deadline, quiet=quiet)] if study.searches else []
+            for outcomes in study.outcomes(self.settings, data, lambda c: self.train(data, c, deadline, bar), *more):
                 if plain and not quiet:
                     print(_progress_line(self, outcomes, time.perf_counter() - self.began), flush=True)
+
+    def search(self, settings: Settings, deadline: float, quiet: bool) -> Iterator[Cohort]:
+        """The tickets of another search, that this one takes masks from, round by round: a run of its own."""
+        folder = self.folder / SOURCE
+        run(settings, folder, deadline - time.monotonic(), self.force, quiet, self.place)
+        for replicate in planned(settings):
+            yield {replicate: load_state(folder / "tickets" / f"{file_stem(replicate)}.safetensors")[0]}
 
     def _path(self, folder: str, replicate: Replicate) -> Path:
         return self.folder / folder / f"{file_stem(replicate)}.safetensors"
@@ -307,7 +340,7 @@ class Run:
             "seed": s.seed,
             "data": data.variant,
             **{f"n_{name}": len(split.labels) for name, split in data.splits.items()},
-            "hardware": hardware(data.test.images.device),
+            "hardware": self.place.hardware(data),
             "versions": versions(),
             "commits": list(dict.fromkeys([*self.record.get("commits", []), COMMIT])),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -327,31 +360,30 @@ def run(
     time_limit: float = float("inf"),
     force: bool = False,
     quiet: bool = False,
-    spread: Spread | None = None,
-    load: Callable[[Recipe], Data] = load,
+    place: Here | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
 
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
-    after `time_limit` seconds, everything so far saved, and LabError for what a user can mend. `spread` is what trains
-    a cohort, if not the cores of this machine, and `load` what has the data (lthcore/cluster.py).
+    after `time_limit` seconds, everything so far saved, and LabError for what a user can mend. `place` is where
+    the trainings run, if not on this machine (lthcore/cluster.py).
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)
-    this = Run(folder, settings, force)
+    this = Run(folder, settings, force, place)
     if not this.missing:
         this.write_structure()
         return read_tables(folder)
-    data = load(settings)
+    data = this.place.load(settings)
     if len(data.test.labels) < DATASETS[settings.dataset].n_test:
         print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
     with locked(this.folder / "checkpoints" / "lock.json"), stopped_by_sigterm(this.folder / STOP):
-        this = Run(folder, settings, force)  # as it stands now that nobody else writes here
+        this = Run(folder, settings, force, place)  # as it stands now that nobody else writes here
         this.begin()
         this.write_record(data)
         try:
-            with metered(this.record.get("energy")) as this.energy:
-                this.train_all(data, deadline, quiet, spread)
+            with this.place.metered(this.record.get("energy")) as this.energy:
+                this.train_all(data, deadline, quiet)
         except TimeLimit:
             total, left = len(planned(settings)), len(this.missing)
             why = "time limit reached" if time.monotonic() >= deadline else "asked to stop,"

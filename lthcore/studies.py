@@ -4,23 +4,26 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from lthcore import dynamic, lottery, transfer
-from lthcore.data import Data
 from lthcore.lottery import Cohort, Replicate
 from lthcore.settings import DynamicSettings, Recipe, Settings, TransferSettings
 from lthcore.train import Trainer, train_in_step
 
 
 class Study(NamedTuple):
-    """`planned` lists the trainings in the order of the tables; `outcomes` yields them trained, cohort by cohort."""
+    """`planned` lists the trainings in the order of the tables; `outcomes` yields them trained, cohort by cohort.
+
+    Where `searches`, `outcomes` takes, as well, what runs another search that it needs.
+    """
 
     planned: Callable[[Recipe], list[Replicate]]
-    outcomes: Callable[[Recipe, Data, Callable[[Cohort], Cohort]], Iterator[Cohort]]
+    outcomes: Callable[..., Iterator[Cohort]]  # of the settings, the data, and what trains a cohort
     trainer: Trainer
+    searches: bool = False
 
 
 STUDIES: dict[type[Recipe], Study] = {
     Settings: Study(lottery.planned, lottery.find_tickets, train_in_step),
-    TransferSettings: Study(lottery.planned, transfer.transfer, train_in_step),
+    TransferSettings: Study(lottery.planned, transfer.transfer, train_in_step, searches=True),
     DynamicSettings: Study(dynamic.planned, dynamic.prune_dynamically, dynamic.train_and_prune),
 }
 

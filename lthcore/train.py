@@ -30,7 +30,6 @@ from lthcore.state import Point, Training
 Cohort = dict[Hashable, Training]
 GoOn = Callable[[Hashable, Training], bool]
 Trainer = Callable[[Recipe, Data, list[Training]], Iterator[None]]
-Spread = Callable[[Recipe, Data, Cohort, GoOn, Trainer], Iterator[tuple[Hashable, Training]]]
 
 
 def engine_for(settings: Recipe, data: Data, states: list[Training]) -> Dense | SparseChain:
@@ -128,7 +127,6 @@ def train_cohort(
     go_on: GoOn = lambda key, state: True,
     workers: int | None = None,
     trainer: Trainer = train_in_step,
-    spread: Spread | None = None,
 ) -> Iterator[tuple[Hashable, Training]]:
     """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
 
@@ -136,12 +134,8 @@ def train_cohort(
     may save the state, and ends the training early by returning False. On a CPU the replicates are spread over
     `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data. On a GPU chains
     of dense layers train in step, as many as its memory holds, and other networks in turn. `trainer` is what trains:
-    `train_in_step`, or a study's own that does something at its pauses. `spread`, if given, is what does all this
-    instead, on other machines (lthcore/cluster.py).
+    `train_in_step`, or a study's own that does something at its pauses.
     """
-    if spread is not None:
-        yield from spread(settings, data, cohort, go_on, trainer)
-        return
     device = data.train.images.device
     chain = is_chain(build(settings, data.shape, 10))
     if chain and (settings.engine == "stack" or device.type == "cuda"):

@@ -6,26 +6,37 @@ mask lands on the very weights it was found with. Untrained accuracies are those
 
 from collections.abc import Callable, Iterator
 
-from lthcore.data import Data, load
+from lthcore.data import Data, image_shape
 from lthcore.lottery import Cohort, Found, find_tickets
-from lthcore.settings import LabError, TransferSettings
+from lthcore.settings import LabError, Settings, TransferSettings
+
+Search = Callable[[Settings], Iterator[Cohort]]  # finds tickets, round by round: a run of its own, or in memory
 
 
-def transfer(settings: TransferSettings, data: Data, train: Callable[[Cohort], Cohort]) -> Iterator[Cohort]:
+def transfer(
+    settings: TransferSettings, data: Data, train: Callable[[Cohort], Cohort], search: Search
+) -> Iterator[Cohort]:
     """Find masks on `masks_from`, then tickets on `dataset` with those masks beside them, round by round.
 
-    Raises LabError where the two have images of different shapes.
+    Raises LabError where the two have images of different shapes, and where the search for the masks diverges.
     """
-    yield from find_tickets(settings, data, train, masks_elsewhere(settings, data))
+    yield from find_tickets(settings, data, train, masks_elsewhere(settings, search))
 
 
-def masks_elsewhere(settings: TransferSettings, data: Data) -> Found:
-    """The masks of each trial and round of the same search on the other data set, made anew each time it is asked."""
-    other = load(settings.source)
-    if other.shape != data.shape:
+def masks_elsewhere(settings: TransferSettings, search: Search) -> Found:
+    """The masks of each trial and round of the same search on the other data set."""
+    mine, other = image_shape(settings), image_shape(settings.source)
+    if mine != other:
         raise LabError(
-            f"masks_from = {settings.masks_from!r}: its images are {other.shape}, those of {settings.dataset} "
-            f"{data.shape}; image_size makes them alike"
+            f"masks_from = {settings.masks_from!r}: its images are {other}, those of {settings.dataset} {mine}; "
+            "image_size makes them alike"
         )
-    outcomes = (pair for cohort in find_tickets(settings.source, other) for pair in cohort.items())
-    return {(replicate.trial, replicate.round): state.mask for replicate, state in outcomes}
+    found = {}
+    for replicate, state in (pair for cohort in search(settings.source) for pair in cohort.items()):
+        if state.diverged:
+            raise LabError(
+                f"masks_from = {settings.masks_from!r}: trial {replicate.trial} diverged at round {replicate.round}, "
+                "and there is no mask to transfer; lower learning_rate"
+            )
+        found[replicate.trial, replicate.round] = state.mask
+    return found

@@ -6,18 +6,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from fsspec.core import url_to_fs
 
+import lthcore.cluster
 from lthcore.cluster import DATA_SETS, Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.queue import mirror
-from lthcore.results import Checkpointer, TimeLimit, run
+from lthcore.records import hardware, read_record
+from lthcore.results import Checkpointer, Here, TimeLimit, run
 from lthcore.settings import Experiment, LabError, Settings
 from lthcore.train import train, train_cohort, train_in_step
 
@@ -73,7 +76,8 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
 
     class Telling:
         def __init__(self, go_on):
-            self.go_on, self.seen, self.until = go_on, [], float("inf")
+            self.go_on, self.seen, self.until, self.experiment = go_on, [], float("inf"), "x"
+            self.board = SimpleNamespace(trains=SimpleNamespace(remote=lambda *told: self.seen.append(told[0])))
 
         def __call__(self, key, state):
             self.seen.append(state.iteration)
@@ -87,7 +91,7 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
             break
     telling = Telling(keep)
     found = _train_there(SMALL, _on_cpu(data).to_arrays(), {key: begin(SMALL, 0, 0, theta)}, telling, train_in_step)
-    assert telling.seen == [20, 30, 40]
+    assert telling.seen == ["x", 20, 30, 40]
     whole = begin(SMALL, 0, 0, theta)
     for _ in train(SMALL, data, whole):
         pass
@@ -148,6 +152,8 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
             pd.testing.assert_frame_equal(mine.drop(columns=drop), theirs.drop(columns=drop))
     assert [row["state"] for row in shown[-1]] == ["done", "failed", "done"]
     assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)  # nothing is done twice
+    record = read_record(tmp_path / "ray" / experiment("x").name)["hardware"]  # what trained, not what asked for it
+    assert record == hardware(torch.device("cpu")) | {"nodes": 1, "slots": 2}
     data = ray_cluster.load(SMALL)
     assert ray_cluster.load(SMALL.changed(iterations=80)) is data  # nor loaded, nor sent
     assert ray_cluster.store(data) is ray_cluster.store(data)
@@ -160,32 +166,31 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
 def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
 
-    class Here:
+    class One:
         """A cluster of one place, which is this process."""
 
         slots = 1
 
-        def load(self, settings):
-            return load(settings)
-
-        def spread(self, name):
-            def train(settings, data, cohort, go_on, trainer):
-                if name.endswith("x"):
-                    os.kill(os.getpid(), how)
-                    time.sleep(2.5)  # so that it is noticed
-                yield from train_cohort(settings, data, cohort, go_on, workers=1, trainer=trainer)
-
-            return train
-
         def progress(self):
             return {}, {}
 
+    class Where(Here):
+        def __init__(self, cluster, name):
+            self.name = name
+
+        def train(self, settings, data, cohort, go_on, trainer):
+            if self.name.endswith("x"):
+                os.kill(os.getpid(), how)
+                time.sleep(2.5)  # so that it is noticed
+            yield from train_cohort(settings, data, cohort, go_on, workers=1, trainer=trainer)
+
+    monkeypatch.setattr(lthcore.cluster, "There", Where)
     these = [experiment("x"), experiment("y", seed=1), experiment("z", seed=2)]
     with pytest.raises(TimeLimit if how == signal.SIGTERM else KeyboardInterrupt):
-        run_queue(these, tmp_path, Here())
+        run_queue(these, tmp_path, One())
     assert not (tmp_path / these[1].name / "rounds.csv").exists()  # none was begun
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    assert run_queue(these, tmp_path, Here()) == {}
+    assert run_queue(these, tmp_path, One()) == {}
     assert all(len(pd.read_csv(tmp_path / e.name / "rounds.csv")) == 6 for e in these)
 
 

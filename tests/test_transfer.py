@@ -7,7 +7,8 @@ import torch
 from lthcore import masks
 from lthcore.data import load, read
 from lthcore.lottery import Replicate, find_tickets
-from lthcore.results import run
+from lthcore.records import read_record
+from lthcore.results import SOURCE, run
 from lthcore.settings import LabError, Settings, TransferSettings
 from lthcore.train import train_cohort
 from lthcore.transfer import masks_elsewhere, transfer
@@ -18,9 +19,14 @@ SETTINGS = TransferSettings(
 )  # fmt: skip
 
 
+def in_memory(source):
+    return find_tickets(source, load(source))
+
+
 @pytest.fixture(scope="module")
 def outcomes():
-    found = transfer(SETTINGS, load(SETTINGS), lambda cohort: dict(train_cohort(SETTINGS, load(SETTINGS), cohort)))
+    data = load(SETTINGS)
+    found = transfer(SETTINGS, data, lambda cohort: dict(train_cohort(SETTINGS, data, cohort)), in_memory)
     return {replicate: state for cohort in found for replicate, state in cohort.items()}
 
 
@@ -34,7 +40,7 @@ def test_permuted_images_hold_the_same_pixels_in_one_other_order():
 
 def test_a_transferred_mask_is_the_one_found_elsewhere_on_the_same_initial_weights(outcomes):
     source = SETTINGS.source
-    elsewhere = {r: s for cohort in find_tickets(source, load(source)) for r, s in cohort.items()}
+    elsewhere = {r: s for cohort in in_memory(source) for r, s in cohort.items()}
     for k in (1, 2):
         there, here = elsewhere[Replicate("ticket", 0, 0, k)], outcomes[Replicate("transferred", 0, 0, k)]
         assert masks.equal(there.mask, here.mask)
@@ -65,13 +71,19 @@ def test_masks_from_its_own_data_set_give_back_the_native_ticket():
 def test_a_transfer_stopped_again_and_again_gives_the_same_table(tmp_path, in_parts):
     whole, _ = run(SETTINGS, tmp_path / "whole", quiet=True)
     assert in_parts(SETTINGS, tmp_path / "parts").drop(columns="seconds").equals(whole.drop(columns="seconds"))
+    searched = read_record(tmp_path / "whole" / SOURCE)
+    assert searched["complete"] and searched["settings"]["dataset"] == "digits_permuted"
 
 
-def test_images_of_other_shapes_and_the_same_data_set_are_refused(root_with):
+def test_a_search_that_diverges_has_no_masks_to_give(tmp_path):
+    with pytest.raises(LabError, match=r"masks_from = 'digits_permuted': trial 0 diverged at round 0, .* lower"):
+        run(SETTINGS.changed(learning_rate=1e30, optimizer="sgd"), tmp_path, quiet=True)
+
+
+def test_images_of_other_shapes_and_the_same_data_set_are_refused():
     with pytest.raises(LabError, match="masks_from = 'digits': another data set"):
         SETTINGS.changed(masks_from="digits")
     with pytest.raises(LabError, match="arms"):
         Settings(arms=("ticket", "transferred"))
-    root_with("mnist")
     with pytest.raises(LabError, match="image_size makes them alike"):
-        masks_elsewhere(SETTINGS.changed(masks_from="mnist"), load(SETTINGS))
+        masks_elsewhere(SETTINGS.changed(masks_from="mnist"), in_memory)
