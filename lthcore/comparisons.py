@@ -162,12 +162,21 @@ def compaction_table(root: Path) -> pd.DataFrame:
 
 def gap(a: pd.Series, b: pd.Series) -> str:
     """The mean difference of two series by trial, in points, with its 95% interval (Student's t, paired)."""
-    difference = 100 * (a - b).dropna()
-    n, mean = len(difference), difference.mean()
-    if n < 2:
-        return f"{mean:+.2f} points (n = {n})"
-    half = stats.t.ppf(0.975, n - 1) * difference.std() / n**0.5
-    return f"{mean:+.2f} points [{mean - half:+.2f}, {mean + half:+.2f}] (n = {n})"
+    return gaps({"": a}, b).strip()
+
+
+def gaps(others: dict[str, pd.Series], base: pd.Series) -> str:
+    """As `gap`, of several series against one, each named; n is said where it changes."""
+    parts, said = [], ""
+    for name, other in others.items():
+        difference = 100 * (other - base).dropna()
+        n, mean = len(difference), difference.mean()
+        half = stats.t.ppf(0.975, n - 1) * difference.std() / n**0.5 if n > 1 else None
+        interval = "" if half is None else f" [{mean - half:+.2f}, {mean + half:+.2f}]"
+        count = f" (n = {n})"
+        parts.append(f"{name} {mean:+.2f}{'' if parts else ' points'}{interval}{'' if count == said else count}")
+        said = count
+    return ", ".join(parts)
 
 
 def spread(mean: float, std: float) -> str:

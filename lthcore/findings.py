@@ -3,13 +3,13 @@
 Differences are by trial, in points, with 95% intervals. Sentences whose tables are not there are left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from lthcore import overlap, prediction, seeding, stability, structure
-from lthcore.comparisons import gap, pruning_costs, published, runs_of, spread, trainings_of
+from lthcore.comparisons import gap, gaps, pruning_costs, published, runs_of, spread, trainings_of
 from lthcore.derived import derived
 from lthcore.records import read_tables
 
@@ -190,39 +190,65 @@ def origin_findings(root: Path) -> list[str]:
     return lines
 
 
-def criteria_findings(root: Path, study: str, folder_name: str, arms: tuple[str, ...]) -> list[str]:
-    """Masks by criterion against the one-shot ticket's, of as many weights: at the end of training, by round."""
-    folder = runs_of(root, study).get(folder_name)
+def deconstructing_findings(root: Path) -> list[str]:
+    """Masks of LeNet by criteria of the dense training, against the one-shot ticket's of as many weights."""
+    lines = []
+    for pruned, others in (("zero", "at zero"), ("frozen", "frozen at their initial values")):
+        folder = runs_of(root, "deconstructing").get(f"lenet_mnist-{pruned}")
+        if folder is None:
+            continue
+        rounds, curves = read_tables(folder)
+        start = 100 * curves[curves["iteration"] == 0].groupby(["arm", "round"])["test_accuracy"].mean()
+        for k, left, by in _middle_and_last(rounds):
+            arms = {_name(arm): by[arm] for arm in CRITERIA if arm in by}
+            untrained = ", ".join(f"{_name(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *CRITERIA) if arm in by)
+            lines += [
+                f"Pruned weights {others}, {left:.3g}% left, against large final "
+                f"({100 * by['oneshot'].mean():.2f}%): {gaps(arms, by['oneshot'])}.",
+                f"The same untrained: {untrained}.",
+            ]
+    return lines
+
+
+def pruning_at_init_findings(root: Path) -> list[str]:
+    """Masks of LeNet found before training, against the one-shot ticket's of as many weights; and their checks."""
+    folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
     if folder is None:
         return []
-    rounds, curves = read_tables(folder)
-    left, lines = rounds[rounds["arm"] == "oneshot"].groupby("round")["percent_left"].mean(), []
-    start = 100 * curves[curves["iteration"] == 0].groupby(["arm", "round"])["test_accuracy"].mean()
-    for k in (sorted(left.index)[len(left) // 2], left.index.max()):
-        by = rounds[rounds["round"] == k].set_index("trial").groupby("arm")["final_test_accuracy"]
-        base = by.get_group("oneshot")
-        lines += [
-            f"{left[k]:.3g}% left, {arm.removeprefix('by_')} against one-shot magnitude: "
-            f"{gap(by.get_group(arm), base)}; untrained {start[arm, k]:.0f}%."
-            for arm in arms
-            if arm in by.groups
-        ]
-    return lines
+    during, lines, checks = runs_of(root, "dynamic_pruning"), [], []
+    for _, left, by in _middle_and_last(read_tables(folder)[0]):
+        for name, label in (("rigl", "RigL"), ("rigl-gradual", "gradual magnitude")):
+            other = during.get(f"lenet_mnist_{name}-{100 - left:.4g}")
+            if other is not None:
+                by[label] = read_tables(other)[0].set_index("trial")["final_test_accuracy"]
+        arms = {_name(arm): by[arm] for arm in (*AT_INIT, "RigL", "gradual magnitude") if arm in by}
+        base = by["oneshot"]
+        lines.append(f"{left:.3g}% left, against one-shot tickets ({100 * base.mean():.2f}%): {gaps(arms, base)}.")
+        for arm in ("by_snip", "by_grasp", "by_synflow"):
+            others = {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
+            if others:
+                checks.append(f"{left:.3g}% left, against {_name(arm)}: {gaps(others, by[arm])}.")
+    return lines + checks
 
 
 CRITERIA = ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_magnitude_at_init", "by_random",
             "by_small_magnitude")  # fmt: skip
 AT_INIT = ("ticket", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_init", "by_random")
+CHECKS = {"shuffled": "its mask shuffled in layers", "fresh": "other weights", "inverted": "the worst kept"}
+NAMES = {"oneshot": "large final", "by_snip": "SNIP", "by_grasp": "GraSP", "by_synflow": "SynFlow"}
 
 
-def deconstructing_findings(root: Path) -> list[str]:
-    """Masks of LeNet by criteria of the dense training."""
-    return criteria_findings(root, "deconstructing", "lenet_mnist-zero", CRITERIA)
+def _name(arm: str) -> str:
+    """What an arm is called in a sentence."""
+    return NAMES.get(arm, arm.removeprefix("by_").replace("_", " "))
 
 
-def pruning_at_init_findings(root: Path) -> list[str]:
-    """Masks of LeNet found before training."""
-    return criteria_findings(root, "pruning_at_init", "lenet_mnist", AT_INIT)
+def _middle_and_last(rounds: pd.DataFrame) -> Iterator[tuple[int, float, dict[str, pd.Series]]]:
+    """Two of the rounds: its number, percent of weights left, and arm -> test accuracy at the end by trial."""
+    left = rounds[rounds["arm"] == "oneshot"].groupby("round")["percent_left"].mean()
+    for k in (sorted(left.index)[len(left) // 2], left.index.max()):
+        at = rounds[rounds["round"] == k].set_index("trial")
+        yield k, left[k], dict(iter(at.groupby("arm")["final_test_accuracy"]))
 
 
 FINDINGS: dict[str, Callable[[Path], list[str]]] = {  # by the name of their place in README

@@ -1,5 +1,6 @@
 """Figures of what makes a mask: criteria after training and before it, weights rewound, signed or drawn anew."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -64,18 +65,35 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     `during` are runs of networks that were pruned as they trained (label -> folders), drawn beside them.
     """
     rounds, _ = read_tables(folder)
-    figure, panels = new_figure(1, 4)
-    _lines(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after it")
+    figure, panels = new_figure(1, 4, (16.0, 4.2))
+    _lines(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after")
     for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f"), strict=False):
         table = pd.concat([read_tables(other)[0] for other in folders])
-        plot_means(table["final_test_accuracy"], table["percent_left"].round(1), panels[0], label, colour, "--")
-    panels[0].legend()
+        plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
     for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
         label, colour, _ = AT_INIT[f"by_{name}"]
         arms = {f"by_{name}{suffix}": (text, colour, style) for suffix, (text, style) in SANITY.items()}
         _lines(rounds, arms, "final_test_accuracy", axes, f"{label}: sanity checks")
-        axes.legend()
-    return captioned(figure, caption)
+    below = _zoom(rounds[rounds["round"] > 0], panels)
+    for axes in panels:
+        axes.legend(loc="lower left")
+    return captioned(figure, "; ".join(filter(None, (caption, below))))
+
+
+def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
+    """Give all panels one scale, on which most lines lie, and say which go below it."""
+    left = table.groupby("round")["percent_left"].mean().round(2)
+    means = table.groupby(["arm", "round"])["final_test_accuracy"].mean()
+    lowest = max(0.0, means.quantile(0.1) - 0.6 * (means.max() - means.quantile(0.1)))
+    for axes in panels:
+        axes.set_ylim(lowest, means.max() + 0.1 * (means.max() - lowest))
+        sparsity_axis(axes, left.min(), left.max(), left)
+    fallen = [
+        f"{arm.removeprefix('by_').replace('-inverted', ', worst kept,')} {mean:.0%} ({left[k]:.1f}% left)"
+        for (arm, k), mean in means.items()
+        if mean < lowest
+    ]
+    return f"below the panels: {', '.join(fallen)}" if fallen else ""
 
 
 def untrained(curves: pd.DataFrame) -> pd.DataFrame:

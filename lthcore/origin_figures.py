@@ -27,6 +27,10 @@ METHODS = {
     "ticket's mask": "#222222",
     "random mask": "#999999",
 }
+CHOSEN = {  # arm -> label and colour of masks that training chose
+    "by_magnitude_same_sign": ("large final, same sign, as drawn", "#1f5fa8"),
+    "by_magnitude_same_sign-signed": ("large final, same sign, signed", "#2a9d8f"),
+}
 
 
 def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
@@ -141,16 +145,25 @@ def seeding(folder: Path, caption: str = "") -> Figure:
 
 
 def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
-    """Accuracy of untrained networks under masks that were searched for: from learned.csv or evolved.csv."""
+    """Accuracy of untrained networks under masks that were searched for: from learned.csv or evolved.csv.
+
+    Beside them, masks that a criterion takes from the weights' training, where the run has them.
+    """
     table = pd.read_csv(folder / f"{name}.csv")
     figure, (axes,) = new_figure(1, 1, (7.0, 4.0))
     for method, colour in METHODS.items():
         part = table[table["method"] == method]
+        if part.empty:
+            continue
         if method.startswith("evolved"):
             axes.scatter(part["percent_left"], part["test_accuracy"], s=10, color=colour, label=method)
-        elif len(part):
-            left = part["percent_left"].round(1)
-            plot_means(part["test_accuracy"], left, axes, method, colour)
+        else:
+            plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, method, colour)
+    start = untrained(read_tables(folder)[1]).query("round > 0")
+    for arm, (label, colour) in CHOSEN.items():
+        if (start["arm"] == arm).any():
+            part = start[start["arm"] == arm]
+            plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour, "--")
     sparsity_axis(axes, table["percent_left"].min())
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set(title="Masks of untrained weights", xlabel="weights left (%)", ylabel="test accuracy, untrained")

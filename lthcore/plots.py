@@ -159,11 +159,11 @@ def plot_distributions(
     return captioned(figure, caption)
 
 
-def sparsity_axis(axes: Axes, lowest: float) -> None:
-    """A falling logarithmic axis of weights left, with the paper's ticks."""
+def sparsity_axis(axes: Axes, lowest: float, highest: float = 100, ticks: Iterable[float] = TICKS) -> None:
+    """A falling logarithmic axis of weights left, with the paper's ticks or others."""
     axes.set_xscale("log")
-    axes.set_xlim(115, lowest / 1.15)
-    axes.set_xticks([tick for tick in TICKS if tick >= lowest / 1.15])
+    axes.set_xlim(1.15 * highest, lowest / 1.15)
+    axes.set_xticks([tick for tick in ticks if tick >= lowest / 1.15])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.minorticks_off()
 

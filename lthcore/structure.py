@@ -7,6 +7,9 @@ from lthcore.derived import Tickets
 from lthcore.engines import is_chain
 from lthcore.masks import weights_left
 from lthcore.similarity import interval_text
+from lthcore.studies import planned
+
+IDLE = 0.1  # in units of the data set's standard deviation
 
 
 def layers(tickets: Tickets) -> pd.DataFrame:
@@ -59,6 +62,26 @@ def pixel_table(tickets: Tickets) -> pd.DataFrame:
         flat = pd.DataFrame(mean).rename_axis("row").reset_index()
         parts.append(flat.melt("row", var_name="column", value_name="share").assign(round=k))
     return pd.concat(parts, ignore_index=True)[["round", "row", "column", "share"]].astype({"column": int}).round(4)
+
+
+def first_layer(tickets: Tickets) -> pd.DataFrame:
+    """Where each arm's first layer looks: arm, trial, round, percent_left, and the two shares below.
+
+    `at_idle_pixels`: of its connections, those from inputs that hardly vary (standard deviation over the training
+    images < IDLE). `units`: of its units, those that keep a connection. Of networks whose first layer is dense.
+    """
+    rows, idle = [], tickets.data.train.images.flatten(1).std(0).cpu() < IDLE
+    for replicate in planned(tickets.settings):
+        arm, trial, draw, k = replicate
+        if k == 0 or draw > 0:
+            continue
+        first = next(iter(tickets(trial, k, arm).mask.values()))
+        rows.append({
+            "arm": arm, "trial": trial, "round": k, "percent_left": tickets.percent_left[k],
+            "at_idle_pixels": float(first[:, idle].sum() / first.sum()),
+            "units": float((incoming(first) > 0).float().mean()),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def path_table(tickets: Tickets) -> pd.DataFrame:

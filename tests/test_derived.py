@@ -194,3 +194,16 @@ def test_without_pymoo_one_line_says_what_to_install(folder, monkeypatch):
     tickets = Tickets(folder)
     with pytest.raises(LabError, match=r"pip install 'lthcore\[evolution\]'"):
         supermasks.evolved_masks(tickets.settings, tickets.data, tickets(0, 0).start, seed=0)
+
+
+def test_first_layers_shares_are_counted_by_a_plain_loop(folder):
+    tickets = Tickets(folder)
+    table = structure.first_layer(tickets).set_index(["arm", "trial", "round"])
+    assert len(table) == 3 * 2 * 2
+    idle = tickets.data.train.images.flatten(1).std(0) < structure.IDLE
+    assert 0 < idle.sum() < 64
+    mask = tickets(1, 2, "oneshot").mask["fc1.weight"]
+    at_idle = sum(int(mask[unit, pixel]) for unit in range(16) for pixel in range(64) if idle[pixel])
+    row = table.loc["oneshot", 1, 2]
+    assert row["at_idle_pixels"] == pytest.approx(at_idle / int(mask.sum()))
+    assert row["units"] == pytest.approx(sum(bool(mask[unit].any()) for unit in range(16)) / 16)
