@@ -32,15 +32,16 @@ class View:
     structure: pd.DataFrame | None
     trials: tuple[int, ...]
     beside: "View | None" = None
+    folder: Path = Path()
 
     @cached_property
     def _cells(self) -> dict:
-        """(column, arm) -> array (trial, round), draws averaged; filled as asked for."""
+        """(column, arm) -> array (trial, round), draws averaged, and name -> table; filled as asked for."""
         return {}
 
     def of(self, *trials: int) -> "View":
         """The same tables seen through other trials."""
-        view = View(self.rounds, self.structure, trials, self.beside and self.beside.of(*trials))
+        view = View(self.rounds, self.structure, trials, self.beside and self.beside.of(*trials), self.folder)
         view.__dict__["_cells"] = self._cells  # trials are picked from what is read once
         return view
 
@@ -53,6 +54,15 @@ class View:
             table = part.pivot_table(index="trial", columns="round", values=column, aggfunc="mean", dropna=False)
             self._cells[column, arm] = table.reindex(columns=range(int(self.rounds["round"].max()) + 1)).to_numpy()
         return self._cells[column, arm][list(self.trials)].mean(0)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Another table of the run. Raises Absent where it is not there."""
+        if name not in self._cells:
+            path = self.folder / f"{name}.csv"
+            if not path.exists():
+                raise Absent(f"{name}.csv is not there")
+            self._cells[name] = pd.read_csv(path)
+        return self._cells[name]
 
     @property
     def left(self) -> np.ndarray:
@@ -210,12 +220,42 @@ def movement_ratio_less_one(view: View, at: float) -> float:
     return by_trial[:, 0].mean() / by_trial[:, 1].mean() - 1
 
 
+def untrained(view: View, arm: str) -> float:
+    """Test accuracy of an arm's masks before any training, in the round that validates best then."""
+    start = view.table("curves").query("iteration == 0 and round > 0 and arm == @arm")
+    return _best_of(view, start, "round")
+
+
+def learned(view: View, method: str) -> float:
+    """Test accuracy of untrained networks under learned masks, of the density that validates best."""
+    table = view.table("learned")
+    return _best_of(view, table[table["method"] == method].round({"percent_left": 1}), "percent_left")
+
+
+def _best_of(view: View, table: pd.DataFrame, by: str) -> float:
+    """Test accuracy, mean over trials, where the mean validation accuracy is highest."""
+    if not set(view.trials) <= set(table["trial"]):
+        raise Absent("fewer trials")
+    means = [table.pivot_table(index="trial", columns=by, values=f"{split}_accuracy") for split in ("val", "test")]
+    validation, test = (mean.loc[list(view.trials)].mean() for mean in means)
+    return test[validation.idxmax()]
+
+
+def error_barrier(view: View, at: float) -> float:
+    """The error barrier between two copies that part where tickets are rewound to, at a percentage left."""
+    part = view.table("stability")
+    part = part[(part["percent_left"] / at - 1).abs() < 0.06].set_index("trial")["error_barrier"]
+    if not set(view.trials) <= set(part.index):
+        raise Absent("fewer trials")
+    return part.loc[list(view.trials)].mean()
+
+
 MEASURES = {
     f.__name__: f
     for f in (
         gain, ratio, ratio_less_one, earlier, largest_gain, place_of_largest_gain, largest_speedup,
         place_of_largest_speedup, least, best, ahead_from, ahead_to, falls_below, within_a_point, smallest_winning,
-        weights_back_at_dense, dense_gain, movement_ratio_less_one,
+        weights_back_at_dense, dense_gain, movement_ratio_less_one, untrained, learned, error_barrier,
     )
 }  # fmt: skip
 
@@ -258,7 +298,7 @@ def view_of(folder: Path, beside: Path | None = None) -> View:
     path = folder / "structure.csv"
     structure = pd.read_csv(path) if path.exists() else None
     trials = tuple(range(rounds["trial"].nunique()))
-    return View(rounds, structure, trials, view_of(beside) if beside else None)
+    return View(rounds, structure, trials, view_of(beside) if beside else None, folder)
 
 
 def measure(view: View, spec: dict, seed: int = 0) -> tuple[float, float, float]:
@@ -298,7 +338,7 @@ def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame
 
 def _graded(root: Path, claim: dict, parts: dict[str, dict]) -> dict[str, dict]:
     for profile in claim.get("profiles", ("paper", "cpu")):
-        folder = root / profile / NOTEBOOK / claim["run"]
+        folder = root / profile / claim.get("study", NOTEBOOK) / claim["run"]
         if not (folder / "rounds.csv").exists():
             continue
         record = read_record(folder)

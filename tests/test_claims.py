@@ -8,7 +8,8 @@ import pytest
 
 from lthcore import claims, results
 from lthcore.claims import Absent, grade, load_claims, measure, scorecard, view_of, write_scorecard
-from lthcore.settings import LabError
+from lthcore.plan import params_files
+from lthcore.settings import LabError, load_experiments
 
 LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]
 ROUNDS = len(LEFT) - 1
@@ -220,7 +221,9 @@ def test_the_committed_claims_can_be_measured_and_name_known_runs():
     known = {
         name.removeprefix(f"{NOTEBOOK}/") for sheet in FIGURES.values() for run in sheet.runs for name in variants(run)
     }
-    assert {claim["run"] for claim in loaded.values()} <= known
+    assert {claim["run"] for claim in loaded.values() if "study" not in claim} <= known
+    others = {e.name.partition("/")[2] for path in params_files() for e in load_experiments(path, "paper")}
+    assert {f"{claim['study']}/{claim['run']}" for claim in loaded.values() if "study" in claim} <= others
     assert {claim["beside"] for claim in loaded.values() if "beside" in claim} <= known
 
 
@@ -245,3 +248,35 @@ def test_scorecard_is_written_to_the_table_and_between_the_readmes_marks(folder,
     assert "| P: words | 40% | 0.40 [0.40, 0.40] | direction reproduced; size reproduced | 3, `cpu` |" in text
     write_scorecard(tmp_path, readme)
     assert readme.read_text() == text
+
+
+def test_accuracies_without_training_are_read_where_they_validate_best(folder):
+    start = [
+        {"arm": arm, "trial": trial, "round": k, "iteration": i, "val_accuracy": val, "test_accuracy": test}
+        for trial, more in enumerate((0.0, 0.02, 0.04))
+        for arm, k, i, val, test in (
+            ("ticket", 0, 0, 0.99, 0.99), ("ticket", 1, 0, 0.5 + more, 0.4), ("ticket", 2, 0, 0.4, 0.6),
+            ("ticket", 3, 100, 0.9, 0.9), ("reinit", 1, 0, 0.8, 0.8),
+        )
+    ]  # fmt: skip
+    pd.DataFrame(start).to_csv(folder / "curves.csv", index=False)
+    assert measure(view_of(folder), {"measure": "untrained", "arm": "ticket"})[0] == pytest.approx(0.4)
+    masks = [("a", 50.0, 0.7, 0.6), ("a", 20.0, 0.6, 0.9), ("b", 50.0, 1.0, 1.0)]
+    rows = [(trial, *row) for trial in range(3) for row in masks]
+    columns = ["trial", "method", "percent_left", "val_accuracy", "test_accuracy"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "learned.csv", index=False)
+    assert measure(view_of(folder), {"measure": "learned", "method": "a"}) == pytest.approx((0.6, 0.6, 0.6))
+
+
+def test_a_barrier_is_the_mean_over_trials_and_absent_where_it_was_not_measured(folder):
+    rows = [(trial, left, trial / 100) for trial in range(3) for left in (100.0, 21.1)]
+    pd.DataFrame(rows, columns=["trial", "percent_left", "error_barrier"]).to_csv(folder / "stability.csv", index=False)
+    assert measure(view_of(folder), {"measure": "error_barrier", "at": 100})[:2] == (
+        pytest.approx(0.01),
+        pytest.approx(0),
+    )
+    with pytest.raises(Absent, match="fewer trials"):
+        measure(view_of(folder), {"measure": "error_barrier", "at": 50})
+    (folder / "stability.csv").unlink()
+    with pytest.raises(Absent, match=r"stability\.csv is not there"):
+        measure(view_of(folder), {"measure": "error_barrier", "at": 100})

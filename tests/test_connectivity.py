@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lthcore.connectivity import barrier, copies, instability, path
+from lthcore.connectivity import barrier, copies, instability, path, renew_norms
 from lthcore.data import load
 from lthcore.engines import evaluate
 from lthcore.lottery import begin
@@ -38,6 +38,23 @@ def test_the_ends_of_a_path_are_the_networks_themselves(data):
         model.load_state_dict(weights)
         (expected,) = evaluate(model, data.test)
         assert (loss, error) == (pytest.approx(expected[0]), pytest.approx(1 - expected[1]))
+
+
+def test_norms_on_the_line_have_the_statistics_of_the_images_they_see(data):
+    settings = SMALL.changed(architecture="resnet20")
+    model = build(settings, data.shape, 10)
+    a, b = (initial_weights(model, settings, seed) for seed in (0, 1))
+    mixed = path(model, a, b, data.test, points=3)
+    renewed = path(model, a, b, data.test, points=3, norms=data.train)
+    assert mixed != renewed  # new networks' norms have no statistics at all
+    first = next(name for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d))
+    model.load_state_dict(a)
+    renew_norms(model, data.train)
+    before = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+    outputs = [before(images) for images in data.train.images.split(500)]
+    mean = torch.stack([out.mean((0, 2, 3)) for out in outputs]).mean(0)
+    assert torch.allclose(model.get_submodule(first).running_mean, mean, atol=1e-5)
+    assert not model.training and model.get_submodule(first).momentum == 0.1
 
 
 def test_barrier_is_the_height_above_the_mean_of_the_ends():
