@@ -5,15 +5,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
 from lthcore import __version__
-from lthcore.settings import PROFILES, Experiment, LabError, load_experiments
+from lthcore.experiments import PROFILES, Experiment, load_experiments
+from lthcore.settings import LabError
 
 EXAMPLES = """examples:
   lth list                                                       what there is, what is done, what it would take
@@ -64,6 +63,8 @@ def run_command(options: argparse.Namespace) -> None:
     overrides = dict(map(_parameter, options.parameter))
     experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
     if len(experiments) > 1:
+        from lthcore.progress import print_plan
+
         print_plan(experiments)
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
     if not options.no_notebook and not with_notebook:
@@ -153,6 +154,7 @@ def _execute(source: Path, executed: Path, values: dict):
 def list_command(options: argparse.Namespace) -> None:
     """Print every params file with its state and estimated time under each profile."""
     from lthcore.plan import all_experiments
+    from lthcore.progress import state_line
 
     for path, profiles in all_experiments().items():
         if options.name not in str(path):
@@ -161,34 +163,7 @@ def list_command(options: argparse.Namespace) -> None:
         for profile, experiments in profiles.items():
             for experiment in experiments:
                 label = experiment.variant.removeprefix(path.stem).removeprefix("-")
-                print(f"    {profile:6} {label:24} {_state_line(experiment)}")
-
-
-def print_plan(experiments: list[Experiment]) -> None:
-    """Print what is about to be run: state and estimated time of each experiment, and the sum."""
-    from lthcore.plan import seconds_left
-
-    print(f"plan, profile {experiments[0].profile}:")
-    for experiment in experiments:
-        print(f"    {experiment.notebook}/{experiment.variant:28} {_state_line(experiment)}")
-    print(f"    about {_duration(sum(map(seconds_left, experiments)))} in all on this machine\n", flush=True)
-
-
-def _state_line(experiment: Experiment) -> str:
-    from lthcore.plan import done_replicates, seconds_left
-    from lthcore.studies import planned
-
-    done, total = len(done_replicates(experiment)), len(planned(experiment.settings))
-    if done == total:
-        return f"done ({total:,} trainings)"
-    begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"
-    return f"{begun}, about {_duration(seconds_left(experiment))} here"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+                print(f"    {profile:6} {label:24} {state_line(experiment)}")
 
 
 def show_command(options: argparse.Namespace) -> None:
@@ -268,6 +243,7 @@ def queue_command(options: argparse.Namespace) -> None:
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue one after the other; return the names of those that could not run."""
     from lthcore.plan import done_replicates
+    from lthcore.progress import state_line
     from lthcore.queue import mirror
     from lthcore.records import results_root
     from lthcore.results import TimeLimit, run
@@ -277,7 +253,7 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
     for experiment in experiments:
         if not set(planned(experiment.settings)) - done_replicates(experiment):
             continue
-        print(f"{experiment.name}: {_state_line(experiment)}", flush=True)
+        print(f"{experiment.name}: {state_line(experiment)}", flush=True)
         try:
             run(experiment.settings, root / experiment.name, deadline - time.monotonic())
             if options.notebooks:
@@ -296,11 +272,12 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
 def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue on a Ray cluster, all of it in one view; return the names of those that could not run."""
     from lthcore.cluster import Cluster, run_queue
+    from lthcore.progress import queue_view
     from lthcore.records import results_root
 
     cluster = Cluster(options.address, options.cpus_per_run, options.gpus_per_run)
     try:
-        with _queue_view() as show:
+        with queue_view() as show:
             failures = run_queue(
                 experiments, results_root(), cluster, options.time_limit, show, options.mirror,
                 run_notebook if options.notebooks else None,
@@ -310,44 +287,6 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
     for name, error in failures.items():
         print(f"lth: {name}: {error}", file=sys.stderr)
     return list(failures)
-
-
-@contextmanager
-def _queue_view() -> Iterator[Callable[[list[dict]], None]]:
-    """A table of the queue that is kept up to date on a terminal; elsewhere a line for each training that is done."""
-    if sys.stdout.isatty() and find_spec("rich") and not os.environ.get("LTH_PLAIN"):
-        from rich.live import Live
-
-        with Live(refresh_per_second=2) as live:
-            yield lambda rows: live.update(_queue_table(rows))
-        return
-    seen: dict[str, tuple] = {}
-
-    def show(rows: list[dict]) -> None:
-        for row in rows:
-            state = row["state"], row["done"]
-            if seen.get(row["experiment"]) != state and row["state"] != "waiting":
-                eta = f", {row['its/s']} its/s, about {_duration(row['eta'])} left" if row["eta"] else ""
-                print(f"{row['experiment']}: {row['state']}, {row['done']} of {row['of']}{eta}", flush=True)
-            seen[row["experiment"]] = state
-
-    yield show
-
-
-def _queue_table(rows: list[dict]):
-    """The queue as a table of rich: what runs first, then what waits, then what has ended."""
-    from rich.table import Table
-
-    table = Table("experiment", "", "trainings", "in progress", "its/s", "left", box=None, header_style="bold")
-    order = sorted(rows, key=lambda row: ("running", "waiting", "stopped", "failed", "done").index(row["state"]))
-    for row in order[:30]:
-        table.add_row(
-            row["experiment"], row["state"], f"{row['done']} of {row['of']}", row["now"], str(row["its/s"] or ""),
-            _duration(row["eta"]) if row["eta"] else "",
-        )  # fmt: skip
-    if len(order) > 30:
-        table.add_row(f"and {len(order) - 30} more")
-    return table
 
 
 def unpack_command(options: argparse.Namespace) -> None:

@@ -18,12 +18,13 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
+from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
 from lthcore.plan import done_replicates
 from lthcore.queue import mirror
 from lthcore.records import hardware
 from lthcore.results import STOP, Checkpointer, Here, TimeLimit, run
-from lthcore.settings import Experiment, LabError, Recipe
+from lthcore.settings import LabError, Recipe
 from lthcore.state import Training
 from lthcore.studies import planned
 from lthcore.tickets import file_stem

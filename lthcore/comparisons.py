@@ -7,8 +7,9 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from lthcore.experiments import PROFILES, load_experiments
 from lthcore.records import read_record, read_tables
-from lthcore.settings import PROFILES, load_experiments, project_root
+from lthcore.settings import project_root
 
 
 def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:

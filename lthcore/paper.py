@@ -15,11 +15,12 @@ import torch
 from matplotlib.figure import Figure
 
 from lthcore import plots
+from lthcore.experiments import PROFILES, load_experiments
 from lthcore.lottery import planned
 from lthcore.plan import seconds_of, timed
 from lthcore.plots import ARMS, Series
 from lthcore.records import hardware, read_record, read_tables
-from lthcore.settings import PROFILES, LabError, load_experiments, project_root
+from lthcore.settings import LabError, project_root
 from lthcore.train import worker_count
 
 NOTEBOOK = "iterative_pruning"

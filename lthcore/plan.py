@@ -9,20 +9,12 @@ import torch
 
 from lthcore.data import DATASETS, Data, Split, image_shape, pick_device
 from lthcore.engines import is_plain_chain
+from lthcore.experiments import PROFILES, Experiment, load_experiments
 from lthcore.lottery import Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.records import ROUNDS, read_record, read_table, replicate_of, results_root
-from lthcore.settings import (
-    PROFILES,
-    TRAINING_IMAGES,
-    DynamicSettings,
-    Experiment,
-    Recipe,
-    Settings,
-    load_experiments,
-    project_root,
-)
+from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings, project_root
 from lthcore.studies import planned
 from lthcore.train import engine_for, worker_count
 

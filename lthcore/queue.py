@@ -12,8 +12,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from lthcore.experiments import PROFILES, Experiment, load_experiments
 from lthcore.records import REPLICATE, read_record
-from lthcore.settings import EXTENT, PROFILES, Experiment, LabError, choose, load_experiments, project_root
+from lthcore.settings import EXTENT, LabError, choose, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
 TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)")

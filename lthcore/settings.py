@@ -1,4 +1,4 @@
-"""Settings: one frozen object that says everything about an experiment, and the YAML files it is read from."""
+"""Settings: one frozen object that says everything about an experiment."""
 
 import difflib
 import hashlib
@@ -6,12 +6,10 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-PROFILES = ("smoke", "cpu", "paper")
 ARMS = (
     "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "fine_tuned",
     "resampled", "noise_0.5", "noise_1", "noise_2", "noise_3",
@@ -340,88 +338,13 @@ class DynamicSettings(Recipe):
 
 
 # by notebook; all others find tickets
-STUDIES: dict[str, type[Recipe]] = {"dynamic_pruning": DynamicSettings, "mask_transfer": TransferSettings}
+KINDS: dict[str, type[Recipe]] = {"dynamic_pruning": DynamicSettings, "mask_transfer": TransferSettings}
 
 
 def settings_of(values: dict[str, Any]) -> Recipe:
     """The settings that a record or ticket holds: which study they are of shows in their names."""
-    own = {kind: kind.model_fields.keys() - Settings.model_fields.keys() for kind in STUDIES.values()}
+    own = {kind: kind.model_fields.keys() - Settings.model_fields.keys() for kind in KINDS.values()}
     return next((kind for kind, names in own.items() if names & values.keys()), Settings)(**values)
-
-
-class Experiment(NamedTuple):
-    """One params file under one profile: what to run, and where its results go (`<profile>/<notebook>/<variant>`)."""
-
-    notebook: str
-    variant: str
-    profile: str
-    settings: Recipe
-
-    @property
-    def name(self) -> str:
-        """The folder of the results, below the results root."""
-        return f"{self.profile}/{self.notebook}/{self.variant}"
-
-
-def load_experiments(
-    path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None
-) -> list[Experiment]:
-    """Read `params/<notebook>/<variant>.yaml` under a profile: one experiment, or one for each label of its sweep.
-
-    A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Later wins: the file's
-    own keys, the label's, the profile's, those of the label in a `sweep:` of the profile. `overrides` go on top and,
-    where they change anything, mark the variant, so that a one-off run never mixes with the published one. Raises
-    LabError for a file, profile, key or value that cannot be used.
-    """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LabError(f"params: cannot read {path} ({error.strerror}); `lth list` shows those there are") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LabError(f"params: {path} is not YAML: {' '.join(str(error).split())}") from None
-    profiles = values.pop("profiles", None) if isinstance(values, dict) else None
-    if not isinstance(profiles, dict):
-        raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
-    sweep = values.pop("sweep", {"": {}})
-    try:
-        if not isinstance(sweep, dict) or not sweep or not all(isinstance(key, str) for key in sweep):
-            raise LabError("sweep must map labels to settings")
-        choose("profile", profile, profiles)
-        overlay = profiles[profile] or {}
-        scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
-        for label in scaled if isinstance(scaled, dict) else ["sweep"]:
-            choose(f"sweep of profile {profile}", label, sweep)
-        return [
-            _experiment(path, profile, f"{path.stem}-{label}" if label else path.stem, layers, overrides or {})
-            for label, layer in sweep.items()
-            for layers in [(values, layer or {}, overlay, scaled.get(label, {}))]
-        ]
-    except LabError as error:
-        raise LabError(f"{path} ({profile}): {error}") from None
-
-
-def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None) -> Experiment:
-    """The one experiment of a params file without a sweep; else as `load_experiments`."""
-    experiments = load_experiments(path, profile, overrides)
-    if len(experiments) > 1:
-        raise LabError(f"params: {path} is a sweep of {len(experiments)} experiments")
-    return experiments[0]
-
-
-def _experiment(
-    path: Path, profile: str, variant: str, layers: tuple[Any, ...], overrides: dict[str, Any]
-) -> Experiment:
-    if not all(isinstance(layer, dict) and all(isinstance(key, str) for key in layer) for layer in layers):
-        raise LabError("a profile must be a mapping of settings, and every key a name")
-    kind = STUDIES.get(path.parent.name, Settings)
-    published = kind(**{key: value for layer in layers for key, value in layer.items()})
-    settings = published.changed(**overrides)
-    before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
-    changed = {k: v for k, v in now.items() if v != before[k] and k not in ("device", "engine")}
-    if changed:
-        variant += "-" + hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
-    return Experiment(path.parent.name, variant, profile, settings)
 
 
 def project_root() -> Path:

@@ -13,7 +13,7 @@ from faults import FOLDER, children, line_of, tables, undisturbed
 from ray.cluster_utils import Cluster as Nodes
 
 from lthcore.cluster import Cluster, run_queue
-from lthcore.settings import load_experiments
+from lthcore.experiments import load_experiments
 
 SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 

@@ -11,9 +11,10 @@ import pytest
 
 from lthcore import cli
 from lthcore.cli import main
+from lthcore.experiments import load_experiment
 from lthcore.records import read_record, read_tables, results_root
 from lthcore.results import run
-from lthcore.settings import load_experiment, project_root
+from lthcore.settings import project_root
 
 TINY = """
 dataset: digits

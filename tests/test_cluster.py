@@ -16,12 +16,13 @@ from fsspec.core import url_to_fs
 import lthcore.cluster
 from lthcore.cluster import DATA_SETS, Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
+from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.queue import mirror
 from lthcore.records import hardware, read_record
 from lthcore.results import Checkpointer, Here, TimeLimit, run
-from lthcore.settings import Experiment, LabError, Settings
+from lthcore.settings import LabError, Settings
 from lthcore.train import train, train_cohort, train_in_step
 
 ROOT = Path(__file__).parents[1]

@@ -19,9 +19,10 @@ from lthcore.comparisons import (
     runs_of,
     ticket_costs,
 )  # fmt: skip
+from lthcore.experiments import load_experiments
 from lthcore.findings import ablation_findings, dynamic_findings
 from lthcore.records import CURVES, ROUNDS
-from lthcore.settings import DynamicSettings, Settings, load_experiments, project_root
+from lthcore.settings import DynamicSettings, Settings, project_root
 
 PARAMS = project_root() / "params"
 

@@ -12,7 +12,7 @@ import papermill
 import pytest
 import yaml
 
-from lthcore.settings import STUDIES, Settings
+from lthcore.settings import KINDS, Settings
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -44,10 +44,10 @@ def test_iterative_pruning_takes_every_setting():
         assert known[name]["help"] == field.description
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_notebook_of_a_study_has_parameters_of_its_settings_alone(name):
     known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
-    fields = STUDIES[name].model_fields
+    fields = KINDS[name].model_fields
     assert set(known) <= {*fields, "folder"}
     assert all(known[key]["help"] == fields[key].description for key in known if key != "folder")
 

@@ -3,8 +3,9 @@
 import pytest
 
 from lthcore import plan
+from lthcore.experiments import Experiment
 from lthcore.lottery import planned
-from lthcore.settings import Experiment, LabError, Settings
+from lthcore.settings import LabError, Settings
 
 SETTINGS = Settings(arms=("ticket",), trials=1, rounds=16, iterations=1000, eval_every=100, device="cpu")
 EXPERIMENT = Experiment("study", "variant", "cpu", SETTINGS)

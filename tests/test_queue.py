@@ -6,11 +6,12 @@ import tarfile
 
 import pytest
 
+from lthcore.experiments import PROFILES
 from lthcore.plan import params_files
 from lthcore.queue import pack, queued, unpack
 from lthcore.records import read_record
 from lthcore.results import run
-from lthcore.settings import PROFILES, LabError, Settings
+from lthcore.settings import LabError, Settings
 from lthcore.studies import planned
 
 TINY = Settings(

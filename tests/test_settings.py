@@ -6,21 +6,10 @@ from pathlib import Path
 import pytest
 
 from lthcore.data import DATASETS
+from lthcore.experiments import PROFILES, load_experiment, load_experiments
 from lthcore.models import MODELS
 from lthcore.pruning import CRITERIA
-from lthcore.settings import (
-    EXTENT,
-    PROFILES,
-    STUDIES,
-    TRAINING_IMAGES,
-    DynamicSettings,
-    LabError,
-    Settings,
-    choose,
-    load_experiment,
-    load_experiments,
-    seed_for,
-)
+from lthcore.settings import EXTENT, KINDS, TRAINING_IMAGES, DynamicSettings, LabError, Settings, choose, seed_for
 from lthcore.units import UNIT_CRITERIA
 
 ROOT = Path(__file__).parents[1]
@@ -227,7 +216,7 @@ def test_choose_names_the_nearest_and_all():
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: "/".join(p.parts[-4:-1]))
 def test_committed_records_are_of_settings_that_this_version_reads_under_their_own_keys(path):
     record = json.loads(path.read_text())
-    settings = STUDIES.get(path.parts[-3], Settings)(**record["settings"])
+    settings = KINDS.get(path.parts[-3], Settings)(**record["settings"])
     assert settings.key == record["run_key"]
 
 
