@@ -21,12 +21,14 @@ BATCH = 60
 Seconds = dict[str, list[float]]
 
 
-def options_of(doc: str, name: str, repeats: int = 5) -> argparse.Namespace:
-    """--repeats, --device and --json; the device is resolved, and torch set to one thread as trainings are."""
+def options_of(doc: str, name: str, repeats: int = 5, **more: tuple[str, str]) -> argparse.Namespace:
+    """--repeats, --device, --json and `more` (name: (default, help)); torch is set to one thread as trainings are."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=repeats, help="times each is measured (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--json", type=Path, help=f"output (default: results/benchmarks/<cpu or cuda>/{name}.json)")
+    for option, (default, text) in more.items():
+        parser.add_argument(f"--{option}", default=default, help=f"{text} (default: %(default)s)")
     options = parser.parse_args()
     options.device = pick_device(options.device)
     options.json = options.json or project_root() / f"results/benchmarks/{options.device.type}/{name}.json"

@@ -1,0 +1,48 @@
+"""What a second Ray worker adds: a part of the queue under profile smoke, on one and on two workers of a local Ray.
+
+    LTH_DATA=... python benchmarks/queue_ray.py [--only NAME]
+
+Whole commands are timed, `lth queue --engine ray` with Ray's start (10 s) and the loading of the data in them. Each
+begins with empty results. The limit is two; workers share caches and memory, and `lth` itself takes some of a core.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+from bench import best, keep, options_of, print_table, side_by_side
+
+from lthcore.queue import queued
+from lthcore.studies import planned
+
+WORKERS = (1, 2)
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    options = options_of(
+        __doc__, "queue_ray", repeats=2, only=("iterative_pruning/lenet_mnist", "part of the experiments' names")
+    )
+    names = {e.name: len(planned(e.settings)) for e in queued("smoke") if options.only in e.name}
+
+    def queue(workers: int) -> None:
+        with tempfile.TemporaryDirectory() as results:
+            command = [sys.executable, "-m", "lthcore", "queue", "--engine", "ray", "--profile", "smoke"]
+            environment = os.environ | {"LTH_WORKERS": str(workers), "LTH_RESULTS": results, "LTH_PLAIN": "1"}
+            subprocess.run([*command, "--only", options.only], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    works = {f"{n} worker{'s' * (n > 1)}": lambda n=n: queue(n) for n in WORKERS}
+    seconds = side_by_side(works, options.repeats)
+    print(f"{len(names)} experiments of {options.only}, {sum(names.values())} trainings, n = {options.repeats}")
+    print_table(seconds)
+    one, two = best(seconds).values()
+    ratios = {"2 Ray workers against one": (one / two, ">= 1.6")}
+    keep(
+        options.json, options.device, options.repeats, ratios, only=options.only, experiments=len(names),
+        trainings=sum(names.values()), seconds=seconds,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
