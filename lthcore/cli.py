@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from importlib.util import find_spec
@@ -34,6 +35,7 @@ exit status: 0 done, 2 something to mend (one line says what), 75 stopped by --t
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit. Errors a user can mend are one line on stderr; --debug adds the traceback."""
     options = _parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _asked_to_stop)  # a run in progress has its own, which saves first
     try:
         code = options.command(options) or 0
     except LabError as error:
@@ -52,7 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"lth: {error}; what was done is kept: mend that, and give the same command again", file=sys.stderr)
         code = 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _asked_to_stop(*_: object) -> None:
+    """What SIGTERM does between trainings: there is nothing to save."""
+    print("lth: asked to stop; the same command goes on where this one was", file=sys.stderr)
+    sys.exit(75)
 
 
 def run_command(options: argparse.Namespace) -> None:
@@ -224,12 +234,14 @@ def scorecard_command(options: argparse.Namespace) -> None:
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.queue import pack, queued
+    from lthcore.queue import mirror_of, pack, queued
     from lthcore.records import results_root
 
     experiments = [e for e in queued(options.profile) if options.only in e.name]
     if not experiments:
         raise LabError(f"queue: no experiment has {options.only!r} in its name; `lth list` shows all")
+    if options.mirror:
+        mirror_of(options.mirror)  # better known before the training than after it
     try:
         failures = (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
     finally:
@@ -265,7 +277,11 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
             failures[experiment.name] = error
         finally:
             if options.mirror:
-                mirror(root / experiment.name, root, options.mirror)
+                try:
+                    mirror(root / experiment.name, root, options.mirror)
+                except LabError as error:
+                    print(f"lth: {experiment.name}: {error}", file=sys.stderr)
+                    failures.setdefault(experiment.name, error)
     return list(failures)
 
 

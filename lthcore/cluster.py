@@ -17,13 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import torch
+
 from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
 from lthcore.plan import done_replicates
 from lthcore.queue import mirror
 from lthcore.records import hardware
-from lthcore.results import STOP, Checkpointer, Here, TimeLimit, run
+from lthcore.results import Checkpointer, Here, TimeLimit, run
 from lthcore.settings import LabError, Recipe
 from lthcore.state import Training
 from lthcore.studies import planned
@@ -44,11 +46,35 @@ class Reporting:
     board: object
     experiment: str
     until: float = float("inf")  # by the wall clock: each machine's monotonic one counts from its own start
+    answer: object = None
 
     def __call__(self, key: Hashable, state: Training) -> bool:
-        """Whether to go on training."""
-        self.board.tell.remote(self.experiment, file_stem(key), state.iteration)
+        """Whether to go on training: not past the deadline, nor once the queue is asked to stop."""
+        if self.answer is not None and self.board.heard(self.answer):
+            self.go_on.deadline = float("-inf")
+        self.answer = self.board.tell(self.experiment, file_stem(key), state.iteration)
         return self.go_on(key, state)
+
+
+@dataclass
+class Line:
+    """A task's line to the board: it never waits for an answer, so that a training does not either."""
+
+    board: object
+
+    def tell(self, *told: object) -> object:
+        """Tell the board; what comes back is heard later."""
+        return self.board.tell.remote(*told)
+
+    def trains(self, *told: object) -> None:
+        """Tell the board which hardware trains."""
+        self.board.trains.remote(*told)
+
+    def heard(self, answer: object) -> bool:
+        """Whether an earlier answer is there, and was to stop."""
+        import ray
+
+        return bool(ray.wait([answer], timeout=0)[0]) and ray.get(answer)
 
 
 class Board:
@@ -57,14 +83,20 @@ class Board:
     def __init__(self) -> None:
         """Nothing yet."""
         self.machines: dict[str, dict[str, dict]] = {}
+        self.stopping = False
         self.at: dict[tuple[str, str], int] = {}
         self.steps: dict[str, int] = {}
 
-    def tell(self, experiment: str, stem: str, iteration: int) -> None:
-        """A training is at an iteration."""
+    def tell(self, experiment: str, stem: str, iteration: int) -> bool:
+        """A training is at an iteration. Answers whether it is to stop there."""
         before = self.at.get((experiment, stem), iteration)
         self.steps[experiment] = self.steps.get(experiment, 0) + max(0, iteration - before)
         self.at[experiment, stem] = iteration
+        return self.stopping
+
+    def stop(self) -> None:
+        """From now on every training is told to save and stop."""
+        self.stopping = True
 
     def end(self, experiment: str, stems: list[str]) -> None:
         """Trainings have ended."""
@@ -145,14 +177,36 @@ class Cluster:
                 self.stored[data] = self.ray.put(_on_cpu(data).to_arrays())
             return self.stored[data]
 
+    def stop(self) -> None:
+        """Ask all trainings to save and stop, on whatever machine: at their next evaluation but one."""
+        self.board.stop.remote()
+
+    def result(self, reference: object, what: str) -> object:
+        """What a task returned. Raises LabError for what a user can mend, and for a task that is lost too often."""
+        errors = self.ray.exceptions
+        try:
+            return self.ray.get(reference)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, LabError):
+                raise error.cause from None
+            if isinstance(error.cause, (OSError, torch.OutOfMemoryError)):
+                raise LabError(
+                    f"queue: {what}: {_one_line(error.cause)}; mend that, and give the command again"
+                ) from None
+            raise
+        except errors.RayError as error:
+            lost = f"queue: {what} was lost {RETRIES + 1} times ({_one_line(error)}); give the command again"
+            raise LabError(lost) from None
+
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
         """As `Board.look`."""
         return self.ray.get(self.board.look.remote())
 
     def notebook(self, work: Callable, *arguments: object) -> object:
         """Run `work` (papermill) in a task of its own on this machine, which has the tables, and wait for it."""
-        task = self.ray.remote(num_cpus=self.cpus, scheduling_strategy=self._here())(work)
-        return self.ray.get(task.options(name=f"notebook {arguments[0].name}").remote(*arguments))
+        name = f"notebook {arguments[0].name}"
+        task = self.ray.remote(num_cpus=0, scheduling_strategy=self._here())(work)  # a head may have no CPUs to give
+        return self.result(task.options(name=name).remote(*arguments), f"the {name}")
 
     def _here(self) -> object:
         """On the node that `lth` runs on, which outlives the others: its end is the end of the queue."""
@@ -186,25 +240,23 @@ class There(Here):
             stems = [file_stem(key) for key in part]
             task = cluster.task.options(name=f"{self.experiment} {stems[0]}")
             until = time.time() + go_on.deadline - time.monotonic()
-            reporting = Reporting(go_on, cluster.board, self.experiment, until)
+            reporting = Reporting(go_on, Line(cluster.board), self.experiment, until)
             waiting[task.remote(settings, stored, part, reporting, trainer)] = stems
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            try:
-                outcomes = ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, LabError) else error from None
-            except ray.exceptions.RayError as error:
-                why = " ".join(str(error).split())[:160]
-                raise LabError(
-                    f"queue: a training was lost {RETRIES + 1} times ({why}); give the command again"
-                ) from None
-            cluster.board.end.remote(self.experiment, waiting.pop(done))
-            yield from outcomes.items()
+        try:
+            while waiting:
+                (done,), _ = ray.wait(list(waiting), num_returns=1)
+                stems = waiting.pop(done)
+                cluster.board.end.remote(self.experiment, stems)
+                yield from cluster.result(done, f"training {stems[0]}").items()
+        finally:
+            for task in waiting:  # of an experiment that failed
+                ray.cancel(task)
 
-    def hardware(self, data: Data) -> dict:
+    def hardware(self, data: Data) -> dict | None:
         """What has trained of this experiment: processors and GPUs, on how many nodes, and trainings at once."""
         seen = self.cluster.ray.get(self.cluster.board.hardware.remote(self.experiment))
+        if not seen:
+            return None
         cpus, gpus = ({machine[kind] for machine in seen.values() if machine[kind]} for kind in ("cpu", "gpu"))
         return {
             "cpu": ", ".join(sorted(cpus)), "gpu": ", ".join(sorted(gpus)) or None, "nodes": len(seen),
@@ -212,8 +264,8 @@ class There(Here):
         }  # fmt: skip
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
-        """Meters nothing: what this machine uses is not what the nodes use."""
-        return nullcontext({})
+        """Meters nothing more: what this machine uses is not what the nodes use."""
+        return nullcontext(dict(before or {}))
 
 
 def run_queue(
@@ -236,7 +288,7 @@ def run_queue(
 
     def one(experiment: Experiment) -> None:
         folder = root / experiment.name
-        if stop.is_set():
+        if stop.is_set() or time.monotonic() >= deadline:
             late.set()
             return
         states[experiment.name] = "running"
@@ -249,34 +301,38 @@ def run_queue(
         except TimeLimit:
             late.set()
             states[experiment.name] = "stopped"
-        except LabError as error:
+        except (LabError, OSError) as error:
             failures[experiment.name] = error
             states[experiment.name] = "failed"
+        except BaseException:
+            states[experiment.name] = "failed"
+            raise
         finally:
             if mirror_to:
-                mirror(folder, root, mirror_to)
+                try:
+                    mirror(folder, root, mirror_to)
+                except LabError as error:
+                    failures.setdefault(experiment.name, error)
 
     def end_all(*_: object) -> None:
         """Ask those that run to save and end, and start no more."""
         stop.set()
-        for name, state in list(states.items()):
-            if state == "running" and (root / name).exists():
-                (root / name / STOP).touch()
+        cluster.stop()
 
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, end_all) if main else None  # Ray's own would end this process at once
     try:
         with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots))) as pool:
             futures = [pool.submit(one, experiment) for experiment in todo.values()]
-            watch = View(list(todo.values()), cluster)
             try:
+                watch = View(list(todo.values()), cluster)
                 while not all(future.done() for future in futures):
                     time.sleep(EVERY)
                     show(watch.rows(states))
-            except KeyboardInterrupt:
+                show(watch.rows(states))
+            except BaseException:  # Ctrl-C, or a view that fails: the pool waits for those that run
                 end_all()
                 raise
-            show(watch.rows(states))
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
@@ -322,7 +378,7 @@ class View:
 def _train_there(settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer) -> Cohort:
     """Train a part of a cohort in a task. What it had to leave unfinished comes back without its tensors."""
     data = _on(Data.from_arrays(arrays), settings)
-    go_on.board.trains.remote(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
+    go_on.board.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
     go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()
     part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # of a worker that died before
     outcomes = {}
@@ -345,6 +401,10 @@ def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
     """Each experiment once: where the queue has it several times, the last, which is the whole; if not done."""
     whole = {e.name: e for e in experiments}
     return {n: e for n, e in whole.items() if set(planned(e.settings)) - done_replicates(e)}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _fits(node: dict, cpus: float, gpus: float) -> int:

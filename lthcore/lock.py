@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,10 +32,13 @@ def locked(path: Path) -> Iterator[None]:
         if fcntl:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise LabError(
                     f"results: {path.parents[1]} is in use by {_owner(path)}; wait for it, or stop it"
                 ) from None
+            except OSError as error:  # some network file systems
+                note = f"note: no locks here ({error.strerror}): do not run an experiment twice at once"
+                print(note, file=sys.stderr)
         file.truncate(0)
         json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
         file.flush()
@@ -51,18 +55,25 @@ def _owner(path: Path) -> str:
 
 
 @contextmanager
-def stopped_by_sigterm(stop: Path) -> Iterator[None]:
+def stopped_by_sigterm(stop: Path) -> Iterator[threading.Event]:
     """Turn SIGTERM into the file `stop`, which trainings look for at each evaluation: they save and end cleanly.
 
-    That is what a cluster sends before it kills. Only the main thread can listen; others do without.
+    That is what a cluster sends before it kills. The event says whether it came. Only the main thread can listen;
+    others do without.
     """
+    asked = threading.Event()
     stop.unlink(missing_ok=True)
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.touch())
+
+    def ask(*_: object) -> None:
+        asked.set()
+        stop.touch()
+
+    before = signal.signal(signal.SIGTERM, ask)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
         stop.unlink(missing_ok=True)

@@ -86,8 +86,8 @@ def models() -> dict[str, ClassifierMixin]:
 def predict(tickets: Tickets) -> pd.DataFrame:
     """ROC-AUC on each held-out seed, by round, model and set of features: a row each.
 
-    `features` is one of SETS, for gradient boosting and logistic regression, or a single feature (the AUC of its size or,
-    where that points the other way, one minus it).
+    `features` is one of SETS, for gradient boosting and logistic regression, or a single feature (the AUC of its
+    size or, where that points the other way, one minus it).
     """
     rounds, rows = range(1, tickets.settings.rounds + 1), []
     by_trial = samples(tickets, rounds)

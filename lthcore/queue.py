@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from lthcore.experiments import PROFILES, Experiment, load_experiments
-from lthcore.records import REPLICATE, read_record
+from lthcore.records import REPLICATE, ROUNDS, read_record, read_table, replicate_of
 from lthcore.settings import EXTENT, LabError, choose, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
@@ -71,14 +71,32 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def mirror(folder: Path, root: Path, url: str) -> None:
-    """Copy a run's tables to where all can see them: any path of fsspec, `s3://bucket/lab` or a shared folder."""
+    """Copy a run's tables to where all can see them: any path of fsspec, `s3://bucket/lab` or a shared folder.
+
+    Raises LabError where that fails, for whatever reason: the tables themselves are safe.
+    """
+    files, place = mirror_of(url)
+    try:
+        for path in tables_in(folder) if folder.exists() else ():
+            target = f"{place}/{path.relative_to(root).as_posix()}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.put(str(path), target)
+    except Exception as error:  # each file system has errors of its own
+        raise LabError(f"mirror: {url} does not take the tables ({_one_line(error)}); give the command again") from None
+
+
+def mirror_of(url: str) -> tuple:
+    """The file system and path of a URL. Raises LabError where nothing here can reach it."""
     from fsspec.core import url_to_fs
 
-    files, place = url_to_fs(url)
-    for path in tables_in(folder) if folder.exists() else ():
-        target = f"{place}/{path.relative_to(root).as_posix()}"
-        files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        files.put(str(path), target)
+    try:
+        return url_to_fs(url)
+    except Exception as error:  # a package that is missing, a protocol that nobody knows
+        raise LabError(f"mirror: {url} cannot be reached from here ({_one_line(error)})") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def unpack(archive: Path, root: Path) -> list[str]:
@@ -118,8 +136,8 @@ def _merge(folder: Path, files: dict[str, bytes]) -> str:
         theirs = set(rows[REPLICATE].itertuples(index=False, name=None))
     except (KeyError, ValueError, TypeError):
         raise LabError(f"unpack: the tables of {folder.name} are missing or damaged") from None
-    record, path = read_record(folder), folder / "rounds.csv"
-    mine = set(pd.read_csv(path)[REPLICATE].itertuples(index=False, name=None)) if record and path.exists() else set()
+    record = read_record(folder)
+    mine = {replicate_of(row) for row in read_table(folder / "rounds.csv", ROUNDS)} if record else set()
     if record and record["run_key"] != key:
         return f"left alone: another run ({record['run_key']}) is there, not {key}"
     if mine and mine >= theirs:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from lthcore import analysis, masks
@@ -58,6 +59,7 @@ from lthcore.train import GoOn, Trainer, train_cohort, weights_left
 WHOLE, WHOLE_OTHERS = 151, 21
 STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
 SOURCE = "source"
+CHANGING = ("dynamic",)  # arms whose masks change as they train
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
 
 
@@ -93,7 +95,8 @@ class Checkpointer:
         if not path.exists():
             return state
         saved, _, key = load_state(path)
-        same = key == self.settings.key and masks.equal(saved.mask, state.mask) and saved.seed == state.seed
+        same = key == self.settings.key and saved.seed == state.seed
+        same = same and (replicate.arm in CHANGING or masks.equal(saved.mask, state.mask))
         return saved if same and saved.iteration < self.settings.iterations else state
 
 
@@ -110,8 +113,8 @@ class Here:
         """Train a cohort; yield each of its trainings as it ends."""
         yield from train_cohort(settings, data, cohort, go_on, trainer=trainer)
 
-    def hardware(self, data: Data) -> dict:
-        """What trains on these data: cpu, cores, gpu."""
+    def hardware(self, data: Data) -> dict | None:
+        """What trains on these data: cpu, cores, gpu. None where nothing has."""
         return hardware(data.test.images.device)
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
@@ -146,7 +149,8 @@ class Run:
                 for file in (self.folder / name).glob("*.safetensors"):
                     file.unlink()
             for file in self.folder.glob("*.*"):
-                file.unlink()
+                if file.is_file():
+                    file.unlink()
         for unfinished in self.folder.glob("**/.*.partial"):  # of a run that was killed while it wrote
             unfinished.unlink()
 
@@ -188,7 +192,7 @@ class Run:
             ticket, checkpoint = self._path("tickets", replicate), self._path("checkpoints", replicate)
             if ticket.exists():
                 if replicate not in self.rows or replicate.arm in LINEAGE:
-                    outcomes[replicate] = self._load(ticket, state)
+                    outcomes[replicate] = self._load("tickets", replicate, state)
                     self._note(replicate, outcomes[replicate])
             elif replicate in self.rows and replicate.arm in LINEAGE:
                 raise LabError(
@@ -196,7 +200,7 @@ class Run:
                     "machine that made them, and a run goes on there only; run with --force to start afresh here"
                 )
             elif replicate not in self.rows:
-                todo[replicate] = self._load(checkpoint, state) if checkpoint.exists() else state
+                todo[replicate] = self._load("checkpoints", replicate, state) if checkpoint.exists() else state
         keep = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
         stopped = False
         trainer = STUDIES[type(self.settings)].trainer
@@ -238,23 +242,34 @@ class Run:
         """The tickets of another search, that this one takes masks from, round by round: a run of its own."""
         folder = self.folder / SOURCE
         run(settings, folder, deadline - time.monotonic(), self.force, quiet, self.place)
+        found, before = Run(folder, settings), {}
         for replicate in planned(settings):
-            yield {replicate: load_state(folder / "tickets" / f"{file_stem(replicate)}.safetensors")[0]}
+            path = found._path("tickets", replicate)
+            if not path.exists():
+                raise LabError(f"results: {path} is missing, and a mask with it; run with --force to search anew")
+            state = found._load("tickets", replicate)
+            if replicate.round and not masks.is_nested(state.mask, before[replicate.trial]):
+                raise LabError(f"results: {path} has a mask that is no part of the one before; delete it and run again")
+            before[replicate.trial] = state.mask
+            yield {replicate: state}
 
     def _path(self, folder: str, replicate: Replicate) -> Path:
         return self.folder / folder / f"{file_stem(replicate)}.safetensors"
 
-    def _load(self, path: Path, like: Training | None = None) -> Training:
+    def _load(self, folder: str, replicate: Replicate, like: Training | None = None) -> Training:
         """A saved training, as one that began as `like`. Raises LabError for one that this run cannot have made."""
-        state, replicate, key = load_state(path)
+        path = self._path(folder, replicate)
+        state, saved, key = load_state(path)
         if key != self.settings.key:
             raise LabError(f"results: {path} belongs to run {key}, not {self.settings.key}; move it away")
         wrong = None
-        if like is not None and {n: w.shape for n, w in like.weights.items()} != {
+        if saved != replicate or (like is not None and state.seed != like.seed):
+            wrong = f"is of another training ({file_stem(saved)})"
+        elif like is not None and {n: w.shape for n, w in like.weights.items()} != {
             n: w.shape for n, w in state.weights.items()
         }:
             wrong = "is of another network"
-        elif like is not None and replicate.arm in LINEAGE and not masks.equal(state.mask, like.mask):
+        elif like is not None and replicate.arm not in CHANGING and not masks.equal(state.mask, like.mask):
             wrong = "has a mask that is not what pruning its predecessor gives"
         elif state.diverged and all(math.isfinite(point.test_loss) for point in state.curve):
             wrong = "holds weights that are not numbers"
@@ -321,7 +336,7 @@ class Run:
         if not all(self._path("tickets", replicate).exists() for replicate in tickets):
             return
         tables = analysis.tables_of_tickets(
-            lambda trial, k: self._load(self._path("tickets", Replicate("ticket", trial, 0, k))), self.settings
+            lambda trial, k: self._load("tickets", Replicate("ticket", trial, 0, k)), self.settings
         )
         for name, table in zip(names, tables, strict=True):
             write(self.folder / name, table.to_csv(index=False))
@@ -340,7 +355,7 @@ class Run:
             "seed": s.seed,
             "data": data.variant,
             **{f"n_{name}": len(split.labels) for name, split in data.splits.items()},
-            "hardware": self.place.hardware(data),
+            "hardware": self.place.hardware(data) or self.record.get("hardware"),
             "versions": versions(),
             "commits": list(dict.fromkeys([*self.record.get("commits", []), COMMIT])),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -377,7 +392,7 @@ def run(
     data = this.place.load(settings)
     if len(data.test.labels) < DATASETS[settings.dataset].n_test:
         print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
-    with locked(this.folder / "checkpoints" / "lock.json"), stopped_by_sigterm(this.folder / STOP):
+    with locked(this.folder / "checkpoints" / "lock.json"), stopped_by_sigterm(this.folder / STOP) as asked:
         this = Run(folder, settings, force, place)  # as it stands now that nobody else writes here
         this.begin()
         this.write_record(data)
@@ -388,10 +403,14 @@ def run(
             total, left = len(planned(settings)), len(this.missing)
             why = "time limit reached" if time.monotonic() >= deadline else "asked to stop,"
             raise TimeLimit(f"{why} with {total - left} of {total} trainings done; the same command goes on") from None
+        except torch.OutOfMemoryError:
+            raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:
             this.write_tables()
             this.write_record(data)
         this.write_structure()
+        if asked.is_set():  # too late for any training to see it
+            raise TimeLimit(f"asked to stop, with all of {len(planned(settings))} trainings done")
     return read_tables(folder)
 
 

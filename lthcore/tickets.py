@@ -98,19 +98,23 @@ def load_state(path: str | Path, index: int = 0) -> tuple[Training, Replicate, s
             noise=groups.get("noise", {}).get("state"),
             curve=[Point(*values) for values in json.loads(metadata["curve"])],
         )
-        replicate = Replicate(*json.loads(metadata["replicate"]))
+        replicate, key = Replicate(*json.loads(metadata["replicate"])), metadata["run_key"]
+        masks.check(state.mask, state.weights)
+        if not state.curve:
+            raise ValueError("no evaluation is in it")
     except (OSError, SafetensorError, KeyError, IndexError, ValueError, TypeError) as error:
         raise LabError(f"{path}: not a readable ticket ({error}); delete it and run again") from None
-    masks.check(state.mask, state.weights)
-    return state, replicate, metadata["run_key"]
+    return state, replicate, key
 
 
 def load_ticket(path: str | Path, index: int = 0) -> Ticket:
     """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
     state, replicate, _ = load_state(path, index)
     with safe_open(path, framework="pt") as file:
-        values = json.loads(file.metadata()["settings"])
-    settings = settings_of(values)
+        values = file.metadata().get("settings")
+    if values is None:
+        raise LabError(f"{path}: does not say which settings it is of; delete it and run again")
+    settings = settings_of(json.loads(values))
     if state.iteration < settings.iterations:
         raise LabError(f"{path}: a checkpoint at iteration {state.iteration}, not a finished ticket")
     early_stop = state.early_stop or state.weights

@@ -53,7 +53,10 @@ def project(place: Path) -> Path:
 
 def command(place: Path, *more: str, workers: int = 1, notebook: bool = False, **options) -> subprocess.Popen:
     """`lth run` of that experiment, as a process group of its own that checkpoints at every evaluation."""
-    code = "import lthcore.results as r; r.Checkpointer.every = 0.0; from lthcore.cli import main; main()"
+    code = (
+        "from functools import partial; import lthcore.results as r; from lthcore.cli import main; "
+        "r.Checkpointer = partial(r.Checkpointer, every=0.0); main()"
+    )
     environment = os.environ | {
         "LTH_RESULTS": str(place / "results"), "LTH_WORKERS": str(workers), "LTH_PLAIN": "1", "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",

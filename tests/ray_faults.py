@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import ray
 from faults import FOLDER, children, line_of, tables, undisturbed
 from ray.cluster_utils import Cluster as Nodes
 
+from lthcore import results
 from lthcore.cluster import Cluster, run_queue
 from lthcore.experiments import load_experiments
 
@@ -22,7 +24,12 @@ def queue_on(place: Path, cluster: Cluster) -> None:
     """Run the experiment of a project on a cluster, as `lth queue --engine ray` does."""
     os.environ["LTH_RESULTS"] = str(place / "results")
     experiments = load_experiments(place / "params" / "iterative_pruning" / "faulty.yaml", "smoke")
-    failures = run_queue(experiments, place / "results", cluster)
+    usual = results.Checkpointer
+    results.Checkpointer = partial(usual, every=0.0)  # that workers save at every evaluation
+    try:
+        failures = run_queue(experiments, place / "results", cluster)
+    finally:
+        results.Checkpointer = usual
     assert not failures, failures
 
 

@@ -14,12 +14,12 @@ import torch
 from fsspec.core import url_to_fs
 
 import lthcore.cluster
-from lthcore.cluster import DATA_SETS, Board, Cluster, View, _fits, _on_cpu, _parts, _train_there, run_queue
+from lthcore.cluster import DATA_SETS, Board, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
 from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
-from lthcore.queue import mirror
+from lthcore.queue import mirror, mirror_of
 from lthcore.records import hardware, read_record
 from lthcore.results import Checkpointer, Here, TimeLimit, run
 from lthcore.settings import LabError, Settings
@@ -78,7 +78,7 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
     class Telling:
         def __init__(self, go_on):
             self.go_on, self.seen, self.until, self.experiment = go_on, [], float("inf"), "x"
-            self.board = SimpleNamespace(trains=SimpleNamespace(remote=lambda *told: self.seen.append(told[0])))
+            self.board = SimpleNamespace(trains=lambda *told: self.seen.append(told[0]))
 
         def __call__(self, key, state):
             self.seen.append(state.iteration)
@@ -170,19 +170,26 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
     class One:
         """A cluster of one place, which is this process."""
 
-        slots = 1
+        slots, stopped = 1, False
 
         def progress(self):
             return {}, {}
 
+        def stop(self):
+            self.stopped = True
+
     class Where(Here):
         def __init__(self, cluster, name):
-            self.name = name
+            self.cluster, self.name = cluster, name
 
-        def train(self, settings, data, cohort, go_on, trainer):
-            if self.name.endswith("x"):
+        def load(self, settings):
+            if self.name.endswith("x"):  # before any training is there to be told
                 os.kill(os.getpid(), how)
                 time.sleep(2.5)  # so that it is noticed
+            return load(settings)
+
+        def train(self, settings, data, cohort, go_on, trainer):
+            go_on.deadline = float("-inf") if self.cluster.stopped else go_on.deadline
             yield from train_cohort(settings, data, cohort, go_on, workers=1, trainer=trainer)
 
     monkeypatch.setattr(lthcore.cluster, "There", Where)
@@ -193,6 +200,52 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
     monkeypatch.setattr(os, "kill", lambda *_: None)
     assert run_queue(these, tmp_path, One()) == {}
     assert all(len(pd.read_csv(tmp_path / e.name / "rounds.csv")) == 6 for e in these)
+
+
+def test_a_training_ends_when_the_board_says_stop(tmp_path):
+    board = Board()
+    line = SimpleNamespace(tell=board.tell, heard=lambda answer: answer)
+    reporting = Reporting(Checkpointer(tmp_path, SMALL), line, "x")
+    key, data = Replicate("ticket", 0, 0, 0), load(SMALL)
+    state = begin(SMALL, 0, 0, initial_weights(build(SMALL, data.shape, 10), SMALL, 0))
+    said = []
+    for now in train(SMALL, data, state):
+        said.append(reporting(key, now))
+        if now.iteration == 10:
+            board.stop()
+        if not said[-1]:
+            break
+    assert said == [True, True, True, False] and now.iteration == 30  # told at 20, hears of it at 30
+    assert (tmp_path / "ticket-trial0-draw0-round00.safetensors").exists()
+
+
+def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path):
+    def no_room():
+        raise OSError(28, "No space left on device")
+
+    def nothing_to_run(experiment, folder):
+        raise LabError(f"notebook: {experiment.name} has a cell that fails")
+
+    task = ray_cluster.ray.remote(no_room)
+    with pytest.raises(LabError, match=r"queue: training x: .*No space left on device; mend that") as caught:
+        ray_cluster.result(task.remote(), "training x")
+    assert "\n" not in str(caught.value)
+    failures = run_queue(
+        [experiment("x"), experiment("y", seed=1)], tmp_path / "ray", ray_cluster, notebook=nothing_to_run
+    )
+    assert sorted(failures) == [experiment(name).name for name in "xy"]
+    assert all(str(error).startswith("notebook: ") and "\n" not in str(error) for error in failures.values())
+    assert all(read_record(tmp_path / "ray" / experiment(name).name)["complete"] for name in "xy")
+
+
+def test_a_mirror_that_fails_is_one_line_and_loses_nothing(tmp_path):
+    with pytest.raises(LabError, match="mirror: nowhere://x cannot be reached from here"):
+        mirror_of("nowhere://x")
+    folder = tmp_path / "results" / "smoke" / "iterative_pruning" / "x"
+    run(SMALL, folder, quiet=True)
+    (tmp_path / "there").write_text("a file where the folder should be")
+    with pytest.raises(LabError, match="does not take the tables"):
+        mirror(folder, tmp_path / "results", str(tmp_path / "there"))
 
 
 def test_what_no_node_has_is_refused_at_once(monkeypatch):
