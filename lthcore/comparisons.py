@@ -166,11 +166,11 @@ def gap(a: pd.Series, b: pd.Series) -> str:
     return gaps({"": a}, b).strip()
 
 
-def gaps(others: dict[str, pd.Series], base: pd.Series) -> str:
-    """As `gap`, of several series against one, each named; n is said where it changes."""
+def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -> str:
+    """As `gap`, of several named series against one, or each against its own; n is said where it changes."""
     parts, said = [], ""
     for name, other in others.items():
-        difference = 100 * (other - base).dropna()
+        difference = 100 * (other - (base[name] if isinstance(base, dict) else base)).dropna()
         n, mean = len(difference), difference.mean()
         half = stats.t.ppf(0.975, n - 1) * difference.std() / n**0.5 if n > 1 else None
         interval = "" if half is None else f" [{mean - half:+.2f}, {mean + half:+.2f}]"

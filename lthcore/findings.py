@@ -192,21 +192,23 @@ def origin_findings(root: Path) -> list[str]:
 
 def deconstructing_findings(root: Path) -> list[str]:
     """Masks of LeNet by criteria of the dense training, against the one-shot ticket's of as many weights."""
-    lines = []
-    for pruned, others in (("zero", "at zero"), ("frozen", "frozen at their initial values")):
-        folder = runs_of(root, "deconstructing").get(f"lenet_mnist-{pruned}")
+    runs, lines, at_zero = runs_of(root, "deconstructing"), [], {}
+    for kind, where in (("zero", "at zero"), ("frozen", "frozen at their initial values")):
+        folder = runs.get(f"lenet_mnist-{kind}")
         if folder is None:
             continue
         rounds, curves = read_tables(folder)
         start = 100 * curves[curves["iteration"] == 0].groupby(["arm", "round"])["test_accuracy"].mean()
         for k, left, by in _middle_and_last(rounds):
-            arms = {_name(arm): by[arm] for arm in CRITERIA if arm in by}
-            untrained = ", ".join(f"{_name(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *CRITERIA) if arm in by)
-            lines += [
-                f"Pruned weights {others}, {left:.3g}% left, against large final "
-                f"({100 * by['oneshot'].mean():.2f}%): {gaps(arms, by['oneshot'])}.",
-                f"The same untrained: {untrained}.",
-            ]
+            base, arms = by["oneshot"], {_name(arm): by[arm] for arm in CRITERIA if arm in by}
+            at = f"Pruned weights {where}, {left:.3g}% left"
+            lines.append(f"{at}, against large final ({100 * base.mean():.2f}%): {gaps(arms, base)}.")
+            if kind == "zero":  # frozen, an untrained network is the whole one under any mask
+                knows = [f"{_name(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *CRITERIA) if arm in by]
+                lines.append(f"The same untrained: {', '.join(knows)}.")
+                at_zero[k] = {"large final": base} | arms
+            elif k in at_zero:
+                lines.append(f"{at}, against at zero: {gaps({'large final': base} | arms, at_zero[k])}.")
     return lines
 
 

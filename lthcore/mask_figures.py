@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from lthcore.comparisons import runs_of
 from lthcore.plots import caption_of, captioned, new_figure, plot_means, sparsity_axis
@@ -46,16 +47,27 @@ SANITY = {
 }
 
 
-def deconstructing(folder: Path, caption: str = "") -> Figure:
-    """A run of masks by criterion: trained, untrained, and with other weights."""
+def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) -> Figure:
+    """A run of masks by criterion: trained, untrained, and with other weights.
+
+    `frozen` is the same with pruned weights kept at their initial values instead of zero: what that changes.
+    """
     rounds, curves = read_tables(folder)
-    figure, panels = new_figure(1, 3)
+    figure, panels = new_figure(1, 4 if frozen else 3, (16.5, 3.8) if frozen else None)
     column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
     _lines(rounds, CRITERIA, column, panels[0], "Criteria, trained")
     _lines(untrained(curves), CRITERIA, "test_accuracy", panels[1], "Criteria, untrained: supermasks")
     _lines(rounds, WEIGHTS, column, panels[2], "What of the weights matters")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     panels[2].legend()
+    if frozen:
+        keys = ["arm", "trial", "draw", "round", "percent_left"]
+        both = [table.set_index(keys)[column] for table in (read_tables(frozen)[0], rounds)]
+        change = (both[0] - both[1]).dropna().mul(100).reset_index()
+        _lines(change, CRITERIA, column, panels[3], "Frozen instead of zero")
+        panels[3].yaxis.set_major_formatter(ScalarFormatter())
+        panels[3].axhline(0, color="#888888", linewidth=0.8)
+        panels[3].set_ylabel("change of test accuracy (points)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     return captioned(figure, caption)
 
 
@@ -102,11 +114,12 @@ def untrained(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def deconstructing_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST, pruned weights at zero."""
-    folder = runs_of(root, "deconstructing").get("lenet_mnist-zero")
-    return (
-        deconstructing(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder)) if folder else None
-    )
+    """LeNet on MNIST, pruned weights at zero, and beside them frozen."""
+    runs = runs_of(root, "deconstructing")
+    folder, frozen = runs.get("lenet_mnist-zero"), runs.get("lenet_mnist-frozen")
+    if folder is None:
+        return None
+    return deconstructing(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder), frozen)
 
 
 def pruning_at_init_lenet(root: Path) -> Figure | None:

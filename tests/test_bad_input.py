@@ -115,3 +115,42 @@ def test_saving_a_checkpoint_costs_little_of_the_time_it_protects(tmp_path):
         save_state(tmp_path / "c.safetensors", settings, Replicate("ticket", 0, 0, 0), state)
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.02 * Checkpointer(tmp_path, settings).every
+
+
+def test_a_ticket_of_another_training_of_the_same_run_is_refused(tmp_path):
+    settings = RUN.changed(trials=2, arms=["ticket", "reinit"], reinit_draws=1)
+    run(settings, tmp_path, quiet=True)
+    for name in ("rounds.csv", "curves.csv"):
+        (tmp_path / name).unlink()
+    ours = tmp_path / "tickets" / "reinit-trial1-draw0-round01.safetensors"
+    shutil.copy(tmp_path / "tickets" / "reinit-trial0-draw0-round01.safetensors", ours)
+    with pytest.raises(LabError, match=r"reinit-trial1.* is of another training \(reinit-trial0"):
+        run(settings, tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("key", ["run_key", "settings"])
+def test_a_ticket_that_does_not_say_what_it_is_of_is_one_line(key, copied):
+    path = copied / "tickets" / "ticket-trial0-draw0-round01.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {name: value for name, value in metadata.items() if name != key})
+    with pytest.raises(LabError, match="delete it and run again"):
+        load_ticket(path)
+
+
+def test_where_files_cannot_be_locked_a_run_goes_on_with_a_note(tmp_path, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert len(run(RUN, tmp_path, quiet=True)[0]) == 2
+    assert "no locks here" in capsys.readouterr().err
+
+
+def test_a_gpu_without_room_is_one_line(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lthcore.results.train_cohort", full)
+    with pytest.raises(LabError, match="memory does not hold this; lower batch_size, or use device cpu"):
+        run(RUN, tmp_path, quiet=True)

@@ -1,14 +1,20 @@
 """Transfer: masks from another data set land on the same initial weights, in the same numbers."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lthcore import masks
+from lthcore import transfer as transfer_room
 from lthcore.data import load, read
 from lthcore.lottery import Replicate, find_tickets
 from lthcore.records import read_record
-from lthcore.results import SOURCE, run
+from lthcore.results import SOURCE, Run, TimeLimit, run
 from lthcore.settings import LabError, Settings, TransferSettings
 from lthcore.train import train_cohort
 from lthcore.transfer import masks_elsewhere, transfer
@@ -87,3 +93,46 @@ def test_images_of_other_shapes_and_the_same_data_set_are_refused():
         Settings(arms=("ticket", "transferred"))
     with pytest.raises(LabError, match="image_size makes them alike"):
         masks_elsewhere(SETTINGS.changed(masks_from="mnist"), in_memory)
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A transfer whose masks are found, and nothing else is done."""
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(transfer_room, "find_tickets", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(SETTINGS, tmp_path, quiet=True)
+    return tmp_path
+
+
+def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
+    tickets = interrupted / SOURCE / "tickets"
+    first, second = (tickets / f"ticket-trial0-draw0-round0{k}.safetensors" for k in (1, 2))
+    kept = second.read_bytes()
+    with safe_open(second, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    dense = {key: torch.ones_like(t) if key.startswith("mask/") else t for key, t in tensors.items()}
+    save_file(dense, second, metadata)
+    with pytest.raises(LabError, match=r"round02\.safetensors has a mask that is no part of the one before"):
+        run(SETTINGS, interrupted, quiet=True)
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(LabError, match=r"round02\.safetensors is of another training \(ticket-trial0-draw0-round01\)"):
+        run(SETTINGS, interrupted, quiet=True)
+    second.unlink()
+    with pytest.raises(LabError, match="is missing, and a mask with it; run with --force"):
+        run(SETTINGS, interrupted, quiet=True)
+    second.write_bytes(kept)
+    assert len(run(SETTINGS, interrupted, quiet=True)[0]) == 7
+
+
+def test_sigterm_after_the_last_training_of_the_search_stops_the_transfer_too(tmp_path, monkeypatch):
+    write = Run.write_structure
+
+    def asked(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(self)
+
+    with pytest.raises(TimeLimit, match="asked to stop"), monkeypatch.context() as patch:
+        patch.setattr(Run, "write_structure", asked)
+        run(SETTINGS, tmp_path, quiet=True)
+    assert read_record(tmp_path / SOURCE)["complete"] and read_record(tmp_path)["trainings_done"] == 0
+    assert len(run(SETTINGS, tmp_path, quiet=True)[0]) == 7
