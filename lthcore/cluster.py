@@ -131,13 +131,13 @@ class Cluster:
                 "queue: --engine ray needs Ray: pip install -r requirements-cluster.txt (or use --engine local)"
             ) from None
         self.ray, self.cpus, self.gpus = ray, cpus, gpus
-        environment = {name: os.environ[name] for name in SHIPPED if name in os.environ}
+        environment = {name: os.environ[name] for name in SHIPPED if name in os.environ} | {"OMP_NUM_THREADS": "1"}
         if not ray.is_initialized():
             try:
                 ray.init(
                     address=address or "local",
                     num_cpus=None if address else worker_count(),
-                    runtime_env={"env_vars": environment | {"OMP_NUM_THREADS": "1"}},
+                    runtime_env={"env_vars": environment} if address else None,  # a local one inherits it, sooner
                     logging_level="ERROR",
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -364,8 +364,9 @@ class View:
                 self.done[name] = len(done_replicates(experiment))
             self.before[name] = state
             now = {stem: i for (of, stem), i in at.items() if of == name} if state == "running" else {}
-            seconds = time.monotonic() - self.began.setdefault(name, time.monotonic()) if state == "running" else 0.0
-            rate = steps.get(name, 0) / seconds if seconds else 0.0
+            began = self.began.setdefault(name, time.monotonic()) if state == "running" else time.monotonic()
+            seconds = time.monotonic() - began
+            rate = steps.get(name, 0) / seconds if seconds > EVERY / 2 else 0.0
             left = (self.total[name] - self.done[name]) * experiment.settings.iterations - sum(now.values())
             rows.append({
                 "experiment": name, "state": state, "done": self.done[name], "of": self.total[name],
