@@ -34,6 +34,7 @@ from lthcore.train import Trainer, train_cohort, worker_count
 
 RETRIES = 5  # of a task whose worker or node died
 EVERY = 1.0  # seconds between looks at the progress
+PATIENCE = 5.0  # seconds that a task waits, before it begins, to hear whether it still should
 DATA_SETS = 4  # kept for experiments to come, a gigabyte at most each
 SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see too
 
@@ -50,15 +51,17 @@ class Reporting:
 
     def __call__(self, key: Hashable, state: Training) -> bool:
         """Whether to go on training: not past the deadline, nor once the queue is asked to stop."""
-        if self.answer is not None and self.board.heard(self.answer):
+        told = self.board.tell(self.experiment, file_stem(key), state.iteration)
+        first = self.answer is None  # that one is waited for: a task may have had its turn after the queue was stopped
+        if self.board.heard(told if first else self.answer, PATIENCE if first else 0.0):
             self.go_on.deadline = float("-inf")
-        self.answer = self.board.tell(self.experiment, file_stem(key), state.iteration)
+        self.answer = told
         return self.go_on(key, state)
 
 
 @dataclass
 class Line:
-    """A task's line to the board: it never waits for an answer, so that a training does not either."""
+    """A task's line to the board, on which a training need not wait for an answer."""
 
     board: object
 
@@ -70,11 +73,11 @@ class Line:
         """Tell the board which hardware trains."""
         self.board.trains.remote(*told)
 
-    def heard(self, answer: object) -> bool:
-        """Whether an earlier answer is there, and was to stop."""
+    def heard(self, answer: object, patience: float) -> bool:
+        """Whether an answer is there, within so many seconds, and is to stop."""
         import ray
 
-        return bool(ray.wait([answer], timeout=0)[0]) and ray.get(answer)
+        return bool(ray.wait([answer], timeout=patience)[0]) and ray.get(answer)
 
 
 class Board:
@@ -178,7 +181,7 @@ class Cluster:
             return self.stored[data]
 
     def stop(self) -> None:
-        """Ask all trainings to save and stop, on whatever machine: at their next evaluation but one."""
+        """Ask all trainings to save and stop, on whatever machine, at their next evaluation or the one after it."""
         self.board.stop.remote()
 
     def result(self, reference: object, what: str) -> object:

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -363,3 +365,12 @@ import lthcore, lthcore.results, lthcore.cli, lthcore.plan, lthcore.paper, lthco
 def test_list_of_some_names_no_others(capsys):
     assert lth("list", "nothing") == 0 and capsys.readouterr().out == ""
     assert lth("list", "lab/ti") == 0 and "params/lab/tiny.yaml" in capsys.readouterr().out
+
+
+def test_sigterm_while_nothing_trains_exits_with_75(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "list_command", lambda _: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["list"])
+    assert ended.value.code == 75 and "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -205,7 +205,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
 
 def test_a_training_ends_when_the_board_says_stop(tmp_path):
     board = Board()
-    line = SimpleNamespace(tell=board.tell, heard=lambda answer: answer)
+    line = SimpleNamespace(tell=board.tell, heard=lambda answer, patience: answer)
     reporting = Reporting(Checkpointer(tmp_path, SMALL), line, "x")
     key, data = Replicate("ticket", 0, 0, 0), load(SMALL)
     state = begin(SMALL, 0, 0, initial_weights(build(SMALL, data.shape, 10), SMALL, 0))
@@ -218,6 +218,7 @@ def test_a_training_ends_when_the_board_says_stop(tmp_path):
             break
     assert said == [True, True, True, False] and now.iteration == 30  # told at 20, hears of it at 30
     assert (tmp_path / "ticket-trial0-draw0-round00.safetensors").exists()
+    assert not Reporting(Checkpointer(tmp_path, SMALL), line, "x")(key, state)  # one whose turn comes only now
 
 
 def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path):
