@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from lthcore.masks import Mask
@@ -61,10 +60,12 @@ def degrees(mask: Tensor, side: str = "in") -> pd.DataFrame:
     side "in": connections into each unit (row); "out": out of each of the units that the layer reads. In a random
     mask of the same number of weights a unit's degree is hypergeometric: so many drawn from all, so many of them its.
     """
+    from scipy.stats import hypergeom  # slow to import, and a run needs it only here
+
     matrix = mask.flatten(1) if side == "in" else mask.transpose(0, 1).flatten(1)
     counts = matrix.sum(1)
     degree = np.arange(matrix.shape[1] + 1)
-    chance = stats.hypergeom(matrix.numel(), int(mask.sum()), matrix.shape[1]).pmf(degree)
+    chance = hypergeom(matrix.numel(), int(mask.sum()), matrix.shape[1]).pmf(degree)
     units = torch.bincount(counts, minlength=len(degree)).numpy()
     return pd.DataFrame({"degree": degree, "units": units, "expected": chance * len(matrix)})
 

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from lthcore.board import Board, Line
 from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
@@ -57,66 +58,6 @@ class Reporting:
             self.go_on.deadline = float("-inf")
         self.answer = told
         return self.go_on(key, state)
-
-
-@dataclass
-class Line:
-    """A task's line to the board, on which a training need not wait for an answer."""
-
-    board: object
-
-    def tell(self, *told: object) -> object:
-        """Tell the board; what comes back is heard later."""
-        return self.board.tell.remote(*told)
-
-    def trains(self, *told: object) -> None:
-        """Tell the board which hardware trains."""
-        self.board.trains.remote(*told)
-
-    def heard(self, answer: object, patience: float) -> bool:
-        """Whether an answer is there, within so many seconds, and is to stop."""
-        import ray
-
-        return bool(ray.wait([answer], timeout=patience)[0]) and ray.get(answer)
-
-
-class Board:
-    """Where every training is, and how fast all of them go. An actor: tasks tell it, the queue's view asks it."""
-
-    def __init__(self) -> None:
-        """Nothing yet."""
-        self.machines: dict[str, dict[str, dict]] = {}
-        self.stopping = False
-        self.at: dict[tuple[str, str], int] = {}
-        self.steps: dict[str, int] = {}
-
-    def tell(self, experiment: str, stem: str, iteration: int) -> bool:
-        """A training is at an iteration. Answers whether it is to stop there."""
-        before = self.at.get((experiment, stem), iteration)
-        self.steps[experiment] = self.steps.get(experiment, 0) + max(0, iteration - before)
-        self.at[experiment, stem] = iteration
-        return self.stopping
-
-    def stop(self) -> None:
-        """From now on every training is told to save and stop."""
-        self.stopping = True
-
-    def end(self, experiment: str, stems: list[str]) -> None:
-        """Trainings have ended."""
-        for stem in stems:
-            self.at.pop((experiment, stem), None)
-
-    def trains(self, experiment: str, node: str, hardware: dict) -> None:
-        """A node of this hardware trains for an experiment."""
-        self.machines.setdefault(experiment, {})[node] = hardware
-
-    def hardware(self, experiment: str) -> dict[str, dict]:
-        """Node -> hardware, of those that have trained for an experiment."""
-        return self.machines.get(experiment, {})
-
-    def look(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
-        """Trainings in progress and their iterations; steps taken so far, by experiment."""
-        return self.at, self.steps
 
 
 class Cluster:

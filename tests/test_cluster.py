@@ -14,7 +14,8 @@ import torch
 from fsspec.core import url_to_fs
 
 import lthcore.cluster
-from lthcore.cluster import DATA_SETS, Board, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
+from lthcore.board import Board
+from lthcore.cluster import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
 from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
