@@ -1,4 +1,4 @@
-"""Board: where every training of a queue on Ray is. Of the standard library alone, so that its process starts at once."""
+"""Board: where every training of a queue on Ray is. Of the standard library alone: its process starts at once."""
 
 from dataclasses import dataclass
 
