@@ -7,7 +7,7 @@ GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb notebooks/c
 VENV     := .venv
 BIN      := $(VENV)/bin
 READY    := $(VENV)/ready
-RUN      := $(BIN)/lth run --profile $(PROFILE) $(if $(FORCE),--force) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
+RUN       = $(BIN)/lth run --profile $(PROFILE) $(if $(FORCE),--force) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
 NBVAL    := $(BIN)/pytest --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider
 STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -109,3 +110,13 @@ def test_commands_exist():
     assert set(re.findall(r"`?make ([a-z]+)", README)) - {"lists"} <= targets
     help_text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {"quickstart", "test", "all", "lenet", "figures"} <= set(re.findall(r"make ([a-z]+)", help_text))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("target", "profile"), [("structure", "paper"), ("structure PROFILE=smoke", "smoke"), ("lenet", "cpu")]
+)
+def test_make_runs_the_profile_that_it_says(target, profile):
+    said = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (command,) = (line for line in said.splitlines() if "lth run" in line)
+    assert f"--profile {profile} " in command
