@@ -227,6 +227,7 @@ def run_queue(
     TimeLimit after `time_limit` seconds or at SIGTERM, everything so far saved; at Ctrl-C too all is saved.
     """
     deadline, failures, late, stop = time.monotonic() + time_limit, {}, threading.Event(), threading.Event()
+    root = root.resolve()  # tasks have working directories of their own
     todo = _by_name(experiments)
     states = dict.fromkeys(todo, "waiting")
 
