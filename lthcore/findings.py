@@ -93,6 +93,8 @@ def transfer_findings(folder: Path) -> list[str]:
 
 def rewinding_findings(folders: dict[int, Path]) -> list[str]:
     """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on."""
+    if 0 not in folders:
+        return []
     tables = {k: read_tables(folder)[0] for k, folder in folders.items()}
     base = tables[0]
     left, last = base.groupby("round")["percent_left"].mean(), base["round"].max()

@@ -75,7 +75,10 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     for axes, title in zip(panels, ("Rewound to iteration k", "Rewound, or trained on"), strict=False):
         axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy at the end")
         sparsity_axis(axes, rounds["percent_left"].min())
-        axes.legend()
+        if axes.has_data():
+            axes.legend()
+        else:  # these go with rewinding to 0
+            axes.set_axis_off()
     if barriers:
         table = pd.concat(barriers)
         lefts = sorted(table["percent_left"].unique(), reverse=True)

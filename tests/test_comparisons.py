@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lthcore import gallery
+from lthcore import gallery, origin_figures
 from lthcore.comparisons import (
     dynamic_missing,
     dynamic_summary,
@@ -20,8 +20,9 @@ from lthcore.comparisons import (
     ticket_costs,
 )  # fmt: skip
 from lthcore.experiments import load_experiments
-from lthcore.findings import ablation_findings, dynamic_findings
+from lthcore.findings import ablation_findings, dynamic_findings, rewinding_findings
 from lthcore.records import CURVES, ROUNDS
+from lthcore.results import run
 from lthcore.settings import DynamicSettings, Settings, project_root
 
 PARAMS = project_root() / "params"
@@ -209,3 +210,14 @@ def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
     said = [figure._supxlabel.get_text(), *(axes.get_title(loc="left") for axes in figure.axes)]
     assert any(re.search(r"n = \d+( trials each)?, profile", text) for text in said)
     plt.close("all")
+
+
+def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
+    """As papermill runs each of the sweep: its notebook has that run's folder and no other."""
+    settings = Settings(
+        dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=20, rewind_to=10,
+        arms=["ticket"], trials=2, rounds=1,
+    )  # fmt: skip
+    run(settings, tmp_path, quiet=True)
+    assert rewinding_findings({10: tmp_path}) == []
+    assert len(origin_figures.rewinding({10: tmp_path}).axes) == 3
