@@ -120,3 +120,11 @@ def test_make_runs_the_profile_that_it_says(target, profile):
     said = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (command,) = (line for line in said.splitlines() if "lth run" in line)
     assert f"--profile {profile} " in command
+
+
+def test_faults_are_those_of_the_committed_record():
+    record = json.loads((ROOT / "results" / "faults.json").read_text())
+    assert record["lost"] == 0 and record["tried"] == record["survived"] == sum(
+        row["tried"] for row in record["faults"]
+    )
+    assert f"[{record['tried']} faults, nothing lost]" in README
