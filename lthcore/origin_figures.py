@@ -78,7 +78,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         if axes.has_data():
             axes.legend()
         else:  # these go with rewinding to 0
-            axes.set_axis_off()
+            axes.set_visible(False)
     if barriers:
         table = pd.concat(barriers)
         lefts = sorted(table["percent_left"].unique(), reverse=True)
