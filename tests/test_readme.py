@@ -58,6 +58,7 @@ def test_speed_is_that_of_the_committed_benchmarks():
         ("sparse", "sparse step against masked at 13.5% left"): "{:.1f} times at 13.5% left",
         ("sparse", "sparse step against masked at 3.6% left"): "{:.1f} times at 3.6%",
         ("scaling", "2 workers against one"): "{:.2f} times one",
+        ("queue_ray", "2 Ray workers against one"): "{:.2f} times one worker",
         ("cohort", "K = 8 against one by one"): "{:.2f} times the speed of one by one",
         ("resnet_epoch", "ours, bfloat16 against the plain loop"): "{:.1f} times the plain float32 loop",
         ("resnet_epoch", "share of an epoch that an update of the mask takes"): "{:.2%} of an epoch",
