@@ -196,8 +196,12 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
 
     monkeypatch.setattr(lthcore.cluster, "There", Where)
     these = [experiment("x"), experiment("y", seed=1), experiment("z", seed=2)]
-    with pytest.raises(TimeLimit if how == signal.SIGTERM else KeyboardInterrupt):
-        run_queue(these, tmp_path, One())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
+    try:
+        with pytest.raises(TimeLimit if how == signal.SIGTERM else KeyboardInterrupt):
+            run_queue(these, tmp_path, One())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / these[1].name / "rounds.csv").exists()  # none was begun
     monkeypatch.setattr(os, "kill", lambda *_: None)
     assert run_queue(these, tmp_path, One()) == {}
