@@ -2,7 +2,7 @@
 
     LTH_DATA=... python benchmarks/queue_ray.py [--only NAME]
 
-Whole commands are timed, `lth queue --engine ray` with Ray's start (10 s) and the loading of the data in them. Each
+Whole commands are timed, `lth queue --engine ray` with Ray's start (20 s) and the loading of the data in them. Each
 begins with empty results. The limit is two; workers share caches and memory, and `lth` itself takes some of a core.
 """
 

@@ -16,7 +16,7 @@ import yaml
 
 from lthcore.paper import NOTEBOOK
 from lthcore.records import read_record, read_tables
-from lthcore.settings import LabError, choose, project_root
+from lthcore.settings import LabError, choose, one_line, project_root
 
 RESAMPLES = 1000
 COLUMNS = [
@@ -266,7 +266,7 @@ def load_claims(path: Path | None = None) -> dict[str, dict]:
     try:
         claims = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise LabError(f"claims: cannot read {path} ({' '.join(str(error).split())})") from None
+        raise LabError(f"claims: cannot read {path} ({one_line(error)})") from None
     for name, claim in claims.items():
         parts = [claim[part] for part in ("direction", "size", "place") if part in claim]
         if not parts or not {"claim", "paper", "run"} <= claim.keys():

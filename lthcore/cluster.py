@@ -27,7 +27,7 @@ from lthcore.plan import done_replicates
 from lthcore.queue import mirror
 from lthcore.records import hardware
 from lthcore.results import Checkpointer, Here, TimeLimit, run
-from lthcore.settings import LabError, Recipe
+from lthcore.settings import LabError, Recipe, one_line
 from lthcore.state import Training
 from lthcore.studies import planned
 from lthcore.tickets import file_stem
@@ -86,7 +86,7 @@ class Cluster:
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise LabError(
-                    f"queue: there is no Ray cluster at {address} ({' '.join(str(error).split())[:120]}); "
+                    f"queue: there is no Ray cluster at {address} ({one_line(error)}); "
                     "start one, or leave --address out"
                 ) from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -135,11 +135,11 @@ class Cluster:
                 raise error.cause from None
             if isinstance(error.cause, (OSError, torch.OutOfMemoryError)):
                 raise LabError(
-                    f"queue: {what}: {_one_line(error.cause)}; mend that, and give the command again"
+                    f"queue: {what}: {one_line(error.cause)}; mend that, and give the command again"
                 ) from None
             raise
         except errors.RayError as error:
-            lost = f"queue: {what} was lost {RETRIES + 1} times ({_one_line(error)}); give the command again"
+            lost = f"queue: {what} was lost {RETRIES + 1} times ({one_line(error)}); give the command again"
             raise LabError(lost) from None
 
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
@@ -347,10 +347,6 @@ def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
     """Each experiment once: where the queue has it several times, the last, which is the whole; if not done."""
     whole = {e.name: e for e in experiments}
     return {n: e for n, e in whole.items() if set(planned(e.settings)) - done_replicates(e)}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _fits(node: dict, cpus: float, gpus: float) -> int:

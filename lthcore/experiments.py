@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lthcore.settings import KINDS, LabError, Recipe, Settings, choose
+from lthcore.settings import KINDS, LabError, Recipe, Settings, choose, one_line
 
 PROFILES = ("smoke", "cpu", "paper")
 
@@ -42,7 +42,7 @@ def load_experiments(
     except OSError as error:
         raise LabError(f"params: cannot read {path} ({error.strerror}); `lth list` shows those there are") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LabError(f"params: {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise LabError(f"params: {path} is not YAML: {one_line(error)}") from None
     profiles = values.pop("profiles", None) if isinstance(values, dict) else None
     if not isinstance(profiles, dict):
         raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")

@@ -14,7 +14,7 @@ import yaml
 
 from lthcore.experiments import PROFILES, Experiment, load_experiments
 from lthcore.records import REPLICATE, ROUNDS, read_record, read_table, replicate_of
-from lthcore.settings import EXTENT, LabError, choose, project_root
+from lthcore.settings import EXTENT, LabError, choose, one_line, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
 TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)")
@@ -28,7 +28,7 @@ def queued(profile: str, path: Path | None = None) -> Iterator[Experiment]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise LabError(f"queue: cannot read {path} ({' '.join(str(error).split())})") from None
+        raise LabError(f"queue: cannot read {path} ({one_line(error)})") from None
     for entry in entries:
         if not isinstance(entry, dict) or "params" not in entry or entry.keys() - {"params", "only", "labels"}:
             raise LabError(f"queue: {path}: {entry!r} must have params: <notebook>/<variant>, may have only:, labels:")
@@ -82,7 +82,7 @@ def mirror(folder: Path, root: Path, url: str) -> None:
             files.makedirs(target.rpartition("/")[0], exist_ok=True)
             files.put(str(path), target)
     except Exception as error:  # each file system has errors of its own
-        raise LabError(f"mirror: {url} does not take the tables ({_one_line(error)}); give the command again") from None
+        raise LabError(f"mirror: {url} does not take the tables ({one_line(error)}); give the command again") from None
 
 
 def mirror_of(url: str) -> tuple:
@@ -92,11 +92,7 @@ def mirror_of(url: str) -> tuple:
     try:
         return url_to_fs(url)
     except Exception as error:  # a package that is missing, a protocol that nobody knows
-        raise LabError(f"mirror: {url} cannot be reached from here ({_one_line(error)})") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+        raise LabError(f"mirror: {url} cannot be reached from here ({one_line(error)})") from None
 
 
 def unpack(archive: Path, root: Path) -> list[str]:

@@ -32,6 +32,11 @@ class LabError(Exception):
     """An error a user can mend: one line that says what is wrong and what to do. The command line exits with 2."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of someone else's says, on one line of at most 160 characters."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 class Recipe(BaseModel):
     """How a network is trained, and how often: what every study shares. Each study adds its own settings to it."""
 
