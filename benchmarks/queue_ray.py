@@ -22,7 +22,7 @@ WORKERS = (1, 2)
 def main() -> None:
     """Measure, print, write JSON."""
     options = options_of(
-        __doc__, "queue_ray", repeats=2, only=("iterative_pruning/lenet_mnist", "part of the experiments' names")
+        __doc__, "queue_ray", repeats=2, only=("_pruning/lenet_mnist", "part of the experiments' names")
     )
     names = {e.name: len(planned(e.settings)) for e in queued("smoke") if options.only in e.name}
 

@@ -25,7 +25,7 @@ from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
 from lthcore.plan import done_replicates
 from lthcore.queue import mirror
-from lthcore.records import hardware
+from lthcore.records import hardware, results_root
 from lthcore.results import Checkpointer, Here, TimeLimit, run
 from lthcore.settings import LabError, Recipe, one_line
 from lthcore.state import Training
@@ -36,6 +36,7 @@ from lthcore.train import Trainer, train_cohort, worker_count
 RETRIES = 5  # of a task whose worker or node died
 EVERY = 1.0  # seconds between looks at the progress
 PATIENCE = 5.0  # seconds that a task waits, before it begins, to hear whether it still should
+AHEAD = 1  # experiments begun beyond the room for trainings: one prunes and writes while another's trainings go on
 DATA_SETS = 4  # kept for experiments to come, a gigabyte at most each
 SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see too
 
@@ -221,7 +222,7 @@ def run_queue(
     mirror_to: str | None = None,
     notebook: Callable[[Experiment, Path], Path] | None = None,
 ) -> dict[str, LabError]:
-    """Run what is not done of these experiments, as many at once as the cluster has room for trainings.
+    """Run what is not done of these experiments, one more at once than the cluster has room for trainings.
 
     `show` is called every second with a row for each experiment. Returns the errors of those that could not run. Raises
     TimeLimit after `time_limit` seconds or at SIGTERM, everything so far saved; at Ctrl-C too all is saved.
@@ -267,7 +268,7 @@ def run_queue(
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, end_all) if main else None  # Ray's own would end this process at once
     try:
-        with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots))) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots + AHEAD))) as pool:
             futures = [pool.submit(one, experiment) for experiment in todo.values()]
             try:
                 watch = View(list(todo.values()), cluster)
@@ -296,8 +297,8 @@ class View:
         self.experiments, self.cluster = experiments, cluster
         self.began: dict[str, float] = {}
         self.total = {e.name: len(planned(e.settings)) for e in experiments}
+        self.written = {e.name: _written(e) for e in experiments}
         self.done = {e.name: len(done_replicates(e)) for e in experiments}
-        self.before: dict[str, str] = {}
 
     def rows(self, states: dict[str, str]) -> list[dict]:
         """Experiment, trainings done and in progress, steps a second since it began, and seconds left at that."""
@@ -305,9 +306,8 @@ class View:
         rows = []
         for experiment in self.experiments:
             name, state = experiment.name, states[experiment.name]
-            if state == "running" or state != self.before.get(name, "waiting"):  # else no table has changed
-                self.done[name] = len(done_replicates(experiment))
-            self.before[name] = state
+            if (written := _written(experiment)) != self.written[name]:
+                self.written[name], self.done[name] = written, len(done_replicates(experiment))
             now = {stem: i for (of, stem), i in at.items() if of == name} if state == "running" else {}
             began = self.began.setdefault(name, time.monotonic()) if state == "running" else time.monotonic()
             seconds = time.monotonic() - began
@@ -347,6 +347,12 @@ def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
     """Each experiment once: where the queue has it several times, the last, which is the whole; if not done."""
     whole = {e.name: e for e in experiments}
     return {n: e for n, e in whole.items() if set(planned(e.settings)) - done_replicates(e)}
+
+
+def _written(experiment: Experiment) -> int | None:
+    """When an experiment's table was last written, by the clock of the file system; None where there is none."""
+    table = results_root() / experiment.name / "rounds.csv"
+    return table.stat().st_mtime_ns if table.exists() else None
 
 
 def _fits(node: dict, cpus: float, gpus: float) -> int:

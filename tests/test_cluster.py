@@ -202,7 +202,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
             run_queue(these, tmp_path, One())
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not (tmp_path / these[1].name / "rounds.csv").exists()  # none was begun
+    assert not (tmp_path / these[2].name / "rounds.csv").exists()  # the one beyond those begun was not
     monkeypatch.setattr(os, "kill", lambda *_: None)
     assert run_queue(these, tmp_path, One()) == {}
     assert all(len(pd.read_csv(tmp_path / e.name / "rounds.csv")) == 6 for e in these)
