@@ -23,10 +23,11 @@ from lthcore.board import Board, Line
 from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
+from lthcore.place import Checkpointer, Here
 from lthcore.plan import done_replicates
 from lthcore.queue import mirror
 from lthcore.records import hardware, results_root
-from lthcore.results import Checkpointer, Here, TimeLimit, run
+from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Recipe, one_line
 from lthcore.state import Training
 from lthcore.studies import planned

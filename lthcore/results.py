@@ -17,8 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,18 +28,17 @@ import torch
 from tqdm.auto import tqdm
 
 from lthcore import analysis, masks
-from lthcore.data import DATASETS, Data, image_shape, load
-from lthcore.energy import metered
+from lthcore.data import DATASETS, Data, image_shape
 from lthcore.lock import locked, stopped_by_sigterm
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of
 from lthcore.models import build, multiply_adds, positions
+from lthcore.place import CHANGING, STOP, Checkpointer, Here
 from lthcore.records import (
     COMMIT,
     CURVES,
     READ,
     REPLICATE,
     ROUNDS,
-    hardware,
     read_record,
     read_table,
     read_tables,
@@ -52,14 +50,12 @@ from lthcore.settings import LabError, Recipe, Settings
 from lthcore.state import Point, Training
 from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import GoOn, Trainer, train_cohort, weights_left
+from lthcore.train import weights_left
 
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.
 WHOLE, WHOLE_OTHERS = 151, 21
-STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
 SOURCE = "source"
-CHANGING = ("dynamic",)  # arms whose masks change as they train
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
 
 
@@ -67,59 +63,6 @@ class TimeLimit(LabError):
     """The time limit was reached, or SIGTERM came; what was done is saved, and the same command goes on."""
 
     exit_code = 75  # EX_TEMPFAIL
-
-
-@dataclass
-class Checkpointer:
-    """Called in the worker after every evaluation: saves the state now and then, and stops it at the deadline."""
-
-    folder: Path
-    settings: Recipe
-    deadline: float = float("inf")
-    every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
-    saved: dict[Replicate, float] = field(default_factory=dict)
-
-    def __call__(self, replicate: Replicate, state: Training) -> bool:
-        """Whether to go on training."""
-        now = time.monotonic()
-        due = now - self.saved.setdefault(replicate, now) >= self.every
-        late = now >= self.deadline or any((above / STOP).exists() for above in list(self.folder.parents)[:2])
-        if state.curve and state.iteration < self.settings.iterations and (late or due):
-            save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
-            self.saved[replicate] = now
-        return not late
-
-    def latest(self, replicate: Replicate, state: Training) -> Training:
-        """Where a training got to that a worker died in: its checkpoint, or where it was to begin."""
-        path = self.folder / f"{file_stem(replicate)}.safetensors"
-        if not path.exists():
-            return state
-        saved, _, key = load_state(path)
-        same = key == self.settings.key and saved.seed == state.seed
-        same = same and (replicate.arm in CHANGING or masks.equal(saved.mask, state.mask))
-        return saved if same and saved.iteration < self.settings.iterations else state
-
-
-class Here:
-    """Where a run gets its data and its trainings: this machine. lthcore/cluster.py has another such place."""
-
-    def load(self, settings: Recipe) -> Data:
-        """The data of the settings, on their device."""
-        return load(settings)
-
-    def train(
-        self, settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
-    ) -> Iterator[tuple[Replicate, Training]]:
-        """Train a cohort; yield each of its trainings as it ends."""
-        yield from train_cohort(settings, data, cohort, go_on, trainer=trainer)
-
-    def hardware(self, data: Data) -> dict | None:
-        """What trains on these data: cpu, cores, gpu. None where nothing has."""
-        return hardware(data.test.images.device)
-
-    def metered(self, before: dict | None) -> AbstractContextManager[dict]:
-        """Meters the energy of what happens within (lthcore/energy.py)."""
-        return metered(before)
 
 
 class Run:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lthcore import data, results
+from lthcore import data, place, results
 from lthcore.results import TimeLimit, run
 from lthcore.settings import Recipe
 
@@ -65,5 +65,6 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], pd.Dat
 
     monkeypatch.setenv("LTH_WORKERS", "1")
     clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
-    monkeypatch.setattr(results, "time", clock)  # a second later each time it is read: stops are no chance
+    for room in (place, results):  # a second later each time it is read: stops are no chance
+        monkeypatch.setattr(room, "time", clock)
     return stopped_again_and_again

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
-from lthcore.results import Checkpointer, run
+from lthcore.place import Checkpointer
+from lthcore.results import run
 from lthcore.settings import LabError, Settings
 from lthcore.tickets import load_state, load_ticket, save_state
 
@@ -151,6 +152,6 @@ def test_a_gpu_without_room_is_one_line(tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lthcore.results.train_cohort", full)
+    monkeypatch.setattr("lthcore.place.train_cohort", full)
     with pytest.raises(LabError, match="memory does not hold this; lower batch_size, or use device cpu"):
         run(RUN, tmp_path, quiet=True)

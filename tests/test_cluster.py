@@ -20,9 +20,10 @@ from lthcore.data import load
 from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
+from lthcore.place import Checkpointer, Here
 from lthcore.queue import mirror, mirror_of
 from lthcore.records import hardware, read_record
-from lthcore.results import Checkpointer, Here, TimeLimit, run
+from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Settings
 from lthcore.train import train, train_cohort, train_in_step
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
-from lthcore import masks, results
+from lthcore import masks, place, results
 from lthcore.lottery import Replicate, planned
 from lthcore.records import read_record, read_tables, results_root
 from lthcore.results import TimeLimit, run
@@ -73,15 +73,15 @@ def no_training(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("nothing was to be trained, and no data to be read")
 
-    monkeypatch.setattr(results, "train_cohort", fail)
-    monkeypatch.setattr(results, "load", fail)
+    monkeypatch.setattr(place, "train_cohort", fail)
+    monkeypatch.setattr(place, "load", fail)
 
 
 def count_trainings(monkeypatch) -> list[Replicate]:
     """Every replicate that is given to `train_cohort` from now on."""
-    seen, train_cohort = [], results.train_cohort
+    seen, train_cohort = [], place.train_cohort
     monkeypatch.setattr(
-        results,
+        place,
         "train_cohort",
         lambda s, d, cohort, *a, **k: seen.extend(cohort) or train_cohort(s, d, cohort, *a, **k),
     )
@@ -91,7 +91,8 @@ def count_trainings(monkeypatch) -> list[Replicate]:
 def tick(monkeypatch) -> None:
     """Replace the clock of the deadline by one that is a second later each time it is read: stops are no chance."""
     clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
-    monkeypatch.setattr(results, "time", clock)
+    for room in (place, results):
+        monkeypatch.setattr(room, "time", clock)
 
 
 def stop_in_mid_training(settings: Settings, folder: Path, monkeypatch) -> Path:
@@ -284,7 +285,7 @@ def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
-    original = results.train_cohort
+    original = place.train_cohort
 
     def break_one(settings, data, cohort, *rest, **more):
         for replicate, state in original(settings, data, cohort, *rest, **more):
@@ -292,7 +293,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
                 state.weights["fc1.weight"][0, 0] = float("nan")
             yield replicate, state
 
-    monkeypatch.setattr(results, "train_cohort", break_one)
+    monkeypatch.setattr(place, "train_cohort", break_one)
     rounds, _ = run(SMALL, tmp_path, quiet=True)
     diverged = rounds[rounds["diverged"]]
     assert list(diverged[["arm", "trial", "round"]].itertuples(index=False, name=None)) == [
@@ -303,7 +304,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
     assert set(last["trial"]) == {1} and set(last["arm"]) == {"ticket", "reinit", "random"}
     record = read_record(tmp_path)
     assert record["complete"] and record["trainings_diverged"] == 2
-    monkeypatch.setattr(results, "train_cohort", None)
+    monkeypatch.setattr(place, "train_cohort", None)
     assert run(SMALL, tmp_path, quiet=True)[0].equals(rounds)  # nothing is left to do
 
 
