@@ -75,8 +75,10 @@ def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str,
 def _experiment(
     path: Path, profile: str, variant: str, layers: tuple[Any, ...], overrides: dict[str, Any]
 ) -> Experiment:
-    if not all(isinstance(layer, dict) and all(isinstance(key, str) for key in layer) for layer in layers):
-        raise LabError("a profile must be a mapping of settings, and every key a name")
+    if not all(isinstance(layer, dict) for layer in layers):
+        raise LabError("a profile must be a mapping of settings")
+    if unnamed := [key for layer in layers for key in layer if not isinstance(key, str)]:
+        raise LabError(f"every key must be a name, and {unnamed[0]!r} is none")
     kind = KINDS.get(path.parent.name, Settings)
     published = kind(**{key: value for layer in layers for key, value in layer.items()})
     settings = published.changed(**overrides)

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -33,8 +34,8 @@ class LabError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of someone else's says, on one line of at most 160 characters."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    """What an error of someone else's says, on one line that holds where a YAML file goes wrong, but no traceback."""
+    return textwrap.shorten(str(error), 400, placeholder=" ...") or type(error).__name__
 
 
 class Recipe(BaseModel):

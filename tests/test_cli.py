@@ -99,13 +99,14 @@ def test_what_a_user_can_mend_is_one_line_and_exit_status_2(arguments, message, 
     [
         (None, "cannot read"),
         ("trials: [1", "is not YAML"),
+        ("widths: [300, 100\nlearning_rate: 1.2e-3\nprofiles: {}", "line 2, column 14"),
         ("trials: 1", "needs flat keys and a mapping `profiles:`"),
         ("just text", "needs flat keys and a mapping `profiles:`"),
         ("trails: 1\nprofiles: {cpu: }", "unknown key 'trails' = 1 (did you mean 'trials'?)"),
         ("profiles: {cpu: {trials: 1.5}}", "trials = 1.5"),
-        ("profiles: {cpu: [1, 2]}", "cpu"),
-        ("7: 1\nprofiles: {cpu: }", "7"),
-        (b"\xff\xfe\x00", "bad.yaml"),
+        ("profiles: {cpu: [1, 2]}", "(cpu): a profile must be a mapping of settings"),
+        ("7: 1\nprofiles: {cpu: }", "every key must be a name, and 7 is none"),
+        (b"\xff\xfe\x00", "is not YAML"),
     ],
 )
 def test_params_file_that_cannot_be_used_is_one_line_that_names_it(content, message, project, capsys):
