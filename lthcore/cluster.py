@@ -350,10 +350,10 @@ def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
     return {n: e for n, e in whole.items() if set(planned(e.settings)) - done_replicates(e)}
 
 
-def _written(experiment: Experiment) -> int | None:
-    """When an experiment's table was last written, by the clock of the file system; None where there is none."""
+def _written(experiment: Experiment) -> tuple[int, int] | None:
+    """When an experiment's table was last written, and its size, for clocks that are coarse; None without a table."""
     table = results_root() / experiment.name / "rounds.csv"
-    return table.stat().st_mtime_ns if table.exists() else None
+    return (table.stat().st_mtime_ns, table.stat().st_size) if table.exists() else None
 
 
 def _fits(node: dict, cpus: float, gpus: float) -> int:

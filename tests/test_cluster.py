@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,20 +167,38 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
     assert len(ray_cluster.data) == DATA_SETS and ray_cluster.load(SMALL) is not data
 
 
+class One:
+    """A cluster of one place, which is this process."""
+
+    slots, stopped = 1, False
+
+    def progress(self):
+        return {}, {}
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+    both = threading.Barrier(2, timeout=60)  # that the only place's experiment cannot pass alone
+
+    class Where(Here):
+        def __init__(self, cluster, name):
+            pass
+
+        def load(self, settings):
+            both.wait()
+            return load(settings)
+
+    monkeypatch.setattr(lthcore.cluster, "There", Where)
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    assert run_queue([experiment("x"), experiment("y", seed=1)], tmp_path, One()) == {}
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
-
-    class One:
-        """A cluster of one place, which is this process."""
-
-        slots, stopped = 1, False
-
-        def progress(self):
-            return {}, {}
-
-        def stop(self):
-            self.stopped = True
 
     class Where(Here):
         def __init__(self, cluster, name):

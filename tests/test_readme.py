@@ -66,6 +66,8 @@ def test_speed_is_that_of_the_committed_benchmarks():
     }
     for (name, ratio), words in said.items():
         assert words.format(ratios[name][ratio]["value"]) in text
+    queue = json.loads((ROOT / "results" / "benchmarks" / "cpu" / "queue_ray.json").read_text())
+    assert f"a queue of {queue['experiments']} short LeNet experiments" in text
 
 
 def test_what_compaction_saves_is_what_was_measured():
