@@ -61,7 +61,7 @@ def main() -> None:
     def plain() -> None:
         for batch in order[0]:
             optimizer.zero_grad()
-            x = augment(data.train.images[batch], settings.augment, "cifar10", noise)
+            x = augment(data.train.images[batch], settings, noise)
             F.cross_entropy(model(x), data.train.labels[batch]).backward()
             optimizer.step()
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lthcore.data import DATASETS
-from lthcore.settings import Augmentation
+from lthcore.data import pixel_scale
+from lthcore.settings import Recipe
 
 PADDING = 4  # pixels around an image before it is cropped
 ROTATION = 15.0  # degrees, at most
@@ -20,14 +20,18 @@ ERASED = (0.02, 0.33)  # share of an image that is erased, in half of the images
 ELONGATION = 3.3  # of what is erased: largest ratio of its sides
 
 
-def augment(images: Tensor, kinds: tuple[Augmentation, ...], dataset: str, generator: torch.Generator) -> Tensor:
-    """Normalised images (N, C, H, W) of a data set, augmented by `kinds` in the order in which they stand here."""
+def augment(images: Tensor, settings: Recipe, generator: torch.Generator) -> Tensor:
+    """Scaled images (N, C, H, W), augmented by what the settings ask for, in the order in which it stands here.
+
+    What is padded, rotated in or erased is zero: the mean colour of standardised images, black in others.
+    """
+    kinds = settings.augment
     if "crop" in kinds or "flip" in kinds:
         images = shift(images, generator, PADDING if "crop" in kinds else 0, "flip" in kinds)
     if "rotation" in kinds:
         images = rotate(images, generator)
     if "jitter" in kinds:
-        images = jitter(images, generator, DATASETS[dataset].mean, DATASETS[dataset].std)
+        images = jitter(images, generator, *pixel_scale(settings.dataset, settings.input_scaling))
     return erase(images, generator) if "erasing" in kinds else images
 
 
@@ -68,7 +72,7 @@ def jitter(images: Tensor, generator: torch.Generator, mean: tuple[float, ...], 
 
 
 def erase(images: Tensor, generator: torch.Generator) -> Tensor:
-    """In half of the images a rectangle set to zero, the mean colour (random erasing, arXiv 1708.04896)."""
+    """In half of the images a rectangle set to zero (random erasing, arXiv 1708.04896)."""
     height, width = images.shape[2:]
     area = _uniform(images, generator, *ERASED) * (height * width)
     ratio = _uniform(images, generator, -math.log(ELONGATION), math.log(ELONGATION)).exp()

@@ -319,7 +319,7 @@ def data_command(options: argparse.Namespace) -> None:
     from lthcore.data import data_root, fetch, read
 
     for name in options.names:
-        print(f"{name}: {fetch(name) if options.action == 'fetch' else read(name)[0].variant} ({data_root()})")
+        print(f"{name}: {fetch(name) if options.action == 'fetch' else read(name).variant} ({data_root()})")
 
 
 def _short(path: Path) -> str:

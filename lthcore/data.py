@@ -1,4 +1,4 @@
-"""Data: digits, MNIST, Fashion-MNIST and CIFAR-10 as normalised tensors on the device; downloading is apart.
+"""Data: digits, MNIST, Fashion-MNIST and CIFAR-10 as scaled tensors on the device; downloading is apart.
 
 Files lie under the data root (`LTH_DATA`, default data/ of the project) in the publishers' own formats. MNIST and
 Fashion-MNIST are read only when their MD5 is the published one. No pickle is ever read: CIFAR-10 is the official binary
@@ -48,7 +48,9 @@ CIFAR10_MIRRORS = (
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
 CLASSES = 10
 DIGITS_TEST = 360
-DATA_SETTINGS = ("dataset", "image_size", "train_examples", "validation", "batch_size", "seed", "device")  # `load`'s
+DATA_SETTINGS = (  # those that `load` looks at
+    "dataset", "image_size", "input_scaling", "train_examples", "validation", "batch_size", "seed", "device",
+)  # fmt: skip
 
 
 class Raw(NamedTuple):
@@ -62,7 +64,7 @@ class Raw(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Images (N, C, H, W) float32, normalised, and labels (N,) int64, on one device."""
+    """Images (N, C, H, W) float32, scaled, and labels (N,) int64, on one device."""
 
     images: Tensor
     labels: Tensor
@@ -213,7 +215,7 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
     The validation images are a random draw from the training images (5,000 in the paper's section 2), the same in all
     trials; the test images are the publisher's. Raises LabError for files that are missing or not as published.
     """
-    raw, normalise = read(settings.dataset, root)
+    raw = read(settings.dataset, root)
     total = len(raw.train_labels)
     wanted = settings.train_examples or total - settings.validation
     if wanted + settings.validation > total or wanted < settings.batch_size:
@@ -226,7 +228,7 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
     device = pick_device(settings.device)
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
-        tensor = normalise(images)
+        tensor = scaled(images, settings.dataset, settings.input_scaling)
         if settings.image_size:
             tensor = resized(tensor, settings.image_size)
         return Split(tensor.to(device), torch.from_numpy(labels.astype(np.int64)).to(device))
@@ -239,15 +241,26 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
     )
 
 
-def read(name: str, root: Path | None = None) -> tuple[Raw, Callable[[np.ndarray], Tensor]]:
-    """The raw data set `name`, checked, and the function that normalises its images to float32."""
-    dataset = DATASETS[choose("dataset", name, DATASETS)]
-    scale, shift = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (dataset.std, dataset.mean))
+def read(name: str, root: Path | None = None) -> Raw:
+    """The raw data set `name`, checked."""
+    return DATASETS[choose("dataset", name, DATASETS)].reader(Path(root) if root else data_root())
 
-    def normalise(images: np.ndarray) -> Tensor:
-        return (torch.from_numpy(images.astype(np.float32)) / 255 - shift) / scale
 
-    return dataset.reader(Path(root) if root else data_root()), normalise
+def scaled(images: np.ndarray, dataset: str, input_scaling: str) -> Tensor:
+    """Images (N, C, H, W) of bytes as float32, in the scale that networks see them in (`settings.input_scaling`)."""
+    mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in pixel_scale(dataset, input_scaling))
+    pixels = (torch.from_numpy(images.astype(np.float32)) / 255 - mean) / std
+    if input_scaling == "unit_norm":
+        pixels /= pixels.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+    return pixels
+
+
+def pixel_scale(dataset: str, input_scaling: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What is subtracted from each channel of images in [0, 1], and what the rest is divided by."""
+    known = DATASETS[choose("dataset", dataset, DATASETS)]
+    if input_scaling == "standardised":
+        return known.mean, known.std
+    return (0.0,) * len(known.mean), (1.0,) * len(known.std)
 
 
 def fetch(name: str, root: Path | None = None) -> str:
@@ -258,7 +271,7 @@ def fetch(name: str, root: Path | None = None) -> str:
     root = Path(root) if root else data_root()
     choose("dataset", name, DATASETS)
     try:
-        return read(name, root)[0].variant
+        return read(name, root).variant
     except LabError:
         pass  # not there, or not whole: fetched below
     if name == "cifar10":
@@ -275,7 +288,7 @@ def fetch(name: str, root: Path | None = None) -> str:
         for file, (md5, _) in files.items():
             (root / folder / "raw" / file).unlink(missing_ok=True)
             _download(root / folder / "raw", mirrors, f"{file}.gz", md5)
-    return read(name, root)[0].variant
+    return read(name, root).variant
 
 
 def _download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack: bool = False) -> None:

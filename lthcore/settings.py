@@ -47,6 +47,9 @@ class Recipe(BaseModel):
     train_examples: int = Field(0, ge=0, description="training images used, 0 for all that validation leaves")
     validation: int = Field(5000, ge=0, description="images held out to choose the early-stop point, 0 for none")
     image_size: int = Field(0, ge=0, le=256, description="pixels a side that images are resized to, 0 for as published")
+    input_scaling: Literal["standardised", "unit", "unit_norm"] = Field(
+        "standardised", description="standardised to mean 0 and deviation 1, unit for [0, 1], unit_norm for a norm of 1"
+    )
     augment: tuple[Augmentation, ...] = Field((), description="any of crop, flip, rotation, jitter, erasing")
 
     architecture: str = Field(
@@ -133,6 +136,8 @@ class Recipe(BaseModel):
         self._forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
         self._forbid(adam and self.weight_decay >= 1, "weight_decay", "allowed below 1")
         self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
+        stretched = bool(self.augment) and self.input_scaling == "unit_norm"
+        self._forbid(stretched, "input_scaling", "no unit_norm with augment, which would change the norms again")
         mirrored = "flip" in self.augment and self.dataset.startswith(("digits", "mnist"))
         self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
         return self

@@ -70,7 +70,8 @@ def first_layer(tickets: Tickets) -> pd.DataFrame:
     `at_idle_pixels`: of its connections, those from inputs that hardly vary (standard deviation over the training
     images < IDLE). `units`: of its units, those that keep a connection. Of networks whose first layer is dense.
     """
-    rows, idle = [], tickets.data.train.images.flatten(1).std(0).cpu() < IDLE
+    pixels = tickets.data.train.images.flatten(1).cpu()
+    rows, idle = [], pixels.std(0) < IDLE * pixels.std()
     for replicate in planned(tickets.settings):
         arm, trial, draw, k = replicate
         if k == 0 or draw > 0:

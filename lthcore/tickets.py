@@ -131,4 +131,4 @@ def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "fin
     data = load(ticket.settings.changed(device="auto"))
     model = build(ticket.settings, data.shape, 10).to(data.test.images.device)
     model.load_state_dict(getattr(ticket, weights))
-    return evaluate(model, data.splits[choose("split", split, data.splits)])[0]
+    return evaluate(model, data.splits[choose("split", split, data.splits)], precision=ticket.settings.precision)[0]

@@ -11,7 +11,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from lthcore.augment import ROTATION, augment, erase, jitter, rotate, shift
-from lthcore.settings import Augmentation
+from lthcore.data import scaled
+from lthcore.settings import Augmentation, Settings
 
 KINDS = get_args(Augmentation)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
@@ -108,9 +109,21 @@ def test_erasing_clears_one_rectangle_in_half_of_the_images():
 @pytest.mark.parametrize("kinds", [(), *combinations(KINDS, 1), KINDS], ids=lambda kinds: "+".join(kinds) or "none")
 def test_augmentation_follows_from_its_generator_alone(kinds):
     batch, before = images(20, 3, 8, 8), torch.random.get_rng_state()
-    kept = batch.clone()
-    once, again, other = (augment(batch, kinds, "cifar10", generator(seed)) for seed in (0, 0, 1))
+    kept, settings = batch.clone(), Settings(dataset="cifar10", augment=kinds)
+    once, again, other = (augment(batch, settings, generator(seed)) for seed in (0, 0, 1))
     assert once.shape == batch.shape and once.dtype == batch.dtype and torch.equal(once, again)
     assert torch.equal(once, other) == (not kinds)
     assert torch.equal(batch, kept) and torch.equal(before, torch.random.get_rng_state())
     assert not any(math.isnan(v) for v in once.flatten().tolist())
+
+
+def test_jitter_knows_the_scale_of_its_images():
+    """The same pixels, jittered alike, whether a network sees them standardised or in [0, 1]."""
+    pixels = np.random.RandomState(0).randint(0, 256, (5, 3, 8, 8)).astype(np.uint8)
+    standardised, unit = (
+        augment(scaled(pixels, "cifar10", kind), Settings(dataset="cifar10", augment=("jitter",), input_scaling=kind),
+                generator())
+        for kind in ("standardised", "unit")
+    )  # fmt: skip
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    assert torch.allclose(standardised * std + mean, unit, atol=1e-5) and 0 <= unit.min() < unit.max() <= 1

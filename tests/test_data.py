@@ -96,6 +96,21 @@ def test_digits_are_normalised_over_the_training_images():
     assert float(images.std()) == pytest.approx(1, abs=0.01)
 
 
+def test_unit_scaling_keeps_pixels_between_0_and_1():
+    images = data.load(DIGITS.changed(input_scaling="unit")).train.images
+    assert float(images.min()) == 0 and float(images.max()) == 1
+
+
+def test_unit_norm_scaling_gives_each_image_a_norm_of_1():
+    digits = data.load(DIGITS.changed(input_scaling="unit_norm"))
+    norms, plain = digits.test.images.flatten(1).norm(dim=1), data.load(DIGITS.changed(input_scaling="unit"))
+    assert torch.allclose(norms, torch.ones(len(norms)))
+    expected = plain.test.images / plain.test.images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert torch.allclose(digits.test.images, expected)
+    black = np.zeros((1, 1, 8, 8), np.uint8)
+    assert data.scaled(black, "digits", "unit_norm").count_nonzero() == 0
+
+
 def test_digits_are_labelled_right():
     """The nearest training image has the same label: images and labels were split and shuffled alike."""
     digits = data.load(DIGITS)
@@ -111,18 +126,18 @@ def test_without_validation_there_is_no_such_split():
 
 
 def test_real_mnist_is_normalised(root_with):
-    raw, normalise = data.read("mnist", root_with("mnist"))
+    raw = data.read("mnist", root_with("mnist"))
     assert raw.train_images.shape == (60_000, 1, 28, 28) and raw.test_images.shape == (10_000, 1, 28, 28)
     assert np.bincount(raw.train_labels)[:2].tolist() == [5923, 6742]
-    images = normalise(raw.train_images[:10_000])
+    images = data.scaled(raw.train_images[:10_000], "mnist", "standardised")
     assert abs(float(images.mean())) < 0.02 and float(images.std()) == pytest.approx(1, abs=0.02)
 
 
 def test_real_cifar10_is_normalised_by_channel(root_with):
-    raw, normalise = data.read("cifar10", root_with("cifar10"))
+    raw = data.read("cifar10", root_with("cifar10"))
     assert raw.train_images.shape == (50_000, 3, 32, 32)
     assert np.bincount(raw.train_labels).tolist() == [5000] * 10
-    images = normalise(raw.train_images[:5_000])
+    images = data.scaled(raw.train_images[:5_000], "cifar10", "standardised")
     assert images.mean((0, 2, 3)).abs().max() < 0.05
     assert images.std((0, 2, 3)).tolist() == pytest.approx([1, 1, 1], abs=0.05)
 
@@ -196,7 +211,7 @@ def test_all_images_may_be_shared_out():
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 def test_mnist_format_is_read(fake_mnist, packed):
-    raw, _ = data.read("mnist", fake_mnist(packed))
+    raw = data.read("mnist", fake_mnist(packed))
     assert raw.train_images.shape == (600, 1, 28, 28) and raw.test_images.shape == (20, 1, 28, 28)
     assert raw.train_images[300, 0, 0, :3].tolist() == [1, 44, 0] and raw.train_images[300, 0, 27, 26] == 9
     assert raw.train_labels.tolist() == [i % 10 for i in range(600)]
@@ -205,7 +220,7 @@ def test_mnist_format_is_read(fake_mnist, packed):
 def test_fashion_mnist_is_read_from_its_archives(fake_mnist):
     root = fake_mnist(packed=True, folder="FashionMNIST", table="FASHION_FILES")
     (root / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(b"unpacked, of which no hash is published")
-    raw, _ = data.read("fashion_mnist", root)
+    raw = data.read("fashion_mnist", root)
     assert raw.test_labels.tolist() == [i % 10 for i in range(20)] and raw.variant.startswith("fashion_mnist")
 
 
@@ -257,7 +272,7 @@ def test_cifar10_record_is_a_label_and_three_planes(cifar10_root):
     red = np.arange(1024) % 251
     record = bytes([7]) + bytes(red.tolist()) + bytes([2] * 1024) + bytes([3] * 1024)
     (cifar10_root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(record)
-    raw, _ = data.read("cifar10", cifar10_root)
+    raw = data.read("cifar10", cifar10_root)
     assert raw.train_images.shape == (50_000, 3, 32, 32) and raw.test_labels.tolist() == [7]
     assert raw.train_labels[::10_000].tolist() == raw.train_images[::10_000, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(raw.test_images[0, 0], red.reshape(32, 32))
@@ -267,7 +282,7 @@ def test_cifar10_record_is_a_label_and_three_planes(cifar10_root):
 
 def test_cifar10_takes_any_whole_number_of_test_images_and_says_so(cifar10_root):
     (cifar10_root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(1000 * RECORD))
-    raw, _ = data.read("cifar10", cifar10_root)
+    raw = data.read("cifar10", cifar10_root)
     assert raw.test_images.shape == (1000, 3, 32, 32)
     assert "1,000 of 10,000 test" in raw.variant
 

@@ -342,7 +342,8 @@ def test_clip_norm_bounds_the_step_and_keeps_its_direction(digits):
 def test_bfloat16_trains_close_to_float32_and_keeps_float32_weights(digits):
     full, half = (trained(SMALL.changed(precision=p), digits) for p in ("float32", "bfloat16"))
     assert all(w.dtype == torch.float32 for w in half.weights.values())
-    assert half.curve[0] == full.curve[0]  # evaluation is in float32
+    begun = (half.curve[0], full.curve[0])  # evaluation is in the precision of the training
+    assert begun[0] != begun[1] and begun[0].val_loss == pytest.approx(begun[1].val_loss, rel=2e-3)
     difference = max((half.weights[n] - w).abs().max().item() for n, w in full.weights.items())
     assert 0 < difference < 0.05
     assert half.curve[-1].test_accuracy == pytest.approx(full.curve[-1].test_accuracy, abs=0.05)
