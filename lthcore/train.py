@@ -19,7 +19,7 @@ from joblib import Parallel, cpu_count, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor
 
-from lthcore import masks, sparse
+from lthcore import conv, masks, sparse
 from lthcore.data import Data
 from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
 from lthcore.models import Weights, build
@@ -41,7 +41,8 @@ def engine_for(settings: Recipe, data: Data, states: list[Training]) -> Dense | 
         return SparseChain(settings, model, states)
     if is_plain_chain(settings, model, device):
         return Chain(settings, model, device, states)
-    return Dense(settings, model, device, states)
+    kind = conv.ConvolutionalNetwork if conv.applies(settings, model, device) else Dense
+    return kind(settings, model, device, states)
 
 
 def train(settings: Recipe, data: Data, state: Training) -> Iterator[Training]:

@@ -1,0 +1,70 @@
+"""Convolutional networks on a CPU: channels last from end to end, gradients by hand, little between the convolutions.
+
+In bfloat16 activations are 16 bits wide and weights are cast once a step; weights, moments and all sums stay float32.
+In an evaluation, which is in the precision of the training, norms are folded into the convolutions before them. The
+tests hold this against plain PyTorch.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lthcore.augment import augment
+from lthcore.data import Data, Split
+from lthcore.engines import CONVOLUTIONAL_BATCH, Dense, Evaluation
+from lthcore.settings import Recipe
+from lthcore.state import Training
+
+try:
+    from lthcore.conv_layers import layers_of
+except ImportError:  # numba is optional: without it convolutions are plain PyTorch's, and slower
+    layers_of = None
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def applies(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
+    """Whether this engine can train a network here: on a CPU, of layers that it knows."""
+    able = layers_of is not None and device.type == "cpu" and settings.engine == "auto"
+    return able and layers_of(model, DTYPES[settings.precision]) is not None
+
+
+class ConvolutionalNetwork(Dense):
+    """One convolutional network under a mask with its optimizer: same interface as `engines.Dense`."""
+
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+        """Take `model` and the one replicate it is to be."""
+        super().__init__(settings, model, device, states)
+        self.dtype = DTYPES[settings.precision]
+        self.layers = layers_of(self.model, self.dtype)
+        classes, smoothing = self.layers[-1].module.out_features, settings.label_smoothing
+        self.targets = torch.eye(classes) * (1 - smoothing) + smoothing / classes
+
+    @torch.no_grad()
+    def gradients(self, data: Data, batch: Tensor) -> None:
+        """Set the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
+        x, labels = data.train.images[batch[0]], data.train.labels[batch[0]]
+        x = augment(x, self.settings, self.noise[0]) if self.settings.augment else x
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        for layer in self.layers:
+            x = layer.forward(x)
+        back = (x.float().softmax(1) - self.targets[labels]) / len(x)  # of the cross-entropy
+        back = back.to(self.dtype)
+        for layer in reversed(self.layers):
+            back = layer.backward(back)
+
+    @torch.no_grad()
+    def evaluate(self, *splits: Split) -> list[list[Evaluation]]:
+        """As in `Dense`."""
+        for layer in self.layers:
+            layer.prepare()
+        totals, size = torch.zeros(len(splits), 2, dtype=torch.float64), CONVOLUTIONAL_BATCH["cpu"]
+        for total, (images, labels) in zip(totals, splits, strict=True):
+            for x, y in zip(images.split(size), labels.split(size), strict=True):
+                x = x.to(self.dtype, memory_format=torch.channels_last)
+                for layer in self.layers:
+                    x = layer.infer(x)
+                x = x.float()
+                total += torch.stack([F.cross_entropy(x, y, reduction="sum"), (x.argmax(1) == y).sum()])
+            total /= len(labels)
+        return [[tuple(total) for total in totals.tolist()]]

@@ -1,0 +1,392 @@
+"""Layers of a convolutional network on a CPU, each with its gradient by hand; `conv` makes an engine of them.
+
+Convolutions are oneDNN's, with the rectifier that follows in the same pass. Norms, rectifiers, residual additions and
+poolings, which take as long as the convolutions when each is an operation of its own, are compiled loops over memory
+(`conv_kernels`). Images are channels last from end to end. Importing this needs numba.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lthcore import conv_kernels as kernels
+from lthcore.linear import times_transposed
+from lthcore.models import Dropout, Residual
+
+# torch.compile's own route to oneDNN's convolution with what follows it; a build of torch may lack it
+_MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
+_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise", None)
+_ADDED_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise_", None)
+WIDE = 512  # elements of a row that a compiled loop runs over: narrow rows are taken several at a time
+
+
+class Layer(Protocol):
+    """A part of a network: `forward` and `backward` in training; `prepare`, then `infer` in an evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output, with what `backward` needs remembered."""
+
+    def backward(self, gradient: Tensor) -> Tensor | None:
+        """The gradient of the input from that of the output, which may be overwritten. Parameters get theirs."""
+
+    def prepare(self) -> None:
+        """Take the weights as they are now, for `infer`."""
+
+    def infer(self, x: Tensor) -> Tensor:
+        """The output in evaluation mode. x may be overwritten."""
+
+
+class Cast:
+    """A parameter in the numbers that products are taken in, and where its gradient goes."""
+
+    def __init__(self, parameter: nn.Parameter | None, dtype: torch.dtype) -> None:
+        self.parameter, self.tensor = parameter, None
+        if parameter is not None:
+            exact = dtype == parameter.dtype
+            self.tensor = parameter.detach() if exact else torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+
+    def refresh(self) -> Tensor | None:
+        """The parameter as it is now."""
+        if self.parameter is not None and self.tensor.dtype != self.parameter.dtype:
+            self.tensor.copy_(self.parameter.detach())
+        return self.tensor
+
+    def learn(self, gradient: Tensor | None) -> None:
+        """Take the gradient of the loss."""
+        if self.parameter is None:
+            return
+        if self.parameter.grad is None:
+            self.parameter.grad = torch.empty_like(self.parameter)
+        self.parameter.grad.copy_(gradient)
+
+
+class ConvolutionLayer:
+    """A convolution, the norm after it where there is one, and the rectifier after that."""
+
+    def __init__(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None, rectified: bool, dtype: torch.dtype) -> None:
+        self.module, self.rectified = module, rectified
+        self.weight, self.bias = Cast(module.weight, dtype), Cast(module.bias, dtype)
+        self.norm = Norm(norm) if norm is not None else None
+        self.padding = [(k - 1) // 2 if module.padding == "same" else 0 for k in module.kernel_size]
+        if not isinstance(module.padding, str):
+            self.padding = list(module.padding)
+        self.first = False  # no gradient is needed of the images
+        self.pooled = False  # the pooling that follows has the rectifier's gradient in its own
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """x (N, C, H, W) -> rectified(norm(convolution(x)) + shortcut)."""
+        self.x, weight, bias = x, self.weight.refresh(), self.bias.refresh()
+        y = self._convolve(x, weight, bias, self.rectified and self.norm is None)
+        self.y = y if self.norm is None else self.norm.forward(y, self.rectified, shortcut)
+        return self.y
+
+    def backward(self, gradient: Tensor) -> Tensor | None:
+        """As in `Layer`. Where a shortcut was added, `gradient` is its gradient afterwards."""
+        gate = self.y if self.rectified and not self.pooled else None
+        if self.norm is not None:
+            gradient = self.norm.backward(gradient, gate)
+        elif gate is not None:
+            kernels.rectify_gradient(_integers(gradient).reshape(-1), _integers(gate).reshape(-1))
+        back, weight, bias = torch.ops.aten.convolution_backward(
+            gradient, self.x, self.weight.tensor, [len(self.weight.tensor)], self.module.stride, self.padding,
+            self.module.dilation, False, [0, 0], self.module.groups,
+            [not self.first, True, self.module.bias is not None],
+        )  # fmt: skip
+        self.weight.learn(weight)
+        self.bias.learn(bias)
+        return back
+
+    def prepare(self) -> None:
+        """Fold the norm, at its running statistics, into weights and bias."""
+        weight, bias = self.module.weight.detach(), self.module.bias
+        if self.norm is not None:
+            n = self.norm.module
+            scale = n.weight.detach() / (n.running_var + n.eps).sqrt()
+            bias = n.bias.detach() + (-n.running_mean if bias is None else bias.detach() - n.running_mean) * scale
+            weight = weight * scale.view(-1, 1, 1, 1)
+        self.folded = tuple(None if t is None else t.detach().to(self.weight.tensor.dtype) for t in (weight, bias))
+
+    def infer(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """As `forward`, by running statistics. A shortcut is overwritten."""
+        if shortcut is None:
+            return self._convolve(x, *self.folded, self.rectified)
+        if _ADDED_CONVOLUTION is not None:
+            module, after = self.module, ["relu" if self.rectified else None, [], None]
+            return _ADDED_CONVOLUTION.binary(
+                shortcut,
+                x,
+                *self.folded,
+                self.padding,
+                module.stride,
+                module.dilation,
+                module.groups,
+                "add",
+                1.0,
+                *after,
+            )
+        out = self._convolve(x, *self.folded, False).add_(shortcut)
+        return out.relu_() if self.rectified else out
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, rectified: bool) -> Tensor:
+        module = self.module
+        if _CONVOLUTION is not None:
+            how = (self.padding, module.stride, module.dilation, module.groups)
+            return _CONVOLUTION(x, weight, bias, *how, "relu" if rectified else "none", [], "")
+        out = F.conv2d(x, weight, bias, module.stride, self.padding, module.dilation, module.groups)
+        return out.relu_() if rectified else out
+
+
+class Norm:
+    """A batch norm with the addition and the rectifier that follow it."""
+
+    def __init__(self, module: nn.BatchNorm2d) -> None:
+        self.module = module
+
+    def forward(self, x: Tensor, rectified: bool, shortcut: Tensor | None) -> Tensor:
+        """x (N, C, H, W) -> rectified(norm(x) + shortcut), by the batch's own statistics; the running ones move."""
+        m, rows = self.module, _rows(x)
+        total, squares = np.zeros((2, rows.shape[1]))
+        kernels.moments(rows, total, squares)
+        self.x, self.n = x, x.numel() // m.num_features
+        self.mean = _by_channel(total, m.num_features) / self.n
+        variance = np.maximum(_by_channel(squares, m.num_features) / self.n - self.mean**2, 0)
+        self.inverse = 1 / np.sqrt(variance + m.eps)
+        for running, batch in ((m.running_mean, self.mean), (m.running_var, variance * (self.n / max(1, self.n - 1)))):
+            running.lerp_(torch.from_numpy(batch.astype(np.float32)), m.momentum)
+        m.num_batches_tracked += 1
+        scale = m.weight.detach().numpy() * self.inverse
+        scale, shift = (_across(values, rows) for values in (scale, m.bias.detach().numpy() - self.mean * scale))
+        out = torch.empty_like(x)
+        if shortcut is None:
+            kernels.normalise(rows, scale, shift, rectified, _rows(out))
+        else:
+            kernels.normalise_and_add(rows, scale, shift, _rows(shortcut), _rows(out))
+        return out
+
+    def backward(self, gradient: Tensor, gate: Tensor | None) -> Tensor:
+        """The gradient of x. `gate`: the output of the rectifier, whose gradient is taken first, in place."""
+        m, rows, g = self.module, _rows(self.x), _rows(gradient)
+        total, products = np.zeros((2, rows.shape[1]))
+        output = g if gate is None else _rows(gate)
+        kernels.gradient_sums(g, output, gate is not None, rows, _across(self.mean, rows), total, products)
+        total, products = _by_channel(total, m.num_features), _by_channel(products, m.num_features)
+        for parameter, values in ((m.weight, products * self.inverse), (m.bias, total)):
+            parameter.grad = torch.from_numpy(values.astype(np.float32))
+        a = m.weight.detach().numpy() * self.inverse
+        b = -a * self.inverse**2 * products / self.n
+        c = -a * total / self.n - b * self.mean
+        out = torch.empty_like(self.x)
+        kernels.norm_gradient(g, rows, *(_across(values, rows) for values in (a, b, c)), _rows(out))
+        return out
+
+
+class ResidualLayer:
+    """A residual block (`models.Residual`)."""
+
+    def __init__(self, module: Residual, dtype: torch.dtype) -> None:
+        self.inner = ConvolutionLayer(module.conv1, module.norm1, True, dtype)
+        self.outer = ConvolutionLayer(module.conv2, module.norm2, True, dtype)
+        self.shortcut = module.shortcut and ConvolutionLayer(module.shortcut, module.shortcut_norm, False, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in `Layer`."""
+        return self.outer.forward(self.inner.forward(x), x if self.shortcut is None else self.shortcut.forward(x))
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """As in `Layer`."""
+        back = self.inner.backward(self.outer.backward(gradient))  # after which `gradient` is the shortcut's
+        return back.add_(gradient if self.shortcut is None else self.shortcut.backward(gradient))
+
+    def prepare(self) -> None:
+        """As in `Layer`."""
+        for part in (self.inner, self.outer, self.shortcut):
+            if part is not None:
+                part.prepare()
+
+    def infer(self, x: Tensor) -> Tensor:
+        """As in `Layer`. x is overwritten where it is the shortcut itself."""
+        inner = self.inner.infer(x)
+        return self.outer.infer(inner, x if self.shortcut is None else self.shortcut.infer(x))
+
+
+class PoolLayer:
+    """Max-pooling of 2x2 patches of what was rectified; its gradient is that of the rectifier too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in `Layer`."""
+        n, channels, height, width = self.shape = x.shape
+        self.out = torch.empty((n, channels, height // 2, width // 2), dtype=x.dtype, memory_format=torch.channels_last)
+        self.where = np.empty((n, height // 2, width // 2, channels), np.uint8)
+        kernels.pool(_integers(x), _integers(self.out), self.where)
+        return self.out
+
+    infer = forward
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """As in `Layer`."""
+        back = torch.empty(self.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
+        kernels.unpool(_integers(gradient), _integers(self.out), self.where, _integers(back))
+        return back
+
+    def prepare(self) -> None:
+        """It has no weights."""
+
+
+class FlattenLayer:
+    """(N, C, H, W) -> (N, C x H x W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in `Layer`."""
+        self.shape = x.shape
+        return x.flatten(1)
+
+    infer = forward
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """As in `Layer`."""
+        return gradient.view(self.shape).contiguous(memory_format=torch.channels_last)
+
+    def prepare(self) -> None:
+        """It has no weights."""
+
+
+class AverageLayer:
+    """The mean over all pixels: (N, C, H, W) -> (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in `Layer`."""
+        self.shape = x.shape
+        return x.mean((2, 3), keepdim=True)
+
+    infer = forward
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """As in `Layer`."""
+        shared = gradient / (self.shape[2] * self.shape[3])
+        return shared.expand(self.shape).contiguous(memory_format=torch.channels_last)
+
+    def prepare(self) -> None:
+        """It has no weights."""
+
+
+class DenseLayer:
+    """A dense layer and the rectifier after it."""
+
+    def __init__(self, module: nn.Linear, rectified: bool, dtype: torch.dtype) -> None:
+        self.module, self.rectified = module, rectified
+        self.weight, self.bias = Cast(module.weight, dtype), Cast(module.bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, inputs) -> (N, outputs)."""
+        self.x = x
+        self.y = times_transposed(x, self.weight.refresh(), self.bias.refresh(), self.rectified)
+        return self.y
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """As in `Layer`."""
+        if self.rectified:
+            gradient = gradient.mul_(self.y > 0)
+        self.weight.learn(gradient.t() @ self.x)
+        self.bias.learn(gradient.float().sum(0))
+        return gradient @ self.weight.tensor
+
+    def prepare(self) -> None:
+        """As in `Layer`."""
+        self.weight.refresh()
+        self.bias.refresh()
+
+    def infer(self, x: Tensor) -> Tensor:
+        """As in `Layer`."""
+        return times_transposed(x, self.weight.tensor, self.bias.tensor, self.rectified)
+
+
+class DropoutLayer:
+    """Dropout, whose noise is that of the module (`models.Dropout`)."""
+
+    def __init__(self, module: Dropout) -> None:
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in `Layer`."""
+        self.kept = self.module(torch.ones_like(x))
+        return x * self.kept
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """As in `Layer`."""
+        return gradient * self.kept
+
+    def prepare(self) -> None:
+        """It has no weights."""
+
+    def infer(self, x: Tensor) -> Tensor:
+        """As in `Layer`."""
+        return x
+
+
+def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
+    """The layers of a network whose products are taken in `dtype`; None if it has one that is not known here."""
+    layers: list[Layer] = []
+    modules = list(model.children()) if isinstance(model, nn.Sequential) else []
+    while modules:
+        module = modules.pop(0)
+        norm = modules.pop(0) if _follows(modules, nn.BatchNorm2d) and isinstance(module, nn.Conv2d) else None
+        after = (nn.Conv2d, nn.Linear)
+        rectified = isinstance(module, after) and _follows(modules, nn.ReLU) and bool(modules.pop(0))
+        match module:
+            case nn.Conv2d(padding_mode="zeros"):
+                layers.append(ConvolutionLayer(module, norm, rectified, dtype))
+            case nn.Linear():
+                layers.append(DenseLayer(module, rectified, dtype))
+            case Residual():
+                layers.append(ResidualLayer(module, dtype))
+            case nn.MaxPool2d(kernel_size=2, stride=2, padding=0) if layers and getattr(layers[-1], "rectified", False):
+                layers[-1].pooled = True
+                layers.append(PoolLayer())
+            case nn.AdaptiveAvgPool2d(output_size=1):
+                layers.append(AverageLayer())
+            case nn.Flatten():
+                layers.append(FlattenLayer())
+            case Dropout():
+                layers.append(DropoutLayer(module))
+            case _:
+                return None
+    if not layers or not isinstance(layers[0], ConvolutionLayer) or not isinstance(layers[-1], DenseLayer):
+        return None
+    layers[0].first = True
+    return layers
+
+
+def _follows(modules: list[nn.Module], kind: type[nn.Module]) -> bool:
+    return bool(modules) and type(modules[0]) is kind
+
+
+def _last(x: Tensor) -> Tensor:
+    """Images (N, C, H, W) as they lie in memory: (N, H, W, C)."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _integers(x: Tensor) -> np.ndarray:
+    """Images (N, C, H, W) as (N, H, W, C) signed integers of their width, whose order above zero is the numbers'."""
+    return _last(x).view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32).numpy()
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """Images (N, C, H, W) as rows of channels, as many pixels beside each other as make a row WIDE."""
+    pixels, width = x.numel() // x.shape[1], x.shape[1]
+    while width < WIDE and pixels % 2 == 0:
+        pixels, width = pixels // 2, 2 * width
+    flat = _last(x).view(pixels, width)
+    return flat.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else flat.numpy()
+
+
+def _across(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A value for each channel, repeated as the channels are in a row."""
+    return np.tile(values, rows.shape[1] // len(values)).astype(np.float32)
+
+
+def _by_channel(sums: np.ndarray, channels: int) -> np.ndarray:
+    """The inverse of `_across`, for sums."""
+    return sums.reshape(-1, channels).sum(0)
