@@ -35,6 +35,7 @@ from torch import nn
 
 from lthcore import masks
 from lthcore.data import DATASETS, Data, pick_device
+from lthcore.lineage import Groups, Lineage
 from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights
 from lthcore.pruning import CRITERIA, Scores, Seen, layer_rates, prune, scores
@@ -76,21 +77,24 @@ class Trial:
 
 
 def find_tickets(
-    settings: Settings, data: Data, train: Callable[[Cohort], Cohort] | None = None, found: Found | None = None
+    settings: Settings,
+    data: Data,
+    train: Callable[[Cohort], Cohort] | None = None,
+    found: Found | None = None,
+    lineage: Lineage | None = None,
 ) -> Iterator[Cohort]:
     """Find winning tickets by iterative pruning (arXiv 1803.03635, section 2); yield the outcomes of each round.
 
     `train` takes the cohort of a round as it starts and returns it trained. The default trains in memory;
-    `results.run` passes one that remembers what is done. `found` are masks from elsewhere, of the arm transferred. A
-    trial whose ticket diverges ends there.
+    `results.run` passes one that remembers what is done. `found` are masks from elsewhere, of the arm transferred;
+    `lineage` holds masks that are known already, and gets those that are found. A trial whose ticket diverges ends
+    there.
     """
-    train = train or partial(train_in_memory, settings, data)
-    model = build(settings, data.shape, 10)
-    theta_0 = [initial_weights(model, settings, seed_for(settings.seed, "init", t)) for t in range(settings.trials)]
-
-    outcomes = train({Replicate("ticket", t, 0, 0): begin(settings, t, 0, w) for t, w in enumerate(theta_0)})
+    train, lineage = train or partial(train_in_memory, settings, data), lineage or Lineage()
+    model, untrained = build(settings, data.shape, 10), untrained_networks(settings, data)
+    outcomes = train(untrained)
     yield outcomes
-    trials = [Trial(r.trial, theta_0[r.trial], dense, dict.fromkeys(LINEAGE, dense)) for r, dense in outcomes.items()]
+    trials = [Trial(r.trial, untrained[r].start, dense, dict.fromkeys(LINEAGE, dense)) for r, dense in outcomes.items()]
 
     for k in range(1, settings.rounds + 1):
         trials, cohort = [trial for trial in trials if not trial.latest["ticket"].diverged], {}
@@ -99,7 +103,7 @@ def find_tickets(
                 if trial.latest[lineage_of(arm)].diverged:
                     continue
                 elsewhere = arm.startswith("transferred")
-                mask = found[trial.number, k] if elsewhere else next_mask(settings, data, trial, arm, k)
+                mask = found[trial.number, k] if elsewhere else mask_of(settings, data, lineage, trial, arm, k)
                 for draw in range(settings.draws(arm)):
                     cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
             if settings.restart == "rewind" and settings.masks_weights:
@@ -112,35 +116,76 @@ def find_tickets(
             trial.latest |= {r.arm: done for r, done in outcomes.items() if r.trial == trial.number and r.draw == 0}
 
 
+def untrained_networks(settings: Settings, data: Data) -> Cohort:
+    """The dense network of each trial, about to be trained from its initial weights."""
+    theta_0 = {trial: initial_weights_of(settings, data, trial) for trial in range(settings.trials)}
+    return {Replicate("ticket", trial, 0, 0): begin(settings, trial, 0, w) for trial, w in theta_0.items()}
+
+
+def initial_weights_of(settings: Settings, data: Data, trial: int) -> Weights:
+    """The weights that a trial starts from, which follow from the seed."""
+    return initial_weights(build(settings, data.shape, 10), settings, seed_for(settings.seed, "init", trial))
+
+
 def lineage_of(arm: str) -> str:
     """The arm whose outcome of the round before an arm's mask comes from."""
     return arm if arm in LINEAGE else "continued" if arm.startswith("continued") else "ticket"
 
 
-def next_mask(settings: Settings, data: Data, trial: Trial, arm: str, k: int) -> Mask:
-    """The mask of `arm` at round k: what the trained network it grows from keeps of the weights it had.
-
-    A control has the ticket's. One-shot pruning prunes k times by the same scores, those of the dense network: as
-    many weights as the ticket's, to the weight. `by_<criterion>` is one-shot pruning by that criterion.
-    """
-    lineage, criterion, how = lineage_of(arm), settings.criterion, ""
+def source_of(arm: str) -> str:
+    """Where the masks of an arm come from: an arm of LINEAGE, `oneshot`, or `by_<criterion>` (`-inverted`)."""
     if arm.startswith("by_"):
-        criterion, _, how = arm.removeprefix("by_").partition("-")
-    once = arm.startswith(("oneshot", "by_"))
-    grown, times = (trial.dense, k) if once else (trial.latest[lineage], 1)
-    seed = seed_for(settings.seed, "criterion", trial.number, "oneshot" if once else lineage, 0 if once else k)
-    best, mask = grown.early_stop or grown.weights, grown.mask
-    seen = Seen(settings, data, mask, trial.theta_0, best, grown.weights, seed)
-    if criterion == "synflow":
-        mask = synflow_mask(seen, sparsity_after(settings, mask, k))
-    else:
-        worth = scores(criterion, seen, CRITERIA | UNIT_CRITERIA | SALIENCIES)
-        if criterion.startswith("late_") and not any(score.any() for score in worth.values()):
-            return mask  # the training ended at its best: there is nothing to go by, and the round prunes nothing
-        worth = {name: -score for name, score in worth.items()} if how == "inverted" else worth
-        for _ in range(times):
-            mask = next_round(settings, data, worth, mask)
-    return masks.shuffled(mask, seed_for(settings.seed, arm, trial.number, k)) if how == "shuffled" else mask
+        base, _, how = arm.partition("-")
+        return arm if how == "inverted" else base
+    return "oneshot" if arm.startswith("oneshot") else lineage_of(arm)
+
+
+def prunes_dense(source: str) -> bool:
+    """Whether all masks of a source follow from the dense network of a trial."""
+    return source.startswith(("oneshot", "by_"))
+
+
+def needs_training(source: str) -> bool:
+    """Whether masks of a source follow from trained weights; those of the others are found anew anywhere."""
+    return source.removeprefix("by_").partition("-")[0] not in SALIENCIES
+
+
+def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm: str, k: int) -> Mask:
+    """The mask of `arm` at round k: from the lineage where it is known, else found now and noted there.
+
+    All masks that follow from the dense network are noted at once, while its weights are at hand.
+    """
+    source = source_of(arm)
+    if source == "by_synflow":
+        return synflow_mask(seen_by(settings, data, trial, source, k), sparsity_after(settings, trial.dense.mask, k))
+    last = settings.rounds if prunes_dense(source) else k
+    for j in range(lineage.known.get((trial.number, source), 0) + 1, last + 1):
+        lineage.note(trial.number, source, j, next_mask(settings, data, lineage, trial, source, j))
+    return lineage.mask(trial.number, source, k)
+
+
+def next_mask(settings: Settings, data: Data, lineage: Lineage, trial: Trial, source: str, k: int) -> Mask:
+    """The mask of a source at round k: what the trained network it grows from keeps of the weights it had.
+
+    One-shot pruning prunes k times by the same scores, those of the dense network: as many weights as the ticket's, to
+    the weight. `by_<criterion>` is one-shot pruning by that criterion.
+    """
+    criterion = source.removeprefix("by_").partition("-")[0] if source.startswith("by_") else settings.criterion
+    worth = scores(criterion, seen_by(settings, data, trial, source, k), CRITERIA | UNIT_CRITERIA | SALIENCIES)
+    before = lineage.mask(trial.number, source, k - 1) if k > 1 else trial.dense.mask
+    if criterion.startswith("late_") and not any(score.any() for score in worth.values()):
+        return before  # the training ended at its best: there is nothing to go by, and the round prunes nothing
+    worth = {name: -score for name, score in worth.items()} if source.endswith("-inverted") else worth
+    return next_round(settings, data, worth, before)
+
+
+def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> Seen:
+    """What the criterion of a source may look at for round k."""
+    once = prunes_dense(source)
+    grown = trial.dense if once else trial.latest[source]
+    seed = seed_for(settings.seed, "criterion", trial.number, "oneshot" if once else source, 0 if once else k)
+    best = grown.early_stop or grown.weights
+    return Seen(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed)
 
 
 def next_round(settings: Settings, data: Data, worth: Scores, mask: Mask) -> Mask:
@@ -173,6 +218,8 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
             fresh = seed_for(settings.seed, "reinit", trial.number, draw, k)
             return this(initial_weights(model, settings, fresh), mask)
         case _ if arm.startswith("by_"):
+            if arm.endswith("-shuffled"):
+                mask = masks.shuffled(mask, seed_for(settings.seed, arm, trial.number, k))
             if arm.endswith("-signed"):
                 return this(signed(trial.theta_0), mask)
             if arm.endswith("-fresh"):
@@ -198,6 +245,16 @@ def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: in
             seed = seed_for(settings.seed, arm, trial.number, k)
             return this(with_noise(trial.theta_0, float(arm.removeprefix("noise_")), seed), mask)
     raise ValueError(f"unknown arm {arm!r}")
+
+
+def grown_from(settings: Settings, arm: str, outcome: Training) -> Groups:
+    """What of the outcome of a round the next one of that arm starts from, beyond the mask."""
+    if arm in ("continued", "fine_tuned"):
+        return {"weights": outcome.weights}
+    if settings.restart == "rewind":
+        return {}
+    optimizer = {"optimizer": outcome.optimizer} if settings.keep_optimizer else {}
+    return {"early_stop": outcome.early_stop} | optimizer
 
 
 def resampled(initial: Weights, mask: Mask, seed: int) -> Weights:

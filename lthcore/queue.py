@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from lthcore import lineage
 from lthcore.experiments import PROFILES, Experiment, load_experiments
 from lthcore.records import REPLICATE, ROUNDS, read_record, read_table, replicate_of
 from lthcore.settings import EXTENT, LabError, choose, one_line, project_root
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
-TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)")
+TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)|" + re.escape(lineage.FILE))
 PLAIN = re.compile(r"[\w+-][\w.+-]*")  # a name that leads nowhere
 LARGEST = 1 << 29  # bytes unpacked
 
@@ -66,7 +67,7 @@ def pack(root: Path, archive: Path, profile: str) -> int:
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The tables and records of a run."""
+    """The tables, record and lineage of a run: all that it needs to go on elsewhere."""
     return sorted(path for path in folder.iterdir() if path.is_file() and TABLE.fullmatch(path.name))
 
 

@@ -5,10 +5,12 @@
     rounds.csv             a row for each training; its columns are ROUNDS (READ: test accuracy at `settings.read_at`)
     curves.csv             a row for each evaluation, long ones thinned (see `_thinned`); its columns are CURVES
     structure.csv, distributions.csv   what tickets look like (lthcore/analysis.py), written when the run is complete
+    lineage.safetensors.gz in which round each weight was pruned, and what else the next round grows from
     tickets/*.safetensors  masks and weights of each training: it is done when this file is there
     checkpoints/           trainings in progress
     source/                the run that a transfer takes its masks from (lthcore/transfer.py)
-All files are written under a temporary name and renamed: a file that is there is whole.
+All files are written under a temporary name and renamed: a file that is there is whole. Tickets and checkpoints stay on
+the machine that made them; with the others a run goes on anywhere (lthcore/lineage.py).
 """
 
 import json
@@ -17,7 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,9 +31,12 @@ from tqdm.auto import tqdm
 
 from lthcore import analysis, masks
 from lthcore.data import DATASETS, Data, image_shape
+from lthcore.lineage import Lineage
 from lthcore.lock import locked, stopped_by_sigterm
-from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of
+from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of, untrained_networks
+from lthcore.masks import Mask
 from lthcore.models import build, multiply_adds, positions
+from lthcore.outcomes import keep, without_ticket
 from lthcore.place import CHANGING, STOP, Checkpointer, Here
 from lthcore.records import (
     COMMIT,
@@ -50,7 +55,7 @@ from lthcore.settings import LabError, Recipe, Settings
 from lthcore.state import Point, Training
 from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import weights_left
+from lthcore.train import train_in_step, weights_left
 
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.
@@ -84,6 +89,7 @@ class Run:
                 self.points.setdefault(replicate_of(point), []).append(point)
             rows = {replicate_of(row): row for row in read_table(self.folder / "rounds.csv", ROUNDS)}
             self.rows = {replicate: row for replicate, row in rows.items() if replicate in self.points}
+        self.lineage = Lineage.read(self.folder, settings.key) if self.record else Lineage()
 
     def begin(self) -> None:
         """Make the folder, empty where this run replaces another."""
@@ -131,23 +137,26 @@ class Run:
         Outcomes that nothing grows from come back as they started. Raises TimeLimit at the deadline.
         """
         outcomes, todo = dict(cohort), {}
+        self.lineage.save(self.folder, self.settings.key)  # the masks of this round are known now
         for replicate, state in cohort.items():
-            ticket, checkpoint = self._path("tickets", replicate), self._path("checkpoints", replicate)
-            if ticket.exists():
+            if self._path("tickets", replicate).exists():
                 if replicate not in self.rows or replicate.arm in LINEAGE:
                     outcomes[replicate] = self._load("tickets", replicate, state)
                     self._note(replicate, outcomes[replicate])
-            elif replicate in self.rows and replicate.arm in LINEAGE:
-                raise LabError(
-                    f"results: {self.folder} has a row but no ticket of {file_stem(replicate)}: tickets stay on the "
-                    "machine that made them, and a run goes on there only; run with --force to start afresh here"
-                )
-            elif replicate not in self.rows:
-                todo[replicate] = self._load("checkpoints", replicate, state) if checkpoint.exists() else state
-        keep = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
+                    keep(self.settings, data, self.lineage, replicate, outcomes[replicate])
+                continue
+            known = self._without_ticket(replicate, state)
+            if known is not None:
+                outcomes[replicate] = known
+            elif self._path("checkpoints", replicate).exists():
+                todo[replicate] = self._load("checkpoints", replicate, state)
+            else:
+                todo[replicate] = state
+        self._say_again([replicate for replicate in todo if replicate in self.rows])
+        checkpointer = Checkpointer(self.folder / "checkpoints", self.settings, deadline)
         stopped = False
         trainer = STUDIES[type(self.settings)].trainer
-        for replicate, state in self.place.train(self.settings, data, todo, keep, trainer):
+        for replicate, state in self.place.train(self.settings, data, todo, checkpointer, trainer):
             if state.iteration < self.settings.iterations:
                 stopped = True
                 continue
@@ -155,7 +164,9 @@ class Run:
             self._path("checkpoints", replicate).unlink(missing_ok=True)
             outcomes[replicate] = state
             new = replicate not in self.rows
-            self._note(replicate, state)
+            if new:
+                self._note(replicate, state)
+            keep(self.settings, data, self.lineage, replicate, state)
             if time.perf_counter() - self.written > WRITE_EVERY:  # what a kill loses of the tables, the tickets have
                 self.write_tables()
                 self.write_record(data)
@@ -167,6 +178,24 @@ class Run:
         self.write_record(data)
         return outcomes
 
+    def _without_ticket(self, replicate: Replicate, start: Training) -> Training | None:
+        """What stands for a training that is done; None where it has to be done, or done again."""
+        row = self.rows.get(replicate)
+        if row is None:
+            return None
+        diverged = bool(row.get("diverged"))
+        return without_ticket(self.settings, self.lineage, self.missing, replicate, start, diverged)
+
+    def _say_again(self, replicates: list[Replicate]) -> None:
+        """Say that trainings are done again whose rows are here, and count them in run.json."""
+        if replicates:
+            self.record["trained_again"] = self.record.get("trained_again", 0) + len(replicates)
+            print(
+                f"note: {len(replicates)} trainings are done again for their weights, which no ticket or lineage here "
+                f"has ({', '.join(map(file_stem, replicates[:3]))} ...); their rows stay",
+                file=sys.stderr,
+            )
+
     def train_all(self, data: Data, deadline: float, quiet: bool) -> None:
         """Train all of the study, with a progress bar on a terminal and in a notebook, else a line for each round."""
         total = len(planned(self.settings))
@@ -176,8 +205,9 @@ class Run:
         )
         with bar:
             study = STUDIES[type(self.settings)]
-            more = [partial(self.search, deadline=deadline, quiet=quiet)] if study.searches else []
-            for outcomes in study.outcomes(self.settings, data, lambda c: self.train(data, c, deadline, bar), *more):
+            more = {"search": partial(self.search, deadline=deadline, quiet=quiet)} if study.searches else {}
+            more |= {"lineage": self.lineage} if isinstance(self.settings, Settings) else {}
+            for outcomes in study.outcomes(self.settings, data, lambda c: self.train(data, c, deadline, bar), **more):
                 if plain and not quiet:
                     print(_progress_line(self, outcomes, time.perf_counter() - self.began), flush=True)
 
@@ -266,8 +296,12 @@ class Run:
         write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
         self.written = time.perf_counter()
 
-    def write_structure(self) -> None:
-        """Write what the tickets look like, unless that is there or the tickets are on another machine."""
+    def write_structure(self, data: Data | None = None) -> None:
+        """Write what the tickets look like, unless that is there.
+
+        Of masks and dense networks: where the tickets of these are on another machine, they are trained again from
+        `data`, or nothing is written.
+        """
         names = ("structure.csv", "distributions.csv")
         if not isinstance(self.settings, Settings) or self.settings.rounds == 0:
             return
@@ -276,13 +310,30 @@ class Run:
             there = pd.read_csv(self.folder / names[0])[["trial", "round"]].drop_duplicates()
             if len(there) >= len([r for r in tickets if r.round > 0]):
                 return
-        if not all(self._path("tickets", replicate).exists() for replicate in tickets):
+        if not all(self._path("tickets", r).exists() or self._mask(r) for r in tickets if r.round > 0):
             return
-        tables = analysis.tables_of_tickets(
-            lambda trial, k: self._load("tickets", Replicate("ticket", trial, 0, k)), self.settings
-        )
+        dense = {r: self._load("tickets", r) for r in tickets if r.round == 0 and self._path("tickets", r).exists()}
+        again = [r for r in tickets if r.round == 0 and r not in dense]
+        if again and data is None:
+            return
+        if again:
+            self._say_again(again)
+            starts = {r: state for r, state in untrained_networks(self.settings, data).items() if r in again}
+            dense |= dict(self.place.train(self.settings, data, starts, lambda *_: True, train_in_step))
+            self.write_record(data)
+
+        def ticket(trial: int, k: int) -> Training:
+            replicate, network = Replicate("ticket", trial, 0, k), dense[Replicate("ticket", trial, 0, 0)]
+            mask = self._mask(replicate)
+            return network if k == 0 else replace(network, mask=mask) if mask else self._load("tickets", replicate)
+
+        tables = analysis.tables_of_tickets(ticket, self.settings)
         for name, table in zip(names, tables, strict=True):
             write(self.folder / name, table.to_csv(index=False))
+
+    def _mask(self, ticket: Replicate) -> Mask | None:
+        """The mask of a ticket, from the lineage; None where that does not know it."""
+        return self.lineage.mask(ticket.trial, "ticket", ticket.round)
 
     def write_record(self, data: Data) -> None:
         """Write run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
@@ -306,6 +357,7 @@ class Run:
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
             # forward and twice that backward, of masked-dense training: what is left of the weights is in rounds.csv
             "training_flops": 6 * self.dense * s.batch_size * sum(row["iterations"] for row in self.rows.values()),
+            **{name: self.record[name] for name in ("trained_again",) if name in self.record},
             **({"energy": self.energy} if self.energy else {}),
             "settings": s.model_dump(mode="json"),
         }
@@ -350,8 +402,9 @@ def run(
             raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:
             this.write_tables()
+            this.lineage.save(this.folder, settings.key)
             this.write_record(data)
-        this.write_structure()
+        this.write_structure(data)
         if asked.is_set():  # too late for any training to see it
             raise TimeLimit(f"asked to stop, with all of {len(planned(settings))} trainings done")
     return read_tables(folder)

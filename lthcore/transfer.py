@@ -7,6 +7,7 @@ mask lands on the very weights it was found with. Untrained accuracies are those
 from collections.abc import Callable, Iterator
 
 from lthcore.data import Data, image_shape
+from lthcore.lineage import Lineage
 from lthcore.lottery import Cohort, Found, find_tickets
 from lthcore.settings import LabError, Settings, TransferSettings
 
@@ -14,13 +15,17 @@ Search = Callable[[Settings], Iterator[Cohort]]  # finds tickets, round by round
 
 
 def transfer(
-    settings: TransferSettings, data: Data, train: Callable[[Cohort], Cohort], search: Search
+    settings: TransferSettings,
+    data: Data,
+    train: Callable[[Cohort], Cohort],
+    search: Search,
+    lineage: Lineage | None = None,
 ) -> Iterator[Cohort]:
     """Find masks on `masks_from`, then tickets on `dataset` with those masks beside them, round by round.
 
     Raises LabError where the two have images of different shapes, and where the search for the masks diverges.
     """
-    yield from find_tickets(settings, data, train, masks_elsewhere(settings, search))
+    yield from find_tickets(settings, data, train, masks_elsewhere(settings, search), lineage)
 
 
 def masks_elsewhere(settings: TransferSettings, search: Search) -> Found:

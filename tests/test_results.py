@@ -191,7 +191,7 @@ def test_record_says_what_was_run_on_what(finished):
 def test_every_training_leaves_a_ticket_and_nothing_else_is_left_behind(finished):
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     tickets = {f"tickets/{file_stem(replicate)}.safetensors" for replicate in planned(SMALL)}
-    tables = {"run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv"}
+    tables = {"run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv", "lineage.safetensors.gz"}
     assert files == tickets | tables | {"checkpoints/lock.json"}
 
 
@@ -361,13 +361,12 @@ def test_less_of_a_run_is_there_already_and_throws_nothing_away(copied, no_train
     assert len(rounds) == len(planned(SMALL))
 
 
-def test_fresh_clone_of_a_run_is_not_extended_under_other_masks(copied, no_training, monkeypatch):
-    monkeypatch.undo()  # data may be read
+def test_fresh_clone_of_a_run_is_made_longer_under_the_masks_it_has(copied, tmp_path):
     shutil.rmtree(copied / "tickets")
-    before = read_tables(copied)[0]
-    with pytest.raises(LabError, match="has a row but no ticket of ticket-trial0-draw0-round00"):
-        run(SMALL.changed(rounds=3), copied, quiet=True)
-    pd.testing.assert_frame_equal(read_tables(copied)[0], before)
+    longer = SMALL.changed(rounds=3)
+    run(longer, copied, quiet=True)
+    run(longer, tmp_path / "whole", quiet=True)
+    assert_same_tables(copied, tmp_path / "whole")
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(copied):

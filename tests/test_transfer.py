@@ -37,7 +37,7 @@ def outcomes():
 
 
 def test_permuted_images_hold_the_same_pixels_in_one_other_order():
-    (plain, _), (permuted, _) = read("digits"), read("digits_permuted")
+    plain, permuted = read("digits"), read("digits_permuted")
     assert np.array_equal(plain.train_labels, permuted.train_labels)
     order = np.random.RandomState(0).permutation(64)
     assert np.array_equal(plain.test_images.reshape(-1, 64)[:, order], permuted.test_images.reshape(-1, 64))
@@ -127,9 +127,9 @@ def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
 def test_sigterm_after_the_last_training_of_the_search_stops_the_transfer_too(tmp_path, monkeypatch):
     write = Run.write_structure
 
-    def asked(self):
+    def asked(self, *data):
         os.kill(os.getpid(), signal.SIGTERM)
-        write(self)
+        write(self, *data)
 
     with pytest.raises(TimeLimit, match="asked to stop"), monkeypatch.context() as patch:
         patch.setattr(Run, "write_structure", asked)

@@ -1,0 +1,196 @@
+"""Lineage: one small file from which a run goes on where none of its tickets are, to the same tables."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from lthcore import masks
+from lthcore.lineage import FILE, Lineage
+from lthcore.lottery import Replicate
+from lthcore.masks import full_mask
+from lthcore.models import build, initial_weights
+from lthcore.place import Checkpointer
+from lthcore.pruning import layer_rates, prune
+from lthcore.queue import pack, tables_in, unpack
+from lthcore.records import read_record, read_tables
+from lthcore.results import TimeLimit, run
+from lthcore.settings import LabError, Settings
+from lthcore.tickets import file_stem, load_ticket
+
+SEARCH = Settings(
+    dataset="digits", architecture="mlp", widths=(20, 10), validation=200, iterations=40, eval_every=20, trials=2,
+    rounds=3, learning_rate=5e-3, reinit_draws=1, random_draws=1, device="cpu",
+    arms=("ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "fine_tuned",
+          "by_movement-inverted", "by_snip-shuffled", "by_synflow", "resampled", "noise_1"),
+)  # fmt: skip
+GOING_ON = SEARCH.changed(arms=("ticket",), restart="best", keep_optimizer=True, trials=1)
+SEARCHES = {
+    "every arm": SEARCH,
+    "rewound to iteration 20": SEARCH.changed(arms=("ticket", "reinit", "continued"), rewind_to=20, trials=1),
+    "going on": GOING_ON,
+    "going on with a new optimizer": GOING_ON.changed(keep_optimizer=False),
+    "units": SEARCH.changed(granularity="units", arms=("ticket", "reinit"), criterion="unit_l1", trials=1),
+    "by what moves late": SEARCH.changed(criterion="late_stillness", scope="global", arms=("ticket",), trials=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch):
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    monkeypatch.setenv("LTH_PLAIN", "1")
+
+
+def assert_same_tables(folder: Path, other: Path) -> None:
+    for mine, theirs in zip(read_tables(folder), read_tables(other), strict=True):
+        mine, theirs = (table.drop(columns="seconds", errors="ignore") for table in (mine, theirs))
+        pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
+
+
+def move(folder: Path, to: Path) -> Path:
+    """To another machine: tables, record and lineage travel; tickets and checkpoints do not."""
+    to.mkdir(parents=True)
+    for path in tables_in(folder) if folder.exists() else ():
+        shutil.copy(path, to / path.name)
+    return to
+
+
+def run_on_many_machines(settings: Settings, root: Path, at_once: int = 1) -> tuple[Path, int]:
+    """A run that is stopped after every so many trainings and moved each time; its last folder, and how many moves."""
+    folder, moves = root / "machine0", 0
+    while True:
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                stop_after(patch, at_once)
+                run(settings, folder, quiet=True)
+            return folder, moves
+        except TimeLimit:
+            moves += 1
+            folder = move(folder, root / f"machine{moves}")
+
+
+def stop_after(patch: pytest.MonkeyPatch, trainings: int) -> None:
+    """A run stops, as at its time limit, once it has done so many trainings."""
+    from lthcore import place
+
+    train_cohort, done = place.train_cohort, []
+
+    def limited(settings, data, cohort, go_on, **more):
+        for key, state in cohort.items():
+            if isinstance(go_on, Checkpointer) and len(done) >= trainings:
+                yield key, state
+            else:
+                done.append(key)
+                yield from train_cohort(settings, data, {key: state}, go_on, **more)
+
+    patch.setattr(place, "train_cohort", limited)
+
+
+@pytest.mark.parametrize("settings", SEARCHES.values(), ids=SEARCHES)
+def test_a_run_that_moves_all_the_time_has_the_tables_of_one_that_never_moved(settings, tmp_path):
+    whole = tmp_path / "whole"
+    run(settings, whole, quiet=True)
+    at_once = 7 if settings is SEARCH else 1
+    moved, moves = run_on_many_machines(settings, tmp_path, at_once)
+    assert moves >= 3
+    assert_same_tables(moved, whole)
+    for name in ("structure.csv", "distributions.csv"):
+        assert (moved / name).read_bytes() == (whole / name).read_bytes()
+    assert read_record(moved)["complete"]
+
+
+def test_nothing_is_trained_twice_on_the_way_but_the_dense_networks_that_structure_needs(tmp_path):
+    settings = SEARCH.changed(arms=("ticket", "continued", "oneshot"), trials=1)
+    moved, _ = run_on_many_machines(settings, tmp_path)
+    assert read_record(moved)["trained_again"] == 1
+
+
+def test_without_its_lineage_a_run_trains_again_what_it_needs_and_keeps_the_rows(tmp_path, capsys):
+    settings = SEARCH.changed(arms=("ticket", "reinit"), trials=1)
+    run(settings, tmp_path / "whole", quiet=True)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TimeLimit):
+        stop_after(patch, 3)
+        run(settings, tmp_path / "there", quiet=True)
+    here = move(tmp_path / "there", tmp_path / "here")
+    (here / FILE).unlink()
+    run(settings, here, quiet=True)
+    assert "trainings are done again for their weights" in capsys.readouterr().err
+    assert_same_tables(here, tmp_path / "whole")
+    assert read_record(here)["trained_again"] == 2  # the dense network and round 1
+
+
+def test_a_run_grows_by_trials_and_rounds_and_arms_on_another_machine(tmp_path):
+    settings = SEARCH.changed(arms=("ticket", "reinit"), trials=1, rounds=2)
+    more = SEARCH.changed(arms=("ticket", "reinit", "random"), trials=2, rounds=3)
+    run(settings, tmp_path / "there", quiet=True)
+    here = move(tmp_path / "there", tmp_path / "here")
+    run(more, here, quiet=True)
+    run(more, tmp_path / "whole", quiet=True)
+    assert_same_tables(here, tmp_path / "whole")
+
+
+def test_an_archive_carries_a_run_to_where_it_goes_on(tmp_path):
+    name, settings = "cpu/iterative_pruning/tiny", SEARCH.changed(arms=("ticket", "continued"), trials=1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TimeLimit):
+        stop_after(patch, 4)
+        run(settings, tmp_path / "there" / name, quiet=True)
+    pack(tmp_path / "there", tmp_path / "tables.tar.gz", "cpu")
+    [line] = unpack(tmp_path / "tables.tar.gz", tmp_path / "here")
+    assert line == f"{name}: new (4 trainings)"
+    run(settings, tmp_path / "here" / name, quiet=True)
+    run(settings, tmp_path / "whole", quiet=True)
+    assert_same_tables(tmp_path / "here" / name, tmp_path / "whole")
+
+
+def test_a_lineage_tells_every_mask_and_the_tickets_have_them(tmp_path):
+    settings = SEARCH.changed(arms=("ticket", "continued", "oneshot"), trials=1)
+    run(settings, tmp_path, quiet=True)
+    lineage = Lineage.read(tmp_path, settings.key)
+    for arm in settings.arms:
+        for k in range(1, settings.rounds + 1):
+            ticket = load_ticket(tmp_path / "tickets" / f"{file_stem(Replicate(arm, 0, 0, k))}.safetensors")
+            assert masks.equal(lineage.mask(0, arm, k), ticket.mask)
+    assert lineage.mask(0, "ticket", settings.rounds + 1) is not None  # the run may be made longer anywhere
+    assert lineage.mask(0, "ticket", settings.rounds + 2) is None
+    assert not any(groups for _, groups in lineage.carried.values())  # nothing is left to grow
+
+
+def test_twenty_rounds_of_lenet_take_about_a_tenth_of_a_megabyte(tmp_path):
+    settings, lineage = Settings(), Lineage()
+    weights = initial_weights(build(settings, (1, 28, 28), 10), settings, 0)
+    mask, magnitude = full_mask(weights), {name: w.abs() for name, w in weights.items() if w.ndim == 2}
+    for k in range(1, 21):
+        mask = prune(magnitude, mask, layer_rates(settings, mask))
+        lineage.note(0, "ticket", k, mask)
+    lineage.save(tmp_path, "key")
+    assert (tmp_path / FILE).stat().st_size < 130_000
+    again = Lineage.read(tmp_path, "key")
+    assert masks.equal(again.mask(0, "ticket", 20), mask) and not again.changed
+
+
+def test_masks_that_are_not_nested_or_out_of_turn_are_refused():
+    lineage, mask = Lineage(), {"fc1.weight": torch.tensor([[True, False], [True, True]])}
+    lineage.note(0, "ticket", 1, mask)
+    with pytest.raises(AssertionError, match="takes back weights"):
+        lineage.note(0, "ticket", 2, full_mask({"fc1.weight": torch.ones(2, 2)}))
+    with pytest.raises(AssertionError, match="does not follow"):
+        lineage.note(0, "ticket", 3, mask)
+    assert masks.equal(lineage.mask(0, "ticket", 1), mask)
+
+
+def test_a_damaged_lineage_or_that_of_another_run_is_one_line(tmp_path):
+    lineage = Lineage()
+    lineage.note(0, "ticket", 1, {"fc1.weight": torch.ones(30, 30) > 0})
+    lineage.save(tmp_path, "key")
+    with pytest.raises(LabError, match="belongs to run key, not other"):
+        Lineage.read(tmp_path, "other")
+    whole = (tmp_path / FILE).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (b"", whole[:-10], bytes(flipped), b"nonsense"):
+        (tmp_path / FILE).write_bytes(content)
+        with pytest.raises(LabError, match="is damaged") as error:
+            Lineage.read(tmp_path, "key")
+        assert "\n" not in str(error.value)
