@@ -1,29 +1,65 @@
-"""Speed against percent left, on a CPU: LeNet-300-100 dense, masked, sparse and compacted; then Conv-2.
+"""Speed against percent left, on a CPU: LeNet-300-100 dense, masked, sparse and compacted.
 
-    LTH_DATA=... python benchmarks/sparse.py
+    pip install -r benchmarks/requirements.txt && LTH_DATA=... python benchmarks/sparse.py
 
 dense       the unpruned network;  masked: the same products, pruned weights set to zero after each step
 sparse      only the weights that are left (lthcore/sparse.py); its crossover is read off this table
 compacted   the dense network without its dead units: what dropping whole units would give
+sparselab   a plain loop over layers of the package of that name, which trains only the weights that are left as well
 Masks keep the largest initial weights of each layer, round by round at the paper's rates. One thread.
 """
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for sparselab, before it is loaded
+
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import torch
-from bench import best, keep, mnist, options_of, print_table, side_by_side
+from bench import best, keep, mnist, options_of, side_by_side
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lthcore import sparse
-from lthcore.data import Data, Split
+from lthcore.data import Data
 from lthcore.lottery import begin
 from lthcore.masks import Mask, full_mask, percent_left
-from lthcore.models import build, initial_weights
-from lthcore.pruning import layer_rates, prune, scores
+from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning import layer_rates, prune
 from lthcore.settings import Settings
 from lthcore.train import engine_for, epoch_batches
 
+try:
+    import sparselab
+except ImportError:
+    sparselab = None  # a development dependency: without it that column is left out
+
 STEPS, ROUNDS = 100, 17
+
+
+def sparselab_steps(data: Data, batches: Tensor, theta_0: Weights, mask: Mask) -> Callable[[], None]:
+    """Steps of a loop as that package's users write it: its layers with these weights and Adam."""
+    layers = []
+    for name in ("fc1", "fc2", "output"):
+        weight = theta_0[f"{name}.weight"] * mask[f"{name}.weight"]
+        layer = sparselab.SparseLinear(weight.shape[1], weight.shape[0], sparsity=0.5)
+        layer._csr = sparselab.layout.from_dense(weight)
+        layer._values = nn.Parameter(torch.from_numpy(np.asarray(layer._csr.values)))
+        layer.bias.data.zero_()
+        layers += [layer, nn.ReLU()]
+    model = nn.Sequential(nn.Flatten(), *layers[:-1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.2e-3)
+
+    def steps() -> None:
+        for batch in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch]).backward()
+            optimizer.step()
+
+    return steps
 
 
 def live_units(mask: Mask, layers: tuple[str, ...]) -> tuple[int, ...]:
@@ -40,9 +76,8 @@ def lenet(repeats: int) -> tuple[list[dict], str]:
     batches = epoch_batches(settings, data, begin(settings, 0, 0, theta_0), 0, STEPS)[None]
     rates = [settings.learning_rate] * STEPS
     print(f"{source}, LeNet-300-100, batch 60, n = {repeats}; us a step | ms an evaluation of 15,000 images")
-    print(
-        f"{'left %':>7}" + f"{'dense':>9}{'masked':>9}{'sparse':>9}{'compact':>9}" * 2 + f"{'x step':>9}{'x eval':>8}"
-    )
+    names = ("dense", "masked", "sparse", "compact", "sparselab")
+    print(f"{'left %':>7}" + "".join(f"{n:>10}" for n in (*names, *names[:4])) + f"{'x step':>9}{'x eval':>8}")
     for k in range(ROUNDS):
         small = settings.changed(widths=live_units(mask, ("fc1", "fc2", "output")), engine="dense")
         compact = initial_weights(build(small, data.shape, 10), small, 0)
@@ -53,6 +88,8 @@ def lenet(repeats: int) -> tuple[list[dict], str]:
             "compacted": engine_for(small, data, [begin(small, 0, 0, compact)]),
         }
         steps = {name: partial(engine.steps, data, batches, rates) for name, engine in engines.items()}
+        if sparselab is not None:
+            steps["sparselab"] = sparselab_steps(data, batches[0], theta_0, mask)
         evaluations = {name: partial(engine.evaluate, *held) for name, engine in engines.items()}
         side_by_side(steps, 1)  # compiled and warm before it is timed
         step, evaluation = (best(side_by_side(works, repeats)) for works in (steps, evaluations))
@@ -62,41 +99,14 @@ def lenet(repeats: int) -> tuple[list[dict], str]:
         row |= {"step_speedup": step["masked"] / step["sparse"]}
         row |= {"evaluation_speedup": evaluation["masked"] / evaluation["sparse"]}
         rows.append(row)
-        cells = [*row["step_us"].values(), *row["evaluation_ms"].values()]
         print(
-            f"{row['percent_left']:7.1f}" + "".join(f"{c:9.0f}" for c in cells[:4])
-            + "".join(f"{c:9.1f}" for c in cells[4:]) + f"{row['step_speedup']:9.2f}{row['evaluation_speedup']:8.2f}",
+            f"{row['percent_left']:7.1f}" + "".join(f"{row['step_us'].get(n, float('nan')):10.0f}" for n in step)
+            + "".join(f"{c:10.1f}" for c in row["evaluation_ms"].values())
+            + f"{row['step_speedup']:9.2f}{row['evaluation_speedup']:8.2f}",
             flush=True,
         )  # fmt: skip
-        mask = prune(scores("magnitude", theta_0, theta_0, mask), mask, layer_rates(settings, mask))
+        mask = prune({n: theta_0[n].abs() for n in mask}, mask, layer_rates(settings, mask))
     return rows, source
-
-
-def conv2(repeats: int) -> dict[str, list[float]]:
-    """Seconds of a step of Conv-2 on random images (time does not depend on them), and of its parts."""
-    settings = Settings(architecture="conv2", learning_rate=2e-4, device="cpu", engine="dense")
-    split = Split(torch.randn(600, 3, 32, 32), torch.randint(0, 10, (600,)))
-    data = Data(split, None, split, "")
-    theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)
-    mask, works = full_mask(theta_0), {}
-    for k in range(21):
-        if k in (0, 11, 20):
-            state = begin(settings, 0, k, theta_0, mask)
-            engine = engine_for(settings, data, [state])
-            batches = epoch_batches(settings, data, state, 0, 2)[None]
-            name = f"{percent_left(mask):.1f}% left, live widths {live_units(mask, ('fc1', 'fc2', 'output'))}"
-            works[name] = partial(engine.steps, data, batches, [2e-4] * 2)
-            if k == 0:
-                works["  of which the update (Adam)"] = lambda e=engine: [e.optimizer.step() for _ in range(2)]
-                plain = engine_for(settings, data, [state])
-                plain.model.to(memory_format=torch.contiguous_format)
-                works["  the same, channels first"] = partial(plain.steps, data, batches, [2e-4] * 2)
-        mask = prune(scores("magnitude", theta_0, theta_0, mask), mask, layer_rates(settings, mask))
-    side_by_side(works, 1)
-    print(f"Conv-2, batch 60, masked-dense and channels last, n = {repeats}")
-    seconds = {name: [t / 2 for t in times] for name, times in side_by_side(works, repeats).items()}
-    print_table(seconds, "ms a step", 1e3)
-    return seconds
 
 
 def main() -> None:
@@ -104,7 +114,6 @@ def main() -> None:
     options = options_of(__doc__, "sparse")
     crossover, sparse.CROSSOVER = sparse.CROSSOVER, 2.0  # sparse at every sparsity, to see where it pays
     rows, source = lenet(options.repeats)
-    convolutions = conv2(options.repeats)
     print(f"the crossover in use: {crossover:.0%} of the weights left")
     at = {round(row["percent_left"], 1): row for row in rows}
     both = {left: (r["step_us"], r["evaluation_ms"]) for left, r in at.items() if left < 100 * crossover}
@@ -118,7 +127,10 @@ def main() -> None:
             "",
         ),
     }
-    fields = {"data": source, "crossover": crossover, "rows": rows, "conv2_seconds": convolutions}
+    for left, target in ((13.5, ">= 8"), (3.6, ">= 10")) if sparselab is not None else ():
+        step = at[left]["step_us"]
+        ratios[f"sparse step against sparselab's at {left}% left"] = (step["sparselab"] / step["sparse"], target)
+    fields = {"data": source, "crossover": crossover, "rows": rows}
     keep(options.json, options.device, options.repeats, ratios, **fields)
 
 

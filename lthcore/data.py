@@ -307,6 +307,14 @@ def _download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpac
     raise LabError(f"data: could not download {file} into {folder} ({'; '.join(failures)}); put it there by hand")
 
 
+def test_images(name: str, root: Path | None = None) -> int:
+    """How many test images a data set has here: as published, or as many as its file of CIFAR-10 has records."""
+    path = (Path(root) if root else data_root()) / "cifar-10-batches-bin" / "test_batch.bin"
+    if name == "cifar10" and path.exists():
+        return path.stat().st_size // CIFAR10_RECORD
+    return DATASETS[choose("dataset", name, DATASETS)].n_test
+
+
 def image_shape(settings: Recipe) -> tuple[int, int, int]:
     """Shape (C, H, W) of the images that a network of these settings sees."""
     channels, height, width = DATASETS[choose("dataset", settings.dataset, DATASETS)].shape

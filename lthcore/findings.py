@@ -179,7 +179,8 @@ def origin_findings(root: Path) -> list[str]:
     for name, folder in runs_of(root, "mask_transfer").items():
         if name.startswith("lenet"):
             lines += [f"{name.removeprefix('lenet_')}, {line}" for line in transfer_findings(folder)[1:2]]
-    folders = {int(n.rpartition("-")[2]): f for n, f in runs_of(root, "rewinding_and_connectivity").items()}
+    studied = runs_of(root, "rewinding_and_connectivity").items()
+    folders = {int(n.rpartition("-")[2]): f for n, f in studied if n.startswith("lenet_mnist-")}
     if 0 in folders:
         lowest = read_tables(folders[0])[0]["percent_left"].min()
         lines += [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]

@@ -13,6 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 64  # four vectors of 16: the widest processors hold a row in four registers, others in eight or sixteen
+LINE = 16  # values in a line of the cache
 ROUNDING = ("reassoc", "contract", "nsz")  # sums may be reordered; nan and inf are kept, so that divergence shows
 _how = {"fastmath": set(ROUNDING), "error_model": "numpy"}
 # What is called from Python is cached, and its parts are inlined: as functions of their own they would be linked to a
@@ -159,11 +160,18 @@ def _rows(n):
 
 @_compiled
 def _load(images, index, used, activations):
-    """The images' pixels that any weight comes from, as rows of the activations."""
-    for b in range(len(index)):
-        image = images[index[b]]
+    """The images' pixels that any weight comes from, as rows of the activations.
+
+    Written a line of the cache at a time: pixel by pixel, each image would go through all lines of it anew. Places are
+    unsigned, which spares the test whether they count from the end.
+    """
+    flat, begin = images.reshape(-1), index.astype(np.uint64) * np.uint64(images.shape[1])
+    for start in range(0, len(index), LINE):
+        images_of_line = begin[start : start + LINE]
         for i in used:
-            activations[i, b] = image[i]
+            row, pixel = activations[i][start : start + len(images_of_line)], np.uint64(i)
+            for b in range(len(row)):
+                row[b] = flat[images_of_line[b] + pixel]
 
 
 @_compiled

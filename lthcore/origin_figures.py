@@ -185,9 +185,8 @@ def transfer_lenet(root: Path) -> Figure | None:
 
 def rewinding_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST by SGD with momentum."""
-    folders = {
-        int(name.rpartition("-")[2]): folder for name, folder in runs_of(root, "rewinding_and_connectivity").items()
-    }
+    studied = runs_of(root, "rewinding_and_connectivity").items()
+    folders = {int(n.rpartition("-")[2]): folder for n, folder in studied if n.startswith("lenet_mnist-")}
     if 0 not in folders:
         return None
     return rewinding(folders, caption_of("LeNet-300-100 on MNIST, SGD with momentum", *folders.values()))

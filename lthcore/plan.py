@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from lthcore.data import DATASETS, Data, Split, image_shape, pick_device
+from lthcore.data import Data, Split, image_shape, pick_device, test_images
 from lthcore.engines import is_plain_chain
 from lthcore.experiments import PROFILES, Experiment, load_experiments
 from lthcore.lottery import Replicate, begin
@@ -24,7 +24,8 @@ COSTLY = (
     "nesterov", "batch_size", "clip_norm", "precision", "device", "engine",
 )  # fmt: skip
 SHARED = 1.1  # workers beside each other each take so much longer (benchmarks/scaling.py: two do 1.83 times one's work)
-SMALL_BATCH = 32
+SMALL_BATCH = 32  # images that a step of convolutions is timed on
+MASKED = 0.5  # share of weights left at which other networks than chains are timed: their masks cost something too
 DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of weights left at which this machine is timed
 
 
@@ -49,9 +50,9 @@ def seconds_left(experiment: Experiment) -> float:
 
 def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
     """Estimated seconds of these trainings here, from steps and evaluations timed just now on random images."""
-    dataset = DATASETS[s.dataset]
     kept = s.train_examples or TRAINING_IMAGES[s.dataset] - s.validation
-    evaluated = (s.iterations / s.eval_every + 1) * (s.validation + dataset.n_test) + 2 * kept
+    evaluated = (s.iterations / s.eval_every + 1) * (s.validation + test_images(s.dataset))
+    evaluated += (2 if s.validation else 1) * kept  # training accuracies, at the end and at the early stop
     chain, seconds = _is_chain(_alike(s)), 0.0
     for replicate in replicates:
         density = density_of(s, replicate) if chain else 1.0  # other networks take the same for any mask
@@ -70,15 +71,15 @@ def density_of(s: Recipe, replicate: Replicate) -> float:
 def timed(s: Recipe, density: float = 1.0) -> tuple[float, float]:
     """Seconds of a training step, and of evaluating an image, at a share of weights left; on one thread.
 
-    A convolutional network's step goes with its images, and the update is nothing beside it: so one small batch and a
-    plain optimizer stand for all, since timing every experiment's own would take minutes.
+    A convolutional network's step is its update, and the rest, which goes with its images: so a small batch stands for
+    all sizes, since timing every experiment's own would take minutes.
     """
     alike = _alike(s)
     if _is_chain(alike):
-        return _timed(alike, density)
-    plain = {"optimizer": "sgd", "momentum": 0.0, "nesterov": False, "clip_norm": 0.0}
-    step, image = _timed(alike.changed(batch_size=SMALL_BATCH, **plain), 1.0)
-    return step * s.batch_size / SMALL_BATCH, image
+        step, image, _ = _timed(alike, density)
+        return step, image
+    step, image, update = _timed(alike.changed(batch_size=SMALL_BATCH), MASKED)
+    return update + (step - update) * s.batch_size / SMALL_BATCH, image
 
 
 def all_experiments() -> dict[Path, dict[str, list[Experiment]]]:
@@ -98,7 +99,8 @@ def _is_chain(settings: Settings) -> bool:
 
 
 @cache
-def _timed(settings: Settings, density: float) -> tuple[float, float]:
+def _timed(settings: Settings, density: float) -> tuple[float, float, float]:
+    """Seconds of a step, of evaluating an image, and of the optimizer's part in the step."""
     shape, chain = image_shape(settings), _is_chain(settings)
     n, steps = (max(500, settings.batch_size), 5) if chain else (100, 1)
     device = pick_device(settings.device)
@@ -112,7 +114,9 @@ def _timed(settings: Settings, density: float) -> tuple[float, float]:
         engine = engine_for(settings, data, [begin(settings, 0, 0, weights, mask)])
         batches = torch.randint(0, n, (1, steps, settings.batch_size), device=device)
         step = _best(lambda: engine.steps(data, batches, [0.0] * steps), device) / steps
-        return step, _best(lambda: engine.evaluate(split), device) / n
+        optimizer = getattr(engine, "optimizer", None)  # a sparse chain's is no object of its own
+        update = _best(optimizer.step, device) if optimizer is not None and device.type == "cpu" else 0.0
+        return step, _best(lambda: engine.evaluate(split), device) / n, update
     finally:
         torch.set_num_threads(threads)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lthcore import plan
+from lthcore import data, plan
 from lthcore.experiments import Experiment
 from lthcore.lottery import planned
 from lthcore.settings import LabError, Settings
@@ -18,14 +18,14 @@ def nothing_done(tmp_path, monkeypatch):
 
 
 def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypatch):
-    monkeypatch.setattr(plan, "_timed", lambda settings, density: (2e-3, 1e-6))
+    monkeypatch.setattr(plan, "_timed", lambda settings, density: (2e-3, 1e-6, 0.0))
     each = 1000 * 2e-3 + (11 * 15_000 + 2 * 55_000) * 1e-6
     assert plan.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * plan.SHARED)
 
 
 def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
     asked = []
-    monkeypatch.setattr(plan, "_timed", lambda settings, density: asked.append(density) or (1e-3, 1e-6))
+    monkeypatch.setattr(plan, "_timed", lambda settings, density: asked.append(density) or (1e-3, 1e-6, 0.0))
     plan.seconds_left(EXPERIMENT)
     assert asked[0] == 1.0
     assert asked == sorted(asked, reverse=True)
@@ -33,8 +33,25 @@ def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
 
 
 def test_a_step_takes_time():
-    step, image = plan._timed(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
-    assert 0 < image < step < 1
+    step, image, update = plan._timed(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
+    assert 0 < image < step < 1 and 0 < update < step
+
+
+def test_a_step_of_convolutions_is_its_update_and_the_rest_by_the_image(monkeypatch):
+    asked = []
+    monkeypatch.setattr(plan, "_timed", lambda settings, density: asked.append(settings) or (0.5, 1e-3, 0.1))
+    conv = SETTINGS.changed(architecture="conv2", dataset="cifar10", batch_size=60, precision="bfloat16")
+    step, image = plan.timed(conv)
+    assert step == pytest.approx(0.1 + 0.4 * 60 / plan.SMALL_BATCH) and image == 1e-3
+    assert (asked[0].batch_size, asked[0].precision) == (plan.SMALL_BATCH, "bfloat16")
+
+
+def test_the_estimate_counts_the_test_images_that_are_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_DATA", str(tmp_path))
+    assert data.test_images("cifar10") == data.test_images("mnist") == 10_000
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(40 * data.CIFAR10_RECORD))
+    assert data.test_images("cifar10") == 40
 
 
 def test_a_damaged_table_is_one_line(tmp_path):
