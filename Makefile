@@ -80,7 +80,7 @@ faults: $(READY)  ## kill, fill, damage: are results lost? writes results/faults
 	@$(BIN)/python tests/faults.py
 
 bench: $(READY)  ## every benchmark; writes results/benchmarks/
-	@for name in protocol roofline cohort sparse convolutions scaling queue_ray resnet_epoch compaction figure_cost; do \
+	@for name in protocol roofline cohort sparse convolutions estimates scaling queue_ray resnet_epoch compaction figure_cost; do \
 		echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

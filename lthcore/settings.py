@@ -73,7 +73,7 @@ class Recipe(BaseModel):
     warmup: int = Field(0, ge=0, description="iterations of linear warm-up from 0")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the training loss")
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm, 0 for no clipping")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 takes products in bfloat16, weights stay in float32")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of products, weights stay in float32")
     batch_size: int = Field(60, gt=0, description="images a step, the partial last batch of an epoch is dropped")
     epochs: int = Field(0, ge=0, description="passes over the training images, in place of iterations; 0 for those")
     iterations: int = Field(50_000, gt=0, description="steps of every training")
