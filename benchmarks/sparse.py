@@ -42,6 +42,7 @@ STEPS, ROUNDS = 100, 17
 
 def sparselab_steps(data: Data, batches: Tensor, theta_0: Weights, mask: Mask) -> Callable[[], None]:
     """Steps of a loop as that package's users write it: its layers with these weights and Adam."""
+    sparselab.ops._clear_transpose_cache()  # keyed by an address, which a new layer may have from one that is gone
     layers = []
     for name in ("fc1", "fc2", "output"):
         weight = theta_0[f"{name}.weight"] * mask[f"{name}.weight"]

@@ -5,13 +5,16 @@ Differences are by trial, in points, with 95% intervals. Sentences whose tables 
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
 from lthcore import overlap, prediction, seeding, stability, structure
 from lthcore.comparisons import gap, gaps, pruning_costs, published, runs_of, spread, trainings_of
 from lthcore.derived import derived
-from lthcore.records import read_tables
+from lthcore.records import read_record, read_tables
+from lthcore.settings import Recipe, settings_of
+from lthcore.similarity import interval_text
 
 
 def dynamic_findings(root: Path) -> list[str]:
@@ -256,7 +259,27 @@ def _middle_and_last(rounds: pd.DataFrame) -> Iterator[tuple[int, float, dict[st
         yield k, left[k], dict(iter(at.groupby("arm")["final_test_accuracy"]))
 
 
+def input_scaling_findings(root: Path) -> list[str]:
+    """What dense networks reach at their early stop, by the scaling of their inputs, beside the paper."""
+    runs, lines = runs_of(root, "iterative_pruning"), []
+    for network, theirs in published("input_scaling")["dense"].items():
+        stops = []
+        for scaling in get_args(Recipe.model_fields["input_scaling"].annotation):
+            folder = runs.get(f"input_scaling-{network}-{scaling}")
+            if folder is None:
+                continue
+            rounds, s = read_tables(folder)[0], settings_of(read_record(folder)["settings"])
+            test, held = (interval_text(100 * rounds[f"es_{split}_accuracy"], "{:.2f}") for split in ("test", "val"))
+            at = ", ".join(f"{i:,}" for i in rounds["es_iteration"])
+            stops.append(f"{scaling} {test}% of test and {held}% of validation images (n = {len(rounds)}; at {at})")
+        if stops:
+            where = f"{network}, {s.iterations:,} iterations, {s.precision}"
+            lines.append(f"{where}: {'; '.join(stops)}. The paper: {theirs:g}%.")
+    return lines
+
+
 FINDINGS: dict[str, Callable[[Path], list[str]]] = {  # by the name of their place in README
+    "input_scaling": input_scaling_findings,
     "dynamic": dynamic_findings,
     "robust": ablation_findings,
     "movement": movement_findings,

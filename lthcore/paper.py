@@ -24,7 +24,8 @@ from lthcore.settings import LabError, project_root
 from lthcore.train import worker_count
 
 NOTEBOOK = "iterative_pruning"
-LENET = f"{NOTEBOOK}/lenet_mnist"
+LENET_RUN, SGD_RUN = ("lenet_mnist_standardised",), "lenet_mnist_sgd"  # lenet_mnist, of unit scaling, is not run yet
+LENET = f"{NOTEBOOK}/{LENET_RUN[0]}"
 CONVS = ("conv2_cifar10", "conv4_cifar10", "conv6_cifar10")
 TITLES = {
     "es_iteration": "Early-stop iteration",
@@ -63,7 +64,6 @@ def _distributions(title: str, run: str, *quantities: str, kind: str = "distribu
 MOVED = ("movement, in the ticket", "movement, pruned")
 CHANGED = ("magnitude change, in the ticket", "magnitude change, pruned")
 INCOMING, OUTGOING, SURVIVING = "incoming connections kept", "outgoing connections kept", "surviving initial weights"
-LENET_RUN, SGD_RUN = ("lenet_mnist",), "lenet_mnist_sgd"
 FIGURES = {
     1: Sheet("Winning tickets against random sparse networks", (*LENET_RUN, *CONVS), ("ticket", "random")),
     3: Sheet("Test accuracy as training proceeds", LENET_RUN, ("ticket", "reinit"), ("test_accuracy",), "curves"),

@@ -48,7 +48,7 @@ class Recipe(BaseModel):
     validation: int = Field(5000, ge=0, description="images held out to choose the early-stop point, 0 for none")
     image_size: int = Field(0, ge=0, le=256, description="pixels a side that images are resized to, 0 for as published")
     input_scaling: Literal["standardised", "unit", "unit_norm"] = Field(
-        "standardised", description="standardised to mean 0 and deviation 1, unit for [0, 1], unit_norm for a norm of 1"
+        "standardised", description="standardised, unit for pixels from 0 to 1, unit_norm for images of norm 1"
     )
     augment: tuple[Augmentation, ...] = Field((), description="any of crop, flip, rotation, jitter, erasing")
 

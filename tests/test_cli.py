@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lthcore import cli
+from lthcore import cli, paper
 from lthcore.cli import main
 from lthcore.experiments import load_experiment
 from lthcore.records import read_record, read_tables, results_root
@@ -267,9 +267,9 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     monkeypatch.chdir(project / "notebooks/deep")
     assert project_root() == project
     assert lth("figures") == 0
-    assert "no tables of lenet_mnist yet" in capsys.readouterr().out
+    assert f"no tables of {paper.LENET_RUN[0]} yet" in capsys.readouterr().out
     assert not list(project.glob("figures/*"))
-    run_tiny_as = project / "params/iterative_pruning/lenet_mnist.yaml"
+    run_tiny_as = project / f"params/{paper.LENET}.yaml"
     run_tiny_as.parent.mkdir()
     run_tiny_as.write_text(TINY)
     assert lth("run", run_tiny_as, "--no-notebook") == 0
@@ -334,15 +334,14 @@ def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
 
 
 def test_the_table_of_figures_is_written_with_costs(project, capsys, monkeypatch):
-    from lthcore import paper
-
     (project / "params/iterative_pruning").mkdir()
-    (project / "params/iterative_pruning/lenet_mnist.yaml").write_text(TINY)
+    (project / f"params/{paper.LENET}.yaml").write_text(TINY)
     monkeypatch.setattr(paper, "FIGURES", {4: paper.FIGURES[4]})
     assert lth("figures", "--table") == 0
     text = (project / "params/FIGURES.md").read_text()
-    assert "| 4 | LeNet: early stop and accuracy | lenet_mnist |" in text
-    assert re.search(r"lenet_mnist.yaml\) \| 4 \| 1 \| 7 \| 60 \| [\d,.]+ \| 0.0 \|", text)
+    run = paper.LENET_RUN[0]
+    assert f"| 4 | LeNet: early stop and accuracy | {run} |" in text
+    assert re.search(run + r".yaml\) \| 4 \| 1 \| 7 \| 60 \| [\d,.]+ \| 0.0 \|", text)
 
 
 def test_core_imports_without_jupyter():

@@ -16,7 +16,7 @@ from lthcore.plots import ARMS
 mpl.use("Agg")
 LEFT = (100, 51.2, 21.1, 7.0, 3.6, 1.9)  # percent of the weights left in rounds 0 to 5
 TRIALS = 3
-RUN = "iterative_pruning/lenet_mnist"
+RUN = paper.LENET
 
 
 def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -322,7 +322,7 @@ def test_degrees_are_cumulative_shares_of_units(all_tables):
 def test_figures_of_a_single_run_are_saved_by_their_number(tmp_path):
     write(tmp_path / "results", "cpu", *ARMS)
     lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
-    numbers = [n for n, sheet in paper.FIGURES.items() if "lenet_mnist" in sheet.runs]
+    numbers = [n for n, sheet in paper.FIGURES.items() if paper.LENET_RUN[0] in sheet.runs]
     assert len(numbers) >= 12
     assert sum(line.endswith("drawn as svg and png") for line in lines) == len(numbers)
     expected = {f"fig{n:02}.{suffix}" for n in numbers for suffix in ("svg", "png")}
