@@ -85,6 +85,7 @@ class ConvolutionLayer:
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """As in `Layer`. Where a shortcut was added, `gradient` is its gradient afterwards."""
+        gradient = _channels_last(gradient)
         gate = self.y if self.rectified and not self.pooled else None
         if self.norm is not None:
             gradient = self.norm.backward(gradient, gate)
@@ -114,19 +115,9 @@ class ConvolutionLayer:
         if shortcut is None:
             return self._convolve(x, *self.folded, self.rectified)
         if _ADDED_CONVOLUTION is not None:
-            module, after = self.module, ["relu" if self.rectified else None, [], None]
-            return _ADDED_CONVOLUTION.binary(
-                shortcut,
-                x,
-                *self.folded,
-                self.padding,
-                module.stride,
-                module.dilation,
-                module.groups,
-                "add",
-                1.0,
-                *after,
-            )
+            how = (self.padding, self.module.stride, self.module.dilation, self.module.groups)
+            after = ("relu" if self.rectified else None, [], None)
+            return _ADDED_CONVOLUTION.binary(shortcut, x, *self.folded, *how, "add", 1.0, *after)
         out = self._convolve(x, *self.folded, False).add_(shortcut)
         return out.relu_() if self.rectified else out
 
@@ -134,9 +125,9 @@ class ConvolutionLayer:
         module = self.module
         if _CONVOLUTION is not None:
             how = (self.padding, module.stride, module.dilation, module.groups)
-            return _CONVOLUTION(x, weight, bias, *how, "relu" if rectified else "none", [], "")
+            return _channels_last(_CONVOLUTION(x, weight, bias, *how, "relu" if rectified else "none", [], ""))
         out = F.conv2d(x, weight, bias, module.stride, self.padding, module.dilation, module.groups)
-        return out.relu_() if rectified else out
+        return _channels_last(out.relu_() if rectified else out)
 
 
 class Norm:
@@ -197,6 +188,7 @@ class ResidualLayer:
 
     def backward(self, gradient: Tensor) -> Tensor:
         """As in `Layer`."""
+        gradient = _channels_last(gradient)
         back = self.inner.backward(self.outer.backward(gradient))  # after which `gradient` is the shortcut's
         return back.add_(gradient if self.shortcut is None else self.shortcut.backward(gradient))
 
@@ -228,7 +220,7 @@ class PoolLayer:
     def backward(self, gradient: Tensor) -> Tensor:
         """As in `Layer`."""
         back = torch.empty(self.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
-        kernels.unpool(_integers(gradient), _integers(self.out), self.where, _integers(back))
+        kernels.unpool(_integers(_channels_last(gradient)), _integers(self.out), self.where, _integers(back))
         return back
 
     def prepare(self) -> None:
@@ -247,7 +239,7 @@ class FlattenLayer:
 
     def backward(self, gradient: Tensor) -> Tensor:
         """As in `Layer`."""
-        return gradient.view(self.shape).contiguous(memory_format=torch.channels_last)
+        return _channels_last(gradient.view(self.shape))
 
     def prepare(self) -> None:
         """It has no weights."""
@@ -266,7 +258,7 @@ class AverageLayer:
     def backward(self, gradient: Tensor) -> Tensor:
         """As in `Layer`."""
         shared = gradient / (self.shape[2] * self.shape[3])
-        return shared.expand(self.shape).contiguous(memory_format=torch.channels_last)
+        return _channels_last(shared.expand(self.shape))
 
     def prepare(self) -> None:
         """It has no weights."""
@@ -336,7 +328,7 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
         after = (nn.Conv2d, nn.Linear)
         rectified = isinstance(module, after) and _follows(modules, nn.ReLU) and bool(modules.pop(0))
         match module:
-            case nn.Conv2d(padding_mode="zeros"):
+            case nn.Conv2d(padding_mode="zeros") if module.padding != "same" or all(k % 2 for k in module.kernel_size):
                 layers.append(ConvolutionLayer(module, norm, rectified, dtype))
             case nn.Linear():
                 layers.append(DenseLayer(module, rectified, dtype))
@@ -361,6 +353,11 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
 
 def _follows(modules: list[nn.Module], kind: type[nn.Module]) -> bool:
     return bool(modules) and type(modules[0]) is kind
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Images (N, C, H, W) with the channels of a pixel side by side: themselves, where they lie so already."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _last(x: Tensor) -> Tensor:

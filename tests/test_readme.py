@@ -57,6 +57,10 @@ def test_speed_is_that_of_the_committed_benchmarks():
         ("roofline", "share of the matrix peak, evaluation"): "{:.0%} of the matrix peak",
         ("sparse", "sparse step against masked at 13.5% left"): "{:.1f} times at 13.5% left",
         ("sparse", "sparse step against masked at 3.6% left"): "{:.1f} times at 3.6%",
+        ("sparse", "sparse step against sparselab's at 13.5% left"): "{:.1f} times at 13.5% left",
+        ("sparse", "sparse step against sparselab's at 3.6% left"): "{:.1f} times at 3.6%",
+        ("convolutions", "conv2: protocol in bfloat16 against before"): "by {:.1f} times",
+        ("convolutions", "conv2: protocol in bfloat16 against the plain loop"): "({:.1f} times the plain loop's",
         ("scaling", "2 workers against one"): "{:.2f} times one",
         ("queue_ray", "2 Ray workers against one"): "{:.2f} times one worker",
         ("cohort", "K = 8 against one by one"): "{:.2f} times the speed of one by one",
@@ -66,6 +70,18 @@ def test_speed_is_that_of_the_committed_benchmarks():
     }
     for (name, ratio), words in said.items():
         assert words.format(ratios[name][ratio]["value"]) in text
+    for network in ("conv2", "conv4", "conv6", "resnet20", "resnet18", "vgg19"):
+        form = {
+            "bfloat16 step against before": "{:.2f} times",
+            "bfloat16 step against the plain loop": "{:.1f} times",
+            "bfloat16 step, share of the matrix peak": "{:.0%}",
+            "bfloat16 evaluation against before": "{:.1f} times",
+            "float32 evaluation against before": "{:.2f} times",
+        }
+        values = (form[name].format(ratios["convolutions"][f"{network}: {name}"]["value"]) for name in form)
+        assert f"| {network} | {' | '.join(values)} |" in text
+    taken = [ratio["value"] for ratio in ratios["estimates"].values()]
+    assert f"short runs took {min(taken):.2f} to {max(taken):.2f} times their estimate" in text
     queue = json.loads((ROOT / "results" / "benchmarks" / "cpu" / "queue_ray.json").read_text())
     assert f"a queue of {queue['experiments']} short LeNet experiments" in text
 
