@@ -2,7 +2,7 @@
 
 An engine holds K replicates of one network that train in step. `Dense` holds one, as it stands in `models`; `Chain` one
 chain of dense layers on a CPU, its gradients by hand; `Stack` any number of chains, as batched products over a leading
-replicate dimension; `sparse.SparseChain` one chain, by the weights it has left; `conv.ConvolutionalNetwork` a network of
+replicate dimension; `sparse.SparseChain` one chain, by the weights it has left; `conv.ConvolutionalNetwork` one of
 convolutions on a CPU, its gradients by hand. On a GPU a step is captured as a CUDA graph and replayed, so that it costs
 no launches.
 """
