@@ -249,7 +249,7 @@ def read(name: str, root: Path | None = None) -> Raw:
 def scaled(images: np.ndarray, dataset: str, input_scaling: str) -> Tensor:
     """Images (N, C, H, W) of bytes as float32, in the scale that networks see them in (`settings.input_scaling`)."""
     mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in pixel_scale(dataset, input_scaling))
-    pixels = (torch.from_numpy(images.astype(np.float32)) / 255 - mean) / std
+    pixels = (torch.from_numpy(images.astype(np.float32, order="C")) / 255 - mean) / std
     if input_scaling == "unit_norm":
         pixels /= pixels.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
     return pixels

@@ -87,7 +87,7 @@ class SparseChain:
         s = self.settings
         decoupled, momentum = s.optimizer == "adamw", s.momentum if s.optimizer == "sgd" else -1.0
         kernels.train(
-            data.train.images.flatten(1).numpy(), data.train.labels.numpy(), batches[0].numpy(), np.array(rates),
+            _pixels(data.train), data.train.labels.numpy(), batches[0].numpy(), np.array(rates),
             self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias,
             self.moments[0][0], self.moments[0][1], self.moments[1][0], self.moments[1][1],
             self.steps_done, momentum, s.weight_decay, decoupled, s.label_smoothing,
@@ -97,7 +97,7 @@ class SparseChain:
     def evaluate(self, *splits: Split) -> list[Evaluation]:
         """Mean cross-entropy (nats) and accuracy on each split."""
         chain = (self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias)
-        totals = [kernels.evaluate(images.flatten(1).numpy(), labels.numpy(), *chain) for images, labels in splits]
+        totals = [kernels.evaluate(_pixels(split), split.labels.numpy(), *chain) for split in splits]
         return [[(loss / len(y), correct / len(y)) for (_, y), (loss, correct) in zip(splits, totals, strict=True)]]
 
     def load(self, weights: list[Weights]) -> None:
@@ -120,3 +120,8 @@ class SparseChain:
         if "exp_avg" in self.slots:
             optimizer |= {f"{name}/step": torch.tensor(float(self.steps_done)) for name in self._parameters()}
         state.weights, state.optimizer = self.weights, optimizer
+
+
+def _pixels(split: Split) -> np.ndarray:
+    """Images (N, C, H, W) as rows (N, pixels) that follow on one another in memory."""
+    return split.images.flatten(1).contiguous().numpy()

@@ -160,7 +160,9 @@ def test_every_figure_of_dynamic_pruning_draws_what_its_tables_hold(name, tmp_pa
 def test_what_was_published_is_of_experiments_that_there_are():
     there = {e.variant for path in (PARAMS / "dynamic_pruning").glob("*.yaml") for e in load_experiments(path, "paper")}
     assert set(published("dynamic_pruning").index) <= there
-    assert set(yaml.safe_load((PARAMS / "published.yaml").read_text())) == {"dynamic_pruning"}
+    tried = {e.variant for e in load_experiments(PARAMS / "iterative_pruning/input_scaling.yaml", "paper")}
+    assert {f"input_scaling-{network}-unit" for network in published("input_scaling").index} <= tried
+    assert set(yaml.safe_load((PARAMS / "published.yaml").read_text())) == {"dynamic_pruning", "input_scaling"}
 
 
 def test_a_tickets_cost_is_that_of_the_trainings_that_lead_to_it(tmp_path):
