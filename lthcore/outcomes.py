@@ -64,7 +64,8 @@ def without_ticket(
     if arm not in LINEAGE or not isinstance(settings, Settings):
         return start
     if diverged:  # nothing is pruned by it
-        return replace(start, weights={name: torch.full_like(w, math.nan) for name, w in start.weights.items()})
+        numbers = {name: w for name, w in start.weights.items() if w.is_floating_point()}  # a norm's count is none
+        return replace(start, weights=start.weights | {n: torch.full_like(w, math.nan) for n, w in numbers.items()})
     later = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or lineage_of(r.arm) == arm)}
     for source in {source_of(other) for other in later if not other.startswith("transferred")}:
         due = settings.rounds if prunes_dense(source) else k + 1

@@ -9,9 +9,10 @@ import torch
 
 from lthcore import masks
 from lthcore.lineage import FILE, Lineage
-from lthcore.lottery import Replicate
+from lthcore.lottery import Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
+from lthcore.outcomes import without_ticket
 from lthcore.place import Checkpointer
 from lthcore.pruning import layer_rates, prune
 from lthcore.queue import pack, tables_in, unpack
@@ -194,3 +195,11 @@ def test_a_damaged_lineage_or_that_of_another_run_is_one_line(tmp_path):
         with pytest.raises(LabError, match="is damaged") as error:
             Lineage.read(tmp_path, "key")
         assert "\n" not in str(error.value)
+
+
+def test_a_training_that_diverged_stands_as_one_whatever_its_network_holds():
+    settings = SEARCH.changed(architecture="resnet20", widths=())
+    start = begin(settings, 0, 0, initial_weights(build(settings, (1, 8, 8), 10), settings, 0))
+    assert any(not w.is_floating_point() for w in start.weights.values())  # a norm counts its batches
+    outcome = without_ticket(settings, Lineage(), [], Replicate("ticket", 0, 0, 0), start, diverged=True)
+    assert outcome.diverged and not start.diverged
