@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,13 +169,16 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
 class One:
     """A cluster of one place, which is this process."""
 
-    slots, stopped = 1, False
+    slots = 1
+
+    def __init__(self):
+        self.stopped = threading.Event()
 
     def progress(self):
         return {}, {}
 
     def stop(self):
-        self.stopped = True
+        self.stopped.set()
 
 
 def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monkeypatch):
@@ -199,19 +201,21 @@ def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monke
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+    asked = threading.Event()
 
     class Where(Here):
         def __init__(self, cluster, name):
             self.cluster, self.name = cluster, name
 
         def load(self, settings):
-            if self.name.endswith("x"):  # before any training is there to be told
-                os.kill(os.getpid(), how)
-                time.sleep(2.5)  # so that it is noticed
+            if not asked.is_set():  # before any training is there to be told
+                if self.name.endswith("x"):
+                    os.kill(os.getpid(), how)
+                assert self.cluster.stopped.wait(timeout=120)  # nor does a third begin
             return load(settings)
 
         def train(self, settings, data, cohort, go_on, trainer):
-            go_on.deadline = float("-inf") if self.cluster.stopped else go_on.deadline
+            go_on.deadline = float("-inf") if self.cluster.stopped.is_set() else go_on.deadline
             yield from train_cohort(settings, data, cohort, go_on, workers=1, trainer=trainer)
 
     monkeypatch.setattr(lthcore.cluster, "There", Where)
@@ -223,7 +227,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
     finally:
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / these[2].name / "rounds.csv").exists()  # the one beyond those begun was not
-    monkeypatch.setattr(os, "kill", lambda *_: None)
+    asked.set()
     assert run_queue(these, tmp_path, One()) == {}
     assert all(len(pd.read_csv(tmp_path / e.name / "rounds.csv")) == 6 for e in these)
 
