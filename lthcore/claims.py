@@ -208,6 +208,16 @@ def dense_gain(view: View, column: str = "es_test_accuracy") -> float:
     return view.mean(column)[0] - view.beside.mean(column)[0]
 
 
+def gain_beside(view: View, column: str, arm: str = "ticket", at: float | None = None) -> float:
+    """How much higher a column is than in the run beside, at a percentage left of both (None: in their last rounds)."""
+    if view.beside is None:
+        raise Absent("the run beside it is not there")
+    if at is None:
+        return view.mean(column, arm)[-1] - view.beside.mean(column, arm)[-1]
+    ours, theirs = _arm(view, arm, column), _arm(view.beside, arm, column)
+    return ours[view.round_at(at)] - theirs[view.beside.round_at(at)]
+
+
 def movement_ratio_less_one(view: View, at: float) -> float:
     """How much more the ticket's weights move in the dense training than the rest: ratio of means over layers, - 1."""
     if view.structure is None:
@@ -255,7 +265,7 @@ MEASURES = {
     for f in (
         gain, ratio, ratio_less_one, earlier, largest_gain, place_of_largest_gain, largest_speedup,
         place_of_largest_speedup, least, best, ahead_from, ahead_to, falls_below, within_a_point, smallest_winning,
-        weights_back_at_dense, dense_gain, movement_ratio_less_one, untrained, learned, error_barrier,
+        weights_back_at_dense, dense_gain, gain_beside, movement_ratio_less_one, untrained, learned, error_barrier,
     )
 }  # fmt: skip
 
@@ -273,6 +283,8 @@ def load_claims(path: Path | None = None) -> dict[str, dict]:
             raise LabError(f"claims: {name} needs claim, paper, run, and a direction, size or place")
         for part in parts:
             choose(f"{name}: measure", part.get("measure", ""), MEASURES)
+        for word in claim.get("predicted", {}).keys() - {"date", "why"}:
+            choose(f"{name}: predicted", word, [part for part in ("direction", "size", "place") if part in claim])
     return claims
 
 
@@ -342,9 +354,9 @@ def _graded(root: Path, claim: dict, parts: dict[str, dict]) -> dict[str, dict]:
         if not (folder / "rounds.csv").exists():
             continue
         record = read_record(folder)
-        beside = root / profile / NOTEBOOK / claim["beside"] if "beside" in claim else None
+        beside = root / profile / claim.get("study", NOTEBOOK) / claim["beside"] if "beside" in claim else None
         view = view_of(folder, beside if beside and (beside / "rounds.csv").exists() else None)
-        if len(view.left) <= record.get("settings", {}).get("rounds", 0) or len(view.trials) < 2:
+        if view.rounds["round"].max() < record.get("settings", {}).get("rounds", 0) or len(view.trials) < 2:
             continue  # its tickets are still on their way down, or there is nothing to tell a spread from
         where = {"n": len(view.trials), "profile": profile, "run_key": record.get("run_key")}
         graded = {}

@@ -225,7 +225,28 @@ def test_the_committed_claims_can_be_measured_and_name_known_runs():
     assert {claim["run"] for claim in loaded.values() if "study" not in claim} <= known
     others = {e.name.partition("/")[2] for path in params_files() for e in load_experiments(path, "paper")}
     assert {f"{claim['study']}/{claim['run']}" for claim in loaded.values() if "study" in claim} <= others
-    assert {claim["beside"] for claim in loaded.values() if "beside" in claim} <= known
+    beside = [claim for claim in loaded.values() if "beside" in claim]
+    assert {claim["beside"] for claim in beside if "study" not in claim} <= known
+    assert {f"{claim['study']}/{claim['beside']}" for claim in beside if "study" in claim} <= others
+
+
+def test_a_gain_over_the_run_beside_is_taken_where_both_have_as_many_weights_left(tmp_path):
+    better = table({"ticket": TICKET, "reinit": REINIT})
+    better["es_test_accuracy"] += 0.02
+    beside = write(tmp_path / "a", table({"ticket": TICKET, "reinit": REINIT}))
+    view = view_of(write(tmp_path / "b", better), beside)
+    spec = {"measure": "gain_beside", "column": "es_test_accuracy"}
+    for at in ({}, {"at": view.left[2]}, {"at": view.left[2], "arm": "reinit"}):
+        assert measure(view, spec | at)[0] == pytest.approx(0.02)
+    with pytest.raises(Absent):
+        measure(view_of(beside), spec)
+
+
+def test_a_prediction_is_of_a_part_that_is_graded(tmp_path):
+    claim = "X: {claim: a, paper: b, run: c, size: {measure: gain}, predicted: {date: 2026-11-24, place: 3, why: d}}"
+    (tmp_path / "claims.yaml").write_text(claim)
+    with pytest.raises(LabError, match="X: predicted = 'place': allowed are size"):
+        load_claims(tmp_path / "claims.yaml")
 
 
 @pytest.mark.parametrize(
