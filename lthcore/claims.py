@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from lthcore.paper import NOTEBOOK
-from lthcore.records import read_record, read_tables
+from lthcore.records import has_results, read_record, read_table, read_tables
 from lthcore.settings import LabError, choose, one_line, project_root
 
 RESAMPLES = 1000
@@ -61,7 +61,7 @@ class View:
             path = self.folder / f"{name}.csv"
             if not path.exists():
                 raise Absent(f"{name}.csv is not there")
-            self._cells[name] = pd.read_csv(path)
+            self._cells[name] = read_table(self.folder, path.name)
         return self._cells[name]
 
     @property
@@ -308,7 +308,7 @@ def view_of(folder: Path, beside: Path | None = None) -> View:
     whole = n[n == rounds["trial"].nunique() * draws].index
     rounds = rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index()
     path = folder / "structure.csv"
-    structure = pd.read_csv(path) if path.exists() else None
+    structure = read_table(folder, path.name) if path.exists() else None
     trials = tuple(range(rounds["trial"].nunique()))
     return View(rounds, structure, trials, view_of(beside) if beside else None, folder)
 
@@ -351,11 +351,11 @@ def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame
 def _graded(root: Path, claim: dict, parts: dict[str, dict]) -> dict[str, dict]:
     for profile in claim.get("profiles", ("paper", "cpu")):
         folder = root / profile / claim.get("study", NOTEBOOK) / claim["run"]
-        if not (folder / "rounds.csv").exists():
+        if not has_results(folder):
             continue
         record = read_record(folder)
         beside = root / profile / claim.get("study", NOTEBOOK) / claim["beside"] if "beside" in claim else None
-        view = view_of(folder, beside if beside and (beside / "rounds.csv").exists() else None)
+        view = view_of(folder, beside if beside and has_results(beside) else None)
         if view.rounds["round"].max() < record.get("settings", {}).get("rounds", 0) or len(view.trials) < 2:
             continue  # its tickets are still on their way down, or there is nothing to tell a spread from
         where = {"n": len(view.trials), "profile": profile, "run_key": record.get("run_key")}

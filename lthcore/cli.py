@@ -234,7 +234,8 @@ def scorecard_command(options: argparse.Namespace) -> None:
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.queue import mirror_of, pack, queued
+    from lthcore.archives import mirror_of, pack
+    from lthcore.queue import queued
     from lthcore.records import results_root
 
     experiments = [e for e in queued(options.profile) if options.only in e.name]
@@ -254,9 +255,9 @@ def queue_command(options: argparse.Namespace) -> None:
 
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue one after the other; return the names of those that could not run."""
+    from lthcore.archives import mirror
     from lthcore.plan import done_replicates
     from lthcore.progress import state_line
-    from lthcore.queue import mirror
     from lthcore.records import results_root
     from lthcore.results import TimeLimit, run
     from lthcore.studies import planned
@@ -307,7 +308,7 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
 
 def unpack_command(options: argparse.Namespace) -> None:
     """Merge an archive of tables into results/."""
-    from lthcore.queue import unpack
+    from lthcore.archives import unpack
     from lthcore.records import results_root
 
     for line in unpack(Path(options.archive), results_root()):

@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from lthcore.archives import mirror
 from lthcore.board import Board, Line
 from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
 from lthcore.place import Checkpointer, Here
 from lthcore.plan import done_replicates
-from lthcore.queue import mirror
 from lthcore.records import hardware, results_root
 from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Recipe, one_line

@@ -78,6 +78,7 @@ class Data:
     validation: Split | None
     test: Split
     variant: str
+    digest: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import pandas as pd
 from lthcore.data import Data, image_shape, load
 from lthcore.lottery import Replicate
 from lthcore.models import build
-from lthcore.records import COMMIT, read_record, read_tables, versions, write
+from lthcore.records import COMMIT, read_record, read_table, read_tables, versions, write_run
 from lthcore.settings import LabError, settings_of
 from lthcore.state import Training
 from lthcore.tickets import file_stem, load_state
@@ -73,7 +73,7 @@ def derived(folder: str | Path, name: str, make: Callable[[Tickets], pd.DataFram
             )
         with one_thread():
             table = make(tickets)
-        write(path, table.round(6).to_csv(index=False))
         made[name] = {"trainings": done, "commit": COMMIT, "versions": versions()}
-        write(notes, json.dumps(made, indent=2) + "\n")
-    return pd.read_csv(path)
+        text = json.dumps(made, indent=2) + "\n"
+        write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), notes.name: text})
+    return read_table(folder, path.name)

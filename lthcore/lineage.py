@@ -7,10 +7,8 @@ arms go on from trained weights, which no seed gives: those of their last round 
 
 import gzip
 import json
-import os
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +17,7 @@ from safetensors.torch import save as to_bytes
 
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.settings import LabError, one_line
+from lthcore.settings import one_line
 
 FILE = "lineage.safetensors.gz"
 LEFT = 255  # in place of a round: not pruned yet
@@ -65,10 +63,8 @@ class Lineage:
             self.changed = True
             self.carried[trial, arm] = (k, {g: {n: t.detach().cpu() for n, t in w.items()} for g, w in groups.items()})
 
-    def save(self, folder: Path, run_key: str) -> None:
-        """Write it into a run's folder, if it has changed."""
-        if not self.changed:
-            return
+    def to_bytes(self, run_key: str) -> bytes:
+        """The file of a run's folder that holds it."""
         tensors = {f"pruned/{t}/{s}/{n}": r for (t, s), layers in self.pruned.items() for n, r in layers.items()}
         for (trial, arm), (_, groups) in self.carried.items():
             tensors |= {f"carried/{trial}/{arm}/{g}/{n}": w for g, group in groups.items() for n, w in group.items()}
@@ -84,22 +80,13 @@ class Lineage:
         pack = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16, 9, zlib.Z_HUFFMAN_ONLY)
         plain = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         content = to_bytes(plain, metadata)
-        temporary = folder / f".{FILE}.{os.getpid()}.partial"
-        temporary.write_bytes(pack.compress(content) + pack.flush())
-        os.replace(temporary, folder / FILE)
-        self.changed = False
+        return pack.compress(content) + pack.flush()
 
     @classmethod
-    def read(cls, folder: Path, run_key: str) -> "Lineage":
-        """The lineage in a run's folder; an empty one where there is none.
-
-        Raises LabError for a file that is damaged or of another run.
-        """
-        path = folder / FILE
-        if not path.exists():
-            return cls()
+    def from_bytes(cls, packed: bytes, run_key: str) -> "Lineage":
+        """What such a file holds. Raises ValueError where it is damaged or of another run."""
         try:
-            content = gzip.decompress(path.read_bytes())
+            content = gzip.decompress(packed)
             metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
             this = cls(
                 known={(trial, source): k for trial, source, k in json.loads(metadata["known"])},
@@ -111,11 +98,8 @@ class Lineage:
             for key, tensor in tensors.items():
                 _, trial, arm, group, name = key.split("/", 4)
                 this.carried[int(trial), arm][1].setdefault(group, {})[name] = tensor
-        except (OSError, EOFError, zlib.error, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise LabError(
-                f"results: {path} is damaged ({one_line(error)}); delete it: trainings whose outcomes are needed "
-                "are done again then"
-            ) from None
+        except (OSError, EOFError, zlib.error, SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(one_line(error)) from None
         if metadata["run_key"] != run_key:
-            raise LabError(f"results: {path} belongs to run {metadata['run_key']}, not {run_key}; move it away")
+            raise ValueError(f"it belongs to run {metadata['run_key']}, not {run_key}")
         return this

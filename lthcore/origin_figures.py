@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter, ScalarFormatter
 from lthcore.comparisons import runs_of
 from lthcore.mask_figures import untrained
 from lthcore.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
-from lthcore.records import read_record, read_tables
+from lthcore.records import read_record, read_table, read_tables
 
 TRANSFER = ("ticket", "transferred", "transferred-shuffled")
 PREDICTED = {
@@ -71,7 +71,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
                 if (part["round"] > 0).any():
                     _means(part, panels[1], text or ARMS[arm][0], ARMS[arm][1], ARMS[arm][2])
         if (folders[point] / "stability.csv").exists():
-            barriers.append(pd.read_csv(folders[point] / "stability.csv"))
+            barriers.append(read_table(folders[point], "stability.csv"))
     for axes, title in zip(panels, ("Rewound to iteration k", "Rewound, or trained on"), strict=False):
         axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy at the end")
         sparsity_axis(axes, rounds["percent_left"].min())
@@ -100,7 +100,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
 
 def prediction(folder: Path, caption: str = "") -> Figure:
     """ROC-AUC on held-out seeds against weights left: sets of features, single ones; and what each is worth."""
-    table, importance = (pd.read_csv(folder / f"{name}.csv") for name in ("prediction", "importance"))
+    table, importance = (read_table(folder, f"{name}.csv") for name in ("prediction", "importance"))
     figure, panels = new_figure(1, 3, (13.0, 3.8))
     for name, colour in PREDICTED.items():
         for model, style in (("gradient boosting", "-"), ("logistic regression", "--")):
@@ -129,7 +129,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
 
 def seeding(folder: Path, caption: str = "") -> Figure:
     """Which share of the weights seeded by size or sign survives, and what the dense network comes to."""
-    table = pd.read_csv(folder / "seeding.csv")
+    table = read_table(folder, "seeding.csv")
     labels = list(dict.fromkeys(table["seeding"]))
     figure, (survive, dense) = new_figure(1, 2, (12.0, 3.8))
     for label, colour in zip(labels, sns.color_palette("husl", len(labels)), strict=True):
@@ -152,7 +152,7 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
 
     Beside them, masks that a criterion takes from the weights' training, where the run has them.
     """
-    table = pd.read_csv(folder / f"{name}.csv")
+    table = read_table(folder, f"{name}.csv")
     figure, (axes,) = new_figure(1, 1, (7.0, 4.0))
     for method, colour in METHODS.items():
         part = table[table["method"] == method]

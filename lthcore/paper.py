@@ -19,7 +19,7 @@ from lthcore.experiments import PROFILES, load_experiments
 from lthcore.lottery import planned
 from lthcore.plan import seconds_of, timed
 from lthcore.plots import ARMS, Series
-from lthcore.records import hardware, read_record, read_tables
+from lthcore.records import hardware, has_results, read_record, read_table, read_tables
 from lthcore.settings import LabError, project_root
 from lthcore.train import worker_count
 
@@ -141,13 +141,13 @@ def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tup
     With `arms`, a profile that has more of them goes before a larger one that does not have them yet.
     """
     folders = [Path(root) / profile / name for profile in reversed(profiles)]
-    folders = [folder for folder in folders if (folder / "rounds.csv").exists()]
+    folders = [folder for folder in folders if has_results(folder)]
     return max(folders, key=lambda folder: len(set(arms) & _arms(folder)) if arms else 0, default=None)
 
 
 def _arms(folder: Path) -> set[str]:
     """The arms that a run has down to its last round."""
-    rounds = pd.read_csv(folder / "rounds.csv", usecols=["arm", "round"])
+    rounds = read_table(folder, "rounds.csv")
     deepest = rounds.groupby("arm")["round"].max()
     return set(deepest[deepest == rounds["round"].max()].index)
 
@@ -222,7 +222,7 @@ def _draw_panels(sheet: Sheet, found: dict[str, Path], missing: list[str]) -> Fi
 def _draw_distributions(sheet: Sheet, root: Path) -> Figure | None:
     places = [Path(root) / profile / NOTEBOOK / sheet.runs[0] for profile in ("paper", "cpu")]
     folder = next((place for place in places if (place / "distributions.csv").exists()), None)
-    table = pd.read_csv(folder / "distributions.csv") if folder else pd.DataFrame()
+    table = read_table(folder, "distributions.csv") if folder else pd.DataFrame()
     if table.empty:
         return None
     rounds, _ = read_tables(folder)

@@ -13,7 +13,7 @@ from lthcore.experiments import PROFILES, Experiment, load_experiments
 from lthcore.lottery import Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
-from lthcore.records import ROUNDS, read_record, read_table, replicate_of, results_root
+from lthcore.records import read_record, read_table, replicate_of, results_root, rows_of
 from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings, project_root
 from lthcore.studies import planned
 from lthcore.train import engine_for, worker_count
@@ -39,7 +39,9 @@ def done_replicates(experiment: Experiment) -> set[Replicate]:
     folder = results_root() / experiment.name
     if read_record(folder).get("run_key") != experiment.settings.key:
         return set()
-    return {replicate_of(row) for row in read_table(folder / "rounds.csv", ROUNDS)} & set(planned(experiment.settings))
+    if not (folder / "rounds.csv").exists():
+        return set()
+    return {replicate_of(row) for row in rows_of(read_table(folder, "rounds.csv"))} & set(planned(experiment.settings))
 
 
 def seconds_left(experiment: Experiment) -> float:

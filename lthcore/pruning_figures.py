@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.comparisons import runs_of, trainings_of
 from lthcore.plots import ARMS, caption_of, captioned, new_figure, plot_means, sparsity_axis
-from lthcore.records import read_record, read_tables
+from lthcore.records import read_record, read_table, read_tables
 
 MOVEMENT = {
     "high_movement": ("high movement goes", "#1f5fa8"), "low_movement": ("low movement goes", "#d1642a"),
@@ -131,7 +131,7 @@ def movement_layers(root: Path) -> Figure | None:
     figure, panels = new_figure(-(-len(arms) // 3), 3)
     for axes, arm in zip(panels, arms, strict=False):
         folder = runs[f"{stem}-{arm}"]
-        density = pd.read_csv(folder / "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
+        density = read_table(folder, "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
         left = read_tables(folder)[0].groupby("round")["percent_left"].mean()
         layers = list(density.index.get_level_values("layer").unique())
         for layer, colour in zip(layers, sns.color_palette("viridis", len(layers) + 1), strict=False):

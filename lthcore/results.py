@@ -13,7 +13,6 @@ All files are written under a temporary name and renamed: a file that is there i
 the machine that made them; with the others a run goes on anywhere (lthcore/lineage.py).
 """
 
-import json
 import math
 import os
 import sys
@@ -29,29 +28,28 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from lthcore import analysis, masks
+from lthcore import analysis, lineage, masks
 from lthcore.data import DATASETS, Data, image_shape
 from lthcore.lineage import Lineage
 from lthcore.lock import locked, stopped_by_sigterm
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of, untrained_networks
 from lthcore.masks import Mask
-from lthcore.models import build, multiply_adds, positions
+from lthcore.models import Weights, build, multiply_adds, positions
 from lthcore.outcomes import keep, without_ticket
 from lthcore.place import CHANGING, STOP, Checkpointer, Here
 from lthcore.records import (
     COMMIT,
-    CURVES,
-    READ,
-    REPLICATE,
-    ROUNDS,
+    read_file,
     read_record,
     read_table,
     read_tables,
     replicate_of,
+    rows_of,
     versions,
-    write,
+    write_run,
 )  # fmt: skip
-from lthcore.settings import LabError, Recipe, Settings
+from lthcore.schemas import COLUMNS, CURVES, READ, REPLICATE, ROUNDS, check_whole
+from lthcore.settings import LabError, Recipe, Settings, one_line
 from lthcore.state import Point, Training
 from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
@@ -84,15 +82,47 @@ class Run:
         shape = image_shape(settings)
         model = build(settings, shape, 10)
         self.positions, self.dense = positions(model, shape), multiply_adds(model, shape)
+        self.lineage = Lineage()
         if self.record:
-            for point in read_table(self.folder / "curves.csv", CURVES):
-                self.points.setdefault(replicate_of(point), []).append(point)
-            rows = {replicate_of(row): row for row in read_table(self.folder / "rounds.csv", ROUNDS)}
-            self.rows = {replicate: row for replicate, row in rows.items() if replicate in self.points}
-        self.lineage = Lineage.read(self.folder, settings.key) if self.record else Lineage()
+            self._read()
 
-    def begin(self) -> None:
-        """Make the folder, empty where this run replaces another."""
+    def _read(self) -> None:
+        """Take up the tables and the lineage that are here. A table that is not is made anew of what there is."""
+        tables = {name: read_table(self.folder, name) for name in COLUMNS if (self.folder / name).exists()}
+        try:
+            if len(tables) == len(COLUMNS) and "writing" not in self.record:
+                check_whole(self.record, tables["rounds.csv"], tables["curves.csv"])
+            for point in rows_of(tables.get("curves.csv", pd.DataFrame(columns=CURVES))):
+                self.points.setdefault(replicate_of(point), []).append(point)
+            rows = {replicate_of(row): row for row in rows_of(tables.get("rounds.csv", pd.DataFrame(columns=ROUNDS)))}
+            self.rows = {replicate: row for replicate, row in rows.items() if replicate in self.points}
+        except ValueError as error:
+            raise LabError(
+                f"results: the tables of {self.folder} are damaged ({error}); put them back, or delete both and give "
+                "the command again: what no ticket here has is trained anew"
+            ) from None
+        path = self.folder / lineage.FILE
+        if path.exists():
+            try:
+                self.lineage = Lineage.from_bytes(read_file(path), self.settings.key)
+            except ValueError as error:
+                raise LabError(
+                    f"results: {path} is damaged ({one_line(error)}); put it back, or delete it: trainings whose "
+                    "outcomes are needed are done again then"
+                ) from None
+
+    def begin(self, data: Data) -> None:
+        """Make the folder, empty where this run replaces another.
+
+        Raises LabError where the trainings that are done had other data than these.
+        """
+        self.data = data
+        before = self.record.get("data_digest")
+        if before and data.digest and before != data.digest and self.rows:
+            raise LabError(
+                f"results: the data are not those that the {len(self.rows)} trainings in {self.folder} had (digest "
+                f"{data.digest}, then {before}); put those back, or run with --force to start afresh"
+            )
         if self.force:
             for name in ("tickets", "checkpoints"):
                 for file in (self.folder / name).glob("*.safetensors"):
@@ -105,6 +135,11 @@ class Run:
 
     def _read_record(self) -> dict:
         record = read_record(self.folder)
+        if not record and any((self.folder / name).exists() for name in COLUMNS):
+            raise LabError(
+                f"results: {self.folder} has tables but no run.json that says which run they are of; put it back, move "
+                "them away, or run with --force to start afresh"
+            )
         other = record.get("run_key")
         if record and other != self.settings.key:
             mine, theirs = self.settings.model_dump(mode="json"), record.get("settings", {})
@@ -137,7 +172,8 @@ class Run:
         Outcomes that nothing grows from come back as they started. Raises TimeLimit at the deadline.
         """
         outcomes, todo = dict(cohort), {}
-        self.lineage.save(self.folder, self.settings.key)  # the masks of this round are known now
+        if self.lineage.changed:  # the masks of this round are known now
+            self.write()
         for replicate, state in cohort.items():
             if self._path("tickets", replicate).exists():
                 if replicate not in self.rows or replicate.arm in LINEAGE:
@@ -168,14 +204,12 @@ class Run:
                 self._note(replicate, state)
             keep(self.settings, data, self.lineage, replicate, state)
             if time.perf_counter() - self.written > WRITE_EVERY:  # what a kill loses of the tables, the tickets have
-                self.write_tables()
-                self.write_record(data)
+                self.write()
             if bar is not None and new:
                 bar.update()
         if stopped:
             raise TimeLimit("the time limit was reached")
-        self.write_tables()
-        self.write_record(data)
+        self.write()
         return outcomes
 
     def _without_ticket(self, replicate: Replicate, start: Training) -> Training | None:
@@ -222,7 +256,8 @@ class Run:
                 raise LabError(f"results: {path} is missing, and a mask with it; run with --force to search anew")
             state = found._load("tickets", replicate)
             if replicate.round and not masks.is_nested(state.mask, before[replicate.trial]):
-                raise LabError(f"results: {path} has a mask that is no part of the one before; delete it and run again")
+                wrong = "has a mask that is no part of the one before"
+                raise LabError(f"results: {path} {wrong}; delete it and give the command again")
             before[replicate.trial] = state.mask
             yield {replicate: state}
 
@@ -238,16 +273,16 @@ class Run:
         wrong = None
         if saved != replicate or (like is not None and state.seed != like.seed):
             wrong = f"is of another training ({file_stem(saved)})"
-        elif like is not None and {n: w.shape for n, w in like.weights.items()} != {
-            n: w.shape for n, w in state.weights.items()
-        }:
+        elif like is not None and _layout(like.weights) != _layout(state.weights):
             wrong = "is of another network"
         elif like is not None and replicate.arm not in CHANGING and not masks.equal(state.mask, like.mask):
             wrong = "has a mask that is not what pruning its predecessor gives"
         elif state.diverged and all(math.isfinite(point.test_loss) for point in state.curve):
             wrong = "holds weights that are not numbers"
+        elif like is not None and not all(torch.equal(w, state.start[name]) for name, w in like.start.items()):
+            wrong = "does not start from the weights that this training starts from"
         if wrong:
-            raise LabError(f"results: {path} {wrong}; delete it and run again")
+            raise LabError(f"results: {path} {wrong}; delete it and give the command again")
         return state
 
     def _note(self, replicate: Replicate, state: Training) -> None:
@@ -284,17 +319,25 @@ class Run:
         shares = [{"percent_left": _share(point, percent)} for point in state.curve]
         self.points[replicate] = [_rounded(where | asdict(p) | s) for p, s in zip(state.curve, shares, strict=True)]
 
-    def write_tables(self) -> None:
-        """Write rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
+    def write(self) -> None:
+        """Write run.json and whatever has changed of the tables and the lineage."""
+        files = self._tables()
+        if self.lineage.changed:
+            files[lineage.FILE] = self.lineage.to_bytes(self.settings.key)
+        self.record = write_run(self.folder, self._as_record(), files)
+        self.lineage.changed, self.written = False, time.perf_counter()
+
+    def _tables(self) -> dict[str, str]:
+        """rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
         order = planned(self.settings)
         order += sorted(self.rows.keys() - set(order))  # of a run that was longer once
         done = [replicate for replicate in order if replicate in self.rows]
         every = self.settings.eval_every
         points = [point for replicate in done for point in _thinned(self.points[replicate], every)]
-        write(self.folder / "curves.csv", pd.DataFrame(points, columns=CURVES).to_csv(index=False))
+        curves = pd.DataFrame(points, columns=CURVES)
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
-        write(self.folder / "rounds.csv", rounds.astype({"es_iteration": "Int64"}).to_csv(index=False))
-        self.written = time.perf_counter()
+        rounds = rounds.astype({"es_iteration": "Int64"})
+        return {"curves.csv": curves.to_csv(index=False), "rounds.csv": rounds.to_csv(index=False)}
 
     def write_structure(self, data: Data | None = None) -> None:
         """Write what the tickets look like, unless that is there.
@@ -307,7 +350,7 @@ class Run:
             return
         tickets = [replicate for replicate in planned(self.settings) if replicate.arm == "ticket"]
         if all((self.folder / name).exists() for name in names):
-            there = pd.read_csv(self.folder / names[0])[["trial", "round"]].drop_duplicates()
+            there = read_table(self.folder, names[0])[["trial", "round"]].drop_duplicates()
             if len(there) >= len([r for r in tickets if r.round > 0]):
                 return
         if not all(self._path("tickets", r).exists() or self._mask(r) for r in tickets if r.round > 0):
@@ -320,7 +363,6 @@ class Run:
             self._say_again(again)
             starts = {r: state for r, state in untrained_networks(self.settings, data).items() if r in again}
             dense |= dict(self.place.train(self.settings, data, starts, lambda *_: True, train_in_step))
-            self.write_record(data)
 
         def ticket(trial: int, k: int) -> Training:
             replicate, network = Replicate("ticket", trial, 0, k), dense[Replicate("ticket", trial, 0, 0)]
@@ -328,18 +370,19 @@ class Run:
             return network if k == 0 else replace(network, mask=mask) if mask else self._load("tickets", replicate)
 
         tables = analysis.tables_of_tickets(ticket, self.settings)
-        for name, table in zip(names, tables, strict=True):
-            write(self.folder / name, table.to_csv(index=False))
+        files = {name: table.to_csv(index=False) for name, table in zip(names, tables, strict=True)}
+        self.record = write_run(self.folder, self.record, files)
 
     def _mask(self, ticket: Replicate) -> Mask | None:
         """The mask of a ticket, from the lineage; None where that does not know it."""
         return self.lineage.mask(ticket.trial, "ticket", ticket.round)
 
-    def write_record(self, data: Data) -> None:
-        """Write run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
-        s, seconds = self.settings, time.perf_counter() - self.began
+    def _as_record(self) -> dict:
+        """run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
+        s, data, seconds = self.settings, self.data, time.perf_counter() - self.began
+        self.began += seconds
         unknown = self.record.get("wall_seconds", 0) is None  # once unknown, a sum stays unknown
-        record = {
+        return {
             "run_key": s.key,
             "complete": not self.missing,
             "trainings_done": len(self.rows),
@@ -348,6 +391,7 @@ class Run:
             "n": s.trials,
             "seed": s.seed,
             "data": data.variant,
+            "data_digest": data.digest or None,
             **{f"n_{name}": len(split.labels) for name, split in data.splits.items()},
             "hardware": self.place.hardware(data) or self.record.get("hardware"),
             "versions": versions(),
@@ -359,9 +403,9 @@ class Run:
             "training_flops": 6 * self.dense * s.batch_size * sum(row["iterations"] for row in self.rows.values()),
             **{name: self.record[name] for name in ("trained_again",) if name in self.record},
             **({"energy": self.energy} if self.energy else {}),
+            "digests": self.record.get("digests", {}),
             "settings": s.model_dump(mode="json"),
         }
-        write(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
 
 
 def run(
@@ -389,8 +433,8 @@ def run(
         print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
     with locked(this.folder / "checkpoints" / "lock.json"), stopped_by_sigterm(this.folder / STOP) as asked:
         this = Run(folder, settings, force, place)  # as it stands now that nobody else writes here
-        this.begin()
-        this.write_record(data)
+        this.begin(data)
+        this.write()
         try:
             with this.place.metered(this.record.get("energy")) as this.energy:
                 this.train_all(data, deadline, quiet)
@@ -401,13 +445,15 @@ def run(
         except torch.OutOfMemoryError:
             raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:
-            this.write_tables()
-            this.lineage.save(this.folder, settings.key)
-            this.write_record(data)
+            this.write()
         this.write_structure(data)
         if asked.is_set():  # too late for any training to see it
             raise TimeLimit(f"asked to stop, with all of {len(planned(settings))} trainings done")
     return read_tables(folder)
+
+
+def _layout(weights: Weights) -> dict[str, tuple]:
+    return {name: (w.shape, w.dtype) for name, w in weights.items()}
 
 
 def _progress_line(this: Run, outcomes: Cohort, seconds: float) -> str:

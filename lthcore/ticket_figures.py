@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lthcore.comparisons import runs_of
 from lthcore.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
+from lthcore.records import read_table
 
 STRUCTURE = {  # title -> (column, or numerator and denominator)
     "Share of the layer left": ("density", None),
@@ -32,7 +32,7 @@ ARMS_ALIKE = {
 
 def structure(folder: Path, caption: str = "") -> Figure:
     """Each layer against weights left: density, signs, magnitudes, movement, dead units; and paths."""
-    layers, paths = (pd.read_csv(folder / f"{name}.csv") for name in ("layers", "paths"))
+    layers, paths = (read_table(folder, f"{name}.csv") for name in ("layers", "paths"))
     names = list(dict.fromkeys(layers["layer"]))
     colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
     figure, panels = new_figure(2, 3)
@@ -59,7 +59,7 @@ def structure(folder: Path, caption: str = "") -> Figure:
 
 def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
     """How many connections units keep at a round, against a random mask: a column for each layer, in and out."""
-    table = pd.read_csv(folder / "degrees.csv")
+    table = read_table(folder, "degrees.csv")
     table = table[table["round"] == k]
     names = list(dict.fromkeys(table["layer"]))
     figure, panels = new_figure(2, len(names))
@@ -78,8 +78,8 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
 
 def pixel_figure(folder: Path, caption: str = "") -> Figure:
     """The share of first-layer units that each pixel is connected to, at four rounds."""
-    table = pd.read_csv(folder / "pixels.csv")
-    left = pd.read_csv(folder / "layers.csv").groupby("round")["percent_left"].mean()
+    table = read_table(folder, "pixels.csv")
+    left = read_table(folder, "layers.csv").groupby("round")["percent_left"].mean()
     last = table["round"].max()
     rounds = sorted({max(1, round(last * part)) for part in (0.25, 0.5, 0.75, 1)})
     figure, panels = new_figure(1, len(rounds))
@@ -94,7 +94,7 @@ def pixel_figure(folder: Path, caption: str = "") -> Figure:
 
 def similarity(folder: Path, caption: str = "") -> Figure:
     """Tickets of two seeds, layer by layer: their masks against chance, and their activations."""
-    seeds = pd.read_csv(folder / "seeds.csv")
+    seeds = read_table(folder, "seeds.csv")
     names = list(dict.fromkeys(seeds["layer"]))
     figure, panels = new_figure(2, max(2, len(names)))
     pruned, across = seeds[seeds["round"] > 0], max(2, len(names))
@@ -116,7 +116,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
     other = panels[across + 2] if across > 2 else None
     arms = folder / "arms_alike.csv"
     if other is not None and arms.exists():
-        table = pd.read_csv(arms)
+        table = read_table(folder, arms.name)
         for arm, (label, colour) in ARMS_ALIKE.items():
             part = table[(table["arm"] == arm) & (table["layer"] == names[0])]
             if len(part):
@@ -143,7 +143,7 @@ def degrees_lenet(root: Path) -> Figure | None:
     folder = _with(root, "ticket_structure", "degrees", "layers")
     if folder is None:
         return None
-    left = pd.read_csv(folder / "layers.csv").groupby("round")["percent_left"].mean()
+    left = read_table(folder, "layers.csv").groupby("round")["percent_left"].mean()
     return degree_figure(folder, int((left - 5).abs().idxmin()), caption_of("LeNet-300-100 on MNIST", folder))
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from lthcore import tickets
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.place import Checkpointer
@@ -52,17 +53,18 @@ def test_settings_of_any_content_are_settings_or_one_line_that_names_a_key(value
 
 
 def tampered(path: Path, change) -> None:
-    """A ticket file with its tensors changed by `change(name, tensor)`, all else as it was."""
+    """A ticket file with its tensors changed by `change(name, tensor)`, and the digest of what it holds now."""
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    save_file({key: change(key, tensor).contiguous() for key, tensor in tensors.items()}, path, metadata)
+    tensors = {key: change(key, tensor).contiguous() for key, tensor in tensors.items()}
+    save_file(tensors, path, metadata | {"digest": tickets._digest(metadata, tensors.items())})
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda key, t: torch.full_like(t, float("nan")) if t.is_floating_point() else t, "are not numbers"),
-        (lambda key, t: ~t if t.dtype == torch.bool else t, "a mask that is not what pruning its predecessor gives"),
+        (lambda key, t: ~t if t.dtype == torch.bool else 0 * t, "a mask that is not what pruning its"),
         (lambda key, t: torch.cat([t, t], dim=1) if "fc1." in key else t, "is of another network"),
         (lambda key, t: t[:, :5] if key.startswith("mask/fc1") else t, "mask does not fit"),
     ],
@@ -79,8 +81,8 @@ def test_a_ticket_of_a_newer_format_is_refused_by_name(copied):
     path = copied / "tickets" / "ticket-trial0-draw0-round01.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, metadata | {"format": "2"})
-    with pytest.raises(LabError, match=r"round01.safetensors: not a ticket of format 1 \(found '2'\)"):
+    save_file(tensors, path, metadata | {"format": "3"})
+    with pytest.raises(LabError, match=r"round01.safetensors: not a ticket of format 2 \(found '3'\)"):
         load_ticket(path)
 
 
@@ -135,7 +137,7 @@ def test_a_ticket_that_does_not_say_what_it_is_of_is_one_line(key, copied):
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, {name: value for name, value in metadata.items() if name != key})
-    with pytest.raises(LabError, match="delete it and run again"):
+    with pytest.raises(LabError, match="delete it and give the run's command again"):
         load_ticket(path)
 
 

@@ -14,6 +14,7 @@ import torch
 from fsspec.core import url_to_fs
 
 import lthcore.cluster
+from lthcore.archives import mirror, mirror_of
 from lthcore.board import Board
 from lthcore.cluster import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
@@ -21,7 +22,6 @@ from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.place import Checkpointer, Here
-from lthcore.queue import mirror, mirror_of
 from lthcore.records import hardware, read_record
 from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Settings

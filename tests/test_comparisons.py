@@ -21,8 +21,8 @@ from lthcore.comparisons import (
 )  # fmt: skip
 from lthcore.experiments import load_experiments
 from lthcore.findings import ablation_findings, dynamic_findings, rewinding_findings
-from lthcore.records import CURVES, ROUNDS
 from lthcore.results import run
+from lthcore.schemas import CURVES, REPLICATE, ROUNDS
 from lthcore.settings import DynamicSettings, Settings, project_root
 
 PARAMS = project_root() / "params"
@@ -33,11 +33,19 @@ def write(root: Path, name: str, settings, rows: list[dict], complete: bool = Tr
     folder.mkdir(parents=True)
     record = {"run_key": settings.key, "complete": complete, "n": settings.trials}
     (folder / "run.json").write_text(json.dumps(record | {"settings": settings.model_dump(mode="json")}))
-    blank = dict.fromkeys(ROUNDS, 0) | {"percent_left": 100.0, "iterations": settings.iterations, "seconds": 10.0}
+    blank = dict.fromkeys(ROUNDS, 0) | {
+        "percent_left": 100.0,
+        "iterations": settings.iterations,
+        "seconds": 10.0,
+        "arm": "ticket",
+        "diverged": False,
+        "skipped": False,
+    }
     pd.DataFrame([blank | row for row in rows], columns=ROUNDS).to_csv(folder / "rounds.csv", index=False)
     points = [
         dict.fromkeys(CURVES, 0.5)
-        | {"trial": row["trial"], "iteration": i * settings.eval_every, "percent_left": 100 - 10 * i}
+        | {name: row.get(name, 0) for name in REPLICATE}
+        | {"iteration": i * settings.eval_every, "percent_left": 100 - 10 * i}
         for row in rows
         for i in range(3)
     ]

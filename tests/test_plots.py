@@ -26,11 +26,18 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
         for trial in range(trials):
             for k in range(0 if arm == "ticket" else 1, rounds):
                 where = {"arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": LEFT[k]}
-                accuracy = 0.95 - 0.01 * k - 0.1 * a + 0.01 * trial**2
+                accuracy = round(0.95 - 0.01 * k - 0.05 * a + 0.01 * trial**2, 6)
                 rows.append(
                     where
                     | dict.fromkeys(results.ROUNDS[4:], accuracy)
-                    | {"percent_left": LEFT[k], "es_iteration": 1000 + 100 * k + 10 * trial**2, "iterations": 2000}
+                    | {
+                        "percent_left": LEFT[k],
+                        "weights_left": 1000,
+                        "seconds": 1.0,
+                        "diverged": False,
+                        "skipped": False,
+                    }
+                    | {"es_iteration": 1000 + 100 * k + 10 * trial**2, "iterations": 2000}
                 )
                 points += [
                     where | {"iteration": i, "val_loss": 1.0, "test_accuracy": accuracy - 0.02 * (i < 2000)}
