@@ -317,10 +317,11 @@ def unpack_command(options: argparse.Namespace) -> None:
 
 def data_command(options: argparse.Namespace) -> None:
     """Fetch or verify data sets."""
-    from lthcore.data import data_root, fetch, read
+    from lthcore.data import data_root, fetch, verified
 
+    look = fetch if options.action == "fetch" else verified
     for name in options.names:
-        print(f"{name}: {fetch(name) if options.action == 'fetch' else read(name).variant} ({data_root()})")
+        print(f"{name}: {look(name)} ({data_root()})")
 
 
 def _short(path: Path) -> str:

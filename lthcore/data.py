@@ -2,15 +2,18 @@
 
 Files lie under the data root (`LTH_DATA`, default data/ of the project) in the publishers' own formats. MNIST and
 Fashion-MNIST are read only when their MD5 is the published one. No pickle is ever read: CIFAR-10 is the official binary
-version, its archive checked by MD5 when fetched, its files by their records, and their hash noted in run.json.
+version, its archive checked by MD5 when fetched, its images by digests, and the hash of its files noted in run.json.
+Test images of which no digest is known are said to be unverified.
 """
 
 import gzip
 import hashlib
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lthcore.settings import LabError, Recipe, choose, project_root, seed_for
+from lthcore.settings import TRAINING_IMAGES, LabError, Recipe, choose, project_root, seed_for
 
 # name -> (MD5 of NAME.gz, MD5 of NAME unpacked where it is published)
 MNIST_FILES = {
@@ -46,6 +49,17 @@ CIFAR10_MIRRORS = (
     "https://cave.cs.toronto.edu/kriz/",
 )
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
+CIFAR10_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+# Digests of CIFAR-10, taken of the files that results/ was made with. `_set_digest`, whatever the order of the records:
+# of all training images, and of those in each file, which only serve to say where damage is.
+CIFAR10_TRAIN = "a55778b0d048efc98f4bf405cfdd88f2b63f7ba684b529ccb6e6ac0ae9980047"
+CIFAR10_BATCHES = ("ea833b77029bf800", "94e2c772edc11a88", "953b0fc42ea19a76", "8604aca57ea12a2e", "d327e2446e842db3")
+# SHA-256 of each 100 of the first 1,000 test records, in their order. Of the others no digest is known.
+CIFAR10_TEST = (
+    "440e5480f4f4a460", "862621c1f311c2da", "99e7027159b21acc", "146cf9503a4cc10c", "fae71d3bcea42497",
+    "5e77a5bb2f09bee8", "f1e8bcd46093fc5f", "9bd811a8a78d8a8b", "305bc4b2e231caa1", "2db946328d7e0a0c",
+)  # fmt: skip
+CIFAR10_BLOCK = 100
 CLASSES = 10
 DIGITS_TEST = 360
 DATA_SETTINGS = (  # those that `load` looks at
@@ -54,13 +68,17 @@ DATA_SETTINGS = (  # those that `load` looks at
 
 
 class Raw(NamedTuple):
-    """A data set as published: uint8 images (N, C, H, W), labels (N,), and in words which files these are."""
+    """A data set as published: uint8 images (N, C, H, W), labels (N,), and in words which files these are.
+
+    `checked` says what of them was verified, beyond what `variant` says.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
     variant: str
+    checked: str = ""
 
 
 class Split(NamedTuple):
@@ -152,27 +170,87 @@ def _fashion_mnist(root: Path) -> Raw:
 def _cifar10(root: Path) -> Raw:
     folder, digest = root / "cifar-10-batches-bin", hashlib.sha256()
 
-    def read(file: str) -> tuple[np.ndarray, np.ndarray]:
+    def read(file: str) -> np.ndarray:
         path = folder / file
         if not path.exists():
             raise _missing("cifar10", path)
         content = path.read_bytes()
         digest.update(content)
         if not content or len(content) % CIFAR10_RECORD:
-            raise LabError(f"data: {path} is not a whole number of {CIFAR10_RECORD}-byte records: it is cut short")
+            raise _damaged(path, f"is not a whole number of {CIFAR10_RECORD:,}-byte records: it is cut short")
         records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR10_RECORD)
         if records[:, 0].max() >= CLASSES:
-            raise LabError(f"data: {path} has a label {records[:, 0].max()}: allowed are 0 to 9, so it is not CIFAR-10")
-        return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+            raise _damaged(path, f"has a label {records[:, 0].max()}: allowed are 0 to 9")
+        return records
 
-    images, labels = zip(*(read(f"data_batch_{i}.bin") for i in range(1, 6)), strict=True)
-    test_images, test_labels = read("test_batch.bin")
-    train_images, train_labels = np.concatenate(images), np.concatenate(labels)
-    if len(train_labels) != 50_000:
-        raise LabError(f"data: {folder} holds {len(train_labels):,} training images instead of 50,000: fetch it again")
-    sizes = f"50,000 train, {len(test_labels):,} of 10,000 test"
-    variant = f"cifar10 binary version: {sizes}, sha256 {digest.hexdigest()[:12]}"
-    return Raw(train_images, train_labels, test_images, test_labels, variant)
+    *batches, test = map(read, CIFAR10_FILES)
+    n, expected, n_test = sum(map(len, batches)), TRAINING_IMAGES["cifar10"], DATASETS["cifar10"].n_test
+    if n != expected:
+        raise _damaged(folder, f"holds {n:,} training images instead of {expected:,}")
+    _check_cifar10(folder, batches, test)
+    unknown = _unknown_test_records(folder / CIFAR10_FILES[-1], test)
+    variant = f"cifar10 binary version: {n:,} train, {len(test):,} of {n_test:,} test, sha256 {digest.hexdigest()[:12]}"
+    if len(unknown):
+        words = f"{len(unknown):,} test images unverified (sha256 {hashlib.sha256(unknown).hexdigest()[:12]})"
+        variant += f", {words}"
+        _say_once(f"note: data: {words}: no digest of these in {folder / CIFAR10_FILES[-1]} is known")
+    train = np.concatenate(batches)
+    return Raw(
+        train[:, 1:].reshape(-1, 3, 32, 32),
+        train[:, 0],
+        test[:, 1:].reshape(-1, 3, 32, 32),
+        test[:, 0],
+        variant,
+        f"digests agree of all training and {len(test) - len(unknown):,} test images, and no image is there twice",
+    )
+
+
+def _check_cifar10(folder: Path, batches: list[np.ndarray], test: np.ndarray) -> None:
+    """Check the training records by their digest, and that no image is there twice, whatever its label.
+
+    CIFAR-10 has no exact duplicates, though similar images (arXiv 1902.00423). Raises LabError for other records.
+    """
+    keys = [[record[:1].tobytes() + hashlib.sha256(record[1:]).digest() for record in records] for records in batches]
+    images = {key[1:] for batch in keys for key in batch}
+    if _set_digest([key for batch in keys for key in batch]) != CIFAR10_TRAIN:
+        known = zip(CIFAR10_FILES, keys, CIFAR10_BATCHES, strict=False)
+        where = ", ".join(file for file, batch, digest in known if not _set_digest(batch).startswith(digest))
+        again = sum(map(len, batches)) - len(images)
+        what = f"{again:,} images are there again" if again else "an image or a label is another"
+        raise _damaged(folder, f"does not hold the training images of CIFAR-10 ({what}; look at {where})")
+    held = [hashlib.sha256(record[1:]).digest() for record in test]
+    if shared := images.intersection(held):
+        raise _damaged(folder / CIFAR10_FILES[-1], f"holds {len(shared):,} of the training images")
+    if again := len(held) - len(set(held)):
+        raise _damaged(folder / CIFAR10_FILES[-1], f"holds {again:,} images twice")
+
+
+def _set_digest(keys: list[bytes]) -> str:
+    """SHA-256 of sorted keys of records (label and hash of the image): their order is left out, repetitions are not."""
+    return hashlib.sha256(b"".join(sorted(keys))).hexdigest()
+
+
+def _unknown_test_records(path: Path, records: np.ndarray) -> np.ndarray:
+    """Those test records of which no digest is known.
+
+    Raises LabError where some of the first 1,000 are known and others are not: then these were changed.
+    """
+    n = min(len(records) // CIFAR10_BLOCK, len(CIFAR10_TEST))
+    blocks = records[: n * CIFAR10_BLOCK].reshape(n, CIFAR10_BLOCK, CIFAR10_RECORD)
+    same = [hashlib.sha256(block).hexdigest()[:16] == CIFAR10_TEST[i] for i, block in enumerate(blocks)]
+    if not any(same):
+        return records
+    if not all(same):
+        first = same.index(False) * CIFAR10_BLOCK
+        where = f"records {first + 1:,} to {first + CIFAR10_BLOCK:,}"
+        raise _damaged(path, f"has an image or a label that is not the published one in {where}")
+    return records[n * CIFAR10_BLOCK :]
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Print a line on stderr, the first time that a process has to say it."""
+    print(line, file=sys.stderr)
 
 
 class Dataset(NamedTuple):
@@ -247,6 +325,12 @@ def read(name: str, root: Path | None = None) -> Raw:
     return DATASETS[choose("dataset", name, DATASETS)].reader(Path(root) if root else data_root())
 
 
+def verified(name: str, root: Path | None = None) -> str:
+    """In words which files of a data set are there, and what of them was checked. Raises LabError as `read` does."""
+    raw = read(name, root)
+    return f"{raw.variant}; {raw.checked}" if raw.checked else raw.variant
+
+
 def scaled(images: np.ndarray, dataset: str, input_scaling: str) -> Tensor:
     """Images (N, C, H, W) of bytes as float32, in the scale that networks see them in (`settings.input_scaling`)."""
     mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in pixel_scale(dataset, input_scaling))
@@ -265,14 +349,14 @@ def pixel_scale(dataset: str, input_scaling: str) -> tuple[tuple[float, ...], tu
 
 
 def fetch(name: str, root: Path | None = None) -> str:
-    """Download a data set into the data root unless it is there, verify it, and say what is there now.
+    """Download a data set into the data root unless it is there, verify it, and say what is there now (`verified`).
 
     Mirrors are tried in turn. Raises LabError where none answers or what came is not as published.
     """
     root = Path(root) if root else data_root()
     choose("dataset", name, DATASETS)
     try:
-        return read(name, root).variant
+        return verified(name, root)
     except LabError:
         pass  # not there, or not whole: fetched below
     if name == "cifar10":
@@ -289,7 +373,7 @@ def fetch(name: str, root: Path | None = None) -> str:
         for file, (md5, _) in files.items():
             (root / folder / "raw" / file).unlink(missing_ok=True)
             _download(root / folder / "raw", mirrors, f"{file}.gz", md5)
-    return read(name, root).variant
+    return verified(name, root)
 
 
 def _download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack: bool = False) -> None:
@@ -345,6 +429,10 @@ def _checked(path: Path, md5: str, name: str) -> bytes:
     if hashlib.md5(content).hexdigest() != md5:
         raise LabError(f"data: {path} is not as published (its MD5 differs); delete it and run `lth data fetch {name}`")
     return content
+
+
+def _damaged(path: Path, what: str) -> LabError:
+    return LabError(f"data: {path} {what}; `lth data fetch cifar10` gets the published files")
 
 
 def _missing(name: str, path: Path) -> LabError:

@@ -46,16 +46,47 @@ def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return write
 
 
-@pytest.fixture(scope="module")
-def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50,000 zero records, which take no space; batch i starts with label i and pixel i. Tests write test_batch.bin."""
-    root = tmp_path_factory.mktemp("cifar10")
-    (root / "cifar-10-batches-bin").mkdir()
-    for i in range(1, 6):
-        with (root / "cifar-10-batches-bin" / f"data_batch_{i}.bin").open("wb") as file:
-            file.write(bytes([i, i]))
-            file.truncate(10_000 * RECORD)
-    return root
+@pytest.fixture
+def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of five files of 4 training records and one of 6 test records, all of whose digests are known.
+
+    Batch i starts with label i and pixel i. The digests are taken as their descriptions say, record by record.
+    """
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    records = np.random.RandomState(0).randint(0, 256, (26, RECORD)).astype(np.uint8)
+    records[:, 0] = np.arange(26) % 10
+    records[:20:4, 0] = records[:20:4, 1] = [1, 2, 3, 4, 5]
+    for i, file in enumerate(data.CIFAR10_FILES):
+        (folder / file).write_bytes(records[4 * i : 20 if i < 5 else 26][: 4 if i < 5 else 6].tobytes())
+
+    def set_digest(some: np.ndarray) -> str:
+        keys = sorted(bytes(r[:1]) + hashlib.sha256(bytes(r[1:])).digest() for r in some)
+        return hashlib.sha256(b"".join(keys)).hexdigest()
+
+    monkeypatch.setitem(data.TRAINING_IMAGES, "cifar10", 20)
+    monkeypatch.setattr(data, "CIFAR10_TRAIN", set_digest(records[:20]))
+    monkeypatch.setattr(data, "CIFAR10_BATCHES", [set_digest(records[i : i + 4])[:16] for i in range(0, 20, 4)])
+    monkeypatch.setattr(data, "CIFAR10_BLOCK", 2)
+    blocks = [bytes(records[i : i + 2]) for i in (20, 22, 24)]
+    monkeypatch.setattr(data, "CIFAR10_TEST", [hashlib.sha256(block).hexdigest()[:16] for block in blocks])
+    return folder
+
+
+@pytest.fixture
+def copied_cifar10(root_with: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A function of a file's name: a folder of the real CIFAR-10 in which that file is a copy, the others are links."""
+
+    def copied(name: str) -> Path:
+        published, folder = root_with("cifar10") / "cifar-10-batches-bin", tmp_path / "cifar-10-batches-bin"
+        folder.mkdir()
+        for file in data.CIFAR10_FILES:
+            (folder / file).symlink_to((published / file).resolve())
+        (folder / name).unlink()
+        (folder / name).write_bytes((published / name).read_bytes())
+        return folder
+
+    return copied
 
 
 def flip_byte(path: Path, position: int = -1) -> None:
@@ -268,48 +299,151 @@ def test_the_data_root_is_lth_data_or_data(monkeypatch, tmp_path):
 # CIFAR-10's files
 
 
-def test_cifar10_record_is_a_label_and_three_planes(cifar10_root):
+def cifar10_refusal(folder: Path) -> str:
+    return refusal(Settings(dataset="cifar10", device="cpu"), folder.parent)
+
+
+def records_of(path: Path) -> np.ndarray:
+    return np.fromfile(path, np.uint8).reshape(-1, RECORD)
+
+
+def test_cifar10_record_is_a_label_and_three_planes(small_cifar10):
     red = np.arange(1024) % 251
     record = bytes([7]) + bytes(red.tolist()) + bytes([2] * 1024) + bytes([3] * 1024)
-    (cifar10_root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(record)
-    raw = data.read("cifar10", cifar10_root)
-    assert raw.train_images.shape == (50_000, 3, 32, 32) and raw.test_labels.tolist() == [7]
-    assert raw.train_labels[::10_000].tolist() == raw.train_images[::10_000, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    (small_cifar10 / "test_batch.bin").write_bytes(record)
+    raw = data.read("cifar10", small_cifar10.parent)
+    assert raw.train_images.shape == (20, 3, 32, 32) and raw.test_labels.tolist() == [7]
+    assert raw.train_labels[::4].tolist() == raw.train_images[::4, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(raw.test_images[0, 0], red.reshape(32, 32))
     assert set(raw.test_images[0, 1].flat) == {2} and set(raw.test_images[0, 2].flat) == {3}
-    assert "50,000 train, 1 of 10,000 test" in raw.variant
 
 
-def test_cifar10_takes_any_whole_number_of_test_images_and_says_so(cifar10_root):
-    (cifar10_root / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(1000 * RECORD))
-    raw = data.read("cifar10", cifar10_root)
-    assert raw.test_images.shape == (1000, 3, 32, 32)
-    assert "1,000 of 10,000 test" in raw.variant
+def test_known_cifar10_is_verified_and_nothing_is_said(small_cifar10, capsys):
+    raw = data.read("cifar10", small_cifar10.parent)
+    whole = b"".join((small_cifar10 / file).read_bytes() for file in data.CIFAR10_FILES)
+    words = "cifar10 binary version: 20 train, 6 of 10,000 test, sha256 "
+    assert raw.variant == words + hashlib.sha256(whole).hexdigest()[:12]
+    assert "all training and 6 test images" in data.verified("cifar10", small_cifar10.parent)
+    assert capsys.readouterr().err == ""
 
 
+def test_the_order_of_training_records_does_not_matter(small_cifar10):
+    """Binary versions differ in it."""
+    files = [small_cifar10 / file for file in data.CIFAR10_FILES[:5]]
+    shuffled = np.random.RandomState(1).permutation(np.concatenate([records_of(file) for file in files]))
+    for file, records in zip(files, shuffled.reshape(5, 4, RECORD), strict=True):
+        file.write_bytes(records.tobytes())
+    assert "unverified" not in data.read("cifar10", small_cifar10.parent).variant
+
+
+@pytest.mark.parametrize("damage", ["a label", "a bit", "zeros", "a record twice", "a batch twice"])
+def test_damaged_training_records_are_an_error_that_names_the_file(small_cifar10, damage):
+    path = small_cifar10 / "data_batch_3.bin"
+    records = records_of(path)
+    match damage:
+        case "a label":
+            records[2, 0] = (records[2, 0] + 1) % 10
+        case "a bit":
+            records[2, 3000] ^= 64
+        case "zeros":
+            records[2:] = 0
+        case "a record twice":
+            records[1] = records[0]
+        case "a batch twice":
+            records = records_of(small_cifar10 / "data_batch_2.bin")
+    path.write_bytes(records.tobytes())
+    message = cifar10_refusal(small_cifar10)
+    assert "look at data_batch_3.bin)" in message and "`lth data fetch cifar10`" in message
+    again = {"zeros": "1 images", "a record twice": "1 images", "a batch twice": "4 images"}
+    assert again.get(damage, "an image or a label is another") in message
+
+
+def test_a_training_image_among_the_test_images_is_an_error_whatever_its_label(small_cifar10):
+    path = small_cifar10 / "test_batch.bin"
+    path.write_bytes((small_cifar10 / "data_batch_1.bin").read_bytes())
+    assert f"{path} holds 4 of the training images" in cifar10_refusal(small_cifar10)
+    records = records_of(small_cifar10 / "data_batch_1.bin")[:1]
+    records[0, 0] = (records[0, 0] + 1) % 10
+    path.write_bytes(records.tobytes())
+    assert f"{path} holds 1 of the training images" in cifar10_refusal(small_cifar10)
+
+
+def test_a_test_image_that_is_there_twice_is_an_error(small_cifar10):
+    path = small_cifar10 / "test_batch.bin"
+    path.write_bytes(bytes(3 * RECORD))
+    assert f"{path} holds 2 images twice" in cifar10_refusal(small_cifar10)
+
+
+@pytest.mark.parametrize("place", [0, 1234])
+def test_a_change_in_known_test_records_is_an_error_that_says_where(small_cifar10, place):
+    path = small_cifar10 / "test_batch.bin"
+    records = records_of(path)
+    records[3, place] ^= 1
+    path.write_bytes(records.tobytes())
+    assert f"{path} has an image or a label" in (message := cifar10_refusal(small_cifar10))
+    assert "records 3 to 4" in message and "`lth data fetch cifar10`" in message
+
+
+@pytest.mark.parametrize(("kept", "unknown"), [([0, 1, 2, 3], 0), ([0, 1, 2], 1), ([5, 4, 3, 2, 1, 0], 6), ([], 2)])
+def test_test_images_of_no_known_digest_are_unverified_and_said_once_to_be_so(small_cifar10, capsys, kept, unknown):
+    path, new = small_cifar10 / "test_batch.bin", np.full((2, RECORD), 9, np.uint8)
+    new[1, 5] = 0
+    records = records_of(path)[kept] if kept else new
+    path.write_bytes(records.tobytes())
+    first, again = (data.read("cifar10", small_cifar10.parent) for _ in range(2))
+    said = capsys.readouterr().err
+    assert first.variant == again.variant
+    if unknown == 0:
+        assert "unverified" not in first.variant and said == ""
+        return
+    digest = hashlib.sha256(records[len(records) - unknown :].tobytes()).hexdigest()[:12]
+    assert first.variant.endswith(f", {unknown} test images unverified (sha256 {digest})")
+    assert said.count("\n") == 1 and digest in said and str(path) in said
+    assert f"all training and {len(records) - unknown} test images" in first.checked
+
+
+def test_more_test_images_than_are_known_are_verified_in_part(small_cifar10):
+    path, more = small_cifar10 / "test_batch.bin", np.full((1, RECORD), 9, np.uint8)
+    path.write_bytes(path.read_bytes() + more.tobytes())
+    raw = data.read("cifar10", small_cifar10.parent)
+    assert "7 of 10,000 test" in raw.variant and ", 1 test images unverified (sha256 " in raw.variant
+
+
+@pytest.mark.parametrize("file", ["data_batch_1.bin", "test_batch.bin"])
 @pytest.mark.parametrize("size", [0, RECORD - 1, RECORD + 1])
-def test_truncated_cifar10_is_an_error_that_names_the_file(tmp_path, size):
-    path = tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin"
-    path.parent.mkdir()
+def test_truncated_cifar10_is_an_error_that_names_the_file(small_cifar10, file, size):
+    path = small_cifar10 / file
     path.write_bytes(bytes(size))
-    message = refusal(Settings(dataset="cifar10"), tmp_path)
-    assert str(path) in message and "cut short" in message
+    message = cifar10_refusal(small_cifar10)
+    assert str(path) in message and "cut short" in message and "`lth data fetch cifar10`" in message
 
 
 @pytest.mark.parametrize("label", [10, 200])
-def test_label_beyond_the_classes_is_an_error_that_names_the_file(tmp_path, label):
-    path = tmp_path / "cifar-10-batches-bin" / "data_batch_1.bin"
-    path.parent.mkdir()
+def test_label_beyond_the_classes_is_an_error_that_names_the_file(small_cifar10, label):
+    path = small_cifar10 / "data_batch_1.bin"
     path.write_bytes(bytes(RECORD) + bytes([label]) + bytes(RECORD - 1))
-    message = refusal(Settings(dataset="cifar10"), tmp_path)
-    assert str(path) in message and f"label {label}" in message
+    message = cifar10_refusal(small_cifar10)
+    assert str(path) in message and f"label {label}" in message and "`lth data fetch cifar10`" in message
 
 
-def test_too_few_training_images_of_cifar10_is_an_error(tmp_path):
-    (tmp_path / "cifar-10-batches-bin").mkdir()
-    for file in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
-        (tmp_path / "cifar-10-batches-bin" / f"{file}.bin").write_bytes(bytes(RECORD))
-    assert "5 training images instead of 50,000" in refusal(Settings(dataset="cifar10"), tmp_path)
+def test_too_few_training_images_of_cifar10_is_an_error(small_cifar10):
+    (small_cifar10 / "data_batch_5.bin").write_bytes(records_of(small_cifar10 / "data_batch_5.bin")[:1].tobytes())
+    assert "17 training images instead of 20" in cifar10_refusal(small_cifar10)
+
+
+def test_real_cifar10_is_verified_and_called_what_it_is_in_published_runs(root_with):
+    raw = data.read("cifar10", root_with("cifar10"))
+    if len(raw.test_labels) == 1000:
+        variant = "cifar10 binary version: 50,000 train, 1,000 of 10,000 test, sha256 ed25fbc41dbf"
+        assert raw.variant == variant and "all training and 1,000 test images" in raw.checked
+
+
+@pytest.mark.parametrize(("file", "position"), [("data_batch_4.bin", 5000 * RECORD), ("test_batch.bin", 1500)])
+def test_one_flipped_bit_of_real_cifar10_is_an_error(copied_cifar10, file, position):
+    folder = copied_cifar10(file)
+    flip_byte(folder / file, position)
+    message = cifar10_refusal(folder)
+    assert file in message and "`lth data fetch cifar10`" in message
 
 
 # Fetching, with no network
