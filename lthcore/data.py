@@ -90,7 +90,10 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What an experiment trains, chooses and tests on. `validation` is None where the settings hold nothing out."""
+    """What an experiment trains, chooses and tests on. `validation` is None where the settings hold nothing out.
+
+    `digest` is that of the splits as `load` drew them (`content_digest`): the same on every machine and device.
+    """
 
     train: Split
     validation: Split | None
@@ -108,17 +111,18 @@ class Data:
         """The splits there are, by name."""
         return {name: s for name in ("train", "validation", "test") if (s := getattr(self, name)) is not None}
 
-    def to_arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The splits as NumPy arrays, without a copy."""
-        return {name: (s.images.numpy(), s.labels.numpy()) for name, s in self.splits.items()}
+    def to_arrays(self) -> dict[str, tuple]:
+        """The splits as NumPy arrays, without a copy, and what is said of them (`about`)."""
+        arrays = {name: (s.images.numpy(), s.labels.numpy()) for name, s in self.splits.items()}
+        return arrays | {"about": (self.variant, self.digest)}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, tuple[np.ndarray, np.ndarray]]) -> "Data":
+    def from_arrays(cls, arrays: dict[str, tuple]) -> "Data":
         """The inverse of `to_arrays`, without a copy: also of read-only arrays, which nothing here writes to."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            splits = {name: Split(*map(torch.from_numpy, pair)) for name, pair in arrays.items()}
-        return cls(splits["train"], splits.get("validation"), splits["test"], "")
+            splits = {name: Split(*map(torch.from_numpy, pair)) for name, pair in arrays.items() if name != "about"}
+        return cls(splits["train"], splits.get("validation"), splits["test"], *arrays["about"])
 
 
 def data_root() -> Path:
@@ -306,18 +310,33 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
     held, kept = order[: settings.validation], order[settings.validation : settings.validation + wanted]
     device = pick_device(settings.device)
 
+    drawn = {"train": (raw.train_images[kept], raw.train_labels[kept])}
+    if settings.validation:
+        drawn["validation"] = (raw.train_images[held], raw.train_labels[held])
+    drawn["test"] = (raw.test_images, raw.test_labels)
+
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
         tensor = scaled(images, settings.dataset, settings.input_scaling)
         if settings.image_size:
             tensor = resized(tensor, settings.image_size)
         return Split(tensor.to(device), torch.from_numpy(labels.astype(np.int64)).to(device))
 
-    return Data(
-        train=split(raw.train_images[kept], raw.train_labels[kept]),
-        validation=split(raw.train_images[held], raw.train_labels[held]) if settings.validation else None,
-        test=split(raw.test_images, raw.test_labels),
-        variant=raw.variant,
-    )
+    digest = content_digest(drawn)
+    splits = {"validation": None} | {name: split(*pair) for name, pair in drawn.items()}
+    return Data(**splits, variant=raw.variant, digest=digest)
+
+
+def content_digest(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """A digest (16 hex digits) of splits by name: images (N, C, H, W) of bytes, not scaled yet, and labels (N,).
+
+    Scaling is left out because its rounding is not the same on every processor; it follows from the settings.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, (images, labels) in splits.items():
+        digest.update(f"{name} {images.shape}".encode())
+        digest.update(np.ascontiguousarray(images, np.uint8))
+        digest.update(np.ascontiguousarray(labels, np.uint8))
+    return digest.hexdigest()
 
 
 def read(name: str, root: Path | None = None) -> Raw:

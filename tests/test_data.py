@@ -494,6 +494,67 @@ def test_images_are_resized_as_torchvision_resizes_them():
     torch.testing.assert_close(images, resize(plain, [12, 12], antialias=True))
 
 
+# The digest
+
+
+def digest_of(monkeypatch: pytest.MonkeyPatch, settings: Settings = DIGITS, **changed: np.ndarray) -> str:
+    """The digest of digits some of whose arrays are others."""
+    raw = data.read("digits")._replace(**changed)
+    with monkeypatch.context() as patch:
+        patch.setitem(data.DATASETS, "digits", data.DATASETS["digits"]._replace(reader=lambda root: raw))
+        return data.load(settings).digest
+
+
+def test_the_digest_of_the_same_data_is_the_same(monkeypatch):
+    digests = [data.load(DIGITS).digest, data.load(DIGITS).digest, digest_of(monkeypatch)]
+    assert len(set(digests)) == 1 and len(digests[0]) == 16 and int(digests[0], 16)
+
+
+def test_the_digest_follows_from_names_shapes_pixels_and_labels_of_the_splits_in_their_order():
+    """Held against a plain hash of the bytes, so that another machine or version finds the same."""
+    raw, settings = data.read("digits"), DIGITS.changed(validation=0)
+    train = data.load(settings).train
+    order = [int((raw.train_images == image).all((1, 2, 3)).argmax()) for image in pixels_of(train)]
+    expected = hashlib.blake2b(digest_size=8)
+    for name, images, labels in (
+        ("train", raw.train_images[order], raw.train_labels[order]),
+        ("test", raw.test_images, raw.test_labels),
+    ):
+        expected.update(f"{name} {images.shape}".encode() + bytes(images) + bytes(labels.tolist()))
+    assert data.load(settings).digest == expected.hexdigest()
+
+
+def pixels_of(split: data.Split) -> np.ndarray:
+    """The bytes that standardised digits were made of."""
+    dataset = data.DATASETS["digits"]
+    return ((split.images * dataset.std[0] + dataset.mean[0]) * 255).round().to(torch.uint8).numpy()
+
+
+def test_other_pixels_labels_or_order_have_another_digest(monkeypatch):
+    """All of them are trained on or counted: a run does not go on with others."""
+    raw = data.read("digits")
+    pixel, label = raw.train_images.copy(), raw.test_labels.copy()
+    pixel[0, 0, 0, 0] ^= 1
+    label[-1] = (label[-1] + 1) % 10
+    digests = [
+        digest_of(monkeypatch),
+        digest_of(monkeypatch, train_images=pixel),
+        digest_of(monkeypatch, test_labels=label),
+        digest_of(monkeypatch, train_images=raw.train_images[::-1], train_labels=raw.train_labels[::-1]),
+        digest_of(monkeypatch, test_images=raw.test_images[:-1], test_labels=raw.test_labels[:-1]),
+        digest_of(monkeypatch, DIGITS.changed(seed=1)),
+        digest_of(monkeypatch, DIGITS.changed(validation=0)),
+        digest_of(monkeypatch, DIGITS.changed(train_examples=1000)),
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_digest_is_of_bytes_before_they_are_scaled():
+    """Scaling and resizing round differently on other processors."""
+    digests = {data.load(DIGITS.changed(**s)).digest for s in ({}, {"input_scaling": "unit_norm"}, {"image_size": 12})}
+    assert len(digests) == 1
+
+
 # Arrays
 
 
@@ -502,7 +563,8 @@ def test_arrays_share_the_memory_of_the_data(validation):
     digits = data.load(DIGITS.changed(validation=validation))
     arrays = digits.to_arrays()
     back = data.Data.from_arrays(arrays)
-    assert list(back.splits) == list(digits.splits) == list(arrays)
+    assert list(back.splits) == list(digits.splits)
+    assert (back.variant, back.digest) == (digits.variant, digits.digest)
     for name, split in digits.splits.items():
         for before, array, after in zip(split, arrays[name], back.splits[name], strict=True):
             assert before.data_ptr() == array.ctypes.data == after.data_ptr()
@@ -510,8 +572,9 @@ def test_arrays_share_the_memory_of_the_data(validation):
 
 
 def test_read_only_arrays_are_taken_without_a_warning():
-    arrays = data.load(DIGITS).to_arrays()
-    for array in (array for pair in arrays.values() for array in pair):
+    digits = data.load(DIGITS)
+    arrays = digits.to_arrays()
+    for array in (array for name in digits.splits for array in arrays[name]):
         array.setflags(write=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
