@@ -8,6 +8,7 @@ no launches.
 """
 
 import warnings
+import weakref
 
 import torch
 from torch import Tensor, nn
@@ -221,7 +222,9 @@ class Replay:
 
     def __init__(self, engine: Dense, data: Data, batch: Tensor) -> None:
         """Set up static inputs like `batch` (K, batch); on a GPU, warm up and capture."""
-        self.engine, self.data = engine, data
+        # the engine holds this: a cycle would leave both, and all tensors of a training, to the garbage collector,
+        # which counts objects and not their size, and so comes late
+        self.engine, self.data = weakref.proxy(engine), data
         self.batch, self.graph = batch.clone(), None
         if batch.device.type == "cuda":
             self.rate = torch.tensor(0.0, device=batch.device)
