@@ -48,6 +48,23 @@ def keep(settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, o
             lineage.carry(trial, other, k, grown_from(settings, other, outcome) if k < settings.rounds else {})
 
 
+def let_go(settings: Recipe, replicate: Replicate, *states: Training) -> None:
+    """Drop, in place, the tensors of a training that is done which no later one needs, once `keep` has kept its part.
+
+    A round has many trainings, and what plans it holds them all until it ends: a tenth of a gigabyte each for Conv-2.
+    The dense network keeps its start, which is what tickets rewind to.
+    """
+    for state in states:
+        state.noise = state.remembered = None
+        if not getattr(settings, "keep_optimizer", False):
+            state.optimizer = {}
+        if replicate.round > 0:
+            state.start = {}
+        if replicate.arm not in LINEAGE:
+            state.weights, state.mask, state.start, state.optimizer = {}, {}, {}, {}
+            state.early_stop = state.rewind = None
+
+
 def without_ticket(
     settings: Recipe,
     lineage: Lineage,

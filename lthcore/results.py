@@ -35,7 +35,7 @@ from lthcore.lock import locked, stopped_by_sigterm
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of, untrained_networks
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, multiply_adds, positions
-from lthcore.outcomes import keep, without_ticket
+from lthcore.outcomes import keep, let_go, without_ticket
 from lthcore.place import CHANGING, STOP, Checkpointer, Here
 from lthcore.records import (
     COMMIT,
@@ -169,7 +169,7 @@ class Run:
     ) -> Cohort:
         """The outcomes of a cohort: read where they are done, resumed or trained where not.
 
-        Outcomes that nothing grows from come back as they started. Raises TimeLimit at the deadline.
+        Outcomes that nothing grows from come back without their tensors. Raises TimeLimit at the deadline.
         """
         outcomes, todo = dict(cohort), {}
         if self.lineage.changed:  # the masks of this round are known now
@@ -180,10 +180,12 @@ class Run:
                     outcomes[replicate] = self._load("tickets", replicate, state)
                     self._note(replicate, outcomes[replicate])
                     keep(self.settings, data, self.lineage, replicate, outcomes[replicate])
+                let_go(self.settings, replicate, outcomes[replicate], state)
                 continue
             known = self._without_ticket(replicate, state)
             if known is not None:
                 outcomes[replicate] = known
+                let_go(self.settings, replicate, known, state)
             elif self._path("checkpoints", replicate).exists():
                 todo[replicate] = self._load("checkpoints", replicate, state)
             else:
@@ -203,6 +205,7 @@ class Run:
             if new:
                 self._note(replicate, state)
             keep(self.settings, data, self.lineage, replicate, state)
+            let_go(self.settings, replicate, state, cohort[replicate])
             if time.perf_counter() - self.written > WRITE_EVERY:  # what a kill loses of the tables, the tickets have
                 self.write()
             if bar is not None and new:

@@ -341,6 +341,28 @@ def soak(runs: int = 200) -> dict[str, float]:
         return {"runs": runs, "memory_growth_mb": resident() - memory, "open_files_growth": open_files() - files}
 
 
+def soak_of_networks(trainings: int = 20) -> float:
+    """Trainings of Conv-2, of few steps, in one run: by how much its memory (MB) grows after the fourth."""
+    from lthcore.place import Here
+    from lthcore.results import run
+    from lthcore.settings import Settings
+
+    class Watched(Here):
+        def train(self, *args):
+            for pair in super().train(*args):
+                yield pair
+                memory.append(resident())
+
+    os.environ["LTH_WORKERS"], memory = "1", []
+    network = Settings(
+        dataset="digits", image_size=32, architecture="conv2", train_examples=300, validation=100, iterations=4,
+        eval_every=2, arms=["ticket", "reinit"], trials=1, rounds=1, reinit_draws=trainings - 2,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        run(network, Path(name) / "conv2", quiet=True, place=Watched())
+    return round(max(memory[4:]) - memory[3], 1)
+
+
 def resident() -> float:
     """Megabytes of memory that this process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -378,7 +400,7 @@ def main() -> None:
                     print(f"LOST: {name}, seed {seed}: {str(error)[:500]}", flush=True)
         rows.append({"fault": name, "tried": tried, "survived": tried - lost, "lost": lost})
         print(f"{name:34} tried {tried:3}   survived {tried - lost:3}   results lost {lost}", flush=True)
-    soaked = soak()
+    soaked = soak() | {"conv2_memory_growth_mb": soak_of_networks()}
     print(f"soak: {soaked}")
     total = {key: sum(row[key] for row in rows) for key in ("tried", "survived", "lost")}
     print(f"faults tried {total['tried']}, survived {total['survived']}, results lost {total['lost']}")
@@ -387,7 +409,8 @@ def main() -> None:
     record = {**total, "commit": COMMIT, "versions": versions(), "faults": rows, "soak": soaked}
     if not options.times:
         (ROOT / "results" / "faults.json").write_text(json.dumps(record, indent=2) + "\n")
-    sys.exit(1 if total["lost"] or soaked["open_files_growth"] > 0 or soaked["memory_growth_mb"] > 60 else 0)
+    grew = soaked["memory_growth_mb"] > 60 or soaked["conv2_memory_growth_mb"] > 150
+    sys.exit(1 if total["lost"] or soaked["open_files_growth"] > 0 or grew else 0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Results: a run's tables and tickets, and that a run stopped anywhere goes on to the numbers it would have had."""
 
+import copy
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +18,12 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
-from lthcore import masks, place, results
+from lthcore import lottery, masks, place, results
 from lthcore.lottery import Replicate, planned
 from lthcore.records import read_record, read_tables, results_root
 from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Settings
+from lthcore.state import Training
 from lthcore.tickets import file_stem, load_and_evaluate, load_ticket
 
 SMALL = Settings(
@@ -518,3 +521,59 @@ def test_results_root_is_where_it_is_said_to_be(tmp_path, monkeypatch):
 
 def test_record_is_json_that_others_can_read(finished):
     json.loads((finished / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+# Memory
+
+
+class Watched(place.Here):
+    """A place that notes which tensors of a training are left when the next one begins.
+
+    Where `copied`, trainings come back as copies, as from another process or machine.
+    """
+
+    def __init__(self, copied: bool) -> None:
+        self.copied, self.left = copied, {}
+
+    def train(self, settings, data, cohort, go_on, trainer):
+        for key, state in cohort.items():
+            tensors = tensors_of(state)
+            given = copy.deepcopy(state) if self.copied else state
+            (done,) = super().train(settings, data, {key: given}, go_on, trainer)
+            tensors += tensors_of(done[1])
+            yield done
+            self.left[key] = sum(tensor() is not None for tensor in tensors)
+
+
+def tensors_of(state: Training) -> list[weakref.ref]:
+    """References to the tensors of a training that do not keep them; draws share a mask, which is left out."""
+    groups = (state.weights, state.start, state.optimizer, state.early_stop, {"noise": state.noise})
+    return [weakref.ref(tensor) for group in groups for tensor in (group or {}).values() if tensor is not None]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_training_that_is_done_leaves_no_tensors_in_memory(tmp_path, copied):
+    """A round of the paper's Conv-2 has 40 trainings of 0.1 GB each, and nothing grows from most of them."""
+    watched = Watched(copied)
+    run(SMALL.changed(arms=["ticket", "reinit"], trials=1, rounds=1), tmp_path, quiet=True, place=watched)
+    reinit = {key: left for key, left in watched.left.items() if key.arm == "reinit"}
+    assert list(reinit.values()) == [0, 0]
+    assert watched.left[Replicate("ticket", 0, 0, 1)] > 0  # what the next round would grow from
+
+
+def test_of_a_ticket_only_what_the_next_round_needs_is_left_in_memory(tmp_path, monkeypatch):
+    """That is its weights and mask, and the start of a dense network, which tickets rewind to: no optimizer state."""
+    outcomes = {}
+    find = lottery.find_tickets
+
+    def watched(*args, **more):
+        for cohort in find(*args, **more):
+            outcomes.update(cohort)
+            yield cohort
+
+    monkeypatch.setitem(results.STUDIES, Settings, results.STUDIES[Settings]._replace(outcomes=watched))
+    run(SMALL.changed(trials=1), tmp_path, quiet=True)
+    for replicate, state in outcomes.items():
+        grown_from = replicate.arm in lottery.LINEAGE
+        assert not state.optimizer and state.noise is None and bool(state.start) == (replicate.round == 0)
+        assert bool(state.weights) == bool(state.mask) == bool(state.early_stop) == grown_from, replicate
