@@ -35,6 +35,7 @@ from lthcore.lock import locked, stopped_by_sigterm
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of, untrained_networks
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, multiply_adds, positions
+from lthcore.orphans import remove_leftovers
 from lthcore.outcomes import keep, let_go, without_ticket
 from lthcore.place import CHANGING, STOP, Checkpointer, Here
 from lthcore.records import (
@@ -132,6 +133,7 @@ class Run:
                     file.unlink()
         for unfinished in self.folder.glob("**/.*.partial"):  # of a run that was killed while it wrote
             unfinished.unlink()
+        remove_leftovers()
 
     def _read_record(self) -> dict:
         record = read_record(self.folder)

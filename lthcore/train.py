@@ -23,6 +23,7 @@ from lthcore import conv, masks, sparse
 from lthcore.data import Data
 from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
 from lthcore.models import Weights, build
+from lthcore.orphans import end_if_orphan, end_with
 from lthcore.settings import LabError, Recipe, seed_for
 from lthcore.sparse import SparseChain
 from lthcore.state import Point, Training
@@ -148,10 +149,13 @@ def train_cohort(
             yield _train_one(settings, data, key, state, go_on, trainer)
         return
     arrays = data.to_arrays()  # joblib maps arrays of this size into every worker instead of copying them
-    pool = Parallel(workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M")
-    work = delayed(_train_mapped)
+    pool = Parallel(
+        workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M", backend="loky",
+        initializer=_begin_worker, initargs=(os.getpid(),),
+    )  # fmt: skip
+    work, parent = delayed(_train_mapped), os.getpid()
     try:
-        yield from pool(work(settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
+        yield from pool(work(parent, settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
     except TerminatedWorkerError:
         raise LabError("a worker process was killed (out of memory?); the same command goes on where it was") from None
 
@@ -214,9 +218,19 @@ def worker_count() -> int:
     return int(text)
 
 
-def _train_mapped(settings: Recipe, arrays: dict, *rest) -> tuple[Hashable, Training]:
+def _begin_worker(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group, it is the parent that stops the workers
-    return _train_one(settings, Data.from_arrays(arrays), *rest)
+    end_with(parent)
+
+
+def _train_mapped(
+    parent: int, settings: Recipe, arrays: dict, key: Hashable, state: Training, go_on: GoOn, trainer: Trainer
+) -> tuple[Hashable, Training]:
+    def go_on_here(key: Hashable, state: Training) -> bool:
+        end_if_orphan(parent)  # before anything is saved, where a run begun anew may have saved already
+        return go_on(key, state)
+
+    return _train_one(settings, Data.from_arrays(arrays), key, state, go_on_here, trainer)
 
 
 def _train_one(
