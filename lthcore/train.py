@@ -6,6 +6,7 @@ random follows from one seed and the position reached, so a training resumed fro
 
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Container, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
+from pickle import PicklingError
 
 import torch
 from joblib import Parallel, cpu_count, delayed
@@ -23,7 +25,7 @@ from lthcore import conv, masks, sparse
 from lthcore.data import Data
 from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
 from lthcore.models import Weights, build
-from lthcore.orphans import end_if_orphan, end_with
+from lthcore.orphans import SHARED_MEMORY, end_if_orphan, end_with, temporary_folder
 from lthcore.settings import LabError, Recipe, seed_for
 from lthcore.sparse import SparseChain
 from lthcore.state import Point, Training
@@ -155,9 +157,25 @@ def train_cohort(
     )  # fmt: skip
     work, parent = delayed(_train_mapped), os.getpid()
     try:
-        yield from pool(work(parent, settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
+        outcomes = pool(work(parent, settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
+    except OSError as error:
+        raise _no_room(error) from None
+    try:
+        yield from outcomes
     except TerminatedWorkerError:
         raise LabError("a worker process was killed (out of memory?); the same command goes on where it was") from None
+    except PicklingError as error:  # what joblib makes of a copy of the data that could not be written
+        reason = re.search(r"\[Errno.*", str(error.__cause__))
+        if reason is None:
+            raise
+        raise _no_room(reason[0]) from None
+
+
+def _no_room(reason: object) -> LabError:
+    return LabError(
+        f"worker processes cannot be given the data ({reason}); free some room in {SHARED_MEMORY} or "
+        f"{temporary_folder()}, point JOBLIB_TEMP_FOLDER to a folder that has some, or set LTH_WORKERS=1"
+    )
 
 
 def _train_stacks(

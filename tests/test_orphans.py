@@ -1,6 +1,7 @@
 """Orphans: the workers and the kernel of a process that was killed end, and its shared memory is freed."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from lthcore.orphans import remove_leftovers
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")
 
+PATIENCE = 120  # seconds after which what does not end is taken to hang: a busy machine is slow
 WORKER = "import os, sys; from lthcore.orphans import end_with; end_with({parent}); print('begun', flush=True); {then}"
 PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=0).wait()"
 
@@ -24,7 +26,8 @@ def test_a_worker_ends_when_its_parent_is_killed():
     )
     assert parent.stdout.readline() == "begun\n"
     parent.send_signal(signal.SIGKILL)
-    assert parent.stdout.read() == ""  # its end comes when the worker, which has this pipe too, has ended
+    ended, _, _ = select.select([parent.stdout], [], [], PATIENCE)  # when the worker has, which has this pipe too
+    assert ended and parent.stdout.read() == ""
     parent.communicate()
 
 
@@ -40,7 +43,7 @@ def dead() -> Iterator[int]:
 def test_a_worker_whose_parent_died_before_it_began_ends_too(dead):
     worker = [sys.executable, "-c", WORKER.format(parent=dead, then="sys.stdin.read()")]
     ended = subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert ended.wait() == 1
+    assert ended.wait(PATIENCE) == 1
     ended.communicate()
 
 

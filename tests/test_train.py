@@ -1,6 +1,7 @@
 """Training: held against plain PyTorch, against itself resumed, and against the same replicate in other company."""
 
 import math
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from lthcore.data import Data, load
 from lthcore.engines import evaluate
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
-from lthcore.settings import Settings, seed_for
+from lthcore.settings import LabError, Settings, seed_for
 from lthcore.state import Point, Training
 from lthcore.tickets import load_state, save_state
 from lthcore.train import learning_rate, train, train_cohort
@@ -285,6 +286,23 @@ def test_replicate_in_a_cohort_of_processes_equals_the_same_alone(digits):
         [(_, alone)] = train_cohort(settings, digits, {t: fresh(settings, t)}, workers=1)
         assert_same(state, alone)
         assert state.final_train_accuracy == alone.final_train_accuracy
+
+
+def test_workers_watch_whether_the_process_that_they_work_for_is_there(digits):
+    def watched(key, state):  # called where the training is; False ends it
+        return "parent watch" in [thread.name for thread in threading.enumerate()]
+
+    outcomes = train_cohort(SMALL, digits, {t: fresh(SMALL, t) for t in range(2)}, watched, workers=2)
+    assert [state.iteration for _, state in outcomes] == [SMALL.iterations] * 2
+
+
+def test_without_room_for_the_workers_copy_of_the_data_one_line_says_what_to_do(digits, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path / "file"))  # where nothing can be written, even by root
+    large = replace(digits, train=digits.train._replace(images=digits.train.images.repeat(4, 1, 1, 1)))
+    with pytest.raises(LabError, match=r"cannot be given the data \(\[Errno .*file.*LTH_WORKERS=1$") as caught:
+        list(train_cohort(SMALL, large, {t: fresh(SMALL, t) for t in range(2)}, workers=2))
+    assert "\n" not in str(caught.value)
 
 
 def test_cohort_ends_a_training_when_told_to(digits):
