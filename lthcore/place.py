@@ -34,7 +34,7 @@ class Checkpointer:
         """Whether to go on training."""
         now = time.monotonic()
         due = now - self.saved.setdefault(replicate, now) >= self.every
-        late = now >= self.deadline or any((above / STOP).exists() for above in list(self.folder.parents)[:2])
+        late = now >= self.deadline or any((above / STOP).is_file() for above in list(self.folder.parents)[:2])
         if state.curve and state.iteration < self.settings.iterations and (late or due):
             save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
             self.saved[replicate] = now

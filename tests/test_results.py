@@ -338,6 +338,16 @@ def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
     assert len(list(tmp_path.glob("checkpoints/*.safetensors"))) == workers and not (tmp_path / "stop").exists()
 
 
+def test_a_file_named_stop_ends_runs_and_an_experiment_of_that_name_does_not(tmp_path):
+    go_on = place.Checkpointer(tmp_path / "notebook" / "x" / "checkpoints", SMALL)
+    untrained = SimpleNamespace(curve=[], iteration=0)
+    (tmp_path / "notebook" / "stop").mkdir(parents=True)
+    assert go_on("ticket", untrained)
+    (tmp_path / "notebook" / "x").mkdir()
+    (tmp_path / "notebook" / "x" / "stop").touch()
+    assert not go_on("ticket", untrained)
+
+
 def test_a_folder_in_use_is_refused_by_its_owner_and_free_when_that_dies(tmp_path):
     script = "import sys, time; from pathlib import Path; from lthcore.lock import locked\n"
     script += "with locked(Path(sys.argv[1]) / 'checkpoints/lock.json'): print('held', flush=True); time.sleep(600)"
