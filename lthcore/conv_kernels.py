@@ -8,12 +8,14 @@ Importing this needs numba. The kernels all stand in this one file because numba
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from lthcore.compiled import cached
 
 BLOCK = 64  # rows summed in float32, before they are added up in float64
 _how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # nan and inf are kept: divergence shows
-_entry = njit(cache=True, **_how)
+_entry = cached(**_how)
 _BITS, _HALF, _FLOAT = ir.IntType(32), ir.IntType(16), ir.FloatType()
 
 

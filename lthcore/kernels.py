@@ -12,13 +12,15 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from lthcore.compiled import cached
+
 LANES = 64  # four vectors of 16: the widest processors hold a row in four registers, others in eight or sixteen
 LINE = 16  # values in a line of the cache
 ROUNDING = ("reassoc", "contract", "nsz")  # sums may be reordered; nan and inf are kept, so that divergence shows
 _how = {"fastmath": set(ROUNDING), "error_model": "numpy"}
 # What is called from Python is cached, and its parts are inlined: as functions of their own they would be linked to a
 # copy compiled alone where they are fresh, and to the caller's where they come from the cache, which rounds otherwise.
-_entry, _compiled = njit(cache=True, **_how), njit(forceinline=True, **_how)
+_entry, _compiled = cached(**_how), njit(forceinline=True, **_how)
 _ROW = ir.VectorType(ir.FloatType(), LANES)
 
 
