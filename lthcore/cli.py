@@ -148,11 +148,17 @@ def _execute(source: Path, executed: Path, values: dict):
     import papermill
     from traitlets.config import Config
 
+    from lthcore.jupyter import ending_with_this_process, passing_on_signals
+
     executed.parent.mkdir(parents=True, exist_ok=True)
     os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
     where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
     try:
-        return papermill.execute_notebook(str(source), str(executed), values, progress_bar=sys.stderr.isatty(), **where)
+        with passing_on_signals() as kernel:
+            return papermill.execute_notebook(
+                str(source), str(executed), values, progress_bar=sys.stderr.isatty(), kernel_manager_class=kernel,
+                extra_arguments=ending_with_this_process(), **where,
+            )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         raise LabError(
             f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"

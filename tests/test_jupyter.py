@@ -1,0 +1,60 @@
+"""Jupyter: a notebook that is executed stops when `lth` is asked to, and leaves no kernel behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
+pytest.importorskip("papermill", reason="papermill is not installed")
+
+PATIENCE = 300  # seconds that a kernel may take to begin, and to end
+NUMBER = "import os; from pathlib import Path; Path('kernel').write_text(str(os.getpid()));"
+WAITS = f"{NUMBER} Path('begun').touch(); import threading; threading.Event().wait()"
+TRAINS = f"""
+{NUMBER}
+from functools import partial
+from lthcore import results
+from lthcore.settings import Settings
+results.Checkpointer = partial(results.Checkpointer, every=0.0)  # which is how the test sees that it has begun
+settings = Settings(dataset="digits", architecture="mlp", validation=200, iterations=10**6, eval_every=10, trials=1)
+results.run(settings, ".", quiet=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "begun", "number", "status", "says", "notebook_says"),
+    [
+        (TRAINS, "checkpoints/*.safetensors", signal.SIGTERM, 75, "asked to stop", "asked to stop, with 0 of"),
+        (WAITS, "begun", signal.SIGINT, 130, "interrupted", ""),
+    ],
+)
+def test_a_signal_stops_the_run_in_a_notebook_and_the_kernel(
+    cell, begun, number, status, says, notebook_says, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": kernel}, cells=[nbformat.v4.new_code_cell(cell)])
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lthcore", "notebook", tmp_path / "in.ipynb", "--to", tmp_path / "out.ipynb"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + PATIENCE
+        while not list(tmp_path.glob(begun)):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < end, "it has not begun"
+            time.sleep(0.01)  # between two looks
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == status
+    assert said.startswith("lth: ") and says in said and said.strip().count("\n") == 0
+    assert notebook_says in (tmp_path / "out.ipynb").read_text()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "kernel").read_text()), 0)
