@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -144,6 +145,99 @@ def kill_the_run(place: Path, seed: int) -> int:
         process.communicate()
     goes_on(place)
     return kills
+
+
+def in_shared_memory(pid: int) -> list[str]:
+    """What a process has in shared memory under names of joblib's, which have its number in them."""
+    return [path.name for path in Path("/dev/shm").glob("*") if re.search(rf"[_-]{pid}[_-]", path.name)]
+
+
+def wait_until(done: Callable[[], object], otherwise: str) -> None:
+    """Wait until something holds. Raises AssertionError, which says `otherwise`, where it takes too long."""
+    end = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.02)
+
+
+def kill_alone(process: subprocess.Popen) -> None:
+    """kill -9 of a process; what it started must end by itself, and its shared memory be freed."""
+    family = {pid: line_of(pid) for pid in children(process.pid)}
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not any(line and line_of(pid) == line for pid, line in family.items()), "processes are left")
+    process.communicate(timeout=LIMIT)  # nobody holds its output any more
+    wait_until(lambda: not in_shared_memory(process.pid), "shared memory is left")
+
+
+def kill_the_main_process(place: Path, seed: int) -> int:
+    """kill -9 of the main process alone, as a system out of memory does, when workers begin or have saved something."""
+    process = command(place, workers=2)
+    if seed % 2:
+        training_has_begun(place, process)
+    else:
+        wait_until(lambda: process.poll() is not None or in_shared_memory(process.pid), "no worker has begun")
+    assert process.poll() is None, finish(process)[1]
+    kill_alone(process)
+    goes_on(place)
+    return 1
+
+
+def kill_all_processes(place: Path, seed: int) -> int:
+    """kill -9 of a run and of all that it started: what is left in shared memory, the next run removes."""
+    process = command(place, workers=2)
+    wait_until(lambda: process.poll() is not None or in_shared_memory(process.pid), "no worker has begun")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    goes_on(place)
+    assert not in_shared_memory(process.pid), "shared memory is left"
+    return 1
+
+
+def kernel_of(process: subprocess.Popen) -> int | None:
+    """The kernel that executes a run's notebook, if it has been started."""
+    return next((pid for pid in children(process.pid) if "ipykernel" in line_of(pid)), None)
+
+
+def kill_papermill(place: Path, seed: int) -> int:
+    """kill -9 of the run while its notebook's kernel starts, or has written into the notebook: the kernel ends."""
+    process, notebook = command(place, notebook=True), place / "results" / FOLDER / "faulty.ipynb"
+    executes = (lambda: notebook.exists() and '"stream"' in notebook.read_text()) if seed % 2 else (lambda: True)
+    wait_until(lambda: process.poll() is not None or (kernel_of(process) and executes()), "no kernel has begun")
+    if process.poll() is not None:
+        return 0
+    kill_alone(process)
+    goes_on(place, notebook=True)
+    return 1
+
+
+def stop_papermill(place: Path, seed: int) -> int:
+    """SIGTERM or Ctrl-C while the notebook is executed: 75 or 130, one line, and no kernel."""
+    process, number, code = command(place, notebook=True), *((signal.SIGINT, 130), (signal.SIGTERM, 75))[seed % 2]
+    wait_until(lambda: process.poll() is not None or kernel_of(process), "no kernel has begun")
+    family = children(process.pid)
+    process.send_signal(number)
+    status, said = finish(process)
+    assert status in (code, 0) and "Traceback" not in said and said.count("lth: ") == (status != 0), said
+    wait_until(lambda: not any(map(line_of, family)), "processes are left")
+    goes_on(place, notebook=True)
+    return 1
+
+
+def cut_the_cache_short(place: Path, seed: int) -> int:
+    """numba's cache cut short, as by a full disk: what it has is compiled anew."""
+    before, cache = os.environ.get("NUMBA_CACHE_DIR"), place / "cache"
+    os.environ["NUMBA_CACHE_DIR"] = str(cache)
+    try:
+        goes_on(place)
+        files = list(cache.rglob("*.nb[ic]"))
+        for file in files:
+            os.truncate(file, random.Random(seed).randrange(file.stat().st_size))
+        goes_afresh(place)
+    finally:
+        del os.environ["NUMBA_CACHE_DIR"]
+        if before is not None:
+            os.environ["NUMBA_CACHE_DIR"] = before
+    return len(files)
 
 
 def kill_a_worker(place: Path, seed: int) -> int:
@@ -310,8 +404,12 @@ def goes_afresh(place: Path) -> None:
 
 FAULTS: dict[str, tuple[Callable[[Path, int], int], int]] = {  # name -> what is done, and how often by `make faults`
     "the run killed": (kill_the_run, 8),
+    "the main process killed": (kill_the_main_process, 4),
+    "all processes killed": (kill_all_processes, 2),
     "a worker killed": (kill_a_worker, 4),
     "the notebook's kernel killed": (kill_the_kernel, 2),
+    "papermill killed": (kill_papermill, 2),
+    "papermill asked to stop": (stop_papermill, 2),
     "SIGTERM": (ask_to_stop, 3),
     "Ctrl-C": (interrupt, 2),
     "files that cannot grow": (fill_the_disk, 3),
@@ -320,6 +418,7 @@ FAULTS: dict[str, tuple[Callable[[Path, int], int], int]] = {  # name -> what is
     "two runs at once": (start_twice, 2),
     "an interrupted write": (leave_half_a_file, 1),
     "a damaged file": (damage_a_file, 6),
+    "a compiler's cache cut short": (cut_the_cache_short, 1),
 }
 
 
