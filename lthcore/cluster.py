@@ -40,6 +40,9 @@ PATIENCE = 5.0  # seconds that a task waits, before it begins, to hear whether i
 AHEAD = 1  # experiments begun beyond the room for trainings: one prunes and writes while another's trainings go on
 DATA_SETS = 4  # kept for experiments to come, a gigabyte at most each
 SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see too
+# Environment of a Ray that is started here: without it, it takes an address of this machine that others can reach,
+# whatever address it is told, and listens on all addresses. (That it lets in only who has its token is its default.)
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass
@@ -68,8 +71,11 @@ class Cluster:
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
         """Connect, and check that some node has what a training asks for. Raises LabError where none has.
 
-        Without an address a local Ray is started, with as many CPUs as `worker_count` says.
+        Without an address a local Ray is started, with as many CPUs as `worker_count` says. It listens on the loopback
+        address alone, and has no dashboard.
         """
+        if not address:
+            os.environ.update(LOOPBACK)  # read when Ray is imported, which must not have been then
         try:
             import ray
         except ImportError:
@@ -83,6 +89,7 @@ class Cluster:
                 ray.init(
                     address=address or "local",
                     num_cpus=None if address else worker_count(),
+                    include_dashboard=None if address else False,
                     runtime_env={"env_vars": environment} if address else None,  # a local one inherits it, sooner
                     logging_level="ERROR",
                 )

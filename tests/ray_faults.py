@@ -6,17 +6,18 @@ import signal
 import threading
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
-import ray
 from faults import FOLDER, children, line_of, tables, undisturbed
-from ray.cluster_utils import Cluster as Nodes
 
 from lthcore import results
 from lthcore.cluster import Cluster, run_queue
 from lthcore.experiments import load_experiments
 
+if find_spec("ray") is None:  # it is imported later, by what knows how it is to listen
+    raise ImportError("Ray is not installed")
 SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 
 
@@ -78,6 +79,9 @@ def kill_a_ray_worker(place: Path, seed: int) -> int:
 
 def remove_a_node(place: Path, seed: int) -> int:
     """A node of two is removed while it trains: the other does its work."""
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": SYSTEM})
     second = nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()

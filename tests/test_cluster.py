@@ -5,10 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
+from socket import SOCK_DGRAM
 from types import SimpleNamespace
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from fsspec.core import url_to_fs
@@ -133,7 +137,8 @@ def test_the_slurm_script_is_bash_and_calls_options_that_there_are():
 
 @pytest.fixture
 def ray_cluster(tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install -r requirements-cluster.txt")
     monkeypatch.setenv("LTH_WORKERS", "2")
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "ray"))
     cluster = Cluster()
@@ -269,6 +274,20 @@ def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path)
     assert all(read_record(tmp_path / "ray" / experiment(name).name)["complete"] for name in "xy")
 
 
+def test_a_local_ray_listens_on_loopback_alone_and_has_no_dashboard(ray_cluster):
+    ray_cluster.ray.get(ray_cluster.board.look.remote())  # that a worker is there, which listens too
+    here = psutil.Process()
+    sockets = [
+        (process.name(), *socket.laddr)
+        for process in (here, *here.children(recursive=True))
+        for socket in process.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN or socket.type == SOCK_DGRAM
+    ]
+    assert {"gcs_server", "raylet"} <= {name for name, *_ in sockets}
+    assert [s for s in sockets if not ip_address(s[1].removeprefix("::ffff:")).is_loopback] == []
+    assert 8265 not in [port for *_, port in sockets]
+
+
 def test_a_mirror_that_fails_is_one_line_and_loses_nothing(tmp_path):
     with pytest.raises(LabError, match="mirror: nowhere://x cannot be reached from here"):
         mirror_of("nowhere://x")
@@ -280,7 +299,8 @@ def test_a_mirror_that_fails_is_one_line_and_loses_nothing(tmp_path):
 
 
 def test_what_no_node_has_is_refused_at_once(monkeypatch):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install -r requirements-cluster.txt")
     monkeypatch.setenv("LTH_WORKERS", "1")
     with pytest.raises(LabError, match=r"no node has 1 CPUs and 0\.25 GPUs .* lower --cpus-per-run or --gpus-per-run"):
         Cluster(gpus=0.25)
