@@ -8,6 +8,7 @@ Test images of which no digest is known are said to be unverified.
 
 import gzip
 import hashlib
+import math
 import os
 import sys
 import warnings
@@ -61,6 +62,7 @@ CIFAR10_TEST = (
 )  # fmt: skip
 CIFAR10_BLOCK = 100
 CLASSES = 10
+LARGEST = 4_000_000_000  # values of all images of an experiment: 16 GB
 DIGITS_TEST = 360
 DATA_SETTINGS = (  # those that `load` looks at
     "dataset", "image_size", "input_scaling", "train_examples", "validation", "batch_size", "seed", "device",
@@ -298,14 +300,10 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
     The validation images are a random draw from the training images (5,000 in the paper's section 2), the same in all
     trials; the test images are the publisher's. Raises LabError for files that are missing or not as published.
     """
+    check_size(settings)
     raw = read(settings.dataset, root)
     total = len(raw.train_labels)
     wanted = settings.train_examples or total - settings.validation
-    if wanted + settings.validation > total or wanted < settings.batch_size:
-        raise LabError(
-            f"settings: validation = {settings.validation} with train_examples = {settings.train_examples} and "
-            f"batch_size = {settings.batch_size}: {settings.dataset} has {total:,} training images to share"
-        )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed_for(settings.seed, "split"))).numpy()
     held, kept = order[: settings.validation], order[settings.validation : settings.validation + wanted]
     device = pick_device(settings.device)
@@ -423,6 +421,23 @@ def image_shape(settings: Recipe) -> tuple[int, int, int]:
     """Shape (C, H, W) of the images that a network of these settings sees."""
     channels, height, width = DATASETS[choose("dataset", settings.dataset, DATASETS)].shape
     return (channels, settings.image_size or height, settings.image_size or width)
+
+
+def check_size(settings: Recipe) -> None:
+    """Raise LabError for images that are fewer than a batch, or that together hold more than LARGEST values."""
+    total = TRAINING_IMAGES[choose("dataset", settings.dataset, TRAINING_IMAGES)]
+    kept = settings.train_examples or total - settings.validation
+    if kept + settings.validation > total or kept < settings.batch_size:
+        raise LabError(
+            f"settings: validation = {settings.validation} with train_examples = {settings.train_examples} and "
+            f"batch_size = {settings.batch_size}: {settings.dataset} has {total:,} training images to share"
+        )
+    values = (kept + settings.validation + test_images(settings.dataset)) * math.prod(image_shape(settings))
+    if values > LARGEST:
+        raise LabError(
+            f"settings: image_size = {settings.image_size} makes {values:,} values of {settings.dataset}, and at most "
+            f"{LARGEST:,} (16 GB) are allowed; make image_size or train_examples smaller"
+        )
 
 
 def resized(images: Tensor, size: int) -> Tensor:

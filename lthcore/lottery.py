@@ -34,10 +34,10 @@ import torch
 from torch import nn
 
 from lthcore import masks
-from lthcore.data import DATASETS, Data, pick_device
+from lthcore.data import DATASETS, Data, check_size, image_shape, pick_device
 from lthcore.lineage import Groups, Lineage
 from lthcore.masks import Mask, full_mask
-from lthcore.models import MODELS, Weights, build, initial_weights
+from lthcore.models import MODELS, Weights, build, initial_weights, outline
 from lthcore.pruning import CRITERIA, Scores, Seen, layer_rates, prune, scores
 from lthcore.saliency import SALIENCIES, synflow_mask
 from lthcore.settings import Recipe, Settings, choose, seed_for
@@ -315,6 +315,8 @@ def check_settings(settings: Recipe) -> None:
     choose("architecture", settings.architecture, MODELS)
     choose("dataset", settings.dataset, DATASETS)
     pick_device(settings.device)
+    check_size(settings)
+    outline(settings, image_shape(settings), 10)
 
 
 def planned(settings: Settings) -> list[Replicate]:

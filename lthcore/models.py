@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.linear import Linear
-from lthcore.settings import LabError, Recipe, choose
+from lthcore.settings import LabError, Recipe, choose, shown
 
 Weights = dict[str, Tensor]
+LARGEST = 200_000_000  # weights of a network: a training holds about eight copies of them, which are 6.4 GB
 
 
 class Dropout(nn.Module):
@@ -184,6 +185,22 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Mod
     name = choose("architecture", settings.architecture, MODELS)
     with torch.random.fork_rng(devices=[]):  # layers draw weights when made: those are overwritten, and cost no state
         return MODELS[name](settings, shape, classes)
+
+
+def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network as `build` makes it, but without memory for its weights (on the device meta).
+
+    Raises LabError for a network of more than LARGEST weights.
+    """
+    with torch.device("meta"):
+        model = build(settings, shape, classes)
+    weights = sum(weight.numel() for weight in model.parameters())
+    if weights > LARGEST:
+        raise LabError(
+            f"settings: {settings.architecture} with widths = {shown(settings.widths)} has {weights:,} weights for "
+            f"images of {shape}, and at most {LARGEST:,} are allowed; make widths or image_size smaller"
+        )
+    return model
 
 
 def positions(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import re
-import textwrap
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,13 +29,37 @@ Kind = Literal["conv", "shortcut", "fc", "output"]
 EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
 
 
+LONGEST = 400  # characters of an error's line
+LARGEST_PLAN = 100_000  # trainings of an experiment: a hundred times what the largest published one has
+WIDEST, DEEPEST = 1_000_000, 100  # neurons of a hidden layer, and such layers
+
+
 class LabError(Exception):
     """An error a user can mend: one line that says what is wrong and what to do. The command line exits with 2."""
 
+    def __str__(self) -> str:
+        """The line, of at most LONGEST characters."""
+        return one_line(super().__str__())
 
-def one_line(error: BaseException) -> str:
-    """What an error of someone else's says, on one line that holds where a YAML file goes wrong, but no traceback."""
-    return textwrap.shorten(str(error), 400, placeholder=" ...") or type(error).__name__
+
+def one_line(error: BaseException | str) -> str:
+    """What an error says, on one line of printable characters; cut in the middle where it is longer than LONGEST."""
+    words = " ".join((str(error) or type(error).__name__).split())
+    if not words.isprintable():
+        words = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    if len(words) <= LONGEST:
+        return words
+    return f"{words[: LONGEST - 155]} ... {words[-150:]}"  # how it begins, and what to do, which comes last
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: its repr, cut where it is long, deep or cannot be written out."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = 80
+    try:
+        return brief.repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
 
 
 class Recipe(BaseModel):
@@ -76,7 +100,7 @@ class Recipe(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of products, weights stay in float32")
     batch_size: int = Field(60, gt=0, description="images a step, the partial last batch of an epoch is dropped")
     epochs: int = Field(0, ge=0, description="passes over the training images, in place of iterations; 0 for those")
-    iterations: int = Field(50_000, gt=0, description="steps of every training")
+    iterations: int = Field(50_000, gt=0, le=10**9, description="steps of every training")
     eval_every: int = Field(100, gt=0, description="steps between evaluations, an epoch if epochs are given")
     rewind_to: int = Field(0, ge=0, description="iteration whose weights tickets restart from, 0 for the initial")
     read_at: tuple[int, ...] = Field((), description="up to three iterations whose test accuracy rounds.csv has")
@@ -134,26 +158,34 @@ class Recipe(BaseModel):
         evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
         self._forbid(not evaluated or len(self.read_at) > 3, "read_at", "up to three iterations that are evaluated")
         self._forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
+        large = len(self.widths) > DEEPEST or any(width > WIDEST for width in self.widths)
+        self._forbid(large, "widths", f"allowed are up to {DEEPEST} layers of up to {WIDEST:,} neurons")
         self._forbid(adam and self.weight_decay >= 1, "weight_decay", "allowed below 1")
         self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
         stretched = bool(self.augment) and self.input_scaling == "unit_norm"
         self._forbid(stretched, "input_scaling", "no unit_norm with augment, which would change the norms again")
         mirrored = "flip" in self.augment and self.dataset.startswith(("digits", "mnist"))
         self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
+        if self.trainings > LARGEST_PLAN:
+            names = [name for name in ("trials", "rounds", "reinit_draws", "random_draws") if hasattr(self, name)]
+            values = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)
+            raise ValueError(
+                f"{values}: that would be {_count(self.trainings)} trainings, and {LARGEST_PLAN:,} are allowed"
+            )
         return self
 
     def _forbid(self, wrong: bool, key: str, allowed: str) -> None:
         if wrong:
-            raise ValueError(f"{key} = {getattr(self, key)!r}: {allowed}")
+            raise ValueError(f"{key} = {shown(getattr(self, key))}: {allowed}")
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         """Check `values`; raise LabError with one line that names every bad key, its value and what is allowed."""
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise LabError("settings: " + "; ".join(_explain(type(self), e) for e in error.errors())) from None
+            raise LabError(f"settings: {_explained(type(self), error)}") from None
 
-    def changed(self, **values: Any) -> Self:
+    def changed(self, /, **values: Any) -> Self:
         """A checked copy with some values changed."""
         return type(self)(**{**self.given(), **values})
 
@@ -170,6 +202,11 @@ class Recipe(BaseModel):
     def steps_per_epoch(self) -> int:
         """Steps of a pass over the training images."""
         return max(1, _steps_per_epoch(self.dataset, self.train_examples, self.validation, self.batch_size))
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings are planned, without listing them: one a trial."""
+        return self.trials
 
     @property
     def masks_weights(self) -> bool:
@@ -258,6 +295,11 @@ class Settings(Recipe):
         return self
 
     @property
+    def trainings(self) -> int:
+        """How many trainings are planned, without listing them: a dense network a trial, and all draws each round."""
+        return self.trials * (1 + self.rounds * sum(map(self.draws, self.arms)))
+
+    @property
     def masks_weights(self) -> bool:
         """Whether weights under the mask are zero, and not frozen where they started."""
         return self.pruned_to == "zero"
@@ -330,6 +372,8 @@ class DynamicSettings(Recipe):
         self._forbid(self.prune_until > last, "prune_until", f"allowed up to the last epoch, {last} from 0")
         until = self.prune_until or last
         self._forbid(self.prune_from > until, "prune_from", f"allowed up to epoch {until}, of the last update")
+        many = self.prune_every > 0 and self.iterations // self.prune_every > LARGEST_PLAN
+        self._forbid(many, "prune_every", f"allowed are up to {LARGEST_PLAN:,} updates")
         self._forbid(not self.prunable, "prunable", "must name a kind of layer")
         rigl = self.regrowth == "gradient" and self.sparsity_schedule != "constant"
         self._forbid(rigl, "sparsity_schedule", "constant with regrowth gradient, which is sparse from the start")
@@ -370,9 +414,9 @@ def choose(key: str, value: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     if value in allowed:
         return value
-    near = difflib.get_close_matches(str(value), allowed, n=1)
+    near = difflib.get_close_matches(str(value)[:100], allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise LabError(f"{key} = {value!r}{hint}: allowed are {', '.join(allowed)}")
+    raise LabError(f"{key} = {shown(value)}{hint}: allowed are {', '.join(allowed)}")
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
@@ -386,11 +430,29 @@ def _steps_per_epoch(dataset: str, train_examples: int, validation: int, batch_s
     return (train_examples or images - validation) // batch_size
 
 
+def _count(n: int) -> str:
+    return f"{n:,}" if n < 10**18 else f"more than {10**18:,}"
+
+
+def _explained(kind: type[Recipe], error: ValidationError) -> str:
+    """What is wrong with settings: of many errors the first three, and of unknown keys, and how many more there are."""
+    errors = error.errors(include_url=False, include_context=False)
+    unknown = [e for e in errors if e["type"] == "extra_forbidden"]
+    wrong = [e for e in errors if e["type"] != "extra_forbidden"]
+    parts = [_explain(kind, e) for e in (*wrong[:3], *unknown[:3])]
+    parts += [
+        f"{len(some) - 3:,} more {what}"
+        for some, what in ((wrong, "wrong values"), (unknown, "unknown keys"))
+        if some[3:]
+    ]
+    return "; ".join(parts)
+
+
 def _explain(kind: type[Recipe], error: dict[str, Any]) -> str:
-    key, value, message = ".".join(map(str, error["loc"])), error["input"], error["msg"]
+    key, value, message = ".".join(map(str, error["loc"])), shown(error["input"]), error["msg"]
     if error["type"] == "extra_forbidden":
-        initials = [name for name in kind.model_fields if "".join(w[0] for w in name.split("_")) == key]  # lr
-        near = initials or difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.1)
-        return f"unknown key {key!r} = {value!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+        initials = [name for name in kind.model_fields if "".join(w[:1] for w in name.split("_")) == key]  # lr
+        near = initials or difflib.get_close_matches(key[:100], kind.model_fields, n=1, cutoff=0.1)
+        return f"unknown key {shown(key)} = {value}" + (f" (did you mean {near[0]!r}?)" if near else "")
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{key} = {value!r}: {message}" if key else message
+    return f"{key} = {value}: {message}" if key else message
