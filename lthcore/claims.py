@@ -5,20 +5,28 @@ resampled trials gives its 95% bootstrap interval. A claim has up to three parts
 size (the value within its tolerance), place (the percentage of weights left within its tolerance).
 """
 
+import inspect
 import json
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal, Required
 
 import numpy as np
 import pandas as pd
-import yaml
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
+from lthcore.experiments import PROFILES, check_name
 from lthcore.paper import NOTEBOOK
 from lthcore.records import has_results, read_record, read_table, read_tables
-from lthcore.settings import LabError, choose, one_line, project_root
+from lthcore.schemas import ROUNDS
+from lthcore.settings import LabError, choose, one_line, project_root, shown
+from lthcore.yaml_files import check_shape, read_yaml
 
 RESAMPLES = 1000
+UNREADABLE = "not graded: its run cannot be read"
 COLUMNS = [
     "id", "claim", "paper", "part", "value", "low", "high", "unit", "tolerance", "grade", "n", "profile", "run_key",
 ]  # fmt: skip
@@ -107,9 +115,9 @@ def ratio(view: View, at: float, arm: str, against: str, column: str) -> float:
     return _arm(view, arm, column)[k] / _arm(view, against, column)[k]
 
 
-def ratio_less_one(view: View, **values) -> float:
+def ratio_less_one(view: View, at: float, arm: str, against: str, column: str) -> float:
     """`ratio` - 1: positive where the first is larger."""
-    return ratio(view, **values) - 1
+    return ratio(view, at, arm, against, column) - 1
 
 
 def earlier(view: View, at: float) -> float:
@@ -270,22 +278,69 @@ MEASURES = {
 }  # fmt: skip
 
 
+PARTS = ("direction", "size", "place")
+ASIDE = ("measure", "within", "sign", "unit")  # keys of a part that are no arguments of its measure
+
+
+class Claim(TypedDict, total=False):
+    """An entry of params/claims.yaml."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    claim: Required[str]
+    paper: Required[str]
+    run: Required[str]
+    study: str
+    beside: str
+    profiles: list[Literal[PROFILES]]
+    predicted: dict[str, str | float]
+    direction: dict[str, Any]
+    size: dict[str, Any]
+    place: dict[str, Any]
+
+
 def load_claims(path: Path | None = None) -> dict[str, dict]:
-    """params/claims.yaml, each measure checked. Raises LabError for one that is not there."""
+    """params/claims.yaml, each claim, measure and argument checked. Raises LabError for what cannot be graded."""
     path = path or project_root() / "params" / "claims.yaml"
-    try:
-        claims = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise LabError(f"claims: cannot read {path} ({one_line(error)})") from None
+    claims = read_yaml(path, "claims")
+    check_shape(claims, dict[str, Claim], f"claims: {path}")
     for name, claim in claims.items():
-        parts = [claim[part] for part in ("direction", "size", "place") if part in claim]
-        if not parts or not {"claim", "paper", "run"} <= claim.keys():
-            raise LabError(f"claims: {name} needs claim, paper, run, and a direction, size or place")
-        for part in parts:
-            choose(f"{name}: measure", part.get("measure", ""), MEASURES)
+        parts = [part for part in PARTS if part in claim]
+        if not parts:
+            raise LabError(f"claims: {name} needs a direction, size or place")
+        for key in ("run", "study", "beside"):
+            check_name(f"claims: {name}: {key}", claim.get(key, claim["run"]))
         for word in claim.get("predicted", {}).keys() - {"date", "why"}:
-            choose(f"{name}: predicted", word, [part for part in ("direction", "size", "place") if part in claim])
+            choose(f"{name}: predicted", word, parts)
+        for part in parts:
+            _check_part(f"claims: {name}: {part}", part, claim[part])
     return claims
+
+
+def _check_part(where: str, part: str, spec: dict[str, Any]) -> None:
+    """Raise LabError unless a part of a claim has its tolerance, and the arguments that its measure takes."""
+    function = MEASURES[choose(f"{where}: measure", spec.get("measure", ""), MEASURES)]
+    key, shape = ("sign", Literal[1, -1]) if part == "direction" else ("within", tuple[float, float])
+    bound = spec.get(key)
+    check_shape(tuple(bound) if isinstance(bound, list) else bound, shape, f"{where}: {key}")
+    if part != "direction" and bound[0] > bound[1]:
+        raise LabError(f"{where}: within = {shown(bound)}: the first must be the smaller")
+    check_shape(spec.get("unit", ""), str, f"{where}: unit")
+    values, takes = _arguments(spec), inspect.signature(function).parameters
+    for name, value in values.items():
+        choose(f"{where}: argument of {function.__name__}", name, [p for p in takes if p != "view"])
+        check_shape(value, takes[name].annotation, f"{where}: {name}")
+        if isinstance(value, float | int) and not isinstance(value, bool) and value <= 0:
+            raise LabError(f"{where}: {name} = {value}: must be a percentage above 0")
+    missing = [n for n, p in takes.items() if p.default is p.empty and n != "view" and n not in values]
+    if missing:
+        raise LabError(f"{where}: {function.__name__} needs {', '.join(missing)}")
+    if "column" in values:
+        choose(f"{where}: column", values["column"], ROUNDS)
+
+
+def _arguments(spec: dict[str, Any]) -> dict[str, Any]:
+    """What a part of a claim gives its measure."""
+    return {key: value for key, value in spec.items() if key not in ASIDE}
 
 
 def grade(part: str, value: float, spec: dict) -> str:
@@ -316,7 +371,7 @@ def view_of(folder: Path, beside: Path | None = None) -> View:
 def measure(view: View, spec: dict, seed: int = 0) -> tuple[float, float, float]:
     """A measure's value and its 95% bootstrap interval over trials. Raises Absent."""
     function = MEASURES[spec["measure"]]
-    values = {key: value for key, value in spec.items() if key not in ("measure", "within", "sign", "unit")}
+    values = _arguments(spec)
     value = float(function(view, **values))
     if np.isnan(value):
         raise Absent("not a number")
@@ -334,13 +389,19 @@ def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame
     """A row for each part of each claim: value, interval, tolerance, grade, n, and the run it was read from.
 
     All parts of a claim are graded in one run: that of the larger profile of its `profiles` (default: paper and cpu)
-    that has all its rounds, two trials or more, and whatever the claim needs. `smoke` runs are never graded.
+    that has all its rounds, two trials or more, and whatever the claim needs. `smoke` runs are never graded. A run that
+    cannot be read is said on stderr, and its claims are UNREADABLE.
     """
     rows = []
     for name, claim in (claims or load_claims()).items():
-        parts = {part: claim[part] for part in ("direction", "size", "place") if part in claim}
+        parts = {part: claim[part] for part in PARTS if part in claim}
         common = {"id": name, "claim": claim["claim"], "paper": claim["paper"]}
-        for part, graded in _graded(root, claim, parts).items():
+        try:
+            grades = _graded(root, claim, parts)
+        except Exception as error:  # one damaged run must not hide the grades of the others
+            print(f"note: {name}: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+            grades = {part: {"grade": UNREADABLE} for part in parts}
+        for part, graded in grades.items():
             spec = parts[part]
             tolerance = "sign" if part == "direction" else json.dumps(spec["within"])
             unit = spec.get("unit", "% left" if part == "place" else "")
@@ -380,7 +441,7 @@ def as_markdown(card: pd.DataFrame) -> str:
         grades = "; ".join(f"{row['part']} {row['grade']}" for _, row in parts.iterrows())
         done = parts["profile"].dropna()
         where = f"{int(parts['n'].max())}, `{done.iloc[0]}`" if len(done) else ""
-        cells = (f"{name}: {first['claim']}", first["paper"], measured, grades if len(done) else "not yet run", where)
+        cells = (f"{name}: {first['claim']}", first["paper"], measured, grades if len(done) else first["grade"], where)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

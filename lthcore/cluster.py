@@ -26,7 +26,7 @@ from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
 from lthcore.place import Checkpointer, Here
 from lthcore.plan import done_replicates
-from lthcore.records import hardware, results_root
+from lthcore.records import folder_of, hardware, results_root
 from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Recipe, one_line
 from lthcore.state import Training
@@ -241,7 +241,7 @@ def run_queue(
     states = dict.fromkeys(todo, "waiting")
 
     def one(experiment: Experiment) -> None:
-        folder = root / experiment.name
+        folder = folder_of(experiment.name, root)
         if stop.is_set() or time.monotonic() >= deadline:
             late.set()
             return

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from scipy import stats
 
 from lthcore.experiments import PROFILES, load_experiments
 from lthcore.records import read_record, read_tables
-from lthcore.settings import project_root
+from lthcore.settings import choose, project_root
+from lthcore.yaml_files import check_shape, read_yaml
 
 
 def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
@@ -42,8 +42,10 @@ def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
 
 def published(study: str) -> pd.DataFrame:
     """What was published of a study's experiments, by variant (params/published.yaml)."""
-    text = (project_root() / "params" / "published.yaml").read_text(encoding="utf-8")
-    return pd.DataFrame.from_dict(yaml.safe_load(text)[study], orient="index")
+    path = project_root() / "params" / "published.yaml"
+    studies = read_yaml(path, "published")
+    check_shape(studies, dict[str, dict[str, dict[str, float]]], f"published: {path}")
+    return pd.DataFrame.from_dict(studies[choose(f"published: {path}: study", study, studies)], orient="index")
 
 
 def dynamic_summary(root: Path) -> pd.DataFrame:

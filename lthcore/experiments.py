@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from lthcore.settings import KINDS, LabError, Recipe, Settings, choose, one_line
+from lthcore.settings import KINDS, LabError, Recipe, Settings, choose, shown
+from lthcore.yaml_files import read_yaml
 
 PROFILES = ("smoke", "cpu", "paper")
+STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
+NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names make folders: these lead nowhere else
 
 
 class Experiment(NamedTuple):
@@ -37,19 +39,21 @@ def load_experiments(
     LabError for a file, profile, key or value that cannot be used.
     """
     path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LabError(f"params: cannot read {path} ({error.strerror}); `lth list` shows those there are") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LabError(f"params: {path} is not YAML: {one_line(error)}") from None
+    values = read_yaml(path, "params", "; `lth list` shows those there are")
     profiles = values.pop("profiles", None) if isinstance(values, dict) else None
-    if not isinstance(profiles, dict):
+    if not isinstance(profiles, dict) or not profiles:
         raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
     sweep = values.pop("sweep", {"": {}})
     try:
-        if not isinstance(sweep, dict) or not sweep or not all(isinstance(key, str) for key in sweep):
+        if not isinstance(sweep, dict) or not sweep:
             raise LabError("sweep must map labels to settings")
+        check_name("params folder", path.absolute().parent.name)
+        if check_name("params file", path.stem) == STOP:
+            raise LabError(f"a file of the name {STOP} ends the runs beside it; choose another name")
+        for name in profiles:
+            check_name("profile", name)
+        for label in sweep if sweep != {"": {}} else ():
+            check_name("label of the sweep", label)
         choose("profile", profile, profiles)
         overlay = profiles[profile] or {}
         scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
@@ -62,6 +66,14 @@ def load_experiments(
         ]
     except LabError as error:
         raise LabError(f"{path} ({profile}): {error}") from None
+
+
+def check_name(what: str, name: str) -> str:
+    """Return `name` if a folder of the results can be made of it; else raise LabError, which says `what` it names."""
+    if not NAME.fullmatch(name):
+        allowed = "1 to 100 letters (a-z, A-Z), digits and _ + - . are allowed, the first no dot"
+        raise LabError(f"{what} {shown(name)}: {allowed}")
+    return name
 
 
 def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None) -> Experiment:
@@ -77,13 +89,12 @@ def _experiment(
 ) -> Experiment:
     if not all(isinstance(layer, dict) for layer in layers):
         raise LabError("a profile must be a mapping of settings")
-    if unnamed := [key for layer in layers for key in layer if not isinstance(key, str)]:
-        raise LabError(f"every key must be a name, and {unnamed[0]!r} is none")
-    kind = KINDS.get(path.parent.name, Settings)
+    notebook = path.absolute().parent.name
+    kind = KINDS.get(notebook, Settings)
     published = kind(**{key: value for layer in layers for key, value in layer.items()})
     settings = published.changed(**overrides)
     before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
     changed = {k: v for k, v in now.items() if v != before[k] and k not in ("device", "engine")}
     if changed:
         variant += "-" + hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
-    return Experiment(path.parent.name, variant, profile, settings)
+    return Experiment(notebook, variant, profile, settings)

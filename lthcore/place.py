@@ -9,6 +9,7 @@ from pathlib import Path
 from lthcore import masks
 from lthcore.data import Data, load
 from lthcore.energy import metered
+from lthcore.experiments import STOP
 from lthcore.lottery import Cohort, Replicate
 from lthcore.records import hardware
 from lthcore.settings import Recipe
@@ -16,7 +17,6 @@ from lthcore.state import Training
 from lthcore.tickets import file_stem, load_state, save_state
 from lthcore.train import GoOn, Trainer, train_cohort
 
-STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
 CHANGING = ("dynamic",)  # arms whose masks change as they train
 
 

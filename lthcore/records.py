@@ -26,6 +26,18 @@ def results_root() -> Path:
     return Path(os.environ.get("LTH_RESULTS") or project_root() / "results")
 
 
+def folder_of(name: str, root: Path | None = None) -> Path:
+    """The folder of a run `<profile>/<notebook>/<variant>` below a results root (by default `results_root()`).
+
+    Raises LabError for a name that leads out of the root, be it by links.
+    """
+    root = root or results_root()
+    folder, inside = (root / name).resolve(), root.resolve()
+    if folder == inside or not folder.is_relative_to(inside):
+        raise LabError(f"results: {name} leads out of {root} (to {folder}); runs are kept below it")
+    return root / name
+
+
 def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables (rounds, curves) of a run. Raises LabError where there are none, or damaged ones."""
     return read_table(folder, "rounds.csv"), read_table(folder, "curves.csv")

@@ -254,14 +254,76 @@ def test_a_prediction_is_of_a_part_that_is_graded(tmp_path):
         load_claims(tmp_path / "claims.yaml")
 
 
+SIZE = "X: {claim: a, paper: b, run: c, size: {measure: gain, at: 20, within: [0, 1]}}"
+
+
+def test_a_claim_that_can_be_measured_is_loaded(tmp_path):
+    (tmp_path / "claims.yaml").write_text(SIZE)
+    assert load_claims(tmp_path / "claims.yaml")["X"]["size"] == {"measure": "gain", "at": 20, "within": [0, 1]}
+
+
 @pytest.mark.parametrize(
-    "text", ["X: {claim: a, paper: b, run: c}", "X: {claim: a, paper: b, run: c, size: {measure: gian}}"]
+    "text",
+    [
+        "X: {claim: a, paper: b, run: c}",
+        "X: {claim: a, paper: b, run: c, size: {measure: gian}}",
+        "X:",
+        "X: a",
+        "X: [a]",
+        "X: {claim: a, run: c, size: {measure: gain, at: 20, within: [0, 1]}}",
+        SIZE.replace("claim: a", "claim: [a]"),
+        SIZE.replace("claim: a", "claims: a, claim: a"),
+        SIZE.replace("run: c", "run: ../c"),
+        SIZE.replace("run: c", "run: c, study: ../../etc"),
+        SIZE.replace("run: c", "run: c, beside: /c"),
+        SIZE.replace("run: c", "run: c, profiles: [huge]"),
+        SIZE.replace("run: c", "run: c, profiles: cpu"),
+        SIZE.replace("run: c", "run: c, predicted: 3"),
+        SIZE.replace("{measure", "[{measure").replace("]}}", "]}]}"),
+        SIZE.replace("measure: gain", "measure: [gain]"),
+        SIZE.replace("measure: gain, ", ""),
+        SIZE.replace("[0, 1]", "1"),
+        SIZE.replace("[0, 1]", "[1]"),
+        SIZE.replace("[0, 1]", "[0, 1, 2]"),
+        SIZE.replace("[0, 1]", "[0, one]"),
+        SIZE.replace("[0, 1]", "[1, 0]"),
+        SIZE.replace(", within: [0, 1]", ""),
+        SIZE.replace("at: 20", "at: twenty"),
+        SIZE.replace("at: 20", "at: 0"),
+        SIZE.replace("at: 20, ", ""),
+        SIZE.replace("at: 20", "at: 20, ta: 20"),
+        SIZE.replace("at: 20", "at: 20, view: 20"),
+        SIZE.replace("at: 20", "at: 20, arm: 3"),
+        SIZE.replace("at: 20", "at: 20, column: accuracy"),
+        SIZE.replace("at: 20", "at: 20, unit: 3"),
+        SIZE.replace("size", "direction"),
+        SIZE.replace("size", "direction").replace("within: [0, 1]", "sign: 2"),
+    ],
 )
 def test_claims_that_cannot_be_measured_are_one_line(tmp_path, text):
     (tmp_path / "claims.yaml").write_text(text)
     with pytest.raises(LabError) as caught:
         load_claims(tmp_path / "claims.yaml")
     assert "X" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "- X", "3", "X: {claim: a, claim: b}", "\0"])
+def test_claims_that_are_no_mapping_are_one_line(tmp_path, text):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(LabError, match=r"claims\.yaml") as caught:
+        load_claims(tmp_path / "claims.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_cannot_be_read_hides_no_other_grade(folder, tmp_path, capsys):
+    (tmp_path / "cpu" / "iterative_pruning" / "broken").mkdir()
+    (tmp_path / "cpu" / "iterative_pruning" / "broken" / "rounds.csv").write_text("no,table\n")
+    broken = {"D": one("F", **FAILING)["F"] | {"run": "broken"}}
+    card = scorecard(tmp_path, broken | one("P", **PASSING))
+    assert set(card[card["id"] == "D"]["grade"]) == {claims.UNREADABLE}
+    assert set(card[card["id"] == "P"]["grade"]) == {"reproduced"}
+    assert capsys.readouterr().err.startswith("note: D: ")
+    assert f"| {claims.UNREADABLE} |" in claims.as_markdown(card)
 
 
 def test_scorecard_is_written_to_the_table_and_between_the_readmes_marks(folder, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ import pytest
 from lthcore.archives import pack, unpack
 from lthcore.experiments import PROFILES
 from lthcore.plan import params_files
-from lthcore.queue import queued
+from lthcore.queue import Less, queued
 from lthcore.records import read_record
 from lthcore.results import run
-from lthcore.settings import LabError, Settings
+from lthcore.settings import EXTENT, LabError, Settings, project_root
 from lthcore.studies import planned
 
 TINY = Settings(
@@ -51,13 +51,44 @@ def test_the_committed_queue_holds_every_experiment_once_whole(profile):
         "- {params: a/b, only: {learning_rate: 1}}",
         "- {params: a/b, every: 1}",
         "- {params: dynamic_pruning/lenet_mnist, labels: [97.5]}",
+        "",
+        "params: a/b",
+        "-",
+        "- a/b",
+        "- {params: 3}",
+        "- {params: ../../etc/passwd}",
+        "- {params: a/../b}",
+        "- {params: iterative_pruning/.x}",
+        "- {params: lenet_mnist}",
+        '- {params: "a/b\\0"}',
+        "- {params: iterative_pruning/lenet_mnist, only: {device: cuda}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {engine: dense}}",
+        "- {params: iterative_pruning/lenet_mnist, only: [arms]}",
+        "- {params: iterative_pruning/lenet_mnist, only: {arms: ticket}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {arms: [ticket, reinti]}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {arms: [1]}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {trials: one}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {trials: true}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {trials: 1.5}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {trials: 0}}",
+        "- {params: iterative_pruning/lenet_mnist, only: {rounds: }}",
+        "- {params: dynamic_pruning/lenet_mnist, only: {rounds: 1}}",
+        "- {params: dynamic_pruning/lenet_mnist, labels: []}",
+        "- {params: dynamic_pruning/lenet_mnist, labels: '98'}",
+        "- {params: dynamic_pruning/lenet_mnist, labels: [[98]]}",
     ],
 )
 def test_a_queue_that_cannot_be_used_is_one_line(tmp_path, text):
+    for study in ("iterative_pruning", "dynamic_pruning"):
+        (tmp_path / study).symlink_to(project_root() / "params" / study)
     (tmp_path / "QUEUE.yaml").write_text(text)
     with pytest.raises(LabError) as caught:
         list(queued("cpu", tmp_path / "QUEUE.yaml"))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "cannot read" not in str(caught.value) and "QUEUE" in str(caught.value)
+
+
+def test_an_entry_asks_for_how_much_is_run_and_nothing_else():
+    assert set(Less.__annotations__) == set(EXTENT) - {"device", "engine"}
 
 
 @pytest.fixture(scope="module")

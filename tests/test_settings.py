@@ -6,10 +6,24 @@ from pathlib import Path
 import pytest
 
 from lthcore.data import DATASETS
-from lthcore.experiments import PROFILES, load_experiment, load_experiments
+from lthcore.experiments import PROFILES, check_name, load_experiment, load_experiments
+from lthcore.lottery import check_settings
 from lthcore.models import MODELS
 from lthcore.pruning import CRITERIA
-from lthcore.settings import EXTENT, KINDS, TRAINING_IMAGES, DynamicSettings, LabError, Settings, choose, seed_for
+from lthcore.records import folder_of
+from lthcore.settings import (
+    EXTENT,
+    KINDS,
+    LONGEST,
+    TRAINING_IMAGES,
+    DynamicSettings,
+    LabError,
+    Settings,
+    TransferSettings,
+    choose,
+    seed_for,
+)  # fmt: skip
+from lthcore.studies import planned
 from lthcore.units import UNIT_CRITERIA
 
 ROOT = Path(__file__).parents[1]
@@ -225,6 +239,93 @@ def test_records_of_versions_whose_augmentation_was_a_switch_are_read():
     assert Settings(augment=False).augment == ()
 
 
+# Sizes
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"trials": 3, "rounds": 0},
+        {"arms": ("ticket", "reinit", "random", "oneshot_reinit", "resampled", "by_snip"), "rounds": 4, "trials": 2},
+        {"reinit_draws": 7, "random_draws": 5},
+    ],
+)
+def test_trainings_are_counted_as_they_are_planned(values):
+    for settings in (Settings(**values), TransferSettings(dataset="digits", validation=0), DynamicSettings(trials=3)):
+        assert settings.trainings == len(planned(settings))
+
+
+@pytest.mark.parametrize("key", ["trials", "rounds", "reinit_draws", "random_draws"])
+def test_a_plan_that_no_machine_could_do_is_refused_by_its_number_of_trainings(key):
+    message = refusal(**{key: 10**9})
+    assert f"{key} = 1000000000" in message and ",000" in message and "trainings, and 100,000 are allowed" in message
+
+
+def test_a_dynamic_plan_is_refused_by_its_size_too():
+    with pytest.raises(LabError, match=r"that would be 1,000,000,000 trainings"):
+        DynamicSettings(trials=10**9)
+    with pytest.raises(LabError, match=r"prune_every = 1: allowed are up to 100,000 updates"):
+        DynamicSettings(iterations=10**9, prune_every=1)
+
+
+@pytest.mark.parametrize("widths", [(10**10,), (1,) * 101])
+def test_layers_beyond_what_can_be_counted_are_refused(widths):
+    assert "allowed are up to 100 layers of up to 1,000,000 neurons" in refusal(widths=widths)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"widths": (10**6, 10**6)}, "weights for images of (1, 28, 28), and at most 200,000,000 are allowed"),
+        ({"widths": (4000,), "image_size": 256, "dataset": "digits", "validation": 0}, "262,188,010 weights"),
+        ({"dataset": "cifar10", "image_size": 256}, "11,796,480,000 values of cifar10"),
+        ({"batch_size": 10**9}, "mnist has 60,000 training images to share"),
+    ],
+)
+def test_networks_and_images_that_no_memory_holds_are_refused_before_any_is_taken(values, said):
+    with pytest.raises(LabError) as caught:
+        check_settings(Settings(**values))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", sorted(MODELS))
+def test_every_architecture_is_well_below_the_largest(architecture):
+    check_settings(Settings(architecture=architecture, dataset="cifar10"))
+
+
+def test_of_many_unknown_keys_and_wrong_values_three_are_named_and_the_rest_counted():
+    message = refusal(**{f"key{i}": i for i in range(1000)}, widths=["a"] * 50)
+    assert "key2" in message and "key3" not in message and "997 more unknown keys" in message
+    assert "widths.2" in message and "widths.3" not in message and "47 more wrong values" in message
+
+
+@pytest.mark.parametrize("key", ["self", "cls", "values", "", "model_config", "__class__"])
+def test_a_key_that_python_has_a_use_for_is_an_unknown_one(key):
+    assert f"unknown key {key!r} = 1" in refusal(**{key: 1})
+    with pytest.raises(LabError, match="unknown key"):
+        Settings().changed(**{key: 1})
+
+
+def test_values_that_cannot_be_written_out_are_shown_in_short():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (deep, 10**6000, "x" * 10**6, "\x1b[31m\n"):
+        assert "optimizer = " in refusal(optimizer=value)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "x" * 10**6, "\x1b[2J", "word " * 1000, ""])
+def test_an_error_is_one_line_of_printable_characters(text):
+    said = str(LabError(text))
+    assert "\n" not in said and said.isprintable() and len(said) <= LONGEST
+
+
+def test_a_long_error_keeps_how_it_begins_and_what_to_do():
+    said = str(LabError(f"results: {'x' * 1000}; run with --force"))
+    assert said.startswith("results: ") and said.endswith("run with --force") and " ... " in said
+
+
 # Epochs
 
 
@@ -296,6 +397,68 @@ def test_a_sweep_is_an_experiment_for_each_label(tmp_path):
         load_experiment(path, "cpu")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x/../../../../victim",
+        "..",
+        ".",
+        "",
+        ".hidden",
+        "a/b",
+        "a\\b",
+        "/etc",
+        "a b",
+        "a\nb",
+        "~",
+        "a:b",
+        "é",
+        "x" * 101,
+    ],
+)
+def test_names_of_folders_lead_nowhere(tmp_path, name):
+    text = f"sweep: {{{json.dumps(name)}: {{}}, a: {{}}}}\nprofiles: {{cpu: }}"
+    with pytest.raises(LabError, match="label of the sweep"):
+        load_experiments(params_file(tmp_path, text), "cpu")
+    with pytest.raises(LabError, match="profile"):
+        load_experiments(params_file(tmp_path, f"profiles: {{{json.dumps(name)}: , cpu: }}"), "cpu")
+    for what in ("params folder", "params file"):
+        with pytest.raises(LabError, match=what):
+            check_name(what, name)
+
+
+@pytest.mark.parametrize("name", ["0", "95", "78.9", "lr0.03-warmup", "1.2e-3", "a+b", "-", "x" * 100])
+def test_names_of_folders_may_have_letters_digits_and_four_signs(name):
+    assert check_name("label", name) == name
+
+
+def test_files_whose_names_make_no_folders_are_one_line(tmp_path):
+    for path in (tmp_path / "a b" / "c.yaml", tmp_path / "lab" / "a b.yaml", tmp_path / "lab" / "stop.yaml"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("profiles: {cpu: }")
+        with pytest.raises(LabError, match=r"params folder 'a b'|params file 'a b'|a file of the name stop"):
+            load_experiments(path, "cpu")
+
+
+def test_a_file_named_from_its_own_folder_is_of_that_folder(tmp_path, monkeypatch):
+    params_file(tmp_path, "profiles: {cpu: }")
+    monkeypatch.chdir(tmp_path / "notebook")
+    assert load_experiment("variant.yaml").name == "cpu/notebook/variant"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_runs_are_kept_inside_the_results_root(tmp_path, monkeypatch, linked):
+    root = tmp_path / "results"
+    (tmp_path / "elsewhere").mkdir()
+    root.symlink_to(tmp_path / "elsewhere") if linked else root.mkdir()
+    monkeypatch.setenv("LTH_RESULTS", str(root))
+    assert folder_of("cpu/lab/tiny") == root / "cpu/lab/tiny"
+    (root / "cpu").symlink_to(tmp_path)
+    for name in ("../victim", "cpu/lab", "a/../..", "/etc", ".", ""):
+        with pytest.raises(LabError, match="leads out of"):
+            folder_of(name)
+
+
 @pytest.mark.parametrize("sweep", ["[a]", "{}", "{1: {}}", "{a: 3}", "{a: {sede: 1}}"])
 def test_a_sweep_of_another_shape_is_one_line(tmp_path, sweep):
     with pytest.raises(LabError) as caught:
@@ -329,6 +492,8 @@ def test_override_that_keeps_the_key_keeps_the_variant(tmp_path, overrides):
         ("- seed", "profiles"),
         ("seed: 1", "profiles"),
         ("profiles: [cpu]", "profiles"),
+        ("profiles: {}", "a mapping `profiles:` with smoke, cpu, paper"),
+        ("trials: 1\ntrials: 2\nprofiles: {cpu: }", "'trials' is there twice"),
         ("profiles: {paper: {}}", "profile = 'cpu': allowed are paper"),
         ("sede: 1\nprofiles: {cpu: }", "did you mean 'seed'?"),
         ("profiles: {cpu: {sede: 1}}", "did you mean 'seed'?"),
