@@ -6,14 +6,18 @@ import os
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-
-import yaml
+from typing import Any, NoReturn, TextIO
 
 from lthcore import __version__
 from lthcore.experiments import PROFILES, Experiment, load_experiments
-from lthcore.settings import LabError
+from lthcore.settings import LabError, one_line, shown
+from lthcore.yaml_files import parse_yaml
 
 EXAMPLES = """examples:
   lth list                                                       what there is, what is done, what it would take
@@ -28,35 +32,95 @@ EXAMPLES = """examples:
   lth queue --profile paper --time-limit 600 --pack tables.tar.gz    ten minutes of what is missing, ready to carry
   lth queue --engine ray --gpus-per-run .25                      the queue on a Ray cluster, or on one started here
 
-exit status: 0 done, 2 something to mend (one line says what), 75 stopped by --time-limit, 130 interrupted
+exit status: 0 done, 2 something to mend (one line says what), 70 an error in lth itself (--debug or LTH_DEBUG=1 shows
+where), 75 stopped by --time-limit, 130 interrupted
 """
+INTERRUPTED = "lth: interrupted; the same command goes on where this one was"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit. Errors a user can mend are one line on stderr; --debug adds the traceback."""
-    options = _parser().parse_args(arguments)
+    """Run one command and exit. Whatever goes wrong is one line on stderr; --debug adds the traceback."""
     before = signal.signal(signal.SIGTERM, _asked_to_stop)  # a run in progress has its own, which saves first
+    debug, code = bool(os.environ.get("LTH_DEBUG")), 0
     try:
-        code = options.command(options) or 0
-    except LabError as error:
-        if options.debug:
-            raise
-        print(f"lth: {error}", file=sys.stderr)
-        code = getattr(error, "exit_code", 2)
-    except KeyboardInterrupt:
-        print("lth: interrupted; the same command goes on where this one was", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # `lth list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as error:  # a full disk, a folder that may not be written
-        if options.debug:
-            raise
-        print(f"lth: {error}; what was done is kept: mend that, and give the same command again", file=sys.stderr)
-        code = 2
+        options = _parser().parse_args(arguments)
+        debug = debug or options.debug
+        with _unheard(options.command):
+            options.command(options)
+            sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = _explained(error)
+        with redirect_stderr(_Unheard(sys.stderr)):
+            if debug:
+                traceback.print_exc()
+            print(one_line(line), file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
+        try:
+            sys.stdout.flush()
+        except OSError:  # said already; once more as Python ends would be a traceback
+            _to_nowhere(sys.stdout)
     sys.exit(code)
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """What to say of an error that ends a command, and the exit status it ends with."""
+    if isinstance(error, LabError):
+        return f"lth: {error}", getattr(error, "exit_code", 2)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, 130
+    if isinstance(error, OSError):  # a full disk, a folder that may not be written
+        return f"lth: {error}; what was done is kept: mend that, and give the same command again", 2
+    return f"lth: {_unexpected(error)}; --debug shows where, and what was done is kept", 70  # EX_SOFTWARE
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {one_line(error)}"
+
+
+class _Unheard:
+    """Standard output or error, which may end before the command does: what nobody reads any more goes nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text`, or nothing; return its length."""
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            _to_nowhere(self.stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write out what is held back, or drop it."""
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            _to_nowhere(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def _unheard(command: Callable) -> Iterator[None]:
+    """A closed pipe ends a command that only prints, quietly (`lth list | head`); the work of any other goes on."""
+    if command in (list_command, show_command):
+        try:
+            yield
+        except BrokenPipeError:
+            _to_nowhere(sys.stdout)
+        return
+    with redirect_stdout(_Unheard(sys.stdout)), redirect_stderr(_Unheard(sys.stderr)):
+        yield
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Let a stream whose reader is gone end in the null device, so that what it still holds is no error at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _asked_to_stop(*_: object) -> None:
@@ -67,7 +131,7 @@ def _asked_to_stop(*_: object) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: the engine first, then the notebook over its tables."""
-    from lthcore.records import results_root
+    from lthcore.records import folder_of
     from lthcore.results import TimeLimit, run
 
     overrides = dict(map(_parameter, options.parameter))
@@ -81,9 +145,10 @@ def run_command(options: argparse.Namespace) -> None:
         print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
     for experiment in experiments if with_notebook else ():
         notebook_of(experiment)  # better known before the training than after it
+    folders = {experiment.name: folder_of(experiment.name) for experiment in experiments}
     deadline, failures = time.monotonic() + options.time_limit, []
     for experiment in experiments:
-        folder = results_root() / experiment.name
+        folder = folders[experiment.name]
         try:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
             print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {_short(folder)}")
@@ -94,7 +159,7 @@ def run_command(options: argparse.Namespace) -> None:
         except LabError as error:  # say so, and let the others run
             if len(experiments) == 1:
                 raise
-            print(f"lth: {experiment.name}: {error}", file=sys.stderr)
+            print(one_line(f"lth: {experiment.name}: {error}"), file=sys.stderr)
             failures.append(experiment.name)
     if failures:
         raise LabError(f"{len(failures)} of {len(experiments)} experiments did not run: {', '.join(failures)}")
@@ -168,25 +233,50 @@ def _execute(source: Path, executed: Path, values: dict):
 
 
 def list_command(options: argparse.Namespace) -> None:
-    """Print every params file with its state and estimated time under each profile."""
-    from lthcore.plan import all_experiments
+    """Print every params file with its state and estimated time under each profile.
+
+    What cannot be read says so in its row. Raises LabError in the end where there was any such.
+    """
+    from lthcore.plan import params_files
     from lthcore.progress import state_line
 
-    for path, profiles in all_experiments().items():
-        if options.name not in str(path):
-            continue
-        print(f"{_short(path)}")
-        for profile, experiments in profiles.items():
+    errors: list[str] = []
+    for path in (path for path in params_files() if options.name in str(path)):
+        print(one_line(_short(path)))
+        for profile in PROFILES:
+            try:
+                experiments = load_experiments(path, profile)
+            except Exception as error:  # a file of whatever content must not hide the others
+                print(f"    {profile:6} {_noted(error, errors)}")
+                continue
             for experiment in experiments:
                 label = experiment.variant.removeprefix(path.stem).removeprefix("-")
-                print(f"    {profile:6} {label:24} {state_line(experiment)}")
+                try:
+                    state = state_line(experiment)
+                except Exception as error:  # nor may a damaged run
+                    state = _noted(error, errors)
+                print(f"    {profile:6} {label:24} {state}")
+    _raise_first(errors)
+
+
+def _noted(error: Exception, errors: list[str]) -> str:
+    """What a row says of an error, which is added to `errors`."""
+    text = one_line(error if isinstance(error, LabError | OSError) else _unexpected(error))
+    errors.append(text)
+    return f"cannot be read: {text}"
+
+
+def _raise_first(errors: list[str]) -> None:
+    """Raise LabError that says the first of some errors and how many more there are, if any."""
+    if errors:
+        raise LabError(errors[0] + (f" (and {len(errors) - 1} more)" if errors[1:] else ""))
 
 
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: where it comes from, and its accuracies by arm and weights left."""
-    from lthcore.records import read_record, read_tables, results_root
+    from lthcore.records import folder_of, read_record, read_tables
 
-    folder = Path(options.run) if Path(options.run).is_dir() else results_root() / options.run
+    folder = Path(options.run) if Path(options.run).is_dir() else folder_of(options.run)
     rounds, _ = read_tables(folder)
     record = {key: value for key, value in read_record(folder).items() if key != "settings"}
     print(
@@ -201,41 +291,55 @@ def show_command(options: argparse.Namespace) -> None:
 
 
 def figures_command(options: argparse.Namespace) -> None:
-    """Redraw every figure whose tables are there."""
+    """Redraw every figure whose tables are there.
+
+    One that cannot be drawn says so in its line. Raises LabError in the end where there was any such.
+    """
+    from lthcore import paper
     from lthcore.gallery import FIGURES
-    from lthcore.paper import draw_all
     from lthcore.plots import save
     from lthcore.records import results_root
     from lthcore.settings import project_root
 
     if options.table:
-        from lthcore.paper import figures_table
-
         path = project_root() / "params" / "FIGURES.md"
-        path.write_text(figures_table(), encoding="utf-8")
+        path.write_text(paper.figures_table(), encoding="utf-8")
         print(f"written: {_short(path)}")
         return
-    for line in draw_all(results_root(), project_root() / "figures"):
-        print(line)
-    for name, draw in FIGURES.items():
-        figure = draw(results_root())
-        print(f"{name}: {save(figure, project_root() / 'figures', name)[1].name if figure else 'no tables yet'}")
+    root, folder, errors = results_root(), project_root() / "figures", []
+
+    def drawn(name: str, draw: Callable[[Path], Any]) -> str:
+        figure = draw(root)
+        return f"{name}: {save(figure, folder, name)[1].name if figure else 'no tables yet'}"
+
+    jobs: Iterable[tuple[str, Callable[[], str]]] = [
+        *((f"Figure {number}", partial(paper.draw_into, folder, number, root)) for number in paper.FIGURES),
+        *((name, partial(drawn, name, draw)) for name, draw in FIGURES.items()),
+    ]
+    for name, job in jobs:
+        try:
+            print(job())
+        except Exception as error:  # a damaged run must not hide the other figures
+            print(f"{name}: {_noted(error, errors)}")
+    _raise_first(errors)
 
 
 def scorecard_command(options: argparse.Namespace) -> None:
     """Grade the paper's claims from the tables; README has them, and what the studies found, from here."""
-    from lthcore.claims import as_markdown, write_scorecard
+    from lthcore.claims import UNREADABLE, as_markdown, write_scorecard
     from lthcore.findings import into_readme
     from lthcore.records import results_root
     from lthcore.settings import project_root
 
     card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
+    print(as_markdown(card))
     if options.readme:
         into_readme(project_root() / "README.md", results_root())
-    print(as_markdown(card))
     parts = card[card["grade"] != "not yet run"]
     held = int((parts["grade"] == "reproduced").sum())
     print(f"\n{held} of {len(parts)} parts reproduced, {len(card) - len(parts)} not yet run: results/claims.csv")
+    if unreadable := int((parts["grade"] == UNREADABLE).sum()):
+        raise LabError(f"scorecard: {unreadable} parts could not be graded, as the notes above say")
 
 
 def queue_command(options: argparse.Namespace) -> None:
@@ -264,32 +368,41 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
     from lthcore.archives import mirror
     from lthcore.plan import done_replicates
     from lthcore.progress import state_line
-    from lthcore.records import results_root
+    from lthcore.records import folder_of, results_root
     from lthcore.results import TimeLimit, run
     from lthcore.studies import planned
 
     deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
     for experiment in experiments:
-        if not set(planned(experiment.settings)) - done_replicates(experiment):
-            continue
-        print(f"{experiment.name}: {state_line(experiment)}", flush=True)
         try:
-            run(experiment.settings, root / experiment.name, deadline - time.monotonic())
+            folder = folder_of(experiment.name)
+            if not set(planned(experiment.settings)) - done_replicates(experiment):
+                continue
+            print(f"{experiment.name}: {state_line(experiment)}", flush=True)
+        except LabError as error:  # say so, and let the others run
+            failures[experiment.name] = _failed(experiment, error)
+            continue
+        try:
+            run(experiment.settings, folder, deadline - time.monotonic())
             if options.notebooks:
-                run_notebook(experiment, root / experiment.name)
+                run_notebook(experiment, folder)
         except TimeLimit:
             raise
-        except LabError as error:  # say so, and let the others run
-            print(f"lth: {experiment.name}: {error}", file=sys.stderr)
-            failures[experiment.name] = error
+        except LabError as error:
+            failures[experiment.name] = _failed(experiment, error)
         finally:
             if options.mirror:
                 try:
-                    mirror(root / experiment.name, root, options.mirror)
+                    mirror(folder, root, options.mirror)
                 except LabError as error:
-                    print(f"lth: {experiment.name}: {error}", file=sys.stderr)
-                    failures.setdefault(experiment.name, error)
+                    failures.setdefault(experiment.name, _failed(experiment, error))
     return list(failures)
+
+
+def _failed(experiment: Experiment, error: LabError) -> LabError:
+    """Say that an experiment could not run, and return the error."""
+    print(one_line(f"lth: {experiment.name}: {error}"), file=sys.stderr)
+    return error
 
 
 def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
@@ -308,7 +421,7 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
     finally:
         cluster.close()
     for name, error in failures.items():
-        print(f"lth: {name}: {error}", file=sys.stderr)
+        print(one_line(f"lth: {name}: {error}"), file=sys.stderr)
     return list(failures)
 
 
@@ -335,8 +448,16 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong with a command line, however long that is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with 2."""
+        self.exit(2, one_line(f"lth: {message}; `{self.prog} --help` shows what there is") + "\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lth",
         description="Find winning lottery tickets, and everything the claim needs to be believed.",
         epilog=EXAMPLES,
@@ -351,6 +472,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         sub.set_defaults(command=function)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return sub
 
     sub = command("list", list_command, "list every experiment: its state per profile and the time it would take here")
@@ -400,9 +522,10 @@ def _parser() -> argparse.ArgumentParser:
 def _parameter(pair: list[str]) -> tuple[str, object]:
     name, text = pair
     try:
-        return name, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise LabError(f"run: -p {name} {text!r}: the value is not YAML (quote a list: '[300, 100]')") from None
+        return name, parse_yaml(text)
+    except LabError as error:
+        said = f"the value is not YAML of plain values: {error} (quote a list: '[300, 100]')"
+        raise LabError(f"run: -p {shown(name)} {shown(text)}: {said}") from None
 
 
 def _share(text: str) -> float:

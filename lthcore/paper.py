@@ -297,12 +297,13 @@ def _range(values: list[float]) -> str:
 
 def draw_all(root: Path, folder: Path) -> list[str]:
     """Draw every figure there are tables for into `folder` as svg and png; return a line for each."""
-    lines = []
-    for number, sheet in FIGURES.items():
-        figure = draw(number, root)
-        if figure is None:
-            lines.append(f"Figure {number}, {sheet.title}: no tables of {', '.join(sheet.runs)} yet")
-        else:
-            plots.save(figure, folder, f"fig{number:02}")
-            lines.append(f"Figure {number}, {sheet.title}: drawn as svg and png")
-    return lines
+    return [draw_into(folder, number, root) for number in FIGURES]
+
+
+def draw_into(folder: Path, number: int, root: Path) -> str:
+    """Draw one of the paper's figures into `folder`, if its tables are there; return a line that says so."""
+    figure, sheet = draw(number, root), FIGURES[number]
+    if figure is None:
+        return f"Figure {number}, {sheet.title}: no tables of {', '.join(sheet.runs)} yet"
+    plots.save(figure, folder, f"fig{number:02}")
+    return f"Figure {number}, {sheet.title}: drawn as svg and png"

@@ -7,13 +7,13 @@ from time import perf_counter
 
 import torch
 
-from lthcore.data import Data, Split, image_shape, pick_device, test_images
+from lthcore.data import Data, Split, check_size, image_shape, pick_device, test_images
 from lthcore.engines import is_plain_chain
-from lthcore.experiments import PROFILES, Experiment, load_experiments
+from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
 from lthcore.masks import full_mask
-from lthcore.models import build, initial_weights
-from lthcore.records import read_record, read_table, replicate_of, results_root, rows_of
+from lthcore.models import build, initial_weights, outline
+from lthcore.records import folder_of, read_record, read_table, replicate_of, rows_of
 from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings, project_root
 from lthcore.studies import planned
 from lthcore.train import engine_for, worker_count
@@ -36,7 +36,7 @@ def params_files(root: Path | None = None) -> list[Path]:
 
 def done_replicates(experiment: Experiment) -> set[Replicate]:
     """The trainings of an experiment whose rows are in its table."""
-    folder = results_root() / experiment.name
+    folder = folder_of(experiment.name)
     if read_record(folder).get("run_key") != experiment.settings.key:
         return set()
     if not (folder / "rounds.csv").exists():
@@ -52,6 +52,7 @@ def seconds_left(experiment: Experiment) -> float:
 
 def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
     """Estimated seconds of these trainings here, from steps and evaluations timed just now on random images."""
+    check_size(s)
     kept = s.train_examples or TRAINING_IMAGES[s.dataset] - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + test_images(s.dataset))
     evaluated += (2 if s.validation else 1) * kept  # training accuracies, at the end and at the early stop
@@ -84,11 +85,6 @@ def timed(s: Recipe, density: float = 1.0) -> tuple[float, float]:
     return update + (step - update) * s.batch_size / SMALL_BATCH, image
 
 
-def all_experiments() -> dict[Path, dict[str, list[Experiment]]]:
-    """Params file -> profile -> its experiment, or those of its sweep."""
-    return {path: {profile: load_experiments(path, profile) for profile in PROFILES} for path in params_files()}
-
-
 def _alike(s: Recipe) -> Settings:
     """Settings with what a step's time depends on, the rest at its default: alike for many experiments."""
     return Settings(**{name: getattr(s, name) for name in COSTLY})
@@ -96,8 +92,7 @@ def _alike(s: Recipe) -> Settings:
 
 @cache
 def _is_chain(settings: Settings) -> bool:
-    with torch.device("meta"):  # the layers, without their weights
-        return is_plain_chain(settings, build(settings, image_shape(settings), 10), pick_device(settings.device))
+    return is_plain_chain(settings, outline(settings, image_shape(settings), 10), pick_device(settings.device))
 
 
 @cache

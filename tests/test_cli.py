@@ -121,9 +121,10 @@ def test_params_file_that_cannot_be_used_is_one_line_that_names_it(content, mess
     assert message in err
 
 
-def test_debug_shows_where_an_error_comes_from():
-    with pytest.raises(cli.LabError):
-        main(["--debug", "run", "nowhere.yaml"])
+def test_debug_shows_where_an_error_comes_from(capsys):
+    assert lth("--debug", "run", "nowhere.yaml") == 2
+    *trace, line = capsys.readouterr().err.splitlines()
+    assert trace[0].startswith("Traceback") and line.startswith("lth: params: cannot read nowhere.yaml")
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "soon"])
@@ -374,3 +375,151 @@ def test_sigterm_while_nothing_trains_exits_with_75(monkeypatch, capsys):
         cli.main(["list"])
     assert ended.value.code == 75 and "the same command goes on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "value", ["*a", "!!int abc", "0x_", "{a: 1, a: 2}", "[" * 5000, "1e999", "9" * 5000, "\x00", "1:"]
+)
+def test_values_of_any_kind_on_the_command_line_are_one_line(value, capsys):
+    assert run_tiny("-p", "widths", value) == 2
+    assert re.fullmatch(r"lth: .{,396}\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["self", "", "x" * 5000, "a\nb"])
+def test_names_of_any_kind_on_the_command_line_are_unknown_keys(name, capsys):
+    assert run_tiny("-p", name, "1") == 2
+    assert re.fullmatch(r"lth: .*unknown key .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [["x" * 5000], ["run"], ["data", "fetch"], ["list", "a", "b"], ["--time"]])
+def test_a_command_line_of_another_shape_is_one_line(arguments, capsys):
+    assert lth(*arguments) == 2
+    assert re.fullmatch(r"lth: .{,396}\n", capsys.readouterr().err)
+
+
+def failing(error: BaseException):
+    def command(_):
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("a\nb"), 70, "lth: unexpected ValueError: a b; --debug shows where, and what was done is kept"),
+        (KeyError("run_key"), 70, "lth: unexpected KeyError: 'run_key'; --debug shows where"),
+        (RecursionError(), 70, "lth: unexpected RecursionError: RecursionError; --debug"),
+        (MemoryError(), 70, "lth: unexpected MemoryError"),
+        (ValueError("x" * 10**6), 70, "lth: unexpected ValueError: xxx"),
+        (OSError(28, "No space left on device"), 2, "lth: [Errno 28] No space left on device; what was done is kept"),
+        (cli.LabError("a\nb " + "x" * 10**6), 2, "lth: a b xxx"),
+        (KeyboardInterrupt(), 130, "lth: interrupted"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_whatever_ends_a_command_is_one_line_and_its_exit_status(error, status, said, monkeypatch, capsys):
+    for command in ("list_command", "scorecard_command"):
+        monkeypatch.setattr(cli, command, failing(error))
+        assert lth(command.partition("_")[0]) == status
+        err = capsys.readouterr().err
+        assert err.startswith(said) and err.endswith("\n") and err.count("\n") == 1 and len(err) <= 401
+
+
+@pytest.mark.parametrize("how", ["before", "after", "environment"])
+def test_the_traceback_of_an_unexpected_error_is_shown_where_asked_for(how, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "show_command", failing(ValueError("odd")))
+    if how == "environment":
+        monkeypatch.setenv("LTH_DEBUG", "1")
+    flags = {"before": ["--debug", "show", "a"], "after": ["show", "a", "--debug"], "environment": ["show", "a"]}[how]
+    assert lth(*flags) == 70
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and "in command" in err and "\nlth: unexpected ValueError: odd" in err
+
+
+def in_a_closed_pipe(command: str, *body: str) -> int:
+    """The exit status of `lth <command>`, its work these lines, where nobody reads what it prints or says."""
+    lines = ["import sys", "from lthcore import cli", "def work(options):", *(f"    {line}" for line in body)]
+    code = "\n".join([*lines, f"cli.{command}_command = work", f"cli.main([{command!r}])"])
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        here = Path(cli.__file__).parents[1]
+        return subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=writing, cwd=here).returncode
+    finally:
+        os.close(writing)
+
+
+def test_work_whose_output_nobody_reads_goes_on_to_its_end_and_says_how_it_ended(tmp_path):
+    said = ("print(1, flush=True)", "print(2, file=sys.stderr, flush=True)", f"open({str(tmp_path / 'done')!r}, 'x')")
+    assert in_a_closed_pipe("scorecard", *said) == 0
+    assert (tmp_path / "done").exists()
+    assert in_a_closed_pipe("scorecard", "print(1)", "raise cli.LabError('mend this')") == 2
+    assert in_a_closed_pipe("scorecard", "raise BrokenPipeError('a worker is gone')") == 2
+
+
+def test_a_list_that_nobody_reads_any_more_ends(tmp_path):
+    assert in_a_closed_pipe("list", "print(1, flush=True)", f"open({str(tmp_path / 'done')!r}, 'x')") == 0
+    assert not (tmp_path / "done").exists()
+    assert in_a_closed_pipe("list", "print(1)") == 0
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path):
+    (tmp_path / "yaml.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    )  # in place of the real
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(cli.__file__).parents[1])])}
+    done = subprocess.run([sys.executable, "-m", "lthcore", "list"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 130
+    assert done.stderr == "lth: interrupted; the same command goes on where this one was\n"
+
+
+def test_a_run_cannot_be_outside_of_the_results(project, tmp_path, capsys):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/run.json").write_text("{}")
+    sweep = TINY.replace("profiles:", "sweep: {x/../../../../victim: {}}\nprofiles:")
+    (project / "params/lab/out.yaml").write_text(sweep)
+    assert lth("run", "params/lab/out.yaml", "--profile", "smoke", "--no-notebook", "--force") == 2
+    assert (tmp_path / "victim/run.json").read_text() == "{}"
+    (tmp_path / "results/smoke").mkdir(parents=True)
+    (tmp_path / "results/smoke/lab").symlink_to(tmp_path / "victim")
+    assert run_tiny("--force") == 2
+    assert lth("show", "../victim") == 2
+    assert [path.name for path in (tmp_path / "victim").iterdir()] == ["run.json"]
+    assert all(re.fullmatch(r"lth: .+", line) for line in capsys.readouterr().err.splitlines())
+
+
+def test_results_may_be_kept_behind_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "results").symlink_to(tmp_path / "disk")
+    assert run_tiny() == 0
+    assert read_record(tmp_path / "disk/smoke/lab/tiny")["complete"]
+
+
+def test_one_bad_file_or_run_hides_nothing_else_in_the_list(project, tmp_path, capsys):
+    run_tiny()
+    (project / "params/lab/bad.yaml").write_text("trials: 1\ntrials: 2\nprofiles: {}")
+    (project / "params/lab/worse.yaml").write_text(TINY)
+    folder = tmp_path / "results/smoke/lab/worse"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{")
+    capsys.readouterr()
+    assert lth("list") == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"lab/bad\.yaml\n    smoke  cannot be read: .*'trials' is there twice", out)
+    assert re.search(r"smoke +done \(4 trainings\)", out) and re.search(r"smoke +cannot be read: .*run\.json", out)
+    assert len(re.findall(r"cpu +4 trainings, about", out)) == 2
+    assert re.fullmatch(r"lth: .*bad\.yaml.* \(and 3 more\)\n", err)
+
+
+def test_one_bad_run_hides_no_other_figure(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paper, "FIGURES", {4: paper.FIGURES[4], 9: paper.FIGURES[9]})
+    monkeypatch.setattr("lthcore.gallery.FIGURES", {"one": failing(KeyError("arm")), "two": lambda _: None})
+    folder = tmp_path / "results/paper" / paper.LENET
+    folder.mkdir(parents=True)
+    (folder / "rounds.csv").write_text("no,table\n1,2\n")
+    assert lth("figures") == 2
+    out, err = capsys.readouterr()
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["Figure 4", "Figure 9", "one", "two"]
+    assert "one: cannot be read: unexpected KeyError: 'arm'" in out and "two: no tables yet" in out
+    assert re.fullmatch(r"lth: .+ \(and 2 more\)\n", err)
