@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import weakref
@@ -24,7 +23,10 @@ from lthcore.records import read_record, read_tables, results_root
 from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Settings
 from lthcore.state import Training
-from lthcore.tickets import file_stem, load_and_evaluate, load_ticket
+from lthcore.tickets import file_stem, load_and_evaluate, load_state, load_ticket
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sittings import FORKING, PATIENCE, ended, hold_the_lock, run_until_killed, run_until_stopped, sitting, wait_for
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=60, eval_every=20, learning_rate=5e-3,
@@ -36,17 +38,6 @@ ROUNDS = (
     "read_1_test_accuracy,read_2_test_accuracy,read_3_test_accuracy,diverged,skipped,emptied,multiply_adds"
 )
 CURVES = "arm,trial,draw,round,percent_left,iteration,val_loss,val_accuracy,test_loss,test_accuracy"
-PATIENCE = 600  # seconds after which a run that does not get on is taken to hang: a busy machine is slow
-
-# A run in a process of its own, which saves a checkpoint every 0.05 s instead of every 20 s.
-DRIVER = """
-import sys
-from functools import partial
-from lthcore import results
-from lthcore.settings import Settings
-results.Checkpointer = partial(results.Checkpointer, every=0.05)
-results.run(Settings.model_validate_json(sys.argv[1]), sys.argv[2], quiet=True)
-"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -244,47 +235,16 @@ def test_stopped_training_is_kept_and_read_again(finished, tmp_path, monkeypatch
     assert_same_tables(tmp_path, finished)
 
 
-def progress(folder: Path) -> set:
-    """What tickets and checkpoints there are, and of when."""
-    found = set()
-    for path in folder.glob("*/[!.]*.safetensors"):
-        try:
-            found.add((path, path.stat().st_mtime_ns))
-        except FileNotFoundError:  # a checkpoint, done since
-            continue
-    return found
-
-
-def sitting(settings: Settings, folder: Path, workers: int, kill_after: float | None) -> bool:
-    """Run the driver in a process group of its own; whether it was killed, `kill_after` s after it first got on."""
-    before, deadline = progress(folder), time.monotonic() + PATIENCE
-    command = [sys.executable, "-c", DRIVER, settings.model_dump_json(), str(folder)]
-    with subprocess.Popen(command, env=os.environ | {"LTH_WORKERS": str(workers)}, start_new_session=True) as process:
-        try:
-            while kill_after is not None and process.poll() is None and progress(folder) == before:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            process.wait(timeout=PATIENCE if kill_after is None else kill_after)
-            assert process.returncode == 0
-            return False
-        except subprocess.TimeoutExpired:
-            assert kill_after is not None, "the run does not end"
-            return True
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            for pattern in ("sem.loky-{}-*", "joblib_memmapping_folder_{}_*"):  # joblib cannot tidy up when killed
-                for path in Path("/dev/shm").glob(pattern.format(process.pid)):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path):
-    settings = SMALL.changed(iterations=2000, eval_every=100, prune_fc=0.6, arms=["ticket", "reinit"], reinit_draws=1)
+    """Killed each time just before a file is put in place: a checkpoint, a ticket, a table, the record."""
+    settings = SMALL.changed(eval_every=10, prune_fc=0.6, arms=["ticket", "reinit"], reinit_draws=1)
     killed, chance = tmp_path / "killed", random.Random(0)
-    assert all(sitting(settings, killed, 1 + i % 2, chance.uniform(0, 0.3)) for i in range(5))
+    for workers in (1, 2, 1, 1):  # of some 80 files in all
+        with sitting(run_until_killed, settings, killed, workers, chance.randint(2, 16)) as process:
+            assert ended(process) == -signal.SIGKILL
     assert not read_record(killed)["complete"]
-    assert not sitting(settings, killed, 1, None)
+    run(settings, killed, quiet=True)
     assert read_record(killed)["complete"]
     run(settings, tmp_path / "whole", quiet=True)
     assert_same_tables(killed, tmp_path / "whole")
@@ -314,28 +274,23 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
     assert run(SMALL, tmp_path, quiet=True)[0].equals(rounds)  # nothing is left to do
 
 
-LONG = SMALL.changed(iterations=20_000, eval_every=20, arms=["ticket"], trials=2, rounds=1, prune_fc=0.5)
-
-
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
     """As a cluster sends it before it kills; to the process group, as a terminal or a scheduler may."""
-    script = DRIVER.replace("results.run(", "try:\n    results.run(") + (
-        "except results.TimeLimit as error:\n    print(error)\n    sys.exit(error.exit_code)\n"
-    )
-    command = [sys.executable, "-c", script, LONG.model_dump_json(), str(tmp_path)]
-    environment = os.environ | {"LTH_WORKERS": str(workers)}
-    with subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True
-    ) as process:
-        while not progress(tmp_path) and process.poll() is None:
-            time.sleep(0.02)
+    folder, settings = tmp_path / "run", SMALL.changed(arms=["ticket"], rounds=1)
+    with sitting(run_until_stopped, settings, folder, workers) as process:
+        wait_for(
+            lambda: len(list(tmp_path.glob("*.held"))) == workers or not process.is_alive(),
+            f"{workers} trainings that have begun",
+        )
         os.killpg(process.pid, signal.SIGTERM)
-        out, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 75, out
-    assert "asked to stop, with 0 of 4 trainings done; the same command goes on" in out
-    assert len(list(tmp_path.glob("checkpoints/*.safetensors"))) == workers and not (tmp_path / "stop").exists()
+        assert ended(process) == 75
+    said = (tmp_path / "said").read_text()
+    assert said == "asked to stop, with 0 of 4 trainings done; the same command goes on"
+    saved = [load_state(path)[0].iteration for path in folder.glob("checkpoints/*.safetensors")]
+    assert saved == [2 * settings.eval_every] * workers  # at the evaluation after the one they were held at
+    assert not (folder / "stop").exists()
 
 
 def test_a_file_named_stop_ends_runs_and_an_experiment_of_that_name_does_not(tmp_path):
@@ -348,16 +303,17 @@ def test_a_file_named_stop_ends_runs_and_an_experiment_of_that_name_does_not(tmp
     assert not go_on("ticket", untrained)
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 def test_a_folder_in_use_is_refused_by_its_owner_and_free_when_that_dies(tmp_path):
-    script = "import sys, time; from pathlib import Path; from lthcore.lock import locked\n"
-    script += "with locked(Path(sys.argv[1]) / 'checkpoints/lock.json'): print('held', flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout.readline() == "held\n"
-        with pytest.raises(LabError, match=f"in use by process {owner.pid} on .*, since 0:00:") as caught:
+    held = FORKING.Event()
+    with sitting(hold_the_lock, tmp_path / "checkpoints/lock.json", held) as owner:
+        assert held.wait(PATIENCE), "the lock is not held"
+        with pytest.raises(LabError, match=rf"in use by process {owner.pid} on .*, since \d+:\d\d:\d\d;") as caught:
             run(SMALL, tmp_path, quiet=True)
         assert_one_line_naming(tmp_path, caught)
         owner.kill()
-    assert len(run(SMALL.changed(rounds=0), tmp_path, quiet=True)[0]) == 2
+        owner.join()
+        assert len(run(SMALL.changed(rounds=0), tmp_path, quiet=True)[0]) == 2
 
 
 def test_more_trials_arms_and_rounds_extend_a_run(finished, tmp_path, monkeypatch):
