@@ -101,14 +101,31 @@ def goes_on(place: Path, **options) -> None:
         pd.testing.assert_frame_equal(mine, theirs)
 
 
-def training_has_begun(place: Path, process: subprocess.Popen, patience: float = 60) -> bool:
-    """Wait until the run has saved something; whether it still runs then."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end and process.poll() is None:
-        if list((place / "results" / FOLDER).glob("*/*.safetensors")):
-            return True
-        time.sleep(0.02)
+def training_has_begun(place: Path, process: subprocess.Popen, saves: int = 1) -> bool:
+    """Wait until the run has saved so many checkpoints and tickets anew; whether it still runs then."""
+    wait_for_saves(place, saves, lambda: process.poll() is None)
     return process.poll() is None
+
+
+def wait_for_saves(place: Path, saves: int, runs: Callable[[], bool]) -> None:
+    """Return once so many checkpoints and tickets were seen to be saved anew, or what saves them no longer runs."""
+    folder, end = place / "results" / FOLDER, time.monotonic() + LIMIT
+    before, seen = files_and_times(folder), set()
+    while len(seen) < saves and runs():
+        assert time.monotonic() < end, f"{len(seen)} of {saves} checkpoints and tickets were saved in {LIMIT} s"
+        time.sleep(0.005)
+        seen |= files_and_times(folder) - before
+
+
+def files_and_times(folder: Path) -> set[tuple[Path, int]]:
+    """The checkpoints and tickets of a run, each with the time when it was written."""
+    found = set()
+    for path in folder.glob("*/[!.]*.safetensors"):
+        try:
+            found.add((path, path.stat().st_mtime_ns))
+        except FileNotFoundError:  # a checkpoint of a training that has ended since
+            continue
+    return found
 
 
 def children(pid: int) -> list[int]:
@@ -133,13 +150,11 @@ def line_of(pid: int) -> str:
 
 
 def kill_the_run(place: Path, seed: int) -> int:
-    """kill -9 of the whole run, three times at random points."""
+    """kill -9 of the whole run, three times, each after some number of saves."""
     chance, kills = random.Random(seed), 0
     for _ in range(3):
         process = command(place, workers=1 + seed % 2)
-        if training_has_begun(place, process):
-            time.sleep(chance.uniform(0, 1.0))
-        if process.poll() is None:
+        if training_has_begun(place, process, saves=chance.randint(1, 60)):
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.communicate()
@@ -243,8 +258,7 @@ def cut_the_cache_short(place: Path, seed: int) -> int:
 def kill_a_worker(place: Path, seed: int) -> int:
     """kill -9 of one of two workers: one line that says so, and the same command goes on."""
     process = command(place, workers=2)
-    if training_has_begun(place, process):
-        time.sleep(random.Random(seed).uniform(0, 0.5))
+    training_has_begun(place, process, saves=random.Random(seed).randint(1, 40))
     workers = [pid for pid in children(process.pid) if "loky" in line_of(pid) and "tracker" not in line_of(pid)]
     for pid in workers[:1]:
         os.kill(pid, signal.SIGKILL)
@@ -256,20 +270,21 @@ def kill_a_worker(place: Path, seed: int) -> int:
 
 
 def kill_the_kernel(place: Path, seed: int) -> int:
-    """kill -9 of the notebook's kernel: one line, the tables are there, and the command again executes the notebook."""
-    process, killed = command(place, notebook=True), 0
+    """kill -9 of the notebook's kernel after some cells: one line; the command again executes the notebook."""
+    process, killed, cells = command(place, notebook=True), 0, random.Random(seed).randint(0, 5)
+    executed, end = place / "results" / FOLDER / "faulty.ipynb", time.monotonic() + LIMIT
     while process.poll() is None and not killed:
-        for pid in [pid for pid in children(process.pid) if "ipykernel" in line_of(pid)][:1]:
-            time.sleep(random.Random(seed).uniform(0, 1))
-            if line_of(pid):
-                os.kill(pid, signal.SIGKILL)
-                killed = 1
-        time.sleep(0.05)
+        assert time.monotonic() < end, f"the kernel has not executed {cells} cells in {LIMIT} s"
+        done = executed.read_text().count('"status": "completed"') if executed.exists() else 0
+        for pid in [pid for pid in children(process.pid) if "ipykernel" in line_of(pid) and done >= cells][:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed = 1
+        time.sleep(0.005)
     status, said = finish(process)
     if killed and status:
         assert status == 2 and "Traceback" not in said, said
     goes_on(place, notebook=True)
-    assert (place / "results" / FOLDER / "faulty.ipynb").exists()
+    assert executed.exists()
     return killed
 
 
@@ -367,9 +382,7 @@ def damage_a_file(place: Path, seed: int) -> int:
     """A saved file cut short or overwritten: one line that names it; deleted, all is made anew."""
     chance, folder = random.Random(seed), place / "results" / FOLDER
     process = command(place)
-    if training_has_begun(place, process):
-        time.sleep(chance.uniform(0.2, 1.0))
-    if process.poll() is None:
+    if training_has_begun(place, process, saves=chance.randint(10, 60)):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     saved = sorted(folder.glob("*/*.safetensors"))

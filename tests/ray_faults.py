@@ -4,13 +4,12 @@ import os
 import random
 import signal
 import threading
-import time
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
-from faults import FOLDER, children, line_of, tables, undisturbed
+from faults import children, line_of, tables, undisturbed, wait_for_saves
 
 from lthcore import results
 from lthcore.cluster import Cluster, run_queue
@@ -41,13 +40,10 @@ def is_undisturbed(place: Path) -> None:
 
 
 def when_training(place: Path, work, seed: int) -> threading.Thread:
-    """Do `work` in a thread as soon as some checkpoint or ticket is there, and a little later."""
+    """Do `work` in a thread after some number of saves."""
 
     def wait() -> None:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and not list((place / "results" / FOLDER).glob("*/*.safetensors")):
-            time.sleep(0.05)
-        time.sleep(random.Random(seed).uniform(0, 0.5))
+        wait_for_saves(place, random.Random(seed).randint(1, 40), lambda: True)
         work()
 
     thread = threading.Thread(target=wait)

@@ -59,6 +59,7 @@ def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
         def progress(self):
             return {("smoke/iterative_pruning/x", "ticket-trial0-draw0-round01"): 20}, {"smoke/iterative_pruning/x": 20}
 
+    monkeypatch.setattr(lthcore.cluster, "EVERY", float("inf"))
     view = View([experiment("x"), experiment("y")], Told())
     x, y = [f"smoke/iterative_pruning/{name}" for name in "xy"]
     assert [row["its/s"] for row in view.rows({x: "running", y: "waiting"})] == [0, 0]  # it has only just begun
