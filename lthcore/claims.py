@@ -9,7 +9,7 @@ import inspect
 import json
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Required
 
@@ -375,12 +375,17 @@ def measure(view: View, spec: dict, seed: int = 0) -> tuple[float, float, float]
     value = float(function(view, **values))
     if np.isnan(value):
         raise Absent("not a number")
-    draws, generator = [], np.random.default_rng(seed)
-    for _ in range(RESAMPLES if len(view.trials) > 1 else 0):
+
+    @cache  # few trials are drawn in few ways
+    def drawn(*trials: int) -> float | None:
         try:
-            draws.append(float(function(view.of(*generator.choice(view.trials, len(view.trials))), **values)))
+            return float(function(view.of(*trials), **values))
         except Absent:
-            continue
+            return None
+
+    n, generator = len(view.trials), np.random.default_rng(seed)
+    draws = [drawn(*generator.choice(view.trials, n).tolist()) for _ in range(RESAMPLES if n > 1 else 0)]
+    draws = [value for value in draws if value is not None]
     low, high = np.percentile(draws, [2.5, 97.5]) if draws else (np.nan, np.nan)
     return value, float(low), float(high)
 
