@@ -8,6 +8,7 @@ size (the value within its tolerance), place (the percentage of weights left wit
 import inspect
 import json
 import sys
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -44,7 +45,7 @@ class View:
 
     @cached_property
     def _cells(self) -> dict:
-        """(column, arm) -> array (trial, round), draws averaged, and name -> table; filled as asked for."""
+        """(column, arm) -> array (trial, round), draws averaged, name -> table, and more; filled as asked for."""
         return {}
 
     def of(self, *trials: int) -> "View":
@@ -71,6 +72,12 @@ class View:
                 raise Absent(f"{name}.csv is not there")
             self._cells[name] = read_table(self.folder, path.name)
         return self._cells[name]
+
+    def once(self, key: Hashable, make: Callable):
+        """What `make()` gives of the tables: made once, however many trials it is then seen through."""
+        if key not in self._cells:
+            self._cells[key] = make()
+        return self._cells[key]
 
     @property
     def left(self) -> np.ndarray:
@@ -230,8 +237,13 @@ def movement_ratio_less_one(view: View, at: float) -> float:
     """How much more the ticket's weights move in the dense training than the rest: ratio of means over layers, - 1."""
     if view.structure is None:
         raise Absent("no structure.csv")
-    part = view.structure[view.structure["round"] == view.round_at(at)]
-    by_trial = part.groupby("trial")[["movement_kept", "movement_pruned"]].mean()
+    k = view.round_at(at)
+
+    def means() -> pd.DataFrame:
+        part = view.structure[view.structure["round"] == k]
+        return part.groupby("trial")[["movement_kept", "movement_pruned"]].mean()
+
+    by_trial = view.once(("movement", k), means)
     if not set(view.trials) <= set(by_trial.index):
         raise Absent("structure.csv has fewer trials")
     by_trial = by_trial.loc[list(view.trials)].to_numpy()
@@ -240,29 +252,46 @@ def movement_ratio_less_one(view: View, at: float) -> float:
 
 def untrained(view: View, arm: str) -> float:
     """Test accuracy of an arm's masks before any training, in the round that validates best then."""
-    start = view.table("curves").query("iteration == 0 and round > 0 and arm == @arm")
-    return _best_of(view, start, "round")
+
+    def start() -> pd.DataFrame:
+        curves = view.table("curves")
+        return curves[(curves["iteration"] == 0) & (curves["round"] > 0) & (curves["arm"] == arm)]
+
+    return _best_of(view, ("untrained", arm), start, "round")
 
 
 def learned(view: View, method: str) -> float:
     """Test accuracy of untrained networks under learned masks, of the density that validates best."""
-    table = view.table("learned")
-    return _best_of(view, table[table["method"] == method].round({"percent_left": 1}), "percent_left")
+
+    def of_the_method() -> pd.DataFrame:
+        table = view.table("learned")
+        return table[table["method"] == method].round({"percent_left": 1})
+
+    return _best_of(view, ("learned", method), of_the_method, "percent_left")
 
 
-def _best_of(view: View, table: pd.DataFrame, by: str) -> float:
+def _best_of(view: View, key: Hashable, table: Callable[[], pd.DataFrame], by: str) -> float:
     """Test accuracy, mean over trials, where the mean validation accuracy is highest."""
-    if not set(view.trials) <= set(table["trial"]):
+
+    def means() -> list[pd.DataFrame]:
+        part = table()
+        return [part.pivot_table(index="trial", columns=by, values=f"{split}_accuracy") for split in ("val", "test")]
+
+    found = view.once(key, means)
+    if not all(set(view.trials) <= set(mean.index) for mean in found):
         raise Absent("fewer trials")
-    means = [table.pivot_table(index="trial", columns=by, values=f"{split}_accuracy") for split in ("val", "test")]
-    validation, test = (mean.loc[list(view.trials)].mean() for mean in means)
+    validation, test = (mean.loc[list(view.trials)].mean() for mean in found)
     return test[validation.idxmax()]
 
 
 def error_barrier(view: View, at: float) -> float:
     """The error barrier between two copies that part where tickets are rewound to, at a percentage left."""
-    part = view.table("stability")
-    part = part[(part["percent_left"] / at - 1).abs() < 0.06].set_index("trial")["error_barrier"]
+
+    def at_that_sparsity() -> pd.Series:
+        part = view.table("stability")
+        return part[(part["percent_left"] / at - 1).abs() < 0.06].set_index("trial")["error_barrier"]
+
+    part = view.once(("stability", at), at_that_sparsity)
     if not set(view.trials) <= set(part.index):
         raise Absent("fewer trials")
     return part.loc[list(view.trials)].mean()
@@ -370,8 +399,12 @@ def view_of(folder: Path, beside: Path | None = None) -> View:
 
 def measure(view: View, spec: dict, seed: int = 0) -> tuple[float, float, float]:
     """A measure's value and its 95% bootstrap interval over trials. Raises Absent."""
-    function = MEASURES[spec["measure"]]
     values = _arguments(spec)
+    asked = (spec["measure"], view.trials, seed, *sorted(values.items()))  # by several parts of a claim
+    return view.once(asked, lambda: _measured(view, MEASURES[spec["measure"]], values, seed))
+
+
+def _measured(view: View, function: Callable[..., float], values: dict, seed: int) -> tuple[float, float, float]:
     value = float(function(view, **values))
     if np.isnan(value):
         raise Absent("not a number")
