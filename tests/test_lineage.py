@@ -29,7 +29,7 @@ SEARCH = Settings(
 )  # fmt: skip
 GOING_ON = SEARCH.changed(arms=("ticket",), restart="best", keep_optimizer=True, trials=1)
 SEARCHES = {
-    "every arm": SEARCH,
+    "every arm": SEARCH.changed(rounds=2),
     "rewound to iteration 20": SEARCH.changed(arms=("ticket", "reinit", "continued"), rewind_to=20, trials=1),
     "going on": GOING_ON,
     "going on with a new optimizer": GOING_ON.changed(keep_optimizer=False),
@@ -93,7 +93,7 @@ def stop_after(patch: pytest.MonkeyPatch, trainings: int) -> None:
 def test_a_run_that_moves_all_the_time_has_the_tables_of_one_that_never_moved(settings, tmp_path):
     whole = tmp_path / "whole"
     run(settings, whole, quiet=True)
-    at_once = 7 if settings is SEARCH else 1
+    at_once = 7 if settings.arms == SEARCH.arms else 1
     moved, moves = run_on_many_machines(settings, tmp_path, at_once)
     assert moves >= 3
     assert_same_tables(moved, whole)

@@ -326,11 +326,15 @@ def test_degrees_are_cumulative_shares_of_units(all_tables):
             assert np.allclose(line.get_ydata(), [0.25, 0.75, 1.0]) and np.allclose(line.get_xdata(), [0.1, 0.2, 0.3])
 
 
-def test_figures_of_a_single_run_are_saved_by_their_number(tmp_path):
+def test_figures_of_a_single_run_are_saved_by_their_number(tmp_path, monkeypatch):
     write(tmp_path / "results", "cpu", *ARMS)
-    lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
     numbers = [n for n, sheet in paper.FIGURES.items() if paper.LENET_RUN[0] in sheet.runs]
     assert len(numbers) >= 12
+    others = [n for n in paper.FIGURES if n not in numbers]
+    numbers = numbers[:3]  # saving takes its time, and does so in one way
+    monkeypatch.setattr(paper, "FIGURES", {n: paper.FIGURES[n] for n in (*numbers, *others)})
+    lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
+    assert len(lines) == len(numbers) + len(others)
     assert sum(line.endswith("drawn as svg and png") for line in lines) == len(numbers)
     expected = {f"fig{n:02}.{suffix}" for n in numbers for suffix in ("svg", "png")}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == expected
