@@ -29,7 +29,7 @@ dataset: digits
 architecture: mlp
 validation: 200
 learning_rate: 5.0e-3
-iterations: 900
+iterations: 200
 eval_every: 10
 rounds: 3
 arms: [ticket, reinit]
