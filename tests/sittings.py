@@ -26,8 +26,7 @@ from lthcore.state import Training
 from lthcore.tickets import file_stem
 
 PATIENCE = 600  # seconds after which a process that does not get on is taken to hang: a busy machine is slow
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["lthcore.results"])
+FORKING = multiprocessing.get_context("forkserver" if hasattr(os, "killpg") else "spawn")  # Windows runs none of this
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -41,6 +40,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 @contextmanager
 def sitting(work: Callable, *arguments) -> Iterator[multiprocessing.Process]:
     """`work(*arguments)` in a process group of its own, of which nothing is left at the end."""
+    FORKING.set_forkserver_preload(["lthcore.results"])
     process = FORKING.Process(target=_in_a_group, args=(work, *arguments))
     process.start()
     try:
