@@ -20,6 +20,7 @@ hypothesis.settings.load_profile("lab")
 
 CIFAR10_PARTS = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 FILES = {
+    "digits": [],  # which come with scikit-learn
     "mnist": [f"MNIST/raw/{file}" for file in data.MNIST_FILES],
     "cifar10": [f"cifar-10-batches-bin/{part}.bin" for part in CIFAR10_PARTS],
 }

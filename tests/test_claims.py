@@ -85,6 +85,12 @@ def test_measures_find_what_is_in_the_table(spec, expected, folder):
     assert low <= value + 1e-9 and value <= high + 1e-9
 
 
+def test_within_a_point_is_within_one_percentage_point(tmp_path):
+    falling = ([0.97, 0.972, 0.968, 0.964, 0.962, 0.955, 0.90], TICKET[1])
+    view = view_of(write(tmp_path, table({"ticket": falling})))
+    assert measure(view, {"measure": "within_a_point", "column": "es_test_accuracy"})[0] == 7.0
+
+
 def test_intervals_are_of_trials_in_pairs(tmp_path):
     """A difference within trials has no spread where all trials share it, however far apart the trials lie."""
     view = view_of(write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}, spread=0.01)))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lthcore import connectivity
 from lthcore.connectivity import barrier, copies, instability, path, renew_norms
 from lthcore.data import load
 from lthcore.engines import evaluate
@@ -57,6 +58,14 @@ def test_norms_on_the_line_have_the_statistics_of_the_images_they_see(data):
     assert not model.training and model.get_submodule(first).momentum == 0.1
 
 
+def test_norms_are_renewed_at_every_point_of_both_lines(data, monkeypatch):
+    """Between two networks the statistics of neither hold: a barrier without renewal would be the norms' alone."""
+    renewed = []
+    monkeypatch.setattr(connectivity, "renew_norms", lambda model, split: renewed.append(split))
+    instability(SMALL.changed(iterations=1), data, fresh(data))
+    assert len(renewed) == 2 * 11 and all(split is data.train for split in renewed)
+
+
 def test_barrier_is_the_height_above_the_mean_of_the_ends():
     assert barrier([0.1, 0.5, 0.3]) == pytest.approx(0.3) and barrier([0.3, 0.1, 0.3]) == 0
 
@@ -69,6 +78,16 @@ def test_copies_start_alike_and_differ_by_the_order_of_the_data(data):
     assert a.iteration == b.iteration == 120 and not torch.equal(a.weights["fc1.weight"], b.weights["fc1.weight"])
     again, _ = copies(SMALL, data, state)
     assert torch.equal(a.weights["fc1.weight"], again.weights["fc1.weight"])
+
+
+def test_copies_have_noise_of_their_own(data):
+    """Dropout that went on alike in both would hide a part of the noise whose effect is asked for."""
+    settings = SMALL.changed(dropout=0.5, iterations=60, eval_every=20)
+    state = next(now for now in train(settings, data, fresh(data)) if now.iteration == 20)
+    noise = state.noise.clone()
+    a, b = copies(settings, data, state)
+    assert torch.equal(state.noise, noise)
+    assert not torch.equal(a.noise, b.noise)  # alike, they would end alike: both drew as often
 
 
 def test_copies_that_part_late_are_closer_than_copies_that_part_at_the_start(data):

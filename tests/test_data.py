@@ -156,6 +156,33 @@ def test_without_validation_there_is_no_such_split():
     assert len(digits.train.labels) == 1437
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("digits", [0.305], [0.376]),
+        ("mnist", [0.1307], [0.3081]),
+        ("fashion_mnist", [0.2860], [0.3530]),
+        ("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    ],
+)
+def test_images_are_standardised_by_the_published_constants(name, mean, std):
+    """Means and standard deviations of the channels over the training images; those of the test images are others."""
+    black, white = (np.full((1, len(mean), 2, 2), value, np.uint8) for value in (0, 255))
+    for images, pixel in ((black, 0.0), (white, 1.0)):
+        found = data.scaled(images, name, "standardised")[0, :, 1, 1]
+        assert found.tolist() == pytest.approx([(pixel - m) / s for m, s in zip(mean, std, strict=True)], rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "rounding"), [("digits", 8e-4), ("mnist", 5e-5), ("cifar10", 5e-5)])
+def test_the_constants_are_those_of_all_real_training_images(name, rounding, root_with):
+    images, values = data.read(name, root_with(name)).train_images, np.arange(256) / 255
+    for channel, mean, std in zip(images.swapaxes(0, 1), *data.pixel_scale(name, "standardised"), strict=True):
+        share = np.bincount(channel.ravel(), minlength=256) / channel.size
+        expected = (share * values).sum()
+        assert mean == pytest.approx(expected, abs=rounding)
+        assert std == pytest.approx((share * (values - expected) ** 2).sum() ** 0.5, abs=rounding)
+
+
 def test_real_mnist_is_normalised(root_with):
     raw = data.read("mnist", root_with("mnist"))
     assert raw.train_images.shape == (60_000, 1, 28, 28) and raw.test_images.shape == (10_000, 1, 28, 28)

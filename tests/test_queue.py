@@ -91,6 +91,19 @@ def test_an_entry_asks_for_how_much_is_run_and_nothing_else():
     assert set(Less.__annotations__) == set(EXTENT) - {"device", "engine"}
 
 
+def test_an_entry_never_asks_for_more_than_the_profile_does(tmp_path):
+    """`only` says what to leave out: what runs under a small profile stays as short as that profile is."""
+    (tmp_path / "iterative_pruning").mkdir()
+    (tmp_path / "iterative_pruning" / "a.yaml").write_text(
+        "{dataset: digits, validation: 200, arms: [ticket, reinit], profiles: {cpu: {trials: 2, rounds: 5}}}"
+    )
+    (tmp_path / "QUEUE.yaml").write_text(
+        "- {params: iterative_pruning/a, only: {trials: 9, rounds: 3, arms: [random, ticket]}}"
+    )
+    [entry] = queued("cpu", tmp_path / "QUEUE.yaml")
+    assert (entry.settings.trials, entry.settings.rounds, entry.settings.arms) == (2, 3, ("ticket",))
+
+
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     root = tmp_path_factory.mktemp("there")

@@ -10,11 +10,13 @@ import signal
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from safetensors import safe_open
 
 from lthcore import lottery, masks, place, results
@@ -22,8 +24,8 @@ from lthcore.lottery import Replicate, planned
 from lthcore.records import read_record, read_tables, results_root
 from lthcore.results import TimeLimit, run
 from lthcore.settings import LabError, Settings
-from lthcore.state import Training
-from lthcore.tickets import file_stem, load_and_evaluate, load_state, load_ticket
+from lthcore.state import Point, Training
+from lthcore.tickets import file_stem, load_and_evaluate, load_state, load_ticket, save_state
 
 sys.path.insert(0, str(Path(__file__).parent))
 from sittings import FORKING, PATIENCE, ended, hold_the_lock, run_until_killed, run_until_stopped, sitting, wait_for
@@ -147,6 +149,46 @@ def test_long_curves_are_thinned_and_keep_their_early_stop_and_end(tmp_path, mon
     settings = SMALL.changed(arms=["ticket"], trials=1, rounds=0, eval_every=2)
     rounds, curves = run(settings, tmp_path / "run", quiet=True)
     assert set(curves["iteration"]) == {0, 2, 4, 6, 20, 40, 60} | set(rounds["es_iteration"])
+
+
+def test_a_thinned_curve_keeps_the_early_stop_of_its_final_sparsity():
+    """Nothing else in curves.csv says where the early stop is, which may fall between the evaluations that stay."""
+    losses = dict.fromkeys(range(0, 610, 10), 1.0) | {330: 0.2, 470: 0.5}
+    points = [
+        {"arm": "oneshot", "iteration": i, "val_loss": loss, "percent_left": 100.0 if i < 400 else 20.0}
+        for i, loss in losses.items()
+    ]
+    whole, tenths = set(range(0, 210, 10)), set(range(0, 700, 100))
+    assert {p["iteration"] for p in results._thinned(points, 10)} == whole | tenths | {470, 600}
+    dense = [p | {"percent_left": 100.0} for p in points]
+    assert {p["iteration"] for p in results._thinned(dense, 10)} == whole | tenths | {330, 600}
+
+
+def test_multiply_adds_count_a_filter_at_every_pixel(tmp_path):
+    settings = SMALL.changed(
+        architecture="conv2", widths=(8, 8), arms=["ticket"], trials=1, rounds=1, prune_conv=0.5, prune_fc=0.0,
+        prune_output=0.0, iterations=1, eval_every=1, engine="dense",
+    )  # fmt: skip
+    rounds, _ = run(settings, tmp_path / "run", quiet=True)
+    filters, dense = 9 * 64 + 64 * 9 * 64, 16 * 64 * 8 + 8 * 8 + 8 * 10
+    assert list(rounds["multiply_adds"]) == [64 * filters + dense, 64 * filters // 2 + dense]  # images of 8 x 8
+
+
+@pytest.mark.parametrize("other", ["seed", "mask", "settings"])
+def test_a_dead_workers_checkpoint_is_taken_for_the_same_training_only(other, tmp_path):
+    """One left by another run or another round would go on to weights that nobody asked for."""
+    weights = {"fc1.weight": torch.ones(2, 3)}
+    state = Training(0, weights, masks.full_mask(weights), seed=1, start=weights)
+    half = replace(state, iteration=20, curve=[Point(0, 1.0, 0.1, 1.0, 0.1), Point(20, 0.5, 0.8, 0.5, 0.8)])
+    key, keeper = Replicate("ticket", 0, 0, 1), place.Checkpointer(tmp_path, SMALL)
+    assert keeper.latest(key, state) is state  # there is none
+    save_state(tmp_path / f"{file_stem(key)}.safetensors", SMALL, key, half)
+    assert keeper.latest(key, state).iteration == 20
+    smaller = {"fc1.weight": torch.tensor([[True, True, False], [True, True, True]])}
+    asked = {"seed": replace(state, seed=2), "mask": replace(state, mask=smaller)}.get(other, state)
+    if other == "settings":
+        keeper = place.Checkpointer(tmp_path, SMALL.changed(learning_rate=1e-3))
+    assert keeper.latest(key, asked) is asked
 
 
 def test_readings_are_the_test_accuracies_at_their_iterations(tmp_path):

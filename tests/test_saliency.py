@@ -8,7 +8,7 @@ from lthcore.data import load
 from lthcore.masks import apply, counts, full_mask
 from lthcore.models import build, initial_weights
 from lthcore.pruning import Seen, prune_to
-from lthcore.saliency import TEMPERATURE, grasp, snip, synflow, synflow_mask
+from lthcore.saliency import grasp, snip, synflow, synflow_mask
 from lthcore.settings import Settings
 
 SMALL = Settings(dataset="digits", architecture="mlp", widths=(12, 8), validation=0, device="cpu")
@@ -59,7 +59,8 @@ def test_grasp_is_what_a_finite_difference_of_the_gradients_norm_finds(data):
     weights, worth = what.initial, grasp(what)
 
     def half_norm(w: dict) -> float:
-        return sum(float((g**2).sum()) for g in loss_and_gradient(what, w, TEMPERATURE)[1].values()) / 2
+        """With the softmax at a temperature of 200, as in the published code."""
+        return sum(float((g**2).sum()) for g in loss_and_gradient(what, w, 200.0)[1].values()) / 2
 
     for name, index in (("fc1.weight", (3, 20)), ("fc2.weight", (2, 5)), ("output.weight", (4, 6))):
         step = 1e-5
@@ -79,6 +80,17 @@ def test_synflow_conserves_its_flow(data):
     torch.testing.assert_close(incoming, outgoing)
     totals = [float(s.sum()) for s in worth.values()]
     assert totals == pytest.approx([totals[0]] * 3)
+
+
+def test_synflow_prunes_by_equal_shares_of_what_is_left(data):
+    """Its schedule is exponential: after k of n rounds a share (1 - s)^(k / n) is left (arXiv 2006.05467)."""
+    what, mask, left = seen(data), seen(data).mask, []
+    for k in (1, 2, 3):
+        mask = prune_to(synflow(what._replace(mask=mask)), mask, 1 - 0.1 ** (k / 3), list(mask))
+        left.append(sum(counts(mask).values()) / sum(m.numel() for m in mask.values()))
+    assert left == pytest.approx([0.4642, 0.2154, 0.1], abs=1e-3)
+    found = synflow_mask(what, 0.9, rounds=3)
+    assert all(torch.equal(found[name], m) for name, m in mask.items())
 
 
 def test_synflow_in_rounds_empties_no_layer_where_one_round_does(data):

@@ -105,6 +105,13 @@ def test_cca_is_1_for_any_invertible_map_and_leaves_out_what_does_not_vary():
     assert mean_cca(dead, x) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("measure", [mean_cca, linear_cka])
+def test_a_mean_that_two_have_in_common_is_no_likeness(measure):
+    """Rectified units all have means above zero: not centred, any two networks would look alike."""
+    x, y = (torch.randn(2000, 3, generator=GENERATOR) + 50 for _ in range(2))
+    assert measure(x, y) < 0.1
+
+
 @pytest.mark.parametrize("architecture", NETWORKS)
 def test_activations_of_a_permuted_network_are_permuted_so_cka_is_1(architecture):
     model, weights, _, shape = ticket(architecture, 0.5)

@@ -42,6 +42,8 @@ def test_a_ticket_wins_where_it_is_no_slower_and_no_worse(rounds):
     assert smallest_winning(rounds) == 21.1
     slower = table({"ticket": [1000, 1001, 1001, 1001]}, {"ticket": [0.98] * 4})
     assert smallest_winning(slower) is None
+    tied = table({"ticket": [1000, 1100, 1000, 1100]}, {"ticket": [0.98, 0.98, 0.98, 0.97]})
+    assert smallest_winning(tied) == 21.1  # as early and as accurate, with fewer weights
 
 
 def test_differences_are_paired_by_trial_and_averaged_over_draws(rounds):
