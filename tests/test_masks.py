@@ -79,6 +79,7 @@ def test_apply_of_the_full_mask_changes_nothing():
     [
         (lambda mask: mask.pop("fc1.weight"), r"fc1\.weight: mask None, network \(2, 4\)"),
         (lambda mask: mask.update({"fc2.weight": torch.ones(2, 2).bool()}), r"fc2\.weight: .*, network None"),
+        (lambda mask: mask.clear(), r"conv1\.weight: mask None, network \(2, 2, 3, 1\), fc1\.weight: mask None"),
         (lambda mask: mask.update({"fc1.bias": torch.ones(2).bool()}), r"fc1\.bias"),
         (lambda mask: mask.update({"fc1.weight": torch.ones(4, 2).bool()}), r"fc1\.weight: mask \(4, 2\)"),
         (lambda mask: mask.update({"fc1.weight": torch.ones(1, 4).bool()}), r"fc1\.weight: mask \(1, 4\)"),
@@ -93,6 +94,29 @@ def test_mask_that_does_not_fit_is_refused(misfit, said):
         masks.check(mask, small())
     with pytest.raises(LabError, match=said):
         masks.apply(mask, small())
+
+
+def test_an_optimizers_state_of_pruned_weights_is_zero_and_all_else_stays():
+    """Slots of the weights' shape are masked; a clock, and the state of biases, have nothing that is pruned."""
+    mask = half()
+    slots = {f"{name}/exp_avg": torch.full_like(w, NAN if name in mask else 2.0) for name, w in small().items()}
+    slots |= {"fc1.weight/exp_avg": torch.full((2, 4), 3.0), "fc1.weight/step": torch.tensor(7.0)}
+    masked = masks.apply_to_optimizer(mask, slots)
+    assert masked.keys() == slots.keys()
+    assert torch.equal(masked["fc1.weight/exp_avg"], mask["fc1.weight"] * 3.0)
+    assert not masked["conv1.weight/exp_avg"][~mask["conv1.weight"]].any()
+    assert masked["conv1.weight/exp_avg"][mask["conv1.weight"]].isnan().all()
+    assert masked["fc1.bias/exp_avg"].tolist() == [2.0, 2.0] and float(masked["fc1.weight/step"]) == 7.0
+    assert (slots["fc1.weight/exp_avg"] == 3.0).all()  # what was given is left as it was
+
+
+def test_nonzero_counts_the_weights_and_not_the_mask():
+    """With `masking: gradients` a mask says what is not trained, and the weights under it are not zero."""
+    weights, mask = small(), half()
+    assert masks.nonzero(weights, mask) == 20
+    weights["fc1.weight"][0, :3] = 0.0
+    weights["fc1.bias"][0] = 0.0  # no bias is counted
+    assert masks.nonzero(weights, mask) == 17
 
 
 @pytest.mark.parametrize("value", [1.0, 1e-45, NAN, INF])
@@ -134,6 +158,13 @@ def test_shuffled_is_seeded_and_leaves_its_input_and_the_global_generator():
     assert masks.equal(masks.shuffled(mask, 3), masks.shuffled(mask, 3))
     assert not masks.equal(masks.shuffled(mask, 3), masks.shuffled(mask, 4))
     assert masks.equal(mask, half()) and torch.equal(before, torch.random.get_rng_state())
+
+
+def test_equal_layers_are_shuffled_apart():
+    """Were two layers of one shape shuffled alike, a unit would read where the unit before it is read: no control."""
+    layer = torch.arange(100).view(10, 10) < 50
+    random = masks.shuffled({"fc1.weight": layer, "fc2.weight": layer}, 0)
+    assert not torch.equal(random["fc1.weight"], random["fc2.weight"])
 
 
 def test_shuffled_is_uniform_over_the_places():

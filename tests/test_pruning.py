@@ -10,7 +10,7 @@ from torch.nn.utils import prune as torch_prune
 from lthcore import masks
 from lthcore.data import Data, load
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning import CRITERIA, Seen, layer_rates, prune, scores
+from lthcore.pruning import CRITERIA, Seen, layer_rates, prune, prune_to, scores
 from lthcore.settings import LabError, Settings
 from lthcore.units import UNIT_CRITERIA, unit_activation
 
@@ -194,7 +194,7 @@ def test_scores_that_are_not_numbers_are_refused(scope):
 
 
 def test_unknown_scope_names_the_nearest():
-    with pytest.raises(LabError, match="did you mean 'layer'"):
+    with pytest.raises(LabError, match=r"scope = 'layers' .*did you mean 'layer'"):
         prune({}, {}, {}, scope="layers")
 
 
@@ -211,6 +211,27 @@ def test_repeated_pruning_by_the_same_scores_is_one_shot(sizes, percents, seed):
     assert masks.equal(mask, expected)
     rates = {name: 1 - int(mask[name].sum()) / max(1, int(m.sum())) for name, m in start.items()}
     assert masks.equal(mask, prune(worth, start, rates))
+
+
+# Pruning to a sparsity
+
+
+@given(SIZES, PERCENT, SEED, st.sampled_from(["layer", "global"]))
+def test_prune_to_leaves_a_sparsity_to_one_weight_and_drops_the_lowest(sizes, percent, seed, scope):
+    worth, mask = layers(sizes, seed, values=20)
+    names = list(mask)[:-1] or list(mask)  # the last is left alone, where there are others
+    expected = mask
+    for group in [[name] for name in names] if scope == "layer" else [names]:
+        size, left = (sum(int(count(mask[name])) for name in group) for count in (torch.numel, torch.sum))
+        expected = lowest(worth, expected, group, max(0, percent * size // 100 - (size - left)))
+    assert masks.equal(prune_to(worth, mask, percent / 100, names, scope), expected)
+
+
+def test_a_sparsity_is_of_all_layers_together_unless_each_is_asked_for():
+    worth = {"weak": torch.arange(10.0), "strong": torch.arange(100.0, 110.0)}
+    mask = masks.full_mask({name: w.view(1, 10) for name, w in worth.items()})
+    assert masks.counts(prune_to(worth, mask, 0.5, list(mask))) == {"weak": 0, "strong": 10}
+    assert masks.counts(prune_to(worth, mask, 0.5, list(mask), "layer")) == {"weak": 5, "strong": 5}
 
 
 # PyTorch's own pruning as the oracle
@@ -272,6 +293,18 @@ def test_criterion_scores_what_its_definition_says(criterion, worth):
     assert scores(criterion, what, CRITERIA | UNIT_CRITERIA)["fc1.weight"].tolist() == worth
 
 
+@pytest.mark.parametrize(("scale", "worth"), [(0.01, [[1.0, 1.5, 0.0]]), (0.0, [[0.0, 0.0, 0.0]])])
+def test_large_at_both_ends_is_a_matter_of_the_ratio_of_means(scale, worth):
+    """However small the trained weights are; and where all of them are zero, no score is nan."""
+    what = seen({"fc1.weight": INITIAL}, {"fc1.weight": scale * FINAL})
+    assert scores("large_init_large_final", what)["fc1.weight"].tolist() == [pytest.approx(worth[0])]
+
+
+def test_a_weight_that_started_at_zero_has_no_sign_to_keep():
+    what = seen({"fc1.weight": torch.tensor([[0.0, 0.0, 1.0]])}, {"fc1.weight": torch.tensor([[2.0, 0.0, 2.0]])})
+    assert scores("magnitude_same_sign", what)["fc1.weight"].tolist() == [[0.0, 0.0, 2.0]]
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_scores_every_prunable_weight(criterion):
     start = build(Settings(architecture="conv2", widths=(9, 8)), CIFAR10, 10).state_dict()
@@ -285,6 +318,12 @@ def test_random_scores_follow_from_their_seed():
     start = {"fc1.weight": torch.zeros(20, 20)}
     once, again, other = (scores("random", seen(start, start, seed=s))["fc1.weight"] for s in (0, 0, 1))
     assert torch.equal(once, again) and not torch.equal(once, other)
+
+
+def test_random_scores_of_equal_layers_differ():
+    start = {"fc1.weight": torch.zeros(20, 20), "fc2.weight": torch.zeros(20, 20)}
+    worth = scores("random", seen(start, start))
+    assert not torch.equal(worth["fc1.weight"], worth["fc2.weight"])
 
 
 def test_mean_activation_is_what_the_units_put_out():
@@ -319,3 +358,28 @@ def test_a_guarded_layer_keeps_its_share_and_others_lose_in_its_place():
     assert guarded["a.weight"].flatten().nonzero().flatten().tolist() == [7, 8, 9]  # the best of them
     once_more = prune(worth, guarded, {"a.weight": 0.99, "b.weight": 0.99}, "global", keep_at_least=0.3)
     assert masks.counts(once_more) == {"a.weight": 3, "b.weight": 9}  # nothing goes below the guard
+
+
+@pytest.mark.parametrize(("size", "share", "kept"), [(7, 0.3, 3), (10, 0.01, 1), (10, 0.3, 3)])
+def test_the_guard_keeps_no_less_than_its_share(size, share, kept):
+    """A share that is no whole number of weights is rounded up: no layer under the guard, however small, is emptied."""
+    worth = {
+        "small.weight": torch.arange(float(size)).view(1, size),
+        "large.weight": torch.arange(50.0, 250).view(2, 100),
+    }
+    pruned = prune(worth, masks.full_mask(worth), dict.fromkeys(worth, 0.9), "global", keep_at_least=share)
+    assert masks.counts(pruned)["small.weight"] == kept
+
+
+def test_a_layer_that_has_less_left_than_the_guards_share_loses_nothing():
+    worth = {"a.weight": torch.arange(10.0).view(1, 10), "b.weight": torch.arange(10.0, 40.0).view(3, 10)}
+    mask = masks.full_mask(worth) | {"a.weight": torch.tensor([[True, True] + [False] * 8])}
+    guarded = prune(worth, mask, {"a.weight": 0.5, "b.weight": 0.5}, "global", keep_at_least=0.5)
+    assert masks.counts(guarded) == {"a.weight": 2, "b.weight": 15}  # 16 were to go: only 15 may
+    assert masks.equal({"a": guarded["a.weight"]}, {"a": mask["a.weight"]})
+
+
+def test_a_mask_of_transposed_memory_is_pruned_at_its_own_places():
+    mask = {"w": torch.ones(5, 2, dtype=torch.bool).T}
+    pruned = prune({"w": torch.arange(10.0).view(2, 5)}, mask, {"w": 0.3})
+    assert pruned["w"].flatten().tolist() == [False] * 3 + [True] * 7 and pruned["w"].is_contiguous()
