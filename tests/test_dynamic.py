@@ -1,6 +1,7 @@
 """Dynamic pruning: the sparsity reported is there, at every moment, to one weight; its first form is at 0%."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from lthcore.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, t
 from lthcore.experiments import load_experiments
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
+from lthcore.pruning import prune_to
 from lthcore.records import read_record
 from lthcore.results import run
 from lthcore.settings import DynamicSettings, LabError, Settings, seed_for
@@ -161,6 +163,39 @@ def test_rigl_keeps_its_sparsity_exchanges_weights_and_starts_new_ones_at_zero(s
         before = state.mask
 
 
+def rewired_at(iteration: int, digits: Data, monkeypatch, comes_back: bool) -> tuple[Training, Training]:
+    """A training before and after RigL's update at an iteration, of which all weights that go come back, or none."""
+    settings, due = RIGL, sparsities(RIGL)
+    state = fresh(settings, digits)
+    dynamic.rewire(settings, digits, state, due)
+    state.optimizer = {f"{name}/momentum_buffer": m.float() for name, m in state.mask.items()}
+    state.iteration = iteration
+    before = replace(state)
+    gradient = {name: -(m if comes_back else ~m).float() for name, m in state.mask.items()}
+    monkeypatch.setattr(dynamic, "dense_gradient", lambda *_: gradient)
+    dynamic.rewire(settings, digits, state, due)
+    return before, state
+
+
+@pytest.mark.parametrize(("iteration", "share"), [(20, 0.2560660), (40, 0.15), (60, 0.0439340), (80, 0.0)])
+def test_the_share_that_rigl_exchanges_falls_by_a_cosine(iteration, share, digits, monkeypatch):
+    """0.3 (1 + cos(pi t / T)) / 2 of the weights, by layer, with T the last update (arXiv 1911.11134, section 3)."""
+    before, after = rewired_at(iteration, digits, monkeypatch, comes_back=False)
+    for name, m in before.mask.items():
+        assert int((m & ~after.mask[name]).sum()) == math.floor(share * int(m.sum()))
+
+
+def test_a_weight_that_rigl_drops_and_takes_straight_back_starts_anew(digits, monkeypatch):
+    """It comes back as any other does: at zero, and without the momentum of the weight that went."""
+    before, after = rewired_at(40, digits, monkeypatch, comes_back=True)
+    assert masks.equal(before.mask, after.mask)
+    for name, m in before.mask.items():
+        back = m & (after.weights[name] == 0)
+        assert int(back.sum()) == math.floor(0.15 * int(m.sum()))
+        momentum = after.optimizer[f"{name}/momentum_buffer"]
+        assert not momentum[back].any() and momentum[m & ~back].all()
+
+
 def test_rigl_takes_back_the_weights_of_largest_gradient(digits):
     state = fresh(RIGL, digits)
     due = sparsities(RIGL)
@@ -173,10 +208,42 @@ def test_rigl_takes_back_the_weights_of_largest_gradient(digits):
         x = F.relu(x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"])
     x = x @ weights["output.weight"].T + weights["output.bias"]
     F.cross_entropy(x, digits.train.labels[batch], label_smoothing=0.1).backward()
+    found = dynamic.dense_gradient(RIGL, digits, state)  # of the loss that it trains on, smoothed as that is
+    assert found.keys() == state.mask.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, weights[name].grad)
+    noisy = dynamic.dense_gradient(RIGL.changed(dropout=0.5), digits, state)  # it is read without the noise
+    assert all(torch.equal(noisy[name], gradient) for name, gradient in found.items())
     dynamic.rewire(RIGL, digits, state, due)
     for name, m in state.mask.items():
         gradient, new = weights[name].grad.abs(), m & ~before[name]
         assert gradient[new].min() >= gradient[~m & ~before[name]].max() - 1e-6
+
+
+def test_rigl_draws_its_first_mask_from_the_seed_and_leaves_other_layers_whole(digits, monkeypatch):
+    settings, state = RIGL.changed(prunable=["fc"]), fresh(RIGL, digits)
+    due, generator = sparsities(settings), torch.Generator().manual_seed(seed_for(state.seed, "rigl"))
+    drawn = {name: torch.rand(m.shape, generator=generator) for name, m in state.mask.items()}
+    expected = prune_to(drawn, state.mask, 0.85, ["fc1.weight", "fc2.weight"], "layer")
+    dynamic.rewire(settings, digits, state, due)
+    assert masks.equal(state.mask, expected) and masks.is_masked(state.weights, expected)
+    state.iteration = 40
+    dynamic.rewire(settings, digits, state, due)
+    assert state.mask["output.weight"].all() and state.weights["output.weight"].all()
+    assert not torch.equal(state.mask["fc1.weight"], expected["fc1.weight"])
+
+
+@pytest.mark.parametrize("regrowth", ["none", "magnitude", "gradient"])
+def test_a_training_that_diverged_is_left_as_it_is(regrowth, digits):
+    settings, state = SMALL.changed(sparsity_schedule="constant", regrowth=regrowth), fresh(SMALL, digits)
+    state.weights["fc1.bias"] = state.weights["fc1.bias"] * math.nan
+    before = replace(state)
+    if regrowth == "gradient":
+        dynamic.rewire(settings, digits, state, sparsities(settings))
+    else:
+        update(settings, state, 0.85)
+    assert state.mask is before.mask and state.weights is before.weights and state.optimizer is before.optimizer
+    assert state.remembered is None
 
 
 def test_masking_gradients_alone_prunes_nothing_and_is_reported_so(digits, tmp_path):
@@ -274,6 +341,7 @@ def test_the_early_stop_is_at_the_final_sparsity(digits):
     [
         {},
         {"regrowth": "magnitude"},
+        {"regrowth": "magnitude", "sparsity_schedule": "constant", "weight_decay": 0.02},  # many come back
         {"masking": "gradients"},
         {"sparsity_schedule": "constant"},
         {"sparsity_schedule": "constant", "regrowth": "gradient"},
