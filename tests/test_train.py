@@ -1,11 +1,15 @@
 """Training: held against plain PyTorch, against itself resumed, and against the same replicate in other company."""
 
 import math
+import os
+import signal
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from joblib import cpu_count
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune as torch_prune
@@ -18,7 +22,16 @@ from lthcore.models import build, initial_weights
 from lthcore.settings import LabError, Settings, seed_for
 from lthcore.state import Point, Training
 from lthcore.tickets import load_state, save_state
-from lthcore.train import learning_rate, train, train_cohort
+from lthcore.train import (
+    _train_mapped,
+    learning_rate,
+    one_thread,
+    stack_size,
+    train,
+    train_cohort,
+    train_in_step,
+    worker_count,
+)
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=60, eval_every=20, engine="dense"
@@ -279,11 +292,16 @@ def test_evaluation_is_the_mean_over_all_images_without_noise(digits, monkeypatc
 
 
 def test_replicate_in_a_cohort_of_processes_equals_the_same_alone(digits):
+    def note(key: int, state: Training) -> bool:
+        state.remembered = {"process": torch.tensor(os.getpid())}
+        return True
+
     settings = SMALL.changed(dropout=0.2)
-    together = dict(train_cohort(settings, digits, {t: fresh(settings, t) for t in range(3)}, workers=2))
+    together = dict(train_cohort(settings, digits, {t: fresh(settings, t) for t in range(3)}, note, workers=2))
     assert together.keys() == {0, 1, 2}
     for t, state in together.items():
-        [(_, alone)] = train_cohort(settings, digits, {t: fresh(settings, t)}, workers=1)
+        [(_, alone)] = train_cohort(settings, digits, {t: fresh(settings, t)}, note, workers=1)
+        assert int(alone.remembered["process"]) == os.getpid() != int(state.remembered["process"])
         assert_same(state, alone)
         assert state.final_train_accuracy == alone.final_train_accuracy
 
@@ -416,3 +434,104 @@ def test_divergence_under_a_mask_is_an_outcome_and_no_crash(digits):
     mask = {name: m & (torch.arange(m.numel()).view_as(m) % 2 == 0) for name, m in masks.full_mask(weights).items()}
     *_, state = train(settings, digits, begin(settings, 0, 0, weights, mask))
     assert state.curve[-1].test_loss != state.curve[-1].test_loss  # nan
+
+
+def test_a_fine_tuned_training_takes_every_step_at_the_rate_that_a_training_ends_with(digits):
+    settings = SMALL.changed(**SGD, schedule="step", milestones=(20, 50), gamma=0.5)
+    tuned = trained(settings, digits, replace(fresh(settings), fine_tuned=True))
+    slow = SMALL.changed(**SGD | {"learning_rate": 0.05 / 4})
+    assert all(torch.equal(tuned.weights[name], w) for name, w in trained(slow, digits).weights.items())
+
+
+@pytest.mark.parametrize("pauses", [{1}, {20, 39}, {5, 6, 20, 41}, {60, 0}], ids=str)
+def test_a_training_pauses_where_it_is_told_to_and_is_the_same_for_it(pauses, digits):
+    state = fresh(SMALL)
+    stops = [state.iteration for _ in train_in_step(SMALL, digits, [state], pauses)]
+    assert stops == sorted({0, 20, 40, 60} | pauses)
+    assert [point.iteration for point in state.curve] == [0, 20, 40, 60]
+    assert_same(state, trained(SMALL, digits))
+
+
+def test_changes_between_yields_are_what_training_goes_on_from(digits):
+    state, other = fresh(SMALL), fresh(SMALL, trial=1)
+    for _ in train_in_step(SMALL, digits, [state]):
+        if state.iteration == 20:
+            state.mask = other.mask
+            state.weights = masks.apply(other.mask, other.weights)
+            state.optimizer = {key: torch.zeros_like(t) for key, t in state.optimizer.items()}
+    late = replace(other, iteration=20, seed=state.seed, curve=state.curve[:2])
+    assert all(torch.equal(state.weights[name], w) for name, w in trained(SMALL, digits, late).weights.items())
+    assert masks.is_masked(state.weights, other.mask)
+
+
+def test_seconds_add_up_over_evaluations_and_are_shared_by_those_in_step(digits, monkeypatch):
+    settings = SMALL.changed(engine="stack")
+    states = [replace(fresh(settings, trial), seconds=7.0) for trial in range(2)]
+    clock = SimpleNamespace(perf_counter=lambda: float(states[0].iteration))  # a second for every iteration
+    monkeypatch.setattr("lthcore.train.time", clock)
+    seen = [[state.seconds for state in states] for _ in train_in_step(settings, digits, states)]
+    assert seen == [[7.0] * 2, [17.0] * 2, [27.0] * 2, [37.0] * 2]
+
+
+def test_a_pruned_weight_that_is_not_zero_at_the_end_is_caught(digits, monkeypatch):
+    monkeypatch.setattr(masks, "is_masked", lambda weights, mask: False)
+    with pytest.raises(AssertionError, match="a pruned weight is not zero"):
+        trained(SMALL, digits)
+    trained(SMALL.changed(pruned_to="initial"), digits)  # there it is not meant to be
+    assert trained(SMALL.changed(**SGD | {"learning_rate": 1e6}), digits).diverged  # there it is nan
+
+
+# Processes and memory
+
+
+def test_a_worker_trains_from_arrays_and_leaves_sigterm_to_its_parent(digits):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        go_on = lambda key, state: True  # noqa: E731
+        key, state = _train_mapped(SMALL, digits.to_arrays(), 7, fresh(SMALL), go_on, train_in_step)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert key == 7
+    assert_same(state, trained(SMALL, digits))
+
+
+@pytest.mark.parametrize(("text", "count"), [("3", 3), ("1", 1), ("", cpu_count())])
+def test_workers_are_as_many_as_asked_for_else_one_for_each_core(text, count, monkeypatch):
+    monkeypatch.setenv("LTH_WORKERS", text)
+    assert worker_count() == count
+    monkeypatch.delenv("LTH_WORKERS")
+    assert worker_count() == cpu_count()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_number_of_workers_that_is_none_is_refused(text, monkeypatch):
+    monkeypatch.setenv("LTH_WORKERS", text)
+    with pytest.raises(LabError, match=f"LTH_WORKERS = '{text}': must be a whole number from 1"):
+        worker_count()
+
+
+def test_steps_are_taken_in_one_thread_and_the_number_of_before_comes_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_as_many_are_stacked_as_half_of_the_free_memory_holds(digits, monkeypatch):
+    """Eight copies of the weights (with moments and snapshots), and the activations of batches and evaluations."""
+    state = fresh(SMALL)
+    weights, units = 64 * 64 + 64 + 64 * 32 + 32 + 32 * 10 + 10, 64 + 64 + 32 + 10
+    each = 4 * (8 * weights + 4 * 60 * units + 15_000 * units)
+    on_gpu = SimpleNamespace(
+        train=SimpleNamespace(images=SimpleNamespace(device=torch.device("cuda"))), test=digits.test
+    )
+    for free, fit in ((20 * each, 10), (20 * each - 2, 9), (each, 1), (0, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
+        assert stack_size(SMALL, on_gpu, state) == fit
+    assert stack_size(SMALL, digits, state) == 64
