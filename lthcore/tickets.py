@@ -174,7 +174,7 @@ def _digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> 
     found = blake2b(json.dumps({k: v for k, v in sorted(metadata.items()) if k != "digest"}).encode(), digest_size=16)
     for name, tensor in sorted(tensors):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()
 
 
