@@ -492,7 +492,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, help="how often each fault is done")
     parser.add_argument("--no-ray", action="store_true", help="leave Ray out")
     options = parser.parse_args()
-    faults = dict(FAULTS)
+    from content_faults import CONTENT_FAULTS
+
+    faults, kinds = FAULTS | CONTENT_FAULTS, {name: times for name, (_, times) in CONTENT_FAULTS.items()}
     if not options.no_ray:
         try:
             from ray_faults import RAY_FAULTS
@@ -503,7 +505,7 @@ def main() -> None:
     rows = []
     for name, (fault, times) in faults.items():
         tried = lost = 0
-        for seed in range(options.times or times):
+        for seed in range(min(options.times or times, kinds.get(name, sys.maxsize))):
             with tempfile.TemporaryDirectory() as place:
                 try:
                     tried += fault(project(Path(place) / "lab"), seed)

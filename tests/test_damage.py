@@ -33,8 +33,11 @@ NAME = "paper/iterative_pruning/tiny"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A results root with a run of two rounds, and the run of one round in an archive."""
-    root = tmp_path_factory.mktemp("there")
+    return make_root(tmp_path_factory.mktemp("there"))
+
+
+def make_root(root: Path) -> Path:
+    """A results root with a run of one round, its archive, and the same run made longer."""
     run(RUN, root / NAME, quiet=True)
     pack(root, root / "tables.tar.gz", "paper")
     run(LONGER, root / "longer", quiet=True)
