@@ -305,6 +305,22 @@ def test_the_criterion_is_the_settings_or_the_arms(criterion, digits):
     assert masks.equal(mask_of(settings, digits, Lineage(), trial, arm, 1), by_hand(size, 1))
 
 
+def test_random_masks_follow_from_the_draw_of_their_round(digits):
+    settings, trial = SMALL.changed(criterion="random"), trial_of()
+    trial.latest["ticket"] = trial.dense
+    generator = torch.Generator().manual_seed(seed_for(0, "criterion", 0, "ticket", 1))
+    drawn = {name: torch.rand(theta(0)[name].shape, generator=generator) for name in LAYERS}
+    assert masks.equal(mask_of(settings, digits, Lineage(), trial, "ticket", 1), by_hand(drawn, 1))
+
+
+def test_units_are_pruned_by_the_weights_of_their_training(digits):
+    settings, trial = SMALL.changed(granularity="units", criterion="unit_l1"), trial_of()
+    trial.latest["ticket"] = trial.dense
+    size = {name: trial.dense.weights[name].abs().mean(1) for name in LAYERS}
+    expected = next_round(settings, digits, size, masks.full_mask(theta(0)))
+    assert masks.equal(mask_of(settings, digits, Lineage(), trial, "ticket", 1), expected)
+
+
 def test_synflow_has_a_mask_for_each_round_at_the_tickets_sparsity(digits):
     trial, left = trial_of(), sum(m.numel() for m in masks.full_mask(theta(0)).values())
     seen = seen_by(SMALL, digits, trial, "by_synflow", 2)

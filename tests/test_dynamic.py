@@ -59,6 +59,12 @@ def test_a_schedule_starts_dense_rises_and_ends_at_the_target(schedule, middle):
     assert all(a <= b for a, b in pairwise(due.values()))
 
 
+def test_the_last_update_is_before_the_first_step_of_the_last_epoch_that_begins():
+    """Be it an epoch of one step: the update comes before a step, and there has to be one."""
+    assert [max(sparsities(SMALL.changed(epochs=0, iterations=n))) for n in (80, 81, 82)] == [60, 80, 80]
+    assert sparsities(SMALL.changed(epochs=1)) == {0: 0.85}  # the only one reaches the target at once
+
+
 @pytest.mark.parametrize(("epochs", "end"), [(30, 0.7733), (200, 0.796)])
 def test_without_reach_sparsity_the_last_update_is_one_short_as_in_the_notebooks_this_study_takes_up(epochs, end):
     due = sparsities(SMALL.changed(epochs=epochs, sparsity=0.8, reach_sparsity=False))
@@ -81,6 +87,15 @@ def test_updates_come_as_often_as_asked_between_the_epochs_asked():
 def test_settings_that_make_no_sense_are_named(values, key):
     with pytest.raises(LabError, match=key):
         SMALL.changed(**values)
+
+
+def test_updates_come_when_they_are_due_though_no_evaluation_falls_on_them(digits):
+    settings = SMALL.changed(prune_every=13)
+    due, state, found = sparsities(settings), fresh(SMALL, digits), {}
+    for _ in train_and_prune(settings, digits, [state]):
+        found[state.iteration] = 1 - masks.percent_left(state.mask) / 100
+    assert found.keys() == due.keys() | {0, 20, 40, 60, 80, 100}
+    assert all(found[i] == pytest.approx(sparsity, abs=1e-3) for i, sparsity in due.items())
 
 
 # Pruning as training goes
@@ -163,10 +178,12 @@ def test_rigl_keeps_its_sparsity_exchanges_weights_and_starts_new_ones_at_zero(s
         before = state.mask
 
 
-def rewired_at(iteration: int, digits: Data, monkeypatch, comes_back: bool) -> tuple[Training, Training]:
+def rewired_at(
+    iteration: int, digits: Data, monkeypatch, comes_back: bool, settings: DynamicSettings = RIGL
+) -> tuple[Training, Training]:
     """A training before and after RigL's update at an iteration, of which all weights that go come back, or none."""
-    settings, due = RIGL, sparsities(RIGL)
-    state = fresh(settings, digits)
+    due, state = sparsities(settings), fresh(settings, digits)
+    state.iteration = min(due)
     dynamic.rewire(settings, digits, state, due)
     state.optimizer = {f"{name}/momentum_buffer": m.float() for name, m in state.mask.items()}
     state.iteration = iteration
@@ -183,6 +200,22 @@ def test_the_share_that_rigl_exchanges_falls_by_a_cosine(iteration, share, digit
     before, after = rewired_at(iteration, digits, monkeypatch, comes_back=False)
     for name, m in before.mask.items():
         assert int((m & ~after.mask[name]).sum()) == math.floor(share * int(m.sum()))
+
+
+def test_rigls_cosine_runs_from_its_first_update_to_its_last(digits, monkeypatch):
+    before, after = rewired_at(60, digits, monkeypatch, False, RIGL.changed(prune_from=2))  # halfway from 40 to 80
+    for name, m in before.mask.items():
+        assert int((m & ~after.mask[name]).sum()) == math.floor(0.15 * int(m.sum()))
+
+
+def test_rigl_drops_the_smallest_of_all_layers_where_they_are_ranked_together(digits, monkeypatch):
+    before, after = rewired_at(40, digits, monkeypatch, False, RIGL.changed(scope="global"))
+    size = {name: before.weights[name].abs() for name in before.mask}
+    gone, kept = (
+        torch.cat([size[n][m & (after.mask[n] if stays else ~after.mask[n])] for n, m in before.mask.items()])
+        for stays in (False, True)
+    )
+    assert len(gone) == math.floor(0.15 * masks.weights_left(before.mask)) and gone.max() <= kept.min()
 
 
 def test_a_weight_that_rigl_drops_and_takes_straight_back_starts_anew(digits, monkeypatch):
