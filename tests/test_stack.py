@@ -100,6 +100,21 @@ def test_replicates_at_different_iterations_are_not_mixed():
     assert {state.iteration for state in outcomes.values()} == {30}
 
 
+def test_replicates_whose_optimizers_are_at_other_steps_are_not_mixed():
+    """A stack has one clock: one that goes on with its optimizer's state would be corrected as a new one is."""
+    data, cohort = cohort_of(BASE, 4)
+    for key, steps in ((1, 0.0), (2, 7.0), (3, 7.0)):
+        cohort[key].optimizer = {"fc1.weight/step": torch.tensor(steps)}
+    together = []
+
+    def note(settings, data, states):
+        together.append([state.seed for state in states])
+        return iter(())
+
+    dict(train_cohort(BASE, data, cohort, trainer=note))
+    assert together == [[cohort[key].seed for key in keys] for keys in ([0], [1], [2, 3])]
+
+
 def test_the_whole_experiment_in_step_gives_the_same_tickets():
     settings = BASE.changed(arms=("ticket", "reinit", "random", "oneshot"), trials=2, rounds=2, reinit_draws=2)
     data = load(settings)
