@@ -13,7 +13,7 @@ STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart all lenet dynamic structure list figures scorecard queue notebooks test nbval lint faults bench badges clean
+.PHONY: help setup quickstart all lenet dynamic structure list figures scorecard queue notebooks test nbval lint faults mutants bench badges clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,11 @@ lint: $(READY)  ## ruff over code and notebooks
 faults: $(READY)  ## kill, fill, damage: are results lost? writes results/faults.json
 	@$(BIN)/python tests/faults.py
 
+mutants: $(READY)  ## change the code in one place, test, and again: what goes unnoticed? hours (ROOM=masks for one of them)
+	@$(BIN)/python -m pip install --quiet --requirement tests/requirements-mutants.txt
+	OMP_NUM_THREADS=1 nice $(BIN)/mutmut run --max-children 1 $(if $(ROOM),"lthcore.$(ROOM).*")
+	$(BIN)/mutmut results
+
 bench: $(READY)  ## every benchmark; writes results/benchmarks/
 	@for name in protocol roofline cohort sparse convolutions estimates scaling queue_ray resnet_epoch compaction figure_cost; do \
 		echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; \
@@ -91,5 +96,5 @@ badges:  ## stamp the repository's address everywhere: make badges REPO=owner/na
 	find . -maxdepth 2 -name '*.old' -delete && echo "stamped $(REPO) in place of $$old"
 
 clean:  ## remove .venv and what was built; results and figures stay
-	rm -rf $(VENV) build .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build mutants .pytest_cache .ruff_cache *.egg-info
 	find lthcore tests benchmarks -name __pycache__ -type d -exec rm -rf {} +
