@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from lthcore.data import Data, Split, load, pick_device
+from lthcore.errors import LabError
+from lthcore.paths import project_root
 from lthcore.records import git_commit, hardware, versions
-from lthcore.settings import LabError, Settings, project_root
+from lthcore.settings import Settings
 
 BATCH = 60
 Seconds = dict[str, list[float]]

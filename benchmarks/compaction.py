@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lthcore.compact import compact
+from lthcore.errors import LabError
 from lthcore.models import build, multiply_adds
-from lthcore.records import results_root
-from lthcore.settings import LabError
+from lthcore.paths import results_root
 from lthcore.tickets import load_ticket
 
 SHAPE = (1, 28, 28)

@@ -25,10 +25,12 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from lthcore.data import Data, Split, load
-from lthcore.linear import times_transposed
+from lthcore.errors import LabError
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights, multiply_adds
-from lthcore.settings import LabError, Settings, project_root
+from lthcore.onednn import times_transposed
+from lthcore.paths import project_root
+from lthcore.settings import Settings
 from lthcore.train import engine_for
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}

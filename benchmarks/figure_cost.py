@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 
 from bench import clock, keep, mnist, options_of
 
+from lthcore.errors import LabError
 from lthcore.experiments import load_experiment
 from lthcore.lottery import find_tickets, planned
+from lthcore.paths import project_root, results_root
 from lthcore.plan import seconds_left
-from lthcore.records import results_root
 from lthcore.results import run
-from lthcore.settings import LabError, project_root
 
 ITERATIONS = 2000
 

@@ -19,7 +19,8 @@ from torch import cat
 
 from lthcore.data import Split
 from lthcore.lottery import find_tickets
-from lthcore.settings import Settings, project_root
+from lthcore.paths import project_root
+from lthcore.settings import Settings
 
 STEPS, PLAIN_STEPS, EVERY = 2000, 400, 100
 

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from lthcore.augment import augment
 from lthcore.data import Data, Split, load
 from lthcore.dynamic import update
-from lthcore.linear import times_transposed
+from lthcore.errors import LabError
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights, multiply_adds
-from lthcore.settings import DynamicSettings, LabError, Settings
+from lthcore.onednn import times_transposed
+from lthcore.settings import DynamicSettings, Settings
 from lthcore.train import engine_for
 
 N = 50_000

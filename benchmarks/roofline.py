@@ -16,9 +16,9 @@ from bench import BATCH, best, clock, keep, mnist, options_of, plain_lenet, prin
 
 from lthcore import engines
 from lthcore.data import Data, Split
-from lthcore.linear import times_transposed
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
+from lthcore.onednn import times_transposed
 from lthcore.settings import Settings
 from lthcore.train import engine_for, epoch_batches
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pandas as pd
 
 from lthcore import lineage
+from lthcore.errors import LabError, one_line
 from lthcore.experiments import PROFILES
 from lthcore.lineage import Lineage
 from lthcore.lock import locked
 from lthcore.records import digest, digests_in, read_record, read_table, replicate_of, rows_of, write, write_json
 from lthcore.schemas import COLUMNS, check_record, check_table, check_whole
-from lthcore.settings import LabError, one_line, settings_of
+from lthcore.settings import settings_of
 from lthcore.studies import planned
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them

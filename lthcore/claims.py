@@ -19,11 +19,12 @@ import pandas as pd
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
+from lthcore.errors import LabError, choose, one_line, shown
 from lthcore.experiments import PROFILES, check_name
 from lthcore.paper import NOTEBOOK
+from lthcore.paths import project_root
 from lthcore.records import has_results, read_record, read_table, read_tables
 from lthcore.schemas import ROUNDS
-from lthcore.settings import LabError, choose, one_line, project_root, shown
 from lthcore.yaml_files import check_shape, read_yaml
 
 RESAMPLES = 1000

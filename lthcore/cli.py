@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from lthcore import __version__
+from lthcore.errors import LabError, one_line, shown
 from lthcore.experiments import PROFILES, Experiment, load_experiments
-from lthcore.settings import LabError, one_line, shown
 from lthcore.yaml_files import parse_yaml
 
 EXAMPLES = """examples:
@@ -131,8 +131,9 @@ def _asked_to_stop(*_: object) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: the engine first, then the notebook over its tables."""
-    from lthcore.records import folder_of
-    from lthcore.results import TimeLimit, run
+    from lthcore.errors import TimeLimit
+    from lthcore.paths import folder_of
+    from lthcore.results import run
 
     overrides = dict(map(_parameter, options.parameter))
     experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
@@ -187,7 +188,7 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path:
 
 def notebook_of(experiment: Experiment) -> Path:
     """The notebook of an experiment. Raises LabError where there is none."""
-    from lthcore.settings import project_root
+    from lthcore.paths import project_root
 
     source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
     if not source.exists():
@@ -274,7 +275,8 @@ def _raise_first(errors: list[str]) -> None:
 
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: where it comes from, and its accuracies by arm and weights left."""
-    from lthcore.records import folder_of, read_record, read_tables
+    from lthcore.paths import folder_of
+    from lthcore.records import read_record, read_tables
 
     folder = Path(options.run) if Path(options.run).is_dir() else folder_of(options.run)
     rounds, _ = read_tables(folder)
@@ -297,9 +299,8 @@ def figures_command(options: argparse.Namespace) -> None:
     """
     from lthcore import paper
     from lthcore.gallery import FIGURES
+    from lthcore.paths import project_root, results_root
     from lthcore.plots import save
-    from lthcore.records import results_root
-    from lthcore.settings import project_root
 
     if options.table:
         path = project_root() / "params" / "FIGURES.md"
@@ -328,8 +329,7 @@ def scorecard_command(options: argparse.Namespace) -> None:
     """Grade the paper's claims from the tables; README has them, and what the studies found, from here."""
     from lthcore.claims import UNREADABLE, as_markdown, write_scorecard
     from lthcore.findings import into_readme
-    from lthcore.records import results_root
-    from lthcore.settings import project_root
+    from lthcore.paths import project_root, results_root
 
     card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
     print(as_markdown(card))
@@ -345,8 +345,8 @@ def scorecard_command(options: argparse.Namespace) -> None:
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
     from lthcore.archives import mirror_of, pack
+    from lthcore.paths import results_root
     from lthcore.queue import queued
-    from lthcore.records import results_root
 
     experiments = [e for e in queued(options.profile) if options.only in e.name]
     if not experiments:
@@ -366,10 +366,11 @@ def queue_command(options: argparse.Namespace) -> None:
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue one after the other; return the names of those that could not run."""
     from lthcore.archives import mirror
+    from lthcore.errors import TimeLimit
+    from lthcore.paths import folder_of, results_root
     from lthcore.plan import done_replicates
     from lthcore.progress import state_line
-    from lthcore.records import folder_of, results_root
-    from lthcore.results import TimeLimit, run
+    from lthcore.results import run
     from lthcore.studies import planned
 
     deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
@@ -408,8 +409,8 @@ def _failed(experiment: Experiment, error: LabError) -> LabError:
 def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue on a Ray cluster, all of it in one view; return the names of those that could not run."""
     from lthcore.cluster import Cluster, run_queue
+    from lthcore.paths import results_root
     from lthcore.progress import queue_view
-    from lthcore.records import results_root
 
     cluster = Cluster(options.address, options.cpus_per_run, options.gpus_per_run)
     try:
@@ -428,7 +429,7 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
 def unpack_command(options: argparse.Namespace) -> None:
     """Merge an archive of tables into results/."""
     from lthcore.archives import unpack
-    from lthcore.records import results_root
+    from lthcore.paths import results_root
 
     for line in unpack(Path(options.archive), results_root()):
         print(line)
@@ -436,7 +437,8 @@ def unpack_command(options: argparse.Namespace) -> None:
 
 def data_command(options: argparse.Namespace) -> None:
     """Fetch or verify data sets."""
-    from lthcore.data import data_root, fetch, verified
+    from lthcore.data import fetch, verified
+    from lthcore.paths import data_root
 
     look = fetch if options.action == "fetch" else verified
     for name in options.names:

@@ -22,13 +22,15 @@ import torch
 from lthcore.archives import mirror
 from lthcore.board import Board, Line
 from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
+from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate
+from lthcore.paths import folder_of, results_root
 from lthcore.place import Checkpointer, Here
 from lthcore.plan import done_replicates
-from lthcore.records import folder_of, hardware, results_root
-from lthcore.results import TimeLimit, run
-from lthcore.settings import LabError, Recipe, one_line
+from lthcore.records import hardware
+from lthcore.results import run
+from lthcore.settings import Recipe
 from lthcore.state import Training
 from lthcore.studies import planned
 from lthcore.tickets import file_stem

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data import load
+from lthcore.errors import LabError
 from lthcore.models import Weights, build, multiply_adds
-from lthcore.settings import LabError, Recipe
+from lthcore.settings import Recipe
 from lthcore.tickets import load_ticket
 from lthcore.units import Stream, columns, streams_of
 

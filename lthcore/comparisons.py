@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
+from lthcore.errors import choose
 from lthcore.experiments import PROFILES, load_experiments
+from lthcore.paths import project_root
 from lthcore.records import read_record, read_tables
-from lthcore.settings import choose, project_root
 from lthcore.yaml_files import check_shape, read_yaml
 
 

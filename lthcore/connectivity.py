@@ -12,7 +12,8 @@ from torch import nn
 from lthcore.data import Data, Split
 from lthcore.engines import evaluate
 from lthcore.models import Weights, build
-from lthcore.settings import Recipe, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import Recipe
 from lthcore.state import Training
 from lthcore.train import train
 

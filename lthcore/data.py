@@ -9,7 +9,6 @@ Test images of which no digest is known are said to be unverified.
 import gzip
 import hashlib
 import math
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,7 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lthcore.settings import TRAINING_IMAGES, LabError, Recipe, choose, project_root, seed_for
+from lthcore.errors import LabError, choose
+from lthcore.paths import data_root
+from lthcore.seeds import seed_for
+from lthcore.settings import TRAINING_IMAGES, Recipe
 
 # name -> (MD5 of NAME.gz, MD5 of NAME unpacked where it is published)
 MNIST_FILES = {
@@ -125,11 +127,6 @@ class Data:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             splits = {name: Split(*map(torch.from_numpy, pair)) for name, pair in arrays.items() if name != "about"}
         return cls(splits["train"], splits.get("validation"), splits["test"], *arrays["about"])
-
-
-def data_root() -> Path:
-    """Where data files are looked for: `LTH_DATA`, else data/ of the project."""
-    return Path(os.environ.get("LTH_DATA") or project_root() / "data")
 
 
 def _digits(root: Path) -> Raw:

@@ -18,7 +18,8 @@ from lthcore.lottery import Cohort, Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning import kind_of, prune, prune_to
-from lthcore.settings import DynamicSettings, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import DynamicSettings
 from lthcore.state import Training
 from lthcore.train import epoch_batches, train_in_step
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lthcore.settings import LabError
+from lthcore.errors import LabError
 
 COUNTRY = "USA"  # whose grid emissions are reckoned by, unless LTH_COUNTRY names another (three letters)
 METERS = ("intel_rapl", "intel_power_gadget", "powermetrics")  # codecarbon's names of what measures power

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from lthcore import masks
 from lthcore.augment import augment
 from lthcore.data import Data, Split
-from lthcore.linear import times_transposed
 from lthcore.models import Dropout, Weights
-from lthcore.settings import Recipe, seed_for
+from lthcore.onednn import times_transposed
+from lthcore.seeds import seed_for
+from lthcore.settings import Recipe
 from lthcore.state import Training
 
 # images evaluated at once: on a core as many as its cache holds the activations of

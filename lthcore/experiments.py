@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lthcore.settings import KINDS, LabError, Recipe, Settings, choose, shown
+from lthcore.errors import LabError, choose, shown
+from lthcore.settings import KINDS, Recipe, Settings
 from lthcore.yaml_files import read_yaml
 
 PROFILES = ("smoke", "cpu", "paper")

@@ -59,6 +59,6 @@ def passing_on_signals() -> Iterator[type]:
 def _stop(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    from lthcore.results import TimeLimit  # slow to import, and only this needs it
+    from lthcore.errors import TimeLimit  # slow to import, and only this needs it
 
     raise TimeLimit("asked to stop while the notebook was executed; the same command goes on")

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
+from lthcore.errors import one_line
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.settings import one_line
 
 FILE = "lineage.safetensors.gz"
 LEFT = 255  # in place of a round: not pruned yet

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from lthcore.settings import LabError
+from lthcore.errors import LabError
 
 try:
     import fcntl

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lthcore.errors import LabError
 from lthcore.models import Weights
-from lthcore.settings import LabError
 
 Mask = dict[str, Tensor]
 

@@ -10,8 +10,9 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lthcore.linear import Linear
-from lthcore.settings import LabError, Recipe, choose, shown
+from lthcore.errors import LabError, choose, shown
+from lthcore.onednn import Linear
+from lthcore.settings import Recipe
 
 Weights = dict[str, Tensor]
 LARGEST = 200_000_000  # weights of a network: a training holds about eight copies of them, which are 6.4 GB

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lthcore import masks
 from lthcore.derived import Tickets
-from lthcore.settings import seed_for
+from lthcore.seeds import seed_for
 from lthcore.similarity import (
     activations,
     align,

@@ -15,12 +15,13 @@ import torch
 from matplotlib.figure import Figure
 
 from lthcore import plots
+from lthcore.errors import LabError
 from lthcore.experiments import PROFILES, load_experiments
 from lthcore.lottery import planned
+from lthcore.paths import project_root
 from lthcore.plan import seconds_of, timed
 from lthcore.plots import ARMS, Series
 from lthcore.records import hardware, has_results, read_record, read_table, read_tables
-from lthcore.settings import LabError, project_root
 from lthcore.train import worker_count
 
 NOTEBOOK = "iterative_pruning"

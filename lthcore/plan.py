@@ -13,8 +13,9 @@ from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights, outline
-from lthcore.records import folder_of, read_record, read_table, replicate_of, rows_of
-from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings, project_root
+from lthcore.paths import folder_of, project_root
+from lthcore.records import read_record, read_table, replicate_of, rows_of
+from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings
 from lthcore.studies import planned
 from lthcore.train import engine_for, worker_count
 

@@ -23,7 +23,7 @@ from lthcore.lottery import begin
 from lthcore.masks import full_mask
 from lthcore.pruning import Seen
 from lthcore.saliency import snip, synflow
-from lthcore.settings import seed_for
+from lthcore.seeds import seed_for
 from lthcore.similarity import interval_text
 from lthcore.train import train
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lthcore.data import Data
+from lthcore.errors import LabError, choose
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.settings import Kind, LabError, Settings, choose
+from lthcore.settings import Kind, Settings
 
 Scores = dict[str, Tensor]
 

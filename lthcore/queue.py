@@ -7,8 +7,9 @@ from typing import Annotated, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from lthcore.errors import LabError, choose, shown
 from lthcore.experiments import Experiment, check_name, load_experiments
-from lthcore.settings import LabError, choose, project_root, shown
+from lthcore.paths import project_root
 from lthcore.yaml_files import check_shape, read_yaml
 
 

@@ -14,28 +14,11 @@ import torch
 from joblib import cpu_count
 
 from lthcore import __version__
+from lthcore.errors import LabError, one_line
 from lthcore.lottery import Replicate
 from lthcore.schemas import COLUMNS, REPLICATE, check_record, check_table
-from lthcore.settings import LabError, one_line, project_root
 
 SEEN_CHANGING = 5  # times that files are read anew while a run beside writes them
-
-
-def results_root() -> Path:
-    """Where runs are kept: `LTH_RESULTS`, else results/ of the project."""
-    return Path(os.environ.get("LTH_RESULTS") or project_root() / "results")
-
-
-def folder_of(name: str, root: Path | None = None) -> Path:
-    """The folder of a run `<profile>/<notebook>/<variant>` below a results root (by default `results_root()`).
-
-    Raises LabError for a name that leads out of the root, be it by links.
-    """
-    root = root or results_root()
-    folder, inside = (root / name).resolve(), root.resolve()
-    if folder == inside or not folder.is_relative_to(inside):
-        raise LabError(f"results: {name} leads out of {root} (to {folder}); runs are kept below it")
-    return root / name
 
 
 def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from lthcore import analysis, lineage, masks
 from lthcore.data import DATASETS, Data, image_shape
+from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.lineage import Lineage
 from lthcore.lock import locked, stopped_by_sigterm
 from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of, untrained_networks
@@ -50,7 +51,7 @@ from lthcore.records import (
     write_run,
 )  # fmt: skip
 from lthcore.schemas import COLUMNS, CURVES, READ, REPLICATE, ROUNDS, check_whole
-from lthcore.settings import LabError, Recipe, Settings, one_line
+from lthcore.settings import Recipe, Settings
 from lthcore.state import Point, Training
 from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
@@ -61,12 +62,6 @@ from lthcore.train import train_in_step, weights_left
 WHOLE, WHOLE_OTHERS = 151, 21
 SOURCE = "source"
 WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
-
-
-class TimeLimit(LabError):
-    """The time limit was reached, or SIGTERM came; what was done is saved, and the same command goes on."""
-
-    exit_code = 75  # EX_TEMPFAIL
 
 
 class Run:

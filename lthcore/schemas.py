@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
+from lthcore.errors import LabError, one_line
 from lthcore.lottery import Replicate
-from lthcore.settings import LabError, one_line
 
 REPLICATE = list(Replicate._fields)
 READ = ["read_1_test_accuracy", "read_2_test_accuracy", "read_3_test_accuracy"]

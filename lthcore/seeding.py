@@ -12,7 +12,8 @@ from lthcore.lottery import Replicate, begin, next_round
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning import Seen, scores
-from lthcore.settings import Settings, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import Settings
 from lthcore.similarity import interval_text
 from lthcore.train import train_cohort
 

@@ -4,12 +4,11 @@ import difflib
 import hashlib
 import json
 import re
-import reprlib
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lthcore.errors import LabError, choose, shown
 
 ARMS = (
     "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "fine_tuned",
@@ -29,37 +28,8 @@ Kind = Literal["conv", "shortcut", "fc", "output"]
 EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
 
 
-LONGEST = 400  # characters of an error's line
 LARGEST_PLAN = 100_000  # trainings of an experiment: a hundred times what the largest published one has
 WIDEST, DEEPEST = 1_000_000, 100  # neurons of a hidden layer, and such layers
-
-
-class LabError(Exception):
-    """An error a user can mend: one line that says what is wrong and what to do. The command line exits with 2."""
-
-    def __str__(self) -> str:
-        """The line, of at most LONGEST characters."""
-        return one_line(super().__str__())
-
-
-def one_line(error: BaseException | str) -> str:
-    """What an error says, on one line of printable characters; cut in the middle where it is longer than LONGEST."""
-    words = " ".join((str(error) or type(error).__name__).split())
-    if not words.isprintable():
-        words = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
-    if len(words) <= LONGEST:
-        return words
-    return f"{words[: LONGEST - 155]} ... {words[-150:]}"  # how it begins, and what to do, which comes last
-
-
-def shown(value: object) -> str:
-    """A value as an error shows it: its repr, cut where it is long, deep or cannot be written out."""
-    brief = reprlib.Repr()
-    brief.maxstring = brief.maxother = brief.maxlong = 80
-    try:
-        return brief.repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
 
 
 class Recipe(BaseModel):
@@ -400,29 +370,6 @@ def settings_of(values: dict[str, Any]) -> Recipe:
     """The settings that a record or ticket holds: which study they are of shows in their names."""
     own = {kind: kind.model_fields.keys() - Settings.model_fields.keys() for kind in KINDS.values()}
     return next((kind for kind, names in own.items() if names & values.keys()), Settings)(**values)
-
-
-def project_root() -> Path:
-    """The folder that holds params/ and results/: at or above the working directory, else where lthcore lies."""
-    here = Path.cwd()
-    places = (here, *here.parents, Path(__file__).resolve().parents[1])
-    return next((p for p in places if (p / "params").is_dir() and (p / "notebooks").is_dir()), here)
-
-
-def choose(key: str, value: str, allowed: Iterable[str]) -> str:
-    """Return `value` if it is one of `allowed`; else raise LabError naming the key, the value, the nearest and all."""
-    allowed = list(allowed)
-    if value in allowed:
-        return value
-    near = difflib.get_close_matches(str(value)[:100], allowed, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise LabError(f"{key} = {shown(value)}{hint}: allowed are {', '.join(allowed)}")
-
-
-def seed_for(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose: everything random here draws from a generator of its own, seeded so."""
-    text = json.dumps([seed, *purpose])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _steps_per_epoch(dataset: str, train_examples: int, validation: int, batch_size: int) -> int:

@@ -24,9 +24,11 @@ from torch import Tensor
 from lthcore import conv, masks, sparse
 from lthcore.data import Data
 from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
+from lthcore.errors import LabError
 from lthcore.models import Weights, build
 from lthcore.orphans import SHARED_MEMORY, end_if_orphan, end_with, temporary_folder
-from lthcore.settings import LabError, Recipe, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import Recipe
 from lthcore.sparse import SparseChain
 from lthcore.state import Point, Training
 

@@ -7,9 +7,10 @@ mask lands on the very weights it was found with. Untrained accuracies are those
 from collections.abc import Callable, Iterator
 
 from lthcore.data import Data, image_shape
+from lthcore.errors import LabError
 from lthcore.lineage import Lineage
 from lthcore.lottery import Cohort, Found, find_tickets
-from lthcore.settings import LabError, Settings, TransferSettings
+from lthcore.settings import Settings, TransferSettings
 
 Search = Callable[[Settings], Iterator[Cohort]]  # finds tickets, round by round: a run of its own, or in memory
 

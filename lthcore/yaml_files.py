@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from lthcore.settings import LabError, one_line, shown
+from lthcore.errors import LabError, one_line, shown
 
 LARGEST = 1 << 20  # bytes of a file: a hundred times what the largest here has
 MOST, DEEPEST = 100_000, 20  # values, those that anchors repeat counted each time, and levels of them

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from lthcore import data, place, results
-from lthcore.results import TimeLimit, run
+from lthcore.errors import TimeLimit
+from lthcore.results import run
 from lthcore.settings import Recipe
 
 hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)

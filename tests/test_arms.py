@@ -8,6 +8,7 @@ import torch
 
 from lthcore import lottery, masks
 from lthcore.data import Data, load
+from lthcore.errors import LabError
 from lthcore.lineage import Lineage
 from lthcore.lottery import (
     LINEAGE,
@@ -38,7 +39,8 @@ from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning import layer_rates, prune
 from lthcore.saliency import synflow_mask
-from lthcore.settings import LabError, Settings, TransferSettings, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import Settings, TransferSettings
 from lthcore.state import Training
 
 SMALL = Settings(

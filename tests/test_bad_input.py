@@ -16,11 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lthcore import tickets
+from lthcore.errors import LabError
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.place import Checkpointer
 from lthcore.results import run
-from lthcore.settings import LabError, Settings
+from lthcore.settings import Settings
 from lthcore.state import Point
 from lthcore.tickets import load_state, load_ticket, save_state
 

@@ -8,9 +8,9 @@ import pytest
 
 from lthcore import claims, results
 from lthcore.claims import Absent, grade, load_claims, measure, scorecard, view_of, write_scorecard
+from lthcore.errors import LabError
 from lthcore.experiments import load_experiments
 from lthcore.plan import params_files
-from lthcore.settings import LabError
 
 LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]
 ROUNDS = len(LEFT) - 1

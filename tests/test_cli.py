@@ -13,9 +13,9 @@ import pytest
 from lthcore import cli, paper
 from lthcore.cli import main
 from lthcore.experiments import load_experiment
-from lthcore.records import read_record, read_tables, results_root
+from lthcore.paths import project_root, results_root
+from lthcore.records import read_record, read_tables
 from lthcore.results import run
-from lthcore.settings import project_root
 
 TINY = """
 dataset: digits

@@ -22,13 +22,14 @@ from lthcore.archives import mirror, mirror_of
 from lthcore.board import Board
 from lthcore.cluster import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
 from lthcore.data import load
+from lthcore.errors import LabError, TimeLimit
 from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.place import Checkpointer, Here
 from lthcore.records import hardware, read_record
-from lthcore.results import TimeLimit, run
-from lthcore.settings import LabError, Settings
+from lthcore.results import run
+from lthcore.settings import Settings
 from lthcore.train import train, train_cohort, train_in_step
 
 ROOT = Path(__file__).parents[1]

@@ -21,9 +21,10 @@ from lthcore.comparisons import (
 )  # fmt: skip
 from lthcore.experiments import load_experiments
 from lthcore.findings import ablation_findings, dynamic_findings, rewinding_findings
+from lthcore.paths import project_root
 from lthcore.results import run
 from lthcore.schemas import CURVES, REPLICATE, ROUNDS
-from lthcore.settings import DynamicSettings, Settings, project_root
+from lthcore.settings import DynamicSettings, Settings
 
 PARAMS = project_root() / "params"
 

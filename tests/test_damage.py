@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from lthcore import archives, results, tickets
 from lthcore.archives import pack, unpack
 from lthcore.data import load
+from lthcore.errors import LabError
 from lthcore.lineage import FILE
 from lthcore.lock import locked
 from lthcore.records import read_record, read_table, read_tables
 from lthcore.results import run
-from lthcore.settings import LabError, Settings
+from lthcore.settings import Settings
 
 RUN = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=10, learning_rate=5e-3,

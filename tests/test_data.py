@@ -13,7 +13,8 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from lthcore import data
-from lthcore.settings import LabError, Settings
+from lthcore.errors import LabError
+from lthcore.settings import Settings
 
 DIGITS = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu")
 SMALL = Settings(validation=50, batch_size=10, device="cpu")

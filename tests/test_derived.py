@@ -10,9 +10,10 @@ import torch
 
 from lthcore import analysis, overlap, prediction, seeding, stability, structure, supermasks
 from lthcore.derived import Tickets, derived
+from lthcore.errors import LabError
 from lthcore.masks import percent_left, shuffled
 from lthcore.results import run
-from lthcore.settings import LabError, Settings
+from lthcore.settings import Settings
 
 SETTINGS = Settings(
     dataset="digits", validation=300, architecture="mlp", widths=(16, 8), learning_rate=5e-3, iterations=60,

@@ -11,13 +11,15 @@ from torch.nn import functional as F
 from lthcore import dynamic, engines, masks
 from lthcore.data import Data, load
 from lthcore.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
+from lthcore.errors import LabError
 from lthcore.experiments import load_experiments
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.pruning import prune_to
 from lthcore.records import read_record
 from lthcore.results import run
-from lthcore.settings import DynamicSettings, LabError, Settings, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import DynamicSettings, Settings
 from lthcore.state import Training
 from lthcore.tickets import load_state, load_ticket, save_state
 from lthcore.train import epoch_batches, learning_rate, train, train_cohort

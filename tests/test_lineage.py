@@ -9,6 +9,7 @@ import torch
 
 from lthcore import masks
 from lthcore.archives import pack, tables_in, unpack
+from lthcore.errors import TimeLimit
 from lthcore.lineage import FILE, Lineage
 from lthcore.lottery import Replicate, begin
 from lthcore.masks import full_mask
@@ -17,7 +18,7 @@ from lthcore.outcomes import without_ticket
 from lthcore.place import Checkpointer
 from lthcore.pruning import layer_rates, prune
 from lthcore.records import read_record, read_tables
-from lthcore.results import TimeLimit, run
+from lthcore.results import run
 from lthcore.settings import Settings
 from lthcore.tickets import file_stem, load_ticket
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lthcore import masks
 from lthcore.data import Data, load
+from lthcore.errors import LabError
 from lthcore.lottery import (
     Cohort,
     Replicate,
@@ -25,7 +26,8 @@ from lthcore.lottery import (
 )
 from lthcore.models import Weights, build, initial_weights
 from lthcore.results import run
-from lthcore.settings import LabError, Settings, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import Settings
 from lthcore.train import train, train_cohort
 
 ARMS = (

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from lthcore import masks
-from lthcore.settings import LabError
+from lthcore.errors import LabError
 
 NAN, INF = float("nan"), float("inf")
 

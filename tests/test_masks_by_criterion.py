@@ -5,12 +5,14 @@ import torch
 
 from lthcore import masks
 from lthcore.data import load
+from lthcore.errors import LabError
 from lthcore.lottery import Replicate, find_tickets
 from lthcore.models import build, initial_weights
 from lthcore.pruning import CRITERIA, Seen, scores
 from lthcore.results import run
 from lthcore.saliency import SALIENCIES, snip
-from lthcore.settings import LabError, Settings, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import Settings
 
 BY = [f"by_{name}" for name in (*CRITERIA, *SALIENCIES) if not name.startswith("late_")]
 SMALL = Settings(

@@ -3,9 +3,10 @@
 import pytest
 
 from lthcore import data, plan
+from lthcore.errors import LabError
 from lthcore.experiments import Experiment
 from lthcore.lottery import planned
-from lthcore.settings import LabError, Settings
+from lthcore.settings import Settings
 
 SETTINGS = Settings(arms=("ticket",), trials=1, rounds=16, iterations=1000, eval_every=100, device="cpu")
 EXPERIMENT = Experiment("study", "variant", "cpu", SETTINGS)

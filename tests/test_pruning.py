@@ -9,9 +9,10 @@ from torch.nn.utils import prune as torch_prune
 
 from lthcore import masks
 from lthcore.data import Data, load
+from lthcore.errors import LabError
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning import CRITERIA, Seen, layer_rates, prune, prune_to, scores
-from lthcore.settings import LabError, Settings
+from lthcore.settings import Settings
 from lthcore.units import UNIT_CRITERIA, unit_activation
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)

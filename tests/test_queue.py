@@ -7,12 +7,14 @@ import tarfile
 import pytest
 
 from lthcore.archives import pack, unpack
+from lthcore.errors import LabError
 from lthcore.experiments import PROFILES
+from lthcore.paths import project_root
 from lthcore.plan import params_files
 from lthcore.queue import Less, queued
 from lthcore.records import read_record
 from lthcore.results import run
-from lthcore.settings import EXTENT, LabError, Settings, project_root
+from lthcore.settings import EXTENT, Settings
 from lthcore.studies import planned
 
 TINY = Settings(

@@ -20,10 +20,12 @@ import torch
 from safetensors import safe_open
 
 from lthcore import lottery, masks, place, results
+from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import Replicate, planned
-from lthcore.records import read_record, read_tables, results_root
-from lthcore.results import TimeLimit, run
-from lthcore.settings import LabError, Settings
+from lthcore.paths import results_root
+from lthcore.records import read_record, read_tables
+from lthcore.results import run
+from lthcore.settings import Settings
 from lthcore.state import Point, Training
 from lthcore.tickets import file_stem, load_and_evaluate, load_state, load_ticket, save_state
 

@@ -6,23 +6,14 @@ from pathlib import Path
 import pytest
 
 from lthcore.data import DATASETS
+from lthcore.errors import LONGEST, LabError, choose
 from lthcore.experiments import PROFILES, check_name, load_experiment, load_experiments
 from lthcore.lottery import check_settings
 from lthcore.models import MODELS
+from lthcore.paths import folder_of
 from lthcore.pruning import CRITERIA
-from lthcore.records import folder_of
-from lthcore.settings import (
-    EXTENT,
-    KINDS,
-    LONGEST,
-    TRAINING_IMAGES,
-    DynamicSettings,
-    LabError,
-    Settings,
-    TransferSettings,
-    choose,
-    seed_for,
-)  # fmt: skip
+from lthcore.seeds import seed_for
+from lthcore.settings import EXTENT, KINDS, TRAINING_IMAGES, DynamicSettings, Settings, TransferSettings
 from lthcore.studies import planned
 from lthcore.units import UNIT_CRITERIA
 

@@ -8,9 +8,10 @@ import torch
 from lthcore import masks
 from lthcore.data import load
 from lthcore.engines import Stack
+from lthcore.errors import LabError
 from lthcore.lottery import Replicate, begin, find_tickets
 from lthcore.models import build, initial_weights
-from lthcore.settings import LabError, Settings
+from lthcore.settings import Settings
 from lthcore.train import engine_for, train, train_cohort, train_in_step
 
 BASE = Settings(

@@ -16,9 +16,11 @@ from torch.nn.utils import prune as torch_prune
 from lthcore import conv, engines, masks
 from lthcore.data import Data, load
 from lthcore.engines import evaluate
+from lthcore.errors import LabError
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
-from lthcore.settings import LabError, Settings, seed_for
+from lthcore.seeds import seed_for
+from lthcore.settings import Settings
 from lthcore.state import Point, Training
 from lthcore.tickets import load_state, save_state
 from lthcore.train import (

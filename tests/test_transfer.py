@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from lthcore import masks
 from lthcore import transfer as transfer_room
 from lthcore.data import load, read
+from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import Replicate, find_tickets
 from lthcore.records import read_record
-from lthcore.results import SOURCE, Run, TimeLimit, run
-from lthcore.settings import LabError, Settings, TransferSettings
+from lthcore.results import SOURCE, Run, run
+from lthcore.settings import Settings, TransferSettings
 from lthcore.train import train_cohort
 from lthcore.transfer import masks_elsewhere, transfer
 

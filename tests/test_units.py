@@ -7,10 +7,11 @@ from torch import nn
 from lthcore import masks
 from lthcore.compact import compact, export_onnx
 from lthcore.data import load
+from lthcore.errors import LabError
 from lthcore.lottery import find_tickets
 from lthcore.models import build, initial_weights, multiply_adds, positions
 from lthcore.pruning import Seen
-from lthcore.settings import LabError, Settings
+from lthcore.settings import Settings
 from lthcore.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
 
 DIGITS = Settings(

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from lthcore.settings import LONGEST, LabError, project_root
+from lthcore.errors import LONGEST, LabError
+from lthcore.paths import project_root
 from lthcore.yaml_files import LARGEST, check_shape, parse_yaml, read_yaml
 
 TENFOLD = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
