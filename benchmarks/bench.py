@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
 
-from lthcore.data import Data, Split, load, pick_device
+from lthcore.data.datasets import Data, Split, load, pick_device
 from lthcore.errors import LabError
 from lthcore.paths import project_root
 from lthcore.records import git_commit, hardware, versions

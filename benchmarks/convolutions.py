@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
 
-from lthcore.data import Data, Split, load
+from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights, multiply_adds

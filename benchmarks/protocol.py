@@ -17,7 +17,7 @@ import tempfile
 from bench import best, clock, dataloader, keep, mnist, options_of, plain_training, print_table, tensor_batches
 from torch import cat
 
-from lthcore.data import Split
+from lthcore.data.datasets import Split
 from lthcore.lottery import find_tickets
 from lthcore.paths import project_root
 from lthcore.settings import Settings

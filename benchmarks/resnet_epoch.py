@@ -13,8 +13,8 @@ import torch
 from bench import best, clock, keep, options_of, print_table, side_by_side
 from torch.nn import functional as F
 
-from lthcore.augment import augment
-from lthcore.data import Data, Split, load
+from lthcore.data.augment import augment
+from lthcore.data.datasets import Data, Split, load
 from lthcore.dynamic import update
 from lthcore.errors import LabError
 from lthcore.lottery import begin

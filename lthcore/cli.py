@@ -437,7 +437,7 @@ def unpack_command(options: argparse.Namespace) -> None:
 
 def data_command(options: argparse.Namespace) -> None:
     """Fetch or verify data sets."""
-    from lthcore.data import fetch, verified
+    from lthcore.data.datasets import fetch, verified
     from lthcore.paths import data_root
 
     look = fetch if options.action == "fetch" else verified

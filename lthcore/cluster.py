@@ -21,7 +21,7 @@ import torch
 
 from lthcore.archives import mirror
 from lthcore.board import Board, Line
-from lthcore.data import DATA_SETTINGS, Data, Split, load, pick_device
+from lthcore.data.datasets import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.experiments import Experiment
 from lthcore.lottery import Cohort, Replicate

@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build, multiply_adds
+from lthcore.pruning.units import Stream, columns, streams_of
 from lthcore.settings import Recipe
 from lthcore.tickets import load_ticket
-from lthcore.units import Stream, columns, streams_of
 
 
 class Select(nn.Module):

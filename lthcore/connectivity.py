@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lthcore.data import Data, Split
+from lthcore.data.datasets import Data, Split
 from lthcore.engines import evaluate
 from lthcore.models import Weights, build
 from lthcore.seeds import seed_for

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore.augment import augment
-from lthcore.data import Data, Split
+from lthcore.data.augment import augment
+from lthcore.data.datasets import Data, Split
 from lthcore.engines import CONVOLUTIONAL_BATCH, Dense, Evaluation
 from lthcore.settings import Recipe
 from lthcore.state import Training

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lthcore.data import Data, image_shape, load
+from lthcore.data.datasets import Data, image_shape, load
 from lthcore.errors import LabError
 from lthcore.lottery import Replicate
 from lthcore.models import build

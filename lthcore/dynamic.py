@@ -13,11 +13,11 @@ import torch
 from torch.nn import functional as F
 
 from lthcore import masks
-from lthcore.data import Data
+from lthcore.allocation import kind_of, prune, prune_to
+from lthcore.data.datasets import Data
 from lthcore.lottery import Cohort, Replicate, begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning import kind_of, prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
 from lthcore.state import Training

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lthcore import masks
-from lthcore.augment import augment
-from lthcore.data import Data, Split
+from lthcore.data.augment import augment
+from lthcore.data.datasets import Data, Split
 from lthcore.models import Dropout, Weights
 from lthcore.onednn import times_transposed
 from lthcore.seeds import seed_for

@@ -34,18 +34,19 @@ import torch
 from torch import nn
 
 from lthcore import masks
-from lthcore.data import DATASETS, Data, check_size, image_shape, pick_device
+from lthcore.allocation import layer_rates, prune
+from lthcore.data.datasets import DATASETS, Data, check_size, image_shape, pick_device
 from lthcore.errors import choose
 from lthcore.lineage import Groups, Lineage
 from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights, outline
-from lthcore.pruning import CRITERIA, Scores, Seen, layer_rates, prune, scores
-from lthcore.saliency import SALIENCIES, synflow_mask
+from lthcore.pruning.criteria import CRITERIA, Scores, Seen, scores
+from lthcore.pruning.saliency import SALIENCIES, synflow_mask
+from lthcore.pruning.units import UNIT_CRITERIA, prune_units, units_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.state import Training
 from lthcore.train import train_cohort
-from lthcore.units import UNIT_CRITERIA, prune_units, units_of
 
 LINEAGE = ("ticket", "continued", "fine_tuned")  # the arms whose next round grows from their own outcome
 

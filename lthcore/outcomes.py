@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from lthcore.data import Data
+from lthcore.data.datasets import Data
 from lthcore.lineage import Lineage
 from lthcore.lottery import (
     LINEAGE,

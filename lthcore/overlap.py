@@ -11,6 +11,7 @@ import pandas as pd
 
 from lthcore import masks
 from lthcore.derived import Tickets
+from lthcore.pruning.units import streams_of
 from lthcore.seeds import seed_for
 from lthcore.similarity import (
     activations,
@@ -24,7 +25,6 @@ from lthcore.similarity import (
     sign_agreement,
 )
 from lthcore.state import Training
-from lthcore.units import streams_of
 
 IMAGES = 1000  # of the test set, that activations are compared on
 MEASURES = ("jaccard", "chance", "aligned", "aligned_chance", "signs", "cosine", "cka", "cca")

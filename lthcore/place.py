@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lthcore import masks
-from lthcore.data import Data, load
+from lthcore.data.datasets import Data, load
 from lthcore.energy import metered
 from lthcore.experiments import STOP
 from lthcore.lottery import Cohort, Replicate

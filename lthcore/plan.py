@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from lthcore.data import Data, Split, check_size, image_shape, pick_device, test_images
+from lthcore.data.datasets import Data, Split, check_size, image_shape, pick_device, test_images
 from lthcore.engines import is_plain_chain
 from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from lthcore.derived import Tickets
 from lthcore.lottery import begin
 from lthcore.masks import full_mask
-from lthcore.pruning import Seen
-from lthcore.saliency import snip, synflow
+from lthcore.pruning.criteria import Seen
+from lthcore.pruning.saliency import snip, synflow
 from lthcore.seeds import seed_for
 from lthcore.similarity import interval_text
 from lthcore.train import train

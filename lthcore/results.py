@@ -29,7 +29,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lthcore import analysis, lineage, masks
-from lthcore.data import DATASETS, Data, image_shape
+from lthcore.data.datasets import DATASETS, Data, image_shape
 from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.lineage import Lineage
 from lthcore.lock import locked, stopped_by_sigterm

@@ -6,12 +6,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lthcore.data import Data
+from lthcore.data.datasets import Data
 from lthcore.derived import Tickets
 from lthcore.lottery import Replicate, begin, next_round
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning import Seen, scores
+from lthcore.pruning.criteria import Seen, scores
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.similarity import interval_text

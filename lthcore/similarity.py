@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.units import Stream, columns
+from lthcore.pruning.units import Stream, columns
 
 
 def jaccard(a: Tensor, b: Tensor) -> float:

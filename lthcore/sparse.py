@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lthcore.data import Data, Split
+from lthcore.data.datasets import Data, Split
 from lthcore.engines import Evaluation, is_plain_chain
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lthcore.data import Data, Split
+from lthcore.data.datasets import Data, Split
 from lthcore.derived import Tickets
 from lthcore.engines import evaluate
 from lthcore.errors import LabError

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lthcore import masks
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.engines import evaluate
 from lthcore.errors import LabError, choose, one_line
 from lthcore.lottery import Replicate

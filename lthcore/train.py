@@ -22,7 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor
 
 from lthcore import conv, masks, sparse
-from lthcore.data import Data
+from lthcore.data.datasets import Data
 from lthcore.engines import Chain, Dense, Stack, is_chain, is_plain_chain
 from lthcore.errors import LabError
 from lthcore.models import Weights, build

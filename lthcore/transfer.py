@@ -6,7 +6,7 @@ mask lands on the very weights it was found with. Untrained accuracies are those
 
 from collections.abc import Callable, Iterator
 
-from lthcore.data import Data, image_shape
+from lthcore.data.datasets import Data, image_shape
 from lthcore.errors import LabError
 from lthcore.lineage import Lineage
 from lthcore.lottery import Cohort, Found, find_tickets

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from lthcore import data, place, results
+from lthcore import place, results
+from lthcore.data import datasets
 from lthcore.errors import TimeLimit
 from lthcore.results import run
 from lthcore.settings import Recipe
@@ -22,7 +23,7 @@ hypothesis.settings.load_profile("lab")
 CIFAR10_PARTS = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 FILES = {
     "digits": [],  # which come with scikit-learn
-    "mnist": [f"MNIST/raw/{file}" for file in data.MNIST_FILES],
+    "mnist": [f"MNIST/raw/{file}" for file in datasets.MNIST_FILES],
     "cifar10": [f"cifar-10-batches-bin/{part}.bin" for part in CIFAR10_PARTS],
 }
 
@@ -35,7 +36,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Where real data is, if anywhere: LTH_DATA, else ./data."""
-    return data.data_root()
+    return datasets.data_root()
 
 
 @pytest.fixture(scope="session")

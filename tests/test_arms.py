@@ -5,9 +5,10 @@ from itertools import combinations
 
 import pytest
 import torch
+from lthcore.allocation import layer_rates, prune
 
 from lthcore import lottery, masks
-from lthcore.data import Data, load
+from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lineage import Lineage
 from lthcore.lottery import (
@@ -37,8 +38,7 @@ from lthcore.lottery import (
 )
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning import layer_rates, prune
-from lthcore.saliency import synflow_mask
+from lthcore.pruning.saliency import synflow_mask
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings, TransferSettings
 from lthcore.state import Training

@@ -10,8 +10,8 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from lthcore.augment import ROTATION, augment, erase, jitter, rotate, shift
-from lthcore.data import scaled
+from lthcore.data.augment import ROTATION, augment, erase, jitter, rotate, shift
+from lthcore.data.datasets import scaled
 from lthcore.settings import Augmentation, Settings
 
 KINDS = get_args(Augmentation)

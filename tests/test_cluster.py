@@ -21,7 +21,7 @@ import lthcore.cluster
 from lthcore.archives import mirror, mirror_of
 from lthcore.board import Board
 from lthcore.cluster import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.errors import LabError, TimeLimit
 from lthcore.experiments import Experiment
 from lthcore.lottery import Replicate, begin

@@ -5,7 +5,7 @@ import torch
 
 from lthcore import connectivity
 from lthcore.connectivity import barrier, copies, instability, path, renew_norms
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.engines import evaluate
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from lthcore import conv, masks
-from lthcore.data import Data, Split, load
+from lthcore.data.datasets import Data, Split, load
 from lthcore.engines import Dense
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights

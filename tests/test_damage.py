@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from lthcore import archives, results, tickets
 from lthcore.archives import pack, unpack
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lineage import FILE
 from lthcore.lock import locked

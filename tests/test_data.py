@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import resize
 
-from lthcore import data
+from lthcore.data import datasets
 from lthcore.errors import LabError
 from lthcore.settings import Settings
 
@@ -37,11 +37,11 @@ def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
                 (f"{part}-labels-idx1-ubyte", struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n))),
             ):
                 archive = gzip.compress(content)
-                plain_md5 = hashlib.md5(content).hexdigest() if getattr(data, table)[file][1] else None
+                plain_md5 = hashlib.md5(content).hexdigest() if getattr(datasets, table)[file][1] else None
                 hashes[file] = (hashlib.md5(archive).hexdigest(), plain_md5)
                 path = tmp_path / folder / "raw" / f"{file}{'.gz' * packed}"
                 path.write_bytes(archive if packed else content)
-        monkeypatch.setattr(data, table, hashes)
+        monkeypatch.setattr(datasets, table, hashes)
         return tmp_path
 
     return write
@@ -58,19 +58,19 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     records = np.random.RandomState(0).randint(0, 256, (26, RECORD)).astype(np.uint8)
     records[:, 0] = np.arange(26) % 10
     records[:20:4, 0] = records[:20:4, 1] = [1, 2, 3, 4, 5]
-    for i, file in enumerate(data.CIFAR10_FILES):
+    for i, file in enumerate(datasets.CIFAR10_FILES):
         (folder / file).write_bytes(records[4 * i : 20 if i < 5 else 26][: 4 if i < 5 else 6].tobytes())
 
     def set_digest(some: np.ndarray) -> str:
         keys = sorted(bytes(r[:1]) + hashlib.sha256(bytes(r[1:])).digest() for r in some)
         return hashlib.sha256(b"".join(keys)).hexdigest()
 
-    monkeypatch.setitem(data.TRAINING_IMAGES, "cifar10", 20)
-    monkeypatch.setattr(data, "CIFAR10_TRAIN", set_digest(records[:20]))
-    monkeypatch.setattr(data, "CIFAR10_BATCHES", [set_digest(records[i : i + 4])[:16] for i in range(0, 20, 4)])
-    monkeypatch.setattr(data, "CIFAR10_BLOCK", 2)
+    monkeypatch.setitem(datasets.TRAINING_IMAGES, "cifar10", 20)
+    monkeypatch.setattr(datasets, "CIFAR10_TRAIN", set_digest(records[:20]))
+    monkeypatch.setattr(datasets, "CIFAR10_BATCHES", [set_digest(records[i : i + 4])[:16] for i in range(0, 20, 4)])
+    monkeypatch.setattr(datasets, "CIFAR10_BLOCK", 2)
     blocks = [bytes(records[i : i + 2]) for i in (20, 22, 24)]
-    monkeypatch.setattr(data, "CIFAR10_TEST", [hashlib.sha256(block).hexdigest()[:16] for block in blocks])
+    monkeypatch.setattr(datasets, "CIFAR10_TEST", [hashlib.sha256(block).hexdigest()[:16] for block in blocks])
     return folder
 
 
@@ -81,7 +81,7 @@ def copied_cifar10(root_with: Callable[[str], Path], tmp_path: Path) -> Callable
     def copied(name: str) -> Path:
         published, folder = root_with("cifar10") / "cifar-10-batches-bin", tmp_path / "cifar-10-batches-bin"
         folder.mkdir()
-        for file in data.CIFAR10_FILES:
+        for file in datasets.CIFAR10_FILES:
             (folder / file).symlink_to((published / file).resolve())
         (folder / name).unlink()
         (folder / name).write_bytes((published / name).read_bytes())
@@ -96,16 +96,16 @@ def flip_byte(path: Path, position: int = -1) -> None:
     path.write_bytes(content)
 
 
-def indices(split: data.Split) -> set[int]:
+def indices(split: datasets.Split) -> set[int]:
     """The indices that the first two pixels of the fake images spell."""
-    dataset = data.DATASETS["mnist"]
+    dataset = datasets.DATASETS["mnist"]
     pixels = ((split.images[:, 0, 0, :2] * dataset.std[0] + dataset.mean[0]) * 255).round().long()
     return set((pixels[:, 0] * 256 + pixels[:, 1]).tolist())
 
 
 def refusal(settings: Settings, root: Path | None = None) -> str:
     with pytest.raises(LabError) as caught:
-        data.load(settings, root)
+        datasets.load(settings, root)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -114,7 +114,7 @@ def refusal(settings: Settings, root: Path | None = None) -> str:
 
 
 def test_digits_come_with_scikit_learn_and_have_their_sizes():
-    digits = data.load(DIGITS)
+    digits = datasets.load(DIGITS)
     assert digits.shape == (1, 8, 8)
     assert {name: len(s.labels) for name, s in digits.splits.items()} == {"train": 1237, "validation": 200, "test": 360}
     for images, labels in digits.splits.values():
@@ -123,36 +123,36 @@ def test_digits_come_with_scikit_learn_and_have_their_sizes():
 
 
 def test_digits_are_normalised_over_the_training_images():
-    images = data.load(DIGITS.changed(validation=0)).train.images
+    images = datasets.load(DIGITS.changed(validation=0)).train.images
     assert abs(float(images.mean())) < 0.01
     assert float(images.std()) == pytest.approx(1, abs=0.01)
 
 
 def test_unit_scaling_keeps_pixels_between_0_and_1():
-    images = data.load(DIGITS.changed(input_scaling="unit")).train.images
+    images = datasets.load(DIGITS.changed(input_scaling="unit")).train.images
     assert float(images.min()) == 0 and float(images.max()) == 1
 
 
 def test_unit_norm_scaling_gives_each_image_a_norm_of_1():
-    digits = data.load(DIGITS.changed(input_scaling="unit_norm"))
-    norms, plain = digits.test.images.flatten(1).norm(dim=1), data.load(DIGITS.changed(input_scaling="unit"))
+    digits = datasets.load(DIGITS.changed(input_scaling="unit_norm"))
+    norms, plain = digits.test.images.flatten(1).norm(dim=1), datasets.load(DIGITS.changed(input_scaling="unit"))
     assert torch.allclose(norms, torch.ones(len(norms)))
     expected = plain.test.images / plain.test.images.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     assert torch.allclose(digits.test.images, expected)
     black = np.zeros((1, 1, 8, 8), np.uint8)
-    assert data.scaled(black, "digits", "unit_norm").count_nonzero() == 0
+    assert datasets.scaled(black, "digits", "unit_norm").count_nonzero() == 0
 
 
 def test_digits_are_labelled_right():
     """The nearest training image has the same label: images and labels were split and shuffled alike."""
-    digits = data.load(DIGITS)
+    digits = datasets.load(DIGITS)
     for split in (digits.validation, digits.test):
         nearest = torch.cdist(split.images.flatten(1), digits.train.images.flatten(1)).argmin(dim=1)
         assert (digits.train.labels[nearest] == split.labels).float().mean() > 0.96
 
 
 def test_without_validation_there_is_no_such_split():
-    digits = data.load(DIGITS.changed(validation=0))
+    digits = datasets.load(DIGITS.changed(validation=0))
     assert digits.validation is None and list(digits.splits) == ["train", "test"]
     assert len(digits.train.labels) == 1437
 
@@ -170,14 +170,14 @@ def test_images_are_standardised_by_the_published_constants(name, mean, std):
     """Means and standard deviations of the channels over the training images; those of the test images are others."""
     black, white = (np.full((1, len(mean), 2, 2), value, np.uint8) for value in (0, 255))
     for images, pixel in ((black, 0.0), (white, 1.0)):
-        found = data.scaled(images, name, "standardised")[0, :, 1, 1]
+        found = datasets.scaled(images, name, "standardised")[0, :, 1, 1]
         assert found.tolist() == pytest.approx([(pixel - m) / s for m, s in zip(mean, std, strict=True)], rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "rounding"), [("digits", 8e-4), ("mnist", 5e-5), ("cifar10", 5e-5)])
 def test_the_constants_are_those_of_all_real_training_images(name, rounding, root_with):
-    images, values = data.read(name, root_with(name)).train_images, np.arange(256) / 255
-    for channel, mean, std in zip(images.swapaxes(0, 1), *data.pixel_scale(name, "standardised"), strict=True):
+    images, values = datasets.read(name, root_with(name)).train_images, np.arange(256) / 255
+    for channel, mean, std in zip(images.swapaxes(0, 1), *datasets.pixel_scale(name, "standardised"), strict=True):
         share = np.bincount(channel.ravel(), minlength=256) / channel.size
         expected = (share * values).sum()
         assert mean == pytest.approx(expected, abs=rounding)
@@ -185,18 +185,18 @@ def test_the_constants_are_those_of_all_real_training_images(name, rounding, roo
 
 
 def test_real_mnist_is_normalised(root_with):
-    raw = data.read("mnist", root_with("mnist"))
+    raw = datasets.read("mnist", root_with("mnist"))
     assert raw.train_images.shape == (60_000, 1, 28, 28) and raw.test_images.shape == (10_000, 1, 28, 28)
     assert np.bincount(raw.train_labels)[:2].tolist() == [5923, 6742]
-    images = data.scaled(raw.train_images[:10_000], "mnist", "standardised")
+    images = datasets.scaled(raw.train_images[:10_000], "mnist", "standardised")
     assert abs(float(images.mean())) < 0.02 and float(images.std()) == pytest.approx(1, abs=0.02)
 
 
 def test_real_cifar10_is_normalised_by_channel(root_with):
-    raw = data.read("cifar10", root_with("cifar10"))
+    raw = datasets.read("cifar10", root_with("cifar10"))
     assert raw.train_images.shape == (50_000, 3, 32, 32)
     assert np.bincount(raw.train_labels).tolist() == [5000] * 10
-    images = data.scaled(raw.train_images[:5_000], "cifar10", "standardised")
+    images = datasets.scaled(raw.train_images[:5_000], "cifar10", "standardised")
     assert images.mean((0, 2, 3)).abs().max() < 0.05
     assert images.std((0, 2, 3)).tolist() == pytest.approx([1, 1, 1], abs=0.05)
 
@@ -209,7 +209,7 @@ def test_unknown_dataset_names_the_nearest():
 
 
 def test_validation_is_held_out_of_training(fake_mnist):
-    mnist = data.load(SMALL, fake_mnist())
+    mnist = datasets.load(SMALL, fake_mnist())
     train, validation = indices(mnist.train), indices(mnist.validation)
     assert len(train) == 550 and len(validation) == 50
     assert train | validation == set(range(600))
@@ -217,15 +217,15 @@ def test_validation_is_held_out_of_training(fake_mnist):
 
 
 def test_labels_stay_with_their_images(fake_mnist):
-    mnist = data.load(SMALL, fake_mnist())
+    mnist = datasets.load(SMALL, fake_mnist())
     for images, labels in mnist.splits.values():
         for image, label in zip(images, labels.tolist(), strict=True):
-            assert indices(data.Split(image[None], labels)).pop() % 10 == label
+            assert indices(datasets.Split(image[None], labels)).pop() % 10 == label
 
 
 def test_split_follows_from_the_seed(fake_mnist):
     root = fake_mnist()
-    first, again, other = (data.load(SMALL.changed(seed=seed), root) for seed in (0, 0, 1))
+    first, again, other = (datasets.load(SMALL.changed(seed=seed), root) for seed in (0, 0, 1))
     assert torch.equal(first.train.images, again.train.images)
     assert torch.equal(first.validation.labels, again.validation.labels)
     assert indices(first.validation) != indices(other.validation)
@@ -234,13 +234,13 @@ def test_split_follows_from_the_seed(fake_mnist):
 
 def test_split_leaves_the_global_generator_alone(fake_mnist):
     root, before = fake_mnist(), torch.random.get_rng_state()
-    data.load(SMALL, root)
+    datasets.load(SMALL, root)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_fewer_training_images_leave_the_validation_images_the_same(fake_mnist):
     root = fake_mnist()
-    whole, part = data.load(SMALL, root), data.load(SMALL.changed(train_examples=100), root)
+    whole, part = datasets.load(SMALL, root), datasets.load(SMALL.changed(train_examples=100), root)
     assert len(indices(part.train)) == 100 and indices(part.train) < indices(whole.train)
     assert indices(part.validation) == indices(whole.validation)
 
@@ -261,7 +261,7 @@ def test_more_images_than_there_are_is_an_error(values):
 
 
 def test_all_images_may_be_shared_out():
-    digits = data.load(DIGITS.changed(validation=437, train_examples=1000))
+    digits = datasets.load(DIGITS.changed(validation=437, train_examples=1000))
     assert len(digits.train.labels) == 1000 and len(digits.validation.labels) == 437
 
 
@@ -270,7 +270,7 @@ def test_all_images_may_be_shared_out():
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 def test_mnist_format_is_read(fake_mnist, packed):
-    raw = data.read("mnist", fake_mnist(packed))
+    raw = datasets.read("mnist", fake_mnist(packed))
     assert raw.train_images.shape == (600, 1, 28, 28) and raw.test_images.shape == (20, 1, 28, 28)
     assert raw.train_images[300, 0, 0, :3].tolist() == [1, 44, 0] and raw.train_images[300, 0, 27, 26] == 9
     assert raw.train_labels.tolist() == [i % 10 for i in range(600)]
@@ -279,12 +279,12 @@ def test_mnist_format_is_read(fake_mnist, packed):
 def test_fashion_mnist_is_read_from_its_archives(fake_mnist):
     root = fake_mnist(packed=True, folder="FashionMNIST", table="FASHION_FILES")
     (root / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(b"unpacked, of which no hash is published")
-    raw = data.read("fashion_mnist", root)
+    raw = datasets.read("fashion_mnist", root)
     assert raw.test_labels.tolist() == [i % 10 for i in range(20)] and raw.variant.startswith("fashion_mnist")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize("file", data.MNIST_FILES)
+@pytest.mark.parametrize("file", datasets.MNIST_FILES)
 def test_one_flipped_bit_is_an_error_that_names_the_file(fake_mnist, file, packed):
     root = fake_mnist(packed)
     path = root / "MNIST" / "raw" / f"{file}{'.gz' * packed}"
@@ -315,13 +315,13 @@ def test_missing_files_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, 
 
 def test_the_data_root_is_lth_data_or_data(monkeypatch, tmp_path):
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
-    assert data.data_root() == tmp_path
+    assert datasets.data_root() == tmp_path
     monkeypatch.delenv("LTH_DATA")
-    assert data.data_root() == Path(data.__file__).parents[1] / "data"
+    assert datasets.data_root() == Path(datasets.__file__).parents[1] / "data"
     (tmp_path / "params").mkdir()
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert data.data_root() == tmp_path / "data"
+    assert datasets.data_root() == tmp_path / "data"
 
 
 # CIFAR-10's files
@@ -339,7 +339,7 @@ def test_cifar10_record_is_a_label_and_three_planes(small_cifar10):
     red = np.arange(1024) % 251
     record = bytes([7]) + bytes(red.tolist()) + bytes([2] * 1024) + bytes([3] * 1024)
     (small_cifar10 / "test_batch.bin").write_bytes(record)
-    raw = data.read("cifar10", small_cifar10.parent)
+    raw = datasets.read("cifar10", small_cifar10.parent)
     assert raw.train_images.shape == (20, 3, 32, 32) and raw.test_labels.tolist() == [7]
     assert raw.train_labels[::4].tolist() == raw.train_images[::4, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(raw.test_images[0, 0], red.reshape(32, 32))
@@ -347,21 +347,21 @@ def test_cifar10_record_is_a_label_and_three_planes(small_cifar10):
 
 
 def test_known_cifar10_is_verified_and_nothing_is_said(small_cifar10, capsys):
-    raw = data.read("cifar10", small_cifar10.parent)
-    whole = b"".join((small_cifar10 / file).read_bytes() for file in data.CIFAR10_FILES)
+    raw = datasets.read("cifar10", small_cifar10.parent)
+    whole = b"".join((small_cifar10 / file).read_bytes() for file in datasets.CIFAR10_FILES)
     words = "cifar10 binary version: 20 train, 6 of 10,000 test, sha256 "
     assert raw.variant == words + hashlib.sha256(whole).hexdigest()[:12]
-    assert "all training and 6 test images" in data.verified("cifar10", small_cifar10.parent)
+    assert "all training and 6 test images" in datasets.verified("cifar10", small_cifar10.parent)
     assert capsys.readouterr().err == ""
 
 
 def test_the_order_of_training_records_does_not_matter(small_cifar10):
     """Binary versions differ in it."""
-    files = [small_cifar10 / file for file in data.CIFAR10_FILES[:5]]
+    files = [small_cifar10 / file for file in datasets.CIFAR10_FILES[:5]]
     shuffled = np.random.RandomState(1).permutation(np.concatenate([records_of(file) for file in files]))
     for file, records in zip(files, shuffled.reshape(5, 4, RECORD), strict=True):
         file.write_bytes(records.tobytes())
-    assert "unverified" not in data.read("cifar10", small_cifar10.parent).variant
+    assert "unverified" not in datasets.read("cifar10", small_cifar10.parent).variant
 
 
 @pytest.mark.parametrize("damage", ["a label", "a bit", "zeros", "a record twice", "a batch twice"])
@@ -418,7 +418,7 @@ def test_test_images_of_no_known_digest_are_unverified_and_said_once_to_be_so(sm
     new[1, 5] = 0
     records = records_of(path)[kept] if kept else new
     path.write_bytes(records.tobytes())
-    first, again = (data.read("cifar10", small_cifar10.parent) for _ in range(2))
+    first, again = (datasets.read("cifar10", small_cifar10.parent) for _ in range(2))
     said = capsys.readouterr().err
     assert first.variant == again.variant
     if unknown == 0:
@@ -433,7 +433,7 @@ def test_test_images_of_no_known_digest_are_unverified_and_said_once_to_be_so(sm
 def test_more_test_images_than_are_known_are_verified_in_part(small_cifar10):
     path, more = small_cifar10 / "test_batch.bin", np.full((1, RECORD), 9, np.uint8)
     path.write_bytes(path.read_bytes() + more.tobytes())
-    raw = data.read("cifar10", small_cifar10.parent)
+    raw = datasets.read("cifar10", small_cifar10.parent)
     assert "7 of 10,000 test" in raw.variant and ", 1 test images unverified (sha256 " in raw.variant
 
 
@@ -460,7 +460,7 @@ def test_too_few_training_images_of_cifar10_is_an_error(small_cifar10):
 
 
 def test_real_cifar10_is_verified_and_called_what_it_is_in_published_runs(root_with):
-    raw = data.read("cifar10", root_with("cifar10"))
+    raw = datasets.read("cifar10", root_with("cifar10"))
     if len(raw.test_labels) == 1000:
         variant = "cifar10 binary version: 50,000 train, 1,000 of 10,000 test, sha256 ed25fbc41dbf"
         assert raw.variant == variant and "all training and 1,000 test images" in raw.checked
@@ -482,17 +482,21 @@ def no_network(*args, **kwargs):
 
 
 def test_fetch_downloads_nothing_that_is_there(fake_mnist, monkeypatch):
-    monkeypatch.setattr(data, "_download", no_network)
-    assert data.fetch("mnist", fake_mnist()).startswith("mnist as published")
-    assert data.fetch("digits").startswith("digits")
+    monkeypatch.setattr(datasets, "_download", no_network)
+    assert datasets.fetch("mnist", fake_mnist()).startswith("mnist as published")
+    assert datasets.fetch("digits").startswith("digits")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_fetch_without_network_says_which_mirrors_failed(tmp_path, monkeypatch, name):
     monkeypatch.setattr("torchvision.datasets.utils.download_url", no_network)
     with pytest.raises(LabError, match="no network") as caught:
-        data.fetch(name, tmp_path)
-    mirrors = {"mnist": data.MNIST_MIRRORS, "fashion_mnist": data.FASHION_MIRRORS, "cifar10": data.CIFAR10_MIRRORS}
+        datasets.fetch(name, tmp_path)
+    mirrors = {
+        "mnist": datasets.MNIST_MIRRORS,
+        "fashion_mnist": datasets.FASHION_MIRRORS,
+        "cifar10": datasets.CIFAR10_MIRRORS,
+    }
     assert all(mirror in str(caught.value) for mirror in mirrors[name]) and "\n" not in str(caught.value)
 
 
@@ -500,16 +504,17 @@ def test_fetch_replaces_a_damaged_file(fake_mnist, monkeypatch):
     root = fake_mnist()
     raw = root / "MNIST" / "raw"
     published = {file.name: gzip.compress(file.read_bytes(), mtime=0) for file in raw.iterdir()}
-    hashes = {name: (hashlib.md5(published[name]).hexdigest(), plain) for name, (_, plain) in data.MNIST_FILES.items()}
-    monkeypatch.setattr(data, "MNIST_FILES", hashes)
+    known = datasets.MNIST_FILES.items()
+    hashes = {name: (hashlib.md5(published[name]).hexdigest(), plain) for name, (_, plain) in known}
+    monkeypatch.setattr(datasets, "MNIST_FILES", hashes)
     flip_byte(raw / "t10k-labels-idx1-ubyte")
 
     def download(folder, mirrors, file, md5):
         (folder / file).write_bytes(published[file.removesuffix(".gz")])
 
-    monkeypatch.setattr(data, "_download", download)
-    data.fetch("mnist", root)
-    assert len(data.load(SMALL, root).test.labels) == 20
+    monkeypatch.setattr(datasets, "_download", download)
+    datasets.fetch("mnist", root)
+    assert len(datasets.load(SMALL, root).test.labels) == 20
 
 
 # Sizes
@@ -517,8 +522,8 @@ def test_fetch_replaces_a_damaged_file(fake_mnist, monkeypatch):
 
 def test_images_are_resized_as_torchvision_resizes_them():
     settings = Settings(dataset="digits", image_size=12, validation=0, device="cpu")
-    images, plain = data.load(settings).test.images, data.load(settings.changed(image_size=0)).test.images
-    assert images.shape[1:] == (1, 12, 12) == data.image_shape(settings)
+    images, plain = datasets.load(settings).test.images, datasets.load(settings.changed(image_size=0)).test.images
+    assert images.shape[1:] == (1, 12, 12) == datasets.image_shape(settings)
     torch.testing.assert_close(images, resize(plain, [12, 12], antialias=True))
 
 
@@ -527,21 +532,21 @@ def test_images_are_resized_as_torchvision_resizes_them():
 
 def digest_of(monkeypatch: pytest.MonkeyPatch, settings: Settings = DIGITS, **changed: np.ndarray) -> str:
     """The digest of digits some of whose arrays are others."""
-    raw = data.read("digits")._replace(**changed)
+    raw = datasets.read("digits")._replace(**changed)
     with monkeypatch.context() as patch:
-        patch.setitem(data.DATASETS, "digits", data.DATASETS["digits"]._replace(reader=lambda root: raw))
-        return data.load(settings).digest
+        patch.setitem(datasets.DATASETS, "digits", datasets.DATASETS["digits"]._replace(reader=lambda root: raw))
+        return datasets.load(settings).digest
 
 
 def test_the_digest_of_the_same_data_is_the_same(monkeypatch):
-    digests = [data.load(DIGITS).digest, data.load(DIGITS).digest, digest_of(monkeypatch)]
+    digests = [datasets.load(DIGITS).digest, datasets.load(DIGITS).digest, digest_of(monkeypatch)]
     assert len(set(digests)) == 1 and len(digests[0]) == 16 and int(digests[0], 16)
 
 
 def test_the_digest_follows_from_names_shapes_pixels_and_labels_of_the_splits_in_their_order():
     """Held against a plain hash of the bytes, so that another machine or version finds the same."""
-    raw, settings = data.read("digits"), DIGITS.changed(validation=0)
-    train = data.load(settings).train
+    raw, settings = datasets.read("digits"), DIGITS.changed(validation=0)
+    train = datasets.load(settings).train
     order = [int((raw.train_images == image).all((1, 2, 3)).argmax()) for image in pixels_of(train)]
     expected = hashlib.blake2b(digest_size=8)
     for name, images, labels in (
@@ -549,18 +554,18 @@ def test_the_digest_follows_from_names_shapes_pixels_and_labels_of_the_splits_in
         ("test", raw.test_images, raw.test_labels),
     ):
         expected.update(f"{name} {images.shape}".encode() + bytes(images) + bytes(labels.tolist()))
-    assert data.load(settings).digest == expected.hexdigest()
+    assert datasets.load(settings).digest == expected.hexdigest()
 
 
-def pixels_of(split: data.Split) -> np.ndarray:
+def pixels_of(split: datasets.Split) -> np.ndarray:
     """The bytes that standardised digits were made of."""
-    dataset = data.DATASETS["digits"]
+    dataset = datasets.DATASETS["digits"]
     return ((split.images * dataset.std[0] + dataset.mean[0]) * 255).round().to(torch.uint8).numpy()
 
 
 def test_other_pixels_labels_or_order_have_another_digest(monkeypatch):
     """All of them are trained on or counted: a run does not go on with others."""
-    raw = data.read("digits")
+    raw = datasets.read("digits")
     pixel, label = raw.train_images.copy(), raw.test_labels.copy()
     pixel[0, 0, 0, 0] ^= 1
     label[-1] = (label[-1] + 1) % 10
@@ -579,7 +584,8 @@ def test_other_pixels_labels_or_order_have_another_digest(monkeypatch):
 
 def test_the_digest_is_of_bytes_before_they_are_scaled():
     """Scaling and resizing round differently on other processors."""
-    digests = {data.load(DIGITS.changed(**s)).digest for s in ({}, {"input_scaling": "unit_norm"}, {"image_size": 12})}
+    scaled = ({}, {"input_scaling": "unit_norm"}, {"image_size": 12})
+    digests = {datasets.load(DIGITS.changed(**values)).digest for values in scaled}
     assert len(digests) == 1
 
 
@@ -588,9 +594,9 @@ def test_the_digest_is_of_bytes_before_they_are_scaled():
 
 @pytest.mark.parametrize("validation", [0, 200])
 def test_arrays_share_the_memory_of_the_data(validation):
-    digits = data.load(DIGITS.changed(validation=validation))
+    digits = datasets.load(DIGITS.changed(validation=validation))
     arrays = digits.to_arrays()
-    back = data.Data.from_arrays(arrays)
+    back = datasets.Data.from_arrays(arrays)
     assert list(back.splits) == list(digits.splits)
     assert (back.variant, back.digest) == (digits.variant, digits.digest)
     for name, split in digits.splits.items():
@@ -600,13 +606,13 @@ def test_arrays_share_the_memory_of_the_data(validation):
 
 
 def test_read_only_arrays_are_taken_without_a_warning():
-    digits = data.load(DIGITS)
+    digits = datasets.load(DIGITS)
     arrays = digits.to_arrays()
     for array in (array for name in digits.splits for array in arrays[name]):
         array.setflags(write=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert data.Data.from_arrays(arrays).train.images.shape == (1237, 1, 8, 8)
+        assert datasets.Data.from_arrays(arrays).train.images.shape == (1237, 1, 8, 8)
 
 
 # Devices
@@ -615,16 +621,16 @@ def test_read_only_arrays_are_taken_without_a_warning():
 @pytest.mark.parametrize("name", ["gpu", "cuda0", ""])
 def test_unknown_device_is_an_error(name):
     with pytest.raises(LabError, match="device = "):
-        data.pick_device(name)
+        datasets.pick_device(name)
 
 
 def test_device_with_a_bad_index_is_an_error():
     with pytest.raises(LabError):
-        data.pick_device("cpu:first")
+        datasets.pick_device("cpu:first")
 
 
 def test_cuda_where_there_is_none_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert data.pick_device("auto") == torch.device("cpu")
+    assert datasets.pick_device("auto") == torch.device("cpu")
     with pytest.raises(LabError, match="no CUDA device"):
-        data.pick_device("cuda")
+        datasets.pick_device("cuda")

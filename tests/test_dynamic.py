@@ -6,16 +6,16 @@ from itertools import pairwise
 
 import pytest
 import torch
+from lthcore.allocation import prune_to
 from torch.nn import functional as F
 
 from lthcore import dynamic, engines, masks
-from lthcore.data import Data, load
+from lthcore.data.datasets import Data, load
 from lthcore.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
 from lthcore.errors import LabError
 from lthcore.experiments import load_experiments
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
-from lthcore.pruning import prune_to
 from lthcore.records import read_record
 from lthcore.results import run
 from lthcore.seeds import seed_for

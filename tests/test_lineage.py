@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from lthcore.allocation import layer_rates, prune
 
 from lthcore import masks
 from lthcore.archives import pack, tables_in, unpack
@@ -16,7 +17,6 @@ from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.outcomes import without_ticket
 from lthcore.place import Checkpointer
-from lthcore.pruning import layer_rates, prune
 from lthcore.records import read_record, read_tables
 from lthcore.results import run
 from lthcore.settings import Settings

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lthcore import masks
-from lthcore.data import Data, load
+from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery import (
     Cohort,

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from lthcore import masks
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery import Replicate, find_tickets
 from lthcore.models import build, initial_weights
-from lthcore.pruning import CRITERIA, Seen, scores
+from lthcore.pruning.criteria import CRITERIA, Seen, scores
+from lthcore.pruning.saliency import SALIENCIES, snip
 from lthcore.results import run
-from lthcore.saliency import SALIENCIES, snip
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 

@@ -7,13 +7,13 @@ import torch
 import yaml
 
 from lthcore import energy, lottery, masks
-from lthcore.data import Data, Split, image_shape, load
+from lthcore.data.datasets import Data, Split, image_shape, load
 from lthcore.errors import LabError
 from lthcore.experiments import load_experiments
 from lthcore.lottery import Replicate, Seen, begin, find_tickets, train_in_memory
 from lthcore.models import build, initial_weights
 from lthcore.paths import project_root
-from lthcore.pruning import scores
+from lthcore.pruning.criteria import scores
 from lthcore.records import read_record
 from lthcore.results import run
 from lthcore.seeds import seed_for

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lthcore import data, plan
+from lthcore import plan
+from lthcore.data import datasets
 from lthcore.errors import LabError
 from lthcore.experiments import Experiment
 from lthcore.lottery import planned
@@ -49,10 +50,10 @@ def test_a_step_of_convolutions_is_its_update_and_the_rest_by_the_image(monkeypa
 
 def test_the_estimate_counts_the_test_images_that_are_here(tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
-    assert data.test_images("cifar10") == data.test_images("mnist") == 10_000
+    assert datasets.test_images("cifar10") == datasets.test_images("mnist") == 10_000
     (tmp_path / "cifar-10-batches-bin").mkdir()
-    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(40 * data.CIFAR10_RECORD))
-    assert data.test_images("cifar10") == 40
+    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(40 * datasets.CIFAR10_RECORD))
+    assert datasets.test_images("cifar10") == 40
 
 
 def test_a_damaged_table_is_one_line(tmp_path):

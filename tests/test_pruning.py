@@ -4,16 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lthcore.allocation import layer_rates, prune, prune_to
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from lthcore import masks
-from lthcore.data import Data, load
+from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning import CRITERIA, Seen, layer_rates, prune, prune_to, scores
+from lthcore.pruning.criteria import CRITERIA, Seen, scores
+from lthcore.pruning.units import UNIT_CRITERIA, unit_activation
 from lthcore.settings import Settings
-from lthcore.units import UNIT_CRITERIA, unit_activation
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
 PERCENT = st.integers(0, 99)

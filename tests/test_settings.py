@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from lthcore.data import DATASETS
+from lthcore.data.datasets import DATASETS
 from lthcore.errors import LONGEST, LabError, choose
 from lthcore.experiments import PROFILES, check_name, load_experiment, load_experiments
 from lthcore.lottery import check_settings
 from lthcore.models import MODELS
 from lthcore.paths import folder_of
-from lthcore.pruning import CRITERIA
+from lthcore.pruning.criteria import CRITERIA
+from lthcore.pruning.units import UNIT_CRITERIA
 from lthcore.seeds import seed_for
 from lthcore.settings import EXTENT, KINDS, TRAINING_IMAGES, DynamicSettings, Settings, TransferSettings
 from lthcore.studies import planned
-from lthcore.units import UNIT_CRITERIA
 
 ROOT = Path(__file__).parents[1]
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))

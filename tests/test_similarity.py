@@ -8,9 +8,9 @@ import torch
 from lthcore import similarity
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
+from lthcore.pruning.units import columns, streams_of
 from lthcore.settings import Settings
 from lthcore.similarity import align, chance_jaccard, interval, jaccard, linear_cka, mean_cca
-from lthcore.units import columns, streams_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 NETWORKS = {"lenet": ({"widths": (40, 30)}, (1, 6, 6)), "conv2": ({"widths": (20, 16)}, (3, 8, 8))}

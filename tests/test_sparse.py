@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lthcore import masks, sparse
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.lottery import Replicate, begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lthcore import masks
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.engines import Stack
 from lthcore.errors import LabError
 from lthcore.lottery import Replicate, begin, find_tickets

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune as torch_prune
 
 from lthcore import conv, engines, masks
-from lthcore.data import Data, load
+from lthcore.data.datasets import Data, load
 from lthcore.engines import evaluate
 from lthcore.errors import LabError
 from lthcore.lottery import Replicate, begin

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from lthcore import masks
 from lthcore import transfer as transfer_room
-from lthcore.data import load, read
+from lthcore.data.datasets import load, read
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import Replicate, find_tickets
 from lthcore.records import read_record

@@ -6,13 +6,13 @@ from torch import nn
 
 from lthcore import masks
 from lthcore.compact import compact, export_onnx
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery import find_tickets
 from lthcore.models import build, initial_weights, multiply_adds, positions
-from lthcore.pruning import Seen
+from lthcore.pruning.criteria import Seen
+from lthcore.pruning.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
 from lthcore.settings import Settings
-from lthcore.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
 
 DIGITS = Settings(
     dataset="digits", architecture="lenet", widths=(40, 20), validation=200, device="cpu", iterations=40,

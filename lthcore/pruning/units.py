@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lthcore.allocation import kind_of
 from lthcore.errors import LabError
 from lthcore.masks import Mask
 from lthcore.models import Residual, build
-from lthcore.pruning import Scores, Seen, kind_of
+from lthcore.pruning.criteria import Scores, Seen
 from lthcore.settings import Recipe, Settings
 
 

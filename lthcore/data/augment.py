@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lthcore.data import pixel_scale
+from lthcore.data.datasets import pixel_scale
 from lthcore.settings import Recipe
 
 PADDING = 4  # pixels around an image before it is cropped

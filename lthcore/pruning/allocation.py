@@ -1,111 +1,14 @@
-"""Pruning: what each weight is worth (scores), and which weights go (prune). The two know nothing of each other."""
+"""Allocation: how many weights go in each layer, and which."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lthcore.data import Data
 from lthcore.errors import LabError, choose
 from lthcore.masks import Mask
-from lthcore.models import Weights
+from lthcore.pruning.criteria import Scores
 from lthcore.settings import Kind, Settings
-
-Scores = dict[str, Tensor]
-
-
-class Seen(NamedTuple):
-    """What a criterion may look at: a training's weights at its start, at its early stop and at its end, its mask.
-
-    Without a validation set there is no early stop: `best` is `final` then.
-    """
-
-    settings: Settings
-    data: Data
-    mask: Mask
-    initial: Weights
-    best: Weights
-    final: Weights
-    seed: int
-
-
-def magnitude(seen: Seen) -> Scores:
-    """|w_T|: the paper's criterion (section 2)."""
-    return {name: seen.final[name].abs() for name in seen.mask}
-
-
-def magnitude_at_init(seen: Seen) -> Scores:
-    """|w_0|: pruning before training (the paper's Figure 18)."""
-    return {name: seen.initial[name].abs() for name in seen.mask}
-
-
-def magnitude_increase(seen: Seen) -> Scores:
-    """|w_T| - |w_0| (arXiv 1905.01067)."""
-    return {name: seen.final[name].abs() - seen.initial[name].abs() for name in seen.mask}
-
-
-def movement(seen: Seen) -> Scores:
-    """|w_T - w_0| (arXiv 1905.01067)."""
-    return {name: (seen.final[name] - seen.initial[name]).abs() for name in seen.mask}
-
-
-def late_movement(seen: Seen) -> Scores:
-    """|w_T - w_best|: what goes on moving after the early stop is kept ("low-movement" pruning)."""
-    return {name: (seen.final[name] - seen.best[name]).abs() for name in seen.mask}
-
-
-def late_stillness(seen: Seen) -> Scores:
-    """-|w_T - w_best|: what goes on moving after the early stop is pruned ("high-movement" pruning)."""
-    return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}
-
-
-def random(seen: Seen) -> Scores:
-    """A draw for each weight: the control that every criterion has to beat."""
-    generator = torch.Generator().manual_seed(seen.seed)
-    return {name: torch.rand(m.shape, generator=generator) for name, m in seen.mask.items()}
-
-
-def small_magnitude(seen: Seen) -> Scores:
-    """-|w_T|: small_final of arXiv 1905.01067."""
-    return {name: -seen.final[name].abs() for name in seen.mask}
-
-
-def small_magnitude_at_init(seen: Seen) -> Scores:
-    """-|w_0|: small_init of arXiv 1905.01067."""
-    return {name: -seen.initial[name].abs() for name in seen.mask}
-
-
-def large_init_large_final(seen: Seen) -> Scores:
-    """min(a |w_T|, |w_0|): large at both ends; a makes the two equal in mean (arXiv 1905.01067)."""
-    ends = {name: (seen.final[name].abs(), seen.initial[name].abs()) for name in seen.mask}
-    return {name: torch.minimum(t * (o.mean() / t.mean().clamp(min=1e-12)), o) for name, (t, o) in ends.items()}
-
-
-def magnitude_same_sign(seen: Seen) -> Scores:
-    """max(0, w_T sign(w_0)): large at the end with the sign of the start (arXiv 1905.01067)."""
-    return {name: (seen.final[name] * seen.initial[name].sign()).clamp(min=0) for name in seen.mask}
-
-
-CRITERIA = {
-    "magnitude": magnitude,
-    "magnitude_same_sign": magnitude_same_sign,
-    "large_init_large_final": large_init_large_final,
-    "small_magnitude": small_magnitude,
-    "small_magnitude_at_init": small_magnitude_at_init,
-    "magnitude_at_init": magnitude_at_init,
-    "magnitude_increase": magnitude_increase,
-    "movement": movement,
-    "late_movement": late_movement,
-    "late_stillness": late_stillness,
-    "random": random,
-}
-
-
-def scores(criterion: str, seen: Seen, known: dict[str, Callable[[Seen], Scores]] = CRITERIA) -> Scores:
-    """The score of every prunable weight (or unit) under `criterion`: the lowest are pruned first."""
-    return known[choose("criterion", criterion, known)](seen)
 
 
 def kind_of(name: str, m: Tensor) -> Kind:
