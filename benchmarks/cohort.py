@@ -14,7 +14,7 @@ from bench import best, keep, mnist, options_of, print_table, side_by_side
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
-from lthcore.train import engine_for, epoch_batches
+from lthcore.training.loop import engine_for, epoch_batches
 
 SIZES = (1, 2, 4, 8, 15, 32, 64)
 

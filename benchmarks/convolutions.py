@@ -31,7 +31,7 @@ from lthcore.models import build, initial_weights, multiply_adds
 from lthcore.onednn import times_transposed
 from lthcore.paths import project_root
 from lthcore.settings import Settings
-from lthcore.train import engine_for
+from lthcore.training.loop import engine_for
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 NETWORKS = {

@@ -21,7 +21,7 @@ from lthcore.lottery import begin
 from lthcore.models import build, initial_weights, multiply_adds
 from lthcore.onednn import times_transposed
 from lthcore.settings import DynamicSettings, Settings
-from lthcore.train import engine_for
+from lthcore.training.loop import engine_for
 
 N = 50_000
 

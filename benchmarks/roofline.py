@@ -14,13 +14,13 @@ from functools import partial
 import torch
 from bench import BATCH, best, clock, keep, mnist, options_of, plain_lenet, print_table, side_by_side
 
-from lthcore import engines
 from lthcore.data.datasets import Data, Split
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.onednn import times_transposed
 from lthcore.settings import Settings
-from lthcore.train import engine_for, epoch_batches
+from lthcore.training.engines import dense
+from lthcore.training.loop import engine_for, epoch_batches
 
 STEPS, SIZES = 900, ((784, 300), (300, 100), (100, 10))
 
@@ -89,11 +89,11 @@ def phases(settings: Settings, data: Data, state, batches: torch.Tensor, rates: 
     engine = engine_for(settings, data, [state])
     engine.optimizer.step = watches["adam"].wrap(engine.optimizer.step)
     timed = Data(Split(TimedImages(data.train.images, watches["gather"]), data.train.labels), None, data.test, "")
-    plain, engines.times_transposed = engines.times_transposed, watches["products"].wrap(times_transposed)
+    plain, dense.times_transposed = dense.times_transposed, watches["products"].wrap(times_transposed)
     try:
         engine.steps(timed, batches, rates)
     finally:
-        engines.times_transposed = plain
+        dense.times_transposed = plain
     return {name: watch.seconds for name, watch in watches.items()}
 
 

@@ -12,7 +12,7 @@ from joblib import cpu_count
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
-from lthcore.train import train_cohort
+from lthcore.training.parallel import train_cohort
 
 STEPS, EVERY = 6000, 100
 

@@ -20,17 +20,17 @@ from itertools import pairwise
 import numpy as np
 import torch
 from bench import best, keep, mnist, options_of, side_by_side
-from lthcore.allocation import layer_rates, prune
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore import sparse
 from lthcore.data.datasets import Data
 from lthcore.lottery import begin
 from lthcore.masks import Mask, full_mask, percent_left
 from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.settings import Settings
-from lthcore.train import engine_for, epoch_batches
+from lthcore.training.engines import sparse
+from lthcore.training.loop import engine_for, epoch_batches
 
 try:
     import sparselab

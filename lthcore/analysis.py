@@ -15,7 +15,7 @@ from lthcore.masks import Mask
 from lthcore.models import Weights
 from lthcore.pruning.units import columns, streams_of
 from lthcore.settings import Settings
-from lthcore.state import Training
+from lthcore.training.state import Training
 
 SHOWN = 4  # distributions are kept of every fourth round: 41.1, 16.9, 7.0, 2.9, 1.2% left
 BINS = 40

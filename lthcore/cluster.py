@@ -24,17 +24,18 @@ from lthcore.board import Board, Line
 from lthcore.data.datasets import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.experiments import Experiment
-from lthcore.lottery import Cohort, Replicate
+from lthcore.lottery import Cohort
 from lthcore.paths import folder_of, results_root
 from lthcore.place import Checkpointer, Here
 from lthcore.plan import done_replicates
 from lthcore.records import hardware
 from lthcore.results import run
 from lthcore.settings import Recipe
-from lthcore.state import Training
 from lthcore.studies import planned
 from lthcore.tickets import file_stem
-from lthcore.train import Trainer, train_cohort, worker_count
+from lthcore.training.loop import Trainer
+from lthcore.training.parallel import train_cohort, worker_count
+from lthcore.training.state import Replicate, Training
 
 RETRIES = 5  # of a task whose worker or node died
 EVERY = 1.0  # seconds between looks at the progress

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from lthcore.data.datasets import Data, Split
-from lthcore.engines import evaluate
 from lthcore.models import Weights, build
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
-from lthcore.state import Training
-from lthcore.train import train
+from lthcore.training.engines.dense import evaluate
+from lthcore.training.loop import train
+from lthcore.training.state import Training
 
 POINTS = 11  # on the line, its ends included
 NORM_BATCH, NORM_IMAGES = 500, 10_000  # of which statistics of batch norms are taken

@@ -13,13 +13,12 @@ import pandas as pd
 
 from lthcore.data.datasets import Data, image_shape, load
 from lthcore.errors import LabError
-from lthcore.lottery import Replicate
 from lthcore.models import build
 from lthcore.records import COMMIT, read_record, read_table, read_tables, versions, write_run
 from lthcore.settings import settings_of
-from lthcore.state import Training
 from lthcore.tickets import file_stem, load_state
-from lthcore.train import one_thread
+from lthcore.training.loop import one_thread
+from lthcore.training.state import Replicate, Training
 
 
 class Tickets:

@@ -13,15 +13,15 @@ import torch
 from torch.nn import functional as F
 
 from lthcore import masks
-from lthcore.allocation import kind_of, prune, prune_to
 from lthcore.data.datasets import Data
-from lthcore.lottery import Cohort, Replicate, begin
+from lthcore.lottery import Cohort, begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning.allocation import kind_of, prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
-from lthcore.state import Training
-from lthcore.train import epoch_batches, train_in_step
+from lthcore.training.loop import epoch_batches, train_in_step
+from lthcore.training.state import Replicate, Training
 
 # share of the final sparsity that is reached at a share p of the way from the first update to the last
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -28,36 +28,26 @@ Round 0 is the dense network; it is the ticket's, and all other arms start from 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from lthcore import masks
-from lthcore.allocation import layer_rates, prune
 from lthcore.data.datasets import DATASETS, Data, check_size, image_shape, pick_device
 from lthcore.errors import choose
 from lthcore.lineage import Groups, Lineage
 from lthcore.masks import Mask, full_mask
 from lthcore.models import MODELS, Weights, build, initial_weights, outline
+from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import CRITERIA, Scores, Seen, scores
 from lthcore.pruning.saliency import SALIENCIES, synflow_mask
 from lthcore.pruning.units import UNIT_CRITERIA, prune_units, units_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
-from lthcore.state import Training
-from lthcore.train import train_cohort
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate, Training
 
 LINEAGE = ("ticket", "continued", "fine_tuned")  # the arms whose next round grows from their own outcome
-
-
-class Replicate(NamedTuple):
-    """Which training: the key of its row in the tables."""
-
-    arm: str
-    trial: int
-    draw: int
-    round: int
 
 
 Cohort = dict[Replicate, Training]

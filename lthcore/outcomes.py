@@ -12,7 +12,6 @@ from lthcore.data.datasets import Data
 from lthcore.lineage import Lineage
 from lthcore.lottery import (
     LINEAGE,
-    Replicate,
     Trial,
     grown_from,
     initial_weights_of,
@@ -23,7 +22,7 @@ from lthcore.lottery import (
     source_of,
 )
 from lthcore.settings import Recipe, Settings
-from lthcore.state import Training
+from lthcore.training.state import Replicate, Training
 
 ORIGIN = "origin"  # in a lineage, in place of an arm: the weights that tickets rewind to
 

@@ -24,7 +24,7 @@ from lthcore.similarity import (
     mean_cca,
     sign_agreement,
 )
-from lthcore.state import Training
+from lthcore.training.state import Training
 
 IMAGES = 1000  # of the test set, that activations are compared on
 MEASURES = ("jaccard", "chance", "aligned", "aligned_chance", "signs", "cosine", "cka", "cca")

@@ -22,7 +22,7 @@ from lthcore.paths import project_root
 from lthcore.plan import seconds_of, timed
 from lthcore.plots import ARMS, Series
 from lthcore.records import hardware, has_results, read_record, read_table, read_tables
-from lthcore.train import worker_count
+from lthcore.training.parallel import worker_count
 
 NOTEBOOK = "iterative_pruning"
 LENET_RUN, SGD_RUN = ("lenet_mnist_standardised",), "lenet_mnist_sgd"  # lenet_mnist, of unit scaling, is not run yet

@@ -10,12 +10,13 @@ from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.energy import metered
 from lthcore.experiments import STOP
-from lthcore.lottery import Cohort, Replicate
+from lthcore.lottery import Cohort
 from lthcore.records import hardware
 from lthcore.settings import Recipe
-from lthcore.state import Training
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import GoOn, Trainer, train_cohort
+from lthcore.training.loop import Trainer
+from lthcore.training.parallel import GoOn, train_cohort
+from lthcore.training.state import Replicate, Training
 
 CHANGING = ("dynamic",)  # arms whose masks change as they train
 

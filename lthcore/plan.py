@@ -8,16 +8,18 @@ from time import perf_counter
 import torch
 
 from lthcore.data.datasets import Data, Split, check_size, image_shape, pick_device, test_images
-from lthcore.engines import is_plain_chain
 from lthcore.experiments import Experiment
-from lthcore.lottery import Replicate, begin
+from lthcore.lottery import begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights, outline
 from lthcore.paths import folder_of, project_root
 from lthcore.records import read_record, read_table, replicate_of, rows_of
 from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings
 from lthcore.studies import planned
-from lthcore.train import engine_for, worker_count
+from lthcore.training.engines.chain import is_plain_chain
+from lthcore.training.loop import engine_for
+from lthcore.training.parallel import worker_count
+from lthcore.training.state import Replicate
 
 # the settings that a step's time depends on
 COSTLY = (

@@ -25,7 +25,7 @@ from lthcore.pruning.criteria import Seen
 from lthcore.pruning.saliency import snip, synflow
 from lthcore.seeds import seed_for
 from lthcore.similarity import interval_text
-from lthcore.train import train
+from lthcore.training.loop import train
 
 BEFORE = ("layer", "initial magnitude", "z-score", "gradient x weight", "SynFlow")
 EARLY = (*BEFORE, "early movement", "early magnitude")

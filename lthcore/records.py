@@ -15,8 +15,8 @@ from joblib import cpu_count
 
 from lthcore import __version__
 from lthcore.errors import LabError, one_line
-from lthcore.lottery import Replicate
 from lthcore.schemas import COLUMNS, REPLICATE, check_record, check_table
+from lthcore.training.state import Replicate
 
 SEEN_CHANGING = 5  # times that files are read anew while a run beside writes them
 

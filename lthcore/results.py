@@ -33,10 +33,9 @@ from lthcore.data.datasets import DATASETS, Data, image_shape
 from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.lineage import Lineage
 from lthcore.lock import locked, stopped_by_sigterm
-from lthcore.lottery import LINEAGE, Cohort, Replicate, check_settings, lineage_of, untrained_networks
+from lthcore.lottery import LINEAGE, Cohort, check_settings, lineage_of, untrained_networks
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, multiply_adds, positions
-from lthcore.orphans import remove_leftovers
 from lthcore.outcomes import keep, let_go, without_ticket
 from lthcore.place import CHANGING, STOP, Checkpointer, Here
 from lthcore.records import (
@@ -52,10 +51,11 @@ from lthcore.records import (
 )  # fmt: skip
 from lthcore.schemas import COLUMNS, CURVES, READ, REPLICATE, ROUNDS, check_whole
 from lthcore.settings import Recipe, Settings
-from lthcore.state import Point, Training
 from lthcore.studies import STUDIES, planned
 from lthcore.tickets import file_stem, load_state, save_state
-from lthcore.train import train_in_step, weights_left
+from lthcore.training.loop import train_in_step, weights_left
+from lthcore.training.orphans import remove_leftovers
+from lthcore.training.state import Point, Replicate, Training
 
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.

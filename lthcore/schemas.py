@@ -7,7 +7,7 @@ import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from lthcore.errors import LabError, one_line
-from lthcore.lottery import Replicate
+from lthcore.training.state import Replicate
 
 REPLICATE = list(Replicate._fields)
 READ = ["read_1_test_accuracy", "read_2_test_accuracy", "read_3_test_accuracy"]

@@ -8,14 +8,15 @@ from torch import Tensor
 
 from lthcore.data.datasets import Data
 from lthcore.derived import Tickets
-from lthcore.lottery import Replicate, begin, next_round
+from lthcore.lottery import begin, next_round
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.criteria import Seen, scores
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.similarity import interval_text
-from lthcore.train import train_cohort
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate
 
 SHARE = 0.2  # of each layer's weights, the largest or the smallest
 # label -> which weights, and what becomes of them

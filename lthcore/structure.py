@@ -4,10 +4,10 @@ import pandas as pd
 
 from lthcore.analysis import connected, degrees, describe, incoming, outgoing, path_count, pixel_map
 from lthcore.derived import Tickets
-from lthcore.engines import is_chain
 from lthcore.masks import weights_left
 from lthcore.similarity import interval_text
 from lthcore.studies import planned
+from lthcore.training.engines.chain import is_chain
 
 IDLE = 0.1  # in units of the data set's standard deviation
 

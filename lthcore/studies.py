@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from lthcore import dynamic, lottery, transfer
-from lthcore.lottery import Cohort, Replicate
+from lthcore.lottery import Cohort
 from lthcore.settings import DynamicSettings, Recipe, Settings, TransferSettings
-from lthcore.train import Trainer, train_in_step
+from lthcore.training.loop import Trainer, train_in_step
+from lthcore.training.state import Replicate
 
 
 class Study(NamedTuple):

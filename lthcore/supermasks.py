@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from lthcore.data.datasets import Data, Split
 from lthcore.derived import Tickets
-from lthcore.engines import evaluate
 from lthcore.errors import LabError
 from lthcore.lottery import signed
 from lthcore.masks import Mask, apply, full_mask, shuffled, weights_left
 from lthcore.models import Weights, build
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
+from lthcore.training.engines.dense import evaluate
 
 DENSITIES = (0.7, 0.5, 0.3, 0.15, 0.05)
 LEARNING_RATE = 1.0  # of the scores, by SGD with momentum, cosine to zero: LeNet learns as well by 3, and worse by 0.1

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from lthcore import masks
 from lthcore.data.datasets import load
-from lthcore.engines import evaluate
 from lthcore.errors import LabError, choose, one_line
-from lthcore.lottery import Replicate
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
 from lthcore.schemas import Accuracy, Loss
 from lthcore.settings import Recipe, settings_of
-from lthcore.state import Point, Training
+from lthcore.training.engines.dense import evaluate
+from lthcore.training.state import Point, Replicate, Training
 
 FORMAT = "2"  # of the files; another one is not read
 

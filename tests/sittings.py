@@ -19,11 +19,10 @@ from joblib.externals.loky import get_reusable_executor
 
 from lthcore import results
 from lthcore.lock import locked
-from lthcore.lottery import Replicate
 from lthcore.place import STOP, Checkpointer
 from lthcore.settings import Settings
-from lthcore.state import Training
 from lthcore.tickets import file_stem
+from lthcore.training.state import Replicate, Training
 
 PATIENCE = 600  # seconds after which a process that does not get on is taken to hang: a busy machine is slow
 FORKING = multiprocessing.get_context("forkserver" if hasattr(os, "killpg") else "spawn")  # Windows runs none of this

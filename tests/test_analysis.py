@@ -8,7 +8,7 @@ import torch
 from lthcore import analysis
 from lthcore.models import build
 from lthcore.settings import Settings
-from lthcore.state import Training
+from lthcore.training.state import Training
 
 MASK = torch.tensor([[True, False, True], [False, False, False]])
 INITIAL = torch.tensor([[0.1, 0.2, -0.3], [0.4, -0.5, 0.6]])

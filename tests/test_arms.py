@@ -5,7 +5,6 @@ from itertools import combinations
 
 import pytest
 import torch
-from lthcore.allocation import layer_rates, prune
 
 from lthcore import lottery, masks
 from lthcore.data.datasets import Data, load
@@ -14,7 +13,6 @@ from lthcore.lineage import Lineage
 from lthcore.lottery import (
     LINEAGE,
     Cohort,
-    Replicate,
     Trial,
     begin,
     check_settings,
@@ -38,10 +36,11 @@ from lthcore.lottery import (
 )
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.saliency import synflow_mask
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings, TransferSettings
-from lthcore.state import Training
+from lthcore.training.state import Replicate, Training
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", widths=(12, 8), validation=200, device="cpu", iterations=40, eval_every=20,

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 
 from lthcore import tickets
 from lthcore.errors import LabError
-from lthcore.lottery import Replicate, begin
+from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.place import Checkpointer
 from lthcore.results import run
 from lthcore.settings import Settings
-from lthcore.state import Point
 from lthcore.tickets import load_state, load_ticket, save_state
+from lthcore.training.state import Point, Replicate
 
 RUN = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=20, learning_rate=5e-3,

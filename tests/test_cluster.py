@@ -24,13 +24,15 @@ from lthcore.cluster import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu,
 from lthcore.data.datasets import load
 from lthcore.errors import LabError, TimeLimit
 from lthcore.experiments import Experiment
-from lthcore.lottery import Replicate, begin
+from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.place import Checkpointer, Here
 from lthcore.records import hardware, read_record
 from lthcore.results import run
 from lthcore.settings import Settings
-from lthcore.train import train, train_cohort, train_in_step
+from lthcore.training.loop import train, train_in_step
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate
 
 ROOT = Path(__file__).parents[1]
 SMALL = Settings(

@@ -4,7 +4,7 @@ import pytest
 
 numba = pytest.importorskip("numba", reason="numba is not installed: nothing is compiled")
 
-from lthcore.compiled import cached  # noqa: E402
+from lthcore.training.engines.compiled import cached  # noqa: E402
 
 
 def double(x):

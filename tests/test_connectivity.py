@@ -6,11 +6,11 @@ import torch
 from lthcore import connectivity
 from lthcore.connectivity import barrier, copies, instability, path, renew_norms
 from lthcore.data.datasets import load
-from lthcore.engines import evaluate
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
-from lthcore.train import train
+from lthcore.training.engines.dense import evaluate
+from lthcore.training.loop import train
 
 SMALL = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu", iterations=120, eval_every=40)
 

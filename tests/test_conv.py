@@ -7,18 +7,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lthcore import conv, masks
+from lthcore import masks
 from lthcore.data.datasets import Data, Split, load
-from lthcore.engines import Dense
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
-from lthcore.train import engine_for, train
+from lthcore.training.engines import conv
+from lthcore.training.engines.dense import Dense
+from lthcore.training.loop import engine_for, train
 
 if conv.layers_of is None:
     pytest.skip("numba is not installed: convolutions are plain PyTorch's", allow_module_level=True)
 
-from lthcore import conv_kernels as kernels
+from lthcore.training.engines import conv_kernels as kernels
 
 BASE = {"device": "cpu", "batch_size": 8, "learning_rate": 2e-3, "validation": 0, "iterations": 4, "eval_every": 2}
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
@@ -146,7 +147,7 @@ def test_pooling_takes_the_first_of_equals_and_gives_its_gradient_to_it(dtype):
     pooled = F.max_pool2d(x.relu(), 2)
     gradient = torch.randn(pooled.shape, generator=generator).to(dtype).to(memory_format=torch.channels_last)
     pooled.backward(gradient)
-    from lthcore.conv_layers import PoolLayer
+    from lthcore.training.engines.conv_layers import PoolLayer
 
     layer = PoolLayer()
     with torch.no_grad():

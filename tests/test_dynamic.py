@@ -6,23 +6,25 @@ from itertools import pairwise
 
 import pytest
 import torch
-from lthcore.allocation import prune_to
 from torch.nn import functional as F
 
-from lthcore import dynamic, engines, masks
+from lthcore import dynamic, masks
 from lthcore.data.datasets import Data, load
 from lthcore.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
 from lthcore.errors import LabError
 from lthcore.experiments import load_experiments
-from lthcore.lottery import Replicate, begin
+from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
+from lthcore.pruning.allocation import prune_to
 from lthcore.records import read_record
 from lthcore.results import run
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings, Settings
-from lthcore.state import Training
 from lthcore.tickets import load_state, load_ticket, save_state
-from lthcore.train import epoch_batches, learning_rate, train, train_cohort
+from lthcore.training.engines import dense
+from lthcore.training.loop import epoch_batches, learning_rate, train
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate, Training
 
 SMALL = DynamicSettings(
     dataset="digits", architecture="mlp", validation=200, epochs=5, sparsity=0.85, trials=2, device="cpu",
@@ -402,9 +404,9 @@ def test_a_mask_changed_in_place_equals_a_new_engine(architecture, digits, monke
     """In place is how it goes on a GPU, where a new engine would mean a new graph."""
     settings = SMALL.changed(engine="dense", epochs=3, prune_every=9, architecture=architecture, widths=(16,))
     anew = trained(settings, digits)
-    monkeypatch.setattr(engines, "IN_PLACE", ("cpu",))
-    built, make = [], engines.Dense.__init__
-    monkeypatch.setattr(engines.Dense, "__init__", lambda self, *args: (built.append(1), make(self, *args))[1])
+    monkeypatch.setattr(dense, "IN_PLACE", ("cpu",))
+    built, make = [], dense.Dense.__init__
+    monkeypatch.setattr(dense.Dense, "__init__", lambda self, *args: (built.append(1), make(self, *args))[1])
     in_place = trained(settings, digits)
     assert len(built) == 2  # one while nothing is pruned, one from then on
     assert all(torch.equal(w, in_place.weights[name]) for name, w in anew.weights.items())
@@ -461,7 +463,7 @@ def test_weight_decay_leaves_norms_alone_unless_asked():
     for decay_norms in (False, True):
         settings = SMALL.changed(architecture="resnet20", decay_norms=decay_norms, momentum=0.0, weight_decay=0.1)
         model = build(settings, shape, 10)
-        optimizer = engines.make_optimizer(settings, dict(model.named_parameters()), {})
+        optimizer = dense.make_optimizer(settings, dict(model.named_parameters()), {})
         for parameter in model.parameters():
             torch.nn.init.ones_(parameter)
             parameter.grad = torch.zeros_like(parameter)

@@ -6,21 +6,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from lthcore.allocation import layer_rates, prune
 
 from lthcore import masks
 from lthcore.archives import pack, tables_in, unpack
 from lthcore.errors import TimeLimit
 from lthcore.lineage import FILE, Lineage
-from lthcore.lottery import Replicate, begin
+from lthcore.lottery import begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.outcomes import without_ticket
 from lthcore.place import Checkpointer
+from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.records import read_record, read_tables
 from lthcore.results import run
 from lthcore.settings import Settings
 from lthcore.tickets import file_stem, load_ticket
+from lthcore.training.state import Replicate
 
 SEARCH = Settings(
     dataset="digits", architecture="mlp", widths=(20, 10), validation=200, iterations=40, eval_every=20, trials=2,

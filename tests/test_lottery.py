@@ -13,22 +13,14 @@ from hypothesis import strategies as st
 from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
-from lthcore.lottery import (
-    Cohort,
-    Replicate,
-    Trial,
-    begin,
-    check_rewound,
-    check_settings,
-    find_tickets,
-    planned,
-    train_in_memory,
-)
+from lthcore.lottery import Cohort, Trial, begin, check_rewound, check_settings, find_tickets, planned, train_in_memory
 from lthcore.models import Weights, build, initial_weights
 from lthcore.results import run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
-from lthcore.train import train, train_cohort
+from lthcore.training.loop import train
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate
 
 ARMS = (
     "ticket",

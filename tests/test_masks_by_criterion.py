@@ -6,13 +6,14 @@ import torch
 from lthcore import masks
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.lottery import Replicate, find_tickets
+from lthcore.lottery import find_tickets
 from lthcore.models import build, initial_weights
 from lthcore.pruning.criteria import CRITERIA, Seen, scores
 from lthcore.pruning.saliency import SALIENCIES, snip
 from lthcore.results import run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
+from lthcore.training.state import Replicate
 
 BY = [f"by_{name}" for name in (*CRITERIA, *SALIENCIES) if not name.startswith("late_")]
 SMALL = Settings(

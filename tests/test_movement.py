@@ -10,7 +10,7 @@ from lthcore import energy, lottery, masks
 from lthcore.data.datasets import Data, Split, image_shape, load
 from lthcore.errors import LabError
 from lthcore.experiments import load_experiments
-from lthcore.lottery import Replicate, Seen, begin, find_tickets, train_in_memory
+from lthcore.lottery import Seen, begin, find_tickets, train_in_memory
 from lthcore.models import build, initial_weights
 from lthcore.paths import project_root
 from lthcore.pruning.criteria import scores
@@ -18,7 +18,8 @@ from lthcore.records import read_record
 from lthcore.results import run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
-from lthcore.train import epoch_batches
+from lthcore.training.loop import epoch_batches
+from lthcore.training.state import Replicate
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, device="cpu", iterations=100, eval_every=20, trials=1,

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from lthcore import orphans, train
-from lthcore.orphans import remove_leftovers
+from lthcore.training import orphans, parallel
+from lthcore.training.orphans import remove_leftovers
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")
 
 PATIENCE = 120  # seconds after which what does not end is taken to hang: a busy machine is slow
-WORKER = "import os, sys; from lthcore.orphans import end_with; end_with({parent}); print('begun', flush=True); {then}"
+WORKER = "import os, sys; from lthcore.training.orphans import end_with; end_with({parent}); print('begun', flush=True); {then}"
 PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=0).wait()"
 
 
@@ -52,12 +52,12 @@ def test_a_worker_whose_parent_has_died_saves_nothing(dead, monkeypatch):
         raise SystemExit(status)
 
     monkeypatch.setattr(os, "_exit", ended)
-    monkeypatch.setattr(train, "_train_one", lambda settings, data, key, state, go_on, trainer: go_on(key, state))
-    monkeypatch.setattr(train.Data, "from_arrays", lambda arrays: None)
+    monkeypatch.setattr(parallel, "_train_one", lambda settings, data, key, state, go_on, trainer: go_on(key, state))
+    monkeypatch.setattr(parallel.Data, "from_arrays", lambda arrays: None)
     saved = []
 
     def task(parent):
-        train._train_mapped(parent, None, {}, "a ticket", None, lambda *now: saved.append(parent), None)
+        parallel._train_mapped(parent, None, {}, "a ticket", None, lambda *now: saved.append(parent), None)
 
     task(os.getppid())
     with pytest.raises(SystemExit):

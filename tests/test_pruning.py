@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lthcore.allocation import layer_rates, prune, prune_to
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
@@ -12,6 +11,7 @@ from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning.allocation import layer_rates, prune, prune_to
 from lthcore.pruning.criteria import CRITERIA, Seen, scores
 from lthcore.pruning.units import UNIT_CRITERIA, unit_activation
 from lthcore.settings import Settings

@@ -21,13 +21,13 @@ from safetensors import safe_open
 
 from lthcore import lottery, masks, place, results
 from lthcore.errors import LabError, TimeLimit
-from lthcore.lottery import Replicate, planned
+from lthcore.lottery import planned
 from lthcore.paths import results_root
 from lthcore.records import read_record, read_tables
 from lthcore.results import run
 from lthcore.settings import Settings
-from lthcore.state import Point, Training
 from lthcore.tickets import file_stem, load_and_evaluate, load_state, load_ticket, save_state
+from lthcore.training.state import Point, Replicate, Training
 
 sys.path.insert(0, str(Path(__file__).parent))
 from sittings import FORKING, PATIENCE, ended, hold_the_lock, run_until_killed, run_until_stopped, sitting, wait_for

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from lthcore.allocation import prune_to
 from torch.nn import functional as F
 
 from lthcore.data.datasets import load
 from lthcore.masks import apply, counts, full_mask
 from lthcore.models import build, initial_weights
+from lthcore.pruning.allocation import prune_to
 from lthcore.pruning.criteria import Seen
 from lthcore.pruning.saliency import grasp, snip, synflow, synflow_mask
 from lthcore.settings import Settings

@@ -9,13 +9,15 @@ import sys
 import pytest
 import torch
 
-from lthcore import masks, sparse
+from lthcore import masks
 from lthcore.data.datasets import load
-from lthcore.lottery import Replicate, begin
+from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.tickets import load_state, save_state
-from lthcore.train import Dense, engine_for, train
+from lthcore.training.engines import sparse
+from lthcore.training.loop import Dense, engine_for, train
+from lthcore.training.state import Replicate
 
 BASE = Settings(
     dataset="digits", architecture="lenet", widths=(40, 20), validation=200, iterations=20, eval_every=10,
@@ -31,7 +33,9 @@ RECIPES = {
         "schedule": "cosine", "warmup": 5,
     },
 }  # fmt: skip
-pytestmark = pytest.mark.skipif(sparse.kernels is None, reason="numba is not installed: training is masked-dense")
+pytestmark = pytest.mark.skipif(
+    sparse.sparse_kernels is None, reason="numba is not installed: training is masked-dense"
+)
 
 
 def start_of(settings, density=0.1, seed=0):
@@ -129,11 +133,11 @@ def test_freshly_compiled_kernels_round_as_those_from_the_cache(tmp_path):
     """Else a run resumed by another process would not be the run uninterrupted, bit for bit."""
     script = """
 import torch
-from lthcore.data import load
+from lthcore.data.datasets import load
 from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
-from lthcore.train import train
+from lthcore.training.loop import train
 settings = Settings(dataset="digits", architecture="mlp", validation=200, iterations=200, learning_rate=5e-3)
 data = load(settings)
 weights = initial_weights(build(settings, data.shape, 10), settings, 0)

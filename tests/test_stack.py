@@ -7,12 +7,14 @@ import torch
 
 from lthcore import masks
 from lthcore.data.datasets import load
-from lthcore.engines import Stack
 from lthcore.errors import LabError
-from lthcore.lottery import Replicate, begin, find_tickets
+from lthcore.lottery import begin, find_tickets
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
-from lthcore.train import engine_for, train, train_cohort, train_in_step
+from lthcore.training.engines.stack import Stack
+from lthcore.training.loop import engine_for, train, train_in_step
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate
 
 BASE = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=30, eval_every=10, learning_rate=2e-3,

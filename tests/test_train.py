@@ -13,26 +13,19 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune as torch_prune
 
-from lthcore import conv, engines, masks
+from lthcore import masks
 from lthcore.data.datasets import Data, load
-from lthcore.engines import evaluate
 from lthcore.errors import LabError
-from lthcore.lottery import Replicate, begin
+from lthcore.lottery import begin
 from lthcore.models import build, initial_weights
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
-from lthcore.state import Point, Training
 from lthcore.tickets import load_state, save_state
-from lthcore.train import (
-    _train_mapped,
-    learning_rate,
-    one_thread,
-    stack_size,
-    train,
-    train_cohort,
-    train_in_step,
-    worker_count,
-)
+from lthcore.training.engines import conv, dense
+from lthcore.training.engines.dense import evaluate
+from lthcore.training.loop import learning_rate, one_thread, train, train_in_step
+from lthcore.training.parallel import _train_mapped, stack_size, train_cohort, worker_count
+from lthcore.training.state import Point, Replicate, Training
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=60, eval_every=20, engine="dense"
@@ -198,7 +191,7 @@ def test_a_compiled_network_trains_to_the_same_weights(digits, monkeypatch):
         calls.append(model)
         return torch._dynamo.optimize("aot_eager")(model)
 
-    monkeypatch.setattr(engines, "COMPILED", ("cpu",))
+    monkeypatch.setattr(dense, "COMPILED", ("cpu",))
     monkeypatch.setattr(conv, "applies", lambda *_: False)  # what trains convolutions on a CPU otherwise
     monkeypatch.setattr(torch, "compile", traced)
     settings = SMALL.changed(architecture="resnet20", iterations=4, eval_every=2, engine="auto", **SGD)
@@ -276,7 +269,7 @@ def test_without_validation_there_is_no_early_stop(digits):
 
 
 def test_evaluation_is_the_mean_over_all_images_without_noise(digits, monkeypatch):
-    monkeypatch.setitem(engines.EVALUATION_BATCH, "cpu", 70)  # leaves a partial batch
+    monkeypatch.setitem(dense.EVALUATION_BATCH, "cpu", 70)  # leaves a partial batch
     settings = SMALL.changed(dropout=0.5)
     state = fresh(settings)
     model = build(settings, digits.shape, 10)
@@ -469,7 +462,7 @@ def test_seconds_add_up_over_evaluations_and_are_shared_by_those_in_step(digits,
     settings = SMALL.changed(engine="stack")
     states = [replace(fresh(settings, trial), seconds=7.0) for trial in range(2)]
     clock = SimpleNamespace(perf_counter=lambda: float(states[0].iteration))  # a second for every iteration
-    monkeypatch.setattr("lthcore.train.time", clock)
+    monkeypatch.setattr("lthcore.training.loop.time", clock)
     seen = [[state.seconds for state in states] for _ in train_in_step(settings, digits, states)]
     assert seen == [[7.0] * 2, [17.0] * 2, [27.0] * 2, [37.0] * 2]
 

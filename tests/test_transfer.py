@@ -13,11 +13,12 @@ from lthcore import masks
 from lthcore import transfer as transfer_room
 from lthcore.data.datasets import load, read
 from lthcore.errors import LabError, TimeLimit
-from lthcore.lottery import Replicate, find_tickets
+from lthcore.lottery import find_tickets
 from lthcore.records import read_record
 from lthcore.results import SOURCE, Run, run
 from lthcore.settings import Settings, TransferSettings
-from lthcore.train import train_cohort
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate
 from lthcore.transfer import masks_elsewhere, transfer
 
 SETTINGS = TransferSettings(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore.allocation import prune_to
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights, build
+from lthcore.pruning.allocation import prune_to
 from lthcore.pruning.criteria import Scores, Seen
 from lthcore.settings import Recipe
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lthcore.allocation import kind_of
 from lthcore.errors import LabError
 from lthcore.masks import Mask
 from lthcore.models import Residual, build
+from lthcore.pruning.allocation import kind_of
 from lthcore.pruning.criteria import Scores, Seen
 from lthcore.settings import Recipe, Settings
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore import conv_kernels as kernels
 from lthcore.models import Dropout, Residual
 from lthcore.onednn import times_transposed
+from lthcore.training.engines import conv_kernels as kernels
 
 # torch.compile's own route to oneDNN's convolution with what follows it; a build of torch may lack it
 _MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None

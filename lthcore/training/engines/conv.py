@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
-from lthcore.engines import CONVOLUTIONAL_BATCH, Dense, Evaluation
 from lthcore.settings import Recipe
-from lthcore.state import Training
+from lthcore.training.engines.dense import CONVOLUTIONAL_BATCH, Dense, Evaluation
+from lthcore.training.state import Training
 
 try:
-    from lthcore.conv_layers import layers_of
+    from lthcore.training.engines.conv_layers import layers_of
 except ImportError:  # numba is optional: without it convolutions are plain PyTorch's, and slower
     layers_of = None
 

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from lthcore.compiled import cached
+from lthcore.training.engines.compiled import cached
 
 BLOCK = 64  # rows summed in float32, before they are added up in float64
 _how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # nan and inf are kept: divergence shows

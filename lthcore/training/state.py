@@ -1,6 +1,7 @@
 """State: a training as data, from its start over its checkpoints to its outcome."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -62,3 +63,12 @@ class Training:
         """
         held = (p for p in self.curve if p.val_loss == p.val_loss and not p.percent_left > self.curve[-1].percent_left)
         return min(held, key=lambda p: p.val_loss, default=None)
+
+
+class Replicate(NamedTuple):
+    """Which training: the key of its row in the tables."""
+
+    arm: str
+    trial: int
+    draw: int
+    round: int

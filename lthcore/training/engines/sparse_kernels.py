@@ -12,7 +12,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lthcore.compiled import cached
+from lthcore.training.engines.compiled import cached
 
 LANES = 64  # four vectors of 16: the widest processors hold a row in four registers, others in eight or sixteen
 LINE = 16  # values in a line of the cache

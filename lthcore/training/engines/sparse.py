@@ -1,9 +1,9 @@
 """Sparse training on a CPU: a pruned chain of dense layers at the cost of the weights it has left, compiled by numba.
 
 The whole chain is one sparse graph. Its nodes are the inputs, then the units of each layer in turn; `source[k]` is the
-node that weight k comes from, and unit r owns the weights `first[r]` to `first[r + 1]`. The arithmetic, in `kernels`,
-is that of torch (Adam, AdamW, SGD with momentum, cross-entropy with label smoothing) to rounding: the tests hold the
-two against each other.
+node that weight k comes from, and unit r owns the weights `first[r]` to `first[r + 1]`. The arithmetic, in
+`sparse_kernels`, is that of torch (Adam, AdamW, SGD with momentum, cross-entropy with label smoothing) to rounding: the
+tests hold the two against each other.
 """
 
 import numpy as np
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import Data, Split
-from lthcore.engines import Evaluation, is_plain_chain
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights
 from lthcore.settings import Recipe
-from lthcore.state import Training
+from lthcore.training.engines.chain import is_plain_chain
+from lthcore.training.engines.dense import Evaluation
+from lthcore.training.state import Training
 
 try:
-    from lthcore import kernels
+    from lthcore.training.engines import sparse_kernels
 except ImportError:  # numba is optional: without it training is masked-dense, and slower
-    kernels = None
+    sparse_kernels = None
 
 # Above this share of weights left dense products win, evaluations counted in (benchmarks/sparse_step.py, LeNet).
 CROSSOVER = 0.55
@@ -28,7 +29,7 @@ CROSSOVER = 0.55
 
 def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask) -> bool:
     """Whether this training can run sparse, and should: a plain chain of dense layers with few enough weights left."""
-    able = kernels is not None and is_plain_chain(settings, model, device) and not settings.clip_norm
+    able = sparse_kernels is not None and is_plain_chain(settings, model, device) and not settings.clip_norm
     density = sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
     able = able and settings.masks_weights
     return able and settings.engine == "auto" and not settings.nesterov and density < CROSSOVER
@@ -86,7 +87,7 @@ class SparseChain:
         """Train on batches (1, steps, batch) of image indices at these learning rates."""
         s = self.settings
         decoupled, momentum = s.optimizer == "adamw", s.momentum if s.optimizer == "sgd" else -1.0
-        kernels.train(
+        sparse_kernels.train(
             _pixels(data.train), data.train.labels.numpy(), batches[0].numpy(), np.array(rates),
             self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias,
             self.moments[0][0], self.moments[0][1], self.moments[1][0], self.moments[1][1],
@@ -97,7 +98,7 @@ class SparseChain:
     def evaluate(self, *splits: Split) -> list[Evaluation]:
         """Mean cross-entropy (nats) and accuracy on each split."""
         chain = (self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias)
-        totals = [kernels.evaluate(_pixels(split), split.labels.numpy(), *chain) for split in splits]
+        totals = [sparse_kernels.evaluate(_pixels(split), split.labels.numpy(), *chain) for split in splits]
         return [[(loss / len(y), correct / len(y)) for (_, y), (loss, correct) in zip(splits, totals, strict=True)]]
 
     def load(self, weights: list[Weights]) -> None:

@@ -1,0 +1,1 @@
+"""Engines: what takes the steps of a training. All have the interface of `dense.Dense`, and agree to rounding."""

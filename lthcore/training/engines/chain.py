@@ -1,0 +1,51 @@
+"""The engine of networks of dense layers in a row, with gradients by hand."""
+
+import torch
+from torch import Tensor, nn
+
+from lthcore.data.datasets import Data
+from lthcore.models import Dropout
+from lthcore.onednn import times_transposed
+from lthcore.settings import Recipe
+from lthcore.training.engines.dense import Dense
+from lthcore.training.state import Training
+
+CHAIN = (nn.Flatten, nn.Linear, nn.ReLU, Dropout)
+
+
+class Chain(Dense):
+    """A chain of dense layers on a CPU, its gradients by hand: autograd's bookkeeping is a third of so small a step."""
+
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+        """Take `model` and the one replicate it is to be."""
+        super().__init__(settings, model, device, states)
+        self.layers = [(layer.weight, layer.bias) for layer in model if isinstance(layer, nn.Linear)]
+        classes, smoothing = len(self.layers[-1][1]), settings.label_smoothing
+        self.targets = torch.eye(classes) * (1 - smoothing) + smoothing / classes
+
+    def gradients(self, data: Data, batch: Tensor) -> None:
+        """Set the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
+        with torch.no_grad():
+            x, inputs = data.train.images[batch[0]].flatten(1), []
+            for i, (weight, bias) in enumerate(self.layers, start=1):
+                inputs.append(x)
+                x = times_transposed(x, weight, bias, relu=i < len(self.layers))
+            back = (x.softmax(1) - self.targets[data.train.labels[batch[0]]]) / len(x)  # of the cross-entropy
+            for (weight, bias), x in zip(reversed(self.layers), reversed(inputs), strict=True):
+                weight.grad, bias.grad = times_transposed(back.t(), x.t()), back.sum(0)
+                if weight is not self.layers[0][0]:
+                    back = times_transposed(back, weight.t()).mul_(x > 0)
+
+
+def is_chain(model: nn.Module) -> bool:
+    """Whether a network is a chain of dense layers with biases, which `Stack` can hold."""
+    biased = all(layer.bias is not None for layer in model.modules() if isinstance(layer, nn.Linear))
+    return biased and isinstance(model, nn.Sequential) and all(isinstance(layer, CHAIN) for layer in model)
+
+
+def is_plain_chain(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
+    """Whether a training is of dense layers and nothing else, on a CPU: no dropout, augmentation or autocast."""
+    kinds = [next((i for i, kind in enumerate(CHAIN) if isinstance(layer, kind)), None) for layer in model.children()]
+    hidden = (len(kinds) - 2) // 2
+    layers = is_chain(model) and kinds == [0, *[1, 2] * hidden, 1]  # flatten, (linear, relu) ..., linear
+    return layers and device.type == "cpu" and settings.precision == "float32" and not settings.augment

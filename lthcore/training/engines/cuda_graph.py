@@ -1,0 +1,106 @@
+"""A training step recorded as a CUDA graph, and replayed."""
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lthcore.data.datasets import Data
+from lthcore.masks import Mask
+from lthcore.settings import Recipe
+
+
+class Steppable(Protocol):
+    """What a step needs of an engine."""
+
+    settings: Recipe
+    optimizer: torch.optim.Optimizer
+    parameters: dict[str, nn.Parameter]
+    kept: Mask  # of the parameters that are pruned
+    tensors: list[Tensor]  # all that a step changes, but the optimizer's slots
+    noise: list[torch.Generator]
+    forward: Callable
+
+    def gradients(self, data: Data, batch: Tensor) -> None:
+        """Put the gradients of the loss on a batch (K, batch) of image indices into the parameters."""
+
+    def clip(self, norm: float) -> None:
+        """Scale all gradients of a replicate down to an l2 norm of at most `norm`."""
+
+
+class Replay:
+    """One step of an engine, again and again: captured as a CUDA graph on a GPU, called elsewhere."""
+
+    def __init__(self, engine: Steppable, data: Data, batch: Tensor) -> None:
+        """Set up static inputs like `batch` (K, batch); on a GPU, warm up and capture."""
+        # the engine holds this: a cycle would leave both, and all tensors of a training, to the garbage collector,
+        # which counts objects and not their size, and so comes late
+        self.engine, self.data = weakref.proxy(engine), data
+        self.batch, self.graph = batch.clone(), None
+        if batch.device.type == "cuda":
+            self.rate = torch.tensor(0.0, device=batch.device)
+            _set_rate(engine.optimizer, self.rate)
+            try:
+                self._capture()
+            except RuntimeError as error:
+                warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
+                self.graph, engine.forward = None, getattr(engine, "model", engine.forward)  # nor compiled
+
+    def __call__(self, batch: Tensor, rate: float) -> None:
+        """Take the step on a batch (K, batch) at a learning rate."""
+        if self.batch.device.type == "cuda":
+            self.rate.fill_(rate)
+        else:
+            _set_rate(self.engine.optimizer, rate)
+        if self.graph:
+            self.batch.copy_(batch)
+            self.graph.replay()
+        else:
+            self._step(batch)
+
+    def _step(self, batch: Tensor) -> None:
+        engine = self.engine
+        engine.gradients(self.data, batch)
+        for name, mask in engine.kept.items():
+            engine.parameters[name].grad.mul_(mask)
+        if engine.settings.clip_norm:
+            engine.clip(engine.settings.clip_norm)
+        engine.optimizer.step()
+        with torch.no_grad():
+            for name, mask in engine.kept.items() if engine.settings.masks_weights else ():
+                engine.parameters[name].mul_(mask)
+
+    def _capture(self) -> None:
+        """Capture a step; what the warm-up changed is put back."""
+        engine = self.engine
+        weights = [tensor.clone() for tensor in engine.tensors]
+        slots = {p: {k: t.clone() for k, t in slot.items()} for p, slot in engine.optimizer.state.items()}
+        noise = [generator.get_state() for generator in engine.noise]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._step(self.batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        for generator in engine.noise:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            self._step(self.batch)
+        with torch.no_grad():
+            for tensor, before in zip(engine.tensors, weights, strict=True):
+                tensor.copy_(before)
+            for parameter, slot in engine.optimizer.state.items():
+                for key, tensor in slot.items():
+                    tensor.copy_(slots[parameter][key]) if parameter in slots else tensor.zero_()
+        for generator, before in zip(engine.noise, noise, strict=True):
+            generator.set_state(before)
+        self.graph = graph
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,109 @@
+"""The engine that trains replicates of a chain of dense layers in step, as one network."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lthcore import masks
+from lthcore.data.augment import augment
+from lthcore.data.datasets import Data, Split
+from lthcore.models import Weights
+from lthcore.settings import Recipe
+from lthcore.training.engines.dense import (
+    EVALUATION_BATCH,
+    Dense,
+    Evaluation,
+    make_optimizer,
+    noise_of,
+    optimizer_tensors,
+)
+from lthcore.training.state import Training
+
+
+class Stack(Dense):
+    """K replicates of a chain of dense layers in one step: every parameter (K, ...), every product batched over K."""
+
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+        """Take `model` for its layers, and the replicates."""
+        self.settings, self.layers = settings, list(model.named_children())
+        masked = [masks.apply(s.mask, s.weights) if settings.masks_weights else s.weights for s in states]
+        self.parameters = {name: _stacked(masked, name).to(device).requires_grad_() for name in masked[0]}
+        self.tensors = [parameter.detach() for parameter in self.parameters.values()]
+        kept = {name: _stacked([state.mask for state in states], name) for name in states[0].mask}
+        self.kept = {name: m.to(device, torch.float32) for name, m in kept.items() if not m.all()}
+        saved = {name: _stacked([state.optimizer for state in states], name) for name in states[0].optimizer}
+        saved = {name: t[0] if name.endswith("/step") else t for name, t in saved.items()}  # one clock for all
+        self.optimizer = make_optimizer(settings, self.parameters, saved)
+        self.noise = [noise_of(state, device) for state in states]
+        self.replay = None
+
+    def forward(self, x: Tensor, training: bool) -> Tensor:
+        """Logits (K, batch, classes) of images (K, batch, ...)."""
+        for name, layer in self.layers:
+            if isinstance(layer, nn.Flatten):
+                x = x.flatten(2)
+            elif isinstance(layer, nn.Linear):
+                weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
+                x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+            elif isinstance(layer, nn.ReLU):
+                x = x.relu()
+            elif training and layer.rate:  # dropout: each replicate's noise is what it would be alone
+                keep = 1 - layer.rate
+                x = x * torch.stack([torch.empty_like(x[0]).bernoulli_(keep, generator=g) for g in self.noise]) / keep
+        return x
+
+    def loss(self, data: Data, batch: Tensor) -> Tensor:
+        """As in `Dense`; the sum gives each replicate the gradient of its own mean loss."""
+        s, x, y = self.settings, data.train.images[batch], data.train.labels[batch]
+        if s.augment:
+            each = [augment(i, s, noise) for i, noise in zip(x, self.noise, strict=True)]
+            x = torch.stack(each)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+            logits = self.forward(x, training=True)
+            each = F.cross_entropy(
+                logits.flatten(0, 1), y.flatten(), label_smoothing=s.label_smoothing, reduction="sum"
+            )
+        return each / batch.shape[1]
+
+    def clip(self, norm: float) -> None:
+        """As in `Dense`, each replicate by its own norm."""
+        squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters.values()]
+        scale = (norm / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
+        for parameter in self.parameters.values():
+            parameter.grad.mul_(scale.view(-1, *[1] * (parameter.ndim - 1)))
+
+    @torch.no_grad()
+    def evaluate(self, *splits: Split) -> list[Evaluation]:
+        """As in `Dense`, all replicates on the same images at once."""
+        k, device = len(self.noise), splits[0].labels.device
+        totals = torch.zeros(len(splits), 2, k, dtype=torch.float64, device=device)
+        size = EVALUATION_BATCH[device.type]
+        for total, (images, labels) in zip(totals, splits, strict=True):
+            for x, y in zip(images.split(size), labels.split(size), strict=True):
+                logits = self.forward(x.expand(k, *x.shape), training=False)
+                losses = F.cross_entropy(logits.transpose(1, 2), y.expand(k, -1), reduction="none")
+                total += torch.stack([losses.sum(1), (logits.argmax(2) == y).sum(1)])
+            total /= len(labels)
+        return [[tuple(pair) for pair in replicate] for replicate in totals.permute(2, 0, 1).tolist()]
+
+    def load(self, weights: list[Weights]) -> None:
+        """Put other weights into each replicate, to evaluate them."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(_stacked(weights, name))
+
+    def take(self, states: list[Training]) -> bool:
+        """Not in place: a graph of these small steps is captured in no time."""
+        return False
+
+    def export(self, states: list[Training]) -> None:
+        """Put each replicate as it is into its state: views of what training goes on to change."""
+        optimizer = optimizer_tensors(self.optimizer, self.parameters)
+        for k, state in enumerate(states):
+            state.weights = {name: parameter.detach()[k] for name, parameter in self.parameters.items()}
+            state.optimizer = {name: t if name.endswith("/step") else t[k] for name, t in optimizer.items()}
+            state.noise = self.noise[k].get_state()
+
+
+def _stacked(replicates: list[Weights], name: str) -> Tensor:
+    return torch.stack([tensors[name] for tensors in replicates])

@@ -1,0 +1,160 @@
+"""Cohorts: replicates trained on all cores of a CPU, or in step on one GPU."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from pickle import PicklingError
+
+import torch
+from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from lthcore.data.datasets import Data
+from lthcore.errors import LabError
+from lthcore.models import build
+from lthcore.settings import Recipe
+from lthcore.training.engines.chain import is_chain
+from lthcore.training.loop import Cohort, Trainer, train_in_step
+from lthcore.training.orphans import SHARED_MEMORY, end_if_orphan, end_with, temporary_folder
+from lthcore.training.state import Training
+
+GoOn = Callable[[Hashable, Training], bool]
+
+
+def train_cohort(
+    settings: Recipe,
+    data: Data,
+    cohort: Cohort,
+    go_on: GoOn = lambda key, state: True,
+    workers: int | None = None,
+    trainer: Trainer = train_in_step,
+) -> Iterator[tuple[Hashable, Training]]:
+    """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
+
+    `go_on(key, state)` is called before a training and after each of its evaluations, in the process that trains: it
+    may save the state, and ends the training early by returning False. On a CPU the replicates are spread over
+    `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data. On a GPU chains
+    of dense layers train in step, as many as its memory holds, and other networks in turn. `trainer` is what trains:
+    `train_in_step`, or a study's own that does something at its pauses.
+    """
+    device = data.train.images.device
+    chain = is_chain(build(settings, data.shape, 10))
+    if chain and (settings.engine == "stack" or device.type == "cuda"):
+        yield from _train_stacks(settings, data, cohort, go_on, trainer)
+        return
+    workers = min(len(cohort), workers or worker_count()) if device.type == "cpu" else 1
+    if workers <= 1:
+        for key, state in cohort.items():
+            yield _train_one(settings, data, key, state, go_on, trainer)
+        return
+    arrays = data.to_arrays()  # joblib maps arrays of this size into every worker instead of copying them
+    pool = Parallel(
+        workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M", backend="loky",
+        initializer=_begin_worker, initargs=(os.getpid(),),
+    )  # fmt: skip
+    work, parent = delayed(_train_mapped), os.getpid()
+    try:
+        outcomes = pool(work(parent, settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
+    except OSError as error:
+        raise _no_room(error) from None
+    try:
+        yield from outcomes
+    except TerminatedWorkerError:
+        raise LabError("a worker process was killed (out of memory?); the same command goes on where it was") from None
+    except PicklingError as error:  # what joblib makes of a copy of the data that could not be written
+        reason = re.search(r"\[Errno.*", str(error.__cause__))
+        if reason is None:
+            raise
+        raise _no_room(reason[0]) from None
+
+
+def _no_room(reason: object) -> LabError:
+    return LabError(
+        f"worker processes cannot be given the data ({reason}); free some room in {SHARED_MEMORY} or "
+        f"{temporary_folder()}, point JOBLIB_TEMP_FOLDER to a folder that has some, or set LTH_WORKERS=1"
+    )
+
+
+def _train_stacks(
+    settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
+) -> Iterator[tuple[Hashable, Training]]:
+    """Train in step those that stand at the same iteration, as many at once as fit."""
+
+    def position(key: Hashable) -> tuple[int, bool, float, bool]:
+        """What replicates must share: iteration, whether it is evaluated, clock of the optimizer, learning rates."""
+        state = cohort[key]
+        clock = next((float(t) for slot, t in state.optimizer.items() if slot.endswith("/step")), 0.0)
+        return state.iteration, not state.curve, clock if state.optimizer else -1.0, state.fine_tuned
+
+    for _, group in groupby(sorted(cohort, key=position), key=position):
+        keys = list(group)
+        size = stack_size(settings, data, cohort[keys[0]])
+        parts = [keys[i : i + size] for i in range(0, len(keys), size)]
+        while parts:
+            part = parts.pop(0)
+            states = [replace(cohort[key], curve=list(cohort[key].curve)) for key in part]
+            try:
+                _train_stack(settings, data, dict(zip(part, states, strict=True)), go_on, trainer)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise LabError("the GPU's memory does not hold one such network; lower batch_size") from None
+                half = len(part) // 2
+                parts[:0] = [part[:half], part[half:]]  # from where they began: what ran out of memory is thrown away
+                print(f"note: {len(part)} networks do not fit the GPU's memory; {half} at a time now", file=sys.stderr)
+                torch.cuda.empty_cache()
+                continue
+            yield from zip(part, states, strict=True)
+
+
+def _train_stack(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer) -> None:
+    """Train in step until one of them is told to stop, or to the end."""
+    answers = [go_on(key, state) for key, state in cohort.items()]
+    steps = trainer(settings, data, list(cohort.values()))
+    while all(answers) and next(steps, "done") != "done":
+        answers = [go_on(key, state) for key, state in cohort.items()]
+
+
+def stack_size(settings: Recipe, data: Data, state: Training) -> int:
+    """How many replicates fit in half of the GPU's free memory: weights, gradients, moments, snapshots, activations."""
+    device = data.train.images.device
+    if device.type != "cuda":
+        return 64
+    weights = sum(w.numel() for w in state.weights.values())
+    units = sum(w.shape[0] for w in state.weights.values() if w.ndim == 2) + data.test.images[0].numel()
+    each = 4 * (8 * weights + 4 * settings.batch_size * units + 15_000 * units)
+    return max(1, int(torch.cuda.mem_get_info(device)[0] / 2 / each))
+
+
+def worker_count() -> int:
+    """How many processes train at once on a CPU: `LTH_WORKERS`, else one for each core."""
+    text = os.environ.get("LTH_WORKERS") or str(cpu_count())
+    if not text.isdecimal() or int(text) == 0:
+        raise LabError(f"LTH_WORKERS = {text!r}: must be a whole number from 1")
+    return int(text)
+
+
+def _begin_worker(parent: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group, it is the parent that stops the workers
+    end_with(parent)
+
+
+def _train_mapped(
+    parent: int, settings: Recipe, arrays: dict, key: Hashable, state: Training, go_on: GoOn, trainer: Trainer
+) -> tuple[Hashable, Training]:
+    def go_on_here(key: Hashable, state: Training) -> bool:
+        end_if_orphan(parent)  # before anything is saved, where a run begun anew may have saved already
+        return go_on(key, state)
+
+    return _train_one(settings, Data.from_arrays(arrays), key, state, go_on_here, trainer)
+
+
+def _train_one(
+    settings: Recipe, data: Data, key: Hashable, state: Training, go_on: GoOn, trainer: Trainer
+) -> tuple[Hashable, Training]:
+    if go_on(key, state):
+        all(go_on(key, state) for _ in trainer(settings, data, [state]))  # until it says no
+    return key, state
