@@ -16,7 +16,7 @@ from torchvision import transforms
 from lthcore.data.datasets import Data, Split, load, pick_device
 from lthcore.errors import LabError
 from lthcore.paths import project_root
-from lthcore.records import git_commit, hardware, versions
+from lthcore.runs.provenance import git_commit, hardware, versions
 from lthcore.settings import Settings
 
 BATCH = 60

@@ -15,11 +15,11 @@ from bench import best, keep, options_of, print_table, side_by_side
 from safetensors.torch import save_file
 from torch import nn
 
-from lthcore.compact import compact
+from lthcore.analysis.compaction import compact
 from lthcore.errors import LabError
 from lthcore.models import build, multiply_adds
 from lthcore.paths import results_root
-from lthcore.tickets import load_ticket
+from lthcore.runs.checkpoints import load_ticket
 
 SHAPE = (1, 28, 28)
 KINDS = {

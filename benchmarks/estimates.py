@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 
 from bench import clock, keep, options_of
 
-from lthcore.experiments import load_experiments
-from lthcore.plan import seconds_left
-from lthcore.results import run
+from lthcore.runs.estimate import seconds_left
+from lthcore.runs.experiments import load_experiments
+from lthcore.runs.runner import run
 
 FEW = {"train_examples": 6000, "validation": 1000, "trials": 2}
 SEARCH = FEW | {"iterations": 150, "eval_every": 50, "rounds": 1, "arms": ["ticket"]}

@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 from bench import clock, keep, mnist, options_of
 
 from lthcore.errors import LabError
-from lthcore.experiments import load_experiment
-from lthcore.lottery import find_tickets, planned
+from lthcore.lottery.search import find_tickets, planned
 from lthcore.paths import project_root, results_root
-from lthcore.plan import seconds_left
-from lthcore.results import run
+from lthcore.runs.estimate import seconds_left
+from lthcore.runs.experiments import load_experiment
+from lthcore.runs.runner import run
 
 ITERATIONS = 2000
 

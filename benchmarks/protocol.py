@@ -18,7 +18,7 @@ from bench import best, clock, dataloader, keep, mnist, options_of, plain_traini
 from torch import cat
 
 from lthcore.data.datasets import Split
-from lthcore.lottery import find_tickets
+from lthcore.lottery.search import find_tickets
 from lthcore.paths import project_root
 from lthcore.settings import Settings
 

@@ -13,8 +13,8 @@ import tempfile
 
 from bench import best, keep, options_of, print_table, side_by_side
 
-from lthcore.queue import queued
-from lthcore.studies import planned
+from lthcore.lottery.studies import planned
+from lthcore.runs.queue import queued
 
 WORKERS = (1, 2)
 

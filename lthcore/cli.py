@@ -16,8 +16,8 @@ from typing import Any, NoReturn, TextIO
 
 from lthcore import __version__
 from lthcore.errors import LabError, one_line, shown
-from lthcore.experiments import PROFILES, Experiment, load_experiments
-from lthcore.yaml_files import parse_yaml
+from lthcore.runs.experiments import PROFILES, Experiment, load_experiments
+from lthcore.runs.yaml_files import parse_yaml
 
 EXAMPLES = """examples:
   lth list                                                       what there is, what is done, what it would take
@@ -131,14 +131,15 @@ def _asked_to_stop(*_: object) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: the engine first, then the notebook over its tables."""
+    from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.errors import TimeLimit
     from lthcore.paths import folder_of
-    from lthcore.results import run
+    from lthcore.runs.runner import run
 
     overrides = dict(map(_parameter, options.parameter))
     experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
     if len(experiments) > 1:
-        from lthcore.progress import print_plan
+        from lthcore.runs.progress import print_plan
 
         print_plan(experiments)
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
@@ -152,6 +153,7 @@ def run_command(options: argparse.Namespace) -> None:
         folder = folders[experiment.name]
         try:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
+            write_ticket_tables(folder)
             print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {_short(folder)}")
             if with_notebook:
                 print(f"{experiment.name}: notebook in {_short(run_notebook(experiment, folder))}")
@@ -214,7 +216,7 @@ def _execute(source: Path, executed: Path, values: dict):
     import papermill
     from traitlets.config import Config
 
-    from lthcore.jupyter import ending_with_this_process, passing_on_signals
+    from lthcore.runs.notebook import ending_with_this_process, passing_on_signals
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
@@ -238,8 +240,8 @@ def list_command(options: argparse.Namespace) -> None:
 
     What cannot be read says so in its row. Raises LabError in the end where there was any such.
     """
-    from lthcore.plan import params_files
-    from lthcore.progress import state_line
+    from lthcore.runs.estimate import params_files
+    from lthcore.runs.progress import state_line
 
     errors: list[str] = []
     for path in (path for path in params_files() if options.name in str(path)):
@@ -276,7 +278,7 @@ def _raise_first(errors: list[str]) -> None:
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: where it comes from, and its accuracies by arm and weights left."""
     from lthcore.paths import folder_of
-    from lthcore.records import read_record, read_tables
+    from lthcore.runs.folder import read_record, read_tables
 
     folder = Path(options.run) if Path(options.run).is_dir() else folder_of(options.run)
     rounds, _ = read_tables(folder)
@@ -297,14 +299,14 @@ def figures_command(options: argparse.Namespace) -> None:
 
     One that cannot be drawn says so in its line. Raises LabError in the end where there was any such.
     """
-    from lthcore import paper
-    from lthcore.gallery import FIGURES
     from lthcore.paths import project_root, results_root
-    from lthcore.plots import save
+    from lthcore.report import paper_figures
+    from lthcore.report.gallery import FIGURES
+    from lthcore.report.plots import save
 
     if options.table:
         path = project_root() / "params" / "FIGURES.md"
-        path.write_text(paper.figures_table(), encoding="utf-8")
+        path.write_text(paper_figures.figures_table(), encoding="utf-8")
         print(f"written: {_short(path)}")
         return
     root, folder, errors = results_root(), project_root() / "figures", []
@@ -314,7 +316,10 @@ def figures_command(options: argparse.Namespace) -> None:
         return f"{name}: {save(figure, folder, name)[1].name if figure else 'no tables yet'}"
 
     jobs: Iterable[tuple[str, Callable[[], str]]] = [
-        *((f"Figure {number}", partial(paper.draw_into, folder, number, root)) for number in paper.FIGURES),
+        *(
+            (f"Figure {number}", partial(paper_figures.draw_into, folder, number, root))
+            for number in paper_figures.FIGURES
+        ),
         *((name, partial(drawn, name, draw)) for name, draw in FIGURES.items()),
     ]
     for name, job in jobs:
@@ -327,9 +332,9 @@ def figures_command(options: argparse.Namespace) -> None:
 
 def scorecard_command(options: argparse.Namespace) -> None:
     """Grade the paper's claims from the tables; README has them, and what the studies found, from here."""
-    from lthcore.claims import UNREADABLE, as_markdown, write_scorecard
-    from lthcore.findings import into_readme
     from lthcore.paths import project_root, results_root
+    from lthcore.report.claims import UNREADABLE, as_markdown, write_scorecard
+    from lthcore.report.readme import into_readme
 
     card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
     print(as_markdown(card))
@@ -344,9 +349,9 @@ def scorecard_command(options: argparse.Namespace) -> None:
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.archives import mirror_of, pack
     from lthcore.paths import results_root
-    from lthcore.queue import queued
+    from lthcore.runs.archives import mirror_of, pack
+    from lthcore.runs.queue import queued
 
     experiments = [e for e in queued(options.profile) if options.only in e.name]
     if not experiments:
@@ -365,13 +370,14 @@ def queue_command(options: argparse.Namespace) -> None:
 
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue one after the other; return the names of those that could not run."""
-    from lthcore.archives import mirror
+    from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.errors import TimeLimit
+    from lthcore.lottery.studies import planned
     from lthcore.paths import folder_of, results_root
-    from lthcore.plan import done_replicates
-    from lthcore.progress import state_line
-    from lthcore.results import run
-    from lthcore.studies import planned
+    from lthcore.runs.archives import mirror
+    from lthcore.runs.estimate import done_replicates
+    from lthcore.runs.progress import state_line
+    from lthcore.runs.runner import run
 
     deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
     for experiment in experiments:
@@ -385,6 +391,7 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
             continue
         try:
             run(experiment.settings, folder, deadline - time.monotonic())
+            write_ticket_tables(folder)
             if options.notebooks:
                 run_notebook(experiment, folder)
         except TimeLimit:
@@ -408,16 +415,17 @@ def _failed(experiment: Experiment, error: LabError) -> LabError:
 
 def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run a queue on a Ray cluster, all of it in one view; return the names of those that could not run."""
-    from lthcore.cluster import Cluster, run_queue
+    from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.paths import results_root
-    from lthcore.progress import queue_view
+    from lthcore.runs.progress import queue_view
+    from lthcore.runs.ray_queue import Cluster, run_queue
 
     cluster = Cluster(options.address, options.cpus_per_run, options.gpus_per_run)
     try:
         with queue_view() as show:
             failures = run_queue(
                 experiments, results_root(), cluster, options.time_limit, show, options.mirror,
-                run_notebook if options.notebooks else None,
+                run_notebook if options.notebooks else None, write_ticket_tables,
             )  # fmt: skip
     finally:
         cluster.close()
@@ -428,8 +436,8 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
 
 def unpack_command(options: argparse.Namespace) -> None:
     """Merge an archive of tables into results/."""
-    from lthcore.archives import unpack
     from lthcore.paths import results_root
+    from lthcore.runs.archives import unpack
 
     for line in unpack(Path(options.archive), results_root()):
         print(line)

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from lthcore import place, results
 from lthcore.data import datasets
 from lthcore.errors import TimeLimit
-from lthcore.results import run
+from lthcore.runs import executor, runner
+from lthcore.runs.runner import run
 from lthcore.settings import Recipe
 
 hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)
@@ -68,6 +68,6 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], pd.Dat
 
     monkeypatch.setenv("LTH_WORKERS", "1")
     clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
-    for room in (place, results):  # a second later each time it is read: stops are no chance
+    for room in (executor, runner):  # a second later each time it is read: stops are no chance
         monkeypatch.setattr(room, "time", clock)
     return stopped_again_and_again

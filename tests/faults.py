@@ -55,7 +55,7 @@ def project(place: Path) -> Path:
 def command(place: Path, *more: str, workers: int = 1, notebook: bool = False, **options) -> subprocess.Popen:
     """`lth run` of that experiment, as a process group of its own that checkpoints at every evaluation."""
     code = (
-        "from functools import partial; import lthcore.results as r; from lthcore.cli import main; "
+        "from functools import partial; import lthcore.runs.runner as r; from lthcore.cli import main; "
         "r.Checkpointer = partial(r.Checkpointer, every=0.0); main()"
     )
     environment = os.environ | {
@@ -437,7 +437,7 @@ FAULTS: dict[str, tuple[Callable[[Path, int], int], int]] = {  # name -> what is
 
 def soak(runs: int = 200) -> dict[str, float]:
     """Many short runs in one process: by how much its memory (MB) and its open files grow after the first twenty."""
-    from lthcore.results import run
+    from lthcore.runs.runner import run
     from lthcore.settings import Settings
 
     os.environ["LTH_WORKERS"] = "1"
@@ -455,8 +455,8 @@ def soak(runs: int = 200) -> dict[str, float]:
 
 def soak_of_networks(trainings: int = 20) -> float:
     """Trainings of Conv-2, of few steps, in one run: by how much its memory (MB) grows after the fourth."""
-    from lthcore.place import Here
-    from lthcore.results import run
+    from lthcore.runs.executor import Here
+    from lthcore.runs.runner import run
     from lthcore.settings import Settings
 
     class Watched(Here):
@@ -518,7 +518,7 @@ def main() -> None:
     print(f"soak: {soaked}")
     total = {key: sum(row[key] for row in rows) for key in ("tried", "survived", "lost")}
     print(f"faults tried {total['tried']}, survived {total['survived']}, results lost {total['lost']}")
-    from lthcore.records import COMMIT, versions
+    from lthcore.runs.provenance import COMMIT, versions
 
     record = {**total, "commit": COMMIT, "versions": versions(), "faults": rows, "soak": soaked}
     if not options.times:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 from faults import children, line_of, tables, undisturbed, wait_for_saves
 
-from lthcore import results
-from lthcore.cluster import Cluster, run_queue
-from lthcore.experiments import load_experiments
+from lthcore.runs import runner
+from lthcore.runs.experiments import load_experiments
+from lthcore.runs.ray_queue import Cluster, run_queue
 
 if find_spec("ray") is None:  # it is imported later, by what knows how it is to listen
     raise ImportError("Ray is not installed")
@@ -24,12 +24,12 @@ def queue_on(place: Path, cluster: Cluster) -> None:
     """Run the experiment of a project on a cluster, as `lth queue --engine ray` does."""
     os.environ["LTH_RESULTS"] = str(place / "results")
     experiments = load_experiments(place / "params" / "iterative_pruning" / "faulty.yaml", "smoke")
-    usual = results.Checkpointer
-    results.Checkpointer = partial(usual, every=0.0)  # that workers save at every evaluation
+    usual = runner.Checkpointer
+    runner.Checkpointer = partial(usual, every=0.0)  # that workers save at every evaluation
     try:
         failures = run_queue(experiments, place / "results", cluster)
     finally:
-        results.Checkpointer = usual
+        runner.Checkpointer = usual
     assert not failures, failures
 
 

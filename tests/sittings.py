@@ -17,11 +17,11 @@ from pathlib import Path
 
 from joblib.externals.loky import get_reusable_executor
 
-from lthcore import results
-from lthcore.lock import locked
-from lthcore.place import STOP, Checkpointer
+from lthcore.runs import runner
+from lthcore.runs.checkpoints import file_stem
+from lthcore.runs.executor import STOP, Checkpointer
+from lthcore.runs.lock import locked
 from lthcore.settings import Settings
-from lthcore.tickets import file_stem
 from lthcore.training.state import Replicate, Training
 
 PATIENCE = 600  # seconds after which a process that does not get on is taken to hang: a busy machine is slow
@@ -39,7 +39,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 @contextmanager
 def sitting(work: Callable, *arguments) -> Iterator[multiprocessing.Process]:
     """`work(*arguments)` in a process group of its own, of which nothing is left at the end."""
-    FORKING.set_forkserver_preload(["lthcore.results"])
+    FORKING.set_forkserver_preload(["lthcore.runs.runner"])
     process = FORKING.Process(target=_in_a_group, args=(work, *arguments))
     process.start()
     try:
@@ -75,8 +75,8 @@ def run_until_killed(settings: Settings, folder: Path, workers: int, files: int)
 
     sys.addaudithook(kill)
     os.environ["LTH_WORKERS"] = str(workers)
-    results.Checkpointer = partial(Checkpointer, every=0.0)
-    results.run(settings, folder, quiet=True)
+    runner.Checkpointer = partial(Checkpointer, every=0.0)
+    runner.run(settings, folder, quiet=True)
 
 
 class Held(Checkpointer):
@@ -98,10 +98,10 @@ class Held(Checkpointer):
 def run_until_stopped(settings: Settings, folder: Path, workers: int) -> None:
     """Run with every training held until SIGTERM comes. The message goes into a file beside the run."""
     os.environ["LTH_WORKERS"] = str(workers)
-    results.Checkpointer = partial(Held, every=float("inf"))
+    runner.Checkpointer = partial(Held, every=float("inf"))
     try:
-        results.run(settings, folder, quiet=True)
-    except results.TimeLimit as error:
+        runner.run(settings, folder, quiet=True)
+    except runner.TimeLimit as error:
         folder.with_name("said").write_text(str(error))
         get_reusable_executor().shutdown()  # else a forked process waits for its workers to tire of waiting
         sys.exit(error.exit_code)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lthcore import analysis
+from lthcore.analysis import tickets
 from lthcore.models import build
 from lthcore.settings import Settings
 from lthcore.training.state import Training
@@ -16,16 +16,16 @@ FINAL = torch.tensor([[0.4, 0.1, -0.5], [0.5, -0.5, 0.5]])
 
 
 def test_degrees_are_shares_of_connections():
-    assert torch.allclose(analysis.incoming(MASK), torch.tensor([2 / 3, 0.0]))
-    assert analysis.outgoing(MASK).tolist() == [0.5, 0.0, 0.5]
+    assert torch.allclose(tickets.incoming(MASK), torch.tensor([2 / 3, 0.0]))
+    assert tickets.outgoing(MASK).tolist() == [0.5, 0.0, 0.5]
     filters = torch.ones(4, 2, 3, 3, dtype=torch.bool)
     filters[0, 0] = False
-    assert analysis.incoming(filters).tolist() == [0.5, 1, 1, 1] and analysis.outgoing(filters).tolist() == [0.75, 1]
+    assert tickets.incoming(filters).tolist() == [0.5, 1, 1, 1] and tickets.outgoing(filters).tolist() == [0.75, 1]
 
 
 def test_movement_and_change_in_magnitude():
-    assert torch.allclose(analysis.movement(INITIAL, FINAL), torch.tensor([[0.3, 0.1, 0.2], [0.1, 0.0, 0.1]]))
-    assert torch.allclose(analysis.magnitude_change(INITIAL, FINAL), torch.tensor([[0.3, -0.1, 0.2], [0.1, 0.0, -0.1]]))
+    assert torch.allclose(tickets.movement(INITIAL, FINAL), torch.tensor([[0.3, 0.1, 0.2], [0.1, 0.0, 0.1]]))
+    assert torch.allclose(tickets.magnitude_change(INITIAL, FINAL), torch.tensor([[0.3, -0.1, 0.2], [0.1, 0.0, -0.1]]))
 
 
 def ticket(trial: int, k: int) -> Training:
@@ -35,7 +35,7 @@ def ticket(trial: int, k: int) -> Training:
 
 def test_tables_of_tickets():
     settings = Settings(trials=2, rounds=4, arms=["ticket"])
-    structure, distributions = analysis.tables_of_tickets(ticket, settings)
+    structure, distributions = tickets.tables_of_tickets(ticket, settings)
     assert len(structure) == 2 * 4
     row = structure.iloc[0]
     assert (row["layer"], row["units_without_input"], row["inputs_without_output"]) == ("fc1", 1, 1)
@@ -49,18 +49,18 @@ def test_tables_of_tickets():
 
 
 def test_a_layer_in_numbers():
-    found = analysis.describe(INITIAL, FINAL, MASK)
+    found = tickets.describe(INITIAL, FINAL, MASK)
     assert found["density"] == pytest.approx(1 / 3)
     assert found["positive_initial_kept"] == 0.5 and found["positive_initial_pruned"] == 0.75
     assert found["magnitude_final_kept"] == pytest.approx(0.45)
     assert found["magnitude_initial_pruned"] == pytest.approx(1.7 / 4)
-    assert math.isnan(analysis.describe(INITIAL, FINAL, MASK | True)["positive_final_pruned"])
+    assert math.isnan(tickets.describe(INITIAL, FINAL, MASK | True)["positive_final_pruned"])
 
 
 @pytest.mark.parametrize("side", ["in", "out"])
 def test_degrees_of_a_random_mask_are_those_expected(side):
     mask = torch.rand(400, 50, generator=torch.Generator().manual_seed(0)) < 0.3
-    table = analysis.degrees(mask, side)
+    table = tickets.degrees(mask, side)
     units, size = (400, 50) if side == "in" else (50, 400)
     assert table["units"].sum() == units and table["expected"].sum() == pytest.approx(units)
     assert (table["degree"] * table["units"]).sum() == mask.sum() and len(table) == size + 1
@@ -68,27 +68,27 @@ def test_degrees_of_a_random_mask_are_those_expected(side):
     assert (table["units"] - table["expected"]).abs().sum() < 0.35 * units + 25  # two draws of one distribution
     hub = torch.zeros(400, 50, dtype=torch.bool)
     hub[0] = True
-    assert analysis.degrees(hub, "in").query("degree == 50")["expected"].item() < 1e-6  # no hub by chance
+    assert tickets.degrees(hub, "in").query("degree == 50")["expected"].item() < 1e-6  # no hub by chance
 
 
 def test_the_pixel_map_counts_connections_of_each_pixel():
     mask = torch.zeros(4, 6, dtype=torch.bool)
     mask[:3, 5] = True
-    assert analysis.pixel_map(mask, (1, 2, 3)).tolist() == [[[0, 0, 0], [0, 0, 0.75]]]
+    assert tickets.pixel_map(mask, (1, 2, 3)).tolist() == [[[0, 0, 0], [0, 0, 0.75]]]
 
 
 def test_paths_of_a_dense_network_are_the_product_of_its_widths():
     full = {"fc1.weight": torch.ones(5, 7, dtype=torch.bool), "output.weight": torch.ones(3, 5, dtype=torch.bool)}
-    assert analysis.path_count(full) == (105, 105)
+    assert tickets.path_count(full) == (105, 105)
     broken = full | {"fc1.weight": torch.eye(5, 7, dtype=torch.bool)}  # each unit has one input
-    assert analysis.path_count(broken) == (15, 15)
+    assert tickets.path_count(broken) == (15, 15)
     skewed = full | {
         "fc1.weight": torch.zeros(5, 7, dtype=torch.bool),
         "output.weight": torch.zeros(3, 5, dtype=torch.bool),
     }
     skewed["fc1.weight"][0] = True
     skewed["output.weight"][:, 1] = True
-    paths, expected = analysis.path_count(skewed)
+    paths, expected = tickets.path_count(skewed)
     assert paths == 0 and expected == pytest.approx(7 * 3 / 5)
 
 
@@ -99,9 +99,9 @@ def test_connected_leaves_out_dead_ends():
         "fc2.weight": torch.tensor([[1, 0, 1], [0, 1, 0]]).bool(),
         "output.weight": torch.cat([torch.tensor([[1, 0]]), torch.zeros(9, 2)]).bool(),
     }
-    kept = analysis.connected(model, mask)
+    kept = tickets.connected(model, mask)
     assert kept["fc1.weight"].nonzero().tolist() == [[0, 0]]  # unit 1 leads to fc2's unit 1, which nothing reads
     assert kept["fc2.weight"].nonzero().tolist() == [[0, 0]]  # unit 2 of fc1 has no input
     assert kept["output.weight"].nonzero().tolist() == [[0, 0]]
     full = {name: torch.ones_like(m) for name, m in mask.items()}
-    assert all(m.all() for m in analysis.connected(model, full).values())
+    assert all(m.all() for m in tickets.connected(model, full).values())

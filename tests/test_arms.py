@@ -6,11 +6,12 @@ from itertools import combinations
 import pytest
 import torch
 
-from lthcore import lottery, masks
+from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
-from lthcore.lineage import Lineage
-from lthcore.lottery import (
+from lthcore.lottery import search
+from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.search import (
     LINEAGE,
     Cohort,
     Trial,
@@ -411,7 +412,7 @@ def test_a_search_hands_each_training_its_own_draw_round_and_data(digits):
 
 
 def test_a_search_whose_tickets_are_not_rewound_is_stopped(digits, monkeypatch):
-    monkeypatch.setattr(lottery, "start", lambda settings, *_: begin(settings, 0, 1, theta(9)))
+    monkeypatch.setattr(search, "start", lambda settings, *_: begin(settings, 0, 1, theta(9)))
     with pytest.raises(AssertionError, match="does not start at mask x initial weights"):
         as_planned(SMALL.changed(arms=("ticket",), trials=1), digits)
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lthcore import tickets
 from lthcore.errors import LabError
-from lthcore.lottery import begin
+from lthcore.lottery.search import begin
 from lthcore.models import build, initial_weights
-from lthcore.place import Checkpointer
-from lthcore.results import run
+from lthcore.runs import checkpoints
+from lthcore.runs.checkpoints import load_state, load_ticket, save_state
+from lthcore.runs.executor import Checkpointer
+from lthcore.runs.runner import run
 from lthcore.settings import Settings
-from lthcore.tickets import load_state, load_ticket, save_state
 from lthcore.training.state import Point, Replicate
 
 RUN = Settings(
@@ -60,7 +60,7 @@ def tampered(path: Path, change) -> None:
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     tensors = {key: change(key, tensor).contiguous() for key, tensor in tensors.items()}
-    save_file(tensors, path, metadata | {"digest": tickets._digest(metadata, tensors.items())})
+    save_file(tensors, path, metadata | {"digest": checkpoints._digest(metadata, tensors.items())})
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,10 @@ def test_a_checkpoint_is_saved_every_20_seconds_and_holds_every_tensor_once(tmp_
         save_state(path, *rest)
         sizes.append(path.stat().st_size)
 
-    monkeypatch.setattr("lthcore.place.save_state", save_and_weigh)
-    monkeypatch.setattr("lthcore.place.time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    monkeypatch.setattr("lthcore.runs.executor.save_state", save_and_weigh)
+    monkeypatch.setattr(
+        "lthcore.runs.executor.time", SimpleNamespace(monotonic=itertools.count().__next__)
+    )  # 1 s a look
     keep = Checkpointer(tmp_path / "checkpoints", settings)
     assert all(keep(key, state) for _ in range(101))
     assert len(sizes) == 5
@@ -167,6 +169,6 @@ def test_a_gpu_without_room_is_one_line(tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lthcore.place.train_cohort", full)
+    monkeypatch.setattr("lthcore.runs.executor.train_cohort", full)
     with pytest.raises(LabError, match="memory does not hold this; lower batch_size, or use device cpu"):
         run(RUN, tmp_path, quiet=True)

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lthcore import claims, results
-from lthcore.claims import Absent, grade, load_claims, measure, scorecard, view_of, write_scorecard
 from lthcore.errors import LabError
-from lthcore.experiments import load_experiments
-from lthcore.plan import params_files
+from lthcore.report import claims
+from lthcore.report.claims import Absent, grade, load_claims, measure, scorecard, view_of, write_scorecard
+from lthcore.runs import runner
+from lthcore.runs.estimate import params_files
+from lthcore.runs.experiments import load_experiments
 
 LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]
 ROUNDS = len(LEFT) - 1
@@ -37,14 +38,14 @@ def table(arms: dict[str, tuple], trials: int = 3, spread: float = 0.0005, draws
                     }
                     values["es_val_accuracy"] = VALIDATION.get(k, values["es_test_accuracy"])
                     rows.append(values | {"weights_left": int(LEFT[k] * 1000), "final_train_accuracy": 1.0})
-    return pd.DataFrame(rows).reindex(columns=results.ROUNDS)
+    return pd.DataFrame(rows).reindex(columns=runner.ROUNDS)
 
 
 def write(root, rounds: pd.DataFrame, profile: str = "cpu", variant: str = "lenet_mnist", settings=None):
     folder = root / profile / "iterative_pruning" / variant
     folder.mkdir(parents=True)
     rounds.to_csv(folder / "rounds.csv", index=False)
-    pd.DataFrame(columns=results.CURVES).to_csv(folder / "curves.csv", index=False)
+    pd.DataFrame(columns=runner.CURVES).to_csv(folder / "curves.csv", index=False)
     record = {"run_key": f"key-{profile}", "settings": {"rounds": ROUNDS} | (settings or {})}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
@@ -228,7 +229,7 @@ def test_the_committed_claims_can_be_measured_and_name_known_runs():
     ids = {"A1", "L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8", "L9", "L10", "L11", "X1", "X2", "X3", "X4", "X5", "X6"}
     assert ids <= set(loaded) and {"C1", "C2", "C3", "C4", "C5", "D1", "D2", "V1", "V2", "V3", "V4"} <= set(loaded)
     assert {"R1", "R2", "R3", "R4"} <= set(loaded)
-    from lthcore.paper import FIGURES, NOTEBOOK, variants
+    from lthcore.report.paper_figures import FIGURES, NOTEBOOK, variants
 
     known = {
         name.removeprefix(f"{NOTEBOOK}/") for sheet in FIGURES.values() for run in sheet.runs for name in variants(run)
@@ -355,7 +356,7 @@ def test_accuracies_without_training_are_read_where_they_validate_best(folder):
         )
     ]  # fmt: skip
     curves = pd.DataFrame(start).assign(draw=0, percent_left=100.0, val_loss=1.0, test_loss=1.0)
-    curves[results.CURVES].to_csv(folder / "curves.csv", index=False)
+    curves[runner.CURVES].to_csv(folder / "curves.csv", index=False)
     assert measure(view_of(folder), {"measure": "untrained", "arm": "ticket"})[0] == pytest.approx(0.4)
     masks = [("a", 50.0, 0.7, 0.6), ("a", 20.0, 0.6, 0.9), ("b", 50.0, 1.0, 1.0)]
     rows = [(trial, *row) for trial in range(3) for row in masks]

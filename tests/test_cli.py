@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lthcore import cli, paper
+from lthcore import cli
 from lthcore.cli import main
-from lthcore.experiments import load_experiment
 from lthcore.paths import project_root, results_root
-from lthcore.records import read_record, read_tables
-from lthcore.results import run
+from lthcore.report import paper_figures
+from lthcore.runs.experiments import load_experiment
+from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.runner import run
 
 TINY = """
 dataset: digits
@@ -198,7 +199,7 @@ def test_interrupt_is_one_line_and_exit_status_130(monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lthcore.results.run", interrupt)
+    monkeypatch.setattr("lthcore.runs.runner.run", interrupt)
     assert run_tiny() == 130
     assert capsys.readouterr().err == "lth: interrupted; the same command goes on where this one was\n"
 
@@ -265,12 +266,12 @@ def test_data_verify(capsys):
 def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(project, tmp_path, monkeypatch, capsys):
     (project / "notebooks/deep").mkdir()
     monkeypatch.chdir(project / "notebooks/deep")
-    monkeypatch.setattr(paper, "FIGURES", {n: paper.FIGURES[n] for n in (1, 4)})
+    monkeypatch.setattr(paper_figures, "FIGURES", {n: paper_figures.FIGURES[n] for n in (1, 4)})
     assert project_root() == project
     assert lth("figures") == 0
-    assert f"no tables of {paper.LENET_RUN[0]} yet" in capsys.readouterr().out
+    assert f"no tables of {paper_figures.LENET_RUN[0]} yet" in capsys.readouterr().out
     assert not list(project.glob("figures/*"))
-    run_tiny_as = project / f"params/{paper.LENET}.yaml"
+    run_tiny_as = project / f"params/{paper_figures.LENET}.yaml"
     run_tiny_as.parent.mkdir()
     run_tiny_as.write_text(TINY)
     assert lth("run", run_tiny_as, "--no-notebook") == 0
@@ -336,11 +337,11 @@ def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
 
 def test_the_table_of_figures_is_written_with_costs(project, capsys, monkeypatch):
     (project / "params/iterative_pruning").mkdir()
-    (project / f"params/{paper.LENET}.yaml").write_text(TINY)
-    monkeypatch.setattr(paper, "FIGURES", {4: paper.FIGURES[4]})
+    (project / f"params/{paper_figures.LENET}.yaml").write_text(TINY)
+    monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4]})
     assert lth("figures", "--table") == 0
     text = (project / "params/FIGURES.md").read_text()
-    run = paper.LENET_RUN[0]
+    run = paper_figures.LENET_RUN[0]
     assert f"| 4 | LeNet: early stop and accuracy | {run} |" in text
     assert re.search(run + r".yaml\) \| 4 \| 1 \| 7 \| 60 \| [\d,.]+ \| 0.0 \|", text)
 
@@ -355,7 +356,8 @@ class Blocker:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
 sys.meta_path.insert(0, Blocker())
-import lthcore, lthcore.results, lthcore.cli, lthcore.plan, lthcore.paper, lthcore.claims, lthcore.queue
+import lthcore, lthcore.runs.runner, lthcore.cli, lthcore.runs.estimate, lthcore.runs.queue
+import lthcore.report.paper_figures, lthcore.report.claims
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1], env=os.environ
@@ -513,9 +515,9 @@ def test_one_bad_file_or_run_hides_nothing_else_in_the_list(project, tmp_path, c
 
 
 def test_one_bad_run_hides_no_other_figure(project, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(paper, "FIGURES", {4: paper.FIGURES[4], 9: paper.FIGURES[9]})
-    monkeypatch.setattr("lthcore.gallery.FIGURES", {"one": failing(KeyError("arm")), "two": lambda _: None})
-    folder = tmp_path / "results/paper" / paper.LENET
+    monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4], 9: paper_figures.FIGURES[9]})
+    monkeypatch.setattr("lthcore.report.gallery.FIGURES", {"one": failing(KeyError("arm")), "two": lambda _: None})
+    folder = tmp_path / "results/paper" / paper_figures.LENET
     folder.mkdir(parents=True)
     (folder / "rounds.csv").write_text("no,table\n1,2\n")
     assert lth("figures") == 2

@@ -17,18 +17,19 @@ import pytest
 import torch
 from fsspec.core import url_to_fs
 
-import lthcore.cluster
-from lthcore.archives import mirror, mirror_of
-from lthcore.board import Board
-from lthcore.cluster import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
+import lthcore.runs.ray_queue
 from lthcore.data.datasets import load
 from lthcore.errors import LabError, TimeLimit
-from lthcore.experiments import Experiment
-from lthcore.lottery import begin
+from lthcore.lottery.search import begin
 from lthcore.models import build, initial_weights
-from lthcore.place import Checkpointer, Here
-from lthcore.records import hardware, read_record
-from lthcore.results import run
+from lthcore.runs.archives import mirror, mirror_of
+from lthcore.runs.executor import Checkpointer, Here
+from lthcore.runs.experiments import Experiment
+from lthcore.runs.folder import read_record
+from lthcore.runs.provenance import hardware
+from lthcore.runs.ray_progress import Board
+from lthcore.runs.ray_queue import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
+from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.training.loop import train, train_in_step
 from lthcore.training.parallel import train_cohort
@@ -62,11 +63,11 @@ def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
         def progress(self):
             return {("smoke/iterative_pruning/x", "ticket-trial0-draw0-round01"): 20}, {"smoke/iterative_pruning/x": 20}
 
-    monkeypatch.setattr(lthcore.cluster, "EVERY", float("inf"))
+    monkeypatch.setattr(lthcore.runs.ray_queue, "EVERY", float("inf"))
     view = View([experiment("x"), experiment("y")], Told())
     x, y = [f"smoke/iterative_pruning/{name}" for name in "xy"]
     assert [row["its/s"] for row in view.rows({x: "running", y: "waiting"})] == [0, 0]  # it has only just begun
-    monkeypatch.setattr(lthcore.cluster, "EVERY", 0.0)
+    monkeypatch.setattr(lthcore.runs.ray_queue, "EVERY", 0.0)
     x, y = view.rows({x: "running", y: "failed"})
     assert (x["state"], x["of"], x["now"]) == ("running", 6, "ticket-trial0-draw0-round01") and x["eta"] > 0
     assert (y["state"], y["eta"]) == ("failed", 0)
@@ -202,7 +203,7 @@ def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monke
             both.wait()
             return load(settings)
 
-    monkeypatch.setattr(lthcore.cluster, "There", Where)
+    monkeypatch.setattr(lthcore.runs.ray_queue, "There", Where)
     monkeypatch.setenv("LTH_WORKERS", "1")
     assert run_queue([experiment("x"), experiment("y", seed=1)], tmp_path, One()) == {}
 
@@ -227,7 +228,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
             go_on.deadline = float("-inf") if self.cluster.stopped.is_set() else go_on.deadline
             yield from train_cohort(settings, data, cohort, go_on, workers=1, trainer=trainer)
 
-    monkeypatch.setattr(lthcore.cluster, "There", Where)
+    monkeypatch.setattr(lthcore.runs.ray_queue, "There", Where)
     these = [experiment("x"), experiment("y", seed=1), experiment("z", seed=2)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
     try:

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from lthcore import gallery, origin_figures
-from lthcore.comparisons import (
+from lthcore.paths import project_root
+from lthcore.report import gallery, origin_figures
+from lthcore.report.comparisons import (
     dynamic_missing,
     dynamic_summary,
     gap,
@@ -18,12 +19,11 @@ from lthcore.comparisons import (
     published,
     runs_of,
     ticket_costs,
-)  # fmt: skip
-from lthcore.experiments import load_experiments
-from lthcore.findings import ablation_findings, dynamic_findings, rewinding_findings
-from lthcore.paths import project_root
-from lthcore.results import run
-from lthcore.schemas import CURVES, REPLICATE, ROUNDS
+)
+from lthcore.report.readme import ablation_findings, dynamic_findings, rewinding_findings
+from lthcore.runs.experiments import load_experiments
+from lthcore.runs.runner import run
+from lthcore.runs.schemas import CURVES, REPLICATE, ROUNDS
 from lthcore.settings import DynamicSettings, Settings
 
 PARAMS = project_root() / "params"

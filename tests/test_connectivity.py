@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lthcore import connectivity
-from lthcore.connectivity import barrier, copies, instability, path, renew_norms
+from lthcore.analysis import connectivity
+from lthcore.analysis.connectivity import barrier, copies, instability, path, renew_norms
 from lthcore.data.datasets import load
-from lthcore.lottery import begin
+from lthcore.lottery.search import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines.dense import evaluate

@@ -13,14 +13,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lthcore import archives, results, tickets
-from lthcore.archives import pack, unpack
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.lineage import FILE
-from lthcore.lock import locked
-from lthcore.records import read_record, read_table, read_tables
-from lthcore.results import run
+from lthcore.lottery.lineage import FILE
+from lthcore.runs import archives, checkpoints, runner
+from lthcore.runs.archives import pack, unpack
+from lthcore.runs.folder import read_record, read_table, read_tables
+from lthcore.runs.lock import locked
+from lthcore.runs.runner import run
 from lthcore.settings import Settings
 
 RUN = Settings(
@@ -70,7 +70,7 @@ def rewrite_ticket(path: Path, tensors=lambda name, t: t, metadata=lambda m: m, 
     content = {name: tensors(name, t).contiguous() for name, t in content.items()}
     header = metadata(header)
     if sealed:
-        header["digest"] = tickets._digest(header, content.items())
+        header["digest"] = checkpoints._digest(header, content.items())
     save_file(content, path, header)
 
 
@@ -214,7 +214,7 @@ def test_a_deep_record_is_one_line(copied):
 
 def test_other_data_than_those_that_a_run_began_with_are_refused(copied, monkeypatch):
     data = replace(load(RUN), digest="0123456789abcdef")
-    monkeypatch.setattr(results.Here, "load", lambda self, settings: data)
+    monkeypatch.setattr(runner.Here, "load", lambda self, settings: data)
     said = one_line_about(copied, lambda: run(LONGER, copied, quiet=True))
     assert "the data are not those" in said and "0123456789abcdef" in said
 
@@ -227,7 +227,7 @@ def test_a_run_without_a_training_done_has_no_tables_yet(tmp_path):
 
 def test_a_kill_between_two_files_leaves_what_can_be_read_and_goes_on(copied, root, monkeypatch):
     """run.json names the digests of what stood and of what is to stand while the files are replaced."""
-    write, written = results.write_run.__globals__["write"], []
+    write, written = runner.write_run.__globals__["write"], []
 
     def dies_at_the_second(path, content):
         written.append(path.name)
@@ -235,9 +235,9 @@ def test_a_kill_between_two_files_leaves_what_can_be_read_and_goes_on(copied, ro
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setitem(results.write_run.__globals__, "write", dies_at_the_second)
+    monkeypatch.setitem(runner.write_run.__globals__, "write", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        results.write_run(copied, read_record(copied), {"curves.csv": "a,b\n1,2\n", "rounds.csv": "a,b\n3,4\n"})
+        runner.write_run(copied, read_record(copied), {"curves.csv": "a,b\n1,2\n", "rounds.csv": "a,b\n3,4\n"})
     monkeypatch.undo()
     assert written[0] == "run.json" and "writing" in read_record(copied)
     assert read_record(copied)["writing"].keys() == {"curves.csv", "rounds.csv"}

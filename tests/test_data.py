@@ -328,7 +328,7 @@ def test_the_data_root_is_lth_data_or_data(monkeypatch, tmp_path):
 
 
 def cifar10_refusal(folder: Path) -> str:
-    return refusal(Settings(dataset="cifar10", device="cpu"), folder.parent)
+    return refusal(Settings(dataset="cifar10", device="cpu", validation=5, batch_size=5), folder.parent)
 
 
 def records_of(path: Path) -> np.ndarray:

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from lthcore import analysis, overlap, prediction, seeding, stability, structure, supermasks
-from lthcore.derived import Tickets, derived
+from lthcore.analysis import overlap, perturbed_init, prediction, stability, structure, supermasks
+from lthcore.analysis.cache import Tickets, derived
 from lthcore.errors import LabError
 from lthcore.masks import percent_left, shuffled
-from lthcore.results import run
+from lthcore.runs.runner import run
 from lthcore.settings import Settings
 
 SETTINGS = Settings(
@@ -78,7 +78,7 @@ def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
     assert (units["degree"] * units["expected"]).sum() == pytest.approx(kept, rel=0.02)
     assert pixels.query("round == 2")["share"].mean() * 64 * 16 == pytest.approx(kept, rel=1e-3)
     mine = paths.query("trial == 1 and round == 2").iloc[0]
-    assert mine["paths"] == analysis.path_count(mask)[0]
+    assert mine["paths"] == tickets.path_count(mask)[0]
     assert all("times" in line for line in structure.findings(layers, paths, 2))
 
 
@@ -132,8 +132,8 @@ def test_features_are_of_the_initial_and_the_early_network_alone(folder):
 
 def test_seeding_changes_just_the_weights_it_names():
     initial = {"fc1.weight": torch.randn(20, 50), "fc1.bias": torch.zeros(20)}
-    for label, (which, _) in seeding.SEEDINGS.items():
-        mask, new = seeding.chosen(initial, which)["fc1.weight"], seeding.seeded(initial, label)
+    for label, (which, _) in perturbed_init.SEEDINGS.items():
+        mask, new = perturbed_init.chosen(initial, which)["fc1.weight"], perturbed_init.seeded(initial, label)
         assert int(mask.sum()) == 200 and torch.equal(new["fc1.weight"][~mask], initial["fc1.weight"][~mask])
         old, changed = initial["fc1.weight"][mask].abs(), new["fc1.weight"][mask]
         inside, outside = old, initial["fc1.weight"][~mask].abs()
@@ -145,14 +145,14 @@ def test_seeding_changes_just_the_weights_it_names():
 
 
 def test_what_survives_adds_up_to_what_is_left(folder):
-    table = derived(folder, "seeding", seeding.survival)
+    table = derived(folder, "seeding", perturbed_init.survival)
     total = {k: percent_left(Tickets(folder)(0, k).mask) / 100 for k in (1, 2)}
     for row in table.itertuples():
         assert 0.2 * row.seeded + 0.8 * row.others == pytest.approx(total[row.round], abs=0.01)
     share = table.groupby("seeding")["seeded"].mean()
     assert share["largest, doubled"] > share["largest, as drawn"] > share["largest, halved"]
     assert share["largest, as drawn"] > share["smallest, as drawn"]
-    assert len(seeding.findings(table, 2)) == len(seeding.SEEDINGS)
+    assert len(perturbed_init.findings(table, 2)) == len(perturbed_init.SEEDINGS)
 
 
 def test_top_keeps_the_highest_scores_and_passes_gradients_straight_through():

@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lthcore import dynamic, masks
+from lthcore import masks
 from lthcore.data.datasets import Data, load
-from lthcore.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
 from lthcore.errors import LabError
-from lthcore.experiments import load_experiments
-from lthcore.lottery import begin
+from lthcore.lottery import dynamic
+from lthcore.lottery.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
+from lthcore.lottery.search import begin
 from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import prune_to
-from lthcore.records import read_record
-from lthcore.results import run
+from lthcore.runs.checkpoints import load_state, load_ticket, save_state
+from lthcore.runs.experiments import load_experiments
+from lthcore.runs.folder import read_record
+from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings, Settings
-from lthcore.tickets import load_state, load_ticket, save_state
 from lthcore.training.engines import dense
 from lthcore.training.loop import epoch_batches, learning_rate, train
 from lthcore.training.parallel import train_cohort

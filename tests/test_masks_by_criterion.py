@@ -6,11 +6,11 @@ import torch
 from lthcore import masks
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.lottery import find_tickets
+from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights
 from lthcore.pruning.criteria import CRITERIA, Seen, scores
 from lthcore.pruning.saliency import SALIENCIES, snip
-from lthcore.results import run
+from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.state import Replicate

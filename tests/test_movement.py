@@ -6,16 +6,18 @@ import pytest
 import torch
 import yaml
 
-from lthcore import energy, lottery, masks
+from lthcore import masks
 from lthcore.data.datasets import Data, Split, image_shape, load
 from lthcore.errors import LabError
-from lthcore.experiments import load_experiments
-from lthcore.lottery import Seen, begin, find_tickets, train_in_memory
+from lthcore.lottery import search
+from lthcore.lottery.search import Seen, begin, find_tickets, train_in_memory
 from lthcore.models import build, initial_weights
 from lthcore.paths import project_root
 from lthcore.pruning.criteria import scores
-from lthcore.records import read_record
-from lthcore.results import run
+from lthcore.runs import energy
+from lthcore.runs.experiments import load_experiments
+from lthcore.runs.folder import read_record
+from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.loop import epoch_batches
@@ -69,7 +71,7 @@ def test_a_round_that_empties_a_layer_is_recorded(tmp_path, monkeypatch):
     assert rounds["emptied"].isna().all()  # 123 weights stay, some in each layer
     assert list(rounds["multiply_adds"]) == list(rounds["weights_left"])  # dense layers use a weight once
     weights = initial_weights(build(settings, (1, 8, 8), 10), settings, 0)
-    monkeypatch.setattr(lottery, "prune", lambda worth, mask, *_: mask | {"fc2.weight": mask["fc2.weight"] & False})
+    monkeypatch.setattr(search, "prune", lambda worth, mask, *_: mask | {"fc2.weight": mask["fc2.weight"] & False})
     rounds, _ = run(settings.changed(seed=1), tmp_path / "emptied", quiet=True)
     assert list(rounds["emptied"].fillna("")) == ["", "fc2.weight"] and weights["fc2.weight"].numel() == 2048
 

@@ -15,7 +15,10 @@ from lthcore.training.orphans import remove_leftovers
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")
 
 PATIENCE = 120  # seconds after which what does not end is taken to hang: a busy machine is slow
-WORKER = "import os, sys; from lthcore.training.orphans import end_with; end_with({parent}); print('begun', flush=True); {then}"
+WORKER = (
+    "import os, sys; from lthcore.training.orphans import end_with; end_with({parent}); "
+    "print('begun', flush=True); {then}"
+)
 PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=0).wait()"
 
 

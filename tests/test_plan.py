@@ -2,11 +2,11 @@
 
 import pytest
 
-from lthcore import plan
 from lthcore.data import datasets
 from lthcore.errors import LabError
-from lthcore.experiments import Experiment
-from lthcore.lottery import planned
+from lthcore.lottery.search import planned
+from lthcore.runs import estimate
+from lthcore.runs.experiments import Experiment
 from lthcore.settings import Settings
 
 SETTINGS = Settings(arms=("ticket",), trials=1, rounds=16, iterations=1000, eval_every=100, device="cpu")
@@ -20,32 +20,32 @@ def nothing_done(tmp_path, monkeypatch):
 
 
 def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypatch):
-    monkeypatch.setattr(plan, "_timed", lambda settings, density: (2e-3, 1e-6, 0.0))
+    monkeypatch.setattr(estimate, "_timed", lambda settings, density: (2e-3, 1e-6, 0.0))
     each = 1000 * 2e-3 + (11 * 15_000 + 2 * 55_000) * 1e-6
-    assert plan.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * plan.SHARED)
+    assert estimate.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * estimate.SHARED)
 
 
 def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
     asked = []
-    monkeypatch.setattr(plan, "_timed", lambda settings, density: asked.append(density) or (1e-3, 1e-6, 0.0))
-    plan.seconds_left(EXPERIMENT)
+    monkeypatch.setattr(estimate, "_timed", lambda settings, density: asked.append(density) or (1e-3, 1e-6, 0.0))
+    estimate.seconds_left(EXPERIMENT)
     assert asked[0] == 1.0
     assert asked == sorted(asked, reverse=True)
     assert all(density >= 0.8**k * 0.999 for k, density in enumerate(asked))
 
 
 def test_a_step_takes_time():
-    step, image, update = plan._timed(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
+    step, image, update = estimate._timed(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
     assert 0 < image < step < 1 and 0 < update < step
 
 
 def test_a_step_of_convolutions_is_its_update_and_the_rest_by_the_image(monkeypatch):
     asked = []
-    monkeypatch.setattr(plan, "_timed", lambda settings, density: asked.append(settings) or (0.5, 1e-3, 0.1))
+    monkeypatch.setattr(estimate, "_timed", lambda settings, density: asked.append(settings) or (0.5, 1e-3, 0.1))
     conv = SETTINGS.changed(architecture="conv2", dataset="cifar10", batch_size=60, precision="bfloat16")
-    step, image = plan.timed(conv)
-    assert step == pytest.approx(0.1 + 0.4 * 60 / plan.SMALL_BATCH) and image == 1e-3
-    assert (asked[0].batch_size, asked[0].precision) == (plan.SMALL_BATCH, "bfloat16")
+    step, image = estimate.timed(conv)
+    assert step == pytest.approx(0.1 + 0.4 * 60 / estimate.SMALL_BATCH) and image == 1e-3
+    assert (asked[0].batch_size, asked[0].precision) == (estimate.SMALL_BATCH, "bfloat16")
 
 
 def test_the_estimate_counts_the_test_images_that_are_here(tmp_path, monkeypatch):
@@ -60,7 +60,7 @@ def test_a_damaged_table_is_one_line(tmp_path):
     folder = tmp_path / EXPERIMENT.name
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(f'{{"run_key": "{SETTINGS.key}"}}')
-    assert plan.done_replicates(EXPERIMENT) == set()
+    assert estimate.done_replicates(EXPERIMENT) == set()
     (folder / "rounds.csv").write_text("<<<<<<< HEAD\n")
     with pytest.raises(LabError, match=r"rounds\.csv is damaged"):
-        plan.done_replicates(EXPERIMENT)
+        estimate.done_replicates(EXPERIMENT)

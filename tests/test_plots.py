@@ -10,13 +10,14 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 
-from lthcore import paper, plots, results
-from lthcore.plots import ARMS
+from lthcore.report import paper_figures, plots
+from lthcore.report.plots import ARMS
+from lthcore.runs import runner
 
 mpl.use("Agg")
 LEFT = (100, 51.2, 21.1, 7.0, 3.6, 1.9)  # percent of the weights left in rounds 0 to 5
 TRIALS = 3
-RUN = paper.LENET
+RUN = paper_figures.LENET
 
 
 def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -29,7 +30,7 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
                 accuracy = round(0.95 - 0.01 * k - 0.05 * a + 0.01 * trial**2, 6)
                 rows.append(
                     where
-                    | dict.fromkeys(results.ROUNDS[4:], accuracy)
+                    | dict.fromkeys(runner.ROUNDS[4:], accuracy)
                     | {
                         "percent_left": LEFT[k],
                         "weights_left": 1000,
@@ -43,13 +44,16 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
                     where | {"iteration": i, "val_loss": 1.0, "test_accuracy": accuracy - 0.02 * (i < 2000)}
                     for i in (0, 1000, 2000)
                 ]
-    return pd.DataFrame(rows, columns=results.ROUNDS), pd.DataFrame(points, columns=results.CURVES)
+    return pd.DataFrame(rows, columns=runner.ROUNDS), pd.DataFrame(points, columns=runner.CURVES)
 
 
 def distributions() -> pd.DataFrame:
     """distributions.csv: a triangle of three bins for each round, layer and quantity, higher round by round."""
     quantities = {
-        q for sheet in paper.FIGURES.values() if sheet.kind in ("distributions", "together") for q in sheet.columns
+        q
+        for sheet in paper_figures.FIGURES.values()
+        if sheet.kind in ("distributions", "together")
+        for q in sheet.columns
     }
     return pd.DataFrame([
         {"round": k, "quantity": quantity, "layer": layer, "left": i * 0.1, "right": (i + 1) * 0.1, "count": count * k}
@@ -186,7 +190,7 @@ def test_figures_of_a_whole_table_say_only_what_they_are():
 
 def test_figure_1_holds_tickets_against_random_networks_alone(tmp_path):
     write(tmp_path, "cpu", *ARMS)
-    figure = paper.draw(1, tmp_path)
+    figure = paper_figures.draw(1, tmp_path)
     [legend] = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
     assert [text.get_text() for text in legend.get_texts()] == [ARMS["ticket"][0], ARMS["random"][0]]
     assert "conv2_cifar10, conv4_cifar10, conv6_cifar10" in caption(figure)
@@ -228,29 +232,29 @@ def test_same_table_gives_the_same_bytes_as_svg_and_png(tmp_path):
 
 
 def test_largest_profile_with_tables_wins(tmp_path):
-    assert paper.largest_run(tmp_path, RUN) is None
+    assert paper_figures.largest_run(tmp_path, RUN) is None
     for profile in ("smoke", "cpu", "paper"):
         folder = write(tmp_path, profile, "ticket", "reinit", "random")
-        assert paper.largest_run(tmp_path, RUN) == folder
+        assert paper_figures.largest_run(tmp_path, RUN) == folder
         if profile == "smoke":
-            assert paper.draw(4, tmp_path) is None  # it shows that it runs, not what is found
+            assert paper_figures.draw(4, tmp_path) is None  # it shows that it runs, not what is found
             continue
-        assert f"profile {profile}: n = 3 trials of 2,000 iterations" in caption(paper.draw(4, tmp_path))
+        assert f"profile {profile}: n = 3 trials of 2,000 iterations" in caption(paper_figures.draw(4, tmp_path))
     (folder / "rounds.csv").unlink()
-    assert paper.largest_run(tmp_path, RUN) == tmp_path / "cpu" / RUN
+    assert paper_figures.largest_run(tmp_path, RUN) == tmp_path / "cpu" / RUN
 
 
 def test_caption_says_how_much_of_a_run_is_done(tmp_path):
     write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
-    text = caption(paper.draw(4, tmp_path))
+    text = caption(paper_figures.draw(4, tmp_path))
     assert "bars from min to max, 20 of 33 trainings done (lenet-mnist-0)" in text
 
 
 def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
-    lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
-    assert len(lines) == len(paper.FIGURES)
+    lines = paper_figures.draw_all(tmp_path / "results", tmp_path / "figures")
+    assert len(lines) == len(paper_figures.FIGURES)
     assert all("no tables of" in line for line in lines)
-    assert all(paper.draw(name, tmp_path / "results") is None for name in paper.FIGURES)
+    assert all(paper_figures.draw(name, tmp_path / "results") is None for name in paper_figures.FIGURES)
     assert not list(tmp_path.rglob("*.png"))
     assert not plt.get_fignums()
 
@@ -258,52 +262,54 @@ def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
 def test_a_profile_with_all_arms_goes_before_a_larger_one_without(tmp_path):
     write(tmp_path, "cpu", "ticket", "random")
     write(tmp_path, "paper", "ticket")
-    assert paper.largest_run(tmp_path, RUN).parts[-3] == "paper"
-    assert paper.largest_run(tmp_path, RUN, ("ticket", "random")).parts[-3] == "cpu"
-    assert paper.largest_run(tmp_path, RUN, ("ticket", "reinit")).parts[-3] == "paper"
+    assert paper_figures.largest_run(tmp_path, RUN).parts[-3] == "paper"
+    assert paper_figures.largest_run(tmp_path, RUN, ("ticket", "random")).parts[-3] == "cpu"
+    assert paper_figures.largest_run(tmp_path, RUN, ("ticket", "reinit")).parts[-3] == "paper"
 
 
 def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
     write(tmp_path, "cpu", "ticket", "random")
     write(tmp_path, "smoke", "ticket", "random", run="iterative_pruning/conv2_cifar10")
-    figure = paper.draw(1, tmp_path)
+    figure = paper_figures.draw(1, tmp_path)
     assert "conv2_cifar10" in caption(figure)  # as missing
     assert len(figure.axes[0].get_legend().get_texts()) == 2
 
 
 def test_the_45_figures_of_the_paper_but_the_table_of_networks_are_there():
-    assert set(paper.FIGURES) == set(range(1, 46)) - {2}
-    for sheet in paper.FIGURES.values():
+    assert set(paper_figures.FIGURES) == set(range(1, 46)) - {2}
+    for sheet in paper_figures.FIGURES.values():
         for run in sheet.runs:
-            assert paper.params_of(run).exists()
+            assert paper_figures.params_of(run).exists()
 
 
 @pytest.fixture(scope="module")
 def all_tables(tmp_path_factory) -> Path:
     """Results in which every run of every figure has tables."""
     root = tmp_path_factory.mktemp("all")
-    for name in {name for sheet in paper.FIGURES.values() for run in sheet.runs for name in paper.variants(run)}:
+    for name in {
+        name for sheet in paper_figures.FIGURES.values() for run in sheet.runs for name in paper_figures.variants(run)
+    }:
         write(root, "paper", *ARMS, run=name)
     return root
 
 
-@pytest.mark.parametrize("number", paper.FIGURES)
+@pytest.mark.parametrize("number", paper_figures.FIGURES)
 def test_every_figure_is_drawn_from_tables_alone(number, all_tables):
-    sheet, figure = paper.FIGURES[number], paper.draw(number, all_tables)
+    sheet, figure = paper_figures.FIGURES[number], paper_figures.draw(number, all_tables)
     assert lines_in(figure) > 0 and "not in the table" not in caption(figure)
     used = [axes for axes in figure.axes if axes.axison]
     assert all(axes.lines and axes.get_title(loc="left") for axes in used)
     if sheet.kind == "panels":
         assert len(used) == len(sheet.columns)
-        names = [name for run in sheet.runs for name in paper.variants(run)]
+        names = [name for run in sheet.runs for name in paper_figures.variants(run)]
         labels = (figure.legends[0] if figure.legends else figure.axes[0].get_legend()).get_texts()
         assert len(labels) == len(names) * len(sheet.arms)
 
 
 def test_a_sweep_has_a_line_for_each_of_its_labels_with_the_means_of_its_table(all_tables):
-    figure = paper.draw(26, all_tables)
+    figure = paper_figures.draw(26, all_tables)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == [name.split("/")[1] for name in paper.variants("lenet_mnist_adam_rates")]
+    assert labels == [name.split("/")[1] for name in paper_figures.variants("lenet_mnist_adam_rates")]
     rounds, _ = tables(*ARMS)
     means = rounds[rounds["arm"] == "ticket"].groupby("round")["es_test_accuracy"].mean()
     lines = [line for line in figure.axes[1].lines if line.get_linestyle() == "-"]
@@ -314,26 +320,26 @@ def test_a_sweep_has_a_line_for_each_of_its_labels_with_the_means_of_its_table(a
 
 def test_distributions_are_densities(all_tables):
     for number, per_panel in ((15, 2), (19, 2)):
-        for axes in paper.draw(number, all_tables).axes:
+        for axes in paper_figures.draw(number, all_tables).axes:
             assert len(axes.lines) == per_panel
             for line in axes.lines:
                 assert np.isclose(sum(line.get_ydata()) * 0.1, 1.0)
 
 
 def test_degrees_are_cumulative_shares_of_units(all_tables):
-    for axes in paper.draw(21, all_tables).axes:
+    for axes in paper_figures.draw(21, all_tables).axes:
         for line in axes.lines:
             assert np.allclose(line.get_ydata(), [0.25, 0.75, 1.0]) and np.allclose(line.get_xdata(), [0.1, 0.2, 0.3])
 
 
 def test_figures_of_a_single_run_are_saved_by_their_number(tmp_path, monkeypatch):
     write(tmp_path / "results", "cpu", *ARMS)
-    numbers = [n for n, sheet in paper.FIGURES.items() if paper.LENET_RUN[0] in sheet.runs]
+    numbers = [n for n, sheet in paper_figures.FIGURES.items() if paper_figures.LENET_RUN[0] in sheet.runs]
     assert len(numbers) >= 12
-    others = [n for n in paper.FIGURES if n not in numbers]
+    others = [n for n in paper_figures.FIGURES if n not in numbers]
     numbers = numbers[:3]  # saving takes its time, and does so in one way
-    monkeypatch.setattr(paper, "FIGURES", {n: paper.FIGURES[n] for n in (*numbers, *others)})
-    lines = paper.draw_all(tmp_path / "results", tmp_path / "figures")
+    monkeypatch.setattr(paper_figures, "FIGURES", {n: paper_figures.FIGURES[n] for n in (*numbers, *others)})
+    lines = paper_figures.draw_all(tmp_path / "results", tmp_path / "figures")
     assert len(lines) == len(numbers) + len(others)
     assert sum(line.endswith("drawn as svg and png") for line in lines) == len(numbers)
     expected = {f"fig{n:02}.{suffix}" for n in numbers for suffix in ("svg", "png")}

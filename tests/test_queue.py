@@ -6,16 +6,17 @@ import tarfile
 
 import pytest
 
-from lthcore.archives import pack, unpack
+from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.errors import LabError
-from lthcore.experiments import PROFILES
+from lthcore.lottery.studies import planned
 from lthcore.paths import project_root
-from lthcore.plan import params_files
-from lthcore.queue import Less, queued
-from lthcore.records import read_record
-from lthcore.results import run
+from lthcore.runs.archives import pack, unpack
+from lthcore.runs.estimate import params_files
+from lthcore.runs.experiments import PROFILES
+from lthcore.runs.folder import read_record
+from lthcore.runs.queue import Less, queued
+from lthcore.runs.runner import run
 from lthcore.settings import EXTENT, Settings
-from lthcore.studies import planned
 
 TINY = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, arms=["ticket", "reinit"],
@@ -110,6 +111,7 @@ def test_an_entry_never_asks_for_more_than_the_profile_does(tmp_path):
 def packed(tmp_path_factory):
     root = tmp_path_factory.mktemp("there")
     run(TINY, root / NAME, quiet=True)
+    write_ticket_tables(root / NAME)
     assert pack(root, root / "tables.tar.gz", "paper") == 1
     return root
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lthcore import paper
-from lthcore.claims import as_markdown, scorecard
-from lthcore.findings import FINDINGS, into_readme
-from lthcore.records import read_tables
-from lthcore.tables import findings
+from lthcore.report import paper_figures
+from lthcore.report.claims import as_markdown, scorecard
+from lthcore.report.readme import FINDINGS, into_readme
+from lthcore.report.tables import findings
+from lthcore.runs.folder import read_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,13 +21,13 @@ README = (ROOT / "README.md").read_text()
 
 def test_findings_are_those_of_the_committed_table():
     text = " ".join(README.split())
-    for sentence in findings(read_tables(ROOT / "results" / "paper" / paper.LENET)[0]):
+    for sentence in findings(read_tables(ROOT / "results" / "paper" / paper_figures.LENET)[0]):
         assert sentence in text
 
 
 def ahead(profile: str, arm: str, column: str, sign: int) -> tuple[str, str]:
     """Most and fewest weights left (%) of the longest row of rounds in which the mean of `arm` beats the dense one."""
-    rounds, _ = read_tables(ROOT / "results" / profile / paper.LENET)
+    rounds, _ = read_tables(ROOT / "results" / profile / paper_figures.LENET)
     dense = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 0)][column].mean()
     means = rounds[(rounds["arm"] == arm) & (rounds["round"] > 0)].groupby("round")[["percent_left", column]].mean()
     won = sign * means[column] > sign * dense

@@ -19,14 +19,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lthcore import lottery, masks, place, results
+from lthcore import masks
+from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.errors import LabError, TimeLimit
-from lthcore.lottery import planned
+from lthcore.lottery import search
+from lthcore.lottery.search import planned
 from lthcore.paths import results_root
-from lthcore.records import read_record, read_tables
-from lthcore.results import run
+from lthcore.runs import executor, runner
+from lthcore.runs.checkpoints import file_stem, load_and_evaluate, load_state, load_ticket, save_state
+from lthcore.runs.folder import read_record, read_table, read_tables
+from lthcore.runs.runner import run
 from lthcore.settings import Settings
-from lthcore.tickets import file_stem, load_and_evaluate, load_state, load_ticket, save_state
 from lthcore.training.state import Point, Replicate, Training
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -71,15 +74,15 @@ def no_training(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("nothing was to be trained, and no data to be read")
 
-    monkeypatch.setattr(place, "train_cohort", fail)
-    monkeypatch.setattr(place, "load", fail)
+    monkeypatch.setattr(executor, "train_cohort", fail)
+    monkeypatch.setattr(executor, "load", fail)
 
 
 def count_trainings(monkeypatch) -> list[Replicate]:
     """Every replicate that is given to `train_cohort` from now on."""
-    seen, train_cohort = [], place.train_cohort
+    seen, train_cohort = [], executor.train_cohort
     monkeypatch.setattr(
-        place,
+        executor,
         "train_cohort",
         lambda s, d, cohort, *a, **k: seen.extend(cohort) or train_cohort(s, d, cohort, *a, **k),
     )
@@ -89,7 +92,7 @@ def count_trainings(monkeypatch) -> list[Replicate]:
 def tick(monkeypatch) -> None:
     """Replace the clock of the deadline by one that is a second later each time it is read: stops are no chance."""
     clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
-    for room in (place, results):
+    for room in (executor, runner):
         monkeypatch.setattr(room, "time", clock)
 
 
@@ -127,16 +130,16 @@ def test_run_writes_its_tables_with_these_columns(finished):
     assert (finished / "curves.csv").read_text().splitlines()[0] == CURVES
     rounds, curves = read_tables(finished)
     plan = planned(SMALL)
-    assert [Replicate(*row) for row in rounds[results.REPLICATE].itertuples(index=False)] == plan
+    assert [Replicate(*row) for row in rounds[runner.REPLICATE].itertuples(index=False)] == plan
     assert len(curves) == 4 * len(plan)  # at 0, 20, 40 and 60
-    assert rounds.drop(columns=[*results.READ, "emptied"]).notna().all().all()
+    assert rounds.drop(columns=[*runner.READ, "emptied"]).notna().all().all()
     assert curves.notna().all().all()
 
 
 def test_rows_of_the_rounds_sum_up_their_curves(finished):
     rounds, curves = read_tables(finished)
     for row in rounds.itertuples():
-        curve = curves[(curves[results.REPLICATE] == [row.arm, row.trial, row.draw, row.round]).all(axis=1)]
+        curve = curves[(curves[runner.REPLICATE] == [row.arm, row.trial, row.draw, row.round]).all(axis=1)]
         assert list(curve["iteration"]) == [0, 20, 40, 60]
         stop, last = curve.loc[curve["val_loss"].idxmin()], curve.iloc[-1]
         assert (row.es_iteration, row.es_val_loss) == (stop["iteration"], stop["val_loss"])
@@ -147,7 +150,7 @@ def test_rows_of_the_rounds_sum_up_their_curves(finished):
 
 
 def test_long_curves_are_thinned_and_keep_their_early_stop_and_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "WHOLE", 4)
+    monkeypatch.setattr(runner, "WHOLE", 4)
     settings = SMALL.changed(arms=["ticket"], trials=1, rounds=0, eval_every=2)
     rounds, curves = run(settings, tmp_path / "run", quiet=True)
     assert set(curves["iteration"]) == {0, 2, 4, 6, 20, 40, 60} | set(rounds["es_iteration"])
@@ -161,9 +164,9 @@ def test_a_thinned_curve_keeps_the_early_stop_of_its_final_sparsity():
         for i, loss in losses.items()
     ]
     whole, tenths = set(range(0, 210, 10)), set(range(0, 700, 100))
-    assert {p["iteration"] for p in results._thinned(points, 10)} == whole | tenths | {470, 600}
+    assert {p["iteration"] for p in runner._thinned(points, 10)} == whole | tenths | {470, 600}
     dense = [p | {"percent_left": 100.0} for p in points]
-    assert {p["iteration"] for p in results._thinned(dense, 10)} == whole | tenths | {330, 600}
+    assert {p["iteration"] for p in runner._thinned(dense, 10)} == whole | tenths | {330, 600}
 
 
 def test_multiply_adds_count_a_filter_at_every_pixel(tmp_path):
@@ -182,14 +185,14 @@ def test_a_dead_workers_checkpoint_is_taken_for_the_same_training_only(other, tm
     weights = {"fc1.weight": torch.ones(2, 3)}
     state = Training(0, weights, masks.full_mask(weights), seed=1, start=weights)
     half = replace(state, iteration=20, curve=[Point(0, 1.0, 0.1, 1.0, 0.1), Point(20, 0.5, 0.8, 0.5, 0.8)])
-    key, keeper = Replicate("ticket", 0, 0, 1), place.Checkpointer(tmp_path, SMALL)
+    key, keeper = Replicate("ticket", 0, 0, 1), executor.Checkpointer(tmp_path, SMALL)
     assert keeper.latest(key, state) is state  # there is none
     save_state(tmp_path / f"{file_stem(key)}.safetensors", SMALL, key, half)
     assert keeper.latest(key, state).iteration == 20
     smaller = {"fc1.weight": torch.tensor([[True, True, False], [True, True, True]])}
     asked = {"seed": replace(state, seed=2), "mask": replace(state, mask=smaller)}.get(other, state)
     if other == "settings":
-        keeper = place.Checkpointer(tmp_path, SMALL.changed(learning_rate=1e-3))
+        keeper = executor.Checkpointer(tmp_path, SMALL.changed(learning_rate=1e-3))
     assert keeper.latest(key, asked) is asked
 
 
@@ -197,26 +200,27 @@ def test_readings_are_the_test_accuracies_at_their_iterations(tmp_path):
     settings = SMALL.changed(arms=["ticket"], trials=1, rounds=0, read_at=[40, 20])
     rounds, curves = run(settings, tmp_path / "run", quiet=True)
     at = curves.set_index("iteration")["test_accuracy"]
-    assert list(rounds.loc[0, results.READ[:2]]) == [at[40], at[20]]
-    assert rounds[results.READ[2]].isna().all()
+    assert list(rounds.loc[0, runner.READ[:2]]) == [at[40], at[20]]
+    assert rounds[runner.READ[2]].isna().all()
 
 
 def test_tables_of_a_version_without_readings_are_read(copied, no_training):
-    old = pd.read_csv(copied / "rounds.csv").drop(columns=results.READ)
+    old = pd.read_csv(copied / "rounds.csv").drop(columns=runner.READ)
     old.to_csv(copied / "rounds.csv", index=False)
     record = read_record(copied)
     del record["digests"]  # it did not note them either
     (copied / "run.json").write_text(json.dumps(record))
     rounds, _ = run(SMALL.changed(trials=1), copied)
-    assert list(rounds.columns) == results.ROUNDS and rounds[results.READ].isna().all(axis=None)
+    assert list(rounds.columns) == runner.ROUNDS and rounds[runner.READ].isna().all(axis=None)
 
 
-def test_structure_is_of_the_tickets(finished):
-    structure = pd.read_csv(finished / "structure.csv")
+def test_structure_is_of_the_tickets(copied):
+    write_ticket_tables(copied)
+    structure = read_table(copied, "structure.csv")
     assert len(structure) == SMALL.trials * SMALL.rounds * 3
     for row in structure.itertuples():
         stem = file_stem(Replicate("ticket", row.trial, 0, row.round))
-        mask = load_ticket(finished / "tickets" / f"{stem}.safetensors").mask[f"{row.layer}.weight"]
+        mask = load_ticket(copied / "tickets" / f"{stem}.safetensors").mask[f"{row.layer}.weight"]
         assert row.density == pytest.approx(float(mask.float().mean()), abs=1e-6)
 
 
@@ -232,7 +236,7 @@ def test_record_says_what_was_run_on_what(finished):
 def test_every_training_leaves_a_ticket_and_nothing_else_is_left_behind(finished):
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     tickets = {f"tickets/{file_stem(replicate)}.safetensors" for replicate in planned(SMALL)}
-    tables = {"run.json", "rounds.csv", "curves.csv", "structure.csv", "distributions.csv", "lineage.safetensors.gz"}
+    tables = {"run.json", "rounds.csv", "curves.csv", "lineage.safetensors.gz"}
     assert files == tickets | tables | {"checkpoints/lock.json"}
 
 
@@ -295,7 +299,7 @@ def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
-    original = place.train_cohort
+    original = executor.train_cohort
 
     def break_one(settings, data, cohort, *rest, **more):
         for replicate, state in original(settings, data, cohort, *rest, **more):
@@ -303,7 +307,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
                 state.weights["fc1.weight"][0, 0] = float("nan")
             yield replicate, state
 
-    monkeypatch.setattr(place, "train_cohort", break_one)
+    monkeypatch.setattr(executor, "train_cohort", break_one)
     rounds, _ = run(SMALL, tmp_path, quiet=True)
     diverged = rounds[rounds["diverged"]]
     assert list(diverged[["arm", "trial", "round"]].itertuples(index=False, name=None)) == [
@@ -314,7 +318,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
     assert set(last["trial"]) == {1} and set(last["arm"]) == {"ticket", "reinit", "random"}
     record = read_record(tmp_path)
     assert record["complete"] and record["trainings_diverged"] == 2
-    monkeypatch.setattr(place, "train_cohort", None)
+    monkeypatch.setattr(executor, "train_cohort", None)
     assert run(SMALL, tmp_path, quiet=True)[0].equals(rounds)  # nothing is left to do
 
 
@@ -338,7 +342,7 @@ def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
 
 
 def test_a_file_named_stop_ends_runs_and_an_experiment_of_that_name_does_not(tmp_path):
-    go_on = place.Checkpointer(tmp_path / "notebook" / "x" / "checkpoints", SMALL)
+    go_on = executor.Checkpointer(tmp_path / "notebook" / "x" / "checkpoints", SMALL)
     untrained = SimpleNamespace(curve=[], iteration=0)
     (tmp_path / "notebook" / "stop").mkdir(parents=True)
     assert go_on("ticket", untrained)
@@ -536,7 +540,7 @@ def test_record_is_json_that_others_can_read(finished):
 # Memory
 
 
-class Watched(place.Here):
+class Watched(executor.Here):
     """A place that notes which tensors of a training are left when the next one begins.
 
     Where `copied`, trainings come back as copies, as from another process or machine.
@@ -574,16 +578,16 @@ def test_a_training_that_is_done_leaves_no_tensors_in_memory(tmp_path, copied):
 def test_of_a_ticket_only_what_the_next_round_needs_is_left_in_memory(tmp_path, monkeypatch):
     """That is its weights and mask, and the start of a dense network, which tickets rewind to: no optimizer state."""
     outcomes = {}
-    find = lottery.find_tickets
+    find = search.find_tickets
 
     def watched(*args, **more):
         for cohort in find(*args, **more):
             outcomes.update(cohort)
             yield cohort
 
-    monkeypatch.setitem(results.STUDIES, Settings, results.STUDIES[Settings]._replace(outcomes=watched))
+    monkeypatch.setitem(runner.STUDIES, Settings, runner.STUDIES[Settings]._replace(outcomes=watched))
     run(SMALL.changed(trials=1), tmp_path, quiet=True)
     for replicate, state in outcomes.items():
-        grown_from = replicate.arm in lottery.LINEAGE
+        grown_from = replicate.arm in search.LINEAGE
         assert not state.optimizer and state.noise is None and bool(state.start) == (replicate.round == 0)
         assert bool(state.weights) == bool(state.mask) == bool(state.early_stop) == grown_from, replicate

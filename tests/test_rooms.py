@@ -1,28 +1,66 @@
-"""The rooms of lthcore: each imports only from those before it, in the order that CONTRIBUTING gives."""
+"""The rooms of lthcore: each imports only from those before it, in the order in which CONTRIBUTING lists them."""
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+HEAVY = ("IPython", "ipykernel", "papermill", "ray", "matplotlib", "seaborn", "numba", "pandas", "torch")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of lthcore by its dotted name below it: `masks`, `runs.folder`."""
+    found = {path.relative_to(ROOT / "lthcore").with_suffix(""): path for path in (ROOT / "lthcore").rglob("*.py")}
+    return {".".join(name.parts): path for name, path in found.items() if not name.name.startswith("__")}
 
 
 def imported(path: Path) -> set[str]:
-    """The rooms that a module imports when it is imported itself."""
-    found = set()
-    for node in ast.parse(path.read_text()).body:
-        for part in ast.walk(node) if isinstance(node, ast.Try) else [node]:
-            if isinstance(part, ast.ImportFrom) and part.module == "lthcore":
-                found |= {alias.name for alias in part.names}
-            elif isinstance(part, ast.ImportFrom) and part.module.startswith("lthcore."):
-                found.add(part.module.split(".")[1])
-    return found
+    """The modules of lthcore that a module imports, when it is imported itself or later."""
+    found, known = set(), modules()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lthcore":
+            inside = node.module.removeprefix("lthcore").lstrip(".")
+            found |= {inside} | {f"{inside}.{alias.name}".lstrip(".") for alias in node.names}
+    return found & known.keys()
 
 
-def test_arrows_point_downward():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    rooms = re.search(r"`(settings yaml_files .*?cli)`", text, re.DOTALL).group(1).split()
-    modules = {path.stem: path for path in (ROOT / "lthcore").glob("*.py") if not path.stem.startswith("__")}
-    assert set(rooms) == set(modules)
-    for i, room in enumerate(rooms):
-        assert imported(modules[room]) & set(rooms) <= set(rooms[:i]), room
+def room_of(module: str) -> str:
+    """A package, or a module that lies in lthcore itself."""
+    return module.split(".")[0]
+
+
+def order_of_rooms() -> list[str]:
+    """The rooms in the order of CONTRIBUTING's table, which is that of reading and of imports."""
+    rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    return list(rows)
+
+
+def test_every_room_is_in_the_table_of_the_house():
+    assert set(order_of_rooms()) == {room_of(module) for module in modules()}
+
+
+def test_arrows_point_toward_the_core():
+    rooms = order_of_rooms()
+    for module, path in modules().items():
+        for other in imported(path):
+            assert rooms.index(room_of(other)) <= rooms.index(room_of(module)), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("room", sorted({room_of(module) for module in modules() if "." in module}))
+def test_no_circles_in_a_room(room):
+    inside = {module: imported(path) for module, path in modules().items() if room_of(module) == room}
+    left = {module: {other for other in others if other in inside} - {module} for module, others in inside.items()}
+    while left:
+        free = [module for module, others in left.items() if not others & left.keys()]
+        assert free, f"these import each other: {', '.join(sorted(left))}"
+        for module in free:
+            del left[module]
+
+
+def test_importing_lthcore_is_light():
+    script = f"import sys, lthcore; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True, cwd=ROOT) == "[]\n"

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from lthcore import similarity
+from lthcore.analysis import similarity
+from lthcore.analysis.similarity import align, chance_jaccard, interval, jaccard, linear_cka, mean_cca
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.pruning.units import columns, streams_of
 from lthcore.settings import Settings
-from lthcore.similarity import align, chance_jaccard, interval, jaccard, linear_cka, mean_cca
 
 GENERATOR = torch.Generator().manual_seed(0)
 NETWORKS = {"lenet": ({"widths": (40, 30)}, (1, 6, 6)), "conv2": ({"widths": (20, 16)}, (3, 8, 8))}

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lthcore.tables import falls_below, findings, paired, round_nearest, smallest_winning, summary, with_dense
+from lthcore.report.tables import falls_below, findings, paired, round_nearest, smallest_winning, summary, with_dense
 
 LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}
 

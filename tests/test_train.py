@@ -16,11 +16,11 @@ from torch.nn.utils import prune as torch_prune
 from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
-from lthcore.lottery import begin
+from lthcore.lottery.search import begin
 from lthcore.models import build, initial_weights
+from lthcore.runs.checkpoints import load_state, save_state
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
-from lthcore.tickets import load_state, save_state
 from lthcore.training.engines import conv, dense
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.loop import learning_rate, one_thread, train, train_in_step

@@ -10,16 +10,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lthcore import masks
-from lthcore import transfer as transfer_room
 from lthcore.data.datasets import load, read
 from lthcore.errors import LabError, TimeLimit
-from lthcore.lottery import find_tickets
-from lthcore.records import read_record
-from lthcore.results import SOURCE, Run, run
+from lthcore.lottery import transfer as transfer_room
+from lthcore.lottery.search import find_tickets
+from lthcore.lottery.transfer import masks_elsewhere, transfer
+from lthcore.runs import checkpoints
+from lthcore.runs.folder import read_record
+from lthcore.runs.runner import SOURCE, Run, run
 from lthcore.settings import Settings, TransferSettings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
-from lthcore.transfer import masks_elsewhere, transfer
 
 SETTINGS = TransferSettings(
     dataset="digits", masks_from="digits_permuted", validation=300, architecture="mlp", widths=(16,),
@@ -113,7 +114,7 @@ def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
     with safe_open(second, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     dense = {key: torch.ones_like(t) if key.startswith("mask/") else t for key, t in tensors.items()}
-    save_file(dense, second, metadata)
+    save_file(dense, second, metadata | {"digest": checkpoints._digest(metadata, dense.items())})
     with pytest.raises(LabError, match=r"round02\.safetensors has a mask that is no part of the one before"):
         run(SETTINGS, interrupted, quiet=True)
     second.write_bytes(first.read_bytes())
@@ -127,14 +128,14 @@ def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
 
 
 def test_sigterm_after_the_last_training_of_the_search_stops_the_transfer_too(tmp_path, monkeypatch):
-    write = Run.write_structure
+    train_all = Run.train_all
 
-    def asked(self, *data):
+    def asked(self, *more):
+        train_all(self, *more)
         os.kill(os.getpid(), signal.SIGTERM)
-        write(self, *data)
 
     with pytest.raises(TimeLimit, match="asked to stop"), monkeypatch.context() as patch:
-        patch.setattr(Run, "write_structure", asked)
+        patch.setattr(Run, "train_all", asked)
         run(SETTINGS, tmp_path, quiet=True)
     assert read_record(tmp_path / SOURCE)["complete"] and read_record(tmp_path)["trainings_done"] == 0
     assert len(run(SETTINGS, tmp_path, quiet=True)[0]) == 7

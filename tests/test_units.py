@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from lthcore import masks
-from lthcore.compact import compact, export_onnx
+from lthcore.analysis.compaction import compact, export_onnx
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.lottery import find_tickets
+from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights, multiply_adds, positions
 from lthcore.pruning.criteria import Seen
 from lthcore.pruning.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
@@ -215,4 +215,4 @@ def test_mean_activation_is_read_behind_the_norm():
 
 def test_criteria_of_weights_and_of_units_are_told_apart():
     with pytest.raises(LabError, match="unit_l1"):
-        list(__import__("lthcore.results").results.run(DIGITS.changed(criterion="magnitude"), "/nowhere"))
+        list(__import__("lthcore.runs.runner").results.run(DIGITS.changed(criterion="magnitude"), "/nowhere"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lthcore.errors import LONGEST, LabError
 from lthcore.paths import project_root
-from lthcore.yaml_files import LARGEST, check_shape, parse_yaml, read_yaml
+from lthcore.runs.yaml_files import LARGEST, check_shape, parse_yaml, read_yaml
 
 TENFOLD = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
 FILES = sorted((project_root() / "params").rglob("*.yaml"))

@@ -1,0 +1,87 @@
+"""Derived: tables made of a finished run's tickets, kept beside its own tables.
+
+Tickets stay on the machine that made them and tables travel: what is derived is made once, where the tickets are, and
+read anywhere. derived.json says of each table from how many trainings and by which commit it was made.
+"""
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from lthcore.data.datasets import Data, image_shape, load
+from lthcore.errors import LabError
+from lthcore.models import build
+from lthcore.runs.checkpoints import file_stem, load_state
+from lthcore.runs.folder import read_record, read_table, read_tables, write_run
+from lthcore.runs.provenance import COMMIT, versions
+from lthcore.settings import settings_of
+from lthcore.training.loop import one_thread
+from lthcore.training.state import Replicate, Training
+
+
+class Tickets:
+    """The saved trainings of a run: `tickets(trial, round, arm, draw)`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Of a run's folder. Raises LabError where no run is, or an unfinished one."""
+        self.folder = Path(folder)
+        self.record = read_record(folder)
+        if not self.record.get("complete"):
+            raise LabError(f"results: {folder} holds no complete run; `lth run` makes or finishes it")
+        self.settings = settings_of(self.record["settings"])
+        self.shape = image_shape(self.settings)
+
+    def __call__(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> Training:
+        """One training as it ended. Raises LabError where its ticket is not on this machine."""
+        path = self._path(trial, k, arm, draw)
+        if not path.exists():
+            raise LabError(f"results: there is no ticket {path}: tickets stay on the machine that made them")
+        return load_state(path)[0]
+
+    def has(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> bool:
+        """Whether this ticket is on this machine."""
+        return self._path(trial, k, arm, draw).exists()
+
+    def _path(self, trial: int, k: int, arm: str, draw: int) -> Path:
+        return self.folder / "tickets" / f"{file_stem(Replicate(arm, trial, draw, k))}.safetensors"
+
+    @cached_property
+    def data(self) -> Data:
+        """The data they were trained on."""
+        return load(self.settings)
+
+    @cached_property
+    def model(self):
+        """A network to put their weights into, on the CPU."""
+        return build(self.settings, self.shape, 10)
+
+    @cached_property
+    def percent_left(self) -> dict[int, float]:
+        """Round -> percent of weights left, mean over trials."""
+        rounds, _ = read_tables(self.folder)
+        return rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean().round(2).to_dict()
+
+
+def derived(folder: str | Path, name: str, make: Callable[[Tickets], pd.DataFrame] | None = None) -> pd.DataFrame:
+    """The table `<name>.csv` of a run: read where it is of all its trainings, else made of its tickets and kept.
+
+    Raises LabError where it would have to be made, and nothing says how.
+    """
+    folder, tickets = Path(folder), Tickets(folder)
+    path, notes = folder / f"{name}.csv", folder / "derived.json"
+    made = json.loads(notes.read_text()) if notes.exists() else {}
+    done = tickets.record["trainings_done"]
+    if not path.exists() or made.get(name, {}).get("trainings") != done:
+        if make is None:
+            raise LabError(
+                f"results: {path} is missing or of fewer trainings than its run: execute the study's notebook"
+            )
+        with one_thread():
+            table = make(tickets)
+        made[name] = {"trainings": done, "commit": COMMIT, "versions": versions()}
+        text = json.dumps(made, indent=2) + "\n"
+        write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), notes.name: text})
+    return read_table(folder, path.name)

@@ -1,0 +1,217 @@
+"""Compaction: a sparse network as a smaller dense one that computes the same.
+
+What goes: inputs and units that nothing alive reads; units that are zero whatever comes in; and constant units,
+where what they add can be put into the biases of those who read them. A convolution that pads with zeros cannot take a
+constant in, since its border sees fewer of them: there such a unit stays. A stream of which nothing is alive keeps one
+unit, so that a ticket with an empty layer becomes a small network with constant outputs, which is what it computes.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lthcore.data.datasets import load
+from lthcore.errors import LabError
+from lthcore.models import Weights, build, multiply_adds
+from lthcore.pruning.units import Stream, columns, streams_of
+from lthcore.runs.checkpoints import load_ticket
+from lthcore.settings import Recipe
+
+
+class Select(nn.Module):
+    """The inputs that are read, of all there are."""
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, inputs, ...) -> (N, selected, ...)."""
+        return x.index_select(1, self.index)
+
+
+def compact(model: nn.Sequential, weights: Weights) -> nn.Sequential:
+    """The network `model` with `weights` (pruned ones zero) as a smaller dense one: equal outputs, to rounding.
+
+    In evaluation mode. Residual streams keep the channels that any of their blocks needs.
+    """
+    model = deepcopy(model).cpu().eval()
+    model.load_state_dict(weights)
+    layers = dict(model.named_modules())
+    streams = streams_of(model)
+    sizes = [_size(stream, layers) for stream in streams]
+    alive = [torch.ones(n, dtype=torch.bool) for n in sizes]
+    with torch.no_grad():
+        while True:
+            before = alive
+            alive = _read_by_outputs(streams, layers, alive)
+            for i, stream in enumerate(streams):
+                if stream.producers:
+                    _drop_constants(i, streams, layers, alive)
+            if all(map(torch.equal, alive, before)):
+                break
+        index = [a.nonzero().squeeze(1) if a.any() else torch.tensor([0]) for a in alive]
+        return _cut(model, layers, streams, index, sizes)
+
+
+def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
+    """The tickets of a run's first trial, compacted: weights left, parameters and multiply-adds before and after.
+
+    Asserts equal outputs on 1,000 test images. Raises LabError where the tickets are not on this machine.
+    """
+    rows, data = [], load(settings.changed(device="cpu"))
+    images = data.test.images[:1000]
+    for path in sorted((Path(folder) / "tickets").glob("ticket-trial0-draw0-*.safetensors")):
+        ticket = load_ticket(path)
+        model = build(settings, data.shape, 10)
+        small = compact(model, ticket.final)
+        model.load_state_dict(ticket.final)
+        with torch.no_grad():
+            before, after = model.eval()(images), small(images)
+        torch.testing.assert_close(after, before, atol=1e-4 * float(before.abs().max()), rtol=1e-3)
+        rows.append({
+            "round": ticket.replicate.round,
+            "weights left": sum(int(m.sum()) for m in ticket.mask.values()),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "compacted": sum(p.numel() for p in small.parameters()),
+            "multiply-adds": multiply_adds(model, data.shape),
+            "multiply-adds, compacted": multiply_adds(small, data.shape),
+        })  # fmt: skip
+    if not rows:
+        raise LabError(f"compact: no tickets in {folder}; they stay on the machine that made them")
+    return pd.DataFrame(rows).set_index("round")
+
+
+def export_onnx(model: nn.Module, shape: tuple[int, int, int], path: str | Path) -> None:
+    """Write a network for images of `shape` as ONNX, for any number of them. Raises LabError without the packages."""
+    try:
+        import onnx  # noqa: F401 - torch needs both, and names neither clearly
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise LabError("onnx: not installed here; pip install 'lthcore[onnx]'") from None
+    images, batch = torch.zeros(2, *shape), torch.export.Dim("batch")
+    torch.onnx.export(
+        model, (images,), str(path), input_names=["images"], output_names=["logits"], dynamic_shapes=({0: batch},),
+        dynamo=True, external_data=False, verbose=False,
+    )  # fmt: skip
+
+
+def _size(stream: Stream, layers: dict[str, nn.Module]) -> int:
+    if stream.producers:
+        return len(layers[stream.producers[0]].weight)
+    return layers[stream.consumers[0]].weight.shape[1]
+
+
+def _stream_read_by(layer: str, streams: list[Stream]) -> int:
+    return next(i for i, stream in enumerate(streams) if layer in stream.consumers)
+
+
+def _rows_alive(layer: str, layers: dict[str, nn.Module], streams: list[Stream], alive: list[Tensor]) -> Tensor:
+    """Which outputs of a layer are alive; those of the last one all are."""
+    made = next((i for i, stream in enumerate(streams) if layer in stream.producers), None)
+    return torch.ones(len(layers[layer].weight), dtype=torch.bool) if made is None else alive[made]
+
+
+def _read_by_outputs(streams: list[Stream], layers: dict[str, nn.Module], alive: list[Tensor]) -> list[Tensor]:
+    """Which units of `alive` have a path to the outputs: from there back, since in a residual stream units that feed
+    nothing else may feed each other."""
+    found = [torch.zeros_like(a) for a in alive]
+    while True:
+        before = found
+        found = [
+            alive[i]
+            & torch.stack(
+                [
+                    _read(layers[name].weight, len(alive[i]), _rows_alive(name, layers, streams, before))
+                    for name in stream.consumers
+                ]
+            ).any(0)
+            for i, stream in enumerate(streams)
+        ]
+        if all(map(torch.equal, found, before)):
+            return found
+
+
+def _read(weight: Tensor, units: int, rows: Tensor) -> Tensor:
+    """Which of the units that a layer reads reach any of its outputs `rows`."""
+    return columns(weight, units)[rows].ne(0).any(2).any(0)
+
+
+def _drop_constants(i: int, streams: list[Stream], layers: dict[str, nn.Module], alive: list[Tensor]) -> None:
+    """Drop the units of a stream that are the same for every image: zeros at once, others where they fold."""
+    stream, size = streams[i], len(alive[i])
+    values, constant = [], alive[i].clone()
+    for name, norm in zip(stream.producers, stream.norms, strict=True):
+        layer, source = layers[name], _stream_read_by(name, streams)
+        weight = columns(layer.weight, len(alive[source]))[:, alive[source]]
+        constant &= ~weight.ne(0).any(2).any(1)
+        values.append(_after_norm(torch.zeros(size) if layer.bias is None else layer.bias, layers.get(norm)))
+    # in a residual stream each sum is rectified on the way: only where no summand is positive is it zero all along
+    zero = constant & torch.stack([value <= 0 for value in values]).all(0)
+    alive[i] &= ~zero
+    readers = [layers[name] for name in stream.consumers]
+    if len(values) == 1 and all(_takes_constants(reader) for reader in readers):
+        folded = constant & ~zero
+        for reader in readers:
+            block = columns(reader.weight, size)
+            reader.bias += (block[:, folded].sum(2) * values[0][folded]).sum(1)
+            block[:, folded] = 0.0
+        alive[i] &= ~folded
+
+
+def _after_norm(value: Tensor, norm: nn.BatchNorm2d | None) -> Tensor:
+    if norm is None:
+        return value
+    return (value - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def _takes_constants(layer: nn.Module) -> bool:
+    unpadded = isinstance(layer, nn.Linear) or layer.padding in ("valid", 0, (0, 0))
+    return unpadded and layer.bias is not None
+
+
+def _cut(
+    model: nn.Sequential, layers: dict[str, nn.Module], streams: list[Stream], index: list[Tensor], sizes: list[int]
+) -> nn.Sequential:
+    """The network with its layers cut down to the units `index` of each stream."""
+    for name, layer in layers.items():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            source = _stream_read_by(name, streams)
+            made = next((i for i, stream in enumerate(streams) if name in stream.producers), None)
+            rows = torch.arange(len(layer.weight)) if made is None else index[made]
+            weight = columns(layer.weight, sizes[source])[rows][:, index[source]]
+            _replace(model, name, _smaller(layer, weight.reshape(len(rows), -1, *layer.weight.shape[2:]), rows))
+    for stream, units in zip(streams, index, strict=True):
+        for norm in filter(None, stream.norms):
+            old, new = layers[norm], nn.BatchNorm2d(len(units), eps=layers[norm].eps)
+            tensors = old.state_dict().items()
+            new.load_state_dict({key: t[units] if t.ndim else t for key, t in tensors})
+            _replace(model, norm, new)
+    named = list(model.named_children())
+    if len(index[0]) < sizes[0]:
+        at = next(i for i, (name, _) in enumerate(named) if name == streams[0].consumers[0])
+        named.insert(at, ("select", Select(index[0])))
+    small = nn.Sequential()
+    for name, layer in named:
+        small.add_module(name, layer)
+    return small.eval()
+
+
+def _smaller(layer: nn.Conv2d | nn.Linear, weight: Tensor, rows: Tensor) -> nn.Conv2d | nn.Linear:
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        new = nn.Linear(weight.shape[1], weight.shape[0], bias)
+    else:
+        new = nn.Conv2d(weight.shape[1], len(weight), layer.kernel_size, layer.stride, layer.padding, bias=bias)
+    new.weight.copy_(weight)
+    if bias:
+        new.bias.copy_(layer.bias[rows])
+    return new
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)

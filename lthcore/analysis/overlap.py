@@ -1,0 +1,101 @@
+"""Overlap: how alike a run's tickets are, between seeds, rounds and arms: the tables of `similarity`'s measures.
+
+Each is beside what chance would give: of masks the Jaccard index of random ones, and of aligned masks that of the same
+mask shuffled within its layers and aligned likewise.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import pandas as pd
+
+from lthcore import masks
+from lthcore.analysis.cache import Tickets
+from lthcore.analysis.similarity import (
+    activations,
+    align,
+    chance_jaccard,
+    cosine_of_rows,
+    interval_text,
+    jaccard,
+    linear_cka,
+    mean_cca,
+    sign_agreement,
+)
+from lthcore.pruning.units import streams_of
+from lthcore.seeds import seed_for
+from lthcore.training.state import Training
+
+IMAGES = 1000  # of the test set, that activations are compared on
+MEASURES = ("jaccard", "chance", "aligned", "aligned_chance", "signs", "cosine", "cka", "cca")
+
+
+def compare(a: Training, b: Training, tickets: Tickets) -> Iterator[dict]:
+    """Two trained tickets, layer by layer: a row of MEASURES for each.
+
+    Activations (CKA, CCA) are of the trained networks on IMAGES test images, behind the ReLU.
+    """
+    model, images = tickets.model, tickets.data.test.images[:IMAGES].cpu()
+    streams = streams_of(model)
+    aligned = align(a.mask, b.mask, streams)
+    chance = align(a.mask, masks.shuffled(b.mask, seed_for(b.seed, "chance")), streams)
+    xs, ys = (activations(model, masks.apply(t.mask, t.weights), images) for t in (a, b))
+    for name, m in a.mask.items():
+        layer, other = name.removesuffix(".weight"), b.mask[name]
+        yield {
+            "layer": layer, "jaccard": jaccard(m, other),
+            "chance": chance_jaccard(float(m.float().mean()), float(other.float().mean())),
+            "aligned": jaccard(m, aligned[name]), "aligned_chance": jaccard(m, chance[name]),
+            "signs": sign_agreement(a.weights[name], b.weights[name], m, other),
+            "cosine": cosine_of_rows(a.weights[name] * m, b.weights[name] * other),
+            "cka": linear_cka(xs[layer], ys[layer]), "cca": mean_cca(xs[layer], ys[layer]),
+        }  # fmt: skip
+
+
+def between_seeds(tickets: Tickets) -> pd.DataFrame:
+    """Every pair of trials at each round, the dense networks (round 0) too: other initial weights, other batches."""
+    rows = []
+    for k in range(tickets.settings.rounds + 1):
+        states = [tickets(trial, k) for trial in range(tickets.settings.trials)]
+        for a, b in combinations(range(len(states)), 2):
+            where = {"a": a, "b": b, "round": k, "percent_left": tickets.percent_left[k]}
+            rows += [where | row for row in compare(states[a], states[b], tickets)]
+    return pd.DataFrame(rows)
+
+
+def between_rounds(tickets: Tickets) -> pd.DataFrame:
+    """Each trial's dense network against its tickets, and each ticket against that of the round before."""
+    rows = []
+    for trial in range(tickets.settings.trials):
+        states = [tickets(trial, k) for k in range(tickets.settings.rounds + 1)]
+        for k in range(1, len(states)):
+            for against in {0, k - 1}:
+                where = {"trial": trial, "round": k, "percent_left": tickets.percent_left[k], "against": against}
+                rows += [where | row for row in compare(states[against], states[k], tickets)]
+    return pd.DataFrame(rows)
+
+
+def between_arms(tickets: Tickets) -> pd.DataFrame:
+    """Each trial's ticket against the trial's other arms at each round, from the same initial weights."""
+    rows = []
+    for arm in (arm for arm in tickets.settings.arms if arm != "ticket"):
+        for trial in range(tickets.settings.trials):
+            for k in range(1, tickets.settings.rounds + 1):
+                where = {"arm": arm, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
+                rows += [where | row for row in compare(tickets(trial, k), tickets(trial, k, arm), tickets)]
+    return pd.DataFrame(rows)
+
+
+def findings(seeds: pd.DataFrame, k: int) -> list[str]:
+    """What the table between seeds says at round k: means over pairs with 95% intervals, layer by layer.
+
+    Pairs share trials, so these intervals are somewhat narrow.
+    """
+    at = seeds[seeds["round"] == k]
+    return [
+        f"{layer}: masks of two seeds share {interval_text(part['jaccard'], '{:.3f}')} "
+        f"(chance {part['chance'].mean():.3f}), aligned {interval_text(part['aligned'], '{:.3f}')} "
+        f"(random masks aligned {part['aligned_chance'].mean():.3f}); "
+        f"CKA of their activations {interval_text(part['cka'], '{:.2f}')}; n = {len(part)} pairs."
+        for layer, part in at.groupby("layer", sort=False)
+    ]

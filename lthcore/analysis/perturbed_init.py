@@ -1,0 +1,106 @@
+"""Seeding: initial weights changed on purpose, by size or sign, and what of them survives magnitude pruning."""
+
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lthcore.analysis.cache import Tickets
+from lthcore.analysis.similarity import interval_text
+from lthcore.data.datasets import Data
+from lthcore.lottery.search import begin, next_round
+from lthcore.masks import full_mask
+from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning.criteria import Seen, scores
+from lthcore.seeds import seed_for
+from lthcore.settings import Settings
+from lthcore.training.parallel import train_cohort
+from lthcore.training.state import Replicate
+
+SHARE = 0.2  # of each layer's weights, the largest or the smallest
+# label -> which weights, and what becomes of them
+SEEDINGS = {
+    "largest, as drawn": ("largest", lambda w: w),
+    "largest, halved": ("largest", lambda w: w / 2),
+    "largest, doubled": ("largest", lambda w: w * 2),
+    "largest, made positive": ("largest", Tensor.abs),
+    "smallest, as drawn": ("smallest", lambda w: w),
+    "smallest, to the layer's sigma": ("smallest", lambda w: w.sign()),  # times sigma
+    "smallest, made positive": ("smallest", Tensor.abs),
+}
+
+
+def chosen(initial: Weights, which: str, share: float = SHARE) -> dict[str, Tensor]:
+    """The share of each prunable weight tensor that is largest or smallest in magnitude, as masks."""
+    found = {}
+    for name, w in initial.items():
+        if w.ndim >= 2:
+            order = w.abs().flatten().argsort(descending=which == "largest", stable=True)
+            mask = torch.zeros(w.numel(), dtype=torch.bool)
+            mask[order[: round(share * w.numel())]] = True
+            found[name] = mask.view(w.shape)
+    return found
+
+
+def seeded(initial: Weights, label: str, share: float = SHARE) -> Weights:
+    """Initial weights with one of SEEDINGS applied; all others as drawn."""
+    which, change = SEEDINGS[label]
+    sigma = "sigma" in label
+    out = dict(initial)
+    for name, mask in chosen(initial, which, share).items():
+        w = initial[name]
+        out[name] = torch.where(mask, change(w) * w.std() if sigma else change(w), w)
+    return out
+
+
+def survival(tickets: Tickets) -> pd.DataFrame:
+    """What survives one-shot magnitude pruning, for each seeding, trial and round; the recipe is the run's.
+
+    Columns seeded and others are the shares that survive of those weights; dense_test_accuracy is the dense network's.
+    """
+    settings, data = tickets.settings, tickets.data
+    starts = {
+        Replicate(label, trial, 0, 0): begin(settings, trial, 0, seeded(_initial(settings, data, trial), label))
+        for label in SEEDINGS
+        for trial in range(settings.trials)
+    }
+    once = {key: state for key, state in starts.items() if not key.arm.startswith("smallest, as drawn")}
+    outcomes = dict(train_cohort(settings, data, once))
+    for trial in range(settings.trials):  # as drawn is as drawn: the same training, other weights looked at
+        outcomes[Replicate("smallest, as drawn", trial, 0, 0)] = outcomes[Replicate("largest, as drawn", trial, 0, 0)]
+    rows = []
+    for label in SEEDINGS:
+        for trial in range(settings.trials):
+            done, initial = outcomes[Replicate(label, trial, 0, 0)], _initial(settings, data, trial)
+            these, mask = chosen(initial, SEEDINGS[label][0]), full_mask(initial)
+            seen = Seen(settings, data, mask, done.start, done.weights, done.weights, 0)
+            keep = partial(next_round, settings, data, scores("magnitude", seen))
+            for k in range(1, settings.rounds + 1):
+                mask = keep(mask)
+                kept = {w: _share(mask, these, w == "seeded") for w in ("seeded", "others")}
+                where = {"seeding": label, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
+                rows.append(where | kept | {"dense_test_accuracy": done.curve[-1].test_accuracy})
+    return pd.DataFrame(rows)
+
+
+def findings(table: pd.DataFrame, k: int) -> list[str]:
+    """What survives at round k, in sentences: means over trials, 95% intervals."""
+    at = table[table["round"] == k]
+    left = at["percent_left"].iloc[0]
+    return [
+        f"{left:.3g}% left, {label}: {interval_text(100 * part['seeded'], '{:.1f}')}% of them survive, of the others "
+        f"{100 * part['others'].mean():.1f}%; "
+        f"dense network {interval_text(100 * part['dense_test_accuracy'], '{:.2f}')}%."
+        for label, part in at.groupby("seeding", sort=False)
+    ]
+
+
+def _initial(settings: Settings, data: Data, trial: int) -> Weights:
+    return initial_weights(build(settings, data.shape, 10), settings, seed_for(settings.seed, "init", trial))
+
+
+def _share(mask: dict[str, Tensor], these: dict[str, Tensor], inside: bool) -> float:
+    """The share of the weights in (or outside) `these` that a mask keeps."""
+    kept = sum(int((mask[name] & (these[name] == inside)).sum()) for name in mask)
+    return kept / sum(int((these[name] == inside).sum()) for name in mask)

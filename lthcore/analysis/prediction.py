@@ -1,0 +1,148 @@
+"""Prediction: which weights will go? Features of every weight before and early in training, and who foretells by them.
+
+What a model learns on some seeds is tried on a seed that it has not seen. Features are ranks within a layer in [0, 1],
+so that they mean the same everywhere. `final magnitude` is what magnitude pruning itself goes by: a leak, shown as the
+upper bound.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from sklearn.base import ClassifierMixin
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lthcore.analysis.cache import Tickets
+from lthcore.analysis.similarity import interval_text
+from lthcore.lottery.search import begin
+from lthcore.masks import full_mask
+from lthcore.pruning.criteria import Seen
+from lthcore.pruning.saliency import snip, synflow
+from lthcore.seeds import seed_for
+from lthcore.training.loop import train
+
+BEFORE = ("layer", "initial magnitude", "z-score", "gradient x weight", "SynFlow")
+EARLY = (*BEFORE, "early movement", "early magnitude")
+LEAKY = (*EARLY, "final magnitude (leaky)")
+SETS = {"before training": BEFORE, "and early in it": EARLY, "and its end (leaky)": LEAKY}
+SAMPLE = 20_000  # weights of each trial
+EARLY_SHARE = 1 / 30  # of the iterations
+
+
+def features(tickets: Tickets, trial: int) -> pd.DataFrame:
+    """A row for each prunable weight of a trial's dense network: LEAKY's columns.
+
+    Early features are of the dense training at its first evaluation after EARLY_SHARE of its iterations, which is
+    trained again to that point.
+    """
+    s, dense = tickets.settings, tickets(trial, 0)
+    initial, mask = dense.start, full_mask(dense.start)
+    seen = Seen(s, tickets.data, mask, initial, initial, initial, seed_for(s.seed, "features", trial))
+    early = begin(s, trial, 0, initial)
+    for state in train(s, tickets.data, early):
+        if state.iteration >= EARLY_SHARE * s.iterations:
+            break
+    gradients, flow = snip(seen), synflow(seen)
+    parts = []
+    for number, name in enumerate(mask):
+        w, at = initial[name], early.weights[name].cpu()
+        parts.append(pd.DataFrame({
+            "layer": np.full(w.numel(), number / max(1, len(mask) - 1)), "initial magnitude": _ranks(w.abs()),
+            "z-score": (w.flatten() / w.std()).numpy(), "gradient x weight": _ranks(gradients[name]),
+            "SynFlow": _ranks(flow[name]), "early movement": _ranks((at - w).abs()),
+            "early magnitude": _ranks(at.abs()), "final magnitude (leaky)": _ranks(dense.weights[name].abs()),
+        }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def samples(tickets: Tickets, rounds: Iterable[int]) -> dict[int, tuple[pd.DataFrame, dict[int, np.ndarray]]]:
+    """Trial -> features of SAMPLE of its weights, and by round which of them the ticket is without."""
+    found = {}
+    for trial in range(tickets.settings.trials):
+        table = features(tickets, trial)
+        generator = np.random.default_rng(seed_for(tickets.settings.seed, "sample", trial))
+        chosen = np.sort(generator.permutation(len(table))[:SAMPLE])
+        pruned = {
+            k: np.concatenate([(~m).flatten().numpy() for m in tickets(trial, k).mask.values()])[chosen] for k in rounds
+        }
+        found[trial] = table.iloc[chosen].reset_index(drop=True), pruned
+    return found
+
+
+def models() -> dict[str, ClassifierMixin]:
+    """The classifiers, fresh."""
+    return {
+        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        "gradient boosting": HistGradientBoostingClassifier(max_iter=60, random_state=0),
+    }
+
+
+def predict(tickets: Tickets) -> pd.DataFrame:
+    """ROC-AUC on each held-out seed, by round, model and set of features: a row each.
+
+    `features` is one of SETS, for gradient boosting and logistic regression, or a single feature (the AUC of its
+    size or, where that points the other way, one minus it).
+    """
+    rounds, rows = range(1, tickets.settings.rounds + 1), []
+    by_trial = samples(tickets, rounds)
+    for k in rounds:
+        where = {"round": k, "percent_left": tickets.percent_left[k]}
+        for held_out in by_trial:
+            table, target = by_trial[held_out][0], by_trial[held_out][1][k]
+            for name in LEAKY:
+                auc = roc_auc_score(target, table[name].abs())
+                rows.append(
+                    where | {"held_out": held_out, "model": "alone", "features": name, "auc": max(auc, 1 - auc)}
+                )
+            x, y = _others(by_trial, held_out, k)
+            for label, names in SETS.items():
+                for model, classifier in models().items():
+                    classifier.fit(x[list(names)], y)
+                    auc = roc_auc_score(target, classifier.predict_proba(table[list(names)])[:, 1])
+                    rows.append(where | {"held_out": held_out, "model": model, "features": label, "auc": auc})
+    return pd.DataFrame(rows)
+
+
+def importance(tickets: Tickets) -> pd.DataFrame:
+    """What a held-out seed's AUC loses if a feature is shuffled, under gradient boosting on EARLY: a row for each."""
+    rounds, rows = range(1, tickets.settings.rounds + 1), []
+    by_trial = samples(tickets, rounds)
+    for k in rounds:
+        for held_out, (table, targets) in by_trial.items():
+            x, y = _others(by_trial, held_out, k)
+            classifier = models()["gradient boosting"].fit(x[list(EARLY)], y)
+            found = permutation_importance(
+                classifier, table[list(EARLY)], targets[k], scoring="roc_auc", n_repeats=3, random_state=0
+            )
+            where = {"round": k, "percent_left": tickets.percent_left[k], "held_out": held_out}
+            rows += [where | {"feature": f, "loss": v} for f, v in zip(EARLY, found["importances_mean"], strict=True)]
+    return pd.DataFrame(rows)
+
+
+def findings(table: pd.DataFrame, k: int) -> list[str]:
+    """AUC of gradient boosting at round k for each set of features: means over held-out seeds, 95% intervals."""
+    at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
+    left = at["percent_left"].iloc[0]
+    return [
+        f"{left:.3g}% left, {name}: ROC-AUC {interval_text(part['auc'], '{:.3f}')} (n = {len(part)})."
+        for name, part in at.groupby("features", sort=False)
+    ]
+
+
+def _others(by_trial: dict, held_out: int, k: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Features and targets of all trials but one."""
+    others = [found for trial, found in by_trial.items() if trial != held_out]
+    tables = pd.concat([table for table, _ in others], ignore_index=True)
+    return tables, np.concatenate([targets[k] for _, targets in others])
+
+
+def _ranks(values) -> np.ndarray:
+    """Ranks in [0, 1], equal values alike."""
+    flat = values.flatten().double().numpy()
+    return (rankdata(flat) - 1) / max(1, len(flat) - 1)

@@ -1,0 +1,35 @@
+"""Stability: how far a rewinding point is from one valley, for the dense network and for tickets (arXiv 1912.05671)."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from lthcore.analysis.cache import Tickets
+from lthcore.analysis.connectivity import instability
+from lthcore.analysis.similarity import interval_text
+from lthcore.lottery.search import begin
+
+
+def stability(tickets: Tickets, rounds: Iterable[int] | None = None) -> pd.DataFrame:
+    """The barrier between two copies trained on from the rewinding point, with the data in other orders.
+
+    Per trial and round (0: the dense network; by default each second one). Columns rewind_to,
+    error_barrier, loss_barrier (nats) and error, the mean test error of the two copies.
+    """
+    s, rows = tickets.settings, []
+    for trial in range(s.trials):
+        dense = tickets(trial, 0)
+        for k in range(0, s.rounds + 1, 2) if rounds is None else rounds:
+            state = begin(s, trial, k, dense.rewind or dense.start, tickets(trial, k).mask, iteration=s.rewind_to)
+            where = {"rewind_to": s.rewind_to, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
+            rows.append(where | instability(s, tickets.data, state))
+    return pd.DataFrame(rows)
+
+
+def findings(table: pd.DataFrame) -> list[str]:
+    """The error barrier at each rewinding point and share of weights left, in sentences."""
+    return [
+        f"Copies parted at iteration {k}, {left:.3g}% left: error barrier "
+        f"{interval_text(100 * part['error_barrier'], '{:.2f}')} points (n = {len(part)})."
+        for (left, k), part in table.groupby(["percent_left", "rewind_to"], sort=False)
+    ]

@@ -1,0 +1,121 @@
+"""Structure: the tables of what a run's winning tickets look like, from its saved tickets."""
+
+import pandas as pd
+
+from lthcore.analysis.cache import Tickets
+from lthcore.analysis.similarity import interval_text
+from lthcore.analysis.tickets import connected, degrees, describe, incoming, outgoing, path_count, pixel_map
+from lthcore.lottery.studies import planned
+from lthcore.masks import weights_left
+from lthcore.training.engines.chain import is_chain
+
+IDLE = 0.1  # in units of the data set's standard deviation
+
+
+def layers(tickets: Tickets) -> pd.DataFrame:
+    """Each layer in numbers, per trial and round >= 1: `analysis.describe`, movement, and units that are dead."""
+    rows = []
+    for trial in range(tickets.settings.trials):
+        dense = tickets(trial, 0)
+        for k in range(1, tickets.settings.rounds + 1):
+            mask = tickets(trial, k).mask
+            for name, m in mask.items():
+                moved = (dense.weights[name] - dense.start[name]).abs()
+                rows.append({
+                    "trial": trial, "round": k, "percent_left": tickets.percent_left[k],
+                    "layer": name.removesuffix(".weight"), **describe(dense.start[name], dense.weights[name], m),
+                    "movement_kept": float(moved[m].mean()), "movement_pruned": float(moved[~m].mean()),
+                    "units_without_input": float((incoming(m) == 0).float().mean()),
+                    "inputs_without_output": float((outgoing(m) == 0).float().mean()),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def degree_table(tickets: Tickets) -> pd.DataFrame:
+    """How many units keep how many connections, beside what a random mask would have: means over trials.
+
+    Columns round, percent_left, layer, side (in: of a layer's units; out: of the units it reads), degree, units,
+    expected. Rows in which there are, and are expected, fewer than a hundredth of a unit are left out.
+    """
+    parts = []
+    for k in range(1, tickets.settings.rounds + 1):
+        masks = [tickets(trial, k).mask for trial in range(tickets.settings.trials)]
+        for name in masks[0]:
+            for side in ("in", "out"):
+                mean = sum(degrees(mask[name], side) for mask in masks) / len(masks)
+                where = {"round": k, "percent_left": tickets.percent_left[k], "layer": name.removesuffix(".weight")}
+                parts.append(mean.assign(**where, side=side)[[*where, "side", "degree", "units", "expected"]])
+    table = pd.concat(parts, ignore_index=True).astype({"degree": int})
+    return table[table[["units", "expected"]].max(axis=1) >= 0.01]
+
+
+def pixel_table(tickets: Tickets) -> pd.DataFrame:
+    """The share of the first layer's units that each pixel is connected to: round, row, column, share.
+
+    Of one channel, means over trials; of a network whose first layer is dense.
+    """
+    parts = []
+    for k in range(1, tickets.settings.rounds + 1):
+        name = next(iter(tickets(0, k).mask))
+        maps = [pixel_map(tickets(trial, k).mask[name], tickets.shape) for trial in range(tickets.settings.trials)]
+        mean = sum(maps).mean(0) / len(maps)
+        flat = pd.DataFrame(mean).rename_axis("row").reset_index()
+        parts.append(flat.melt("row", var_name="column", value_name="share").assign(round=k))
+    return pd.concat(parts, ignore_index=True)[["round", "row", "column", "share"]].astype({"column": int}).round(4)
+
+
+def first_layer(tickets: Tickets) -> pd.DataFrame:
+    """Where each arm's first layer looks: arm, trial, round, percent_left, and the two shares below.
+
+    `at_idle_pixels`: of its connections, those from inputs that hardly vary (standard deviation over the training
+    images < IDLE). `units`: of its units, those that keep a connection. Of networks whose first layer is dense.
+    """
+    pixels = tickets.data.train.images.flatten(1).cpu()
+    rows, idle = [], pixels.std(0) < IDLE * pixels.std()
+    for replicate in planned(tickets.settings):
+        arm, trial, draw, k = replicate
+        if k == 0 or draw > 0:
+            continue
+        first = next(iter(tickets(trial, k, arm).mask.values()))
+        rows.append({
+            "arm": arm, "trial": trial, "round": k, "percent_left": tickets.percent_left[k],
+            "at_idle_pixels": float(first[:, idle].sum() / first.sum()),
+            "units": float((incoming(first) > 0).float().mean()),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def path_table(tickets: Tickets) -> pd.DataFrame:
+    """Paths from inputs to outputs, as many as random masks of these densities would have, and weights on no path.
+
+    Per trial and round; of chains of dense layers.
+    """
+    rows = []
+    for trial in range(tickets.settings.trials):
+        for k in range(1, tickets.settings.rounds + 1) if is_chain(tickets.model) else ():
+            mask = tickets(trial, k).mask
+            paths, expected = path_count(mask)
+            on_paths = weights_left(connected(tickets.model, mask))
+            rows.append({
+                "trial": trial, "round": k, "percent_left": tickets.percent_left[k], "paths": paths,
+                "expected": expected, "on_no_path": 1 - on_paths / weights_left(mask),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def findings(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]:
+    """What the tables say at round k, in sentences: means over trials with their 95% intervals."""
+    at = layer_rows[layer_rows["round"] == k]
+    lines = []
+    for layer, part in at.groupby("layer", sort=False):
+        bigger = interval_text(part["magnitude_initial_kept"] / part["magnitude_initial_pruned"], "{:.2f}")
+        moved = interval_text(part["movement_kept"] / part["movement_pruned"], "{:.2f}")
+        positive = interval_text(100 * part["positive_initial_kept"], "{:.1f}%")
+        lines.append(
+            f"{layer}: weights kept started {bigger} times as large as those pruned, moved {moved} times as far, "
+            f"and {positive} of them started positive."
+        )
+    ratio = paths[paths["round"] == k]
+    if len(ratio):
+        lines.append(f"Paths: {interval_text(ratio['paths'] / ratio['expected'], '{:.2f}')} times a random mask's.")
+    return lines

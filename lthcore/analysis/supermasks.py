@@ -1,0 +1,171 @@
+"""Supermasks: masks under which an untrained network is right, learned by gradient descent or evolved.
+
+No weight is ever trained here: all that is searched for is which weights to keep.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lthcore.analysis.cache import Tickets
+from lthcore.data.datasets import Data, Split
+from lthcore.errors import LabError
+from lthcore.lottery.search import signed
+from lthcore.masks import Mask, apply, full_mask, shuffled, weights_left
+from lthcore.models import Weights, build
+from lthcore.seeds import seed_for
+from lthcore.settings import Recipe
+from lthcore.training.engines.dense import evaluate
+
+DENSITIES = (0.7, 0.5, 0.3, 0.15, 0.05)
+LEARNING_RATE = 1.0  # of the scores, by SGD with momentum, cosine to zero: LeNet learns as well by 3, and worse by 0.1
+MOMENTUM = 0.9
+POPULATION, GENERATIONS = 60, 300
+FLIPPED = 0.002  # share of a mask's bits that a mutation flips
+
+
+class Top(torch.autograd.Function):
+    """The mask of the k highest scores; its gradient goes to the scores as it is (straight through)."""
+
+    @staticmethod
+    def forward(ctx, scores: Tensor, k: int) -> Tensor:
+        """1.0 for the k highest, 0.0 for the others."""
+        n = scores.numel()
+        threshold = scores.flatten().kthvalue(n - k + 1).values if k else scores.max() + 1
+        return (scores >= threshold).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """Straight through."""
+        return gradient, None
+
+
+def learned_mask(settings: Recipe, data: Data, weights: Weights, density: float, seed: int, steps: int) -> Mask:
+    """A mask that keeps `density` of each layer, found by edge-popup (arXiv 1911.13299): weights stay as they are.
+
+    Each weight has a score; the highest of a layer are in the mask, and gradients of the loss on `steps` batches go to
+    the scores.
+    """
+    model = build(settings.changed(dropout=0.0), data.shape, 10).to(data.train.images.device)
+    generator = torch.Generator().manual_seed(seed)
+    bounds = {name: math.sqrt(6 / w[0].numel()) for name, w in weights.items() if w.ndim >= 2}
+    scores = {
+        name: (torch.rand(weights[name].shape, generator=generator) * bound)
+        .to(data.train.images.device)
+        .requires_grad_()
+        for name, bound in bounds.items()
+    }
+    kept = {name: round(density * score.numel()) for name, score in scores.items()}
+    weights = {name: w.to(data.train.images.device) for name, w in weights.items()}
+    optimizer = torch.optim.SGD(scores.values(), LEARNING_RATE, MOMENTUM)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        batch = torch.randint(len(data.train.labels), (settings.batch_size,), generator=generator)
+        masked = {name: w * Top.apply(scores[name], kept[name]) if name in scores else w for name, w in weights.items()}
+        logits = functional_call(model, masked, (data.train.images[batch],))
+        loss = F.cross_entropy(logits, data.train.labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return {name: Top.apply(score.detach(), kept[name]).bool().cpu() for name, score in scores.items()}
+
+
+def evolved_masks(
+    settings: Recipe, data: Data, weights: Weights, seed: int, generations: int = GENERATIONS
+) -> list[Mask]:
+    """The Pareto front of masks by validation error and weights left that NSGA-II evolves; of small chains of layers.
+
+    Needs pymoo (`pip install 'lthcore[evolution]'`); raises LabError where it is not installed.
+    """
+    try:
+        from pymoo.algorithms.moo.nsga2 import NSGA2
+        from pymoo.core.problem import Problem
+        from pymoo.operators.crossover.ux import UniformCrossover
+        from pymoo.operators.mutation.bitflip import BitflipMutation
+        from pymoo.optimize import minimize
+    except ImportError:
+        raise LabError("evolved masks need pymoo: pip install 'lthcore[evolution]'") from None
+    names = list(full_mask(weights))
+    shapes = [weights[name].shape for name in names]
+    sizes = [shape.numel() for shape in shapes]
+    split = data.validation or data.train
+
+    class Masks(Problem):
+        """Bits, a mask each: error and share of weights left, both to be small."""
+
+        def _evaluate(self, x: np.ndarray, out: dict, *_, **__) -> None:
+            bits = torch.from_numpy(x.astype(np.float32))
+            out["F"] = np.stack([_errors(bits, names, shapes, weights, split), bits.mean(1).numpy()], axis=1)
+
+    generator = np.random.default_rng(seed)
+    densities = generator.uniform(0.05, 0.95, (POPULATION, 1))
+    start = generator.random((POPULATION, sum(sizes))) < densities
+    algorithm = NSGA2(
+        POPULATION, sampling=start, crossover=UniformCrossover(), mutation=BitflipMutation(prob_var=FLIPPED)
+    )
+    problem = Masks(n_var=sum(sizes), n_obj=2, xl=0, xu=1, vtype=bool)
+    found = minimize(problem, algorithm, ("n_gen", generations), seed=seed % 2**32)
+    front = torch.from_numpy(np.atleast_2d(found.X).astype(bool))
+    parts = [bits.split(sizes) for bits in front]
+    return [{n: p.view(shape) for n, p, shape in zip(names, part, shapes, strict=True)} for part in parts]
+
+
+def _errors(bits: Tensor, names: list[str], shapes: list, weights: Weights, split: Split) -> np.ndarray:
+    """The error of each of many masked chains of dense layers (population, bits) on a split."""
+    device = split.images.device
+    x, bits = split.images.flatten(1).expand(len(bits), -1, -1), bits.to(device)
+    weights = {name: w.to(device) for name, w in weights.items()}
+    parts = bits.split([shape.numel() for shape in shapes], dim=1)
+    for i, (name, shape, part) in enumerate(zip(names, shapes, parts, strict=True), start=1):
+        masked = weights[name] * part.view(-1, *shape)
+        x = torch.baddbmm(weights[name.replace("weight", "bias")].view(1, 1, -1), x, masked.transpose(1, 2))
+        x = x.relu() if i < len(names) else x
+    return (x.argmax(2) != split.labels).float().mean(1).cpu().numpy()
+
+
+def learned(tickets: Tickets, densities: Iterable[float] = DENSITIES) -> pd.DataFrame:
+    """Learned supermasks of each trial's initial weights, and of their signs alone: accuracy without training."""
+    s, data, rows = tickets.settings, tickets.data, []
+    for trial in range(s.trials):
+        initial = tickets(trial, 0).start
+        for kind, weights in (("as drawn", initial), ("signed", signed(initial))):
+            for density in densities:
+                mask = learned_mask(s, data, weights, density, seed_for(s.seed, "supermask", trial), s.iterations)
+                rows.append(_row(s, data, weights, mask, trial, f"learned, weights {kind}"))
+    return pd.DataFrame(rows)
+
+
+def evolved(tickets: Tickets) -> pd.DataFrame:
+    """NSGA-II's masks of each trial's initial weights beside learned ones, tickets' and random ones, none trained."""
+    s, data, rows = tickets.settings, tickets.data, []
+    for trial in range(s.trials):
+        initial = tickets(trial, 0).start
+        for mask in evolved_masks(s, data, initial, seed_for(s.seed, "evolution", trial)):
+            rows.append(_row(s, data, initial, mask, trial, "evolved (NSGA-II)"))
+        for density in DENSITIES:
+            mask = learned_mask(s, data, initial, density, seed_for(s.seed, "supermask", trial), s.iterations)
+            rows.append(_row(s, data, initial, mask, trial, "learned (edge-popup)"))
+        for k in range(1, s.rounds + 1):
+            mask = tickets(trial, k).mask
+            rows.append(_row(s, data, initial, mask, trial, "ticket's mask"))
+            rows.append(_row(s, data, initial, shuffled(mask, seed_for(s.seed, trial, k)), trial, "random mask"))
+    return pd.DataFrame(rows)
+
+
+def _row(settings: Recipe, data: Data, weights: Weights, mask: Mask, trial: int, method: str) -> dict:
+    model = build(settings, data.shape, 10).to(data.test.images.device)
+    model.load_state_dict(apply(mask, weights))
+    held = data.validation or data.train
+    (_, validation), (_, test) = evaluate(model, held, data.test)[0:2]
+    left = 100 * weights_left(mask) / sum(m.numel() for m in mask.values())
+    return {
+        "method": method, "trial": trial, "percent_left": round(left, 4),
+        "val_accuracy": validation, "test_accuracy": test,
+    }  # fmt: skip

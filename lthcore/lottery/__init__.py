@@ -1,0 +1,1 @@
+"""Lottery: the search for winning tickets, its arms and controls, and the studies that vary it."""

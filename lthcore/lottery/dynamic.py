@@ -1,0 +1,145 @@
+"""Dynamic pruning: a sparse network within one training, whose mask tightens as it goes.
+
+The network starts whole. At each update the target sparsity of the schedule is reached by magnitude. What is reported
+sparse is zero: the mask is applied to weights, gradients and optimizer state at every update, and to gradients and
+weights at every step between, which is asserted at the end. `masking: gradients` leaves that out, as the notebooks did
+that this study takes up: then masked weights go on under momentum and weight decay, and the true sparsity is 0%.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.nn import functional as F
+
+from lthcore import masks
+from lthcore.data.datasets import Data
+from lthcore.lottery.search import Cohort, begin
+from lthcore.masks import full_mask
+from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning.allocation import kind_of, prune, prune_to
+from lthcore.seeds import seed_for
+from lthcore.settings import DynamicSettings
+from lthcore.training.loop import epoch_batches, train_in_step
+from lthcore.training.state import Replicate, Training
+
+# share of the final sparsity that is reached at a share p of the way from the first update to the last
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda p: p,
+    "cubic": lambda p: 1 - (1 - p) ** 3,  # gradual magnitude pruning, arXiv 1710.01878
+    "cosine": lambda p: (1 - math.cos(math.pi * p)) / 2,
+    "constant": lambda p: 1.0,
+}
+
+
+def train_and_prune(settings: DynamicSettings, data: Data, states: list[Training]) -> Iterator[None]:
+    """Train replicates in step, and at each update prune them to what the schedule asks for."""
+    due = sparsities(settings)
+    for _ in train_in_step(settings, data, states, pauses=due):
+        for state in states:
+            if state.iteration in due and settings.regrowth == "gradient":
+                rewire(settings, data, state, due)
+            elif state.iteration in due:
+                update(settings, state, due[state.iteration])
+        yield
+
+
+def sparsities(settings: DynamicSettings) -> dict[int, float]:
+    """The sparsity after each update of the mask, by the iteration before whose step it is.
+
+    The last one reaches `settings.sparsity`; without `reach_sparsity` it would be the next one, of which there is none.
+    """
+    epoch, s = settings.steps_per_epoch, settings
+    first, last = s.prune_from * epoch, (s.prune_until or (s.iterations - 1) // epoch) * epoch
+    every = s.prune_every or epoch
+    at = sorted({*range(first, last, every), last})
+    way = last - first + (0 if s.reach_sparsity else every)
+    return {i: s.sparsity * SCHEDULES[s.sparsity_schedule]((i - first) / way if way else 1.0) for i in at}
+
+
+def update(settings: DynamicSettings, state: Training, sparsity: float) -> None:
+    """Prune a training, where it stands, to a sparsity: its mask, weights and optimizer state.
+
+    One that diverged is left as it is: it will be recorded so.
+    """
+    if state.diverged:
+        return
+    regrows = settings.regrowth == "magnitude" or not settings.masks_weights
+    mask = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
+    weights = _recalled(state, mask) if settings.regrowth == "magnitude" else state.weights
+    candidates = full_mask(weights) if regrows else mask
+    counted = [name for name, m in mask.items() if kind_of(name, m) in settings.prunable]
+    worth = {name: weights[name].abs() for name in mask}
+    mask = prune_to(worth, candidates, sparsity, counted, settings.scope)
+    if settings.regrowth == "magnitude":
+        state.remembered = {name: weights[name].clone() for name in mask}
+    if settings.masks_weights:
+        state.weights = masks.apply(mask, weights)
+        state.optimizer = masks.apply_to_optimizer(mask, state.optimizer)
+    state.mask = mask
+
+
+def rewire(settings: DynamicSettings, data: Data, state: Training, due: dict[int, float]) -> None:
+    """RigL (arXiv 1911.11134): a share of the weights goes by magnitude, as many come back by their gradient, at zero.
+
+    The first update draws the mask at random. The share falls from `rewired` to 0 by a cosine, with the last update.
+    """
+    if state.diverged:
+        return
+    first, last = min(due), max(due)
+    mask = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
+    counted = [name for name, m in mask.items() if kind_of(name, m) in settings.prunable]
+    if state.iteration == first:
+        generator = torch.Generator().manual_seed(seed_for(state.seed, "rigl"))
+        drawn = {name: torch.rand(m.shape, generator=generator).to(m.device) for name, m in mask.items()}
+        mask = prune_to(drawn, mask, due[first], counted, settings.scope)
+    else:
+        share = settings.rewired * (1 + math.cos(math.pi * (state.iteration - first) / (last - first))) / 2
+        rates = {name: share if name in counted else 0.0 for name in mask}
+        kept = prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
+        gradient = dense_gradient(settings, data, state)
+        # what is kept must stay: it ranks above all that could come back
+        worth = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
+        mask = prune_to(worth, full_mask(state.weights), due[state.iteration], counted, settings.scope)
+        regrown = {name: mask[name] & ~kept[name] for name in mask}
+        state.weights = {n: w.masked_fill(regrown[n], 0.0) if n in mask else w for n, w in state.weights.items()}
+        state.optimizer = masks.apply_to_optimizer({name: ~m for name, m in regrown.items()}, state.optimizer)
+    state.weights = masks.apply(mask, state.weights)
+    state.optimizer = masks.apply_to_optimizer(mask, state.optimizer)
+    state.mask = mask
+
+
+def dense_gradient(settings: DynamicSettings, data: Data, state: Training) -> Weights:
+    """The gradient of the training loss on the next batch, of pruned weights too."""
+    device = data.train.images.device
+    model = build(settings.changed(dropout=0.0), data.shape, 10).to(device)
+    model.load_state_dict(state.weights)
+    (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
+    parameters = dict(model.named_parameters())
+    smoothing = settings.label_smoothing
+    loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch], label_smoothing=smoothing)
+    return dict(zip(state.mask, torch.autograd.grad(loss, [parameters[name] for name in state.mask]), strict=True))
+
+
+def _recalled(state: Training, mask: masks.Mask) -> Weights:
+    """The weights, those under the mask as they were when they were pruned."""
+    past = state.remembered or {}
+    return {
+        name: torch.where(mask[name], w, past[name].to(w.device)) if name in past else w
+        for name, w in state.weights.items()
+    }
+
+
+def prune_dynamically(settings: DynamicSettings, data: Data, train: Callable[[Cohort], Cohort]) -> Iterator[Cohort]:
+    """Train every replicate of the study once, pruning as it goes; yield the outcomes."""
+    model = build(settings, data.shape, 10)
+    cohort = {}
+    for replicate in planned(settings):
+        theta_0 = initial_weights(model, settings, seed_for(settings.seed, "init", replicate.trial))
+        cohort[replicate] = begin(settings, replicate.trial, 0, theta_0)
+    yield train(cohort)
+
+
+def planned(settings: DynamicSettings) -> list[Replicate]:
+    """Every training of the study: one for each trial."""
+    return [Replicate("dynamic", trial, 0, 0) for trial in range(settings.trials)]

@@ -1,0 +1,48 @@
+"""Transfer: masks found on one data set, tried on another: as they are (a supermask?), and trained.
+
+Both searches start from the same initial weights, which follow from the seed and the architecture, so a transferred
+mask lands on the very weights it was found with. Untrained accuracies are those at iteration 0 of curves.csv.
+"""
+
+from collections.abc import Callable, Iterator
+
+from lthcore.data.datasets import Data, image_shape
+from lthcore.errors import LabError
+from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.search import Cohort, Found, find_tickets
+from lthcore.settings import Settings, TransferSettings
+
+Search = Callable[[Settings], Iterator[Cohort]]  # finds tickets, round by round: a run of its own, or in memory
+
+
+def transfer(
+    settings: TransferSettings,
+    data: Data,
+    train: Callable[[Cohort], Cohort],
+    search: Search,
+    lineage: Lineage | None = None,
+) -> Iterator[Cohort]:
+    """Find masks on `masks_from`, then tickets on `dataset` with those masks beside them, round by round.
+
+    Raises LabError where the two have images of different shapes, and where the search for the masks diverges.
+    """
+    yield from find_tickets(settings, data, train, masks_elsewhere(settings, search), lineage)
+
+
+def masks_elsewhere(settings: TransferSettings, search: Search) -> Found:
+    """The masks of each trial and round of the same search on the other data set."""
+    mine, other = image_shape(settings), image_shape(settings.source)
+    if mine != other:
+        raise LabError(
+            f"masks_from = {settings.masks_from!r}: its images are {other}, those of {settings.dataset} {mine}; "
+            "image_size makes them alike"
+        )
+    found = {}
+    for replicate, state in (pair for cohort in search(settings.source) for pair in cohort.items()):
+        if state.diverged:
+            raise LabError(
+                f"masks_from = {settings.masks_from!r}: trial {replicate.trial} diverged at round {replicate.round}, "
+                "and there is no mask to transfer; lower learning_rate"
+            )
+        found[replicate.trial, replicate.round] = state.mask
+    return found

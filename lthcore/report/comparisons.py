@@ -1,0 +1,197 @@
+"""Comparisons: tables across the runs of a study. Each run counts once, at the largest profile it was run at."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from lthcore.errors import choose
+from lthcore.paths import project_root
+from lthcore.runs.experiments import PROFILES, load_experiments
+from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.yaml_files import check_shape, read_yaml
+
+
+def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
+    """Variant -> folder of each complete run of a study under a results root, at its largest profile.
+
+    Of the experiments that the params files define: runs made with `-p` have another variant, and are left out.
+    """
+    defined = {
+        experiment.variant
+        for path in (project_root() / "params" / study).glob("*.yaml")
+        for experiment in load_experiments(path, PROFILES[0])
+    }
+    found = {}
+    for profile in PROFILES if smoke else PROFILES[1:]:
+        for path in sorted((root / profile / study).glob("*/run.json")):
+            if path.parent.name in defined and read_record(path.parent).get("complete"):
+                found[path.parent.name] = path.parent
+    return dict(sorted(found.items()))
+
+
+def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
+    """A row for each training of these runs: its row of rounds.csv, its run's profile and settings."""
+    parts = []
+    for variant, folder in runs.items():
+        rounds, record = read_tables(folder)[0], read_record(folder)
+        values = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items() if k not in rounds}
+        parts.append(rounds.assign(variant=variant, profile=folder.parents[1].name, **values))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def published(study: str) -> pd.DataFrame:
+    """What was published of a study's experiments, by variant (params/published.yaml)."""
+    path = project_root() / "params" / "published.yaml"
+    studies = read_yaml(path, "published")
+    check_shape(studies, dict[str, dict[str, dict[str, float]]], f"published: {path}")
+    return pd.DataFrame.from_dict(studies[choose(f"published: {path}: study", study, studies)], orient="index")
+
+
+def dynamic_summary(root: Path) -> pd.DataFrame:
+    """What dynamic pruning came to: accuracy in percent at the end of training, true sparsity, and what was published.
+
+    A row for each experiment: mean and standard deviation over its n trials. Empty where nothing has been run.
+    """
+    table = trainings_of(runs_of(root, "dynamic_pruning"))
+    if table.empty:
+        return table
+    groups = table.groupby("variant")
+    accuracy = 100 * groups["final_test_accuracy"].agg(["mean", "std"])
+    out = pd.DataFrame({
+        "test accuracy (%)": [spread(mean, std) for mean, std in accuracy.itertuples(index=False)],
+        "true sparsity (%)": (100 - groups["percent_left"].mean()).round(2),
+        "asked for (%)": (100 * groups["sparsity"].first()).round(2),
+        "n": groups.size(),
+        "seconds a training": groups["seconds"].mean().round(0).astype(int),
+        "profile": groups["profile"].first(),
+    }, index=accuracy.index)  # fmt: skip
+    theirs = published("dynamic_pruning").reindex(out.index)
+    out.insert(1, "published", [_published(row) for row in theirs.to_dict("records")])
+    return out
+
+
+def dynamic_missing(root: Path) -> list[str]:
+    """The published experiments that have not been run here, beyond smoke runs."""
+    return sorted(set(published("dynamic_pruning").index) - set(runs_of(root, "dynamic_pruning")))
+
+
+def pruning_costs(root: Path) -> pd.DataFrame:
+    """Dynamic against iterative pruning of LeNet by one recipe: what each method's sparse network cost and came to.
+
+    A row for each trial: sparsity, method, iterations in all (those of the dense network included), test accuracy at
+    the end of training.
+    """
+    dynamic = trainings_of(
+        {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k in ("lenet_mnist-78.9", "lenet_mnist-98")}
+    )
+    iterative = trainings_of(
+        {k: v for k, v in runs_of(root, "iterative_pruning").items() if k.startswith("lenet_mnist_against_dynamic")}
+    )
+    if len(dynamic) and len(iterative):
+        iterative = iterative[iterative["profile"].isin(dynamic["profile"].unique())]
+    rows = [
+        {"sparsity": r.sparsity, "method": "dynamic", "each": r.iterations, "in all": r.iterations,
+         "trial": r.trial, "percent_left": r.percent_left, "accuracy": r.final_test_accuracy}
+        for r in dynamic.itertuples()
+    ]  # fmt: skip
+    names = {"ticket": "iterative, rewound", "continued": "iterative, trained on"}
+    for r in iterative.itertuples():
+        if r.round == r.rounds:
+            rows.append({
+                "sparsity": float(r.variant.rpartition("-")[2]) / 100, "method": names[r.arm], "each": r.iterations,
+                "in all": r.iterations * (r.rounds + 1), "trial": r.trial, "percent_left": r.percent_left,
+                "accuracy": r.final_test_accuracy,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
+    """What it costs to find a sparse LeNet on MNIST: for each way, at the smallest network that tests at `level`.
+
+    Accuracies are means over trials at the end of training. A way's trainings are those that lead to that network.
+    FLOPs are of masked-dense training, evaluations left out; seconds of training as it was done, on one core.
+    """
+    rows = []
+    for study in ("iterative_pruning", "movement_pruning", "structured_pruning", "robust_training"):
+        for variant, folder in runs_of(root, study).items():
+            if variant.startswith("lenet_mnist"):
+                table = trainings_of({variant: folder})
+                rows += [
+                    _cost(f"{study}: {variant}, {arm}", table, arm, level) for arm in ("ticket", "oneshot", "continued")
+                ]
+    runs = runs_of(root, "dynamic_pruning").items()
+    dynamic = trainings_of({k: v for k, v in runs if k.startswith("lenet_mnist-") and not k.endswith("-longer")})
+    if len(dynamic) and dynamic["percent_left"].max() == 100:
+        levels = {left: k for k, left in enumerate(sorted(dynamic["percent_left"].round(2).unique(), reverse=True))}
+        as_rounds = dynamic.assign(round=dynamic["percent_left"].round(2).map(levels), arm="ticket")
+        rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", level, trainings=1))
+    found = [row for row in rows if row]
+    return pd.DataFrame(found).sort_values("GFLOPs").reset_index(drop=True) if found else pd.DataFrame()
+
+
+def _cost(way: str, table: pd.DataFrame, arm: str, level: float, trainings: int | None = None) -> dict | None:
+    dense = table[(table["arm"] == "ticket") & (table["round"] == 0)]
+    means = table[table["arm"] == arm].groupby("round").mean(numeric_only=True)
+    good = means[(means["final_test_accuracy"] >= level) & (means.index > 0)]
+    if good.empty:
+        return None
+    k = good["percent_left"].idxmin()
+    lineage = {"oneshot": [0, k]}.get(arm, list(range(k + 1)) if trainings is None else [k])
+    parts = table[(table["arm"] == arm) & table["round"].isin(lineage)]
+    if arm != "ticket" and trainings is None:
+        parts = pd.concat([dense, parts])
+    per_trial = parts.groupby("trial")
+    iterations = per_trial["iterations"].sum().mean()
+    return {
+        "way": way, "weights left (%)": round(good.loc[k, "percent_left"], 2), "n": parts["trial"].nunique(),
+        "test accuracy (%)": round(100 * good.loc[k, "final_test_accuracy"], 2),
+        "dense (%)": round(100 * dense["final_test_accuracy"].mean(), 2), "trainings": len(lineage),
+        "iterations": int(iterations), "core seconds": int(per_trial["seconds"].sum().mean()),
+        "GFLOPs": int(6 * dense["weights_left"].max() * table["batch_size"].iloc[0] * iterations / 1e9),
+        "profile": table["profile"].iloc[0],
+    }  # fmt: skip
+
+
+def compaction_table(root: Path) -> pd.DataFrame:
+    """What `benchmarks/compaction.py` measured, on whatever devices it was run; empty where on none."""
+    parts = []
+    for path in sorted((root / "benchmarks").glob("*/compaction.json")):
+        record = json.loads(path.read_text())
+        where = record["hardware"]["gpu"] or record["hardware"]["cpu"]
+        parts.append(pd.DataFrame(record["rows"]).assign(where=where))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def gap(a: pd.Series, b: pd.Series) -> str:
+    """The mean difference of two series by trial, in points, with its 95% interval (Student's t, paired)."""
+    return gaps({"": a}, b).strip()
+
+
+def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -> str:
+    """As `gap`, of several named series against one, or each against its own; n is said where it changes."""
+    parts, said = [], ""
+    for name, other in others.items():
+        difference = 100 * (other - (base[name] if isinstance(base, dict) else base)).dropna()
+        n, mean = len(difference), difference.mean()
+        half = stats.t.ppf(0.975, n - 1) * difference.std() / n**0.5 if n > 1 else None
+        interval = "" if half is None else f" [{mean - half:+.2f}, {mean + half:+.2f}]"
+        count = f" (n = {n})"
+        parts.append(f"{name} {mean:+.2f}{'' if parts else ' points'}{interval}{'' if count == said else count}")
+        said = count
+    return ", ".join(parts)
+
+
+def spread(mean: float, std: float) -> str:
+    """Mean and standard deviation in words."""
+    return f"{mean:.2f}" if std != std else f"{mean:.2f} ± {std:.2f}"
+
+
+def _published(row: dict) -> str:
+    parts = []
+    if row.get("later") == row.get("later"):
+        parts.append(spread(row["later"], row["spread"]))
+    if row.get("first") == row.get("first"):
+        parts.append(f"{row['first']:.2f} at 0% sparse")
+    return ", ".join(parts)

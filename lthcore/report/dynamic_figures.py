@@ -1,0 +1,208 @@
+"""Figures of dynamic pruning, drawn from the committed tables alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
+
+from lthcore.report.comparisons import pruning_costs, published, runs_of, trainings_of
+from lthcore.report.plots import ARMS, caption_of, captioned, new_figure
+from lthcore.runs.folder import read_record, read_tables
+
+GREY = "#767676"
+PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
+LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks
+COLOURS = {"dynamic": ARMS["ticket"][1], "iterative, rewound": ARMS["reinit"][1], "iterative, trained on": GREY}
+
+
+def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
+    """Dynamic pruning as it goes, by epoch: weights left, loss and accuracy; a colour for each run (label -> folder).
+
+    Lines are means over trials. Loss and accuracy are those of validation where there is one, else of test.
+    """
+    figure, (left, loss, accuracy) = new_figure(1, 3)
+    for (label, folder), colour in zip(folders.items(), PALETTE, strict=False):
+        curves, settings = read_tables(folder)[1], read_record(folder)["settings"]
+        steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
+        split = "val" if settings["validation"] else "test"
+        means = curves.groupby("iteration").mean(numeric_only=True)
+        epoch = means.index / steps
+        # the mask tightens at the start of an epoch, and is read at its end: so a step, held back to the start
+        left.step(epoch, means["percent_left"], where="pre", color=colour, label=label)
+        loss.plot(epoch, means[f"{split}_loss"], color=colour)
+        accuracy.plot(epoch, means[f"{split}_accuracy"], color=colour)
+    left.set(title="Weights that are not zero", ylabel="share of all weights", ylim=(-3, 103))
+    left.yaxis.set_major_formatter(PercentFormatter(100, decimals=0))
+    what = {"val": "validation", "test": "test"}[split]
+    loss.set(title=f"Loss ({what})", ylabel="cross-entropy (nats)", yscale="log")
+    accuracy.set(title=f"Accuracy ({what})", ylabel="accuracy")
+    best = max(line.get_ydata().max() for line in accuracy.lines)
+    accuracy.set_ylim(best - 0.1, min(1.0, best + 0.005))
+    trained = [value for line in loss.lines for value in line.get_ydata()[1:]]  # untrained, all are off the scale
+    loss.set_ylim(0.9 * min(trained), 1.1 * max(trained))
+    loss.yaxis.set_major_formatter(ScalarFormatter())
+    loss.yaxis.set_minor_formatter(NullFormatter())
+    loss.set_yticks([tick for tick in LOSSES if loss.get_ylim()[0] < tick < loss.get_ylim()[1]])
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    for axes in (left, loss, accuracy):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
+    return captioned(figure, caption)
+
+
+def dynamic_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST as it is pruned: dense, to 78.9% and to 98%, and with the mask on the gradients alone."""
+    wanted = {
+        "lenet_mnist-dense": "dense", "lenet_mnist-78.9": "to 78.9%", "lenet_mnist-98": "to 98%",
+        "lenet_mnist_schedules-linear": "to 98%, linear to the end",
+        "lenet_mnist_schedules-gradients_only": "mask on gradients only",
+    }  # fmt: skip
+    runs = runs_of(root, "dynamic_pruning")
+    found = {label: runs[name] for name, label in wanted.items() if name in runs}
+    return dynamic_training(found, caption_of("LeNet-300-100 on MNIST", *found.values())) if len(found) > 1 else None
+
+
+def dynamic_sparsities(root: Path) -> Figure | None:
+    """Test accuracy against sparsity: dynamically pruned networks, each trial a dot, and what was published."""
+    runs = runs_of(root, "dynamic_pruning")
+    families = {
+        "LeNet-300-100 on MNIST": ("lenet_mnist", None),
+        "the same, training images shifted and turned": ("lenet_mnist_augmented", None),
+        "ResNet-18 on CIFAR-10": ("resnet18_cifar10_sparsities", "resnet18_cifar10"),
+    }
+    found = {}
+    for title, (stem, extra) in families.items():
+        members = {
+            k: v for k, v in runs.items() if (k.startswith(f"{stem}-") and not k.endswith("-longer")) or k == extra
+        }
+        if len(members) > 1:
+            found[title] = trainings_of(members)
+    if not found:
+        return None
+    figure, panels = new_figure(1, len(found))
+    theirs = published("dynamic_pruning")
+    for axes, (title, table) in zip(panels, found.items(), strict=True):
+        table = table.assign(pruned=100 - table["percent_left"])
+        x = _logit(table["pruned"])
+        axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="a trial")
+        means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned")
+        axes.plot(_logit(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"], label="mean")
+        there = theirs.reindex(means.index)["later"].dropna()
+        axes.scatter(
+            _logit(means["pruned"][there.index]), there / 100, marker="D", color=GREY, label="published", zorder=3
+        )
+        ticks = sorted({round(float(v), 1) for v in means["pruned"]})
+        axes.set_xticks(_logit(pd.Series(ticks)), [f"{v:g}" for v in ticks])
+        axes.set(
+            title=title, xlabel="true sparsity (%)", ylabel="test accuracy at the end" if axes is panels[0] else ""
+        )
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    panels[0].legend()
+    n = min(table.groupby("variant").size().min() for table in found.values())
+    return captioned(figure, f"n >= {n} trials each")
+
+
+def dynamic_schedules(root: Path) -> Figure | None:
+    """Where the weights go when: the schedules of LeNet's 98%, and what each comes to."""
+    runs = {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k.startswith("lenet_mnist_schedules-")}
+    runs |= {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k == "lenet_mnist-98"}
+    if len(runs) < 3:
+        return None
+    table = trainings_of(runs)
+    table["label"] = table["variant"].str.removeprefix("lenet_mnist_schedules-").replace("lenet_mnist-98", "cubic-20")
+    names = {
+        "linear": "linear, to the last epoch", "linear-20": "linear, to epoch 20", "cubic": "cubic, to the last epoch",
+        "cubic-20": "cubic, to epoch 20", "cosine": "cosine, to the last epoch", "cosine-20": "cosine, to epoch 20",
+        "constant": "all at once, at the start", "constant-10": "all at once, at epoch 10",
+        "cubic-20-layer": "cubic to epoch 20, layer by layer", "cubic-20-regrowth": "cubic to epoch 20, with regrowth",
+        "gradients_only": "mask on gradients only",
+    }  # fmt: skip
+    table["label"] = table["label"].map(names)
+    order = table.groupby("label")["final_test_accuracy"].mean().sort_values().index
+    return _strip(table, "label", order, "LeNet-300-100 on MNIST, asked for 98%", runs)
+
+
+def dynamic_sensitivity(root: Path) -> Figure | None:
+    """What one setting changes: LeNet pruned to 78.9% as it trains, batch, rate, momentum, epochs and depth."""
+    runs = {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k.startswith("lenet_mnist_sensitivity-")}
+    base = runs_of(root, "dynamic_pruning").get("lenet_mnist-78.9")
+    if len(runs) < 3 or base is None:
+        return None
+    factors = {
+        "batch": ("images a batch", {"base": 128}),
+        "rate": ("learning rate", {"base": 0.1}),
+        "momentum": ("momentum", {"base": 0.9}),
+        "epochs": ("epochs", {"base": 30}),
+        "depth": ("hidden layers", {"base": 2}),
+    }
+    table = trainings_of(runs | {"base": base})
+    figure, panels = new_figure(2, 3)
+    for axes, (factor, (label, values)) in zip(panels, factors.items(), strict=False):
+        for name in runs:
+            if name.startswith(f"lenet_mnist_sensitivity-{factor}-"):
+                values[name] = float(name.rpartition("-")[2])
+        part = table[table["variant"].isin(values)].assign(value=lambda t, v=values: t["variant"].map(v))
+        order = sorted(set(part["value"]))
+        place = part["value"].map({v: i for i, v in enumerate(order)})
+        axes.scatter(place, part["final_test_accuracy"], s=16, color=COLOURS["dynamic"], alpha=0.6)
+        means = part.groupby("value")["final_test_accuracy"].mean()
+        axes.plot(range(len(order)), means.loc[order], color=COLOURS["dynamic"])
+        axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
+        axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label}")
+        axes.margins(x=0.15)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    for axes in panels[len(factors) :]:
+        axes.set_axis_off()
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST to 78.9%, a dot a trial", base))
+
+
+def dynamic_costs(root: Path) -> Figure | None:
+    """Dynamic against iterative pruning at equal sparsity: accuracy against what the sparse network cost."""
+    table = pruning_costs(root)
+    if table.empty or table["method"].nunique() < 2:
+        return None
+    levels = sorted(table["sparsity"].unique())
+    figure, panels = new_figure(1, max(2, len(levels)))
+    for axes, level in zip(panels, levels, strict=False):
+        part = table[table["sparsity"] == level]
+        budget = part["in all"].map(lambda n: float(f"{n:.2g}"))  # rounds of whole steps make up almost the same
+        places = {b: i for i, b in enumerate(sorted(budget.unique()))}
+        for i, (method, colour) in enumerate(COLOURS.items()):
+            mine = part["method"] == method
+            at = budget[mine].map(places) + 0.2 * (i - 1)
+            axes.scatter(at, part.loc[mine, "accuracy"], s=18, color=colour, alpha=0.6)
+            for b, mean in part[mine].groupby(budget[mine])["accuracy"].mean().items():
+                axes.plot(
+                    [places[b] + 0.2 * (i - 1) - 0.08, places[b] + 0.2 * (i - 1) + 0.08], [mean] * 2, color=colour
+                )
+            axes.plot([], [], "o", color=colour, label=method)
+        axes.set_xticks(range(len(places)), [f"{b:,.0f}" for b in places])
+        axes.set(title=f"{level:.1%} sparse", xlabel="training iterations in all", ylabel="test accuracy at the end")
+        axes.set_xlim(-0.5, len(places) - 0.5)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    for axes in panels[len(levels) :]:
+        axes.set_axis_off()
+    panels[0].legend()
+    return captioned(figure, "LeNet-300-100 on MNIST, one recipe for all; a dot a trial, a bar their mean")
+
+
+def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dict[str, Path]) -> Figure:
+    """Test accuracies by a label, each trial a dot, the mean a bar; the true sparsity beside the label."""
+    figure, (axes,) = new_figure(1, 1, (7.5, 0.9 + 0.32 * len(order)))
+    for i, label in enumerate(order):
+        part = table[table[key] == label]
+        axes.scatter(part["final_test_accuracy"], np.full(len(part), i), s=16, color=COLOURS["dynamic"], alpha=0.6)
+        axes.plot([part["final_test_accuracy"].mean()] * 2, [i - 0.3, i + 0.3], color=COLOURS["dynamic"])
+    sparsity = {label: 100 - table.loc[table[key] == label, "percent_left"].mean() for label in order}
+    axes.set_yticks(range(len(order)), [f"{label} ({sparsity[label]:.0f}% zero)" for label in order])
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set(title=title, xlabel="test accuracy at the end")
+    return captioned(figure, caption_of("a dot a trial", *runs.values()))
+
+
+def _logit(percent: pd.Series) -> pd.Series:
+    """A scale on which 90, 99 and 99.9% stand apart, and 0 has its place."""
+    return -np.log10((100 - percent).clip(lower=0.01))

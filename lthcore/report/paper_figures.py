@@ -1,0 +1,311 @@
+"""The paper's figures (arXiv 1803.03635) from whatever tables there are: for each run, the largest profile wins.
+
+`FIGURES` says what each figure is drawn of: runs (params files; all variants of a sweep), arms and columns.
+`params/FIGURES.md` is that table with what it costs; `make figures` draws what there is. Nothing is trained here.
+"""
+
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+
+from lthcore.errors import LabError
+from lthcore.lottery.search import planned
+from lthcore.paths import project_root
+from lthcore.report import plots
+from lthcore.report.plots import ARMS, Series
+from lthcore.runs.estimate import seconds_of, timed
+from lthcore.runs.experiments import PROFILES, load_experiments
+from lthcore.runs.folder import has_results, read_record, read_table, read_tables
+from lthcore.runs.provenance import hardware
+from lthcore.training.parallel import worker_count
+
+NOTEBOOK = "iterative_pruning"
+LENET_RUN, SGD_RUN = ("lenet_mnist_standardised",), "lenet_mnist_sgd"  # lenet_mnist, of unit scaling, is not run yet
+LENET = f"{NOTEBOOK}/{LENET_RUN[0]}"
+CONVS = ("conv2_cifar10", "conv4_cifar10", "conv6_cifar10")
+TITLES = {
+    "es_iteration": "Early-stop iteration",
+    "es_test_accuracy": "Test accuracy at early stop",
+    "es_val_accuracy": "Validation accuracy at early stop",
+    "es_train_accuracy": "Training accuracy at early stop",
+    "final_test_accuracy": "Test accuracy at the end",
+    "final_train_accuracy": "Training accuracy at the end",
+    "read_1_test_accuracy": "Test accuracy, first reading",
+    "read_2_test_accuracy": "Test accuracy, second reading",
+    "read_3_test_accuracy": "Test accuracy, third reading",
+}
+PAIR = ("es_iteration", "es_test_accuracy")
+FOUR = (*PAIR, "es_train_accuracy", "final_test_accuracy")
+SWEEP = ("es_iteration", "es_val_accuracy", "es_train_accuracy", "final_test_accuracy")
+FIVE = (*FOUR, "final_train_accuracy")
+READINGS = tuple(title for title in TITLES if title.startswith("read_"))
+NOISE = ("ticket", "noise_0.5", "noise_1", "noise_2", "noise_3", "reinit")
+
+
+class Sheet(NamedTuple):
+    """A figure of the paper: its title, the params files of its runs, the arms and the columns (or quantities)."""
+
+    title: str
+    runs: tuple[str, ...]
+    arms: tuple[str, ...] = ("ticket",)
+    columns: tuple[str, ...] = PAIR
+    kind: str = "panels"  # panels, curves, figure4, distributions or together
+    x: str = "percent_left"
+
+
+def _distributions(title: str, run: str, *quantities: str, kind: str = "distributions") -> Sheet:
+    return Sheet(title, (run,), ("ticket",), quantities, kind)
+
+
+MOVED = ("movement, in the ticket", "movement, pruned")
+CHANGED = ("magnitude change, in the ticket", "magnitude change, pruned")
+INCOMING, OUTGOING, SURVIVING = "incoming connections kept", "outgoing connections kept", "surviving initial weights"
+FIGURES = {
+    1: Sheet("Winning tickets against random sparse networks", (*LENET_RUN, *CONVS), ("ticket", "random")),
+    3: Sheet("Test accuracy as training proceeds", LENET_RUN, ("ticket", "reinit"), ("test_accuracy",), "curves"),
+    4: Sheet(
+        "LeNet: early stop and accuracy", LENET_RUN, ("ticket", "reinit", "oneshot", "oneshot_reinit"), FOUR, "figure4"
+    ),
+    5: Sheet("Conv-2/4/6: early stop and accuracy", CONVS, ("ticket", "reinit"), FOUR),
+    6: Sheet("Conv-2/4/6 with dropout", ("conv_dropout", *CONVS), ("ticket",), FOUR),
+    7: Sheet("VGG-19", ("vgg19_cifar10",), ("ticket", "reinit"), READINGS),
+    8: Sheet("ResNet-18 (20 layers)", ("resnet20_cifar10",), ("ticket", "reinit"), READINGS),
+    9: Sheet("LeNet: rewinding against continued training", LENET_RUN, ("ticket", "continued_reset"), FOUR),
+    10: Sheet("Conv-2/4/6: rewinding against continued training", CONVS, ("ticket", "continued_reset"), FOUR),
+    11: Sheet("Validation loss as training proceeds", LENET_RUN, ("ticket", "reinit"), ("val_loss",), "curves"),
+    12: Sheet(
+        "LeNet: Figure 4 with training accuracy", LENET_RUN, ("ticket", "reinit", "oneshot", "oneshot_reinit"), FIVE
+    ),
+    13: Sheet("Conv-2/4/6: Figure 5 with training accuracy", CONVS, ("ticket", "reinit"), FIVE),
+    14: Sheet(
+        "Test accuracy at the end",
+        (*LENET_RUN, *CONVS, "resnet20_cifar10", "vgg19_cifar10"),
+        ("ticket", "reinit", "random"),
+        ("final_test_accuracy",),
+    ),
+    15: _distributions("Surviving initial weights, Adam", *LENET_RUN, SURVIVING),
+    16: _distributions("Surviving initial weights, SGD", SGD_RUN, SURVIVING),
+    17: Sheet("Reinitialised from the surviving weights", LENET_RUN, ("ticket", "resampled", "reinit"), FOUR),
+    18: Sheet("Pruned by magnitude at iteration 0", ("lenet_mnist_at_init", *LENET_RUN), ("ticket", "reinit"), FOUR),
+    19: _distributions("Movement of weights", *LENET_RUN, *MOVED, kind="together"),
+    20: _distributions("Change in magnitude", *LENET_RUN, *CHANGED, kind="together"),
+    21: _distributions("Incoming connections kept, Adam", *LENET_RUN, INCOMING),
+    22: _distributions("Incoming connections kept, SGD", SGD_RUN, INCOMING),
+    23: _distributions("Outgoing connections kept, Adam", *LENET_RUN, OUTGOING),
+    24: _distributions("Outgoing connections kept, SGD", SGD_RUN, OUTGOING),
+    25: Sheet("Tickets with noise", LENET_RUN, NOISE, FOUR),
+    26: Sheet("LeNet: Adam learning rates", ("lenet_mnist_adam_rates",), columns=SWEEP),
+    27: Sheet("LeNet: SGD learning rates", ("lenet_mnist_sgd_rates",), columns=SWEEP),
+    28: Sheet("LeNet: momentum", ("lenet_mnist_momentum",), columns=SWEEP),
+    29: Sheet("LeNet: pruning rates", ("lenet_mnist_pruning_rates",), columns=SWEEP),
+    30: Sheet("LeNet: initialisations", ("lenet_mnist_initialisation",), columns=SWEEP),
+    31: Sheet("LeNet: widths", ("lenet_mnist_widths",), columns=SWEEP, x="weights_left"),
+    32: Sheet("Conv-2/4/6: Adam learning rates", ("conv_adam_rates",), columns=SWEEP),
+    33: Sheet("Conv-2/4/6: SGD learning rates", ("conv_sgd_rates",), columns=SWEEP),
+    34: Sheet("Conv-2/4/6: momentum", ("conv_momentum",), columns=SWEEP),
+    35: Sheet("Conv-2/4/6: pruning rates of convolutions", ("conv_pruning_rates",), columns=SWEEP),
+    36: Sheet("Conv-2/4/6: dropout learning rates", ("conv_dropout_rates",), columns=SWEEP),
+    37: Sheet("Conv-2/4/6: only convolutions, only dense layers", ("conv_parts",), columns=SWEEP),
+    38: Sheet("VGG-19: global against layer-wise pruning", ("vgg19_cifar10", "vgg19_layerwise"), columns=READINGS),
+    39: Sheet(
+        "ResNet-18: global against layer-wise pruning", ("resnet20_cifar10", "resnet20_layerwise"), columns=READINGS
+    ),
+    40: Sheet("VGG-19, layer-wise", ("vgg19_layerwise",), columns=READINGS),
+    41: Sheet("ResNet-18, layer-wise", ("resnet20_layerwise",), columns=READINGS),
+    42: Sheet("VGG-19, layer-wise: learning rates", ("vgg19_rates",), columns=READINGS),
+    43: Sheet("VGG-19, layer-wise: warm-ups", ("vgg19_warmups",), columns=READINGS),
+    44: Sheet("ResNet-18, layer-wise: learning rates", ("resnet20_rates",), columns=READINGS),
+    45: Sheet("ResNet-18, layer-wise: warm-ups", ("resnet20_warmups",), columns=READINGS),
+}
+
+
+def params_of(run: str) -> Path:
+    """The params file of a run of FIGURES."""
+    return project_root() / "params" / NOTEBOOK / f"{run}.yaml"
+
+
+def variants(run: str) -> list[str]:
+    """`<notebook>/<variant>` of a params file: one, or one for each label of its sweep."""
+    if not params_of(run).exists():  # a project of its own
+        return [f"{NOTEBOOK}/{run}"]
+    return [f"{NOTEBOOK}/{experiment.variant}" for experiment in load_experiments(params_of(run), "paper")]
+
+
+def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tuple[str, ...] = PROFILES) -> Path | None:
+    """The folder of `<notebook>/<variant>` under the largest profile that has tables; None where none has.
+
+    With `arms`, a profile that has more of them goes before a larger one that does not have them yet.
+    """
+    folders = [Path(root) / profile / name for profile in reversed(profiles)]
+    folders = [folder for folder in folders if has_results(folder)]
+    return max(folders, key=lambda folder: len(set(arms) & _arms(folder)) if arms else 0, default=None)
+
+
+def _arms(folder: Path) -> set[str]:
+    """The arms that a run has down to its last round."""
+    rounds = read_table(folder, "rounds.csv")
+    deepest = rounds.groupby("arm")["round"].max()
+    return set(deepest[deepest == rounds["round"].max()].index)
+
+
+def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
+    """run.json, rounds and curves of the largest run of `<notebook>/<variant>`. Raises LabError where there is none."""
+    folder = largest_run(root, name)
+    if folder is None:
+        raise LabError(f"results: no tables of {name} under {root}; `lth run params/{name}.yaml` makes them")
+    return read_record(folder), *read_tables(folder)
+
+
+def describe(folder: Path, rounds: pd.DataFrame) -> str:
+    """A caption: profile, n, iterations, and how much of the run is done."""
+    record = read_record(folder)
+    if not record:
+        return "no run.json beside this table: settings unknown"
+    done, planned = record["trainings_done"], record["trainings_planned"]
+    partial = "" if done >= planned else f", {done} of {planned} trainings done"
+    n, iterations = rounds["trial"].nunique(), rounds["iterations"].max()
+    what = f"profile {profile_of(folder)}: n = {n} trials of {iterations:,} iterations"
+    return f"{what}, bars from min to max{partial} ({record['run_key']})"
+
+
+def profile_of(folder: Path) -> str:
+    """The profile of a run's folder, `<profile>/<notebook>/<variant>`."""
+    return folder.relative_to(folder.parents[2]).parts[0]
+
+
+def draw(number: int, root: Path) -> Figure | None:
+    """One of the paper's figures, or None where none of its tables is there, or only those of smoke runs."""
+    sheet = FIGURES[number]
+    names = [name for run in sheet.runs for name in variants(run)]
+    real = ("cpu", "paper")  # a smoke run shows that it runs, not what is found
+    found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms, real))}
+    if not found:
+        return None
+    missing = [name.split("/")[1] for name in names if name not in found]
+    if sheet.kind in ("distributions", "together"):
+        return _draw_distributions(sheet, root)
+    folder = next(iter(found.values()))
+    rounds, curves = read_tables(folder)
+    if sheet.kind == "curves":
+        return plots.figure3(rounds, curves, describe(folder, rounds), sheet.columns[0])
+    if sheet.kind == "figure4":
+        return plots.figure4(rounds, describe(folder, rounds))
+    return _draw_panels(sheet, found, missing)
+
+
+def _draw_panels(sheet: Sheet, found: dict[str, Path], missing: list[str]) -> Figure:
+    tables = {name: read_tables(folder)[0] for name, folder in found.items()}
+    columns = {column: TITLES[column] for column in sheet.columns}
+    if len(tables) == 1:
+        ((name, rounds),) = tables.items()
+        absent = missing + [ARMS[arm][0] for arm in sheet.arms if arm not in set(rounds["arm"])]
+        return plots.panels(
+            plots.series_of(rounds, sheet.arms), columns, describe(found[name], rounds), sheet.x, absent
+        )
+    colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
+    series = []
+    for colour, (name, rounds) in zip(colours, tables.items(), strict=False):
+        profile, label = profile_of(found[name]), name.split("/")[1]
+        profile = "" if profile == "paper" else f" ({profile})"
+        for one in plots.series_of(rounds, sheet.arms):
+            arm = "" if one.arm == "ticket" else f", {one.arm}"
+            series.append(Series(rounds, one.arm, f"{label}{arm}{profile}", colour, one.style))
+    captions = dict.fromkeys(describe(found[name], rounds).split(" (")[0] for name, rounds in tables.items())
+    caption = "; ".join(list(captions)[:3]) + ("; ..." if len(captions) > 3 else "")
+    return plots.panels(series, columns, caption, sheet.x, missing)
+
+
+def _draw_distributions(sheet: Sheet, root: Path) -> Figure | None:
+    places = [Path(root) / profile / NOTEBOOK / sheet.runs[0] for profile in ("paper", "cpu")]
+    folder = next((place for place in places if (place / "distributions.csv").exists()), None)
+    table = read_table(folder, "distributions.csv") if folder else pd.DataFrame()
+    if table.empty:
+        return None
+    rounds, _ = read_tables(folder)
+    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
+    shown = {k: left[k] for k in sorted(table["round"].unique())}
+    if sheet.kind == "together":  # one level: half of the way on the logarithmic axis
+        level = min(shown, key=lambda k: abs(shown[k] - 16.9))
+        shown = {level: shown[level]}
+    caption = describe(folder, rounds).replace("bars from min to max", "summed over trials")
+    return plots.plot_distributions(table, sheet.columns, shown, caption, sheet.kind == "together")
+
+
+def show(number: int, root: Path) -> None:
+    """Show one of the paper's figures in a notebook, in few colours that keep it small, or print what it lacks."""
+    from IPython.display import Image, display  # only a notebook needs it
+    from PIL import Image as Picture
+
+    figure = draw(number, root)
+    if figure is None:
+        print(f"no tables of {', '.join(FIGURES[number].runs)} yet: `lth run params/{NOTEBOOK}/<run>.yaml` makes them")
+        return
+    whole, small = BytesIO(), BytesIO()
+    figure.savefig(whole, dpi=72)
+    plt.close(figure)
+    picture = Picture.open(whole).convert("RGB").quantize(64, Picture.Quantize.MAXCOVERAGE)  # keeps lines apart
+    picture.save(small, "PNG", optimize=True)
+    display(Image(small.getvalue()))
+
+
+def figures_table() -> str:
+    """params/FIGURES.md: which runs and arms feed which figure, and what each run costs here, steps timed just now."""
+    cpu, cores = hardware(torch.device("cpu"))["cpu"], worker_count()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    lines = [
+        "# What feeds which figure",
+        "",
+        "Written by `lth figures --table`. Runs are files of `params/iterative_pruning`; a sweep is all its variants.",
+        "",
+        "| figure | shows | runs | arms |",
+        "|---|---|---|---|",
+    ]
+    for number, sheet in FIGURES.items():
+        lines.append(f"| {number} | {sheet.title} | {', '.join(sheet.runs)} | {', '.join(sheet.arms)} |")
+    lines += [
+        "",
+        f"## What the runs cost at profile `paper`, on {gpu or f'{cores} cores ({cpu})'}",
+        "",
+        "Steps a second are those of the dense network, one training alone; hours count every arm, draw, round and",
+        "evaluation, sparse rounds at their own speed, all cores at work.",
+        "",
+        "| run | figures | variants | trainings | iterations | steps a second | hours |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in dict.fromkeys(run for sheet in FIGURES.values() for run in sheet.runs):
+        settings = [experiment.settings for experiment in load_experiments(params_of(run), "paper")]
+        trainings = sum(len(planned(s)) for s in settings)
+        hours = sum(seconds_of(s, planned(s)) for s in settings) / 3600
+        figures = ", ".join(str(number) for number, sheet in FIGURES.items() if run in sheet.runs)
+        steps = sorted({s.iterations for s in settings})
+        speeds = sorted({round(1 / timed(s)[0], 1) for s in settings})
+        lines.append(
+            f"| [{run}](iterative_pruning/{run}.yaml) | {figures} | {len(settings)} | {trainings:,} "
+            f"| {_range(steps)} | {_range(speeds)} | {hours:,.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _range(values: list[float]) -> str:
+    ends = [f"{value:,}" for value in (values[0], values[-1])]
+    return ends[0] if len(values) == 1 else "-".join(ends)
+
+
+def draw_all(root: Path, folder: Path) -> list[str]:
+    """Draw every figure there are tables for into `folder` as svg and png; return a line for each."""
+    return [draw_into(folder, number, root) for number in FIGURES]
+
+
+def draw_into(folder: Path, number: int, root: Path) -> str:
+    """Draw one of the paper's figures into `folder`, if its tables are there; return a line that says so."""
+    figure, sheet = draw(number, root), FIGURES[number]
+    if figure is None:
+        return f"Figure {number}, {sheet.title}: no tables of {', '.join(sheet.runs)} yet"
+    plots.save(figure, folder, f"fig{number:02}")
+    return f"Figure {number}, {sheet.title}: drawn as svg and png"

@@ -1,0 +1,317 @@
+"""Plots: tables to figures, in one style. No training happens here, and nothing is read but tables.
+
+Lines are means over trials (and draws), bars reach from the lowest to the highest of them, as in the paper.
+"""
+
+import json
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+
+from lthcore.analysis.similarity import interval
+from lthcore.report.tables import round_nearest, with_dense
+from lthcore.runs.folder import read_record
+
+STYLE = Path(__file__).with_name("lth.mplstyle")
+# arm -> (label, colour, line style)
+ARMS = {
+    "ticket": ("winning ticket", "#1f5fa8", "-"),
+    "reinit": ("reinitialised ticket", "#d1642a", "--"),
+    "random": ("random sparse network", "#3d8c5c", ":"),
+    "oneshot": ("one-shot ticket", "#7a4fa3", "-"),
+    "oneshot_reinit": ("reinitialised one-shot", "#b8860b", "--"),
+    "continued": ("continued training", "#767676", "-."),
+    "continued_reset": ("mask of continued training, rewound", "#8c6d31", "--"),
+    "fine_tuned": ("fine-tuned", "#b0486a", "-."),
+    "transferred": ("mask from the other data set", "#d1642a", "-"),
+    "transferred-shuffled": ("that mask, shuffled in layers", "#999999", ":"),
+    "resampled": ("weights drawn from the ticket's own", "#2a9d8f", "--"),
+    "noise_0.5": ("ticket + 0.5 sigma of noise", "#5b8fc9", "-"),
+    "noise_1": ("ticket + 1 sigma", "#8a6fc0", "-"),
+    "noise_2": ("ticket + 2 sigma", "#c07fae", "-"),
+    "noise_3": ("ticket + 3 sigma", "#c0504d", "-"),
+}
+TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
+
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
+warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
+
+
+class Series(NamedTuple):
+    """One line of a figure: an arm of a run, and how it is drawn."""
+
+    rounds: pd.DataFrame
+    arm: str
+    label: str
+    colour: str
+    style: str
+
+
+def series_of(rounds: pd.DataFrame, arms: Iterable[str] = tuple(ARMS)) -> list[Series]:
+    """A line for each of these arms that the table has beyond the dense network."""
+    present = set(rounds.loc[rounds["round"] > 0, "arm"])
+    return [Series(rounds, arm, *ARMS[arm]) for arm in arms if arm in present]
+
+
+def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left") -> None:
+    """One column of rounds.csv against what is left: means over trials and draws, bars to the lowest and highest."""
+    table = with_dense(series.rounds)
+    part = table[(table["arm"] == series.arm) & table[column].notna()]
+    if part.empty:
+        return
+    # trials agree on the weights left to one weight in thousands: the round is what they share
+    left = part.groupby("round")[x].transform("mean")
+    sns.lineplot(
+        part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
+        marker="o", markeredgewidth=0, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
+    )  # fmt: skip
+    axes.set_xlabel("weights left (%)" if x == "percent_left" else "weights left")
+    if "accuracy" in column:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def plot_against_sparsity(
+    rounds: pd.DataFrame, column: str, arms: Iterable[str] = tuple(ARMS), axes: Axes | None = None, linear: bool = False
+) -> Axes:
+    """One column of rounds.csv against the percentage of weights left, a line for each arm that the table has."""
+    axes = axes or new_figure(1, 1)[1][0]
+    for series in series_of(rounds, arms):
+        plot_series(series, column, axes)
+    if linear:
+        axes.invert_xaxis()
+    else:
+        sparsity_axis(axes, rounds["percent_left"].min())
+    axes.set_xlabel("weights left (%)")
+    return axes
+
+
+def panels(
+    series: Iterable[Series],
+    columns: dict[str, str],
+    caption: str = "",
+    x: str = "percent_left",
+    missing: Iterable[str] = (),
+) -> Figure:
+    """A panel for each column (its title) with all series, as most of the paper's figures are."""
+    series = list(series)
+    many = len(series) > 8  # then the legend stands beside the panels
+    across = 2 if len(columns) == 4 else min(len(columns), 3)
+    figure, axes = new_figure(-(-len(columns) // across), across)
+    for panel, (column, title) in zip(axes, columns.items(), strict=False):
+        for one in series:
+            plot_series(one, column, panel, x)
+        lowest = min((one.rounds[x].min() for one in series), default=1.0)
+        if x == "percent_left":
+            sparsity_axis(panel, lowest)
+        else:
+            panel.set_xscale("log")
+            panel.invert_xaxis()
+        panel.set(title=title, ylabel="iteration" if "iteration" in column else "accuracy")
+        if legend := panel.get_legend():
+            handles, labels = panel.get_legend_handles_labels()
+            legend.remove()
+    for panel in axes[len(columns) :]:
+        panel.set_axis_off()
+    if series and many:
+        figure.legend(handles, labels, loc="outside right upper")
+    elif series:
+        axes[0].legend(handles, labels)
+    return captioned(figure, caption, missing)
+
+
+def plot_distributions(
+    table: pd.DataFrame, quantities: Iterable[str], rounds: dict[int, float], caption: str = "", together: bool = False
+) -> Figure:
+    """Distributions of `quantities` by layer, from distributions.csv: a line for each round (percent left).
+
+    `together` draws the quantities into the same panels, at the last of the rounds (in the ticket against pruned).
+    """
+    layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
+    cumulative = quantities[0].endswith("connections kept")  # shares of few connections: a density would be all spikes
+    figure, axes = new_figure(1 if together else len(quantities), len(layers))
+    colours, what = (
+        sns.color_palette("viridis", len(rounds) + 1),
+        "share of units with at most" if cumulative else "density",
+    )
+    for row, quantity in enumerate(quantities):
+        for column, layer in enumerate(layers):
+            panel = axes[column if together else row * len(layers) + column]
+            for colour, (k, left) in list(zip(colours, rounds.items(), strict=False))[-1 if together else 0 :]:
+                part = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["round"] == k)]
+                shares = part["count"] / part["count"].sum()
+                x, y = (part["left"] + part["right"]) / 2, shares / (part["right"] - part["left"])
+                if cumulative:
+                    x, y = part["right"], shares.cumsum()
+                label = quantity.split(", ")[-1] if together else f"{left:.1f}% left"
+                panel.plot(x, y, color=f"C{row}" if together else colour, label=label)
+            title = quantity.split(",")[0] if together else quantity
+            panel.set(title=f"{layer}: {title}", xlabel="", ylabel=what if column == 0 else "")
+    axes[0].legend()
+    return captioned(figure, caption)
+
+
+def sparsity_axis(axes: Axes, lowest: float, highest: float = 100, ticks: Iterable[float] = TICKS) -> None:
+    """A falling logarithmic axis of weights left, with the paper's ticks or others."""
+    axes.set_xscale("log")
+    axes.set_xlim(1.15 * highest, lowest / 1.15)
+    axes.set_xticks([tick for tick in ticks if tick >= lowest / 1.15])
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+
+
+def plot_curves(
+    curves: pd.DataFrame, series: Iterable[tuple[str, int]], column: str = "test_accuracy", axes: Axes | None = None
+) -> Axes:
+    """One column of curves.csv against the iteration: a line for each (arm, round) that the table has."""
+    axes = axes or new_figure(1, 1)[1][0]
+    series = [(arm, k) for arm, k in series if ((curves["arm"] == arm) & (curves["round"] == k)).any()]
+    levels = sorted({k for _, k in series})
+    colours = dict(zip(levels, sns.color_palette("viridis", len(levels) + 1), strict=False))
+    for arm, k in series:
+        part = curves[(curves["arm"] == arm) & (curves["round"] == k)]
+        spread = part.groupby("iteration")[column].agg(["mean", "min", "max"])
+        left = f"{part['percent_left'].mean():.1f}%"
+        style, label = ("-", left) if arm == "ticket" else (ARMS[arm][2], f"{left} {arm}")
+        axes.plot(spread.index, spread["mean"], style, color=colours[k], label=label)
+        axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[k], alpha=0.15, linewidth=0)
+    axes.set_xlabel("training iterations")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    accuracy = "accuracy" in column
+    if accuracy:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.legend(title="weights left", loc="lower right" if accuracy else "upper right")
+    return axes
+
+
+def figure3(
+    rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy", until: int = 15_000
+) -> Figure:
+    """The paper's Figure 3 (and 11, of the validation loss): a column of curves.csv as training proceeds."""
+    curves = curves[curves["iteration"] <= until]
+    figure, panels = new_figure(1, 3)
+    panel_levels = [(100, 51.3, 21.1), (100, 7.0, 3.6, 1.9), (100, 51.3, 21.1)]
+    titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
+    missing = set()
+    for axes, levels, title in zip(panels, panel_levels, titles, strict=True):
+        found = {level: round_nearest(rounds, level) for level in levels}
+        missing |= {level for level, k in found.items() if k is None}
+        series = [("ticket", k) for k in found.values() if k is not None]
+        if axes is panels[2]:
+            series += [("reinit", k) for k in found.values() if k]
+        plot_curves(curves, series, column, axes)
+        axes.set(
+            title=title, ylabel=column.replace("_", " ").replace("val ", "validation ") if axes is panels[0] else ""
+        )
+    for axes in panels:
+        if "accuracy" in column:
+            axes.set_ylim(curves[column].max() - 0.05, curves[column].max() + 0.002)
+        else:
+            axes.set_ylim(0.9 * curves[column].min(), 5 * curves[column].min())
+    levels = [f"{level}%" for level in sorted(missing)]
+    return captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
+
+
+def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
+    """The paper's Figures 4 and 12: early stop, accuracies there and at the end, of tickets and reinitialisations."""
+    arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
+    one_shot = any(arm.startswith("oneshot") for arm in rounds["arm"].unique())
+    figure, panels = new_figure(3 if one_shot else 2, 2)
+    columns = {
+        "es_iteration": ("Early-stop iteration", "iteration"),
+        "es_test_accuracy": ("Test accuracy at early stop", "accuracy"),
+        "es_train_accuracy": ("Training accuracy at early stop", "accuracy"),
+        "final_test_accuracy": ("Test accuracy at the end of training", "accuracy"),
+    }
+    for axes, (column, (title, label)) in zip(panels, columns.items(), strict=False):
+        plot_against_sparsity(rounds, column, arms, axes)
+        axes.set(title=title, ylabel=label)
+    for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's 4c
+        plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
+        title, label = columns[column]
+        axes.set(title=f"{title}, one-shot, linear axis", ylabel=label)
+    for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
+        axes.get_legend().remove()
+    return captioned(figure, caption, _absent(rounds, arms))
+
+
+def plot_scorecard(card: pd.DataFrame) -> Figure:
+    """The sizes and places of claims.csv that were measured, each in units of its tolerance: inside the band holds."""
+    rows = card[card["value"].notna() & (card["part"] != "direction")].iloc[::-1]
+    low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
+    middle, half = (low + high) / 2, (high - low) / 2
+    plt.style.use(STYLE)
+    figure, axes = plt.subplots(figsize=(7.5, 0.5 + 0.28 * len(rows)), layout="constrained")
+    colours = np.where(rows["grade"] == "reproduced", ARMS["ticket"][1], ARMS["reinit"][1])
+    ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
+    axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
+    axes.hlines(range(len(rows)), ends[0], ends[2], color=colours, linewidth=1.6)
+    axes.scatter(ends[1], range(len(rows)), color=colours, s=22, zorder=3)
+    axes.set_yticks(range(len(rows)), [f"{row.id} {row.part}" for row in rows.itertuples()])
+    axes.set(xlim=(-4.2, 4.2), xlabel="measured, in half widths of the tolerance (clipped at 4)")
+    axes.set_title("Sizes and places against their tolerance, with 95% intervals")
+    return figure
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
+    """Write a figure as svg and png, the same bytes for the same figure, and close it; return the paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("svg", "png")]
+    with plt.style.context(STYLE):
+        figure.savefig(paths[0], metadata={"Date": None})
+        figure.savefig(paths[1])
+    plt.close(figure)
+    return paths
+
+
+def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    """Accuracies against weights left (%): means of those with as much left, bars from the lowest to the highest."""
+    found = values.groupby(left).agg(["mean", "min", "max"]).sort_index(ascending=False)
+    bars = [found["mean"] - found["min"], found["max"] - found["mean"]]
+    axes.errorbar(
+        found.index, found["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5,
+        capsize=2, elinewidth=0.8, linewidth=1.4,
+    )  # fmt: skip
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def plot_intervals(table: pd.DataFrame, x: str, y: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    """Means of a column at each x, with the band of their 95% intervals (Student's t over the rows)."""
+    found = pd.DataFrame({at: interval(part) for at, part in table.groupby(x)[y]}, index=["mean", "low", "high"]).T
+    axes.plot(found.index, found["mean"], style, color=colour, label=label, marker="o", markersize=3.5)
+    axes.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.18, linewidth=0)
+
+
+def caption_of(what: str, *folders: Path) -> str:
+    """What a figure is of, how many trials its runs have, and at which profile they were run."""
+    records = [read_record(folder) for folder in folders]
+    profiles = sorted({folder.parents[1].name for folder in folders})
+    return f"{what}; n = {min(r['n'] for r in records)} trials each, profile {', '.join(profiles)}"
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
+    """An empty figure in the style of all, and its panels in order; `size` in inches, else by their number."""
+    plt.style.use(STYLE)
+    size = size or ({1: 5.5, 2: 9.0, 3: 12.0, 4: 14.0}[columns], 3.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    return figure, axes.ravel()
+
+
+def _absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
+    return [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
+
+
+def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
+    """The figure with its caption, which also says what is absent."""
+    missing = f"not in the table: {', '.join(absent)}" if absent else ""
+    figure.supxlabel("; ".join(filter(None, (caption, missing))), fontsize=8, color="#666666")
+    return figure

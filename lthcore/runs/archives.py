@@ -1,0 +1,224 @@
+"""Archives: the tables of runs, packed to be carried, mirrored to where all can see them, and merged elsewhere."""
+
+import gzip
+import io
+import json
+import re
+import shutil
+import tarfile
+import zlib
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+
+from lthcore.errors import LabError, one_line
+from lthcore.lottery import lineage
+from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.studies import planned
+from lthcore.runs.experiments import PROFILES
+from lthcore.runs.folder import digest, digests_in, read_record, read_table, replicate_of, rows_of, write, write_json
+from lthcore.runs.lock import locked
+from lthcore.runs.schemas import COLUMNS, check_record, check_table, check_whole
+from lthcore.settings import settings_of
+
+# what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
+TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)|" + re.escape(lineage.FILE))
+PLAIN = re.compile(r"[\w+-][\w.+-]*")  # a name that leads nowhere
+LARGEST = 1 << 29  # bytes unpacked
+
+Files = dict[str, bytes]
+
+
+def pack(root: Path, archive: Path, profile: str) -> int:
+    """Write every run's tables under a profile into a .tar.gz; return how many runs."""
+    folders = sorted(path.parent for path in (root / profile).glob("*/*/run.json"))
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w:gz") as tar:
+        for folder in folders:
+            for path in tables_in(folder):
+                tar.add(path, arcname=path.relative_to(root).as_posix())
+    return len(folders)
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables, record and lineage of a run: all that it needs to go on elsewhere."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and TABLE.fullmatch(path.name))
+
+
+def mirror(folder: Path, root: Path, url: str) -> None:
+    """Copy a run's tables to where all can see them: any path of fsspec, `s3://bucket/lab` or a shared folder.
+
+    Raises LabError where that fails, for whatever reason: the tables themselves are safe.
+    """
+    files, place = mirror_of(url)
+    try:
+        for path in tables_in(folder) if folder.exists() else ():
+            target = f"{place}/{path.relative_to(root).as_posix()}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.put(str(path), target)
+    except Exception as error:  # each file system has errors of its own
+        raise LabError(f"mirror: {url} does not take the tables ({one_line(error)}); give the command again") from None
+
+
+def mirror_of(url: str) -> tuple:
+    """The file system and path of a URL. Raises LabError where nothing here can reach it."""
+    from fsspec.core import url_to_fs
+
+    try:
+        return url_to_fs(url)
+    except Exception as error:  # a package that is missing, a protocol that nobody knows
+        raise LabError(f"mirror: {url} cannot be reached from here ({one_line(error)})") from None
+
+
+def unpack(archive: Path, root: Path) -> list[str]:
+    """Merge an archive of `pack` into a results folder; return a line for each run.
+
+    A run goes in where there is none, or where all trainings of the one there are in it too: nothing is lost. All of
+    the archive is verified before any of it is written, and tables that are here stay until the new ones stand.
+    Raises LabError for an archive that is damaged, or that holds anything but tables in their places, and for a run
+    that is at work here.
+    """
+    runs = _read(archive)
+    for name, files in runs.items():
+        try:
+            _verify(files)
+        except (ValueError, LabError) as error:
+            raise LabError(f"unpack: {archive}: {name} is damaged ({one_line(error)}); nothing was unpacked") from None
+    lines, going_in = {}, {}
+    for name, files in runs.items():
+        lines[name], goes_in = _compare(root / name, files)
+        if goes_in:
+            going_in[root / name] = files
+    with ExitStack() as held:
+        for folder in going_in:
+            held.enter_context(locked(folder / "checkpoints" / "lock.json"))
+        try:
+            for folder, files in going_in.items():
+                _stage(folder, files)
+            for folder, files in going_in.items():
+                _swap(folder, files)
+        except OSError as error:
+            raise LabError(f"unpack: {one_line(error)}; make room, and give the command again") from None
+        finally:
+            for folder in going_in:
+                shutil.rmtree(_staging(folder), ignore_errors=True)
+    return [f"{name}: {line}" for name, line in sorted(lines.items())]
+
+
+def _read(archive: Path) -> dict[str, Files]:
+    """The files of each run in an archive, by the run's name. Raises LabError."""
+    runs: dict[str, Files] = {}
+    try:
+        with gzip.open(archive) as packed:
+            content = packed.read(LARGEST + 1)  # to the end, which checks its sum
+        if len(content) > LARGEST:
+            raise LabError(f"unpack: {archive} holds more than {LARGEST >> 20} MB, which no tables do")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            for member in tar:
+                run, file = _place(archive, member)
+                if file in runs.setdefault(run, {}):
+                    raise LabError(f"unpack: {archive} holds {member.name!r} twice")
+                runs[run][file] = tar.extractfile(member).read()
+    except (OSError, tarfile.TarError, EOFError, zlib.error, ValueError) as error:
+        raise LabError(f"unpack: {archive} is not a readable archive ({one_line(error)})") from None
+    return runs
+
+
+def _place(archive: Path, member: tarfile.TarInfo) -> tuple[str, str]:
+    """The run and the file that a member is of. Raises LabError for what is no table of a run."""
+    parts = member.name.split("/")
+    plain = member.isfile() and not member.issparse() and member.size <= LARGEST
+    if not plain or len(parts) != 4 or not TABLE.fullmatch(parts[3]) or not all(map(PLAIN.fullmatch, parts)):
+        raise LabError(f"unpack: {archive} holds {one_line(repr(member.name))}, which is no table of a run")
+    if parts[0] not in PROFILES:
+        raise LabError(f"unpack: {archive} holds {one_line(repr(member.name))}, which is of no profile")
+    return "/".join(parts[:3]), parts[3]
+
+
+def _verify(files: Files) -> None:
+    """Raise ValueError or LabError where these are not all the files of one run, whole."""
+    for name in ("run.json", *COLUMNS):
+        if name not in files:
+            raise ValueError(f"it lacks {name}")
+    record = check_record(_json(files["run.json"]), "run.json")
+    settings = settings_of(record.get("settings") or {})
+    if settings.key != record["run_key"]:
+        raise ValueError(f"its settings are those of {settings.key}, not of {record['run_key']}")
+    known = [record.get(which, {}) for which in ("digests", "writing")]
+    if lost := (known[0] | known[1]).keys() - files.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(lost))}")
+    for name, content in files.items():
+        digests = {digests[name] for digests in known if name in digests}
+        if digests and digest(content) not in digests:
+            raise ValueError(f"{name} is not what its run.json says was written")
+        if name.endswith(".json"):
+            _json(content)
+    tables = {name: pd.read_csv(io.BytesIO(content)) for name, content in files.items() if name.endswith(".csv")}
+    tables |= {name: check_table(name, tables[name]) for name in COLUMNS}
+    if "writing" not in record:
+        check_whole(record, tables["rounds.csv"], tables["curves.csv"])
+        missing = set(planned(settings)) - _replicates(tables["rounds.csv"])
+        if record.get("complete") and missing and not record.get("trainings_diverged"):
+            raise ValueError(f"it is said to be complete, and {len(missing)} of its trainings are missing")
+    if lineage.FILE in files:
+        Lineage.from_bytes(files[lineage.FILE], settings.key)
+
+
+def _json(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("its JSON is too deep") from None
+
+
+def _replicates(rounds: pd.DataFrame) -> set:
+    return {replicate_of(row) for row in rows_of(rounds)}
+
+
+def _compare(folder: Path, files: Files) -> tuple[str, bool]:
+    """What becomes of a run of an archive, in words, and whether it goes in."""
+    ours, theirs = read_record(folder), json.loads(files["run.json"])
+    rows = _replicates(pd.read_csv(io.BytesIO(files["rounds.csv"])))
+    if not ours:
+        if any((folder / name).exists() for name in COLUMNS):
+            return "left alone: tables without a run.json are there; move them away", False
+        return f"new ({len(rows)} trainings)", True
+    if ours["run_key"] != theirs["run_key"]:
+        return f"left alone: another run ({ours['run_key']}) is there, not {theirs['run_key']}", False
+    if ours.get("data_digest") and theirs.get("data_digest") and ours["data_digest"] != theirs["data_digest"]:
+        return "left alone: it had other data than the run that is here", False
+    here = folder / "rounds.csv"
+    mine = _replicates(read_table(folder, "rounds.csv")) if here.exists() else set()
+    if mine and mine >= rows and "writing" not in ours:
+        return f"left alone: as much is here ({len(mine)} trainings)", False
+    if mine - rows:
+        return f"left alone: {len(mine - rows)} trainings that are here are not in the archive", False
+    return f"{'more of it' if mine else 'new'} ({len(rows)} trainings)", True
+
+
+def _staging(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.unpacking")
+
+
+def _stage(folder: Path, files: Files) -> None:
+    """Write the files beside the folder that they go into: after that nothing but renames is left to do."""
+    staging = _staging(folder)
+    staging.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write(staging / name, content)
+
+
+def _swap(folder: Path, files: Files) -> None:
+    """Put staged files in place of a run's own. A kill on the way leaves tables that run.json knows, old or new."""
+    ours, staging = read_record(folder), _staging(folder)
+    new = {name: digest(content) for name, content in files.items() if name != "run.json"}
+    if ours:
+        promise = {"digests": digests_in(folder, ours), "writing": ours.get("writing", {}) | new}
+        write_json(folder / "run.json", ours | promise)
+    for name in new:
+        (staging / name).replace(folder / name)
+    (staging / "run.json").replace(folder / "run.json")
+    for path in tables_in(folder):
+        if path.name not in files:  # derived from fewer trainings
+            path.unlink()

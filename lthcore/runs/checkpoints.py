@@ -1,0 +1,202 @@
+"""Tickets: trainings as safetensors files, finished (tickets) or not (checkpoints)."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, Field, Json, NonNegativeFloat, NonNegativeInt
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lthcore import masks
+from lthcore.data.datasets import load
+from lthcore.errors import LabError, choose, one_line
+from lthcore.masks import Mask
+from lthcore.models import Weights, build
+from lthcore.runs.schemas import Accuracy, Loss
+from lthcore.settings import Recipe, settings_of
+from lthcore.training.engines.dense import evaluate
+from lthcore.training.state import Point, Replicate, Training
+
+FORMAT = "2"  # of the files; another one is not read
+
+
+class Scalars(BaseModel):
+    """The numbers of a training."""
+
+    iteration: NonNegativeInt
+    seed: int
+    fine_tuned: bool
+    seconds: NonNegativeFloat
+    early_stop_train_accuracy: Accuracy
+    final_train_accuracy: Accuracy
+
+
+class Header(BaseModel):
+    """What a file says beside its tensors."""
+
+    format: Literal[FORMAT]
+    run_key: str
+    settings: Json[dict[str, Any]]
+    replicate: Json[Replicate]
+    state: Json[Scalars]
+    curve: Json[Annotated[list[tuple[NonNegativeInt, Loss, Accuracy, Loss, Accuracy, float]], Field(min_length=1)]]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A saved training: `initial` is what a user exports to train again, `final` the trained sparse network."""
+
+    replicate: Replicate
+    settings: Recipe
+    mask: Mask
+    initial: Weights
+    early_stop: Weights
+    final: Weights
+
+
+def file_stem(replicate: Replicate) -> str:
+    """The file name of a replicate, without its suffix."""
+    arm, trial, draw, k = replicate
+    return f"{arm}-trial{trial}-draw{draw}-round{k:02}"
+
+
+def save_state(path: Path, settings: Recipe, replicate: Replicate, state: Training) -> None:
+    """Write a training, finished or not, as safetensors; all tensors carry a leading replicate dimension (here 1)."""
+    finished = state.iteration >= settings.iterations
+    groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
+    groups["rewind"] = state.rewind
+    if not finished or getattr(settings, "keep_optimizer", False):  # then the next round goes on with it
+        groups["optimizer"] = state.optimizer
+    if not finished:
+        groups |= {"remembered": state.remembered, "noise": {} if state.noise is None else {"state": state.noise}}
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().unsqueeze(0).contiguous()
+        for group, content in groups.items()
+        for name, tensor in (content or {}).items()
+    }
+    scalars = ("iteration", "seed", "fine_tuned", "seconds", "early_stop_train_accuracy", "final_train_accuracy")
+    metadata = {
+        "format": FORMAT,
+        "run_key": settings.key,
+        "settings": settings.model_dump_json(),
+        "replicate": json.dumps(replicate),
+        "state": json.dumps({name: getattr(state, name) for name in scalars}),
+        "curve": json.dumps([list(asdict(point).values()) for point in state.curve]),
+    }
+    metadata["digest"] = _digest(metadata, tensors.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
+    except SafetensorError as error:  # what it makes of a full disk
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}") from None
+    os.replace(temporary, path)
+
+
+def load_state(path: str | Path, index: int = 0) -> tuple[Training, Replicate, str]:
+    """Read replicate `index` of a file of `save_state`: its state, which one it is, and its run key.
+
+    Raises LabError for a file that is damaged, of another kind, or of another format.
+    """
+    header, state = _state_of(Path(path), index)
+    return state, header.replicate, header.run_key
+
+
+def load_ticket(path: str | Path, index: int = 0) -> Ticket:
+    """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
+    header, state = _state_of(Path(path), index)
+    settings = settings_of(header.settings)
+    if state.iteration < settings.iterations:
+        raise LabError(f"{path}: a checkpoint at iteration {state.iteration}, not a finished ticket")
+    early_stop = state.early_stop or state.weights
+    return Ticket(header.replicate, settings, state.mask, state.start, early_stop, state.weights)
+
+
+def _state_of(path: Path, index: int) -> tuple[Header, Training]:
+    header, tensors = _read(path)
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        for key, tensor in tensors.items():
+            group, name = key.split("/", 1)
+            groups.setdefault(group, {})[name] = tensor[index]
+        state = Training(
+            **header.state.model_dump(),
+            weights=groups["final"],
+            mask=groups["mask"],
+            start=groups["initial"],
+            early_stop=groups.get("early_stop"),
+            rewind=groups.get("rewind"),
+            remembered=groups.get("remembered"),
+            optimizer=groups.get("optimizer", {}),
+            noise=groups.get("noise", {}).get("state"),
+            curve=[Point(*values) for values in header.curve],
+        )
+        settings = settings_of(header.settings)
+        masks.check(state.mask, state.weights)
+        if settings.masks_weights and not state.diverged and not masks.is_masked(state.weights, state.mask):
+            raise ValueError("pruned weights are not zero")
+        _check_evaluations(settings, state)
+    except (KeyError, IndexError, ValueError) as error:
+        raise _damaged(path, error) from None
+    return header, state
+
+
+def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """The header and the tensors of a file, held against the digest in it. Raises LabError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise LabError(f"{path}: not a ticket of format {FORMAT} (found {metadata.get('format')!r})")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        if metadata.get("digest") != _digest(metadata, tensors.items()):
+            raise ValueError("its content is not what was written: the digest differs")
+        return Header.model_validate(metadata), tensors
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str | Path, error: Exception) -> LabError:
+    return LabError(f"{path}: not a readable ticket ({one_line(error)}); delete it and give the run's command again")
+
+
+def _digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A digest of all that a file holds: what it says, and each tensor's name, type, shape and bytes."""
+    found = blake2b(json.dumps({k: v for k, v in sorted(metadata.items()) if k != "digest"}).encode(), digest_size=16)
+    for name, tensor in sorted(tensors):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _check_evaluations(settings: Recipe, state: Training) -> None:
+    """Raise ValueError where the evaluations are not those of a training that has come as far as this one."""
+    evaluated, first, last = [point.iteration for point in state.curve], state.curve[0].iteration, state.iteration
+    grid = range(first // settings.eval_every * settings.eval_every, last + 1, settings.eval_every)
+    due = [first, *(i for i in grid if i > first)]
+    if last == settings.iterations and due[-1] != last:
+        due.append(last)
+    if last > settings.iterations or evaluated != due:
+        raise ValueError(f"its {len(evaluated)} evaluations are not those of {last:,} iterations")
+
+
+def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "final") -> tuple[float, float]:
+    """Loss (nats) and accuracy of a saved round on a split (train, validation, test).
+
+    `weights` is final, early_stop or initial. Raises LabError for a split or file that is not there.
+    """
+    ticket = load_ticket(path)
+    choose("weights", weights, ("final", "early_stop", "initial"))
+    data = load(ticket.settings.changed(device="auto"))
+    model = build(ticket.settings, data.shape, 10).to(data.test.images.device)
+    model.load_state_dict(getattr(ticket, weights))
+    return evaluate(model, data.splits[choose("split", split, data.splits)], precision=ticket.settings.precision)[0]

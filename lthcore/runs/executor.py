@@ -1,0 +1,74 @@
+"""Place: where a run's data and trainings are, and the checkpoints that a training writes there as it goes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lthcore import masks
+from lthcore.data.datasets import Data, load
+from lthcore.lottery.search import Cohort
+from lthcore.runs.checkpoints import file_stem, load_state, save_state
+from lthcore.runs.energy import metered
+from lthcore.runs.experiments import STOP
+from lthcore.runs.provenance import hardware
+from lthcore.settings import Recipe
+from lthcore.training.loop import Trainer
+from lthcore.training.parallel import GoOn, train_cohort
+from lthcore.training.state import Replicate, Training
+
+CHANGING = ("dynamic",)  # arms whose masks change as they train
+
+
+@dataclass
+class Checkpointer:
+    """Called in the worker after every evaluation: saves the state now and then, and stops it at the deadline."""
+
+    folder: Path
+    settings: Recipe
+    deadline: float = float("inf")
+    every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
+    saved: dict[Replicate, float] = field(default_factory=dict)
+
+    def __call__(self, replicate: Replicate, state: Training) -> bool:
+        """Whether to go on training."""
+        now = time.monotonic()
+        due = now - self.saved.setdefault(replicate, now) >= self.every
+        late = now >= self.deadline or any((above / STOP).is_file() for above in list(self.folder.parents)[:2])
+        if state.curve and state.iteration < self.settings.iterations and (late or due):
+            save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
+            self.saved[replicate] = now
+        return not late
+
+    def latest(self, replicate: Replicate, state: Training) -> Training:
+        """Where a training got to that a worker died in: its checkpoint, or where it was to begin."""
+        path = self.folder / f"{file_stem(replicate)}.safetensors"
+        if not path.exists():
+            return state
+        saved, _, key = load_state(path)
+        same = key == self.settings.key and saved.seed == state.seed
+        same = same and (replicate.arm in CHANGING or masks.equal(saved.mask, state.mask))
+        return saved if same and saved.iteration < self.settings.iterations else state
+
+
+class Here:
+    """Where a run gets its data and its trainings: this machine. lthcore/cluster.py has another such place."""
+
+    def load(self, settings: Recipe) -> Data:
+        """The data of the settings, on their device."""
+        return load(settings)
+
+    def train(
+        self, settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
+    ) -> Iterator[tuple[Replicate, Training]]:
+        """Train a cohort; yield each of its trainings as it ends."""
+        yield from train_cohort(settings, data, cohort, go_on, trainer=trainer)
+
+    def hardware(self, data: Data) -> dict | None:
+        """What trains on these data: cpu, cores, gpu. None where nothing has."""
+        return hardware(data.test.images.device)
+
+    def metered(self, before: dict | None) -> AbstractContextManager[dict]:
+        """Meters the energy of what happens within (lthcore/energy.py)."""
+        return metered(before)

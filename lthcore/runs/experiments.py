@@ -1,0 +1,101 @@
+"""Experiments: the YAML files of params/, each a study's settings under the profiles that say how much is run of it."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lthcore.errors import LabError, choose, shown
+from lthcore.runs.yaml_files import read_yaml
+from lthcore.settings import KINDS, Recipe, Settings
+
+PROFILES = ("smoke", "cpu", "paper")
+STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
+NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names make folders: these lead nowhere else
+
+
+class Experiment(NamedTuple):
+    """One params file under one profile: what to run, and where its results go (`<profile>/<notebook>/<variant>`)."""
+
+    notebook: str
+    variant: str
+    profile: str
+    settings: Recipe
+
+    @property
+    def name(self) -> str:
+        """The folder of the results, below the results root."""
+        return f"{self.profile}/{self.notebook}/{self.variant}"
+
+
+def load_experiments(
+    path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None
+) -> list[Experiment]:
+    """Read `params/<notebook>/<variant>.yaml` under a profile: one experiment, or one for each label of its sweep.
+
+    A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Later wins: the file's
+    own keys, the label's, the profile's, those of the label in a `sweep:` of the profile. `overrides` go on top and,
+    where they change anything, mark the variant, so that a one-off run never mixes with the published one. Raises
+    LabError for a file, profile, key or value that cannot be used.
+    """
+    path = Path(path)
+    values = read_yaml(path, "params", "; `lth list` shows those there are")
+    profiles = values.pop("profiles", None) if isinstance(values, dict) else None
+    if not isinstance(profiles, dict) or not profiles:
+        raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
+    sweep = values.pop("sweep", {"": {}})
+    try:
+        if not isinstance(sweep, dict) or not sweep:
+            raise LabError("sweep must map labels to settings")
+        check_name("params folder", path.absolute().parent.name)
+        if check_name("params file", path.stem) == STOP:
+            raise LabError(f"a file of the name {STOP} ends the runs beside it; choose another name")
+        for name in profiles:
+            check_name("profile", name)
+        for label in sweep if sweep != {"": {}} else ():
+            check_name("label of the sweep", label)
+        choose("profile", profile, profiles)
+        overlay = profiles[profile] or {}
+        scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
+        for label in scaled if isinstance(scaled, dict) else ["sweep"]:
+            choose(f"sweep of profile {profile}", label, sweep)
+        return [
+            _experiment(path, profile, f"{path.stem}-{label}" if label else path.stem, layers, overrides or {})
+            for label, layer in sweep.items()
+            for layers in [(values, layer or {}, overlay, scaled.get(label, {}))]
+        ]
+    except LabError as error:
+        raise LabError(f"{path} ({profile}): {error}") from None
+
+
+def check_name(what: str, name: str) -> str:
+    """Return `name` if a folder of the results can be made of it; else raise LabError, which says `what` it names."""
+    if not NAME.fullmatch(name):
+        allowed = "1 to 100 letters (a-z, A-Z), digits and _ + - . are allowed, the first no dot"
+        raise LabError(f"{what} {shown(name)}: {allowed}")
+    return name
+
+
+def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None) -> Experiment:
+    """The one experiment of a params file without a sweep; else as `load_experiments`."""
+    experiments = load_experiments(path, profile, overrides)
+    if len(experiments) > 1:
+        raise LabError(f"params: {path} is a sweep of {len(experiments)} experiments")
+    return experiments[0]
+
+
+def _experiment(
+    path: Path, profile: str, variant: str, layers: tuple[Any, ...], overrides: dict[str, Any]
+) -> Experiment:
+    if not all(isinstance(layer, dict) for layer in layers):
+        raise LabError("a profile must be a mapping of settings")
+    notebook = path.absolute().parent.name
+    kind = KINDS.get(notebook, Settings)
+    published = kind(**{key: value for layer in layers for key, value in layer.items()})
+    settings = published.changed(**overrides)
+    before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
+    changed = {k: v for k, v in now.items() if v != before[k] and k not in ("device", "engine")}
+    if changed:
+        variant += "-" + hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+    return Experiment(notebook, variant, profile, settings)

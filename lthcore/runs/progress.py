@@ -1,0 +1,73 @@
+"""Progress: what is done of an experiment and of a queue, and what the rest would take, in lines or as a live table."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from lthcore.lottery.studies import planned
+from lthcore.runs.estimate import done_replicates, seconds_left
+from lthcore.runs.experiments import Experiment
+
+
+def print_plan(experiments: list[Experiment]) -> None:
+    """Print what is about to be run: state and estimated time of each experiment, and the sum."""
+    print(f"plan, profile {experiments[0].profile}:")
+    for experiment in experiments:
+        print(f"    {experiment.notebook}/{experiment.variant:28} {state_line(experiment)}")
+    print(f"    about {duration(sum(map(seconds_left, experiments)))} in all on this machine\n", flush=True)
+
+
+def state_line(experiment: Experiment) -> str:
+    """How much of an experiment is done, and how long the rest would take here."""
+    done, total = len(done_replicates(experiment)), len(planned(experiment.settings))
+    if done == total:
+        return f"done ({total:,} trainings)"
+    begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"
+    return f"{begun}, about {duration(seconds_left(experiment))} here"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that one would say them in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+@contextmanager
+def queue_view() -> Iterator[Callable[[list[dict]], None]]:
+    """A table of the queue that is kept up to date on a terminal; elsewhere a line for each training that is done."""
+    if sys.stdout.isatty() and find_spec("rich") and not os.environ.get("LTH_PLAIN"):
+        from rich.live import Live
+
+        with Live(refresh_per_second=2) as live:
+            yield lambda rows: live.update(_queue_table(rows))
+        return
+    seen: dict[str, tuple] = {}
+
+    def show(rows: list[dict]) -> None:
+        for row in rows:
+            state = row["state"], row["done"]
+            if seen.get(row["experiment"]) != state and row["state"] != "waiting":
+                eta = f", {row['its/s']} its/s, about {duration(row['eta'])} left" if row["eta"] else ""
+                print(f"{row['experiment']}: {row['state']}, {row['done']} of {row['of']}{eta}", flush=True)
+            seen[row["experiment"]] = state
+
+    yield show
+
+
+def _queue_table(rows: list[dict]):
+    """The queue as a table of rich: what runs first, then what waits, then what has ended."""
+    from rich.table import Table
+
+    table = Table("experiment", "", "trainings", "in progress", "its/s", "left", box=None, header_style="bold")
+    order = sorted(rows, key=lambda row: ("running", "waiting", "stopped", "failed", "done").index(row["state"]))
+    for row in order[:30]:
+        table.add_row(
+            row["experiment"], row["state"], f"{row['done']} of {row['of']}", row["now"], str(row["its/s"] or ""),
+            duration(row["eta"]) if row["eta"] else "",
+        )  # fmt: skip
+    if len(order) > 30:
+        table.add_row(f"and {len(order) - 30} more")
+    return table
