@@ -18,6 +18,7 @@ from lthcore.settings import Settings
 
 DIGITS = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu")
 SMALL = Settings(validation=50, batch_size=10, device="cpu")
+ROOT = Path(__file__).parents[1]
 RECORD = 3073
 
 
@@ -317,7 +318,7 @@ def test_the_data_root_is_lth_data_or_data(monkeypatch, tmp_path):
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
     assert datasets.data_root() == tmp_path
     monkeypatch.delenv("LTH_DATA")
-    assert datasets.data_root() == Path(datasets.__file__).parents[1] / "data"
+    assert datasets.data_root() == ROOT / "data"
     (tmp_path / "params").mkdir()
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")

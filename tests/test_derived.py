@@ -10,6 +10,7 @@ import torch
 
 from lthcore.analysis import overlap, perturbed_init, prediction, stability, structure, supermasks
 from lthcore.analysis.cache import Tickets, derived
+from lthcore.analysis.tickets import path_count
 from lthcore.errors import LabError
 from lthcore.masks import percent_left, shuffled
 from lthcore.runs.runner import run
@@ -78,7 +79,7 @@ def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
     assert (units["degree"] * units["expected"]).sum() == pytest.approx(kept, rel=0.02)
     assert pixels.query("round == 2")["share"].mean() * 64 * 16 == pytest.approx(kept, rel=1e-3)
     mine = paths.query("trial == 1 and round == 2").iloc[0]
-    assert mine["paths"] == tickets.path_count(mask)[0]
+    assert mine["paths"] == path_count(mask)[0]
     assert all("times" in line for line in structure.findings(layers, paths, 2))
 
 

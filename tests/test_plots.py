@@ -164,7 +164,7 @@ def test_curves_are_means_in_a_band_from_min_to_max():
     _, curves = tables("ticket", "reinit")
     axes = plots.plot_curves(curves, [("ticket", 1), ("reinit", 1), ("random", 1), ("ticket", 9)])
     assert [line.get_label() for line in axes.lines] == ["51.2%", "51.2% reinit"]  # the others are not in the table
-    for line, band, top in zip(axes.lines, axes.collections, (0.94, 0.84), strict=True):
+    for line, band, top in zip(axes.lines, axes.collections, (0.94, 0.89), strict=True):
         assert list(line.get_xdata()) == [0, 1000, 2000]
         mean = top + 0.05 / 3
         assert list(line.get_ydata()) == pytest.approx([mean - 0.02, mean - 0.02, mean])
