@@ -2,7 +2,7 @@
 
     LTH_DATA=... python benchmarks/convolutions.py [--before COMMIT] [--networks conv2,resnet20]
 
-ours        lthcore/conv.py, one thread, in bfloat16 and in float32
+ours        lthcore/training/engines/conv.py, one thread, in bfloat16 and in float32
 before      the same calls to the code of another commit, from a worktree of its own in a process of its own
 plain       an eager float32 loop as a tutorial writes it, images one by one from a DataLoader
 peak        the fastest product of two square matrices in that precision, for the share of it that a step reaches

@@ -3,7 +3,7 @@
     pip install -r benchmarks/requirements.txt && LTH_DATA=... python benchmarks/sparse.py
 
 dense       the unpruned network;  masked: the same products, pruned weights set to zero after each step
-sparse      only the weights that are left (lthcore/sparse.py); its crossover is read off this table
+sparse      only the weights that are left (lthcore/training/engines/sparse.py); its crossover is read off this table
 compacted   the dense network without its dead units: what dropping whole units would give
 sparselab   a plain loop over layers of the package of that name, which trains only the weights that are left as well
 Masks keep the largest initial weights of each layer, round by round at the paper's rates. One thread.

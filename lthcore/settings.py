@@ -287,7 +287,7 @@ class Settings(Recipe):
 
 
 class TransferSettings(Settings):
-    """Everything that defines the transfer of masks from one data set to another (lthcore/transfer.py)."""
+    """Everything that defines the transfer of masks from one data set to another (lthcore/lottery/transfer.py)."""
 
     arms: tuple[str, ...] = Field(
         ("ticket", "transferred", "transferred-shuffled"), description="what is trained at each round"
@@ -312,7 +312,7 @@ class TransferSettings(Settings):
 
 
 class DynamicSettings(Recipe):
-    """Everything that defines dynamic pruning: a sparse network within one training (lthcore/dynamic.py)."""
+    """Everything that defines dynamic pruning: a sparse network within one training (lthcore/lottery/dynamic.py)."""
 
     sparsity: float = Field(0.8, ge=0, lt=1, description="share of the weights that is pruned in the end")
     sparsity_schedule: Literal["linear", "cubic", "cosine", "constant"] = Field(

@@ -19,7 +19,7 @@ fine_tuned      as continued, but all at the learning rate that the dense traini
 resampled       the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
 noise_0.5 ...   the ticket with Gaussian noise of 0.5, 1, 2 or 3 standard deviations of each layer added
 
-transferred     a mask found elsewhere (lthcore/transfer.py), the initial weights; with `-shuffled` that mask shuffled
+transferred     a mask found elsewhere (lthcore/lottery/transfer.py), the initial weights; with `-shuffled` that mask shuffled
                 within layers
 
 Round 0 is the dense network; it is the ticket's, and all other arms start from it.

@@ -53,7 +53,7 @@ class Checkpointer:
 
 
 class Here:
-    """Where a run gets its data and its trainings: this machine. lthcore/cluster.py has another such place."""
+    """Where a run gets its data and its trainings: this machine. lthcore/runs/ray_queue.py has another such place."""
 
     def load(self, settings: Recipe) -> Data:
         """The data of the settings, on their device."""
@@ -70,5 +70,5 @@ class Here:
         return hardware(data.test.images.device)
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
-        """Meters the energy of what happens within (lthcore/energy.py)."""
+        """Meters the energy of what happens within (lthcore/runs/energy.py)."""
         return metered(before)

@@ -8,9 +8,9 @@
     lineage.safetensors.gz in which round each weight was pruned, and what else the next round grows from
     tickets/*.safetensors  masks and weights of each training: it is done when this file is there
     checkpoints/           trainings in progress
-    source/                the run that a transfer takes its masks from (lthcore/transfer.py)
+    source/                the run that a transfer takes its masks from (lthcore/lottery/transfer.py)
 All files are written under a temporary name and renamed: a file that is there is whole. Tickets and checkpoints stay on
-the machine that made them; with the others a run goes on anywhere (lthcore/lineage.py).
+the machine that made them; with the others a run goes on anywhere (lthcore/lottery/lineage.py).
 """
 
 import math
@@ -373,7 +373,7 @@ def run(
 
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. Raises TimeLimit
     after `time_limit` seconds, everything so far saved, and LabError for what a user can mend. `place` is where
-    the trainings run, if not on this machine (lthcore/cluster.py).
+    the trainings run, if not on this machine (lthcore/runs/ray_queue.py).
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)

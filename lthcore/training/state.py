@@ -31,7 +31,7 @@ class Training:
     `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
     equals), `rewind` those at iteration `settings.rewind_to` where training passed it. Without a validation set
     there is no early stop: choosing by test is not honest. `remembered` keeps the values of pruned weights where
-    they may come back (lthcore/dynamic.py). `fine_tuned` trainings take all steps at the last learning rate.
+    they may come back (lthcore/lottery/dynamic.py). `fine_tuned` trainings take all steps at the last learning rate.
     """
 
     iteration: int
