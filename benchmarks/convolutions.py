@@ -26,7 +26,7 @@ from torchvision import transforms
 
 from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights, multiply_adds
 from lthcore.onednn import times_transposed
 from lthcore.paths import project_root

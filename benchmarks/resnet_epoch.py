@@ -17,7 +17,7 @@ from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
 from lthcore.lottery.dynamic import update
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights, multiply_adds
 from lthcore.onednn import times_transposed
 from lthcore.settings import DynamicSettings, Settings

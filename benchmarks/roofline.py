@@ -15,7 +15,7 @@ import torch
 from bench import BATCH, best, clock, keep, mnist, options_of, plain_lenet, print_table, side_by_side
 
 from lthcore.data.datasets import Data, Split
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.onednn import times_transposed
 from lthcore.settings import Settings

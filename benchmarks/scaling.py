@@ -9,7 +9,7 @@ times the cores, less what they share: caches, memory and power.
 from bench import best, clock, keep, mnist, options_of, print_table, side_by_side
 from joblib import cpu_count
 
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort

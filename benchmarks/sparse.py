@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lthcore.data.datasets import Data
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.masks import Mask, full_mask, percent_left
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune

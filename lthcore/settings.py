@@ -3,18 +3,13 @@
 import difflib
 import hashlib
 import json
-import re
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lthcore.errors import LabError, choose, shown
+from lthcore.arms import arm_of
+from lthcore.errors import LabError, shown
 
-ARMS = (
-    "ticket", "reinit", "random", "oneshot", "oneshot_reinit", "continued", "continued_reset", "fine_tuned",
-    "resampled", "noise_0.5", "noise_1", "noise_2", "noise_3",
-)  # fmt: skip
-BY_CRITERION = re.compile(r"by_[a-z_]+(-shuffled|-fresh|-inverted|-signed)?")  # other arms: one-shot, by some criterion
 TRAINING_IMAGES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
 TRAINING_IMAGES |= {f"{name}_permuted": TRAINING_IMAGES[name] for name in ("digits", "mnist", "fashion_mnist")}
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
@@ -232,16 +227,17 @@ class Settings(Recipe):
 
     @model_validator(mode="after")
     def _search(self) -> Self:
-        by = [arm for arm in self.arms if arm.startswith("by_")]
+        try:
+            arms = [arm_of(arm) for arm in self.arms]
+        except LabError as error:
+            raise ValueError(str(error)) from None
+        elsewhere = [arm.name for arm in arms if arm.masks == "elsewhere"]
+        self._forbid(bool(elsewhere) and not self.has_masks_from_elsewhere, "arms", "transferred is for mask_transfer")
+        by = [arm.name for arm in arms if arm.name.startswith("by_")]
         self._forbid("by_synflow-inverted" in by, "arms", "SynFlow has no inverse: it takes the scores anew each time")
         self._forbid(bool(by) and self.granularity == "units", "arms", "by_<criterion> is for granularity weights")
         late_arms = any(arm.startswith("by_late_") for arm in by) and self.validation == 0
         self._forbid(late_arms, "arms", "by_late_... needs a validation set, whose best point it looks at")
-        for arm in (arm for arm in self.arms if not BY_CRITERION.fullmatch(arm)):
-            try:
-                choose("arms", arm, (*ARMS, *self.arms_of_study))
-            except LabError as error:
-                raise ValueError(f"{error}, by_<criterion>") from None
         self._forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
         self._forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
         grown = "continued_reset" not in self.arms or "continued" in self.arms
@@ -275,15 +271,14 @@ class Settings(Recipe):
         return self.pruned_to == "zero"
 
     @property
-    def arms_of_study(self) -> tuple[str, ...]:
-        """Arms that a study has beyond those of all."""
-        return ()
+    def has_masks_from_elsewhere(self) -> bool:
+        """Whether there are masks from elsewhere for arms to have."""
+        return False
 
     def draws(self, arm: str) -> int:
         """How many times `arm` is drawn in each trial and round."""
-        if arm.endswith("reinit") or arm == "resampled":
-            return self.reinit_draws
-        return self.random_draws if arm == "random" else 1
+        drawn = arm_of(arm).drawn
+        return getattr(self, drawn) if drawn else 1
 
 
 class TransferSettings(Settings):
@@ -300,9 +295,9 @@ class TransferSettings(Settings):
         return self
 
     @property
-    def arms_of_study(self) -> tuple[str, ...]:
-        """The masks found elsewhere, as they are and shuffled within their layers."""
-        return ("transferred", "transferred-shuffled")
+    def has_masks_from_elsewhere(self) -> bool:
+        """Whether there are masks from elsewhere for arms to have."""
+        return True
 
     @property
     def source(self) -> Settings:

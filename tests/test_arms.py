@@ -7,34 +7,26 @@ import pytest
 import torch
 
 from lthcore import masks
+from lthcore.arms import PRUNED_THEMSELVES, arm_of, prunes_dense
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery import search
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.search import (
-    LINEAGE,
     Cohort,
-    Trial,
-    begin,
     check_settings,
     find_tickets,
-    grown_from,
     initial_weights_of,
-    lineage_of,
     mask_of,
     needs_training,
     next_mask,
     next_round,
     planned,
-    prunes_dense,
     seen_by,
-    signed,
-    source_of,
     sparsity_after,
-    start,
     untrained_networks,
-    with_noise,
 )
+from lthcore.lottery.start import WEIGHTS, Sources, Trial, begin, grown_from, start
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
@@ -78,12 +70,18 @@ def trial_of(number: int = 0, rewind: Weights | None = None) -> Trial:
     """A trial after its dense network and two rounds, in which every arm has come to other weights."""
     dense = trained(number, 0, theta(0))
     dense.rewind = rewind
-    latest = {arm: trained(number, 2, theta(0), half(theta(2)), 20 + 2 * i) for i, arm in enumerate(LINEAGE)}
+    latest = {arm: trained(number, 2, theta(0), half(theta(2)), 20 + 2 * i) for i, arm in enumerate(PRUNED_THEMSELVES)}
     return Trial(number, theta(0), dense, latest)
 
 
 def started(arm: str, draw: int = 0, k: int = 1, trial: Trial | None = None, settings: Settings = SMALL) -> Training:
     return start(settings, build(SMALL, SHAPE, 10), trial or trial_of(), arm, draw, k, half(theta(1)))
+
+
+def made(arm: str, seed: int = 0) -> Weights:
+    """What an arm makes of the initial weights theta(0) by a seed."""
+    model, trial = build(SMALL, SHAPE, 10), trial_of(1)
+    return WEIGHTS[arm_of(arm).weights](Sources(SMALL, model, trial, arm_of(arm), half(theta(1)), seed))
 
 
 def assert_starts_at(state: Training, weights: Weights, mask: Mask) -> None:
@@ -102,7 +100,7 @@ def assert_starts_at(state: Training, weights: Weights, mask: Mask) -> None:
     ("reinit", initial_weights(build(SMALL, SHAPE, 10), SMALL, seed_for(0, "reinit", 1, 2, 3))),
     ("oneshot_reinit", initial_weights(build(SMALL, SHAPE, 10), SMALL, seed_for(0, "reinit", 1, 2, 3))),
     ("by_snip-fresh", initial_weights(build(SMALL, SHAPE, 10), SMALL, seed_for(0, "by_snip-fresh", 1, 3))),
-    ("by_snip-signed", signed(theta(0))), ("noise_0.5", with_noise(theta(0), 0.5, seed_for(0, "noise_0.5", 1, 3))),
+    ("by_snip-signed", made("by_snip-signed")), ("noise_0.5", made("noise_0.5", seed_for(0, "noise_0.5", 1, 3))),
 ])  # fmt: skip
 def test_an_arm_has_the_mask_given_and_weights_of_its_own(arm, weights):
     """Fresh draws follow from these seeds: by others the published tables could not be made again."""
@@ -142,21 +140,21 @@ def test_a_layer_of_which_nothing_is_left_is_resampled_to_nothing():
 
 
 def test_signed_weights_have_the_standard_deviation_of_their_layer_and_biases_stay():
-    found = signed(theta(0))
+    found = made("by_snip-signed")
     for name, w in theta(0).items():
         expected = torch.where(w > 0, w.std(), -w.std()) if name in LAYERS else w
         torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
 
 
 def test_noise_is_added_in_standard_deviations_of_each_layer_and_biases_stay():
-    generator, found = torch.Generator().manual_seed(5), with_noise(theta(0), 2.0, 5)
+    generator, found = torch.Generator().manual_seed(5), made("noise_2", 5)
     for name, w in theta(0).items():
         expected = w + 2 * w.std() * torch.randn(w.shape, generator=generator) if name in LAYERS else w
         torch.testing.assert_close(found[name], expected)
 
 
 def test_an_arm_that_nobody_knows_is_refused():
-    with pytest.raises(ValueError, match="unknown arm 'tickets'"):
+    with pytest.raises(LabError, match=r"arms = 'tickets' .did you mean 'ticket'"):
         started("tickets")
 
 
@@ -252,7 +250,7 @@ def test_the_criterions_draw_is_of_the_round_where_pruning_is_iterative_and_one_
     ],
 )
 def test_arms_take_their_masks_from(arm, lineage, source, dense, needs):
-    assert (lineage_of(arm), source_of(arm)) == (lineage, source)
+    assert (arm_of(arm).grows_from, arm_of(arm).masks) == (lineage, source)
     assert (prunes_dense(source), needs_training(source)) == (dense, needs)
 
 

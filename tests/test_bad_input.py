@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lthcore.errors import LabError
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.runs import checkpoints
 from lthcore.runs.checkpoints import load_state, load_ticket, save_state

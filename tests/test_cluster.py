@@ -20,7 +20,7 @@ from fsspec.core import url_to_fs
 import lthcore.runs.ray_queue
 from lthcore.data.datasets import load
 from lthcore.errors import LabError, TimeLimit
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.runs.archives import mirror, mirror_of
 from lthcore.runs.executor import Checkpointer, Here

@@ -6,7 +6,7 @@ import torch
 from lthcore.analysis import connectivity
 from lthcore.analysis.connectivity import barrier, copies, instability, path, renew_norms
 from lthcore.data.datasets import load
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines.dense import evaluate

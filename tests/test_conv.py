@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.data.datasets import Data, Split, load
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines import conv

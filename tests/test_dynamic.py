@@ -13,7 +13,7 @@ from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery import dynamic
 from lthcore.lottery.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import prune_to
 from lthcore.runs.checkpoints import load_state, load_ticket, save_state

@@ -12,7 +12,7 @@ from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.errors import TimeLimit
 from lthcore.lottery.lineage import FILE, Lineage
 from lthcore.lottery.outcomes import without_ticket
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune

@@ -10,7 +10,8 @@ from lthcore import masks
 from lthcore.data.datasets import Data, Split, image_shape, load
 from lthcore.errors import LabError
 from lthcore.lottery import search
-from lthcore.lottery.search import Seen, begin, find_tickets, train_in_memory
+from lthcore.lottery.search import Seen, find_tickets, train_in_memory
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.paths import project_root
 from lthcore.pruning.criteria import scores

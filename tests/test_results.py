@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from lthcore import masks
 from lthcore.analysis.tickets import write_ticket_tables
+from lthcore.arms import arm_of
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import search
 from lthcore.lottery.search import planned
@@ -588,6 +589,6 @@ def test_of_a_ticket_only_what_the_next_round_needs_is_left_in_memory(tmp_path, 
     monkeypatch.setitem(runner.STUDIES, Settings, runner.STUDIES[Settings]._replace(outcomes=watched))
     run(SMALL.changed(trials=1), tmp_path, quiet=True)
     for replicate, state in outcomes.items():
-        grown_from = replicate.arm in search.LINEAGE
+        grown_from = arm_of(replicate.arm).is_pruned_itself
         assert not state.optimizer and state.noise is None and bool(state.start) == (replicate.round == 0)
         assert bool(state.weights) == bool(state.mask) == bool(state.early_stop) == grown_from, replicate

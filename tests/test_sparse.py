@@ -11,7 +11,7 @@ import torch
 
 from lthcore import masks
 from lthcore.data.datasets import load
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.runs.checkpoints import load_state, save_state
 from lthcore.settings import Settings
@@ -134,7 +134,7 @@ def test_freshly_compiled_kernels_round_as_those_from_the_cache(tmp_path):
     script = """
 import torch
 from lthcore.data.datasets import load
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.loop import train

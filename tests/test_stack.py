@@ -8,7 +8,8 @@ import torch
 from lthcore import masks
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.lottery.search import begin, find_tickets
+from lthcore.lottery.search import find_tickets
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines.stack import Stack

@@ -16,7 +16,7 @@ from torch.nn.utils import prune as torch_prune
 from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.runs.checkpoints import load_state, save_state
 from lthcore.seeds import seed_for

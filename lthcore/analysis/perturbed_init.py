@@ -9,7 +9,8 @@ from torch import Tensor
 from lthcore.analysis.cache import Tickets
 from lthcore.analysis.similarity import interval_text
 from lthcore.data.datasets import Data
-from lthcore.lottery.search import begin, next_round
+from lthcore.lottery.search import next_round
+from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.criteria import Seen, scores

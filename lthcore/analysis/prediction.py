@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lthcore.analysis.cache import Tickets
 from lthcore.analysis.similarity import interval_text
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.pruning.criteria import Seen
 from lthcore.pruning.saliency import snip, synflow

@@ -7,7 +7,7 @@ import pandas as pd
 from lthcore.analysis.cache import Tickets
 from lthcore.analysis.connectivity import instability
 from lthcore.analysis.similarity import interval_text
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 
 
 def stability(tickets: Tickets, rounds: Iterable[int] | None = None) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lthcore.analysis.cache import Tickets
 from lthcore.data.datasets import Data, Split
 from lthcore.errors import LabError
-from lthcore.lottery.search import signed
+from lthcore.lottery.start import signed
 from lthcore.masks import Mask, apply, full_mask, shuffled, weights_left
 from lthcore.models import Weights, build
 from lthcore.seeds import seed_for

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.data.datasets import Data
-from lthcore.lottery.search import Cohort, begin
+from lthcore.lottery.search import Cohort
+from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import kind_of, prune, prune_to

@@ -8,19 +8,11 @@ from dataclasses import replace
 
 import torch
 
+from lthcore.arms import PRUNED_THEMSELVES, arm_of, prunes_dense
 from lthcore.data.datasets import Data
 from lthcore.lottery.lineage import Lineage
-from lthcore.lottery.search import (
-    LINEAGE,
-    Trial,
-    grown_from,
-    initial_weights_of,
-    lineage_of,
-    mask_of,
-    needs_training,
-    prunes_dense,
-    source_of,
-)
+from lthcore.lottery.search import initial_weights_of, mask_of, needs_training
+from lthcore.lottery.start import Trial, grown_from
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import Replicate, Training
 
@@ -33,16 +25,16 @@ def keep(settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, o
     Masks and weights of an outcome are kept together, so that none of them is done again for the other's sake.
     """
     arm, trial, _, k = replicate
-    if arm not in LINEAGE or not isinstance(settings, Settings) or outcome.diverged:
+    if not arm_of(arm).is_pruned_itself or not isinstance(settings, Settings) or outcome.diverged:
         return
-    grown = Trial(trial, initial_weights_of(settings, data, trial), outcome, dict.fromkeys(LINEAGE, outcome))
-    arms = [other for other in settings.arms if lineage_of(other) == other] if k == 0 else [arm]
-    for source in {source_of(other) for other in settings.arms if not other.startswith("transferred")}:
+    grown = Trial(trial, initial_weights_of(settings, data, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
+    arms = [other for other in settings.arms if arm_of(other).is_pruned_itself] if k == 0 else [arm]
+    for source in {arm_of(other).masks for other in settings.arms} - {"elsewhere"}:
         if needs_training(source) and (source in arms or (k == 0 and prunes_dense(source))):
             mask_of(settings, data, lineage, grown, source, k + 1)
     if k == 0 and outcome.rewind is not None:
         lineage.carry(trial, ORIGIN, 0, {"rewind": outcome.rewind})
-    for other in set(arms) & set(LINEAGE):
+    for other in set(arms) & set(PRUNED_THEMSELVES):
         if _carried(lineage, trial, other)[0] < k:
             lineage.carry(trial, other, k, grown_from(settings, other, outcome) if k < settings.rounds else {})
 
@@ -59,7 +51,7 @@ def let_go(settings: Recipe, replicate: Replicate, *states: Training) -> None:
             state.optimizer = {}
         if replicate.round > 0:
             state.start = {}
-        if replicate.arm not in LINEAGE:
+        if not arm_of(replicate.arm).is_pruned_itself:
             state.weights, state.mask, state.start, state.optimizer = {}, {}, {}, {}
             state.early_stop = state.rewind = None
 
@@ -77,18 +69,18 @@ def without_ticket(
     None where trainings that are `missing` need more of it than that: then it has to be done again.
     """
     arm, trial, _, k = replicate
-    if arm not in LINEAGE or not isinstance(settings, Settings):
+    if not arm_of(arm).is_pruned_itself or not isinstance(settings, Settings):
         return start
     if diverged:  # nothing is pruned by it
         numbers = {name: w for name, w in start.weights.items() if w.is_floating_point()}  # a norm's count is none
         return replace(start, weights=start.weights | {n: torch.full_like(w, math.nan) for n, w in numbers.items()})
-    later = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or lineage_of(r.arm) == arm)}
-    for source in {source_of(other) for other in later if not other.startswith("transferred")}:
+    later = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
+    for source in {arm_of(other).masks for other in later} - {"elsewhere"}:
         due = settings.rounds if prunes_dense(source) else k + 1
         if needs_training(source) and lineage.known.get((trial, source), 0) < due:
             return None
     outcome = replace(start, early_stop=start.weights)  # what is done already is only read again
-    for grown in later & set(LINEAGE):
+    for grown in later & set(PRUNED_THEMSELVES):
         at, groups = _carried(lineage, trial, grown)
         if grown_from(settings, grown, start) and (at < k or not groups):
             return None

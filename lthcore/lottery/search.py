@@ -1,42 +1,20 @@
 """The lottery ticket experiment: train, prune, rewind, repeat, with the controls that tell what a ticket owes to what.
 
-Each arm is what is trained at round k >= 1. They share the data split, and at equal (trial, round) the batches:
-
-ticket          the mask found by iterative pruning, weights rewound (to iteration 0, or `rewind_to`; with
-                `restart: best` they go on from those that validated best)
-reinit          the ticket's mask, fresh weights
-random          as many weights in each layer at random, the initial weights
-oneshot         as many weights, chosen by pruning the trained dense network once; weights rewound
-oneshot_reinit  the one-shot mask, fresh weights
-by_<criterion>  as many weights, chosen once by another criterion, of the trained dense network or of the untrained one
-                (SNIP and the like); weights rewound. With `-shuffled` the mask shuffled within layers, with `-fresh`
-                other weights, with `-inverted` the worst weights kept: what a criterion's score is worth without it;
-                with `-signed` every weight at its layer's standard deviation, its own sign kept
-continued       iterative pruning that goes on from the trained weights instead of rewinding
-continued_reset the mask that continued training finds, weights rewound (the paper's Figure 9, second strategy)
-fine_tuned      as continued, but all at the learning rate that the dense training ended with (arXiv 2003.02389, whose
-                learning-rate rewinding to iteration 0 is `continued`)
-resampled       the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
-noise_0.5 ...   the ticket with Gaussian noise of 0.5, 1, 2 or 3 standard deviations of each layer added
-
-transferred     a mask found elsewhere (lthcore/lottery/transfer.py), the initial weights; with `-shuffled` that mask shuffled
-                within layers
-
-Round 0 is the dense network; it is the ticket's, and all other arms start from it.
+Which arms there are, and where each takes its masks and its weights from, is in lthcore/arms.py.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
 
 from lthcore import masks
+from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of, prunes_dense
 from lthcore.data.datasets import DATASETS, Data, check_size, image_shape, pick_device
 from lthcore.errors import choose
-from lthcore.lottery.lineage import Groups, Lineage
-from lthcore.masks import Mask, full_mask
+from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.start import Trial, begin, check_rewound, start
+from lthcore.masks import Mask
 from lthcore.models import MODELS, Weights, build, initial_weights, outline
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import CRITERIA, Scores, Seen, scores
@@ -47,26 +25,8 @@ from lthcore.settings import Recipe, Settings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, Training
 
-LINEAGE = ("ticket", "continued", "fine_tuned")  # the arms whose next round grows from their own outcome
-
-
 Cohort = dict[Replicate, Training]
 Found = dict[tuple[int, int], Mask]  # (trial, round) -> the mask found elsewhere
-
-
-@dataclass
-class Trial:
-    """What the trainings of one trial start from: its initial weights, and the outcomes they grow from so far."""
-
-    number: int
-    theta_0: Weights
-    dense: Training
-    latest: dict[str, Training]  # by arm: those in LINEAGE are grown from
-
-    @property
-    def origin(self) -> Weights:
-        """Where its tickets rewind to: the weights at iteration `rewind_to`, which by default are the initial ones."""
-        return self.theta_0 if self.dense.rewind is None else self.dense.rewind
 
 
 def find_tickets(
@@ -87,15 +47,18 @@ def find_tickets(
     model, untrained = build(settings, data.shape, 10), untrained_networks(settings, data)
     outcomes = train(untrained)
     yield outcomes
-    trials = [Trial(r.trial, untrained[r].start, dense, dict.fromkeys(LINEAGE, dense)) for r, dense in outcomes.items()]
+    trials = [
+        Trial(r.trial, untrained[r].start, dense, dict.fromkeys(PRUNED_THEMSELVES, dense))
+        for r, dense in outcomes.items()
+    ]
 
     for k in range(1, settings.rounds + 1):
         trials, cohort = [trial for trial in trials if not trial.latest["ticket"].diverged], {}
         for trial in trials:
             for arm in settings.arms:
-                if trial.latest[lineage_of(arm)].diverged:
+                if trial.latest[arm_of(arm).grows_from].diverged:
                     continue
-                elsewhere = arm.startswith("transferred")
+                elsewhere = arm_of(arm).masks == "elsewhere"
                 mask = found[trial.number, k] if elsewhere else mask_of(settings, data, lineage, trial, arm, k)
                 for draw in range(settings.draws(arm)):
                     cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
@@ -120,27 +83,9 @@ def initial_weights_of(settings: Settings, data: Data, trial: int) -> Weights:
     return initial_weights(build(settings, data.shape, 10), settings, seed_for(settings.seed, "init", trial))
 
 
-def lineage_of(arm: str) -> str:
-    """The arm whose outcome of the round before an arm's mask comes from."""
-    return arm if arm in LINEAGE else "continued" if arm.startswith("continued") else "ticket"
-
-
-def source_of(arm: str) -> str:
-    """Where the masks of an arm come from: an arm of LINEAGE, `oneshot`, or `by_<criterion>` (`-inverted`)."""
-    if arm.startswith("by_"):
-        base, _, how = arm.partition("-")
-        return arm if how == "inverted" else base
-    return "oneshot" if arm.startswith("oneshot") else lineage_of(arm)
-
-
-def prunes_dense(source: str) -> bool:
-    """Whether all masks of a source follow from the dense network of a trial."""
-    return source.startswith(("oneshot", "by_"))
-
-
 def needs_training(source: str) -> bool:
     """Whether masks of a source follow from trained weights; those of the others are found anew anywhere."""
-    return source.removeprefix("by_").partition("-")[0] not in SALIENCIES
+    return criterion_of(source) not in SALIENCIES
 
 
 def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm: str, k: int) -> Mask:
@@ -148,7 +93,7 @@ def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm:
 
     All masks that follow from the dense network are noted at once, while its weights are at hand.
     """
-    source = source_of(arm)
+    source = arm_of(arm).masks
     if source == "by_synflow":
         return synflow_mask(seen_by(settings, data, trial, source, k), sparsity_after(settings, trial.dense.mask, k))
     last = settings.rounds if prunes_dense(source) else k
@@ -163,7 +108,7 @@ def next_mask(settings: Settings, data: Data, lineage: Lineage, trial: Trial, so
     One-shot pruning prunes k times by the same scores, those of the dense network: as many weights as the ticket's, to
     the weight. `by_<criterion>` is one-shot pruning by that criterion.
     """
-    criterion = source.removeprefix("by_").partition("-")[0] if source.startswith("by_") else settings.criterion
+    criterion = criterion_of(source) or settings.criterion
     worth = scores(criterion, seen_by(settings, data, trial, source, k), CRITERIA | UNIT_CRITERIA | SALIENCIES)
     before = lineage.mask(trial.number, source, k - 1) if k > 1 else trial.dense.mask
     if criterion.startswith("late_") and not any(score.any() for score in worth.values()):
@@ -196,115 +141,13 @@ def sparsity_after(settings: Settings, mask: Mask, k: int) -> float:
     return 1 - masks.weights_left(mask) / sum(m.numel() for m in mask.values())
 
 
-def start(settings: Settings, model: nn.Module, trial: Trial, arm: str, draw: int, k: int, mask: Mask) -> Training:
-    """The training of a replicate as it starts: which weights, under which mask."""
-    this = partial(begin, settings, trial.number, k)
-    match arm:
-        case "ticket" if settings.restart == "best":
-            past = trial.latest["ticket"]
-            going_on = this(past.early_stop, mask)
-            going_on.optimizer = masks.apply_to_optimizer(mask, past.optimizer) if settings.keep_optimizer else {}
-            return going_on
-        case "ticket" | "oneshot" | "continued_reset":
-            return this(trial.origin, mask, iteration=settings.rewind_to)
-        case "reinit" | "oneshot_reinit":
-            fresh = seed_for(settings.seed, "reinit", trial.number, draw, k)
-            return this(initial_weights(model, settings, fresh), mask)
-        case _ if arm.startswith("by_"):
-            if arm.endswith("-shuffled"):
-                mask = masks.shuffled(mask, seed_for(settings.seed, arm, trial.number, k))
-            if arm.endswith("-signed"):
-                return this(signed(trial.theta_0), mask)
-            if arm.endswith("-fresh"):
-                return this(initial_weights(model, settings, seed_for(settings.seed, arm, trial.number, k)), mask)
-            return this(trial.origin, mask, iteration=settings.rewind_to)
-        case "random":
-            shuffle = seed_for(settings.seed, "random mask", trial.number, draw, k)
-            return this(trial.theta_0, masks.shuffled(mask, shuffle))
-        case "transferred":
-            return this(trial.theta_0, mask)
-        case "transferred-shuffled":
-            return this(trial.theta_0, masks.shuffled(mask, seed_for(settings.seed, arm, trial.number, k)))
-        case "continued":
-            return this(trial.latest["continued"].weights, mask)
-        case "fine_tuned":
-            going_on = this(trial.latest["fine_tuned"].weights, mask)
-            going_on.fine_tuned = True
-            return going_on
-        case "resampled":
-            seed = seed_for(settings.seed, "resampled", trial.number, draw, k)
-            return this(resampled(trial.theta_0, mask, seed), mask)
-        case _ if arm.startswith("noise_"):
-            seed = seed_for(settings.seed, arm, trial.number, k)
-            return this(with_noise(trial.theta_0, float(arm.removeprefix("noise_")), seed), mask)
-    raise ValueError(f"unknown arm {arm!r}")
-
-
-def grown_from(settings: Settings, arm: str, outcome: Training) -> Groups:
-    """What of the outcome of a round the next one of that arm starts from, beyond the mask."""
-    if arm in ("continued", "fine_tuned"):
-        return {"weights": outcome.weights}
-    if settings.restart == "rewind":
-        return {}
-    optimizer = {"optimizer": outcome.optimizer} if settings.keep_optimizer else {}
-    return {"early_stop": outcome.early_stop} | optimizer
-
-
-def resampled(initial: Weights, mask: Mask, seed: int) -> Weights:
-    """Weights drawn by layer, with replacement, from the initial weights that survive (the paper's Figure 17)."""
-    generator, drawn = torch.Generator().manual_seed(seed), dict(initial)
-    for name, m in mask.items():
-        surviving = initial[name][m]
-        if len(surviving):
-            index = torch.randint(len(surviving), m.shape, generator=generator)
-            drawn[name] = surviving[index]
-    return drawn
-
-
-def signed(initial: Weights) -> Weights:
-    """Every weight at its layer's standard deviation, with the sign that it started with (arXiv 1905.01067)."""
-    return {name: w.sign() * w.std() if w.ndim >= 2 else w for name, w in initial.items()}
-
-
-def with_noise(initial: Weights, sigmas: float, seed: int) -> Weights:
-    """Initial weights plus Gaussian noise of so many of each layer's standard deviations (the paper's Figure 25)."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: w + sigmas * w.std() * torch.randn(w.shape, generator=generator) if w.ndim >= 2 else w
-        for name, w in initial.items()
-    }
-
-
-def begin(
-    settings: Recipe, trial: int, k: int, weights: Weights, mask: Mask | None = None, iteration: int = 0
-) -> Training:
-    """A training of trial `trial` at round k, about to start from `weights` under `mask` (default: all of them).
-
-    Its seed, and so its batches, depend on trial and round only: the arms differ in nothing else.
-    """
-    mask = full_mask(weights) if mask is None else mask
-    masked = masks.apply(mask, weights) if settings.masks_weights else weights
-    return Training(iteration, masked, mask, seed_for(settings.seed, "training", trial, k), start=masked)
-
-
-def check_rewound(ticket: Training, trial: Trial) -> None:
-    """Assert that a ticket starts at mask x initial (or rewound) weights, bit for bit.
-
-    The mistake this rules out is the commonest in reproductions: tickets that were never rewound.
-    """
-    for name, w in ticket.start.items():
-        mask = ticket.mask.get(name)
-        if not torch.equal(w, trial.origin[name] if mask is None else trial.origin[name] * mask):
-            raise AssertionError(f"trial {trial.number}: {name} does not start at mask x initial weights")
-
-
 def check_settings(settings: Recipe) -> None:
     """Raise LabError, before anything is computed, for what only the rooms above the settings can judge."""
     if isinstance(settings, Settings):
         units = settings.granularity == "units"
         choose("criterion", settings.criterion, UNIT_CRITERIA if units else CRITERIA)
-        for arm in (arm for arm in settings.arms if arm.startswith("by_")):
-            choose("criterion of an arm", arm.removeprefix("by_").partition("-")[0], CRITERIA | SALIENCIES)
+        for criterion in filter(None, (criterion_of(arm_of(arm).masks) for arm in settings.arms)):
+            choose("criterion of an arm", criterion, CRITERIA | SALIENCIES)
     choose("architecture", settings.architecture, MODELS)
     choose("dataset", settings.dataset, DATASETS)
     pick_device(settings.device)

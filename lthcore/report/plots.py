@@ -17,29 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
+from lthcore import arms
 from lthcore.analysis.similarity import interval
 from lthcore.report.tables import round_nearest, with_dense
 from lthcore.runs.folder import read_record
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
-ARMS = {
-    "ticket": ("winning ticket", "#1f5fa8", "-"),
-    "reinit": ("reinitialised ticket", "#d1642a", "--"),
-    "random": ("random sparse network", "#3d8c5c", ":"),
-    "oneshot": ("one-shot ticket", "#7a4fa3", "-"),
-    "oneshot_reinit": ("reinitialised one-shot", "#b8860b", "--"),
-    "continued": ("continued training", "#767676", "-."),
-    "continued_reset": ("mask of continued training, rewound", "#8c6d31", "--"),
-    "fine_tuned": ("fine-tuned", "#b0486a", "-."),
-    "transferred": ("mask from the other data set", "#d1642a", "-"),
-    "transferred-shuffled": ("that mask, shuffled in layers", "#999999", ":"),
-    "resampled": ("weights drawn from the ticket's own", "#2a9d8f", "--"),
-    "noise_0.5": ("ticket + 0.5 sigma of noise", "#5b8fc9", "-"),
-    "noise_1": ("ticket + 1 sigma", "#8a6fc0", "-"),
-    "noise_2": ("ticket + 2 sigma", "#c07fae", "-"),
-    "noise_3": ("ticket + 3 sigma", "#c0504d", "-"),
-}
+ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in arms.ARMS.items()}
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")

@@ -8,7 +8,7 @@ from time import perf_counter
 import torch
 
 from lthcore.data.datasets import Data, Split, check_size, image_shape, pick_device, test_images
-from lthcore.lottery.search import begin
+from lthcore.lottery.start import begin
 from lthcore.lottery.studies import planned
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights, outline

@@ -29,12 +29,13 @@ import torch
 from tqdm.auto import tqdm
 
 from lthcore import masks
+from lthcore.arms import arm_of
 from lthcore.data.datasets import DATASETS, Data, image_shape
 from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.outcomes import keep, let_go, without_ticket
-from lthcore.lottery.search import LINEAGE, Cohort, check_settings, lineage_of
+from lthcore.lottery.search import Cohort, check_settings
 from lthcore.lottery.studies import STUDIES, planned
 from lthcore.models import Weights, build, multiply_adds, positions
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
@@ -141,10 +142,11 @@ class Run:
     @property
     def missing(self) -> list[Replicate]:
         """The trainings still to do: not those that would grow from one that diverged."""
-        ended = {(r.arm, r.trial): r.round for r, row in self.rows.items() if row.get("diverged") and r.arm in LINEAGE}
+        diverged = [r for r, row in self.rows.items() if row.get("diverged") and arm_of(r.arm).is_pruned_itself]
+        ended = {(r.arm, r.trial): r.round for r in diverged}
 
         def reachable(r: Replicate) -> bool:
-            return all(r.round <= ended.get((arm, r.trial), r.round) for arm in ("ticket", lineage_of(r.arm)))
+            return all(r.round <= ended.get((arm, r.trial), r.round) for arm in ("ticket", arm_of(r.arm).grows_from))
 
         return [r for r in planned(self.settings) if r not in self.rows and reachable(r)]
 
@@ -164,7 +166,7 @@ class Run:
             self.write()
         for replicate, state in cohort.items():
             if self._path("tickets", replicate).exists():
-                if replicate not in self.rows or replicate.arm in LINEAGE:
+                if replicate not in self.rows or arm_of(replicate.arm).is_pruned_itself:
                     outcomes[replicate] = self._load("tickets", replicate, state)
                     self._note(replicate, outcomes[replicate])
                     keep(self.settings, data, self.lineage, replicate, outcomes[replicate])
