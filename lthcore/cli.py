@@ -301,8 +301,8 @@ def figures_command(options: argparse.Namespace) -> None:
     """
     from lthcore.paths import project_root, results_root
     from lthcore.report import paper_figures
-    from lthcore.report.gallery import FIGURES
     from lthcore.report.plots import save
+    from lthcore.report.studies import STUDIES
 
     if options.table:
         path = project_root() / "params" / "FIGURES.md"
@@ -320,7 +320,7 @@ def figures_command(options: argparse.Namespace) -> None:
             (f"Figure {number}", partial(paper_figures.draw_into, folder, number, root))
             for number in paper_figures.FIGURES
         ),
-        *((name, partial(drawn, name, draw)) for name, draw in FIGURES.items()),
+        *((name, partial(drawn, name, draw)) for study in STUDIES.values() for name, draw in study.figures.items()),
     ]
     for name, job in jobs:
         try:

@@ -14,6 +14,7 @@ from lthcore import cli
 from lthcore.cli import main
 from lthcore.paths import project_root, results_root
 from lthcore.report import paper_figures
+from lthcore.report.study import Study
 from lthcore.runs.experiments import load_experiment
 from lthcore.runs.folder import read_record, read_tables
 from lthcore.runs.runner import run
@@ -516,7 +517,8 @@ def test_one_bad_file_or_run_hides_nothing_else_in_the_list(project, tmp_path, c
 
 def test_one_bad_run_hides_no_other_figure(project, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4], 9: paper_figures.FIGURES[9]})
-    monkeypatch.setattr("lthcore.report.gallery.FIGURES", {"one": failing(KeyError("arm")), "two": lambda _: None})
+    study = Study("a", {"one": failing(KeyError("arm")), "two": lambda _: None})
+    monkeypatch.setattr("lthcore.report.studies.STUDIES", {"a": study})
     folder = tmp_path / "results/paper" / paper_figures.LENET
     folder.mkdir(parents=True)
     (folder / "rounds.csv").write_text("no,table\n1,2\n")

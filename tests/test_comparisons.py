@@ -1,4 +1,4 @@
-"""Comparisons and gallery: known tables come out as the numbers they hold, and every figure draws them."""
+"""Comparisons and the studies' figures: known tables come out as the numbers they hold, and every figure draws them."""
 
 import json
 import re
@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from lthcore.paths import project_root
-from lthcore.report import gallery, origin_figures
 from lthcore.report.comparisons import (
     dynamic_missing,
     dynamic_summary,
@@ -20,12 +19,14 @@ from lthcore.report.comparisons import (
     runs_of,
     ticket_costs,
 )
-from lthcore.report.readme import ablation_findings, dynamic_findings, rewinding_findings
+from lthcore.report.studies import STUDIES, dynamic_pruning, rewinding_and_connectivity, robust_training
+from lthcore.report.studies.rewinding_and_connectivity import rewinding_findings
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.runner import run
 from lthcore.runs.schemas import CURVES, REPLICATE, ROUNDS
 from lthcore.settings import DynamicSettings, Settings
 
+FIGURES = {name: draw for study in STUDIES.values() for name, draw in study.figures.items()}
 PARAMS = project_root() / "params"
 
 
@@ -94,7 +95,7 @@ def test_the_summary_says_what_the_tables_hold_and_what_was_published(root):
 
 def test_findings_are_differences_by_trial_with_their_interval(root):
     dynamic(root, "paper/lenet_mnist-dense", [0.97, 0.972], 100.0, sparsity=0.0)
-    (line,) = (line for line in dynamic_findings(root) if "98%, against dense" in line)
+    (line,) = (line for line in dynamic_pruning.findings(root) if "98%, against dense" in line)
     assert "98.20% against 97.10%, +1.10 points [-0.17, +2.37] (n = 2)" in line  # t = 12.7, standard error 0.1
     a, b = pd.Series([0.1, 0.2, 0.3]), pd.Series([0.1, 0.1, 0.1])
     assert gap(a, b) == "+10.00 points [-14.84, +34.84] (n = 3)"
@@ -104,7 +105,9 @@ def test_runs_with_changed_settings_and_other_profiles_are_not_mixed_in(root):
     dynamic(root, "paper/lenet_mnist-98-1a2b3c4d", [0.1], 2.0, sparsity=0.98)
     assert "lenet_mnist-98-1a2b3c4d" not in runs_of(root, "dynamic_pruning")
     dynamic(root, "cpu/lenet_mnist-dense", [0.97, 0.972], 100.0, sparsity=0.0)
-    assert not [line for line in dynamic_findings(root) if "against dense" in line]  # one is of paper, one of cpu
+    assert not [
+        line for line in dynamic_pruning.findings(root) if "against dense" in line
+    ]  # one is of paper, one of cpu
 
 
 def test_costs_are_those_of_all_trainings_that_lead_to_the_sparse_network(root):
@@ -119,16 +122,16 @@ def test_costs_are_those_of_all_trainings_that_lead_to_the_sparse_network(root):
     assert list(costs.loc["dynamic", "in all"]) == [12_870] * 2 and set(costs["sparsity"]) == {0.98}
     for method in ("iterative, rewound", "iterative, trained on"):
         assert (costs.loc[method, "in all"], costs.loc[method, "accuracy"]) == (3 * 400, 0.92)
-    assert gallery.FIGURES["dynamic_costs"](root) is not None
+    assert FIGURES["dynamic_costs"](root) is not None
     plt.close("all")
 
 
-@pytest.mark.parametrize("name", gallery.FIGURES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_without_tables_is_none_and_no_error(name, tmp_path):
-    assert gallery.FIGURES[name](tmp_path) is None
+    assert FIGURES[name](tmp_path) is None
 
 
-@pytest.mark.parametrize("name", [name for name in gallery.FIGURES if name.startswith("dynamic")])
+@pytest.mark.parametrize("name", [name for name in FIGURES if name.startswith("dynamic")])
 def test_every_figure_of_dynamic_pruning_draws_what_its_tables_hold(name, tmp_path):
     variants = [
         experiment
@@ -149,7 +152,7 @@ def test_every_figure_of_dynamic_pruning_draws_what_its_tables_hold(name, tmp_pa
     ]
     rows = [{"arm": "ticket", "trial": 0, "round": 18, "final_test_accuracy": 0.97, "percent_left": 2.0}]
     write(tmp_path, experiment.name, experiment.settings, rows)
-    figure = gallery.FIGURES[name](tmp_path)
+    figure = FIGURES[name](tmp_path)
     values = {round(float(y), 4) for axes in figure.axes for line in axes.lines for y in line.get_ydata()}
     values |= {
         round(float(y), 4) for a in figure.axes for c in a.collections for point in c.get_offsets() for y in point
@@ -198,7 +201,7 @@ def test_a_tickets_cost_is_that_of_the_trainings_that_lead_to_it(tmp_path):
 
 
 def test_findings_of_the_ablation_are_against_base(tmp_path):
-    assert ablation_findings(tmp_path) == []
+    assert robust_training.findings(tmp_path) == []
     for label, gain in (("base", 0.0), ("dropout", 0.002)):
         settings = Settings(rounds=1, trials=2, arms=["ticket"])
         rows = [
@@ -207,7 +210,7 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
             for k, left in ((0, 100.0), (1, 6.25))
         ]
         write(tmp_path, f"paper/robust_training/lenet_mnist-{label}", settings, rows)
-    first, second = ablation_findings(tmp_path)
+    first, second = robust_training.findings(tmp_path)
     assert first == "Base: 97.50% at 100% left, 97.50% at 6.25% left."
     assert second.startswith("dropout against base: at 100% left +0.20 points [+0.20, +0.20] (n = 2)")
 
@@ -215,7 +218,7 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
 @pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "robust_training",
                                   "robust_ablation", "structured_pruning"])  # fmt: skip
 def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
-    figure = gallery.FIGURES[name](project_root() / "results")
+    figure = FIGURES[name](project_root() / "results")
     shown = [axes for axes in figure.axes if axes.axison]
     assert shown and all(axes.lines or axes.collections or axes.patches for axes in shown)
     said = [figure._supxlabel.get_text(), *(axes.get_title(loc="left") for axes in figure.axes)]
@@ -231,4 +234,4 @@ def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
     )  # fmt: skip
     run(settings, tmp_path, quiet=True)
     assert rewinding_findings({10: tmp_path}) == []
-    assert len(origin_figures.rewinding({10: tmp_path}).axes) == 3
+    assert len(rewinding_and_connectivity.rewinding({10: tmp_path}).axes) == 3

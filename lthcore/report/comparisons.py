@@ -195,3 +195,9 @@ def _published(row: dict) -> str:
     if row.get("first") == row.get("first"):
         parts.append(f"{row['first']:.2f} at 0% sparse")
     return ", ".join(parts)
+
+
+def run_with(root: Path, study: str, *tables: str, variant: str = "lenet_mnist") -> Path | None:
+    """The folder of a study's run, if it has these derived tables."""
+    folder = runs_of(root, study).get(variant)
+    return folder if folder and all((folder / f"{table}.csv").exists() for table in tables) else None

@@ -300,3 +300,23 @@ def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figur
     missing = f"not in the table: {', '.join(absent)}" if absent else ""
     figure.supxlabel("; ".join(filter(None, (caption, missing))), fontsize=8, color="#666666")
     return figure
+
+
+def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    """A column of rounds.csv against weights left: means over trials, bars from the lowest to the highest.
+
+    By what is left and not by round: a trial that skips a round is behind the others from there on.
+    """
+    plot_means(rounds[column], rounds["percent_left"].round(2), axes, label, colour, style)
+
+
+def plot_arms(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: str, axes: Axes, title: str) -> None:
+    """A line for each arm that the table has: means over trials, bars from the lowest to the highest."""
+    for arm, (label, colour, style) in arms.items():
+        part = table[(table["arm"] == arm) & (table["round"] > 0)]
+        if part.empty:
+            continue
+        left = part.groupby("round")["percent_left"].transform("mean")
+        plot_means(part[column], left, axes, label, colour, style)
+    sparsity_axis(axes, table["percent_left"].min())
+    axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy")

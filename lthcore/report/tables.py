@@ -1,5 +1,7 @@
 """Tables: what rounds.csv says, in numbers and in sentences. Pure functions over the tables of a run."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 
@@ -104,3 +106,24 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
 def _gain(difference: pd.Series, other: str) -> str:
     points = difference * 100
     return f"test accuracy {points.mean():+.2f} points [{points.min():+.2f}, {points.max():+.2f}] against {other}"
+
+
+def untrained(curves: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies before any training: what a mask alone knows."""
+    return curves[curves["iteration"] == 0]
+
+
+NAMES = {"oneshot": "large final", "by_snip": "SNIP", "by_grasp": "GraSP", "by_synflow": "SynFlow"}
+
+
+def name_of(arm: str) -> str:
+    """What an arm is called in a sentence."""
+    return NAMES.get(arm, arm.removeprefix("by_").replace("_", " "))
+
+
+def middle_and_last(rounds: pd.DataFrame) -> Iterator[tuple[int, float, dict[str, pd.Series]]]:
+    """Two of the rounds: its number, percent of weights left, and arm -> test accuracy at the end by trial."""
+    left = rounds[rounds["arm"] == "oneshot"].groupby("round")["percent_left"].mean()
+    for k in (sorted(left.index)[len(left) // 2], left.index.max()):
+        at = rounds[rounds["round"] == k].set_index("trial")
+        yield k, left[k], dict(iter(at.groupby("arm")["final_test_accuracy"]))

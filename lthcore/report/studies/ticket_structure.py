@@ -1,4 +1,4 @@
-"""Figures of what winning tickets look like, and how alike they are, from the derived tables of a run."""
+"""What tickets look like: figures and sentences."""
 
 from pathlib import Path
 
@@ -6,8 +6,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lthcore.report.comparisons import runs_of
+from lthcore.analysis import structure as of_tickets
+from lthcore.analysis.cache import derived
+from lthcore.report.comparisons import run_with
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
+from lthcore.report.study import Study
 from lthcore.runs.folder import read_table
 
 STRUCTURE = {  # title -> (column, or numerator and denominator)
@@ -16,17 +19,6 @@ STRUCTURE = {  # title -> (column, or numerator and denominator)
     "Initial magnitude, kept / pruned": ("magnitude_initial_kept", "magnitude_initial_pruned"),
     "Movement in training, kept / pruned": ("movement_kept", "movement_pruned"),
     "Units without any input left": ("units_without_input", None),
-}
-ALIKE = {
-    "jaccard": ("as they are", "#1f5fa8", "-"),
-    "chance": ("random masks", "#1f5fa8", ":"),
-    "aligned": ("units aligned", "#d1642a", "-"),
-    "aligned_chance": ("random masks, aligned", "#d1642a", ":"),
-}
-ARMS_ALIKE = {
-    "oneshot": ("one-shot ticket", "#7a4fa3"),
-    "random": ("random mask", "#999999"),
-    "transferred": ("mask from the other data", "#d1642a"),
 }
 
 
@@ -92,55 +84,15 @@ def pixel_figure(folder: Path, caption: str = "") -> Figure:
     return captioned(figure, f"share of the first layer's units connected to each pixel; {caption}".rstrip("; "))
 
 
-def similarity(folder: Path, caption: str = "") -> Figure:
-    """Tickets of two seeds, layer by layer: their masks against chance, and their activations."""
-    seeds = read_table(folder, "seeds.csv")
-    names = list(dict.fromkeys(seeds["layer"]))
-    figure, panels = new_figure(2, max(2, len(names)))
-    pruned, across = seeds[seeds["round"] > 0], max(2, len(names))
-    for axes, name in zip(panels, names, strict=False):
-        for column, (label, colour, style) in ALIKE.items():
-            part = pruned[pruned["layer"] == name]
-            plot_intervals(part, "percent_left", column, axes, label, colour, style)
-        axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index")
-    panels[0].legend()
-    colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
-    for axes, (column, title) in zip(
-        panels[across:], {"cka": "linear CKA of activations", "cca": "mean CCA of activations"}.items(), strict=False
-    ):
-        for name in names:
-            part = seeds[seeds["layer"] == name]
-            plot_intervals(part, "percent_left", column, axes, name, colours[name])
-        axes.set(title=title, ylim=(None, 1.02))
-    panels[across].legend()
-    other = panels[across + 2] if across > 2 else None
-    arms = folder / "arms_alike.csv"
-    if other is not None and arms.exists():
-        table = read_table(folder, arms.name)
-        for arm, (label, colour) in ARMS_ALIKE.items():
-            part = table[(table["arm"] == arm) & (table["layer"] == names[0])]
-            if len(part):
-                plot_intervals(part, "percent_left", "jaccard", other, label, colour)
-        other.set(title=f"{names[0]}: ticket against other masks", ylabel="Jaccard index")
-        other.legend()
-    for axes in panels:
-        if axes.lines:
-            sparsity_axis(axes, seeds["percent_left"].min())
-            axes.set_xlabel("weights left (%)")
-        else:
-            axes.set_axis_off()
-    return captioned(figure, caption)
-
-
 def structure_lenet(root: Path) -> Figure | None:
     """Five tickets of LeNet on MNIST."""
-    folder = _with(root, "ticket_structure", "layers", "paths")
+    folder = run_with(root, "ticket_structure", "layers", "paths")
     return structure(folder, caption_of("LeNet-300-100 on MNIST, 95% intervals", folder)) if folder else None
 
 
 def degrees_lenet(root: Path) -> Figure | None:
     """Degrees of LeNet's tickets where few weights are left."""
-    folder = _with(root, "ticket_structure", "degrees", "layers")
+    folder = run_with(root, "ticket_structure", "degrees", "layers")
     if folder is None:
         return None
     left = read_table(folder, "layers.csv").groupby("round")["percent_left"].mean()
@@ -149,18 +101,18 @@ def degrees_lenet(root: Path) -> Figure | None:
 
 def pixels_lenet(root: Path) -> Figure | None:
     """Where LeNet's tickets look."""
-    folder = _with(root, "ticket_structure", "pixels", "layers")
+    folder = run_with(root, "ticket_structure", "pixels", "layers")
     return pixel_figure(folder, caption_of("LeNet-300-100 on MNIST", folder)) if folder else None
 
 
-def similarity_lenet(root: Path) -> Figure | None:
-    """LeNet's tickets on MNIST, from five seeds."""
-    folder = _with(root, "ticket_similarity", "seeds", "arms_alike")
-    what = "LeNet-300-100 on MNIST, means and 95% intervals over pairs of seeds"
-    return similarity(folder, caption_of(what, folder)) if folder else None
+def findings(root: Path, k: int = 6) -> list[str]:
+    """What five tickets of LeNet on MNIST look like where 5% of the weights are left."""
+    folder = run_with(root, "ticket_structure", "layers", "paths")
+    return of_tickets.findings(derived(folder, "layers"), derived(folder, "paths"), k) if folder else []
 
 
-def _with(root: Path, study: str, *tables: str) -> Path | None:
-    """The folder of a study's LeNet run, if these tables are in it."""
-    folder = runs_of(root, study).get("lenet_mnist")
-    return folder if folder and all((folder / f"{table}.csv").exists() for table in tables) else None
+STUDY = Study(
+    "ticket_structure",
+    {"ticket_structure": structure_lenet, "ticket_degrees": degrees_lenet, "ticket_pixels": pixels_lenet},
+    findings,
+)

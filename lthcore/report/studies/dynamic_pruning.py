@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
-from lthcore.report.comparisons import pruning_costs, published, runs_of, trainings_of
+from lthcore.report.comparisons import gap, pruning_costs, published, runs_of, spread, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure
+from lthcore.report.study import Study
 from lthcore.runs.folder import read_record, read_tables
 
 GREY = "#767676"
@@ -206,3 +207,54 @@ def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dic
 def _logit(percent: pd.Series) -> pd.Series:
     """A scale on which 90, 99 and 99.9% stand apart, and 0 has its place."""
     return -np.log10((100 - percent).clip(lower=0.01))
+
+
+def findings(root: Path) -> list[str]:
+    """What the tables of dynamic pruning say, in sentences; those of which the tables are not there are left out."""
+    table, lines = trainings_of(runs_of(root, "dynamic_pruning")), []
+    if table.empty:
+        return lines
+    by = {variant: part.set_index("trial")["final_test_accuracy"] for variant, part in table.groupby("variant")}
+    profile = table.groupby("variant")["profile"].first()
+
+    def say(text: str, a: str, b: str) -> None:
+        if a in by and b in by and profile[a] == profile[b]:
+            lines.append(f"{text}: {100 * by[a].mean():.2f}% against {100 * by[b].mean():.2f}%, {gap(by[a], by[b])}.")
+
+    say("LeNet pruned to 78.9% as it trains, against dense", "lenet_mnist-78.9", "lenet_mnist-dense")
+    say("LeNet pruned to 98%, against dense", "lenet_mnist-98", "lenet_mnist-dense")
+    say("To 98% in 100 epochs, against 30", "lenet_mnist-98-longer", "lenet_mnist-98")
+    only = "lenet_mnist_schedules-gradients_only"
+    say("With the mask on gradients alone (asked for 98%, 0% zero), against dense", only, "lenet_mnist-dense")
+    linear = "lenet_mnist_schedules-linear"
+    say("To 98% linearly to the last epoch, against the cubic schedule to epoch 20", linear, "lenet_mnist-98")
+    shifted = "lenet_mnist_augmented-{}".format
+    say("With training images shifted and turned, 78.9%, against dense", shifted("78.9"), shifted("dense"))
+    say("The same at 98%, against dense", shifted("98"), shifted("dense"))
+    theirs = published("dynamic_pruning")
+    for variant, bar in theirs["later"].dropna().items():
+        if variant in by:
+            ours = 100 * by[variant]
+            lines.append(f"{variant}: {spread(ours.mean(), ours.std())}% (n = {len(ours)}), published {bar:.2f}%.")
+    costs = pruning_costs(root)
+    for level, part in costs.groupby("sparsity") if len(costs) else ():
+        dynamic = part[part["method"] == "dynamic"].set_index("trial")
+        for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):
+            times = in_all / dynamic["in all"].iloc[0]
+            cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
+            difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"])
+            lines.append(f"At {level:.1%}, dynamic against {method} at {cost}: {difference}.")
+    return lines
+
+
+STUDY = Study(
+    "dynamic_pruning",
+    {
+        "dynamic_training": dynamic_lenet,
+        "dynamic_sparsities": dynamic_sparsities,
+        "dynamic_schedules": dynamic_schedules,
+        "dynamic_sensitivity": dynamic_sensitivity,
+        "dynamic_costs": dynamic_costs,
+    },
+    findings,
+)

@@ -1,0 +1,32 @@
+"""The search for tickets: what its runs say beyond the paper's figures, in sentences."""
+
+from pathlib import Path
+from typing import get_args
+
+from lthcore.analysis.similarity import interval_text
+from lthcore.report.comparisons import published, runs_of
+from lthcore.report.study import Study
+from lthcore.runs.folder import read_record, read_tables
+from lthcore.settings import Recipe, settings_of
+
+
+def findings(root: Path) -> list[str]:
+    """What dense networks reach at their early stop, by the scaling of their inputs, beside the paper."""
+    runs, lines = runs_of(root, "iterative_pruning"), []
+    for network, theirs in published("input_scaling")["dense"].items():
+        stops = []
+        for scaling in get_args(Recipe.model_fields["input_scaling"].annotation):
+            folder = runs.get(f"input_scaling-{network}-{scaling}")
+            if folder is None:
+                continue
+            rounds, s = read_tables(folder)[0], settings_of(read_record(folder)["settings"])
+            test, held = (interval_text(100 * rounds[f"es_{split}_accuracy"], "{:.2f}") for split in ("test", "val"))
+            at = ", ".join(f"{i:,}" for i in rounds["es_iteration"])
+            stops.append(f"{scaling} {test}% of test and {held}% of validation images (n = {len(rounds)}; at {at})")
+        if stops:
+            where = f"{network}, {s.iterations:,} iterations, {s.precision}"
+            lines.append(f"{where}: {'; '.join(stops)}. The paper: {theirs:g}%.")
+    return lines
+
+
+STUDY = Study("iterative_pruning", findings=findings)

@@ -1,0 +1,141 @@
+"""Which weights will be pruned, and what chosen initial weights or masks are worth: figures and sentences."""
+
+from pathlib import Path
+
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lthcore.analysis import perturbed_init
+from lthcore.analysis import prediction as predicting
+from lthcore.analysis.cache import derived
+from lthcore.report.comparisons import run_with, runs_of
+from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
+from lthcore.report.studies.rewinding_and_connectivity import METHODS
+from lthcore.report.study import Study
+from lthcore.report.tables import untrained
+from lthcore.runs.folder import read_table, read_tables
+
+PREDICTED = {
+    "before training": "#d1642a",
+    "and early in it": "#3d8c5c",
+    "and its end (leaky)": "#999999",
+}
+
+
+CHOSEN = {  # arm -> label and colour of masks that training chose
+    "by_magnitude_same_sign": ("large final, same sign, as drawn", "#1f5fa8"),
+    "by_magnitude_same_sign-signed": ("large final, same sign, signed", "#2a9d8f"),
+}
+
+
+def prediction(folder: Path, caption: str = "") -> Figure:
+    """ROC-AUC on held-out seeds against weights left: sets of features, single ones; and what each is worth."""
+    table, importance = (read_table(folder, f"{name}.csv") for name in ("prediction", "importance"))
+    figure, panels = new_figure(1, 3, (13.0, 3.8))
+    for name, colour in PREDICTED.items():
+        for model, style in (("gradient boosting", "-"), ("logistic regression", "--")):
+            part = table[(table["features"] == name) & (table["model"] == model)]
+            plot_intervals(part, "percent_left", "auc", panels[0], f"{name}, {model}", colour, style)
+    alone = table[table["model"] == "alone"]
+    names = list(dict.fromkeys(alone["features"]))
+    for name, colour in zip(names, sns.color_palette("husl", len(names)), strict=True):
+        plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], name, colour)
+    for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
+        sparsity_axis(axes, table["percent_left"].min())
+        axes.set(title=title, xlabel="weights left (%)", ylabel="ROC-AUC, held-out seed", ylim=(0.3, 1.02))
+        axes.legend(fontsize=7, loc="lower right", ncols=2 if axes is panels[1] else 1)
+    means = importance.groupby(["feature", "round"])["loss"].mean().unstack()
+    order = means.mean(axis=1).sort_values().index
+    left = importance.groupby("round")["percent_left"].first()
+    for k, colour in zip((means.columns.min(), means.columns.max()), ("#8fb3dc", "#1f5fa8"), strict=True):
+        shift = -0.2 if k == means.columns.min() else 0.2
+        heights = [i + shift for i in range(len(order))]
+        panels[2].barh(heights, means.loc[order, k], height=0.38, color=colour, label=f"{left[k]:.3g}% left")
+    panels[2].set_yticks(range(len(order)), order)
+    panels[2].set(title="What AUC loses without it (shuffled)", xlabel="loss of ROC-AUC")
+    panels[2].legend(loc="lower right")
+    return captioned(figure, caption)
+
+
+def seeding(folder: Path, caption: str = "") -> Figure:
+    """Which share of the weights seeded by size or sign survives, and what the dense network comes to."""
+    table = read_table(folder, "seeding.csv")
+    labels = list(dict.fromkeys(table["seeding"]))
+    figure, (survive, dense) = new_figure(1, 2, (12.0, 3.8))
+    for label, colour in zip(labels, sns.color_palette("husl", len(labels)), strict=True):
+        plot_intervals(table[table["seeding"] == label], "percent_left", "seeded", survive, label, colour)
+    left = sorted(table["percent_left"].unique())
+    survive.plot(left, [x / 100 for x in left], color="#999999", linestyle=":", label="all weights")
+    sparsity_axis(survive, min(left))
+    survive.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    survive.set(title="Share of the seeded weights that survives", xlabel="weights left (%)")
+    survive.legend(fontsize=7)
+    trials = table.drop_duplicates(["seeding", "trial"])
+    sns.stripplot(trials, x="dense_test_accuracy", y="seeding", color="#1f5fa8", ax=dense, jitter=False)
+    dense.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    dense.set(title="Dense network, each trial", xlabel="test accuracy", ylabel="")
+    return captioned(figure, caption)
+
+
+def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
+    """Accuracy of untrained networks under masks that were searched for: from learned.csv or evolved.csv.
+
+    Beside them, masks that a criterion takes from the weights' training, where the run has them.
+    """
+    table = read_table(folder, f"{name}.csv")
+    figure, (axes,) = new_figure(1, 1, (7.0, 4.0))
+    for method, colour in METHODS.items():
+        part = table[table["method"] == method]
+        if part.empty:
+            continue
+        if method.startswith("evolved"):
+            axes.scatter(part["percent_left"], part["test_accuracy"], s=10, color=colour, label=method)
+        else:
+            plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, method, colour)
+    start = untrained(read_tables(folder)[1]).query("round > 0")
+    for arm, (label, colour) in CHOSEN.items():
+        if (start["arm"] == arm).any():
+            part = start[start["arm"] == arm]
+            plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour, "--")
+    sparsity_axis(axes, table["percent_left"].min())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set(title="Masks of untrained weights", xlabel="weights left (%)", ylabel="test accuracy, untrained")
+    axes.legend()
+    return captioned(figure, caption)
+
+
+def prediction_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST, each of five seeds held out."""
+    folder = run_with(root, "mask_prediction", "prediction", "importance")
+    return prediction(folder, caption_of("LeNet-300-100 on MNIST, 95% intervals", folder)) if folder else None
+
+
+def seeding_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST, initial weights changed on purpose."""
+    folder = run_with(root, "mask_prediction", "seeding")
+    return seeding(folder, caption_of("LeNet-300-100 on MNIST, 95% intervals", folder)) if folder else None
+
+
+def supermasks_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST, learned supermasks."""
+    folder = runs_of(root, "deconstructing").get("lenet_mnist-zero")
+    if folder is None or not (folder / "learned.csv").exists():
+        return None
+    return supermasks(folder, "learned", caption_of("LeNet-300-100 on MNIST, bars from min to max", folder))
+
+
+def findings(root: Path, k: int = 4) -> list[str]:
+    """How well LeNet's pruned weights are predicted, and what is left of the largest seeded weights, at round k."""
+    folder = run_with(root, "mask_prediction", "prediction", "seeding")
+    if folder is None:
+        return []
+    seeded = perturbed_init.findings(derived(folder, "seeding"), k)
+    return predicting.findings(derived(folder, "prediction"), k) + [line for line in seeded if "largest" in line]
+
+
+STUDY = Study(
+    "mask_prediction",
+    {"mask_prediction": prediction_lenet, "seeded_initialisations": seeding_lenet, "supermasks": supermasks_lenet},
+    findings,
+)

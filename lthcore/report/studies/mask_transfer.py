@@ -1,0 +1,80 @@
+"""Masks found on another data set: figures and sentences."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lthcore.report.comparisons import gap, runs_of
+from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, sparsity_axis
+from lthcore.report.study import Study
+from lthcore.report.tables import untrained
+from lthcore.runs.folder import read_record, read_tables
+
+TRANSFER = ("ticket", "transferred", "transferred-shuffled")
+
+
+def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
+    """A row for each run (title -> folder): masks from elsewhere and native ones, untrained and trained."""
+    figure, panels = new_figure(len(folders), 2)
+    for i, (title, folder) in enumerate(folders.items()):
+        rounds, curves = read_tables(folder)
+        for axes, table, column, when in (
+            (panels[2 * i], untrained(curves), "test_accuracy", "untrained"),
+            (panels[2 * i + 1], rounds, "es_test_accuracy", "trained"),
+        ):
+            left = table["round"].map(rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean())
+            for arm in TRANSFER:
+                part = table[(table["arm"] == arm) & (table["round"] > 0)]
+                label, colour, style = ARMS[arm]
+                plot_means(part[column], left[part.index], axes, label, colour, style)
+            sparsity_axis(axes, rounds["percent_left"].min())
+            axes.set(title=f"{title}, {when}", xlabel="weights left (%)", ylabel="test accuracy")
+    panels[0].legend()
+    return captioned(figure, caption)
+
+
+def transfer_lenet(root: Path) -> Figure | None:
+    """LeNet between MNIST and digits, and Fashion-MNIST where it has been run."""
+    runs = runs_of(root, "mask_transfer")
+    if not any(name.startswith("lenet") for name in runs):
+        return None
+    folders = {_directions(folder): folder for name, folder in runs.items() if name.startswith("lenet")}
+    return transfer(folders, caption_of("LeNet-300-100, bars from min to max", *folders.values()))
+
+
+def _directions(folder: Path) -> str:
+    settings = read_record(folder)["settings"]
+    names = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "mnist_permuted": "permuted MNIST"}
+    source, target = (names.get(settings[key], settings[key]) for key in ("masks_from", "dataset"))
+    return f"{source} to {target}"
+
+
+def transfer_findings(folder: Path) -> list[str]:
+    """What a run of transferred masks says: against its own tickets, and against the same masks shuffled."""
+    rounds, curves = read_tables(folder)
+    pruned, lines = rounds[rounds["round"] > 0], []
+    start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
+    by = pruned.set_index(["arm", "round", "trial"])["es_test_accuracy"]
+    left = pruned.groupby("round")["percent_left"].mean()
+    for k in sorted({1, max(1, left.index.max() // 2), left.index.max()}):
+        native, moved, shuffled = (by[arm][k] for arm in ("ticket", "transferred", "transferred-shuffled"))
+        known = [100 * start[arm][k].mean() for arm in ("ticket", "transferred", "transferred-shuffled")]
+        lines.append(
+            f"{left[k]:.3g}% left: transferred against native {gap(moved, native)}, against its shuffle "
+            f"{gap(moved, shuffled)}; untrained {known[0]:.1f}% native, {known[1]:.1f}% transferred, "
+            f"{known[2]:.1f}% shuffled."
+        )
+    return lines
+
+
+def findings(root: Path) -> list[str]:
+    """Of each run of LeNet, the sentence in the middle of its rounds."""
+    runs = {name: folder for name, folder in runs_of(root, "mask_transfer").items() if name.startswith("lenet")}
+    return [
+        f"{name.removeprefix('lenet_')}, {line}"
+        for name, folder in runs.items()
+        for line in transfer_findings(folder)[1:2]
+    ]
+
+
+STUDY = Study("mask_transfer", {"mask_transfer": transfer_lenet}, findings)

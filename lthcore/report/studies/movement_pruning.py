@@ -1,0 +1,188 @@
+"""High-movement pruning and its controls: figures and sentences."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from lthcore.report.comparisons import gap, runs_of
+from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_rounds, sparsity_axis
+from lthcore.report.study import Study
+from lthcore.runs.folder import read_record, read_table, read_tables
+
+MOVEMENT = {
+    "high_movement": ("high movement goes", "#1f5fa8"), "low_movement": ("low movement goes", "#d1642a"),
+    "magnitude": ("low magnitude goes", "#222222"), "magnitude_increase": ("low increase goes", "#3d8c5c"),
+    "random": ("random goes", "#999999"), "high_movement_guarded": ("high movement, layers guarded", "#7a4fa3"),
+    "high_movement_going_on": ("high movement, going on from the best", "#b8860b"),
+    "high_movement_going_on_fresh": ("the same, fresh optimizer", "#c07fae"),
+}  # fmt: skip
+
+
+NETWORKS = {
+    "conv4_cifar10": "Conv-4 on CIFAR-10",
+    "lenet_mnist": "LeNet-300-100 on MNIST",
+    "mlp_digits": "A small network on digits",
+}
+
+
+def pruning_rounds(folder: Path, caption: str = "") -> Figure:
+    """A run of iterative pruning round by round: curves by epoch, what validated best, and what it came to."""
+    rounds, curves = (table[table["arm"] == "ticket"] for table in read_tables(folder))
+    settings = read_record(folder)["settings"]
+    steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
+    unit = "epoch" if settings["epochs"] else "iteration"
+    figure, panels = new_figure(2, 4)
+    ks = sorted(curves["round"].unique())
+    colours = dict(zip(ks, sns.color_palette("viridis", len(ks) + 1), strict=False))
+    for k in ks:
+        means = curves[curves["round"] == k].groupby("iteration").mean(numeric_only=True)
+        for axes, column in zip(panels, ("test_accuracy", "test_loss", "val_loss"), strict=False):
+            label = f"{means['percent_left'].iloc[-1]:.3g}%"
+            axes.plot(means.index / steps, means[column], color=colours[k], label=label)
+    for axes, title in zip(panels, ("Test accuracy", "Test loss", "Validation loss"), strict=False):
+        axes.set(title=f"{title}, each round", xlabel=unit)
+        if "accuracy" in title:
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        else:
+            later = np.concatenate([line.get_ydata()[1:] for line in axes.lines])
+            axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
+    handles, labels = panels[0].get_legend_handles_labels()
+    few = range(0, len(labels), max(1, len(labels) // 5))
+    panels[0].legend([handles[i] for i in few], [labels[i] for i in few], title="weights left")
+    last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
+    by_round = rounds.groupby("round")
+    _per_round(panels[3], by_round["es_val_loss"].mean(), "Best validation loss")
+    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Best validation accuracy")
+    collapsed = [k for k, part in by_round if "emptied" in part and part["emptied"].notna().any()]
+    _bars(panels[5], by_round["final_test_accuracy"].mean(), "Test accuracy at the end", collapsed)
+    _bars(panels[6], last, "Test loss at the end", collapsed)
+    _bars(panels[7], 1 - by_round["percent_left"].mean() / 100, "Sparsity", collapsed)
+    for axes in (panels[4], panels[5], panels[7]):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    note = f"; in rounds {', '.join(map(str, collapsed))} (red) a layer was emptied" if collapsed else ""
+    return captioned(figure, caption + note)
+
+
+def movement_rounds(root: Path) -> Figure | None:
+    """High-movement pruning of the largest network it has been run on, round by round."""
+    runs = runs_of(root, "movement_pruning")
+    for stem in NETWORKS:
+        if f"{stem}-high_movement" in runs:
+            return pruning_rounds(
+                runs[f"{stem}-high_movement"], caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"])
+            )
+    return None
+
+
+def movement_arms(root: Path) -> Figure | None:
+    """Accuracy against sparsity: high movement and its controls, as many a round; a panel for each network."""
+    runs = runs_of(root, "movement_pruning")
+    stems = [stem for stem in NETWORKS if f"{stem}-high_movement" in runs]
+    if not stems:
+        return None
+    figure, panels = new_figure(1, len(stems) if len(stems) > 1 else 2)
+    for axes, stem in zip(panels, stems, strict=False):
+        lowest = 100.0
+        for name, (label, colour) in MOVEMENT.items():
+            if f"{stem}-{name}" not in runs:
+                continue
+            rounds, _ = read_tables(runs[f"{stem}-{name}"])
+            plot_rounds(rounds, "final_test_accuracy", axes, label, colour)
+            lowest = min(lowest, rounds["percent_left"].min())
+            if "emptied" in rounds:
+                empty = rounds[rounds["emptied"].notna()]
+                axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
+        sparsity_axis(axes, lowest)
+        title = (
+            caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace("; ", "\n").replace(" trials each", "")
+        )
+        axes.set(title=title, ylabel="test accuracy at the end", xlabel="weights left (%)")
+        axes.legend().remove()
+    for axes in panels[len(stems) :]:
+        axes.set_axis_off()
+    handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    return captioned(figure, "bars from lowest to highest trial; red crosses: a layer was emptied")
+
+
+def movement_layers(root: Path) -> Figure | None:
+    """What is left of each layer as rounds go by: where layers collapse, and where they do not."""
+    runs = runs_of(root, "movement_pruning")
+    stem = next((s for s in NETWORKS if f"{s}-high_movement" in runs), None)
+    arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
+    if stem is None or not arms:
+        return None
+    figure, panels = new_figure(-(-len(arms) // 3), 3)
+    for axes, arm in zip(panels, arms, strict=False):
+        folder = runs[f"{stem}-{arm}"]
+        density = read_table(folder, "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
+        left = read_tables(folder)[0].groupby("round")["percent_left"].mean()
+        layers = list(density.index.get_level_values("layer").unique())
+        for layer, colour in zip(layers, sns.color_palette("viridis", len(layers) + 1), strict=False):
+            axes.plot(
+                left.loc[density[layer].index], density[layer], color=colour, marker="o", markersize=3, label=layer
+            )
+        sparsity_axis(axes, left.min())
+        axes.set(
+            title=MOVEMENT[arm][0], xlabel="weights left (%)", ylabel="share of the layer left", ylim=(-0.03, 1.03)
+        )
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[0].legend()
+    for axes in panels[len(arms) :]:
+        axes.set_axis_off()
+    return captioned(figure, caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]))
+
+
+def _per_round(axes: Axes, values: pd.Series, title: str) -> None:
+    axes.plot(values.index, values, color=ARMS["ticket"][1], marker="o", markersize=4)
+    axes.set(title=title, xlabel="round")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> None:
+    axes.bar(values.index, values, color=["#c00000" if k in collapsed else ARMS["ticket"][1] for k in values.index])
+    axes.set(title=title, xlabel="round")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def findings(root: Path) -> list[str]:
+    """Each criterion against random pruning, where as little is left as every trial of high movement came down to.
+
+    Rounds that were skipped leave a trial behind the others, so trials are held against each other at equal weights
+    left, not at equal rounds.
+    """
+    runs, lines = runs_of(root, "movement_pruning"), []
+    for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
+        arms = ("high_movement", "low_movement", "magnitude", "magnitude_increase", "random")
+        tables = {arm: read_tables(runs[f"{stem}-{arm}"])[0] for arm in arms if f"{stem}-{arm}" in runs}
+        if not {"high_movement", "random"} <= tables.keys():
+            continue
+        lowest = tables["high_movement"].groupby("trial")["percent_left"].min().max()
+        left = min(tables["random"]["percent_left"].unique(), key=lambda level: abs(level - lowest))
+        at = {arm: _at(table, left) for arm, table in tables.items()}
+        profile = runs[f"{stem}-random"].parents[1].name
+        lines += [
+            f"{network} (`{profile}`), {left:.3g}% left, {arm.replace('_', ' ')} against random: "
+            f"{gap(at[arm], at['random'])}."
+            for arm in tables
+            if arm != "random"
+        ]
+    return lines
+
+
+def _at(table: pd.DataFrame, left: float) -> pd.Series:
+    """Test accuracy at the end by trial, of the round with so many percent left (to one in fifty)."""
+    near = table[(table["percent_left"] / left - 1).abs() < 0.02]
+    return near.drop_duplicates("trial").set_index("trial")["final_test_accuracy"]
+
+
+STUDY = Study(
+    "movement_pruning",
+    {"movement_rounds": movement_rounds, "movement_arms": movement_arms, "movement_layers": movement_layers},
+    findings,
+)

@@ -1,0 +1,113 @@
+"""Pruning before training, and its sanity checks (arXiv 2009.08576): figures and sentences."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lthcore.report.comparisons import gaps, runs_of
+from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms, plot_means, sparsity_axis
+from lthcore.report.study import Study
+from lthcore.report.tables import middle_and_last, name_of
+from lthcore.runs.folder import read_tables
+
+AT_INIT = {
+    "ticket": ("iterative ticket", "#222222", "-"),
+    "oneshot": ("one-shot ticket", "#1f5fa8", "-"),
+    "by_snip": ("SNIP", "#3d8c5c", "-"),
+    "by_grasp": ("GraSP", "#d1642a", "-"),
+    "by_synflow": ("SynFlow", "#7a4fa3", "-"),
+    "by_magnitude_at_init": ("magnitude at init", "#b8860b", "-"),
+    "by_random": ("random", "#999999", "-"),
+}
+
+
+SANITY = {
+    "": ("as it is", "-"),
+    "-shuffled": ("mask shuffled in layers", "--"),
+    "-fresh": ("other weights", "-."),
+    "-inverted": ("worst kept", ":"),
+}
+
+
+def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path]] | None = None) -> Figure:
+    """A run of masks found before training, against tickets; and each one's sanity checks.
+
+    `during` are runs of networks that were pruned as they trained (label -> folders), drawn beside them.
+    """
+    rounds, _ = read_tables(folder)
+    figure, panels = new_figure(1, 4, (16.0, 4.2))
+    plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after")
+    for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f"), strict=False):
+        table = pd.concat([read_tables(other)[0] for other in folders])
+        plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
+    for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
+        label, colour, _ = AT_INIT[f"by_{name}"]
+        arms = {f"by_{name}{suffix}": (text, colour, style) for suffix, (text, style) in SANITY.items()}
+        plot_arms(rounds, arms, "final_test_accuracy", axes, f"{label}: sanity checks")
+    below = _zoom(rounds[rounds["round"] > 0], panels)
+    for axes in panels:
+        axes.legend(loc="lower left")
+    return captioned(figure, "; ".join(filter(None, (caption, below))))
+
+
+def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
+    """Give all panels one scale, on which most lines lie, and say which go below it."""
+    left = table.groupby("round")["percent_left"].mean().round(2)
+    means = table.groupby(["arm", "round"])["final_test_accuracy"].mean()
+    lowest = max(0.0, means.quantile(0.1) - 0.6 * (means.max() - means.quantile(0.1)))
+    for axes in panels:
+        axes.set_ylim(lowest, means.max() + 0.1 * (means.max() - lowest))
+        sparsity_axis(axes, left.min(), left.max(), left)
+    fallen = [
+        f"{arm.removeprefix('by_').replace('-inverted', ', worst kept,')} {mean:.0%} ({left[k]:.1f}% left)"
+        for (arm, k), mean in means.items()
+        if mean < lowest
+    ]
+    return f"below the panels: {', '.join(fallen)}" if fallen else ""
+
+
+def pruning_at_init_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST."""
+    folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
+    if folder is None:
+        return None
+    runs = {
+        n.removeprefix("lenet_mnist_rigl-"): f for n, f in runs_of(root, "dynamic_pruning").items() if "_rigl-" in n
+    }
+    kinds = {"RigL": [f for n, f in runs.items() if "gradual" not in n],
+             "gradual magnitude": [f for n, f in runs.items() if "gradual" in n]}  # fmt: skip
+    during = {label: folders for label, folders in kinds.items() if folders}
+    return pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder), during)
+
+
+def findings(root: Path) -> list[str]:
+    """Masks of LeNet found before training, against the one-shot ticket's of as many weights; and their checks."""
+    folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
+    if folder is None:
+        return []
+    during, lines, checks = runs_of(root, "dynamic_pruning"), [], []
+    for _, left, by in middle_and_last(read_tables(folder)[0]):
+        for name, label in (("rigl", "RigL"), ("rigl-gradual", "gradual magnitude")):
+            other = during.get(f"lenet_mnist_{name}-{100 - left:.4g}")
+            if other is not None:
+                by[label] = read_tables(other)[0].set_index("trial")["final_test_accuracy"]
+        arms = {name_of(arm): by[arm] for arm in (*FOUND_BEFORE, "RigL", "gradual magnitude") if arm in by}
+        base = by["oneshot"]
+        lines.append(f"{left:.3g}% left, against one-shot tickets ({100 * base.mean():.2f}%): {gaps(arms, base)}.")
+        for arm in ("by_snip", "by_grasp", "by_synflow"):
+            others = {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
+            if others:
+                checks.append(f"{left:.3g}% left, against {name_of(arm)}: {gaps(others, by[arm])}.")
+    return lines + checks
+
+
+FOUND_BEFORE = ("ticket", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_init", "by_random")
+
+
+CHECKS = {"shuffled": "its mask shuffled in layers", "fresh": "other weights", "inverted": "the worst kept"}
+
+
+STUDY = Study("pruning_at_init", {"pruning_at_init": pruning_at_init_lenet}, findings)

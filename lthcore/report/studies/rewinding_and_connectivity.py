@@ -1,0 +1,122 @@
+"""Where to rewind to, and when two copies end in one valley: figures and sentences."""
+
+from pathlib import Path
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
+
+from lthcore.analysis import stability
+from lthcore.analysis.cache import derived
+from lthcore.report.comparisons import gap, runs_of
+from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
+from lthcore.report.study import Study
+from lthcore.runs.folder import read_table, read_tables
+
+METHODS = {
+    "learned (edge-popup)": "#1f5fa8",
+    "learned, weights as drawn": "#1f5fa8",
+    "learned, weights signed": "#2a9d8f",
+    "evolved (NSGA-II)": "#d1642a",
+    "ticket's mask": "#222222",
+    "random mask": "#999999",
+}
+
+
+def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
+    """Runs by rewinding point: accuracy of tickets and of training on; and the barrier between copies parted there."""
+    points = sorted(folders)
+    figure, panels = new_figure(1, 3)
+    colours = dict(zip(points, sns.color_palette("viridis", len(points) + 1), strict=False))
+    barriers = []
+    for point in points:
+        rounds, _ = read_tables(folders[point])
+        tickets = rounds[rounds["arm"] == "ticket"]
+        label = f"rewound to {point}" if point else "rewound to 0: ticket"
+        _means(tickets, panels[0], label, colours[point])
+        if point == 0:
+            _means(tickets, panels[1], label, colours[point])
+            for arm, text in (("continued", "learning-rate rewinding"), ("fine_tuned", "fine-tuning"), ("reinit", "")):
+                part = rounds[(rounds["arm"] == arm) | (rounds["round"] == 0)]
+                if (part["round"] > 0).any():
+                    _means(part, panels[1], text or ARMS[arm][0], ARMS[arm][1], ARMS[arm][2])
+        if (folders[point] / "stability.csv").exists():
+            barriers.append(read_table(folders[point], "stability.csv"))
+    for axes, title in zip(panels, ("Rewound to iteration k", "Rewound, or trained on"), strict=False):
+        axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy at the end")
+        sparsity_axis(axes, rounds["percent_left"].min())
+        if axes.has_data():
+            axes.legend()
+        else:  # these go with rewinding to 0
+            axes.set_visible(False)
+    if barriers:
+        table = pd.concat(barriers)
+        lefts = sorted(table["percent_left"].unique(), reverse=True)
+        shades = sns.color_palette("mako", len(lefts) + 1)
+        for left, colour in zip(lefts, shades, strict=False):
+            part = table[table["percent_left"] == left]
+            plot_intervals(part, "rewind_to", "error_barrier", panels[2], f"{left:.3g}% left", colour)
+        panels[2].set(
+            title="Error barrier of two copies", xlabel="iteration k at which they part", ylabel="error barrier"
+        )
+        panels[2].set_xscale("symlog", linthresh=max(1, min(filter(None, points), default=1)))
+        panels[2].set_xticks(points)
+        panels[2].xaxis.set_major_formatter(ScalarFormatter())
+        panels[2].minorticks_off()
+        panels[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        panels[2].legend()
+    return captioned(figure, caption)
+
+
+def rewinding_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST by SGD with momentum."""
+    studied = runs_of(root, "rewinding_and_connectivity").items()
+    folders = {int(n.rpartition("-")[2]): folder for n, folder in studied if n.startswith("lenet_mnist-")}
+    if 0 not in folders:
+        return None
+    return rewinding(folders, caption_of("LeNet-300-100 on MNIST, SGD with momentum", *folders.values()))
+
+
+def _means(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    plot_means(rounds["final_test_accuracy"], rounds["percent_left"].round(2), axes, label, colour, style)
+
+
+def rewinding_findings(folders: dict[int, Path]) -> list[str]:
+    """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on."""
+    if 0 not in folders:
+        return []
+    tables = {k: read_tables(folder)[0] for k, folder in folders.items()}
+    base = tables[0]
+    left, last = base.groupby("round")["percent_left"].mean(), base["round"].max()
+
+    def at(table: pd.DataFrame, arm: str, k: int) -> pd.Series:
+        return table[(table["arm"] == arm) & (table["round"] == k)].set_index("trial")["final_test_accuracy"]
+
+    lines = []
+    for k in sorted({last // 2, last}):
+        against = {f"rewound to {point}": at(tables[point], "ticket", k) for point in sorted(tables) if point}
+        names = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialised"}
+        against |= {name: at(base, arm, k) for arm, name in names.items() if arm in set(base["arm"])}
+        lines += [
+            f"{left[k]:.3g}% left, {name} against rewound to 0: {gap(values, at(base, 'ticket', k))}."
+            for name, values in against.items()
+        ]
+    return lines
+
+
+def findings(root: Path) -> list[str]:
+    """LeNet where least is left: against rewinding to 0; and whether two copies end in one valley."""
+    runs = runs_of(root, "rewinding_and_connectivity").items()
+    folders = {int(name.rpartition("-")[2]): folder for name, folder in runs if name.startswith("lenet_mnist-")}
+    if 0 not in folders:
+        return []
+    lowest = read_tables(folders[0])[0]["percent_left"].min()
+    lines = [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
+    if (folders[0] / "stability.csv").exists():
+        lines += stability.findings(derived(folders[0], "stability"))
+    return lines
+
+
+STUDY = Study("rewinding_and_connectivity", {"rewinding_and_connectivity": rewinding_lenet}, findings)

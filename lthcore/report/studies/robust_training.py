@@ -1,0 +1,131 @@
+"""Robust training, one change at a time: figures and sentences."""
+
+from pathlib import Path
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from lthcore.report.comparisons import gap, runs_of, trainings_of
+from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_rounds, sparsity_axis
+from lthcore.report.study import Study
+from lthcore.runs.folder import read_record, read_tables
+
+ABLATION = {
+    "base": "base: Adam", "clipping": "+ gradient clipping", "dropout": "+ dropout", "kaiming": "+ Kaiming",
+    "adamw": "+ AdamW", "all": "all four",
+}  # fmt: skip
+
+
+SHADES = {
+    "base": "#222222", "clipping": "#3d8c5c", "dropout": "#d1642a", "kaiming": "#b8860b", "adamw": "#7a4fa3",
+    "all": "#1f5fa8",
+}  # fmt: skip
+
+
+def robust_training(root: Path) -> Figure | None:
+    """Accuracy against sparsity: iterative pruning, its reinitialisation, and the two together for base and all."""
+    found = _ablation(root)
+    if found is None:
+        return None
+    figure, panels = new_figure(1, 3)
+    for axes, arm, title in zip(panels, ("ticket", "reinit"), ("Iterative pruning", "Reinitialised"), strict=False):
+        for name, part in found.groupby("label", sort=False):
+            rounds = part[(part["arm"] == arm) | (part["round"] == 0)]
+            plot_rounds(rounds, "es_test_accuracy", axes, ABLATION[name], SHADES[name])
+        axes.set_title(title)
+    for name in ("base", "all"):
+        for arm in ("ticket", "reinit"):
+            part = found[(found["label"] == name) & ((found["arm"] == arm) | (found["round"] == 0))]
+            label = f"{ABLATION[name].split(':')[0]}, {ARMS[arm][0]}"
+            plot_rounds(part, "es_test_accuracy", panels[2], label, SHADES[name], ARMS[arm][2])
+    panels[2].set_title("Rewound against reinitialised")
+    for axes in panels:
+        sparsity_axis(axes, found["percent_left"].min())
+        axes.set(xlabel="weights left (%)", ylabel="test accuracy at early stop")
+        axes.legend()
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST, bars from lowest to highest trial", *_folders(root)))
+
+
+def robust_ablation(root: Path) -> Figure | None:
+    """A heat map of the ablation, mean and spread over trials; and how soon each comes to 97% of test images."""
+    found = _ablation(root)
+    if found is None:
+        return None
+    figure, (heat, soon) = new_figure(1, 2, (12.0, 3.8))
+    tickets = found[found["arm"] == "ticket"]
+    table = (100 * tickets["es_test_accuracy"]).groupby([tickets["label"], tickets["round"]])
+    names = [name for name in ABLATION if name in set(found["label"])]
+    mean, std = table.mean().unstack().loc[names], table.std().unstack().loc[names]
+    left = tickets.groupby("round")["percent_left"].mean()
+    text = mean.map("{:.2f}".format) + std.map("\n± {:.2f}".format)
+    sns.heatmap(
+        mean,
+        annot=text,
+        fmt="",
+        cmap="viridis",
+        ax=heat,
+        cbar_kws={"label": "test accuracy (%)"},
+        annot_kws={"size": 8},
+    )
+    heat.set_xticklabels([f"{left[k]:.3g}%" for k in mean.columns])
+    heat.set_yticklabels([ABLATION[name] for name in names], rotation=0)
+    heat.set(xlabel="weights left", ylabel="", title="Tickets: test accuracy at early stop, mean ± sd")
+    epochs = _epochs_to(root, 0.97)
+    for name in names:
+        part = epochs[epochs["label"] == name].groupby("percent_left")["epochs"].mean()
+        soon.plot(part.index, part, color=SHADES[name], marker="o", markersize=4, label=ABLATION[name])
+    sparsity_axis(soon, found["percent_left"].min())
+    soon.set(title="Epochs until 97% of test images", xlabel="weights left (%)", ylabel="epochs")
+    soon.legend()
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST", *_folders(root)))
+
+
+def _ablation(root: Path) -> pd.DataFrame | None:
+    folders = {path.name.removeprefix("lenet_mnist-"): path for path in _folders(root)}
+    if not {"base", "all"} <= folders.keys():
+        return None
+    table = trainings_of({name: folders[name] for name in ABLATION if name in folders})
+    return table.assign(label=table["variant"])
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for name, path in runs_of(root, "robust_training").items() if name.startswith("lenet_mnist-")]
+
+
+def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
+    """Epochs until a ticket's test accuracy first reaches a value, where it does in every trial."""
+    rows = []
+    for path in _folders(root):
+        curves, record = read_tables(path)[1], read_record(path)
+        steps = record["n_train"] // record["settings"]["batch_size"]
+        tickets = curves[(curves["arm"] == "ticket") & (curves["test_accuracy"] >= accuracy)]
+        first = tickets.groupby(["trial", "round"])[["iteration", "percent_left"]].min().reset_index()
+        first = first[first.groupby("round")["trial"].transform("size") == curves["trial"].nunique()]
+        rows.append(first.assign(label=path.name.removeprefix("lenet_mnist-"), epochs=first["iteration"] / steps))
+    found = pd.concat(rows, ignore_index=True)
+    return found.assign(percent_left=found.groupby("round")["percent_left"].transform("mean"))
+
+
+def findings(root: Path) -> list[str]:
+    """What each change of robust training adds to base: test accuracy at the early stop, dense and at 6% left."""
+    prefix = "lenet_mnist-"
+    table = trainings_of({k: v for k, v in runs_of(root, "robust_training").items() if k.startswith(prefix)})
+    if table.empty or f"{prefix}base" not in set(table["variant"]):
+        return []
+    profile = table.loc[table["variant"] == f"{prefix}base", "profile"].iloc[0]
+    tickets, lines = table[(table["arm"] == "ticket") & (table["profile"] == profile)], []
+    by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
+    left = tickets.groupby("round")["percent_left"].mean()
+    for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):
+        parts = []
+        for k in (0, (left - 6.25).abs().idxmin()):
+            mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
+            parts.append(f"at {left[k]:.3g}% left {gap(mine, base)}")
+        lines.append(f"{variant.removeprefix(prefix)} against base: {', '.join(parts)}.")
+    base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
+    values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}% left" for k in base.index)
+    return [f"Base: {values}.", *lines]
+
+
+STUDY = Study("robust_training", {"robust_training": robust_training, "robust_ablation": robust_ablation}, findings)

@@ -1,0 +1,76 @@
+"""Pruning of whole neurons and filters: figures and sentences."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lthcore.report.comparisons import gap, runs_of
+from lthcore.report.plots import caption_of, captioned, new_figure, plot_means
+from lthcore.report.study import Study
+from lthcore.runs.folder import read_tables
+
+UNITS = {
+    "l1": ("mean |w|", "#1f5fa8"), "l2": ("root mean square of w", "#3d8c5c"), "activation": ("mean output", "#d1642a"),
+    "l1-global": ("mean |w|, all layers together", "#7a9cc9"),
+    "l2-global": ("root mean square, all together", "#8cc0a0"),
+    "activation-global": ("mean output, all together", "#e6a882"),
+}  # fmt: skip
+
+
+def structured_pruning(root: Path) -> Figure | None:
+    """Whole neurons pruned: accuracy against what is left, by criterion and scope, tickets and reinitialisations."""
+    runs = runs_of(root, "structured_pruning")
+    found = {name: runs[f"lenet_mnist-{name}"] for name in UNITS if f"lenet_mnist-{name}" in runs}
+    if not found:
+        return None
+    figure, panels = new_figure(1, 3)
+    for name, folder in found.items():
+        rounds, _ = read_tables(folder)
+        label, colour = UNITS[name]
+        tickets = rounds[rounds["arm"] == "ticket"]
+        _line_by_round(tickets, panels[1 if "global" in name else 0], label.split(",")[0], colour)
+        if name in ("l1", "activation"):
+            _line_by_round(tickets, panels[2], f"{label}, rewound", colour)
+            other = rounds[(rounds["arm"] == "reinit") | (rounds["round"] == 0)]
+            _line_by_round(other, panels[2], f"{label}, reinitialised", colour, "--")
+    titles = ("Within each layer", "All layers together", "Rewound against reinitialised")
+    for axes, title in zip(panels, titles, strict=True):
+        if not axes.lines:
+            axes.set_axis_off()
+            continue
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.set_xticks([100, 60, 40, 25, 15])
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
+        axes.set(title=title, xlabel="weights left", ylabel="test accuracy at early stop")
+        axes.legend()
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST, whole neurons", *found.values()))
+
+
+def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+    """Test accuracy at the early stop: of whole units, a trial's weights left differ from another's in a round."""
+    left = rounds["percent_left"].groupby(rounds["round"]).transform("mean")
+    plot_means(rounds["es_test_accuracy"], left, axes, label, colour, style)
+
+
+def findings(root: Path) -> list[str]:
+    """Whole neurons pruned, by each criterion and scope: accuracy, and rewound against reinitialised."""
+    runs, lines = runs_of(root, "structured_pruning"), []
+    tables = {name.removeprefix("lenet_mnist-"): read_tables(f)[0] for name, f in runs.items() if "lenet" in name}
+    for name, table in tables.items():
+        last = table[table["round"] == table["round"].max()].set_index("trial")
+        arms = {arm: part["es_test_accuracy"] for arm, part in last.groupby("arm")}
+        if "reinit" in arms:
+            left = last["percent_left"].mean()
+            lines.append(
+                f"Neurons by {name}, {left:.3g}% left: {100 * arms['ticket'].mean():.2f}%, rewound against "
+                f"reinitialised {gap(arms['ticket'], arms['reinit'])}."
+            )
+    return lines
+
+
+STUDY = Study("structured_pruning", {"structured_pruning": structured_pruning}, findings)

@@ -1,0 +1,83 @@
+"""Whether tickets of different seeds agree: figures and sentences."""
+
+from pathlib import Path
+
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from lthcore.analysis import overlap
+from lthcore.analysis.cache import derived
+from lthcore.report.comparisons import run_with
+from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
+from lthcore.report.study import Study
+from lthcore.runs.folder import read_table
+
+ALIKE = {
+    "jaccard": ("as they are", "#1f5fa8", "-"),
+    "chance": ("random masks", "#1f5fa8", ":"),
+    "aligned": ("units aligned", "#d1642a", "-"),
+    "aligned_chance": ("random masks, aligned", "#d1642a", ":"),
+}
+
+
+ARMS_ALIKE = {
+    "oneshot": ("one-shot ticket", "#7a4fa3"),
+    "random": ("random mask", "#999999"),
+    "transferred": ("mask from the other data", "#d1642a"),
+}
+
+
+def similarity(folder: Path, caption: str = "") -> Figure:
+    """Tickets of two seeds, layer by layer: their masks against chance, and their activations."""
+    seeds = read_table(folder, "seeds.csv")
+    names = list(dict.fromkeys(seeds["layer"]))
+    figure, panels = new_figure(2, max(2, len(names)))
+    pruned, across = seeds[seeds["round"] > 0], max(2, len(names))
+    for axes, name in zip(panels, names, strict=False):
+        for column, (label, colour, style) in ALIKE.items():
+            part = pruned[pruned["layer"] == name]
+            plot_intervals(part, "percent_left", column, axes, label, colour, style)
+        axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index")
+    panels[0].legend()
+    colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
+    for axes, (column, title) in zip(
+        panels[across:], {"cka": "linear CKA of activations", "cca": "mean CCA of activations"}.items(), strict=False
+    ):
+        for name in names:
+            part = seeds[seeds["layer"] == name]
+            plot_intervals(part, "percent_left", column, axes, name, colours[name])
+        axes.set(title=title, ylim=(None, 1.02))
+    panels[across].legend()
+    other = panels[across + 2] if across > 2 else None
+    arms = folder / "arms_alike.csv"
+    if other is not None and arms.exists():
+        table = read_table(folder, arms.name)
+        for arm, (label, colour) in ARMS_ALIKE.items():
+            part = table[(table["arm"] == arm) & (table["layer"] == names[0])]
+            if len(part):
+                plot_intervals(part, "percent_left", "jaccard", other, label, colour)
+        other.set(title=f"{names[0]}: ticket against other masks", ylabel="Jaccard index")
+        other.legend()
+    for axes in panels:
+        if axes.lines:
+            sparsity_axis(axes, seeds["percent_left"].min())
+            axes.set_xlabel("weights left (%)")
+        else:
+            axes.set_axis_off()
+    return captioned(figure, caption)
+
+
+def similarity_lenet(root: Path) -> Figure | None:
+    """LeNet's tickets on MNIST, from five seeds."""
+    folder = run_with(root, "ticket_similarity", "seeds", "arms_alike")
+    what = "LeNet-300-100 on MNIST, means and 95% intervals over pairs of seeds"
+    return similarity(folder, caption_of(what, folder)) if folder else None
+
+
+def findings(root: Path, k: int = 6) -> list[str]:
+    """Whether five tickets of LeNet on MNIST agree where 5% of the weights are left."""
+    folder = run_with(root, "ticket_similarity", "seeds")
+    return overlap.findings(derived(folder, "seeds"), k) if folder else []
+
+
+STUDY = Study("ticket_similarity", {"ticket_similarity": similarity_lenet}, findings)
