@@ -17,11 +17,11 @@ WAITS = f"{NUMBER} Path('begun').touch(); import threading; threading.Event().wa
 TRAINS = f"""
 {NUMBER}
 from functools import partial
-from lthcore import results
+from lthcore.runs import runner
 from lthcore.settings import Settings
-results.Checkpointer = partial(results.Checkpointer, every=0.0)  # which is how the test sees that it has begun
+runner.Checkpointer = partial(runner.Checkpointer, every=0.0)  # which is how the test sees that it has begun
 settings = Settings(dataset="digits", architecture="mlp", validation=200, iterations=10**6, eval_every=10, trials=1)
-results.run(settings, ".", quiet=True)
+runner.run(settings, ".", quiet=True)
 """
 
 

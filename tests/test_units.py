@@ -12,6 +12,7 @@ from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights, multiply_adds, positions
 from lthcore.pruning.criteria import Seen
 from lthcore.pruning.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
+from lthcore.runs.runner import run
 from lthcore.settings import Settings
 
 DIGITS = Settings(
@@ -215,4 +216,4 @@ def test_mean_activation_is_read_behind_the_norm():
 
 def test_criteria_of_weights_and_of_units_are_told_apart():
     with pytest.raises(LabError, match="unit_l1"):
-        list(__import__("lthcore.runs.runner").results.run(DIGITS.changed(criterion="magnitude"), "/nowhere"))
+        run(DIGITS.changed(criterion="magnitude"), "/nowhere")
