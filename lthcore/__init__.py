@@ -1,3 +1,50 @@
-"""lthcore: data, models, masks, pruning and training for the Lottery Ticket Hypothesis."""
+"""lthcore: the lottery ticket hypothesis, from data and masks to figures. What most people need is here by name.
+
+    from lthcore import Settings, find_tickets, load_data
+    settings = Settings(dataset="digits", architecture="mlp", validation=200, iterations=500)
+    for outcomes in find_tickets(settings, load_data(settings)):
+        ...
+
+Nothing is imported before it is asked for.
+"""
+
+from importlib import import_module
 
 __version__ = "0.1.0"
+
+_FACE = {  # name -> where it is defined
+    "Settings": "settings.Settings",
+    "DynamicSettings": "settings.DynamicSettings",
+    "TransferSettings": "settings.TransferSettings",
+    "LabError": "errors.LabError",
+    "project_root": "paths.project_root",
+    "results_root": "paths.results_root",
+    "load_data": "data.datasets.load",
+    "build_model": "models.build",
+    "initial_weights": "models.initial_weights",
+    "full_mask": "masks.full_mask",
+    "percent_left": "masks.percent_left",
+    "layer_rates": "pruning.allocation.layer_rates",
+    "prune": "pruning.allocation.prune",
+    "train": "training.loop.train",
+    "find_tickets": "lottery.search.find_tickets",
+    "run": "runs.runner.run",
+    "read_record": "runs.folder.read_record",
+    "read_table": "runs.folder.read_table",
+    "read_tables": "runs.folder.read_tables",
+    "load_ticket": "runs.checkpoints.load_ticket",
+    "load_and_evaluate": "runs.checkpoints.load_and_evaluate",
+    "cached_table": "analysis.cache.derived",
+}
+__all__ = list(_FACE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _FACE:
+        raise AttributeError(f"module 'lthcore' has no attribute {name!r}")
+    module, _, attribute = _FACE[name].rpartition(".")
+    return getattr(import_module(f"lthcore.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FACE])

@@ -171,20 +171,11 @@ def run_command(options: argparse.Namespace) -> None:
 def run_notebook(experiment: Experiment, folder: Path) -> Path:
     """Execute the experiment's notebook over its finished run by papermill; return the executed copy.
 
-    The parameters are checked first: papermill itself only warns of one that the notebook does not have.
+    Its parameters cell need not name every setting: `Settings.of_parameters` takes those that are put below it too.
     """
-    import papermill
-
-    source = notebook_of(experiment)
-    known, s = papermill.inspect_notebook(str(source)), experiment.settings
-    # a notebook may leave out settings that its study does not change
-    changed = {name for name in s.given() if getattr(s, name) != type(s).model_fields[name].default}
-    unknown = sorted(changed - known.keys())
-    if unknown:
-        raise LabError(f"run: {source.name} has no parameter {', '.join(unknown)}: add it to its parameters cell")
     executed = folder / f"{experiment.variant}.ipynb"
-    values = {name: value for name, value in s.model_dump(mode="json").items() if name in known}
-    _execute(source, executed, values | {"folder": str(folder.resolve())})
+    values = experiment.settings.model_dump(mode="json")
+    _execute(notebook_of(experiment), executed, values | {"folder": str(folder.resolve())})
     return executed
 
 
@@ -213,12 +204,15 @@ def notebook_command(options: argparse.Namespace) -> None:
 
 
 def _execute(source: Path, executed: Path, values: dict):
+    import logging
+
     import papermill
     from traitlets.config import Config
 
     from lthcore.runs.notebook import ending_with_this_process, passing_on_signals
 
     executed.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a notebook does not list
     os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
     where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
     try:

@@ -150,6 +150,15 @@ class Recipe(BaseModel):
         except ValidationError as error:
             raise LabError(f"settings: {_explained(type(self), error)}") from None
 
+    @classmethod
+    def of_parameters(cls, names: dict[str, Any]) -> Self:
+        """The settings among the names of a notebook, `globals()`: its parameters cell, and what papermill puts below.
+
+        Raises LabError for a name that is annotated there and is no setting (but `folder`, where the tables go).
+        """
+        unknown = names.get("__annotations__", {}).keys() - cls.model_fields.keys() - {"folder"}
+        return cls(**{name: names[name] for name in [*cls.model_fields, *sorted(unknown)] if name in names})
+
     def changed(self, /, **values: Any) -> Self:
         """A checked copy with some values changed."""
         return type(self)(**{**self.given(), **values})

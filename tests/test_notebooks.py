@@ -10,8 +10,9 @@ from pathlib import Path
 
 import papermill
 import pytest
-import yaml
 
+from lthcore.errors import LabError
+from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.settings import KINDS, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -26,15 +27,51 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
+def parameters(path: Path) -> dict:
+    """The names of a notebook after its parameters cell."""
+    (cell,) = (cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", []))
+    names = {}
+    exec(source(cell), names)
+    return names
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*/*.yaml")), ids=lambda p: p.stem)
-def test_every_key_of_a_params_file_is_a_parameter_of_its_notebook(path):
-    known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{path.parent.name}.ipynb"))
-    values = yaml.safe_load(path.read_text())
-    profiles = [profile or {} for profile in values.pop("profiles").values()]
-    sweeps = [values.pop("sweep", {}), *(profile.pop("sweep", {}) for profile in profiles)]
-    overlays = [*profiles, *(layer for sweep in sweeps for layer in sweep.values())]
-    keys = set(values).union(*(overlay or {} for overlay in overlays))
-    assert keys <= known.keys()
+def test_a_notebook_makes_of_its_parameters_the_settings_that_were_put_below_them(path):
+    cell = parameters(ROOT / "notebooks" / f"{path.parent.name}.ipynb")
+    for profile in PROFILES:
+        for experiment in load_experiments(path, profile):
+            below = experiment.settings.model_dump(mode="json")
+            assert type(experiment.settings).of_parameters(cell | below) == experiment.settings
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_parameter_says_what_its_setting_is(path):
+    kind, known = KINDS.get(path.stem, Settings), papermill.inspect_notebook(str(path))
+    if any("of_parameters" in source(cell) for cell in cells(path)):
+        assert set(known) <= {*kind.model_fields, "folder"}
+        assert all(known[key]["help"] == kind.model_fields[key].description for key in known if key != "folder")
+
+
+def test_a_parameter_that_is_no_setting_is_an_error():
+    names = {}
+    exec("learning_rte: float = 0.1; seed: int = 3; folder: str = 'x'", names)
+    with pytest.raises(LabError, match="learning_rte"):
+        Settings.of_parameters(names)
+    del names["__annotations__"]["learning_rte"]
+    assert Settings.of_parameters(names) == Settings(seed=3)
+
+
+def test_most_of_a_notebook_is_not_its_set_up():
+    """Set-up, parameters and the hand-over of settings, of all notebooks together."""
+    lines = 0
+    for path in NOTEBOOKS:
+        for cell in cells(path):
+            text, tags = source(cell), cell["metadata"].get("tags", [])
+            if text.startswith("# Set-up") or "parameters" in tags or "Settings" in text.partition("print")[0]:
+                lines += sum(
+                    bool(line.strip()) for line in text.splitlines() if not line.startswith(("from", "import"))
+                )
+    assert lines < 500
 
 
 def test_iterative_pruning_takes_every_setting():
@@ -42,14 +79,6 @@ def test_iterative_pruning_takes_every_setting():
     assert set(known) == {*Settings.model_fields, "folder"}
     for name, field in Settings.model_fields.items():
         assert known[name]["help"] == field.description
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_the_notebook_of_a_study_has_parameters_of_its_settings_alone(name):
-    known = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
-    fields = KINDS[name].model_fields
-    assert set(known) <= {*fields, "folder"}
-    assert all(known[key]["help"] == fields[key].description for key in known if key != "folder")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
