@@ -34,7 +34,7 @@ _FACE = {  # name -> where it is defined
     "read_tables": "runs.folder.read_tables",
     "load_ticket": "runs.checkpoints.load_ticket",
     "load_and_evaluate": "runs.checkpoints.load_and_evaluate",
-    "cached_table": "analysis.cache.derived",
+    "cached_table": "analysis.cache.cached_table",
 }
 __all__ = list(_FACE)
 

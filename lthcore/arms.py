@@ -15,10 +15,10 @@ class Arm:
     """One arm.
 
     `masks` is the source of its masks: an arm that is pruned by its own outcomes, `oneshot` for pruning the trained
-    dense network once, `by_<criterion>` for doing so by another criterion, with `-inverted` its worst weights kept, or
-    `elsewhere`. `weights` is what it starts from, a name of WEIGHTS in lthcore/lottery/start.py. `drawn` names the
-    setting that says how often it is drawn in each trial, empty for once, and `purpose` what its random numbers are
-    seeded for, empty for its name.
+    dense network once, `by_<criterion>` for doing so by another criterion, with `-inverted` its worst weights kept,
+    `elsewhere`, or the `training` itself, in which they change. `weights` is what it starts from, a name of WEIGHTS in
+    lthcore/lottery/start.py. `drawn` names the setting that says how often it is drawn in each trial, empty for once,
+    and `purpose` what its random numbers are seeded for, empty for its name.
     """
 
     name: str
@@ -99,6 +99,8 @@ ARMS = {
         Arm("noise_1", "ticket", "noisy", "ticket + 1 sigma", "#8a6fc0", sigmas=1.0),
         Arm("noise_2", "ticket", "noisy", "ticket + 2 sigma", "#c07fae", sigmas=2.0),
         Arm("noise_3", "ticket", "noisy", "ticket + 3 sigma", "#c0504d", sigmas=3.0),
+        # no arm of a search: a network that is pruned while it trains (lthcore/lottery/dynamic.py)
+        Arm("dynamic", "training", "initial", "pruned while it trains", "#1f5fa8"),
     )
 }  # fmt: skip
 PRUNED_THEMSELVES = tuple(name for name, arm in ARMS.items() if arm.is_pruned_itself)
@@ -124,7 +126,7 @@ CHANGES = {
     "shuffled": ({"shuffled": True}, ", shuffled in layers", ":"),
     "fresh": ({"weights": "fresh"}, ", other weights", "--"),
     "inverted": ({}, ", worst weights kept", "-."),
-    "signed": ({"weights": "signed"}, ", signs alone", "--"),
+    "signed": ({"weights": "signed_initial"}, ", signs alone", "--"),
 }
 BY_CRITERION = re.compile(rf"by_([a-z_]+)(?:-({'|'.join(filter(None, CHANGES))}))?")
 

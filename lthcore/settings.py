@@ -242,6 +242,7 @@ class Settings(Recipe):
             raise ValueError(str(error)) from None
         elsewhere = [arm.name for arm in arms if arm.masks == "elsewhere"]
         self._forbid(bool(elsewhere) and not self.has_masks_from_elsewhere, "arms", "transferred is for mask_transfer")
+        self._forbid(any(arm.masks == "training" for arm in arms), "arms", "dynamic is for dynamic_pruning")
         by = [arm.name for arm in arms if arm.name.startswith("by_")]
         self._forbid("by_synflow-inverted" in by, "arms", "SynFlow has no inverse: it takes the scores anew each time")
         self._forbid(bool(by) and self.granularity == "units", "arms", "by_<criterion> is for granularity weights")

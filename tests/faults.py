@@ -455,11 +455,11 @@ def soak(runs: int = 200) -> dict[str, float]:
 
 def soak_of_networks(trainings: int = 20) -> float:
     """Trainings of Conv-2, of few steps, in one run: by how much its memory (MB) grows after the fourth."""
-    from lthcore.runs.executor import Here
+    from lthcore.runs.executor import LocalExecutor
     from lthcore.runs.runner import run
     from lthcore.settings import Settings
 
-    class Watched(Here):
+    class Watched(LocalExecutor):
         def train(self, *args):
             for pair in super().train(*args):
                 yield pair

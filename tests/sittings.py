@@ -22,7 +22,7 @@ from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.executor import STOP, Checkpointer
 from lthcore.runs.lock import locked
 from lthcore.settings import Settings
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
 PATIENCE = 600  # seconds after which a process that does not get on is taken to hang: a busy machine is slow
 FORKING = multiprocessing.get_context("forkserver" if hasattr(os, "killpg") else "spawn")  # Windows runs none of this
@@ -85,7 +85,7 @@ class Held(Checkpointer):
     Nothing is saved of it until then.
     """
 
-    def __call__(self, replicate: Replicate, state: Training) -> bool:
+    def __call__(self, replicate: Replicate, state: TrainState) -> bool:
         """As a Checkpointer."""
         go_on = super().__call__(replicate, state)
         if state.iteration == self.settings.eval_every:

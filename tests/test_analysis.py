@@ -8,7 +8,7 @@ import torch
 from lthcore.analysis import tickets
 from lthcore.models import build
 from lthcore.settings import Settings
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 MASK = torch.tensor([[True, False, True], [False, False, False]])
 INITIAL = torch.tensor([[0.1, 0.2, -0.3], [0.4, -0.5, 0.6]])
@@ -28,9 +28,9 @@ def test_movement_and_change_in_magnitude():
     assert torch.allclose(tickets.magnitude_change(INITIAL, FINAL), torch.tensor([[0.3, -0.1, 0.2], [0.1, 0.0, -0.1]]))
 
 
-def ticket(trial: int, k: int) -> Training:
+def ticket(trial: int, k: int) -> TrainState:
     mask = {"fc1.weight": MASK if k else torch.ones_like(MASK)}
-    return Training(0, {"fc1.weight": FINAL}, mask, 0, start={"fc1.weight": INITIAL})
+    return TrainState(0, {"fc1.weight": FINAL}, mask, 0, start={"fc1.weight": INITIAL})
 
 
 def test_tables_of_tickets():

@@ -33,7 +33,7 @@ from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.saliency import synflow_mask
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings, TransferSettings
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", widths=(12, 8), validation=200, device="cpu", iterations=40, eval_every=20,
@@ -58,7 +58,7 @@ def half(weights: Weights) -> Mask:
     return {name: w.abs() > w.abs().median() for name, w in weights.items() if w.ndim >= 2}
 
 
-def trained(number: int, k: int, weights: Weights, mask: Mask | None = None, seed: int = 10) -> Training:
+def trained(number: int, k: int, weights: Weights, mask: Mask | None = None, seed: int = 10) -> TrainState:
     """An outcome with weights of its own at its end and at its early stop, and an optimizer's state."""
     state = begin(SMALL, number, k, weights, mask)
     state.weights, state.early_stop = (masks.apply(state.mask, theta(seed + i)) for i in (0, 1))
@@ -74,7 +74,7 @@ def trial_of(number: int = 0, rewind: Weights | None = None) -> Trial:
     return Trial(number, theta(0), dense, latest)
 
 
-def started(arm: str, draw: int = 0, k: int = 1, trial: Trial | None = None, settings: Settings = SMALL) -> Training:
+def started(arm: str, draw: int = 0, k: int = 1, trial: Trial | None = None, settings: Settings = SMALL) -> TrainState:
     return start(settings, build(SMALL, SHAPE, 10), trial or trial_of(), arm, draw, k, half(theta(1)))
 
 
@@ -84,7 +84,7 @@ def made(arm: str, seed: int = 0) -> Weights:
     return WEIGHTS[arm_of(arm).weights](Sources(SMALL, model, trial, arm_of(arm), half(theta(1)), seed))
 
 
-def assert_starts_at(state: Training, weights: Weights, mask: Mask) -> None:
+def assert_starts_at(state: TrainState, weights: Weights, mask: Mask) -> None:
     assert masks.equal(state.mask, mask)
     for tensors in (state.start, state.weights):
         assert tensors.keys() == weights.keys()

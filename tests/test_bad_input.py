@@ -23,7 +23,7 @@ from lthcore.runs.checkpoints import load_state, load_ticket, save_state
 from lthcore.runs.executor import Checkpointer
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
-from lthcore.training.state import Point, Replicate
+from lthcore.training.state import Evaluation, Replicate
 
 RUN = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=20, learning_rate=5e-3,
@@ -116,7 +116,7 @@ def test_a_checkpoint_is_saved_every_20_seconds_and_holds_every_tensor_once(tmp_
     settings, key = Settings(), Replicate("ticket", 0, 0, 0)  # LeNet on MNIST: the largest chain here
     state = begin(settings, 0, 0, initial_weights(build(settings, (1, 28, 28), 10), settings, 0))
     state.optimizer = {f"{n}/{slot}": w.clone() for n, w in state.weights.items() for slot in ("exp_avg", "exp_avg_sq")}
-    state.curve = [Point(0, *(0.0,) * 4)]
+    state.curve = [Evaluation(0, *(0.0,) * 4)]
     sizes = []
 
     def save_and_weigh(path, *rest) -> None:

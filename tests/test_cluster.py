@@ -23,12 +23,22 @@ from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.runs.archives import mirror, mirror_of
-from lthcore.runs.executor import Checkpointer, Here
+from lthcore.runs.executor import Checkpointer, LocalExecutor
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.folder import read_record
 from lthcore.runs.provenance import hardware
-from lthcore.runs.ray_progress import Board
-from lthcore.runs.ray_queue import DATA_SETS, Cluster, Reporting, View, _fits, _on_cpu, _parts, _train_there, run_queue
+from lthcore.runs.ray_progress import ProgressActor
+from lthcore.runs.ray_queue import (
+    DATA_SETS,
+    Cluster,
+    QueueStatus,
+    Reporting,
+    _fits,
+    _on_cpu,
+    _parts,
+    _train_there,
+    run_queue,
+)
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.training.loop import train, train_in_step
@@ -47,7 +57,7 @@ def experiment(name: str, **values) -> Experiment:
 
 
 def test_the_board_counts_steps_and_forgets_what_has_ended():
-    board = Board()
+    board = ProgressActor()
     for at in (0, 10, 30):
         board.tell("a", "one", at)
     board.tell("b", "two", 500)  # resumed: no step was taken here
@@ -64,7 +74,7 @@ def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
             return {("smoke/iterative_pruning/x", "ticket-trial0-draw0-round01"): 20}, {"smoke/iterative_pruning/x": 20}
 
     monkeypatch.setattr(lthcore.runs.ray_queue, "EVERY", float("inf"))
-    view = View([experiment("x"), experiment("y")], Told())
+    view = QueueStatus([experiment("x"), experiment("y")], Told())
     x, y = [f"smoke/iterative_pruning/{name}" for name in "xy"]
     assert [row["its/s"] for row in view.rows({x: "running", y: "waiting"})] == [0, 0]  # it has only just begun
     monkeypatch.setattr(lthcore.runs.ray_queue, "EVERY", 0.0)
@@ -195,7 +205,7 @@ def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monke
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
     both = threading.Barrier(2, timeout=60)  # that the only place's experiment cannot pass alone
 
-    class Where(Here):
+    class Where(LocalExecutor):
         def __init__(self, cluster, name):
             pass
 
@@ -203,7 +213,7 @@ def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monke
             both.wait()
             return load(settings)
 
-    monkeypatch.setattr(lthcore.runs.ray_queue, "There", Where)
+    monkeypatch.setattr(lthcore.runs.ray_queue, "RayExecutor", Where)
     monkeypatch.setenv("LTH_WORKERS", "1")
     assert run_queue([experiment("x"), experiment("y", seed=1)], tmp_path, One()) == {}
 
@@ -213,7 +223,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
     asked = threading.Event()
 
-    class Where(Here):
+    class Where(LocalExecutor):
         def __init__(self, cluster, name):
             self.cluster, self.name = cluster, name
 
@@ -228,7 +238,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
             go_on.deadline = float("-inf") if self.cluster.stopped.is_set() else go_on.deadline
             yield from train_cohort(settings, data, cohort, go_on, workers=1, trainer=trainer)
 
-    monkeypatch.setattr(lthcore.runs.ray_queue, "There", Where)
+    monkeypatch.setattr(lthcore.runs.ray_queue, "RayExecutor", Where)
     these = [experiment("x"), experiment("y", seed=1), experiment("z", seed=2)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
     try:
@@ -243,7 +253,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
 
 
 def test_a_training_ends_when_the_board_says_stop(tmp_path):
-    board = Board()
+    board = ProgressActor()
     line = SimpleNamespace(tell=board.tell, heard=lambda answer, patience: answer)
     reporting = Reporting(Checkpointer(tmp_path, SMALL), line, "x")
     key, data = Replicate("ticket", 0, 0, 0), load(SMALL)

@@ -214,7 +214,7 @@ def test_a_deep_record_is_one_line(copied):
 
 def test_other_data_than_those_that_a_run_began_with_are_refused(copied, monkeypatch):
     data = replace(load(RUN), digest="0123456789abcdef")
-    monkeypatch.setattr(runner.Here, "load", lambda self, settings: data)
+    monkeypatch.setattr(runner.LocalExecutor, "load", lambda self, settings: data)
     said = one_line_about(copied, lambda: run(LONGER, copied, quiet=True))
     assert "the data are not those" in said and "0123456789abcdef" in said
 

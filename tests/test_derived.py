@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lthcore.analysis import overlap, perturbed_init, prediction, stability, structure, supermasks
-from lthcore.analysis.cache import Tickets, derived
+from lthcore.analysis.cache import TicketStore, cached_table
 from lthcore.analysis.tickets import path_count
 from lthcore.errors import LabError
 from lthcore.masks import percent_left, shuffled
@@ -35,18 +35,18 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
     shutil.copytree(folder, place)
     made = []
 
-    def make(tickets: Tickets) -> pd.DataFrame:
+    def make(tickets: TicketStore) -> pd.DataFrame:
         made.append(tickets.settings.trials)
         return pd.DataFrame({"x": [1.0]})
 
     for _ in range(2):
-        assert derived(place, "some", make)["x"].tolist() == [1.0]
+        assert cached_table(place, "some", make)["x"].tolist() == [1.0]
     assert made == [2]
     shutil.rmtree(place / "tickets")  # as elsewhere: tables travel, tickets do not
-    assert len(derived(place, "some", make)) == 1
+    assert len(cached_table(place, "some", make)) == 1
     shutil.copytree(folder / "tickets", place / "tickets")
     run(SETTINGS.changed(trials=3), place, quiet=True)
-    derived(place, "some", make)
+    cached_table(place, "some", make)
     assert made == [2, 3]
     note = json.loads((place / "derived.json").read_text())["some"]
     assert note["trainings"] == 3 * 7 and note["versions"]["torch"]
@@ -54,17 +54,17 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
 
 def test_no_run_an_unfinished_one_and_missing_tickets_are_one_line(folder, tmp_path):
     with pytest.raises(LabError, match="holds no complete run"):
-        derived(tmp_path, "layers", structure.layers)
+        cached_table(tmp_path, "layers", structure.layers)
     place = tmp_path / "copy"
     shutil.copytree(folder, place, ignore=shutil.ignore_patterns("tickets"))
     with pytest.raises(LabError, match="tickets stay on the machine"):
-        derived(place, "layers", structure.layers)
+        cached_table(place, "layers", structure.layers)
 
 
 def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
-    tickets = Tickets(folder)
+    tickets = TicketStore(folder)
     layers, degrees, pixels, paths = (
-        derived(folder, name, make)
+        cached_table(folder, name, make)
         for name, make in (("layers", structure.layers), ("degrees", structure.degree_table),
                            ("pixels", structure.pixel_table), ("paths", structure.path_table))
     )  # fmt: skip
@@ -84,34 +84,34 @@ def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
 
 
 def test_a_ticket_is_as_one_shot_at_round_1_and_equals_itself(folder):
-    arms = derived(folder, "arms_alike", overlap.between_arms)
+    arms = cached_table(folder, "arms_alike", overlap.between_arms)
     first = arms.query("arm == 'oneshot' and round == 1")
     assert (first[["jaccard", "signs", "cka"]] == 1).all(axis=None)
     other = arms.query("arm == 'random' and layer == 'fc1'")
     assert (other["jaccard"] - other["chance"]).abs().max() < 0.06
-    tickets = Tickets(folder)
+    tickets = TicketStore(folder)
     for row in overlap.compare(tickets(0, 1), tickets(0, 1), tickets):
         assert row["jaccard"] == row["aligned"] == 1 and row["cka"] == pytest.approx(1)
 
 
 def test_tickets_of_rounds_are_nested_so_their_jaccard_is_the_share_kept(folder):
-    table = derived(folder, "rounds_alike", overlap.between_rounds)
+    table = cached_table(folder, "rounds_alike", overlap.between_rounds)
     part = table.query("round == 2 and against == 1 and layer == 'fc1'")
     assert part["jaccard"].tolist() == pytest.approx([0.5, 0.5])
     assert set(table["against"]) == {0, 1}
-    seeds = derived(folder, "seeds", overlap.between_seeds)
+    seeds = cached_table(folder, "seeds", overlap.between_seeds)
     assert len(seeds) == 3 * 3 and (seeds.query("round == 0")["jaccard"] == 1).all()
 
 
 def test_copies_of_tickets_are_measured_at_each_second_round(folder):
-    table = derived(folder, "stability", stability.stability)
+    table = cached_table(folder, "stability", stability.stability)
     assert table[["trial", "round"]].to_numpy().tolist() == [[t, k] for t in (0, 1) for k in (0, 2)]
     assert (table["error_barrier"] >= 0).all() and table["error"].between(0, 1).all()
     assert len(stability.findings(table)) == 2
 
 
 def test_the_leak_foretells_the_first_round_and_chance_nothing(folder):
-    table = derived(folder, "prediction", prediction.predict)
+    table = cached_table(folder, "prediction", prediction.predict)
     leak = table[(table["features"] == "final magnitude (leaky)") & (table["round"] == 1)]["auc"]
     assert (leak > 0.97).all()
     best = table[table["model"] == "gradient boosting"].groupby("features")["auc"].mean()
@@ -120,7 +120,7 @@ def test_the_leak_foretells_the_first_round_and_chance_nothing(folder):
 
 
 def test_features_are_of_the_initial_and_the_early_network_alone(folder):
-    tickets = Tickets(folder)
+    tickets = TicketStore(folder)
     table, initial = prediction.features(tickets, 0), tickets(0, 0).start
     w = torch.cat([initial[name].flatten() for name in tickets(0, 0).mask])
     first = slice(0, 64 * 16)
@@ -146,8 +146,8 @@ def test_seeding_changes_just_the_weights_it_names():
 
 
 def test_what_survives_adds_up_to_what_is_left(folder):
-    table = derived(folder, "seeding", perturbed_init.survival)
-    total = {k: percent_left(Tickets(folder)(0, k).mask) / 100 for k in (1, 2)}
+    table = cached_table(folder, "seeding", perturbed_init.survival)
+    total = {k: percent_left(TicketStore(folder)(0, k).mask) / 100 for k in (1, 2)}
     for row in table.itertuples():
         assert 0.2 * row.seeded + 0.8 * row.others == pytest.approx(total[row.round], abs=0.01)
     share = table.groupby("seeding")["seeded"].mean()
@@ -165,7 +165,7 @@ def test_top_keeps_the_highest_scores_and_passes_gradients_straight_through():
 
 
 def test_a_learned_mask_of_untrained_weights_beats_random_ones_by_far(folder):
-    tickets = Tickets(folder)
+    tickets = TicketStore(folder)
     initial = tickets(0, 0).start
     search = (tickets.settings, tickets.data, initial, 0.5)
     mask = supermasks.learned_mask(*search, seed=0, steps=400)
@@ -181,7 +181,7 @@ def test_a_learned_mask_of_untrained_weights_beats_random_ones_by_far(folder):
 
 def test_evolved_masks_are_a_front_each_better_in_something(folder):
     pytest.importorskip("pymoo", reason="pymoo is not installed: pip install 'lthcore[evolution]'")
-    tickets = Tickets(folder)
+    tickets = TicketStore(folder)
     initial = tickets(0, 0).start
     found = supermasks.evolved_masks(tickets.settings, tickets.data, initial, seed=0, generations=8)
     rows = [supermasks._row(tickets.settings, tickets.data, initial, mask, 0, "") for mask in found]
@@ -193,13 +193,13 @@ def test_without_pymoo_one_line_says_what_to_install(folder, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pymoo.algorithms.moo.nsga2", None)
-    tickets = Tickets(folder)
+    tickets = TicketStore(folder)
     with pytest.raises(LabError, match=r"pip install 'lthcore\[evolution\]'"):
         supermasks.evolved_masks(tickets.settings, tickets.data, tickets(0, 0).start, seed=0)
 
 
 def test_first_layers_shares_are_counted_by_a_plain_loop(folder):
-    tickets = Tickets(folder)
+    tickets = TicketStore(folder)
     table = structure.first_layer(tickets).set_index(["arm", "trial", "round"])
     assert len(table) == 3 * 2 * 2
     idle = tickets.data.train.images.flatten(1).std(0) < structure.IDLE

@@ -25,7 +25,7 @@ from lthcore.settings import DynamicSettings, Settings
 from lthcore.training.engines import dense
 from lthcore.training.loop import epoch_batches, learning_rate, train
 from lthcore.training.parallel import train_cohort
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
 SMALL = DynamicSettings(
     dataset="digits", architecture="mlp", validation=200, epochs=5, sparsity=0.85, trials=2, device="cpu",
@@ -41,12 +41,12 @@ def digits() -> Data:
     return load(SMALL)
 
 
-def fresh(settings: DynamicSettings, data: Data, trial: int = 0) -> Training:
+def fresh(settings: DynamicSettings, data: Data, trial: int = 0) -> TrainState:
     weights = initial_weights(build(settings, data.shape, 10), settings, seed_for(0, "init", trial))
     return begin(settings, trial, 0, weights)
 
 
-def trained(settings: DynamicSettings, data: Data) -> Training:
+def trained(settings: DynamicSettings, data: Data) -> TrainState:
     state = fresh(settings, data)
     assert all(True for _ in train_and_prune(settings, data, [state]))
     return state
@@ -158,7 +158,7 @@ def test_without_regrowth_masks_are_nested_and_with_it_weights_come_back(digits)
 
 def test_a_weight_that_comes_back_has_the_value_it_was_pruned_at():
     mask = {"fc1.weight": torch.tensor([[True, True, False, True]])}
-    state = Training(0, {"fc1.weight": torch.tensor([[0.3, 0.1, 0.0, 0.5]])}, mask, seed=0)
+    state = TrainState(0, {"fc1.weight": torch.tensor([[0.3, 0.1, 0.0, 0.5]])}, mask, seed=0)
     state.remembered = {"fc1.weight": torch.tensor([[9.0, 9.0, -0.4, 9.0]])}
     update(SMALL.changed(regrowth="magnitude"), state, 0.5)
     assert state.weights["fc1.weight"].tolist() == [pytest.approx([0.0, 0.0, -0.4, 0.5])]
@@ -185,7 +185,7 @@ def test_rigl_keeps_its_sparsity_exchanges_weights_and_starts_new_ones_at_zero(s
 
 def rewired_at(
     iteration: int, digits: Data, monkeypatch, comes_back: bool, settings: DynamicSettings = RIGL
-) -> tuple[Training, Training]:
+) -> tuple[TrainState, TrainState]:
     """A training before and after RigL's update at an iteration, of which all weights that go come back, or none."""
     due, state = sparsities(settings), fresh(settings, digits)
     state.iteration = min(due)

@@ -8,7 +8,7 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights
-from lthcore.pruning.criteria import CRITERIA, Seen, scores
+from lthcore.pruning.criteria import CRITERIA, PruningContext, scores
 from lthcore.pruning.saliency import SALIENCIES, snip
 from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
@@ -52,7 +52,7 @@ def test_every_criterion_keeps_as_many_weights_as_the_ticket_and_rewinds(arm, ou
 def test_scores_before_training_are_of_the_untrained_network(outcomes, data):
     dense = outcomes[0][Replicate("ticket", 0, 0, 0)]
     seed = seed_for(0, "criterion", 0, "oneshot", 0)
-    worth = snip(Seen(SMALL, data, dense.mask, dense.start, dense.start, dense.start, seed))
+    worth = snip(PruningContext(SMALL, data, dense.mask, dense.start, dense.start, dense.start, seed))
     mask = outcomes[1][Replicate("by_snip", 0, 0, 1)].mask
     kept, gone = (torch.cat([worth[n][m if keep else ~m] for n, m in mask.items()]) for keep in (True, False))
     assert kept.min() >= gone.max()
@@ -104,7 +104,9 @@ def test_same_sign_masks_keep_no_weight_that_changed_sign_while_others_are_left(
     settings = SMALL.changed(iterations=400)
     theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)
     final = {name: w * (1 if name == "fc1.weight" else -1) for name, w in theta_0.items()}
-    worth = scores("magnitude_same_sign", Seen(settings, data, masks.full_mask(theta_0), theta_0, final, final, 0))
+    worth = scores(
+        "magnitude_same_sign", PruningContext(settings, data, masks.full_mask(theta_0), theta_0, final, final, 0)
+    )
     assert (worth["fc1.weight"] > 0).all() and not worth["fc2.weight"].any()
 
 

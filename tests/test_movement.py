@@ -10,7 +10,7 @@ from lthcore import masks
 from lthcore.data.datasets import Data, Split, image_shape, load
 from lthcore.errors import LabError
 from lthcore.lottery import search
-from lthcore.lottery.search import Seen, find_tickets, train_in_memory
+from lthcore.lottery.search import PruningContext, find_tickets, train_in_memory
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.paths import project_root
@@ -122,7 +122,7 @@ def test_settings_that_make_no_sense_are_refused(values):
 
 def test_late_movement_is_zero_for_weights_already_pruned():
     dense, first, _ = rounds_of(SMALL)
-    what = Seen(SMALL, None, first.mask, dense.start, first.early_stop, first.weights, 0)
+    what = PruningContext(SMALL, None, first.mask, dense.start, first.early_stop, first.weights, 0)
     worth = scores("late_movement", what)
     assert all(not worth[name][~mask].any() for name, mask in first.mask.items())
 

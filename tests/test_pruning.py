@@ -12,7 +12,7 @@ from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune, prune_to
-from lthcore.pruning.criteria import CRITERIA, Seen, scores
+from lthcore.pruning.criteria import CRITERIA, PruningContext, scores
 from lthcore.pruning.units import UNIT_CRITERIA, unit_activation
 from lthcore.settings import Settings
 
@@ -269,8 +269,10 @@ INITIAL, BEST, FINAL = (torch.tensor([row]) for row in ([1.0, -2.0, 3.0], [-1.0,
 NO_DATA = Data(None, None, None, "")
 
 
-def seen(initial: Weights, final: Weights, best: Weights | None = None, seed: int = 0, data: Data = NO_DATA) -> Seen:
-    return Seen(Settings(), data, masks.full_mask(initial), initial, best or final, final, seed)
+def seen(
+    initial: Weights, final: Weights, best: Weights | None = None, seed: int = 0, data: Data = NO_DATA
+) -> PruningContext:
+    return PruningContext(Settings(), data, masks.full_mask(initial), initial, best or final, final, seed)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +336,7 @@ def test_mean_activation_is_what_the_units_put_out():
     model = build(settings, data.shape, 10)
     weights = initial_weights(model, settings, 0)
     model.load_state_dict(weights)
-    worth = unit_activation(Seen(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
+    worth = unit_activation(PruningContext(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
     with torch.no_grad():
         first = model.conv1(data.train.images[:1000]).relu()
         dense = model[: list(dict(model.named_children())).index("fc1_relu") + 1](data.train.images[:1000])

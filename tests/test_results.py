@@ -31,7 +31,7 @@ from lthcore.runs.checkpoints import file_stem, load_and_evaluate, load_state, l
 from lthcore.runs.folder import read_record, read_table, read_tables
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
-from lthcore.training.state import Point, Replicate, Training
+from lthcore.training.state import Evaluation, Replicate, TrainState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from sittings import FORKING, PATIENCE, ended, hold_the_lock, run_until_killed, run_until_stopped, sitting, wait_for
@@ -184,8 +184,8 @@ def test_multiply_adds_count_a_filter_at_every_pixel(tmp_path):
 def test_a_dead_workers_checkpoint_is_taken_for_the_same_training_only(other, tmp_path):
     """One left by another run or another round would go on to weights that nobody asked for."""
     weights = {"fc1.weight": torch.ones(2, 3)}
-    state = Training(0, weights, masks.full_mask(weights), seed=1, start=weights)
-    half = replace(state, iteration=20, curve=[Point(0, 1.0, 0.1, 1.0, 0.1), Point(20, 0.5, 0.8, 0.5, 0.8)])
+    state = TrainState(0, weights, masks.full_mask(weights), seed=1, start=weights)
+    half = replace(state, iteration=20, curve=[Evaluation(0, 1.0, 0.1, 1.0, 0.1), Evaluation(20, 0.5, 0.8, 0.5, 0.8)])
     key, keeper = Replicate("ticket", 0, 0, 1), executor.Checkpointer(tmp_path, SMALL)
     assert keeper.latest(key, state) is state  # there is none
     save_state(tmp_path / f"{file_stem(key)}.safetensors", SMALL, key, half)
@@ -541,7 +541,7 @@ def test_record_is_json_that_others_can_read(finished):
 # Memory
 
 
-class Watched(executor.Here):
+class Watched(executor.LocalExecutor):
     """A place that notes which tensors of a training are left when the next one begins.
 
     Where `copied`, trainings come back as copies, as from another process or machine.
@@ -560,7 +560,7 @@ class Watched(executor.Here):
             self.left[key] = sum(tensor() is not None for tensor in tensors)
 
 
-def tensors_of(state: Training) -> list[weakref.ref]:
+def tensors_of(state: TrainState) -> list[weakref.ref]:
     """References to the tensors of a training that do not keep them; draws share a mask, which is left out."""
     groups = (state.weights, state.start, state.optimizer, state.early_stop, {"noise": state.noise})
     return [weakref.ref(tensor) for group in groups for tensor in (group or {}).values() if tensor is not None]

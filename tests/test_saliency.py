@@ -8,7 +8,7 @@ from lthcore.data.datasets import load
 from lthcore.masks import apply, counts, full_mask
 from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import prune_to
-from lthcore.pruning.criteria import Seen
+from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.saliency import grasp, snip, synflow, synflow_mask
 from lthcore.settings import Settings
 
@@ -20,14 +20,14 @@ def data():
     return load(SMALL)
 
 
-def seen(data, seed: int = 0, settings: Settings = SMALL, density: float = 1.0) -> Seen:
+def seen(data, seed: int = 0, settings: Settings = SMALL, density: float = 1.0) -> PruningContext:
     weights = initial_weights(build(settings, data.shape, 10), settings, seed)
     generator = torch.Generator().manual_seed(seed)
     mask = {name: torch.rand(m.shape, generator=generator) < density for name, m in full_mask(weights).items()}
-    return Seen(settings, data, mask, weights, weights, weights, seed)
+    return PruningContext(settings, data, mask, weights, weights, weights, seed)
 
 
-def loss_and_gradient(what: Seen, weights: dict, temperature: float = 1.0) -> tuple[torch.Tensor, dict]:
+def loss_and_gradient(what: PruningContext, weights: dict, temperature: float = 1.0) -> tuple[torch.Tensor, dict]:
     """By a plain loop in double precision, on the batch of ten images a class."""
     images, labels = what.data.train
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(what.seed))

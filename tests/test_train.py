@@ -25,7 +25,7 @@ from lthcore.training.engines import conv, dense
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.loop import learning_rate, one_thread, train, train_in_step
 from lthcore.training.parallel import _train_mapped, stack_size, train_cohort, worker_count
-from lthcore.training.state import Point, Replicate, Training
+from lthcore.training.state import Evaluation, Replicate, TrainState
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=60, eval_every=20, engine="dense"
@@ -39,7 +39,7 @@ def digits() -> Data:
     return load(SMALL)
 
 
-def fresh(settings: Settings, trial: int = 0, left: float = 0.4) -> Training:
+def fresh(settings: Settings, trial: int = 0, left: float = 0.4) -> TrainState:
     """A training at its start, under a random mask that keeps a share `left` of each layer."""
     weights = initial_weights(build(settings, (1, 8, 8), 10), settings, seed_for(0, "init", trial))
     generator = torch.Generator().manual_seed(trial)
@@ -47,7 +47,7 @@ def fresh(settings: Settings, trial: int = 0, left: float = 0.4) -> Training:
     return begin(settings, trial, 1, weights, mask)
 
 
-def trained(settings: Settings, data: Data, state: Training | None = None) -> Training:
+def trained(settings: Settings, data: Data, state: TrainState | None = None) -> TrainState:
     state = state or fresh(settings)
     for _ in train(settings, data, state):
         pass
@@ -74,7 +74,7 @@ def batches(settings: Settings, data: Data, seed: int):
         yield images[batch], labels[batch]
 
 
-def assert_same(a: Training, b: Training) -> None:
+def assert_same(a: TrainState, b: TrainState) -> None:
     """Every number of two trainings is equal, bit for bit, but the seconds they took."""
     assert (a.iteration, repr(a.curve), a.seed) == (b.iteration, repr(b.curve), b.seed)
     for name in ("weights", "mask", "start", "optimizer", "early_stop", "rewind"):
@@ -241,9 +241,9 @@ def test_schedule_reaches_the_optimizer(digits):
 def test_early_stop_is_the_first_minimum_of_the_validation_loss():
     state = fresh(SMALL)
     assert state.early_stop_point is None
-    state.curve = [Point(10 * i, loss, 0.9, 1.0, 0.9) for i, loss in enumerate([2.0, 1.0, 0.5, 0.7, 0.5, 0.9])]
+    state.curve = [Evaluation(10 * i, loss, 0.9, 1.0, 0.9) for i, loss in enumerate([2.0, 1.0, 0.5, 0.7, 0.5, 0.9])]
     assert state.early_stop_point.iteration == 20
-    state.curve.insert(0, Point(0, math.nan, 0.9, 0.0, 1.0))  # a diverged evaluation is no minimum
+    state.curve.insert(0, Evaluation(0, math.nan, 0.9, 0.0, 1.0))  # a diverged evaluation is no minimum
     assert state.early_stop_point.iteration == 20
 
 
@@ -286,7 +286,7 @@ def test_evaluation_is_the_mean_over_all_images_without_noise(digits, monkeypatc
 
 
 def test_replicate_in_a_cohort_of_processes_equals_the_same_alone(digits):
-    def note(key: int, state: Training) -> bool:
+    def note(key: int, state: TrainState) -> bool:
         state.remembered = {"process": torch.tensor(os.getpid())}
         return True
 
@@ -343,7 +343,7 @@ def test_training_accuracies_are_those_of_the_final_and_the_early_stop_weights(d
         assert evaluate(plain_network(weights), digits.train)[0][1] == accuracy
 
 
-def step_taken(settings: Settings, data: Data) -> tuple[Training, torch.Tensor]:
+def step_taken(settings: Settings, data: Data) -> tuple[TrainState, torch.Tensor]:
     state = trained(settings.changed(iterations=1), data)
     return state, torch.cat([(state.weights[name] - w).flatten() for name, w in state.start.items()])
 

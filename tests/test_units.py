@@ -10,7 +10,7 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights, multiply_adds, positions
-from lthcore.pruning.criteria import Seen
+from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -210,7 +210,7 @@ def test_mean_activation_is_read_behind_the_norm():
     data = load(settings)
     weights = initial_weights(build(settings, data.shape, 10), settings, 0)
     weights["stage1_block1.norm1.bias"].fill_(-100.0)
-    worth = unit_activation(Seen(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
+    worth = unit_activation(PruningContext(settings, data, masks.full_mask(weights), weights, weights, weights, 0))
     assert not worth["stage1_block1.conv1.weight"].any() and worth["stage1_block2.conv1.weight"].any()
 
 

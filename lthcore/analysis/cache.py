@@ -19,10 +19,10 @@ from lthcore.runs.folder import read_record, read_table, read_tables, write_run
 from lthcore.runs.provenance import COMMIT, versions
 from lthcore.settings import settings_of
 from lthcore.training.loop import one_thread
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
 
-class Tickets:
+class TicketStore:
     """The saved trainings of a run: `tickets(trial, round, arm, draw)`."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -34,7 +34,7 @@ class Tickets:
         self.settings = settings_of(self.record["settings"])
         self.shape = image_shape(self.settings)
 
-    def __call__(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> Training:
+    def __call__(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> TrainState:
         """One training as it ended. Raises LabError where its ticket is not on this machine."""
         path = self._path(trial, k, arm, draw)
         if not path.exists():
@@ -65,12 +65,14 @@ class Tickets:
         return rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean().round(2).to_dict()
 
 
-def derived(folder: str | Path, name: str, make: Callable[[Tickets], pd.DataFrame] | None = None) -> pd.DataFrame:
+def cached_table(
+    folder: str | Path, name: str, make: Callable[[TicketStore], pd.DataFrame] | None = None
+) -> pd.DataFrame:
     """The table `<name>.csv` of a run: read where it is of all its trainings, else made of its tickets and kept.
 
     Raises LabError where it would have to be made, and nothing says how.
     """
-    folder, tickets = Path(folder), Tickets(folder)
+    folder, tickets = Path(folder), TicketStore(folder)
     path, notes = folder / f"{name}.csv", folder / "derived.json"
     made = json.loads(notes.read_text()) if notes.exists() else {}
     done = tickets.record["trainings_done"]

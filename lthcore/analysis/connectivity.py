@@ -15,7 +15,7 @@ from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.loop import train
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 POINTS = 11  # on the line, its ends included
 NORM_BATCH, NORM_IMAGES = 500, 10_000  # of which statistics of batch norms are taken
@@ -63,7 +63,7 @@ def barrier(values: list[float]) -> float:
     return max(0.0, max(values) - (values[0] + values[-1]) / 2)
 
 
-def copies(settings: Recipe, data: Data, state: Training, count: int = 2) -> list[Training]:
+def copies(settings: Recipe, data: Data, state: TrainState, count: int = 2) -> list[TrainState]:
     """Trainings that go on from `state` to the end, each with an order of the data (and noise) of its own."""
     found = []
     for copy in range(count):
@@ -77,7 +77,7 @@ def copies(settings: Recipe, data: Data, state: Training, count: int = 2) -> lis
     return found
 
 
-def instability(settings: Recipe, data: Data, state: Training) -> dict[str, float]:
+def instability(settings: Recipe, data: Data, state: TrainState) -> dict[str, float]:
     """The barrier of test error and of training loss between two copies of a training, and the copies' mean error."""
     a, b = copies(settings, data, state)
     model = build(settings, data.shape, 10).to(data.test.images.device)

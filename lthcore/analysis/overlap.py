@@ -10,7 +10,7 @@ from itertools import combinations
 import pandas as pd
 
 from lthcore import masks
-from lthcore.analysis.cache import Tickets
+from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.similarity import (
     activations,
     align,
@@ -24,13 +24,13 @@ from lthcore.analysis.similarity import (
 )
 from lthcore.pruning.units import streams_of
 from lthcore.seeds import seed_for
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 IMAGES = 1000  # of the test set, that activations are compared on
 MEASURES = ("jaccard", "chance", "aligned", "aligned_chance", "signs", "cosine", "cka", "cca")
 
 
-def compare(a: Training, b: Training, tickets: Tickets) -> Iterator[dict]:
+def compare(a: TrainState, b: TrainState, tickets: TicketStore) -> Iterator[dict]:
     """Two trained tickets, layer by layer: a row of MEASURES for each.
 
     Activations (CKA, CCA) are of the trained networks on IMAGES test images, behind the ReLU.
@@ -52,7 +52,7 @@ def compare(a: Training, b: Training, tickets: Tickets) -> Iterator[dict]:
         }  # fmt: skip
 
 
-def between_seeds(tickets: Tickets) -> pd.DataFrame:
+def between_seeds(tickets: TicketStore) -> pd.DataFrame:
     """Every pair of trials at each round, the dense networks (round 0) too: other initial weights, other batches."""
     rows = []
     for k in range(tickets.settings.rounds + 1):
@@ -63,7 +63,7 @@ def between_seeds(tickets: Tickets) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def between_rounds(tickets: Tickets) -> pd.DataFrame:
+def between_rounds(tickets: TicketStore) -> pd.DataFrame:
     """Each trial's dense network against its tickets, and each ticket against that of the round before."""
     rows = []
     for trial in range(tickets.settings.trials):
@@ -75,7 +75,7 @@ def between_rounds(tickets: Tickets) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def between_arms(tickets: Tickets) -> pd.DataFrame:
+def between_arms(tickets: TicketStore) -> pd.DataFrame:
     """Each trial's ticket against the trial's other arms at each round, from the same initial weights."""
     rows = []
     for arm in (arm for arm in tickets.settings.arms if arm != "ticket"):

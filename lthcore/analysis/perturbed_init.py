@@ -6,14 +6,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lthcore.analysis.cache import Tickets
+from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.similarity import interval_text
 from lthcore.data.datasets import Data
 from lthcore.lottery.search import next_round
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning.criteria import Seen, scores
+from lthcore.pruning.criteria import PruningContext, scores
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
@@ -55,7 +55,7 @@ def seeded(initial: Weights, label: str, share: float = SHARE) -> Weights:
     return out
 
 
-def survival(tickets: Tickets) -> pd.DataFrame:
+def survival(tickets: TicketStore) -> pd.DataFrame:
     """What survives one-shot magnitude pruning, for each seeding, trial and round; the recipe is the run's.
 
     Columns seeded and others are the shares that survive of those weights; dense_test_accuracy is the dense network's.
@@ -75,7 +75,7 @@ def survival(tickets: Tickets) -> pd.DataFrame:
         for trial in range(settings.trials):
             done, initial = outcomes[Replicate(label, trial, 0, 0)], _initial(settings, data, trial)
             these, mask = chosen(initial, SEEDINGS[label][0]), full_mask(initial)
-            seen = Seen(settings, data, mask, done.start, done.weights, done.weights, 0)
+            seen = PruningContext(settings, data, mask, done.start, done.weights, done.weights, 0)
             keep = partial(next_round, settings, data, scores("magnitude", seen))
             for k in range(1, settings.rounds + 1):
                 mask = keep(mask)

@@ -18,11 +18,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lthcore.analysis.cache import Tickets
+from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.similarity import interval_text
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.pruning.criteria import Seen
+from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.saliency import snip, synflow
 from lthcore.seeds import seed_for
 from lthcore.training.loop import train
@@ -35,7 +35,7 @@ SAMPLE = 20_000  # weights of each trial
 EARLY_SHARE = 1 / 30  # of the iterations
 
 
-def features(tickets: Tickets, trial: int) -> pd.DataFrame:
+def features(tickets: TicketStore, trial: int) -> pd.DataFrame:
     """A row for each prunable weight of a trial's dense network: LEAKY's columns.
 
     Early features are of the dense training at its first evaluation after EARLY_SHARE of its iterations, which is
@@ -43,7 +43,7 @@ def features(tickets: Tickets, trial: int) -> pd.DataFrame:
     """
     s, dense = tickets.settings, tickets(trial, 0)
     initial, mask = dense.start, full_mask(dense.start)
-    seen = Seen(s, tickets.data, mask, initial, initial, initial, seed_for(s.seed, "features", trial))
+    seen = PruningContext(s, tickets.data, mask, initial, initial, initial, seed_for(s.seed, "features", trial))
     early = begin(s, trial, 0, initial)
     for state in train(s, tickets.data, early):
         if state.iteration >= EARLY_SHARE * s.iterations:
@@ -61,7 +61,7 @@ def features(tickets: Tickets, trial: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def samples(tickets: Tickets, rounds: Iterable[int]) -> dict[int, tuple[pd.DataFrame, dict[int, np.ndarray]]]:
+def samples(tickets: TicketStore, rounds: Iterable[int]) -> dict[int, tuple[pd.DataFrame, dict[int, np.ndarray]]]:
     """Trial -> features of SAMPLE of its weights, and by round which of them the ticket is without."""
     found = {}
     for trial in range(tickets.settings.trials):
@@ -83,7 +83,7 @@ def models() -> dict[str, ClassifierMixin]:
     }
 
 
-def predict(tickets: Tickets) -> pd.DataFrame:
+def predict(tickets: TicketStore) -> pd.DataFrame:
     """ROC-AUC on each held-out seed, by round, model and set of features: a row each.
 
     `features` is one of SETS, for gradient boosting and logistic regression, or a single feature (the AUC of its
@@ -109,7 +109,7 @@ def predict(tickets: Tickets) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def importance(tickets: Tickets) -> pd.DataFrame:
+def importance(tickets: TicketStore) -> pd.DataFrame:
     """What a held-out seed's AUC loses if a feature is shuffled, under gradient boosting on EARLY: a row for each."""
     rounds, rows = range(1, tickets.settings.rounds + 1), []
     by_trial = samples(tickets, rounds)

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from lthcore.analysis.cache import Tickets
+from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.connectivity import instability
 from lthcore.analysis.similarity import interval_text
 from lthcore.lottery.start import begin
 
 
-def stability(tickets: Tickets, rounds: Iterable[int] | None = None) -> pd.DataFrame:
+def stability(tickets: TicketStore, rounds: Iterable[int] | None = None) -> pd.DataFrame:
     """The barrier between two copies trained on from the rewinding point, with the data in other orders.
 
     Per trial and round (0: the dense network; by default each second one). Columns rewind_to,

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lthcore.analysis.cache import Tickets
+from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.similarity import interval_text
 from lthcore.analysis.tickets import connected, degrees, describe, incoming, outgoing, path_count, pixel_map
 from lthcore.lottery.studies import planned
@@ -12,7 +12,7 @@ from lthcore.training.engines.chain import is_chain
 IDLE = 0.1  # in units of the data set's standard deviation
 
 
-def layers(tickets: Tickets) -> pd.DataFrame:
+def layers(tickets: TicketStore) -> pd.DataFrame:
     """Each layer in numbers, per trial and round >= 1: `analysis.describe`, movement, and units that are dead."""
     rows = []
     for trial in range(tickets.settings.trials):
@@ -31,7 +31,7 @@ def layers(tickets: Tickets) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def degree_table(tickets: Tickets) -> pd.DataFrame:
+def degree_table(tickets: TicketStore) -> pd.DataFrame:
     """How many units keep how many connections, beside what a random mask would have: means over trials.
 
     Columns round, percent_left, layer, side (in: of a layer's units; out: of the units it reads), degree, units,
@@ -49,7 +49,7 @@ def degree_table(tickets: Tickets) -> pd.DataFrame:
     return table[table[["units", "expected"]].max(axis=1) >= 0.01]
 
 
-def pixel_table(tickets: Tickets) -> pd.DataFrame:
+def pixel_table(tickets: TicketStore) -> pd.DataFrame:
     """The share of the first layer's units that each pixel is connected to: round, row, column, share.
 
     Of one channel, means over trials; of a network whose first layer is dense.
@@ -64,7 +64,7 @@ def pixel_table(tickets: Tickets) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["round", "row", "column", "share"]].astype({"column": int}).round(4)
 
 
-def first_layer(tickets: Tickets) -> pd.DataFrame:
+def first_layer(tickets: TicketStore) -> pd.DataFrame:
     """Where each arm's first layer looks: arm, trial, round, percent_left, and the two shares below.
 
     `at_idle_pixels`: of its connections, those from inputs that hardly vary (standard deviation over the training
@@ -85,7 +85,7 @@ def first_layer(tickets: Tickets) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def path_table(tickets: Tickets) -> pd.DataFrame:
+def path_table(tickets: TicketStore) -> pd.DataFrame:
     """Paths from inputs to outputs, as many as random masks of these densities would have, and weights on no path.
 
     Per trial and round; of chains of dense layers.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lthcore.analysis.cache import Tickets
+from lthcore.analysis.cache import TicketStore
 from lthcore.data.datasets import Data, Split
 from lthcore.errors import LabError
 from lthcore.lottery.start import signed
@@ -130,7 +130,7 @@ def _errors(bits: Tensor, names: list[str], shapes: list, weights: Weights, spli
     return (x.argmax(2) != split.labels).float().mean(1).cpu().numpy()
 
 
-def learned(tickets: Tickets, densities: Iterable[float] = DENSITIES) -> pd.DataFrame:
+def learned(tickets: TicketStore, densities: Iterable[float] = DENSITIES) -> pd.DataFrame:
     """Learned supermasks of each trial's initial weights, and of their signs alone: accuracy without training."""
     s, data, rows = tickets.settings, tickets.data, []
     for trial in range(s.trials):
@@ -142,7 +142,7 @@ def learned(tickets: Tickets, densities: Iterable[float] = DENSITIES) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def evolved(tickets: Tickets) -> pd.DataFrame:
+def evolved(tickets: TicketStore) -> pd.DataFrame:
     """NSGA-II's masks of each trial's initial weights beside learned ones, tickets' and random ones, none trained."""
     s, data, rows = tickets.settings, tickets.data, []
     for trial in range(s.trials):

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lthcore.analysis.cache import Tickets
+from lthcore.analysis.cache import TicketStore
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.search import untrained_networks
@@ -25,7 +25,7 @@ from lthcore.pruning.units import columns, streams_of
 from lthcore.runs.folder import read_file, read_record, read_table, write_run
 from lthcore.settings import Settings, settings_of
 from lthcore.training.parallel import train_cohort
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 STRUCTURE, DISTRIBUTIONS = "structure.csv", "distributions.csv"
 SHOWN = 4  # distributions are kept of every fourth round: 41.1, 16.9, 7.0, 2.9, 1.2% left
@@ -141,14 +141,14 @@ def write_ticket_tables(folder: Path) -> None:
         return
     path = folder / lineage.FILE
     masks = Lineage.from_bytes(read_file(path), settings.key) if path.exists() else Lineage()
-    here, numbers = Tickets(folder), list(itertools.product(range(settings.trials), range(1, settings.rounds + 1)))
+    here, numbers = TicketStore(folder), list(itertools.product(range(settings.trials), range(1, settings.rounds + 1)))
     if not all(here.has(trial, k) or masks.mask(trial, "ticket", k) for trial, k in numbers):
         return  # of a trial that ended early, or of an older version
     dense = {trial: here(trial, 0) for trial in range(settings.trials) if here.has(trial, 0)}
     if len(dense) < settings.trials:
         dense |= _dense_networks_again(here, set(range(settings.trials)) - dense.keys())
 
-    def ticket(trial: int, k: int) -> Training:
+    def ticket(trial: int, k: int) -> TrainState:
         mask = masks.mask(trial, "ticket", k) if k else dense[trial].mask
         return replace(dense[trial], mask=mask) if mask else here(trial, k)
 
@@ -164,14 +164,16 @@ def _are_whole(folder: Path, settings: Settings) -> bool:
     return len(there) >= settings.trials * settings.rounds
 
 
-def _dense_networks_again(tickets: Tickets, trials: set[int]) -> dict[int, Training]:
+def _dense_networks_again(tickets: TicketStore, trials: set[int]) -> dict[int, TrainState]:
     print(f"note: {len(trials)} dense networks are trained again, whose final weights are not here", file=sys.stderr)
     starts = untrained_networks(tickets.settings, tickets.data).items()
     cohort = {replicate: state for replicate, state in starts if replicate.trial in trials}
     return {replicate.trial: state for replicate, state in train_cohort(tickets.settings, tickets.data, cohort)}
 
 
-def tables_of_tickets(ticket: Callable[[int, int], Training], settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables_of_tickets(
+    ticket: Callable[[int, int], TrainState], settings: Settings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """structure.csv and distributions.csv of a run, from `ticket(trial, round)`.
 
     structure: per trial, round and layer the density, the mean movement and the mean initial magnitude of the weights

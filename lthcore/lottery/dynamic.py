@@ -22,7 +22,7 @@ from lthcore.pruning.allocation import kind_of, prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
 from lthcore.training.loop import epoch_batches, train_in_step
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
 # share of the final sparsity that is reached at a share p of the way from the first update to the last
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -33,7 +33,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def train_and_prune(settings: DynamicSettings, data: Data, states: list[Training]) -> Iterator[None]:
+def train_and_prune(settings: DynamicSettings, data: Data, states: list[TrainState]) -> Iterator[None]:
     """Train replicates in step, and at each update prune them to what the schedule asks for."""
     due = sparsities(settings)
     for _ in train_in_step(settings, data, states, pauses=due):
@@ -58,7 +58,7 @@ def sparsities(settings: DynamicSettings) -> dict[int, float]:
     return {i: s.sparsity * SCHEDULES[s.sparsity_schedule]((i - first) / way if way else 1.0) for i in at}
 
 
-def update(settings: DynamicSettings, state: Training, sparsity: float) -> None:
+def update(settings: DynamicSettings, state: TrainState, sparsity: float) -> None:
     """Prune a training, where it stands, to a sparsity: its mask, weights and optimizer state.
 
     One that diverged is left as it is: it will be recorded so.
@@ -80,7 +80,7 @@ def update(settings: DynamicSettings, state: Training, sparsity: float) -> None:
     state.mask = mask
 
 
-def rewire(settings: DynamicSettings, data: Data, state: Training, due: dict[int, float]) -> None:
+def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[int, float]) -> None:
     """RigL (arXiv 1911.11134): a share of the weights goes by magnitude, as many come back by their gradient, at zero.
 
     The first update draws the mask at random. The share falls from `rewired` to 0 by a cosine, with the last update.
@@ -110,7 +110,7 @@ def rewire(settings: DynamicSettings, data: Data, state: Training, due: dict[int
     state.mask = mask
 
 
-def dense_gradient(settings: DynamicSettings, data: Data, state: Training) -> Weights:
+def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> Weights:
     """The gradient of the training loss on the next batch, of pruned weights too."""
     device = data.train.images.device
     model = build(settings.changed(dropout=0.0), data.shape, 10).to(device)
@@ -122,7 +122,7 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: Training) -> We
     return dict(zip(state.mask, torch.autograd.grad(loss, [parameters[name] for name in state.mask]), strict=True))
 
 
-def _recalled(state: Training, mask: masks.Mask) -> Weights:
+def _recalled(state: TrainState, mask: masks.Mask) -> Weights:
     """The weights, those under the mask as they were when they were pruned."""
     past = state.remembered or {}
     return {

@@ -14,12 +14,12 @@ from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.search import initial_weights_of, mask_of, needs_training
 from lthcore.lottery.start import Trial, grown_from
 from lthcore.settings import Recipe, Settings
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
 ORIGIN = "origin"  # in a lineage, in place of an arm: the weights that tickets rewind to
 
 
-def keep(settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, outcome: Training) -> None:
+def keep(settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, outcome: TrainState) -> None:
     """Keep in the lineage what the next round grows from: masks, found now, and the weights that an arm goes on from.
 
     Masks and weights of an outcome are kept together, so that none of them is done again for the other's sake.
@@ -39,7 +39,7 @@ def keep(settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, o
             lineage.carry(trial, other, k, grown_from(settings, other, outcome) if k < settings.rounds else {})
 
 
-def let_go(settings: Recipe, replicate: Replicate, *states: Training) -> None:
+def let_go(settings: Recipe, replicate: Replicate, *states: TrainState) -> None:
     """Drop, in place, the tensors of a training that is done which no later one needs, once `keep` has kept its part.
 
     A round has many trainings, and what plans it holds them all until it ends: a tenth of a gigabyte each for Conv-2.
@@ -61,9 +61,9 @@ def without_ticket(
     lineage: Lineage,
     missing: Iterable[Replicate],
     replicate: Replicate,
-    start: Training,
+    start: TrainState,
     diverged: bool,
-) -> Training | None:
+) -> TrainState | None:
     """What stands for a training that is done: its start, with what the lineage carries of its outcome.
 
     None where trainings that are `missing` need more of it than that: then it has to be done again.

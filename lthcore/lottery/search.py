@@ -17,15 +17,15 @@ from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
 from lthcore.models import MODELS, Weights, build, initial_weights, outline
 from lthcore.pruning.allocation import layer_rates, prune
-from lthcore.pruning.criteria import CRITERIA, Scores, Seen, scores
+from lthcore.pruning.criteria import CRITERIA, PruningContext, Scores, scores
 from lthcore.pruning.saliency import SALIENCIES, synflow_mask
 from lthcore.pruning.units import UNIT_CRITERIA, prune_units, units_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.training.parallel import train_cohort
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
-Cohort = dict[Replicate, Training]
+Cohort = dict[Replicate, TrainState]
 Found = dict[tuple[int, int], Mask]  # (trial, round) -> the mask found elsewhere
 
 
@@ -117,13 +117,13 @@ def next_mask(settings: Settings, data: Data, lineage: Lineage, trial: Trial, so
     return next_round(settings, data, worth, before)
 
 
-def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> Seen:
+def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> PruningContext:
     """What the criterion of a source may look at for round k."""
     once = prunes_dense(source)
     grown = trial.dense if once else trial.latest[source]
     seed = seed_for(settings.seed, "criterion", trial.number, "oneshot" if once else source, 0 if once else k)
     best = grown.early_stop or grown.weights
-    return Seen(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed)
+    return PruningContext(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed)
 
 
 def next_round(settings: Settings, data: Data, worth: Scores, mask: Mask) -> Mask:

@@ -14,7 +14,7 @@ from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, initial_weights
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 
 @dataclass
@@ -23,8 +23,8 @@ class Trial:
 
     number: int
     theta_0: Weights
-    dense: Training
-    latest: dict[str, Training]  # by arm: those that are pruned by their own outcomes
+    dense: TrainState
+    latest: dict[str, TrainState]  # by arm: those that are pruned by their own outcomes
 
     @property
     def origin(self) -> Weights:
@@ -74,9 +74,14 @@ def resampled(of: Sources) -> Weights:
     return drawn
 
 
-def signed(of: Sources) -> Weights:
-    """Every weight at its layer's standard deviation, with the sign that it started with (arXiv 1905.01067)."""
-    return {name: w.sign() * w.std() if w.ndim >= 2 else w for name, w in of.trial.theta_0.items()}
+def signed(weights: Weights) -> Weights:
+    """Every weight at its layer's standard deviation, with the sign that it has (arXiv 1905.01067)."""
+    return {name: w.sign() * w.std() if w.ndim >= 2 else w for name, w in weights.items()}
+
+
+def signed_initial(of: Sources) -> Weights:
+    """The initial weights' signs alone."""
+    return signed(of.trial.theta_0)
 
 
 def noisy(of: Sources) -> Weights:
@@ -89,11 +94,11 @@ def noisy(of: Sources) -> Weights:
 
 
 WEIGHTS: dict[str, Callable[[Sources], Weights]] = {
-    f.__name__: f for f in (rewound, initial, fresh, trained, resampled, signed, noisy)
+    f.__name__: f for f in (rewound, initial, fresh, trained, resampled, signed_initial, noisy)
 }
 
 
-def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: int, k: int, mask: Mask) -> Training:
+def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: int, k: int, mask: Mask) -> TrainState:
     """The training of a replicate of arm `name` as it starts: which weights, under which mask."""
     arm = arm_of(name)
     if name == "ticket" and settings.restart == "best":
@@ -113,17 +118,17 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
 
 def begin(
     settings: Recipe, trial: int, k: int, weights: Weights, mask: Mask | None = None, iteration: int = 0
-) -> Training:
+) -> TrainState:
     """A training of trial `trial` at round k, about to start from `weights` under `mask` (default: all of them).
 
     Its seed, and so its batches, depend on trial and round only: the arms differ in nothing else.
     """
     mask = full_mask(weights) if mask is None else mask
     masked = masks.apply(mask, weights) if settings.masks_weights else weights
-    return Training(iteration, masked, mask, seed_for(settings.seed, "training", trial, k), start=masked)
+    return TrainState(iteration, masked, mask, seed_for(settings.seed, "training", trial, k), start=masked)
 
 
-def grown_from(settings: Settings, name: str, outcome: Training) -> Groups:
+def grown_from(settings: Settings, name: str, outcome: TrainState) -> Groups:
     """What of the outcome of a round the next one of arm `name` starts from, beyond the mask."""
     if arm_of(name).weights == "trained":
         return {"weights": outcome.weights}
@@ -133,7 +138,7 @@ def grown_from(settings: Settings, name: str, outcome: Training) -> Groups:
     return {"early_stop": outcome.early_stop} | optimizer
 
 
-def check_rewound(ticket: Training, trial: Trial) -> None:
+def check_rewound(ticket: TrainState, trial: Trial) -> None:
     """Assert that a ticket starts at mask x initial (or rewound) weights, bit for bit.
 
     The mistake this rules out is the commonest in reproductions: tickets that were never rewound.

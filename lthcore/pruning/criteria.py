@@ -15,7 +15,7 @@ from lthcore.settings import Settings
 Scores = dict[str, Tensor]
 
 
-class Seen(NamedTuple):
+class PruningContext(NamedTuple):
     """What a criterion may look at: a training's weights at its start, at its early stop and at its end, its mask.
 
     Without a validation set there is no early stop: `best` is `final` then.
@@ -30,59 +30,59 @@ class Seen(NamedTuple):
     seed: int
 
 
-def magnitude(seen: Seen) -> Scores:
+def magnitude(seen: PruningContext) -> Scores:
     """|w_T|: the paper's criterion (section 2)."""
     return {name: seen.final[name].abs() for name in seen.mask}
 
 
-def magnitude_at_init(seen: Seen) -> Scores:
+def magnitude_at_init(seen: PruningContext) -> Scores:
     """|w_0|: pruning before training (the paper's Figure 18)."""
     return {name: seen.initial[name].abs() for name in seen.mask}
 
 
-def magnitude_increase(seen: Seen) -> Scores:
+def magnitude_increase(seen: PruningContext) -> Scores:
     """|w_T| - |w_0| (arXiv 1905.01067)."""
     return {name: seen.final[name].abs() - seen.initial[name].abs() for name in seen.mask}
 
 
-def movement(seen: Seen) -> Scores:
+def movement(seen: PruningContext) -> Scores:
     """|w_T - w_0| (arXiv 1905.01067)."""
     return {name: (seen.final[name] - seen.initial[name]).abs() for name in seen.mask}
 
 
-def late_movement(seen: Seen) -> Scores:
+def late_movement(seen: PruningContext) -> Scores:
     """|w_T - w_best|: what goes on moving after the early stop is kept ("low-movement" pruning)."""
     return {name: (seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
-def late_stillness(seen: Seen) -> Scores:
+def late_stillness(seen: PruningContext) -> Scores:
     """-|w_T - w_best|: what goes on moving after the early stop is pruned ("high-movement" pruning)."""
     return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
-def random(seen: Seen) -> Scores:
+def random(seen: PruningContext) -> Scores:
     """A draw for each weight: the control that every criterion has to beat."""
     generator = torch.Generator().manual_seed(seen.seed)
     return {name: torch.rand(m.shape, generator=generator) for name, m in seen.mask.items()}
 
 
-def small_magnitude(seen: Seen) -> Scores:
+def small_magnitude(seen: PruningContext) -> Scores:
     """-|w_T|: small_final of arXiv 1905.01067."""
     return {name: -seen.final[name].abs() for name in seen.mask}
 
 
-def small_magnitude_at_init(seen: Seen) -> Scores:
+def small_magnitude_at_init(seen: PruningContext) -> Scores:
     """-|w_0|: small_init of arXiv 1905.01067."""
     return {name: -seen.initial[name].abs() for name in seen.mask}
 
 
-def large_init_large_final(seen: Seen) -> Scores:
+def large_init_large_final(seen: PruningContext) -> Scores:
     """min(a |w_T|, |w_0|): large at both ends; a makes the two equal in mean (arXiv 1905.01067)."""
     ends = {name: (seen.final[name].abs(), seen.initial[name].abs()) for name in seen.mask}
     return {name: torch.minimum(t * (o.mean() / t.mean().clamp(min=1e-12)), o) for name, (t, o) in ends.items()}
 
 
-def magnitude_same_sign(seen: Seen) -> Scores:
+def magnitude_same_sign(seen: PruningContext) -> Scores:
     """max(0, w_T sign(w_0)): large at the end with the sign of the start (arXiv 1905.01067)."""
     return {name: (seen.final[name] * seen.initial[name].sign()).clamp(min=0) for name in seen.mask}
 
@@ -102,6 +102,8 @@ CRITERIA = {
 }
 
 
-def scores(criterion: str, seen: Seen, known: dict[str, Callable[[Seen], Scores]] = CRITERIA) -> Scores:
+def scores(
+    criterion: str, seen: PruningContext, known: dict[str, Callable[[PruningContext], Scores]] = CRITERIA
+) -> Scores:
     """The score of every prunable weight (or unit) under `criterion`: the lowest are pruned first."""
     return known[choose("criterion", criterion, known)](seen)

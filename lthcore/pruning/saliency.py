@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights, build
 from lthcore.pruning.allocation import prune_to
-from lthcore.pruning.criteria import Scores, Seen
+from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.settings import Recipe
 
 IMAGES_PER_CLASS = 10  # of the batch that SNIP and GraSP look at, as published
@@ -19,14 +19,14 @@ TEMPERATURE = 200.0  # of the softmax that GraSP looks through, as its authors' 
 ROUNDS = 100  # of SynFlow, as published
 
 
-def snip(seen: Seen) -> Scores:
+def snip(seen: PruningContext) -> Scores:
     """|w dL/dw|: what the loss would change by if a weight went (SNIP, arXiv 1810.02340)."""
     model, weights = _masked_model(seen.settings, seen.data.shape, seen.initial, seen.mask)
     gradients = torch.autograd.grad(_loss(model, seen), list(weights.values()))
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-def grasp(seen: Seen) -> Scores:
+def grasp(seen: PruningContext) -> Scores:
     """w (H g): what the gradient's norm would lose if a weight went (GraSP, arXiv 2002.07376).
 
     Signed: weights whose loss would make the gradient larger are the first to go.
@@ -39,7 +39,7 @@ def grasp(seen: Seen) -> Scores:
     return {name: (w * hg).detach() for (name, w), hg in zip(weights.items(), products, strict=True)}
 
 
-def synflow(seen: Seen) -> Scores:
+def synflow(seen: PruningContext) -> Scores:
     """|w dR/dw|, R the output of the network of absolute weights for an image of ones (SynFlow, arXiv 2006.05467).
 
     No data. To prune by it take `synflow_mask`: by one round alone
@@ -53,7 +53,7 @@ def synflow(seen: Seen) -> Scores:
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-def synflow_mask(seen: Seen, sparsity: float, rounds: int = ROUNDS) -> Mask:
+def synflow_mask(seen: PruningContext, sparsity: float, rounds: int = ROUNDS) -> Mask:
     """The mask that SynFlow finds in `rounds` rounds of an exponential schedule, scores taken anew in each."""
     mask = seen.mask
     for k in range(1, rounds + 1):
@@ -75,7 +75,7 @@ def _masked_model(
     return model, {name: parameters[name] for name in mask}
 
 
-def _loss(model: nn.Module, seen: Seen, temperature: float = 1.0) -> Tensor:
+def _loss(model: nn.Module, seen: PruningContext, temperature: float = 1.0) -> Tensor:
     images, labels = (t.cpu() for t in seen.data.train)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seen.seed))
     chosen = torch.cat([order[labels[order] == c][:IMAGES_PER_CLASS] for c in labels.unique()])

@@ -10,7 +10,7 @@ from lthcore.errors import LabError
 from lthcore.masks import Mask
 from lthcore.models import Residual, build
 from lthcore.pruning.allocation import kind_of
-from lthcore.pruning.criteria import Scores, Seen
+from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.settings import Recipe, Settings
 
 
@@ -95,17 +95,17 @@ def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Set
     return pruned
 
 
-def unit_l1(seen: Seen) -> Scores:
+def unit_l1(seen: PruningContext) -> Scores:
     """The mean |w| of a unit's incoming weights, pruned ones counted as the zeros they are: its L1 norm by fan-in."""
     return {name: seen.final[name].flatten(1).abs().mean(1) for name in seen.mask}
 
 
-def unit_l2(seen: Seen) -> Scores:
+def unit_l2(seen: PruningContext) -> Scores:
     """The root mean square of a unit's incoming weights: its L2 norm by fan-in."""
     return {name: seen.final[name].flatten(1).square().mean(1).sqrt() for name in seen.mask}
 
 
-def unit_activation(seen: Seen) -> Scores:
+def unit_activation(seen: PruningContext) -> Scores:
     """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
     model, means = build(seen.settings, seen.data.shape, 10), {}
     model.load_state_dict(seen.final)

@@ -1,6 +1,6 @@
 """Claims: what the paper says (params/claims.yaml), measured in the tables and graded. No grade is typed in by hand.
 
-A measure is a function of a `View` (a run's tables, its trials chosen) and numbers from the claim. The same measure on
+A measure is a function of `TrialMeans` (a run's tables, its trials chosen) and numbers from the claim. The same on
 resampled trials gives its 95% bootstrap interval. A claim has up to three parts: direction (the sign of the value),
 size (the value within its tolerance), place (the percentage of weights left within its tolerance).
 """
@@ -35,13 +35,13 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class View:
+class TrialMeans:
     """Means over chosen trials of a run: `mean(column, arm)` by round, its round 0 the dense network."""
 
     rounds: pd.DataFrame
     structure: pd.DataFrame | None
     trials: tuple[int, ...]
-    beside: "View | None" = None
+    beside: "TrialMeans | None" = None
     folder: Path = Path()
 
     @cached_property
@@ -49,9 +49,9 @@ class View:
         """(column, arm) -> array (trial, round), draws averaged, name -> table, and more; filled as asked for."""
         return {}
 
-    def of(self, *trials: int) -> "View":
+    def of(self, *trials: int) -> "TrialMeans":
         """The same tables seen through other trials."""
-        view = View(self.rounds, self.structure, trials, self.beside and self.beside.of(*trials), self.folder)
+        view = TrialMeans(self.rounds, self.structure, trials, self.beside and self.beside.of(*trials), self.folder)
         view.__dict__["_cells"] = self._cells  # trials are picked from what is read once
         return view
 
@@ -97,7 +97,7 @@ class Absent(Exception):
     """What a measure needs is not in the tables yet."""
 
 
-def _arm(view: View, arm: str, column: str) -> np.ndarray:
+def _arm(view: TrialMeans, arm: str, column: str) -> np.ndarray:
     """An arm's means by round. Raises Absent where it has not come down to the last round yet."""
     if arm == "dense":
         return np.full(len(view.left), view.mean(column)[0])
@@ -106,66 +106,68 @@ def _arm(view: View, arm: str, column: str) -> np.ndarray:
     return view.mean(column, arm)
 
 
-def _reaching(view: View, percent: float) -> None:
+def _reaching(view: TrialMeans, percent: float) -> None:
     if view.left[-1] > percent * 1.1:
         raise Absent(f"rounds end above {percent}%")
 
 
-def gain(view: View, at: float, arm: str = "ticket", against: str = "dense", column: str = "es_test_accuracy") -> float:
+def gain(
+    view: TrialMeans, at: float, arm: str = "ticket", against: str = "dense", column: str = "es_test_accuracy"
+) -> float:
     """How much higher a column is in one arm than in another, at a percentage left."""
     k = view.round_at(at)
     return _arm(view, arm, column)[k] - _arm(view, against, column)[k]
 
 
-def ratio(view: View, at: float, arm: str, against: str, column: str) -> float:
+def ratio(view: TrialMeans, at: float, arm: str, against: str, column: str) -> float:
     """One arm's column divided by another's, at a percentage left."""
     k = view.round_at(at)
     return _arm(view, arm, column)[k] / _arm(view, against, column)[k]
 
 
-def ratio_less_one(view: View, at: float, arm: str, against: str, column: str) -> float:
+def ratio_less_one(view: TrialMeans, at: float, arm: str, against: str, column: str) -> float:
     """`ratio` - 1: positive where the first is larger."""
     return ratio(view, at, arm, against, column) - 1
 
 
-def earlier(view: View, at: float) -> float:
+def earlier(view: TrialMeans, at: float) -> float:
     """By which share tickets stop earlier than the dense network, at a percentage left."""
     return 1 - ratio(view, at, "ticket", "dense", "es_iteration")
 
 
-def _best_round(view: View, column: str, arm: str) -> int:
+def _best_round(view: TrialMeans, column: str, arm: str) -> int:
     """The round of the best validation accuracy: were it chosen by test, noise alone would make a gain."""
     return 1 + int(np.nanargmax(_arm(view, arm, column.replace("test", "val"))[1:]))
 
 
-def largest_gain(view: View, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
+def largest_gain(view: TrialMeans, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
     """The gain over the dense network of the round that validates best."""
     return _arm(view, arm, column)[_best_round(view, column, arm)] - view.mean(column)[0]
 
 
-def place_of_largest_gain(view: View, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
+def place_of_largest_gain(view: TrialMeans, column: str = "es_test_accuracy", arm: str = "ticket") -> float:
     """Where that round is."""
     return view.left[_best_round(view, column, arm)]
 
 
-def largest_speedup(view: View) -> float:
+def largest_speedup(view: TrialMeans) -> float:
     """How many times earlier tickets stop than the dense network, at best."""
     stops = view.mean("es_iteration")
     return stops[0] / np.nanmin(stops[1:])
 
 
-def place_of_largest_speedup(view: View) -> float:
+def place_of_largest_speedup(view: TrialMeans) -> float:
     """Where that is."""
     return view.left[1 + int(np.nanargmin(view.mean("es_iteration")[1:]))]
 
 
-def least(view: View, column: str, down_to: float, arm: str = "ticket") -> float:
+def least(view: TrialMeans, column: str, down_to: float, arm: str = "ticket") -> float:
     """The least of a column over the rounds of pruning down to a percentage left."""
     _reaching(view, down_to)
     return np.nanmin(_arm(view, arm, column)[1:][view.left[1:] >= down_to])
 
 
-def best(view: View, column: str, down_to: float, up_to: float, arm: str = "ticket") -> float:
+def best(view: TrialMeans, column: str, down_to: float, up_to: float, arm: str = "ticket") -> float:
     """The best of a column over the rounds between two percentages left."""
     rounds = (view.left >= down_to) & (view.left <= up_to)
     if not rounds.any():
@@ -173,24 +175,24 @@ def best(view: View, column: str, down_to: float, up_to: float, arm: str = "tick
     return np.nanmax(_arm(view, arm, column)[rounds])
 
 
-def _ahead(view: View, arm: str, column: str, lower: bool) -> np.ndarray:
+def _ahead(view: TrialMeans, arm: str, column: str, lower: bool) -> np.ndarray:
     values = _arm(view, arm, column)
     return (values < values[0]) if lower else (values > values[0])
 
 
-def ahead_from(view: View, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False) -> float:
+def ahead_from(view: TrialMeans, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False) -> float:
     """Most weights left at which an arm is ahead of the dense network (or, with `lower`, its column is less)."""
     ahead = _ahead(view, arm, column, lower)
     return view.left[int(np.argmax(ahead))] if ahead.any() else 0.0
 
 
-def ahead_to(view: View, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False) -> float:
+def ahead_to(view: TrialMeans, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False) -> float:
     """Fewest weights left at which it still is."""
     ahead = _ahead(view, arm, column, lower)
     return view.left[len(ahead) - 1 - int(np.argmax(ahead[::-1]))] if ahead.any() else 100.0
 
 
-def falls_below(view: View, arm: str, column: str = "es_test_accuracy") -> float:
+def falls_below(view: TrialMeans, arm: str, column: str = "es_test_accuracy") -> float:
     """Weights left from which on an arm stays below the dense network; the fewest there are where it does not fall."""
     values = _arm(view, arm, column)
     known = np.isfinite(values)
@@ -198,33 +200,33 @@ def falls_below(view: View, arm: str, column: str = "es_test_accuracy") -> float
     return view.left[known][int(np.argmax(below)) if below.any() else -1]
 
 
-def within_a_point(view: View, column: str, arm: str = "ticket") -> float:
+def within_a_point(view: TrialMeans, column: str, arm: str = "ticket") -> float:
     """Fewest weights left with a column within one percentage point of the dense network's."""
     values = _arm(view, arm, column)
     return view.left[np.flatnonzero(values >= values[0] - 0.01)[-1]]
 
 
-def smallest_winning(view: View) -> float:
+def smallest_winning(view: TrialMeans) -> float:
     """Fewest weights left at which tickets stop no later and test no worse than the dense network (section 1)."""
     stops, accuracies = view.mean("es_iteration"), view.mean("es_test_accuracy")
     wins = (stops <= stops[0]) & (accuracies >= accuracies[0])
     return view.left[np.flatnonzero(wins)[-1]]  # round 0 always wins
 
 
-def weights_back_at_dense(view: View) -> float:
+def weights_back_at_dense(view: TrialMeans) -> float:
     """Fewest weights with which tickets test no worse than the dense network at the early stop."""
     accuracies = view.mean("es_test_accuracy")
     return view.mean("weights_left")[np.flatnonzero(accuracies >= accuracies[0])[-1]]
 
 
-def dense_gain(view: View, column: str = "es_test_accuracy") -> float:
+def dense_gain(view: TrialMeans, column: str = "es_test_accuracy") -> float:
     """How much better the dense network of this run is than that of the run it stands beside."""
     if view.beside is None:
         raise Absent("the run beside it is not there")
     return view.mean(column)[0] - view.beside.mean(column)[0]
 
 
-def gain_beside(view: View, column: str, arm: str = "ticket", at: float | None = None) -> float:
+def gain_beside(view: TrialMeans, column: str, arm: str = "ticket", at: float | None = None) -> float:
     """How much higher a column is than in the run beside, at a percentage left of both (None: in their last rounds)."""
     if view.beside is None:
         raise Absent("the run beside it is not there")
@@ -234,7 +236,7 @@ def gain_beside(view: View, column: str, arm: str = "ticket", at: float | None =
     return ours[view.round_at(at)] - theirs[view.beside.round_at(at)]
 
 
-def movement_ratio_less_one(view: View, at: float) -> float:
+def movement_ratio_less_one(view: TrialMeans, at: float) -> float:
     """How much more the ticket's weights move in the dense training than the rest: ratio of means over layers, - 1."""
     if view.structure is None:
         raise Absent("no structure.csv")
@@ -251,7 +253,7 @@ def movement_ratio_less_one(view: View, at: float) -> float:
     return by_trial[:, 0].mean() / by_trial[:, 1].mean() - 1
 
 
-def untrained(view: View, arm: str) -> float:
+def untrained(view: TrialMeans, arm: str) -> float:
     """Test accuracy of an arm's masks before any training, in the round that validates best then."""
 
     def start() -> pd.DataFrame:
@@ -261,7 +263,7 @@ def untrained(view: View, arm: str) -> float:
     return _best_of(view, ("untrained", arm), start, "round")
 
 
-def learned(view: View, method: str) -> float:
+def learned(view: TrialMeans, method: str) -> float:
     """Test accuracy of untrained networks under learned masks, of the density that validates best."""
 
     def of_the_method() -> pd.DataFrame:
@@ -271,7 +273,7 @@ def learned(view: View, method: str) -> float:
     return _best_of(view, ("learned", method), of_the_method, "percent_left")
 
 
-def _best_of(view: View, key: Hashable, table: Callable[[], pd.DataFrame], by: str) -> float:
+def _best_of(view: TrialMeans, key: Hashable, table: Callable[[], pd.DataFrame], by: str) -> float:
     """Test accuracy, mean over trials, where the mean validation accuracy is highest."""
 
     def means() -> list[pd.DataFrame]:
@@ -285,7 +287,7 @@ def _best_of(view: View, key: Hashable, table: Callable[[], pd.DataFrame], by: s
     return test[validation.idxmax()]
 
 
-def error_barrier(view: View, at: float) -> float:
+def error_barrier(view: TrialMeans, at: float) -> float:
     """The error barrier between two copies that part where tickets are rewound to, at a percentage left."""
 
     def at_that_sparsity() -> pd.Series:
@@ -385,7 +387,7 @@ def grade(part: str, value: float, spec: dict) -> str:
     return f"differs (by {off * scale:+.{digits}f})"
 
 
-def view_of(folder: Path, beside: Path | None = None) -> View:
+def view_of(folder: Path, beside: Path | None = None) -> TrialMeans:
     """The tables of a run; rounds that are not done in all its trials and draws are left out."""
     rounds, _ = read_tables(folder)
     n = rounds.groupby(["arm", "round"]).size()
@@ -395,17 +397,17 @@ def view_of(folder: Path, beside: Path | None = None) -> View:
     path = folder / "structure.csv"
     structure = read_table(folder, path.name) if path.exists() else None
     trials = tuple(range(rounds["trial"].nunique()))
-    return View(rounds, structure, trials, view_of(beside) if beside else None, folder)
+    return TrialMeans(rounds, structure, trials, view_of(beside) if beside else None, folder)
 
 
-def measure(view: View, spec: dict, seed: int = 0) -> tuple[float, float, float]:
+def measure(view: TrialMeans, spec: dict, seed: int = 0) -> tuple[float, float, float]:
     """A measure's value and its 95% bootstrap interval over trials. Raises Absent."""
     values = _arguments(spec)
     asked = (spec["measure"], view.trials, seed, *sorted(values.items()))  # by several parts of a claim
     return view.once(asked, lambda: _measured(view, MEASURES[spec["measure"]], values, seed))
 
 
-def _measured(view: View, function: Callable[..., float], values: dict, seed: int) -> tuple[float, float, float]:
+def _measured(view: TrialMeans, function: Callable[..., float], values: dict, seed: int) -> tuple[float, float, float]:
     value = float(function(view, **values))
     if np.isnan(value):
         raise Absent("not a number")

@@ -22,7 +22,7 @@ from lthcore.models import Weights, build
 from lthcore.runs.schemas import Accuracy, Loss
 from lthcore.settings import Recipe, settings_of
 from lthcore.training.engines.dense import evaluate
-from lthcore.training.state import Point, Replicate, Training
+from lthcore.training.state import Evaluation, Replicate, TrainState
 
 FORMAT = "2"  # of the files; another one is not read
 
@@ -68,7 +68,7 @@ def file_stem(replicate: Replicate) -> str:
     return f"{arm}-trial{trial}-draw{draw}-round{k:02}"
 
 
-def save_state(path: Path, settings: Recipe, replicate: Replicate, state: Training) -> None:
+def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainState) -> None:
     """Write a training, finished or not, as safetensors; all tensors carry a leading replicate dimension (here 1)."""
     finished = state.iteration >= settings.iterations
     groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
@@ -102,7 +102,7 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: Traini
     os.replace(temporary, path)
 
 
-def load_state(path: str | Path, index: int = 0) -> tuple[Training, Replicate, str]:
+def load_state(path: str | Path, index: int = 0) -> tuple[TrainState, Replicate, str]:
     """Read replicate `index` of a file of `save_state`: its state, which one it is, and its run key.
 
     Raises LabError for a file that is damaged, of another kind, or of another format.
@@ -121,14 +121,14 @@ def load_ticket(path: str | Path, index: int = 0) -> Ticket:
     return Ticket(header.replicate, settings, state.mask, state.start, early_stop, state.weights)
 
 
-def _state_of(path: Path, index: int) -> tuple[Header, Training]:
+def _state_of(path: Path, index: int) -> tuple[Header, TrainState]:
     header, tensors = _read(path)
     groups: dict[str, dict[str, Tensor]] = {}
     try:
         for key, tensor in tensors.items():
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = tensor[index]
-        state = Training(
+        state = TrainState(
             **header.state.model_dump(),
             weights=groups["final"],
             mask=groups["mask"],
@@ -138,7 +138,7 @@ def _state_of(path: Path, index: int) -> tuple[Header, Training]:
             remembered=groups.get("remembered"),
             optimizer=groups.get("optimizer", {}),
             noise=groups.get("noise", {}).get("state"),
-            curve=[Point(*values) for values in header.curve],
+            curve=[Evaluation(*values) for values in header.curve],
         )
         settings = settings_of(header.settings)
         masks.check(state.mask, state.weights)
@@ -178,7 +178,7 @@ def _digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> 
     return found.hexdigest()
 
 
-def _check_evaluations(settings: Recipe, state: Training) -> None:
+def _check_evaluations(settings: Recipe, state: TrainState) -> None:
     """Raise ValueError where the evaluations are not those of a training that has come as far as this one."""
     evaluated, first, last = [point.iteration for point in state.curve], state.curve[0].iteration, state.iteration
     grid = range(first // settings.eval_every * settings.eval_every, last + 1, settings.eval_every)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lthcore import masks
+from lthcore.arms import arm_of
 from lthcore.data.datasets import Data, load
 from lthcore.lottery.search import Cohort
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
@@ -16,9 +17,7 @@ from lthcore.runs.provenance import hardware
 from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
 from lthcore.training.parallel import GoOn, train_cohort
-from lthcore.training.state import Replicate, Training
-
-CHANGING = ("dynamic",)  # arms whose masks change as they train
+from lthcore.training.state import Replicate, TrainState
 
 
 @dataclass
@@ -31,7 +30,7 @@ class Checkpointer:
     every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
     saved: dict[Replicate, float] = field(default_factory=dict)
 
-    def __call__(self, replicate: Replicate, state: Training) -> bool:
+    def __call__(self, replicate: Replicate, state: TrainState) -> bool:
         """Whether to go on training."""
         now = time.monotonic()
         due = now - self.saved.setdefault(replicate, now) >= self.every
@@ -41,18 +40,18 @@ class Checkpointer:
             self.saved[replicate] = now
         return not late
 
-    def latest(self, replicate: Replicate, state: Training) -> Training:
+    def latest(self, replicate: Replicate, state: TrainState) -> TrainState:
         """Where a training got to that a worker died in: its checkpoint, or where it was to begin."""
         path = self.folder / f"{file_stem(replicate)}.safetensors"
         if not path.exists():
             return state
         saved, _, key = load_state(path)
         same = key == self.settings.key and saved.seed == state.seed
-        same = same and (replicate.arm in CHANGING or masks.equal(saved.mask, state.mask))
+        same = same and (arm_of(replicate.arm).masks == "training" or masks.equal(saved.mask, state.mask))
         return saved if same and saved.iteration < self.settings.iterations else state
 
 
-class Here:
+class LocalExecutor:
     """Where a run gets its data and its trainings: this machine. lthcore/runs/ray_queue.py has another such place."""
 
     def load(self, settings: Recipe) -> Data:
@@ -61,7 +60,7 @@ class Here:
 
     def train(
         self, settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
-    ) -> Iterator[tuple[Replicate, Training]]:
+    ) -> Iterator[tuple[Replicate, TrainState]]:
         """Train a cohort; yield each of its trainings as it ends."""
         yield from train_cohort(settings, data, cohort, go_on, trainer=trainer)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-class Board:
+class ProgressActor:
     """Where every training is, and how fast all of them go. An actor: tasks tell it, the queue's view asks it."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Board:
 
 
 @dataclass
-class Line:
+class ProgressClient:
     """A task's line to the board, on which a training need not wait for an answer."""
 
     board: object

@@ -27,20 +27,20 @@ from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import done_replicates
-from lthcore.runs.executor import Checkpointer, Here
+from lthcore.runs.executor import Checkpointer, LocalExecutor
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.provenance import hardware
-from lthcore.runs.ray_progress import Board, Line
+from lthcore.runs.ray_progress import ProgressActor, ProgressClient
 from lthcore.runs.runner import run
 from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
 from lthcore.training.parallel import train_cohort, worker_count
-from lthcore.training.state import Replicate, Training
+from lthcore.training.state import Replicate, TrainState
 
 RETRIES = 5  # of a task whose worker or node died
 EVERY = 1.0  # seconds between looks at the progress
 PATIENCE = 5.0  # seconds that a task waits, before it begins, to hear whether it still should
-AHEAD = 1  # experiments begun beyond the room for trainings: one prunes and writes while another's trainings go on
+PREFETCH = 1  # experiments begun beyond the room for trainings: one prunes and writes while another's trainings go on
 DATA_SETS = 4  # kept for experiments to come, a gigabyte at most each
 SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see too
 # Environment of a Ray that is started here: without it, it takes an address of this machine that others can reach,
@@ -58,7 +58,7 @@ class Reporting:
     until: float = float("inf")  # by the wall clock: each machine's monotonic one counts from its own start
     answer: object = None
 
-    def __call__(self, key: Hashable, state: Training) -> bool:
+    def __call__(self, key: Hashable, state: TrainState) -> bool:
         """Whether to go on training: not past the deadline, nor once the queue is asked to stop."""
         told = self.board.tell(self.experiment, file_stem(key), state.iteration)
         first = self.answer is None  # that one is waited for: a task may have had its turn after the queue was stopped
@@ -110,7 +110,7 @@ class Cluster:
                 f"{most['GPU']:g}); lower --cpus-per-run or --gpus-per-run"
             )
         self.slots = max(1, sum(_fits(node, cpus, gpus) for node in nodes))
-        self.board = ray.remote(num_cpus=0, scheduling_strategy=self._here())(Board).remote()
+        self.board = ray.remote(num_cpus=0, scheduling_strategy=self._here())(ProgressActor).remote()
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_train_there)
         self.data: dict[tuple, Data] = {}
         self.stored: WeakKeyDictionary[Data, object] = WeakKeyDictionary()  # Ray's copies live as long as the data
@@ -155,7 +155,7 @@ class Cluster:
             raise LabError(lost) from None
 
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
-        """As `Board.look`."""
+        """As `ProgressActor.look`."""
         return self.ray.get(self.board.look.remote())
 
     def notebook(self, work: Callable, *arguments: object) -> object:
@@ -175,7 +175,7 @@ class Cluster:
         self.ray.shutdown()
 
 
-class There(Here):
+class RayExecutor(LocalExecutor):
     """A cluster as the place of one experiment: data are loaded once for the whole queue, a training is a task."""
 
     def __init__(self, cluster: Cluster, experiment: str) -> None:
@@ -188,7 +188,7 @@ class There(Here):
 
     def train(
         self, settings: Recipe, data: Data, cohort: Cohort, go_on: Checkpointer, trainer: Trainer
-    ) -> Iterator[tuple[Replicate, Training]]:
+    ) -> Iterator[tuple[Replicate, TrainState]]:
         """Train a cohort, a task for each of its parts. Raises LabError for a task that is lost again and again."""
         cluster, ray, waiting = self.cluster, self.cluster.ray, {}
         stored = cluster.store(data)
@@ -196,7 +196,7 @@ class There(Here):
             stems = [file_stem(key) for key in part]
             task = cluster.task.options(name=f"{self.experiment} {stems[0]}")
             until = time.time() + go_on.deadline - time.monotonic()
-            reporting = Reporting(go_on, Line(cluster.board), self.experiment, until)
+            reporting = Reporting(go_on, ProgressClient(cluster.board), self.experiment, until)
             waiting[task.remote(settings, stored, part, reporting, trainer)] = stems
         try:
             while waiting:
@@ -252,7 +252,7 @@ def run_queue(
             return
         states[experiment.name] = "running"
         try:
-            left, place = deadline - time.monotonic(), There(cluster, experiment.name)
+            left, place = deadline - time.monotonic(), RayExecutor(cluster, experiment.name)
             run(experiment.settings, folder, left, quiet=True, place=place)
             afterwards(folder)
             if notebook is not None:
@@ -282,10 +282,10 @@ def run_queue(
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, end_all) if main else None  # Ray's own would end this process at once
     try:
-        with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots + AHEAD))) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots + PREFETCH))) as pool:
             futures = [pool.submit(one, experiment) for experiment in todo.values()]
             try:
-                watch = View(list(todo.values()), cluster)
+                watch = QueueStatus(list(todo.values()), cluster)
                 while not all(future.done() for future in futures):
                     time.sleep(EVERY)
                     show(watch.rows(states))
@@ -303,7 +303,7 @@ def run_queue(
     return failures
 
 
-class View:
+class QueueStatus:
     """The progress of a whole queue: a row for each experiment."""
 
     def __init__(self, experiments: list[Experiment], cluster: Cluster) -> None:
@@ -344,7 +344,7 @@ def _train_there(settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting,
     outcomes = {}
     for key, state in train_cohort(settings, data, part, go_on, workers=1, trainer=trainer):
         unfinished = state.iteration < settings.iterations
-        outcomes[key] = Training(state.iteration, {}, {}, state.seed) if unfinished else state
+        outcomes[key] = TrainState(state.iteration, {}, {}, state.seed) if unfinished else state
     return outcomes
 
 

@@ -39,7 +39,7 @@ from lthcore.lottery.search import Cohort, check_settings
 from lthcore.lottery.studies import STUDIES, planned
 from lthcore.models import Weights, build, multiply_adds, positions
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
-from lthcore.runs.executor import CHANGING, STOP, Checkpointer, Here
+from lthcore.runs.executor import STOP, Checkpointer, LocalExecutor
 from lthcore.runs.folder import read_file, read_record, read_table, read_tables, replicate_of, rows_of, write_run
 from lthcore.runs.lock import locked, stopped_by_sigterm
 from lthcore.runs.provenance import COMMIT, versions
@@ -47,7 +47,7 @@ from lthcore.runs.schemas import COLUMNS, CURVES, READ, REPLICATE, ROUNDS, check
 from lthcore.settings import Recipe, Settings
 from lthcore.training.loop import weights_left
 from lthcore.training.orphans import remove_leftovers
-from lthcore.training.state import Point, Replicate, Training
+from lthcore.training.state import Evaluation, Replicate, TrainState
 
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
 # iterations) and of the others; after that it has each tenth. Tickets keep them all.
@@ -59,9 +59,11 @@ WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a
 class Run:
     """A run's folder: trains what is not done yet, and keeps the tables in step with what is."""
 
-    def __init__(self, folder: str | Path, settings: Recipe, force: bool = False, place: Here | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, settings: Recipe, force: bool = False, place: LocalExecutor | None = None
+    ) -> None:
         """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
-        self.folder, self.settings, self.force, self.place = Path(folder), settings, force, place or Here()
+        self.folder, self.settings, self.force, self.place = Path(folder), settings, force, place or LocalExecutor()
         self.record = {} if force else self._read_record()
         self.began = self.written = time.perf_counter()
         self.energy: dict = self.record.get("energy", {})
@@ -205,7 +207,7 @@ class Run:
         self.write()
         return outcomes
 
-    def _without_ticket(self, replicate: Replicate, start: Training) -> Training | None:
+    def _without_ticket(self, replicate: Replicate, start: TrainState) -> TrainState | None:
         """What stands for a training that is done; None where it has to be done, or done again."""
         row = self.rows.get(replicate)
         if row is None:
@@ -257,7 +259,7 @@ class Run:
     def _path(self, folder: str, replicate: Replicate) -> Path:
         return self.folder / folder / f"{file_stem(replicate)}.safetensors"
 
-    def _load(self, folder: str, replicate: Replicate, like: Training | None = None) -> Training:
+    def _load(self, folder: str, replicate: Replicate, like: TrainState | None = None) -> TrainState:
         """A saved training, as one that began as `like`. Raises LabError for one that this run cannot have made."""
         path = self._path(folder, replicate)
         state, saved, key = load_state(path)
@@ -268,7 +270,7 @@ class Run:
             wrong = f"is of another training ({file_stem(saved)})"
         elif like is not None and _layout(like.weights) != _layout(state.weights):
             wrong = "is of another network"
-        elif like is not None and replicate.arm not in CHANGING and not masks.equal(state.mask, like.mask):
+        elif like is not None and arm_of(replicate.arm).masks != "training" and not masks.equal(state.mask, like.mask):
             wrong = "has a mask that is not what pruning its predecessor gives"
         elif state.diverged and all(math.isfinite(point.test_loss) for point in state.curve):
             wrong = "holds weights that are not numbers"
@@ -278,7 +280,7 @@ class Run:
             raise LabError(f"results: {path} {wrong}; delete it and give the command again")
         return state
 
-    def _note(self, replicate: Replicate, state: Training) -> None:
+    def _note(self, replicate: Replicate, state: TrainState) -> None:
         left = weights_left(self.settings, state)
         percent = round(100 * left / sum(m.numel() for m in state.mask.values()), 4)
         where = dict(zip(REPLICATE, replicate, strict=True))
@@ -369,7 +371,7 @@ def run(
     time_limit: float = float("inf"),
     force: bool = False,
     quiet: bool = False,
-    place: Here | None = None,
+    place: LocalExecutor | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
 
@@ -417,7 +419,7 @@ def _progress_line(this: Run, outcomes: Cohort, seconds: float) -> str:
     return f"round {k:2}/{rounds}: {left:5.1f}% left, {arm} test accuracy {accuracy:.2%}, {seconds:6.0f} s"
 
 
-def _share(point: Point, percent: float) -> float:
+def _share(point: Evaluation, percent: float) -> float:
     """Percent of weights left at a point; those of a training's end in tickets of versions that did not note it."""
     return percent if point.percent_left != point.percent_left else round(point.percent_left, 4)
 

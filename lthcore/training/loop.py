@@ -22,13 +22,13 @@ from lthcore.training.engines.chain import Chain, is_chain, is_plain_chain
 from lthcore.training.engines.dense import Dense
 from lthcore.training.engines.sparse import SparseChain
 from lthcore.training.engines.stack import Stack
-from lthcore.training.state import Point, Training
+from lthcore.training.state import Evaluation, TrainState
 
-Cohort = dict[Hashable, Training]
-Trainer = Callable[[Recipe, Data, list[Training]], Iterator[None]]
+Cohort = dict[Hashable, TrainState]
+Trainer = Callable[[Recipe, Data, list[TrainState]], Iterator[None]]
 
 
-def engine_for(settings: Recipe, data: Data, states: list[Training]) -> Dense | SparseChain:
+def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense | SparseChain:
     """What trains these states fastest here; all engines give the same numbers to rounding."""
     model, device = build(settings, data.shape, 10), data.train.images.device
     if is_chain(model) and (len(states) > 1 or settings.engine == "stack"):
@@ -41,7 +41,7 @@ def engine_for(settings: Recipe, data: Data, states: list[Training]) -> Dense | 
     return kind(settings, model, device, states)
 
 
-def train(settings: Recipe, data: Data, state: Training) -> Iterator[Training]:
+def train(settings: Recipe, data: Data, state: TrainState) -> Iterator[TrainState]:
     """Train from `state.iteration` to `settings.iterations`; yield the same state after every evaluation.
 
     The last state yielded is the outcome. Raises AssertionError should a pruned weight not be zero then.
@@ -50,7 +50,9 @@ def train(settings: Recipe, data: Data, state: Training) -> Iterator[Training]:
         yield state
 
 
-def train_in_step(settings: Recipe, data: Data, states: list[Training], pauses: Container[int] = ()) -> Iterator[None]:
+def train_in_step(
+    settings: Recipe, data: Data, states: list[TrainState], pauses: Container[int] = ()
+) -> Iterator[None]:
     """Train replicates that stand at one iteration together; yield after every evaluation, the states up to date.
 
     It yields at the iterations `pauses` too. Between yields a caller may replace masks, weights and optimizer
@@ -95,7 +97,7 @@ def train_in_step(settings: Recipe, data: Data, states: list[Training], pauses: 
         yield
 
 
-def epoch_batches(settings: Recipe, data: Data, state: Training, start: int, stop: int) -> Tensor:
+def epoch_batches(settings: Recipe, data: Data, state: TrainState, start: int, stop: int) -> Tensor:
     """The batches (steps, batch) of image indices from iteration `start` to `stop` or the end of its epoch.
 
     Every epoch is a permutation of its own, which follows from the training's seed and the epoch's number.
@@ -128,12 +130,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def weights_left(settings: Recipe, state: Training) -> int:
+def weights_left(settings: Recipe, state: TrainState) -> int:
     """How many weights are left: those of the mask, and where it does not hold (`masking: gradients`) all but zeros."""
     return masks.nonzero(state.weights, state.mask) if settings.counts_zeros else masks.weights_left(state.mask)
 
 
-def _record(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[Training], iteration: int) -> None:
+def _record(
+    settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState], iteration: int
+) -> None:
     """Evaluate, and note in each state where it stands and whether it is the best so far."""
     _export(engine, states, iteration)
     held = [] if data.validation is None else [data.validation]
@@ -141,18 +145,18 @@ def _record(settings: Recipe, engine: Dense | SparseChain, data: Data, states: l
         *validation, test = results
         percent = 100 * weights_left(settings, state) / sum(m.numel() for m in state.mask.values())
         validation = validation[0] if held else (float("nan"),) * 2
-        state.curve.append(Point(iteration, *validation, *test, percent_left=percent))
+        state.curve.append(Evaluation(iteration, *validation, *test, percent_left=percent))
         if state.early_stop_point is state.curve[-1]:
             state.early_stop = _copy(state.weights)
 
 
-def _export(engine: Dense | SparseChain, states: list[Training], iteration: int) -> None:
+def _export(engine: Dense | SparseChain, states: list[TrainState], iteration: int) -> None:
     engine.export(states)
     for state in states:
         state.iteration = iteration
 
 
-def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[Training]) -> None:
+def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState]) -> None:
     """Read the training accuracy at the end and at the early stop, and check that what is pruned is zero."""
     for state, results in zip(states, engine.evaluate(data.train), strict=True):
         state.weights = _copy(state.weights, "cpu")  # no longer the engine's own

@@ -20,9 +20,9 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.chain import is_chain
 from lthcore.training.loop import Cohort, Trainer, train_in_step
 from lthcore.training.orphans import SHARED_MEMORY, end_if_orphan, end_with, temporary_folder
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
-GoOn = Callable[[Hashable, Training], bool]
+GoOn = Callable[[Hashable, TrainState], bool]
 
 
 def train_cohort(
@@ -32,7 +32,7 @@ def train_cohort(
     go_on: GoOn = lambda key, state: True,
     workers: int | None = None,
     trainer: Trainer = train_in_step,
-) -> Iterator[tuple[Hashable, Training]]:
+) -> Iterator[tuple[Hashable, TrainState]]:
     """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
 
     `go_on(key, state)` is called before a training and after each of its evaluations, in the process that trains: it
@@ -81,7 +81,7 @@ def _no_room(reason: object) -> LabError:
 
 def _train_stacks(
     settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
-) -> Iterator[tuple[Hashable, Training]]:
+) -> Iterator[tuple[Hashable, TrainState]]:
     """Train in step those that stand at the same iteration, as many at once as fit."""
 
     def position(key: Hashable) -> tuple[int, bool, float, bool]:
@@ -118,7 +118,7 @@ def _train_stack(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trai
         answers = [go_on(key, state) for key, state in cohort.items()]
 
 
-def stack_size(settings: Recipe, data: Data, state: Training) -> int:
+def stack_size(settings: Recipe, data: Data, state: TrainState) -> int:
     """How many replicates fit in half of the GPU's free memory: weights, gradients, moments, snapshots, activations."""
     device = data.train.images.device
     if device.type != "cuda":
@@ -143,9 +143,9 @@ def _begin_worker(parent: int) -> None:
 
 
 def _train_mapped(
-    parent: int, settings: Recipe, arrays: dict, key: Hashable, state: Training, go_on: GoOn, trainer: Trainer
-) -> tuple[Hashable, Training]:
-    def go_on_here(key: Hashable, state: Training) -> bool:
+    parent: int, settings: Recipe, arrays: dict, key: Hashable, state: TrainState, go_on: GoOn, trainer: Trainer
+) -> tuple[Hashable, TrainState]:
+    def go_on_here(key: Hashable, state: TrainState) -> bool:
         end_if_orphan(parent)  # before anything is saved, where a run begun anew may have saved already
         return go_on(key, state)
 
@@ -153,8 +153,8 @@ def _train_mapped(
 
 
 def _train_one(
-    settings: Recipe, data: Data, key: Hashable, state: Training, go_on: GoOn, trainer: Trainer
-) -> tuple[Hashable, Training]:
+    settings: Recipe, data: Data, key: Hashable, state: TrainState, go_on: GoOn, trainer: Trainer
+) -> tuple[Hashable, TrainState]:
     if go_on(key, state):
         all(go_on(key, state) for _ in trainer(settings, data, [state]))  # until it says no
     return key, state

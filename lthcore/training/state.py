@@ -10,7 +10,7 @@ from lthcore.models import Weights
 
 
 @dataclass(frozen=True)
-class Point:
+class Evaluation:
     """One evaluation of a training. Losses in nats, accuracies in [0, 1]; validation is nan where there is none.
 
     `percent_left` is what was left of the weights then (nan in tickets of versions that did not note it).
@@ -25,7 +25,7 @@ class Point:
 
 
 @dataclass
-class Training:
+class TrainState:
     """The state of a training: enough to go on from, bit for bit, and in the end its outcome.
 
     `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
@@ -44,7 +44,7 @@ class Training:
     early_stop: Weights | None = None
     rewind: Weights | None = None
     remembered: Weights | None = None
-    curve: list[Point] = field(default_factory=list)
+    curve: list[Evaluation] = field(default_factory=list)
     fine_tuned: bool = False
     seconds: float = 0.0
     early_stop_train_accuracy: float = float("nan")
@@ -56,7 +56,7 @@ class Training:
         return not all(weight.isfinite().all() for weight in self.weights.values())
 
     @property
-    def early_stop_point(self) -> Point | None:
+    def early_stop_point(self) -> Evaluation | None:
         """The evaluation with the least validation loss, the first of equals; None without a validation set.
 
         Where the network gets sparser as it trains, only evaluations at its present sparsity count.

@@ -8,7 +8,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis import perturbed_init
 from lthcore.analysis import prediction as predicting
-from lthcore.analysis.cache import derived
+from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import run_with, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
 from lthcore.report.studies.rewinding_and_connectivity import METHODS
@@ -130,8 +130,8 @@ def findings(root: Path, k: int = 4) -> list[str]:
     folder = run_with(root, "mask_prediction", "prediction", "seeding")
     if folder is None:
         return []
-    seeded = perturbed_init.findings(derived(folder, "seeding"), k)
-    return predicting.findings(derived(folder, "prediction"), k) + [line for line in seeded if "largest" in line]
+    seeded = perturbed_init.findings(cached_table(folder, "seeding"), k)
+    return predicting.findings(cached_table(folder, "prediction"), k) + [line for line in seeded if "largest" in line]
 
 
 STUDY = Study(

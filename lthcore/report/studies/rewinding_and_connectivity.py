@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from lthcore.analysis import stability
-from lthcore.analysis.cache import derived
+from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
 from lthcore.report.study import Study
@@ -115,7 +115,7 @@ def findings(root: Path) -> list[str]:
     lowest = read_tables(folders[0])[0]["percent_left"].min()
     lines = [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
     if (folders[0] / "stability.csv").exists():
-        lines += stability.findings(derived(folders[0], "stability"))
+        lines += stability.findings(cached_table(folders[0], "stability"))
     return lines
 
 

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from lthcore.analysis import overlap
-from lthcore.analysis.cache import derived
+from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import run_with
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
 from lthcore.report.study import Study
@@ -77,7 +77,7 @@ def similarity_lenet(root: Path) -> Figure | None:
 def findings(root: Path, k: int = 6) -> list[str]:
     """Whether five tickets of LeNet on MNIST agree where 5% of the weights are left."""
     folder = run_with(root, "ticket_similarity", "seeds")
-    return overlap.findings(derived(folder, "seeds"), k) if folder else []
+    return overlap.findings(cached_table(folder, "seeds"), k) if folder else []
 
 
 STUDY = Study("ticket_similarity", {"ticket_similarity": similarity_lenet}, findings)

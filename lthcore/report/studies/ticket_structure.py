@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis import structure as of_tickets
-from lthcore.analysis.cache import derived
+from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import run_with
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
 from lthcore.report.study import Study
@@ -108,7 +108,7 @@ def pixels_lenet(root: Path) -> Figure | None:
 def findings(root: Path, k: int = 6) -> list[str]:
     """What five tickets of LeNet on MNIST look like where 5% of the weights are left."""
     folder = run_with(root, "ticket_structure", "layers", "paths")
-    return of_tickets.findings(derived(folder, "layers"), derived(folder, "paths"), k) if folder else []
+    return of_tickets.findings(cached_table(folder, "layers"), cached_table(folder, "paths"), k) if folder else []
 
 
 STUDY = Study(

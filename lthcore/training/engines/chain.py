@@ -8,7 +8,7 @@ from lthcore.models import Dropout
 from lthcore.onednn import times_transposed
 from lthcore.settings import Recipe
 from lthcore.training.engines.dense import Dense
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 CHAIN = (nn.Flatten, nn.Linear, nn.ReLU, Dropout)
 
@@ -16,7 +16,7 @@ CHAIN = (nn.Flatten, nn.Linear, nn.ReLU, Dropout)
 class Chain(Dense):
     """A chain of dense layers on a CPU, its gradients by hand: autograd's bookkeeping is a third of so small a step."""
 
-    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
         """Take `model` and the one replicate it is to be."""
         super().__init__(settings, model, device, states)
         self.layers = [(layer.weight, layer.bias) for layer in model if isinstance(layer, nn.Linear)]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
 from lthcore.settings import Recipe
-from lthcore.training.engines.dense import CONVOLUTIONAL_BATCH, Dense, Evaluation
-from lthcore.training.state import Training
+from lthcore.training.engines.dense import CONVOLUTIONAL_BATCH, Dense, SplitResults
+from lthcore.training.state import TrainState
 
 try:
     from lthcore.training.engines.conv_layers import layers_of
@@ -32,7 +32,7 @@ def applies(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
 class ConvolutionalNetwork(Dense):
     """One convolutional network under a mask with its optimizer: same interface as `engines.Dense`."""
 
-    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
         """Take `model` and the one replicate it is to be."""
         super().__init__(settings, model, device, states)
         self.dtype = DTYPES[settings.precision]
@@ -54,7 +54,7 @@ class ConvolutionalNetwork(Dense):
             back = layer.backward(back)
 
     @torch.no_grad()
-    def evaluate(self, *splits: Split) -> list[list[Evaluation]]:
+    def evaluate(self, *splits: Split) -> list[list[SplitResults]]:
         """As in `Dense`."""
         for layer in self.layers:
             layer.prepare()

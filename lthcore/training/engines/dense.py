@@ -18,19 +18,19 @@ from lthcore.models import Dropout, Weights
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
 from lthcore.training.engines.cuda_graph import Replay
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 # images evaluated at once: on a core as many as its cache holds the activations of
 EVALUATION_BATCH, CONVOLUTIONAL_BATCH = {"cpu": 2500, "cuda": 15_000}, {"cpu": 100, "cuda": 15_000}
 IN_PLACE = ("cuda",)  # devices on which a mask is changed in place; on a CPU a new engine may be a sparse one
 COMPILED = ("cuda",)  # devices on which convolutions are compiled; on a CPU it gains nothing
-Evaluation = list[tuple[float, float]]  # mean cross-entropy (nats) and accuracy, of each split
+SplitResults = list[tuple[float, float]]  # mean cross-entropy (nats) and accuracy, of each split
 
 
 class Dense:
     """One network under a mask with its optimizer, as dense tensors on any device."""
 
-    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
         """Take `model` and the one replicate it is to be."""
         (state,) = states
         self.settings = settings
@@ -74,7 +74,7 @@ class Dense:
         """Scale the gradient of each replicate down to a norm."""
         nn.utils.clip_grad_norm_(self.parameters.values(), norm)
 
-    def evaluate(self, *splits: Split) -> list[Evaluation]:
+    def evaluate(self, *splits: Split) -> list[SplitResults]:
         """Each replicate's loss and accuracy on each split, waiting for the device once."""
         return [evaluate(self.model, *splits, precision=self.settings.precision)]
 
@@ -82,7 +82,7 @@ class Dense:
         """Put other weights into each replicate, to evaluate them."""
         self.model.load_state_dict(weights[0])
 
-    def take(self, states: list[Training]) -> bool:
+    def take(self, states: list[TrainState]) -> bool:
         """Go on from states that were changed from outside; False where that takes another engine.
 
         In place, as a captured graph needs it: it saves capturing one for each change of a mask.
@@ -98,7 +98,7 @@ class Dense:
             tensor.copy_(state.optimizer[name])
         return True
 
-    def export(self, states: list[Training]) -> None:
+    def export(self, states: list[TrainState]) -> None:
         """Put each replicate as it is into its state: views of what training goes on to change."""
         (state,) = states
         state.weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
@@ -106,7 +106,7 @@ class Dense:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Evaluation:
+def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> SplitResults:
     """Mean cross-entropy (nats) and accuracy of `model` on each split, in evaluation mode, never augmented.
 
     `precision` is that of the training: bfloat16 takes a fraction of the time where a processor has units for it.
@@ -126,7 +126,7 @@ def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Ev
     return [tuple(total) for total in totals.tolist()]
 
 
-def noise_of(state: Training, device: torch.device) -> torch.Generator:
+def noise_of(state: TrainState, device: torch.device) -> torch.Generator:
     """The generator of a replicate's dropout and augmentation, where it was left or at its beginning."""
     generator = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
     if state.noise is not None:

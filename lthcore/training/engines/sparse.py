@@ -15,8 +15,8 @@ from lthcore.masks import Mask, apply
 from lthcore.models import Weights
 from lthcore.settings import Recipe
 from lthcore.training.engines.chain import is_plain_chain
-from lthcore.training.engines.dense import Evaluation
-from lthcore.training.state import Training
+from lthcore.training.engines.dense import SplitResults
+from lthcore.training.state import TrainState
 
 try:
     from lthcore.training.engines import sparse_kernels
@@ -38,7 +38,7 @@ def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask
 class SparseChain:
     """A chain of dense layers under a mask, with its optimizer: same interface as `engines.Dense`."""
 
-    def __init__(self, settings: Recipe, model: nn.Module, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, states: list[TrainState]) -> None:
         """Take the one replicate it is to be."""
         (state,) = states
         weights, mask, optimizer = apply(state.mask, state.weights), state.mask, state.optimizer
@@ -95,7 +95,7 @@ class SparseChain:
         )  # fmt: skip
         self.steps_done += batches.shape[1]
 
-    def evaluate(self, *splits: Split) -> list[Evaluation]:
+    def evaluate(self, *splits: Split) -> list[SplitResults]:
         """Mean cross-entropy (nats) and accuracy on each split."""
         chain = (self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias)
         totals = [sparse_kernels.evaluate(_pixels(split), split.labels.numpy(), *chain) for split in splits]
@@ -105,11 +105,11 @@ class SparseChain:
         """Put other weights into the network, to evaluate them."""
         self.values, self.bias = self._gather(weights[0])
 
-    def take(self, states: list[Training]) -> bool:
+    def take(self, states: list[TrainState]) -> bool:
         """Not in place: other weights left are another graph."""
         return False
 
-    def export(self, states: list[Training]) -> None:
+    def export(self, states: list[TrainState]) -> None:
         """Put the replicate as it is into its state, in the dense layout."""
         (state,) = states
         self._scatter(self.values, self.bias, self.weights)

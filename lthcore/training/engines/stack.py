@@ -12,18 +12,18 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.dense import (
     EVALUATION_BATCH,
     Dense,
-    Evaluation,
+    SplitResults,
     make_optimizer,
     noise_of,
     optimizer_tensors,
 )
-from lthcore.training.state import Training
+from lthcore.training.state import TrainState
 
 
 class Stack(Dense):
     """K replicates of a chain of dense layers in one step: every parameter (K, ...), every product batched over K."""
 
-    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[Training]) -> None:
+    def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
         """Take `model` for its layers, and the replicates."""
         self.settings, self.layers = settings, list(model.named_children())
         masked = [masks.apply(s.mask, s.weights) if settings.masks_weights else s.weights for s in states]
@@ -73,7 +73,7 @@ class Stack(Dense):
             parameter.grad.mul_(scale.view(-1, *[1] * (parameter.ndim - 1)))
 
     @torch.no_grad()
-    def evaluate(self, *splits: Split) -> list[Evaluation]:
+    def evaluate(self, *splits: Split) -> list[SplitResults]:
         """As in `Dense`, all replicates on the same images at once."""
         k, device = len(self.noise), splits[0].labels.device
         totals = torch.zeros(len(splits), 2, k, dtype=torch.float64, device=device)
@@ -92,11 +92,11 @@ class Stack(Dense):
             for name, parameter in self.parameters.items():
                 parameter.copy_(_stacked(weights, name))
 
-    def take(self, states: list[Training]) -> bool:
+    def take(self, states: list[TrainState]) -> bool:
         """Not in place: a graph of these small steps is captured in no time."""
         return False
 
-    def export(self, states: list[Training]) -> None:
+    def export(self, states: list[TrainState]) -> None:
         """Put each replicate as it is into its state: views of what training goes on to change."""
         optimizer = optimizer_tensors(self.optimizer, self.parameters)
         for k, state in enumerate(states):
