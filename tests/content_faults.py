@@ -1,13 +1,16 @@
-"""Damage of content among the faults: what tests/test_damage.py does to saved files, each kind once, counted."""
+"""Damage of content among the faults: what tests/runs/test_damage.py does to saved files, each kind once, counted."""
 
 import itertools
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "runs"))
 import test_damage as damage
 
 TABLES = list(itertools.product(damage.TABLES, ("rounds.csv", "curves.csv")))

@@ -16,7 +16,7 @@ from lthcore.report.studies import STUDIES
 from lthcore.report.tables import findings
 from lthcore.runs.folder import read_tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

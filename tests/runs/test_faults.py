@@ -1,12 +1,7 @@
 """Faults, in short: some of each kind, once; `make faults` does all of them, many times."""
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import faults
+import pytest
 
 SHORT = ("a worker killed", "files that cannot grow", "a damaged file")
 

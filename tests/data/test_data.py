@@ -18,7 +18,7 @@ from lthcore.settings import Settings
 
 DIGITS = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu")
 SMALL = Settings(validation=50, batch_size=10, device="cpu")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECORD = 3073
 
 

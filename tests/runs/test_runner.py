@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 import weakref
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
+from sittings import FORKING, PATIENCE, ended, hold_the_lock, run_until_killed, run_until_stopped, sitting, wait_for
 
 from lthcore import masks
 from lthcore.analysis.tickets import write_ticket_tables
@@ -32,9 +32,6 @@ from lthcore.runs.folder import read_record, read_table, read_tables
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.training.state import Evaluation, Replicate, TrainState
-
-sys.path.insert(0, str(Path(__file__).parent))
-from sittings import FORKING, PATIENCE, ended, hold_the_lock, run_until_killed, run_until_stopped, sitting, wait_for
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=60, eval_every=20, learning_rate=5e-3,

@@ -45,7 +45,7 @@ from lthcore.training.loop import train, train_in_step
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=10, arms=["ticket", "reinit"],
     trials=2, rounds=1, reinit_draws=1,
