@@ -207,6 +207,10 @@ def _stage(folder: Path, files: Files) -> None:
     staging.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write(staging / name, content)
+    record = json.loads(files["run.json"])
+    if "digests" not in record:  # of a version that kept none
+        found = {name: digest(content) for name, content in files.items() if name != "run.json"}
+        write_json(staging / "run.json", {"digests": found} | record)
 
 
 def _swap(folder: Path, files: Files) -> None:
