@@ -1,10 +1,10 @@
-"""Board: where every training of a queue on Ray is. Of the standard library alone: its process starts at once."""
+"""Progress on Ray: where every training of a queue is. Of the standard library alone: its process starts at once."""
 
 from dataclasses import dataclass
 
 
 class ProgressActor:
-    """Where every training is, and how fast all of them go. An actor: tasks tell it, the queue's view asks it."""
+    """Where every training is, and how fast all of them go. An actor: tasks report to it, the queue polls it."""
 
     def __init__(self) -> None:
         """Nothing yet."""
@@ -13,7 +13,7 @@ class ProgressActor:
         self.at: dict[tuple[str, str], int] = {}
         self.steps: dict[str, int] = {}
 
-    def tell(self, experiment: str, stem: str, iteration: int) -> bool:
+    def report(self, experiment: str, stem: str, iteration: int) -> bool:
         """A training is at an iteration. Answers whether it is to stop there."""
         before = self.at.get((experiment, stem), iteration)
         self.steps[experiment] = self.steps.get(experiment, 0) + max(0, iteration - before)
@@ -37,26 +37,26 @@ class ProgressActor:
         """Node -> hardware, of those that have trained for an experiment."""
         return self.machines.get(experiment, {})
 
-    def look(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+    def poll(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
         """Trainings in progress and their iterations; steps taken so far, by experiment."""
         return self.at, self.steps
 
 
 @dataclass
 class ProgressClient:
-    """A task's line to the board, on which a training need not wait for an answer."""
+    """What a task reports by, without waiting for an answer."""
 
     board: object
 
-    def tell(self, *told: object) -> object:
-        """Tell the board; what comes back is heard later."""
-        return self.board.tell.remote(*told)
+    def report(self, *told: object) -> object:
+        """Report to the actor; whether to stop is asked of what comes back, later."""
+        return self.board.report.remote(*told)
 
     def trains(self, *told: object) -> None:
-        """Tell the board which hardware trains."""
+        """Report which hardware trains."""
         self.board.trains.remote(*told)
 
-    def heard(self, answer: object, patience: float) -> bool:
+    def is_to_stop(self, answer: object, patience: float) -> bool:
         """Whether an answer is there, within so many seconds, and is to stop."""
         import ray
 

@@ -60,9 +60,9 @@ class Reporting:
 
     def __call__(self, key: Hashable, state: TrainState) -> bool:
         """Whether to go on training: not past the deadline, nor once the queue is asked to stop."""
-        told = self.board.tell(self.experiment, file_stem(key), state.iteration)
+        told = self.board.report(self.experiment, file_stem(key), state.iteration)
         first = self.answer is None  # that one is waited for: a task may have had its turn after the queue was stopped
-        if self.board.heard(told if first else self.answer, PATIENCE if first else 0.0):
+        if self.board.is_to_stop(told if first else self.answer, PATIENCE if first else 0.0):
             self.go_on.deadline = float("-inf")
         self.answer = told
         return self.go_on(key, state)
@@ -155,8 +155,8 @@ class Cluster:
             raise LabError(lost) from None
 
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
-        """As `ProgressActor.look`."""
-        return self.ray.get(self.board.look.remote())
+        """As `ProgressActor.poll`."""
+        return self.ray.get(self.board.poll.remote())
 
     def notebook(self, work: Callable, *arguments: object) -> object:
         """Run `work` (papermill) in a task of its own on this machine, which has the tables, and wait for it."""

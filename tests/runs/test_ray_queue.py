@@ -59,11 +59,11 @@ def experiment(name: str, **values) -> Experiment:
 def test_the_board_counts_steps_and_forgets_what_has_ended():
     board = ProgressActor()
     for at in (0, 10, 30):
-        board.tell("a", "one", at)
-    board.tell("b", "two", 500)  # resumed: no step was taken here
-    assert board.look() == ({("a", "one"): 30, ("b", "two"): 500}, {"a": 30, "b": 0})
+        board.report("a", "one", at)
+    board.report("b", "two", 500)  # resumed: no step was taken here
+    assert board.poll() == ({("a", "one"): 30, ("b", "two"): 500}, {"a": 30, "b": 0})
     board.end("a", ["one"])
-    assert board.look()[0] == {("b", "two"): 500}
+    assert board.poll()[0] == {("b", "two"): 500}
 
 
 def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
 
 def test_a_training_ends_when_the_board_says_stop(tmp_path):
     board = ProgressActor()
-    line = SimpleNamespace(tell=board.tell, heard=lambda answer, patience: answer)
+    line = SimpleNamespace(report=board.report, is_to_stop=lambda answer, patience: answer)
     reporting = Reporting(Checkpointer(tmp_path, SMALL), line, "x")
     key, data = Replicate("ticket", 0, 0, 0), load(SMALL)
     state = begin(SMALL, 0, 0, initial_weights(build(SMALL, data.shape, 10), SMALL, 0))
@@ -290,7 +290,7 @@ def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path)
 
 
 def test_a_local_ray_listens_on_loopback_alone_and_has_no_dashboard(ray_cluster):
-    ray_cluster.ray.get(ray_cluster.board.look.remote())  # that a worker is there, which listens too
+    ray_cluster.ray.get(ray_cluster.board.poll.remote())  # that a worker is there, which listens too
     here = psutil.Process()
     sockets = [
         (process.name(), *socket.laddr)
