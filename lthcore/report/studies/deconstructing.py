@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import gaps, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms
 from lthcore.report.study import Study
@@ -12,19 +13,13 @@ from lthcore.report.tables import middle_and_last, name_of, untrained
 from lthcore.runs.folder import read_tables
 
 # arm -> label, colour, line style
-CRITERIA = {
-    "oneshot": ("large final", "#1f5fa8", "-"),
-    "by_magnitude_same_sign": ("large final, same sign", "#2a9d8f", "-"),
-    "by_magnitude_increase": ("magnitude increase", "#3d8c5c", "-"),
-    "by_movement": ("movement", "#b8860b", "-"),
-    "by_large_init_large_final": ("large at both ends", "#7a4fa3", "-"),
-    "by_magnitude_at_init": ("large at init", "#d1642a", "-"),
-    "by_random": ("random", "#999999", "-"),
-    "by_small_magnitude": ("small final", "#c07fae", ":"),
-    "by_small_magnitude_at_init": ("small at init", "#c00000", ":"),
-}
-
-
+CRITERIA = {"oneshot": ("large final", "#1f5fa8", "-")} | {
+    name: (arm_of(name).label, arm_of(name).colour, arm_of(name).style)
+    for name in (
+        "by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_large_init_large_final",
+        "by_magnitude_at_init", "by_random", "by_small_magnitude", "by_small_magnitude_at_init",
+    )
+}  # fmt: skip
 WEIGHTS = {
     "oneshot": ("large final, rewound", "#1f5fa8", "-"),
     "by_magnitude-signed": ("its signs alone", "#2a9d8f", "-"),
