@@ -13,7 +13,7 @@ import tempfile
 
 from bench import best, keep, options_of, print_table, side_by_side
 
-from lthcore.lottery.studies import planned
+from lthcore.lottery.methods import planned
 from lthcore.runs.queue import queued
 
 WORKERS = (1, 2)

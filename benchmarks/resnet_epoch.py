@@ -75,7 +75,7 @@ def main() -> None:
     evaluation = min(clock(lambda: engine.evaluate(held)) for _ in range(3)) / len(held.labels)
     pruning = DynamicSettings(**{k: v for k, v in settings.given().items() if k in DynamicSettings.model_fields})
     state = begin(pruning, 0, 0, theta_0)
-    engine.export([state])
+    engine.sync_to([state])
     update(pruning, state, 0.1)
     masking = min(clock(partial(update, pruning, state, 0.2 + 0.1 * i)) for i in range(3))
     best_of_ours = "ours, bfloat16" if cuda else "ours, float32"  # held against the peak in the same numbers

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 
 from lthcore.errors import LabError, choose
+from lthcore.registry import CRITERIA
 
 
 @dataclass(frozen=True)
@@ -105,22 +106,7 @@ ARMS = {
 }  # fmt: skip
 PRUNED_THEMSELVES = tuple(name for name, arm in ARMS.items() if arm.is_pruned_itself)
 
-# What `by_<criterion>`, as many weights chosen once by another criterion, is called and drawn as; other criteria may be
-# used too. What follows changes it: what a criterion's score is worth without its weights, its places or its order.
-CRITERIA = {
-    "magnitude": ("large final", "#1f5fa8", "-"),
-    "magnitude_same_sign": ("large final, same sign", "#2a9d8f", "-"),
-    "magnitude_increase": ("magnitude increase", "#3d8c5c", "-"),
-    "movement": ("movement", "#b8860b", "-"),
-    "large_init_large_final": ("large at both ends", "#7a4fa3", "-"),
-    "magnitude_at_init": ("large at init", "#d1642a", "-"),
-    "random": ("random", "#999999", "-"),
-    "small_magnitude": ("small final", "#c07fae", ":"),
-    "small_magnitude_at_init": ("small at init", "#c00000", ":"),
-    "snip": ("SNIP", "#3d8c5c", "-"),
-    "grasp": ("GraSP", "#d1642a", "-"),
-    "synflow": ("SynFlow", "#7a4fa3", "-"),
-}
+# What `by_<criterion>` may be followed by: a criterion without its weights, its places or its order.
 CHANGES = {
     "": ({}, "", ""),
     "shuffled": ({"shuffled": True}, ", shuffled in layers", ":"),
@@ -143,6 +129,12 @@ def arm_of(name: str) -> Arm:
             raise LabError(f"{error}, by_<criterion>") from None
     criterion, change = found[1], found[2] or ""
     changed, words, style = CHANGES[change]
-    label, colour, own_style = CRITERIA.get(criterion, (criterion.replace("_", " "), "#444444", "-"))
+    label, colour, own_style = _drawn_as(criterion)
     masks = name if change == "inverted" else f"by_{criterion}"
     return replace(Arm(name, masks, "rewound", label + words, colour, style or own_style), **changed)
+
+
+def _drawn_as(criterion: str) -> tuple[str, str, str]:
+    """Label, colour and line style of a criterion."""
+    known = CRITERIA.get(criterion)
+    return (known.label, known.colour, known.style) if known else (criterion.replace("_", " "), "#444444", "-")

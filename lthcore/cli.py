@@ -272,7 +272,7 @@ def _raise_first(errors: list[str]) -> None:
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: where it comes from, and its accuracies by arm and weights left."""
     from lthcore.paths import folder_of
-    from lthcore.runs.folder import read_record, read_tables
+    from lthcore.runs.files import read_record, read_tables
 
     folder = Path(options.run) if Path(options.run).is_dir() else folder_of(options.run)
     rounds, _ = read_tables(folder)
@@ -366,7 +366,7 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
     """Run a queue one after the other; return the names of those that could not run."""
     from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.errors import TimeLimit
-    from lthcore.lottery.studies import planned
+    from lthcore.lottery.methods import planned
     from lthcore.paths import folder_of, results_root
     from lthcore.runs.archives import mirror
     from lthcore.runs.estimate import done_replicates

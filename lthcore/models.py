@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lthcore.errors import LabError, choose, shown
 from lthcore.onednn import Linear
+from lthcore.registry import MODELS, register_model
 from lthcore.settings import Recipe
 
 Weights = dict[str, Tensor]
@@ -46,12 +47,14 @@ def _dense(inputs: int, widths: tuple[int, ...], classes: int, dropout: float) -
     return layers
 
 
+@register_model
 def mlp(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A small fully-connected network (64-32) for digits."""
     channels, height, width = shape
     return nn.Sequential(_dense(channels * height * width, settings.widths or (64, 32), classes, settings.dropout))
 
 
+@register_model
 def lenet(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """LeNet-300-100, the fully-connected network of the paper's section 2 (266,200 weights on MNIST)."""
     return mlp(settings.changed(widths=settings.widths or (300, 100)), shape, classes)
@@ -74,16 +77,19 @@ def _conv(settings: Recipe, shape: tuple[int, int, int], classes: int, blocks: t
     return nn.Sequential(layers)
 
 
+@register_model
 def conv2(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Conv-2 of the paper's section 3 (4,300,992 weights on CIFAR-10)."""
     return _conv(settings, shape, classes, (64,))
 
 
+@register_model
 def conv4(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Conv-4 of the paper's section 3 (2,425,024 weights on CIFAR-10)."""
     return _conv(settings, shape, classes, (64, 128))
 
 
+@register_model
 def conv6(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Conv-6 of the paper's section 3 (2,261,184 weights on CIFAR-10; the paper prints 1.7M for the same layers)."""
     return _conv(settings, shape, classes, (64, 128, 256))
@@ -128,16 +134,19 @@ def _resnet(shape: tuple[int, int, int], classes: int, widths: tuple[int, ...], 
     return nn.Sequential(layers | _head(inputs, classes))
 
 
+@register_model
 def resnet20(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The 20-layer ResNet for CIFAR-10 that the paper's section 4 calls ResNet-18 (270,896 weights)."""
     return _resnet(shape, classes, (16, 32, 64), (3, 3, 3))
 
 
+@register_model
 def resnet18(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """ResNet-18 of 11 million weights for small images: a 3x3 stem and no max-pooling (11,164,352 on CIFAR-10)."""
     return _resnet(shape, classes, (64, 128, 256, 512), (2, 2, 2, 2))
 
 
+@register_model
 def resnet34(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """ResNet-34 for small images: a 3x3 stem and no max-pooling (21,265,088 weights on CIFAR-10)."""
     return _resnet(shape, classes, (64, 128, 256, 512), (3, 4, 6, 3))
@@ -159,12 +168,14 @@ def _vgg(name: str, shape: tuple[int, int, int], blocks: tuple[tuple[int, int], 
     return layers
 
 
+@register_model
 def vgg19(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """VGG-19 with batch norms and one dense layer, of the paper's section 4 (20,024,000 weights on CIFAR-10)."""
     layers = _vgg("vgg19", shape, ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)))
     return nn.Sequential(layers | _head(512, classes))
 
 
+@register_model
 def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """VGG-like, the 16-layer VGG of CIFAR with batch norms and a hidden dense layer of 512 (14,977,728 weights)."""
     layers = _vgg("vgg_like", shape, ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)))
@@ -173,12 +184,6 @@ def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.
     if settings.dropout:
         layers["fc1_dropout"] = Dropout(settings.dropout)
     return nn.Sequential(layers | {"output": Linear(512, classes)})
-
-
-MODELS = {
-    "mlp": mlp, "lenet": lenet, "conv2": conv2, "conv4": conv4, "conv6": conv6,
-    "resnet20": resnet20, "vgg19": vgg19, "vgg_like": vgg_like, "resnet18": resnet18, "resnet34": resnet34,
-}  # fmt: skip
 
 
 def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -367,16 +367,6 @@ class DynamicSettings(Recipe):
         return self.masking == "gradients"
 
 
-# by notebook; all others find tickets
-KINDS: dict[str, type[Recipe]] = {"dynamic_pruning": DynamicSettings, "mask_transfer": TransferSettings}
-
-
-def settings_of(values: dict[str, Any]) -> Recipe:
-    """The settings that a record or ticket holds: which study they are of shows in their names."""
-    own = {kind: kind.model_fields.keys() - Settings.model_fields.keys() for kind in KINDS.values()}
-    return next((kind for kind, names in own.items() if names & values.keys()), Settings)(**values)
-
-
 def _steps_per_epoch(dataset: str, train_examples: int, validation: int, batch_size: int) -> int:
     images = TRAINING_IMAGES.get(dataset, 0)
     return (train_examples or images - validation) // batch_size

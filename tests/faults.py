@@ -471,7 +471,7 @@ def soak_of_networks(trainings: int = 20) -> float:
         eval_every=2, arms=["ticket", "reinit"], trials=1, rounds=1, reinit_draws=trainings - 2,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
-        run(network, Path(name) / "conv2", quiet=True, place=Watched())
+        run(network, Path(name) / "conv2", quiet=True, executor=Watched())
     return round(max(memory[4:]) - memory[3], 1)
 
 

@@ -95,6 +95,18 @@ class Held(Checkpointer):
         return go_on
 
 
+class Fatal(Checkpointer):
+    """Kills the worker that it is called in, once, when a training has come to its second evaluation."""
+
+    def __call__(self, replicate: Replicate, state: TrainState) -> bool:
+        """As a Checkpointer."""
+        killed = self.folder / "killed"
+        if state.iteration == self.settings.eval_every and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(replicate, state)
+
+
 def run_until_stopped(settings: Settings, folder: Path, workers: int) -> None:
     """Run with every training held until SIGTERM comes. The message goes into a file beside the run."""
     os.environ["LTH_WORKERS"] = str(workers)

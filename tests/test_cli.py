@@ -16,7 +16,7 @@ from lthcore.paths import project_root, results_root
 from lthcore.report import paper_figures
 from lthcore.report.study import Study
 from lthcore.runs.experiments import load_experiment
-from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.runner import run
 
 TINY = """

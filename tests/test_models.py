@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from lthcore.errors import LabError
 from lthcore.masks import counts, full_mask
-from lthcore.models import MODELS, Dropout, build, initial_weights
+from lthcore.models import Dropout, build, initial_weights
+from lthcore.registry import MODELS
 from lthcore.settings import Settings
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)

@@ -12,8 +12,9 @@ import papermill
 import pytest
 
 from lthcore.errors import LabError
+from lthcore.lottery.methods import settings_for
 from lthcore.runs.experiments import PROFILES, load_experiments
-from lthcore.settings import KINDS, Settings
+from lthcore.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -46,7 +47,7 @@ def test_a_notebook_makes_of_its_parameters_the_settings_that_were_put_below_the
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_parameter_says_what_its_setting_is(path):
-    kind, known = KINDS.get(path.stem, Settings), papermill.inspect_notebook(str(path))
+    kind, known = settings_for(path.stem), papermill.inspect_notebook(str(path))
     if any("of_parameters" in source(cell) for cell in cells(path)):
         assert set(known) <= {*kind.model_fields, "folder"}
         assert all(known[key]["help"] == kind.model_fields[key].description for key in known if key != "folder")

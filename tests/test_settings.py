@@ -7,15 +7,13 @@ import pytest
 
 from lthcore.data.datasets import DATASETS
 from lthcore.errors import LONGEST, LabError, choose
+from lthcore.lottery.methods import planned, settings_for
 from lthcore.lottery.search import check_settings
-from lthcore.lottery.studies import planned
-from lthcore.models import MODELS
 from lthcore.paths import folder_of
-from lthcore.pruning.criteria import CRITERIA
-from lthcore.pruning.units import UNIT_CRITERIA
+from lthcore.registry import CRITERIA, MODELS
 from lthcore.runs.experiments import PROFILES, check_name, load_experiment, load_experiments
 from lthcore.seeds import seed_for
-from lthcore.settings import EXTENT, KINDS, TRAINING_IMAGES, DynamicSettings, Settings, TransferSettings
+from lthcore.settings import EXTENT, TRAINING_IMAGES, DynamicSettings, Settings, TransferSettings
 
 ROOT = Path(__file__).parents[1]
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
@@ -221,7 +219,7 @@ def test_choose_names_the_nearest_and_all():
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: "/".join(p.parts[-4:-1]))
 def test_committed_records_are_of_settings_that_this_version_reads_under_their_own_keys(path):
     record = json.loads(path.read_text())
-    settings = KINDS.get(path.parts[-3], Settings)(**record["settings"])
+    settings = settings_for(path.parts[-3])(**record["settings"])
     assert settings.key == record["run_key"]
 
 
@@ -347,7 +345,7 @@ def test_every_params_file_loads_under_every_profile(path, profile):
     for notebook, variant, loaded, settings in load_experiments(path, profile):
         assert (notebook, loaded) == (path.parent.name, profile) and variant.startswith(path.stem)
         assert settings.dataset in DATASETS and settings.architecture in MODELS
-        assert not isinstance(settings, Settings) or settings.criterion in CRITERIA | UNIT_CRITERIA
+        assert not isinstance(settings, Settings) or CRITERIA[settings.criterion].prunes == settings.granularity
         assert settings.train_examples + settings.validation < TRAINING_IMAGES[settings.dataset]
 
 

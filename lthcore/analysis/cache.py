@@ -13,11 +13,11 @@ import pandas as pd
 
 from lthcore.data.datasets import Data, image_shape, load
 from lthcore.errors import LabError
+from lthcore.lottery.methods import settings_of
 from lthcore.models import build
 from lthcore.runs.checkpoints import file_stem, load_state
-from lthcore.runs.folder import read_record, read_table, read_tables, write_run
+from lthcore.runs.files import read_record, read_table, read_tables, write_run
 from lthcore.runs.provenance import COMMIT, versions
-from lthcore.settings import settings_of
 from lthcore.training.loop import one_thread
 from lthcore.training.state import Replicate, TrainState
 

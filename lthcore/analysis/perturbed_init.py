@@ -13,7 +13,7 @@ from lthcore.lottery.search import next_round
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning.criteria import PruningContext, scores
+from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
@@ -76,7 +76,7 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
             done, initial = outcomes[Replicate(label, trial, 0, 0)], _initial(settings, data, trial)
             these, mask = chosen(initial, SEEDINGS[label][0]), full_mask(initial)
             seen = PruningContext(settings, data, mask, done.start, done.weights, done.weights, 0)
-            keep = partial(next_round, settings, data, scores("magnitude", seen))
+            keep = partial(next_round, settings, data, scores_of("magnitude", seen))
             for k in range(1, settings.rounds + 1):
                 mask = keep(mask)
                 kept = {w: _share(mask, these, w == "seeded") for w in ("seeded", "others")}

@@ -5,7 +5,7 @@ import pandas as pd
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.similarity import interval_text
 from lthcore.analysis.tickets import connected, degrees, describe, incoming, outgoing, path_count, pixel_map
-from lthcore.lottery.studies import planned
+from lthcore.lottery.methods import planned
 from lthcore.masks import weights_left
 from lthcore.training.engines.chain import is_chain
 

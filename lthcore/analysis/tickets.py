@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from lthcore.analysis.cache import TicketStore
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.methods import settings_of
 from lthcore.lottery.search import untrained_networks
 from lthcore.masks import Mask
 from lthcore.models import Weights
 from lthcore.pruning.units import columns, streams_of
-from lthcore.runs.folder import read_file, read_record, read_table, write_run
-from lthcore.settings import Settings, settings_of
+from lthcore.runs.files import read_file, read_record, read_table, write_run
+from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import TrainState
 

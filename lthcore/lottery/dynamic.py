@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.data.datasets import Data
-from lthcore.lottery.search import Cohort
+from lthcore.lottery.search import Cohort, TrainCohort
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import Weights, build, initial_weights
@@ -70,8 +70,8 @@ def update(settings: DynamicSettings, state: TrainState, sparsity: float) -> Non
     weights = _recalled(state, mask) if settings.regrowth == "magnitude" else state.weights
     candidates = full_mask(weights) if regrows else mask
     counted = [name for name, m in mask.items() if kind_of(name, m) in settings.prunable]
-    worth = {name: weights[name].abs() for name in mask}
-    mask = prune_to(worth, candidates, sparsity, counted, settings.scope)
+    scores = {name: weights[name].abs() for name in mask}
+    mask = prune_to(scores, candidates, sparsity, counted, settings.scope)
     if settings.regrowth == "magnitude":
         state.remembered = {name: weights[name].clone() for name in mask}
     if settings.masks_weights:
@@ -100,8 +100,8 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
         kept = prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
         gradient = dense_gradient(settings, data, state)
         # what is kept must stay: it ranks above all that could come back
-        worth = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
-        mask = prune_to(worth, full_mask(state.weights), due[state.iteration], counted, settings.scope)
+        scores = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
+        mask = prune_to(scores, full_mask(state.weights), due[state.iteration], counted, settings.scope)
         regrown = {name: mask[name] & ~kept[name] for name in mask}
         state.weights = {n: w.masked_fill(regrown[n], 0.0) if n in mask else w for n, w in state.weights.items()}
         state.optimizer = masks.apply_to_optimizer({name: ~m for name, m in regrown.items()}, state.optimizer)
@@ -131,7 +131,7 @@ def _recalled(state: TrainState, mask: masks.Mask) -> Weights:
     }
 
 
-def prune_dynamically(settings: DynamicSettings, data: Data, train: Callable[[Cohort], Cohort]) -> Iterator[Cohort]:
+def prune_dynamically(settings: DynamicSettings, data: Data, train: TrainCohort) -> Iterator[Cohort]:
     """Train every replicate of the study once, pruning as it goes; yield the outcomes."""
     model = build(settings, data.shape, 10)
     cohort = {}

@@ -3,8 +3,9 @@
 Which arms there are, and where each takes its masks and its weights from, is in lthcore/arms.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -15,11 +16,12 @@ from lthcore.errors import choose
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
-from lthcore.models import MODELS, Weights, build, initial_weights, outline
+from lthcore.models import Weights, build, initial_weights, outline
 from lthcore.pruning.allocation import layer_rates, prune
-from lthcore.pruning.criteria import CRITERIA, PruningContext, Scores, scores
-from lthcore.pruning.saliency import SALIENCIES, synflow_mask
-from lthcore.pruning.units import UNIT_CRITERIA, prune_units, units_of
+from lthcore.pruning.criteria import PruningContext, Scores, scores_of
+from lthcore.pruning.saliency import synflow_mask
+from lthcore.pruning.units import prune_units, units_of
+from lthcore.registry import CRITERIA, MODELS
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.training.parallel import train_cohort
@@ -29,17 +31,24 @@ Cohort = dict[Replicate, TrainState]
 Found = dict[tuple[int, int], Mask]  # (trial, round) -> the mask found elsewhere
 
 
+class TrainCohort(Protocol):
+    """Trains the networks of a round, which stand where they start, and returns their outcomes in the same order."""
+
+    def __call__(self, cohort: Cohort) -> Cohort:
+        """The outcomes."""
+
+
 def find_tickets(
     settings: Settings,
     data: Data,
-    train: Callable[[Cohort], Cohort] | None = None,
+    train: TrainCohort | None = None,
     found: Found | None = None,
     lineage: Lineage | None = None,
 ) -> Iterator[Cohort]:
     """Find winning tickets by iterative pruning (arXiv 1803.03635, section 2); yield the outcomes of each round.
 
     `train` takes the cohort of a round as it starts and returns it trained. The default trains in memory;
-    `results.run` passes one that remembers what is done. `found` are masks from elsewhere, of the arm transferred;
+    `lthcore.run` passes one that remembers what is done. `found` are masks from elsewhere, of the arm transferred;
     `lineage` holds masks that are known already, and gets those that are found. A trial whose ticket diverges ends
     there.
     """
@@ -85,7 +94,8 @@ def initial_weights_of(settings: Settings, data: Data, trial: int) -> Weights:
 
 def needs_training(source: str) -> bool:
     """Whether masks of a source follow from trained weights; those of the others are found anew anywhere."""
-    return criterion_of(source) not in SALIENCIES
+    criterion = criterion_of(source)
+    return not criterion or CRITERIA[criterion].trained
 
 
 def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm: str, k: int) -> Mask:
@@ -109,12 +119,12 @@ def next_mask(settings: Settings, data: Data, lineage: Lineage, trial: Trial, so
     the weight. `by_<criterion>` is one-shot pruning by that criterion.
     """
     criterion = criterion_of(source) or settings.criterion
-    worth = scores(criterion, seen_by(settings, data, trial, source, k), CRITERIA | UNIT_CRITERIA | SALIENCIES)
+    scores = scores_of(criterion, seen_by(settings, data, trial, source, k))
     before = lineage.mask(trial.number, source, k - 1) if k > 1 else trial.dense.mask
-    if criterion.startswith("late_") and not any(score.any() for score in worth.values()):
+    if criterion.startswith("late_") and not any(score.any() for score in scores.values()):
         return before  # the training ended at its best: there is nothing to go by, and the round prunes nothing
-    worth = {name: -score for name, score in worth.items()} if source.endswith("-inverted") else worth
-    return next_round(settings, data, worth, before)
+    scores = {name: -score for name, score in scores.items()} if source.endswith("-inverted") else scores
+    return next_round(settings, data, scores, before)
 
 
 def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> PruningContext:
@@ -126,11 +136,11 @@ def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -
     return PruningContext(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed)
 
 
-def next_round(settings: Settings, data: Data, worth: Scores, mask: Mask) -> Mask:
+def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Mask:
     """The mask after one more round of pruning by these scores."""
     if settings.granularity == "units":
-        return prune_units(worth, mask, units_of(settings, data.shape), settings)
-    return prune(worth, mask, layer_rates(settings, mask), settings.scope, settings.keep_at_least)
+        return prune_units(scores, mask, units_of(settings, data.shape), settings)
+    return prune(scores, mask, layer_rates(settings, mask), settings.scope, settings.keep_at_least)
 
 
 def sparsity_after(settings: Settings, mask: Mask, k: int) -> float:
@@ -144,10 +154,10 @@ def sparsity_after(settings: Settings, mask: Mask, k: int) -> float:
 def check_settings(settings: Recipe) -> None:
     """Raise LabError, before anything is computed, for what only the rooms above the settings can judge."""
     if isinstance(settings, Settings):
-        units = settings.granularity == "units"
-        choose("criterion", settings.criterion, UNIT_CRITERIA if units else CRITERIA)
+        fitting = [c for c in CRITERIA.values() if c.prunes == settings.granularity]
+        choose("criterion", settings.criterion, [c.name for c in fitting if c.trained])
         for criterion in filter(None, (criterion_of(arm_of(arm).masks) for arm in settings.arms)):
-            choose("criterion of an arm", criterion, CRITERIA | SALIENCIES)
+            choose("criterion of an arm", criterion, [c.name for c in CRITERIA.values() if c.prunes == "weights"])
     choose("architecture", settings.architecture, MODELS)
     choose("dataset", settings.dataset, DATASETS)
     pick_device(settings.device)

@@ -4,23 +4,29 @@ Both searches start from the same initial weights, which follow from the seed an
 mask lands on the very weights it was found with. Untrained accuracies are those at iteration 0 of curves.csv.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from lthcore.data.datasets import Data, image_shape
 from lthcore.errors import LabError
 from lthcore.lottery.lineage import Lineage
-from lthcore.lottery.search import Cohort, Found, find_tickets
+from lthcore.lottery.search import Cohort, Found, TrainCohort, find_tickets
 from lthcore.settings import Settings, TransferSettings
 
-Search = Callable[[Settings], Iterator[Cohort]]  # finds tickets, round by round: a run of its own, or in memory
+
+class Search(Protocol):
+    """Finds the tickets of other settings: by a run of its own, or in memory."""
+
+    def __call__(self, settings: Settings) -> Iterator[Cohort]:
+        """The outcomes of each round."""
 
 
 def transfer(
     settings: TransferSettings,
     data: Data,
-    train: Callable[[Cohort], Cohort],
+    train: TrainCohort,
+    lineage: Lineage | None,
     search: Search,
-    lineage: Lineage | None = None,
 ) -> Iterator[Cohort]:
     """Find masks on `masks_from`, then tickets on `dataset` with those masks beside them, round by round.
 

@@ -79,14 +79,14 @@ def _floor(count: float) -> int:
 def _without_lowest(scores: Scores, mask: Mask, quotas: list[tuple[list[str], int]]) -> Mask:
     """A copy of the mask without, in each group of layers, so many of the lowest-scored weights that remain."""
     remaining = {name: m.flatten().nonzero().squeeze(1) for name, m in mask.items()}
-    worth = {name: scores[name].flatten()[remaining[name]] for name in mask}
+    candidates = {name: scores[name].flatten()[remaining[name]] for name in mask}
     for name in mask:
-        if worth[name].isnan().any():
+        if candidates[name].isnan().any():
             raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
     pruned = {name: m.clone(memory_format=torch.contiguous_format) for name, m in mask.items()}
     for names, quota in quotas:
         if quota:
-            dropped = _lowest(torch.cat([worth[name] for name in names]), quota)
+            dropped = _lowest(torch.cat([candidates[name] for name in names]), quota)
             for name, drop in zip(names, dropped.split([len(remaining[name]) for name in names]), strict=True):
                 pruned[name].view(-1)[remaining[name][drop]] = False
     return pruned

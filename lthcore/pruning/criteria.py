@@ -1,6 +1,5 @@
-"""Pruning: what each weight is worth (scores), and which weights go (prune). The two know nothing of each other."""
+"""Criteria: what each weight is worth, as a score. Which weights go then is up to allocation.py, which knows none."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from lthcore.data.datasets import Data
 from lthcore.errors import choose
 from lthcore.masks import Mask
 from lthcore.models import Weights
+from lthcore.registry import CRITERIA, register_criterion
 from lthcore.settings import Settings
 
 Scores = dict[str, Tensor]
@@ -30,80 +30,74 @@ class PruningContext(NamedTuple):
     seed: int
 
 
+@register_criterion(label="large final", colour="#1f5fa8")
 def magnitude(seen: PruningContext) -> Scores:
     """|w_T|: the paper's criterion (section 2)."""
     return {name: seen.final[name].abs() for name in seen.mask}
 
 
+@register_criterion(label="large at init", colour="#d1642a")
 def magnitude_at_init(seen: PruningContext) -> Scores:
     """|w_0|: pruning before training (the paper's Figure 18)."""
     return {name: seen.initial[name].abs() for name in seen.mask}
 
 
+@register_criterion(colour="#3d8c5c")
 def magnitude_increase(seen: PruningContext) -> Scores:
     """|w_T| - |w_0| (arXiv 1905.01067)."""
     return {name: seen.final[name].abs() - seen.initial[name].abs() for name in seen.mask}
 
 
+@register_criterion(colour="#b8860b")
 def movement(seen: PruningContext) -> Scores:
     """|w_T - w_0| (arXiv 1905.01067)."""
     return {name: (seen.final[name] - seen.initial[name]).abs() for name in seen.mask}
 
 
+@register_criterion
 def late_movement(seen: PruningContext) -> Scores:
     """|w_T - w_best|: what goes on moving after the early stop is kept ("low-movement" pruning)."""
     return {name: (seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
+@register_criterion
 def late_stillness(seen: PruningContext) -> Scores:
     """-|w_T - w_best|: what goes on moving after the early stop is pruned ("high-movement" pruning)."""
     return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
+@register_criterion(colour="#999999")
 def random(seen: PruningContext) -> Scores:
     """A draw for each weight: the control that every criterion has to beat."""
     generator = torch.Generator().manual_seed(seen.seed)
     return {name: torch.rand(m.shape, generator=generator) for name, m in seen.mask.items()}
 
 
+@register_criterion(label="small final", colour="#c07fae", style=":")
 def small_magnitude(seen: PruningContext) -> Scores:
     """-|w_T|: small_final of arXiv 1905.01067."""
     return {name: -seen.final[name].abs() for name in seen.mask}
 
 
+@register_criterion(label="small at init", colour="#c00000", style=":")
 def small_magnitude_at_init(seen: PruningContext) -> Scores:
     """-|w_0|: small_init of arXiv 1905.01067."""
     return {name: -seen.initial[name].abs() for name in seen.mask}
 
 
+@register_criterion(label="large at both ends", colour="#7a4fa3")
 def large_init_large_final(seen: PruningContext) -> Scores:
     """min(a |w_T|, |w_0|): large at both ends; a makes the two equal in mean (arXiv 1905.01067)."""
     ends = {name: (seen.final[name].abs(), seen.initial[name].abs()) for name in seen.mask}
     return {name: torch.minimum(t * (o.mean() / t.mean().clamp(min=1e-12)), o) for name, (t, o) in ends.items()}
 
 
+@register_criterion(label="large final, same sign", colour="#2a9d8f")
 def magnitude_same_sign(seen: PruningContext) -> Scores:
     """max(0, w_T sign(w_0)): large at the end with the sign of the start (arXiv 1905.01067)."""
     return {name: (seen.final[name] * seen.initial[name].sign()).clamp(min=0) for name in seen.mask}
 
 
-CRITERIA = {
-    "magnitude": magnitude,
-    "magnitude_same_sign": magnitude_same_sign,
-    "large_init_large_final": large_init_large_final,
-    "small_magnitude": small_magnitude,
-    "small_magnitude_at_init": small_magnitude_at_init,
-    "magnitude_at_init": magnitude_at_init,
-    "magnitude_increase": magnitude_increase,
-    "movement": movement,
-    "late_movement": late_movement,
-    "late_stillness": late_stillness,
-    "random": random,
-}
-
-
-def scores(
-    criterion: str, seen: PruningContext, known: dict[str, Callable[[PruningContext], Scores]] = CRITERIA
-) -> Scores:
-    """The score of every prunable weight (or unit) under `criterion`: the lowest are pruned first."""
-    return known[choose("criterion", criterion, known)](seen)
+def scores_of(criterion: str, seen: PruningContext) -> Scores:
+    """The score of every prunable weight (or unit) under a criterion of this name: the lowest are pruned first."""
+    return CRITERIA[choose("criterion", criterion, CRITERIA)].score(seen)

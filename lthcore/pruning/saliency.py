@@ -12,6 +12,7 @@ from lthcore.masks import Mask, apply
 from lthcore.models import Weights, build
 from lthcore.pruning.allocation import prune_to
 from lthcore.pruning.criteria import PruningContext, Scores
+from lthcore.registry import register_criterion
 from lthcore.settings import Recipe
 
 IMAGES_PER_CLASS = 10  # of the batch that SNIP and GraSP look at, as published
@@ -19,6 +20,7 @@ TEMPERATURE = 200.0  # of the softmax that GraSP looks through, as its authors' 
 ROUNDS = 100  # of SynFlow, as published
 
 
+@register_criterion(label="SNIP", colour="#3d8c5c", trained=False)
 def snip(seen: PruningContext) -> Scores:
     """|w dL/dw|: what the loss would change by if a weight went (SNIP, arXiv 1810.02340)."""
     model, weights = _masked_model(seen.settings, seen.data.shape, seen.initial, seen.mask)
@@ -26,6 +28,7 @@ def snip(seen: PruningContext) -> Scores:
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
+@register_criterion(label="GraSP", colour="#d1642a", trained=False)
 def grasp(seen: PruningContext) -> Scores:
     """w (H g): what the gradient's norm would lose if a weight went (GraSP, arXiv 2002.07376).
 
@@ -39,6 +42,7 @@ def grasp(seen: PruningContext) -> Scores:
     return {name: (w * hg).detach() for (name, w), hg in zip(weights.items(), products, strict=True)}
 
 
+@register_criterion(label="SynFlow", colour="#7a4fa3", trained=False)
 def synflow(seen: PruningContext) -> Scores:
     """|w dR/dw|, R the output of the network of absolute weights for an image of ones (SynFlow, arXiv 2006.05467).
 
@@ -57,12 +61,9 @@ def synflow_mask(seen: PruningContext, sparsity: float, rounds: int = ROUNDS) ->
     """The mask that SynFlow finds in `rounds` rounds of an exponential schedule, scores taken anew in each."""
     mask = seen.mask
     for k in range(1, rounds + 1):
-        worth = synflow(seen._replace(mask=mask))
-        mask = prune_to(worth, mask, 1 - (1 - sparsity) ** (k / rounds), list(mask), "global")
+        scores = synflow(seen._replace(mask=mask))
+        mask = prune_to(scores, mask, 1 - (1 - sparsity) ** (k / rounds), list(mask), "global")
     return mask
-
-
-SALIENCIES = {"snip": snip, "grasp": grasp, "synflow": synflow}
 
 
 def _masked_model(

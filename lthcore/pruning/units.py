@@ -11,6 +11,7 @@ from lthcore.masks import Mask
 from lthcore.models import Residual, build
 from lthcore.pruning.allocation import kind_of
 from lthcore.pruning.criteria import PruningContext, Scores
+from lthcore.registry import register_criterion
 from lthcore.settings import Recipe, Settings
 
 
@@ -70,21 +71,21 @@ def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Set
     nested in `mask`.
     """
     rates = {"conv": settings.prune_conv, "fc": settings.prune_fc}
-    worth: dict[str, Tensor] = {}
+    alive_scores: dict[str, Tensor] = {}
     readers: dict[str, tuple[str, ...]] = {}
     for stream in streams:
         if len(stream.producers) == 1 and _rate(stream, mask, rates) > 0:
             name = f"{stream.producers[0]}.weight"
             readers[name] = tuple(f"{consumer}.weight" for consumer in stream.consumers)
             alive = mask[name].flatten(1).any(1) & _read(mask, readers[name], len(mask[name]))
-            worth[name] = torch.where(alive, scores[name].double(), torch.inf)
-            if worth[name].isnan().any():
+            alive_scores[name] = torch.where(alive, scores[name].double(), torch.inf)
+            if alive_scores[name].isnan().any():
                 raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
     pruned = {name: m.clone() for name, m in mask.items()}
-    for names in [[name] for name in worth] if settings.scope == "layer" else [list(worth)]:
-        left = {name: int(worth[name].isfinite().sum()) for name in names}
+    for names in [[name] for name in alive_scores] if settings.scope == "layer" else [list(alive_scores)]:
+        left = {name: int(alive_scores[name].isfinite().sum()) for name in names}
         quota = int(sum(rates[kind_of(name, mask[name])] * left[name] for name in names) + 1e-9)
-        ranked = sorted((float(v), i, k) for i, name in enumerate(names) for k, v in enumerate(worth[name]))
+        ranked = sorted((float(v), i, k) for i, name in enumerate(names) for k, v in enumerate(alive_scores[name]))
         for _, i, k in ranked:
             name = names[i]
             if quota and left[name] > 1:
@@ -95,16 +96,19 @@ def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Set
     return pruned
 
 
+@register_criterion(prunes="units")
 def unit_l1(seen: PruningContext) -> Scores:
     """The mean |w| of a unit's incoming weights, pruned ones counted as the zeros they are: its L1 norm by fan-in."""
     return {name: seen.final[name].flatten(1).abs().mean(1) for name in seen.mask}
 
 
+@register_criterion(prunes="units")
 def unit_l2(seen: PruningContext) -> Scores:
     """The root mean square of a unit's incoming weights: its L2 norm by fan-in."""
     return {name: seen.final[name].flatten(1).square().mean(1).sqrt() for name in seen.mask}
 
 
+@register_criterion(prunes="units")
 def unit_activation(seen: PruningContext) -> Scores:
     """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
     model, means = build(seen.settings, seen.data.shape, 10), {}
@@ -127,9 +131,6 @@ def unit_activation(seen: PruningContext) -> Scores:
     for hook in hooks:
         hook.remove()
     return means
-
-
-UNIT_CRITERIA = {"unit_l1": unit_l1, "unit_l2": unit_l2, "unit_activation": unit_activation}
 
 
 def columns(weight: Tensor, units: int) -> Tensor:

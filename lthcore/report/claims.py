@@ -23,7 +23,7 @@ from lthcore.errors import LabError, choose, one_line, shown
 from lthcore.paths import project_root
 from lthcore.report.paper_figures import NOTEBOOK
 from lthcore.runs.experiments import PROFILES, check_name
-from lthcore.runs.folder import has_results, read_record, read_table, read_tables
+from lthcore.runs.files import has_results, read_record, read_table, read_tables
 from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml
 

@@ -9,7 +9,7 @@ from scipy import stats
 from lthcore.errors import choose
 from lthcore.paths import project_root
 from lthcore.runs.experiments import PROFILES, load_experiments
-from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
 

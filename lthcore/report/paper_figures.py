@@ -21,7 +21,7 @@ from lthcore.report import plots
 from lthcore.report.plots import ARMS, Series
 from lthcore.runs.estimate import seconds_of, timed
 from lthcore.runs.experiments import PROFILES, load_experiments
-from lthcore.runs.folder import has_results, read_record, read_table, read_tables
+from lthcore.runs.files import has_results, read_record, read_table, read_tables
 from lthcore.runs.provenance import hardware
 from lthcore.training.parallel import worker_count
 

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 from lthcore import arms
 from lthcore.analysis.similarity import interval
 from lthcore.report.tables import round_nearest, with_dense
-from lthcore.runs.folder import read_record
+from lthcore.runs.files import read_record
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)

@@ -15,12 +15,11 @@ import pandas as pd
 from lthcore.errors import LabError, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
-from lthcore.lottery.studies import planned
+from lthcore.lottery.methods import planned, settings_of
 from lthcore.runs.experiments import PROFILES
-from lthcore.runs.folder import digest, digests_in, read_record, read_table, replicate_of, rows_of, write, write_json
+from lthcore.runs.files import digest, digests_in, read_record, read_table, replicate_of, rows_of, write, write_json
 from lthcore.runs.lock import locked
 from lthcore.runs.schemas import COLUMNS, check_record, check_table, check_whole
-from lthcore.settings import settings_of
 
 # what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
 TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)|" + re.escape(lineage.FILE))

@@ -17,10 +17,11 @@ from torch import Tensor
 from lthcore import masks
 from lthcore.data.datasets import load
 from lthcore.errors import LabError, choose, one_line
+from lthcore.lottery.methods import settings_of
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
 from lthcore.runs.schemas import Accuracy, Loss
-from lthcore.settings import Recipe, settings_of
+from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.state import Evaluation, Replicate, TrainState
 

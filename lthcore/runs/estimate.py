@@ -8,13 +8,13 @@ from time import perf_counter
 import torch
 
 from lthcore.data.datasets import Data, Split, check_size, image_shape, pick_device, test_images
+from lthcore.lottery.methods import planned
 from lthcore.lottery.start import begin
-from lthcore.lottery.studies import planned
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights, outline
 from lthcore.paths import folder_of, project_root
 from lthcore.runs.experiments import Experiment
-from lthcore.runs.folder import read_record, read_table, replicate_of, rows_of
+from lthcore.runs.files import read_record, read_table, replicate_of, rows_of
 from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings
 from lthcore.training.engines.chain import is_plain_chain
 from lthcore.training.loop import engine_for

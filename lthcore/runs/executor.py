@@ -1,10 +1,11 @@
-"""Place: where a run's data and trainings are, and the checkpoints that a training writes there as it goes."""
+"""Executors: where a run's data and trainings are, and the checkpoints that a training writes as it goes."""
 
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from lthcore import masks
 from lthcore.arms import arm_of
@@ -16,7 +17,7 @@ from lthcore.runs.experiments import STOP
 from lthcore.runs.provenance import hardware
 from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
-from lthcore.training.parallel import GoOn, train_cohort
+from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, TrainState
 
 
@@ -51,15 +52,33 @@ class Checkpointer:
         return saved if same and saved.iteration < self.settings.iterations else state
 
 
+class Executor(Protocol):
+    """Where a run has its data and its trainings: this machine (LocalExecutor) or a cluster (runs/ray_queue.py)."""
+
+    def load(self, settings: Recipe) -> Data:
+        """The data of the settings, on the device that they name."""
+
+    def train(
+        self, settings: Recipe, data: Data, cohort: Cohort, go_on: Checkpointer, trainer: Trainer
+    ) -> Iterator[tuple[Replicate, TrainState]]:
+        """Train a cohort; yield each of its trainings as it ends."""
+
+    def hardware(self, data: Data) -> dict | None:
+        """What has trained on these data: cpu, cores, gpu. None where nothing has."""
+
+    def metered(self, before: dict | None) -> AbstractContextManager[dict]:
+        """Meters the energy of what happens within, in joules, added to `before` (lthcore/runs/energy.py)."""
+
+
 class LocalExecutor:
-    """Where a run gets its data and its trainings: this machine. lthcore/runs/ray_queue.py has another such place."""
+    """This machine: all cores of its CPU, or its GPU."""
 
     def load(self, settings: Recipe) -> Data:
         """The data of the settings, on their device."""
         return load(settings)
 
     def train(
-        self, settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
+        self, settings: Recipe, data: Data, cohort: Cohort, go_on: Checkpointer, trainer: Trainer
     ) -> Iterator[tuple[Replicate, TrainState]]:
         """Train a cohort; yield each of its trainings as it ends."""
         yield from train_cohort(settings, data, cohort, go_on, trainer=trainer)

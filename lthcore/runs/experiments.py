@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lthcore.errors import LabError, choose, shown
+from lthcore.lottery.methods import settings_for
 from lthcore.runs.yaml_files import read_yaml
-from lthcore.settings import KINDS, Recipe, Settings
+from lthcore.settings import Recipe
 
 PROFILES = ("smoke", "cpu", "paper")
 STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
@@ -91,7 +92,7 @@ def _experiment(
     if not all(isinstance(layer, dict) for layer in layers):
         raise LabError("a profile must be a mapping of settings")
     notebook = path.absolute().parent.name
-    kind = KINDS.get(notebook, Settings)
+    kind = settings_for(notebook)
     published = kind(**{key: value for layer in layers for key, value in layer.items()})
     settings = published.changed(**overrides)
     before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")

@@ -1,127 +1,243 @@
-"""Records: the files of a run's folder. Reading them, writing them, and saying where their numbers come from."""
+"""A run's folder: which trainings are done, their tables and their tickets, read, checked, and written in step.
 
-import json
-import os
-from hashlib import blake2b
-from io import BytesIO
+`<results root>/<profile>/<notebook>/<variant>/` holds
+    run.json               settings, run key, n, data, hardware, versions, commit, seconds, digests of the tables
+    rounds.csv             a row for each training; its columns are ROUNDS (READ: test accuracy at `settings.read_at`)
+    curves.csv             a row for each evaluation, long ones thinned (lthcore/runs/rows.py); its columns are CURVES
+    structure.csv, distributions.csv   what tickets look like (lthcore/analysis/tickets.py), made of a complete run
+    lineage.safetensors.gz in which round each weight was pruned, and what else the next round grows from
+    tickets/*.safetensors  masks and weights of each training: it is done when this file is there
+    checkpoints/           trainings in progress
+    source/                the run that a transfer takes its masks from (lthcore/lottery/transfer.py)
+All files are written under a temporary name and renamed: a file that is there is whole. Tickets and checkpoints stay on
+the machine that made them; with the others a run goes on anywhere (lthcore/lottery/lineage.py).
+"""
+
+import math
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+import torch
 
+from lthcore import masks
+from lthcore.arms import arm_of
+from lthcore.data.datasets import Data, image_shape
 from lthcore.errors import LabError, one_line
-from lthcore.runs.schemas import COLUMNS, REPLICATE, check_record, check_table
-from lthcore.training.state import Replicate
-
-SEEN_CHANGING = 5  # times that files are read anew while a run beside writes them
-
-
-def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables (rounds, curves) of a run. Raises LabError where there are none, or damaged ones."""
-    return read_table(folder, "rounds.csv"), read_table(folder, "curves.csv")
-
-
-def read_table(folder: str | Path, name: str) -> pd.DataFrame:
-    """A table of a run, held against its digest in run.json and, where its columns are known, against its schema.
-
-    Raises LabError where it is not there or is damaged.
-    """
-    path = Path(folder) / name
-    try:
-        table = pd.read_csv(BytesIO(read_file(path)))
-        return check_table(name, table) if name in COLUMNS else table
-    except FileNotFoundError:
-        what = "tables" if name in COLUMNS else name
-        raise LabError(f"results: {folder} has no {what} yet; `lth run` makes them, `lth list` shows all") from None
-    except (OSError, ValueError) as error:  # what pandas raises of bytes that are no table is a ValueError
-        raise LabError(
-            f"results: {path} is damaged ({one_line(error)}); put it back, or delete it and give the run's command "
-            "again: what no ticket here has is trained anew"
-        ) from None
+from lthcore.lottery import lineage
+from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.methods import planned
+from lthcore.models import Weights, build, multiply_adds, positions
+from lthcore.runs.checkpoints import file_stem, load_state, save_state
+from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
+from lthcore.runs.provenance import COMMIT, versions
+from lthcore.runs.rows import curve_rows, round_row, thinned
+from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
+from lthcore.settings import Recipe
+from lthcore.training.state import Replicate, TrainState
 
 
-def read_file(path: Path) -> bytes:
-    """A file of a run's folder. Raises ValueError where it is not what run.json says was written."""
-    for _ in range(SEEN_CHANGING):
-        record = read_record(path.parent)
-        content = path.read_bytes()
-        known = {record.get(which, {}).get(path.name) for which in ("digests", "writing")} - {None}
-        if not known or digest(content) in known:
-            return content
-    raise ValueError("its content is not what run.json says was written")
+class RunFolder:
+    """What a run has on disk: `rows` of the trainings that are done, their `points`, `lineage` and `record`."""
+
+    def __init__(self, folder: str | Path, settings: Recipe, force: bool = False) -> None:
+        """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
+        self.folder, self.settings = Path(folder), settings
+        self.record = {} if force else self._read_record()
+        self.began = self.written = time.perf_counter()
+        self.data: Data | None = None
+        self.hardware: dict | None = self.record.get("hardware")
+        self.energy: dict = self.record.get("energy", {})
+        self.rows: dict[Replicate, dict] = {}
+        self.points: dict[Replicate, list[dict]] = {}
+        shape = image_shape(settings)
+        model = build(settings, shape, 10)
+        self.positions, self.dense = positions(model, shape), multiply_adds(model, shape)
+        self.lineage = Lineage()
+        if self.record:
+            self._read()
+
+    @property
+    def missing(self) -> list[Replicate]:
+        """The trainings still to do: not those that would grow from one that diverged."""
+        diverged = [r for r, row in self.rows.items() if row.get("diverged") and arm_of(r.arm).is_pruned_itself]
+        ended = {(r.arm, r.trial): r.round for r in diverged}
+
+        def reachable(r: Replicate) -> bool:
+            return all(r.round <= ended.get((arm, r.trial), r.round) for arm in ("ticket", arm_of(r.arm).grows_from))
+
+        return [r for r in planned(self.settings) if r not in self.rows and reachable(r)]
+
+    def take(self, data: Data) -> None:
+        """Take the data that the run is trained on. Raises LabError where trainings that are done had other data."""
+        before = self.record.get("data_digest")
+        if before and data.digest and before != data.digest and self.rows:
+            raise LabError(
+                f"results: the data are not those that the {len(self.rows)} trainings in {self.folder} had (digest "
+                f"{data.digest}, then {before}); put those back, or run with --force to start afresh"
+            )
+        self.data = data
+
+    def empty(self) -> None:
+        """Delete the run that is here, for another to take its place."""
+        for name in ("tickets", "checkpoints"):
+            for file in (self.folder / name).glob("*.safetensors"):
+                file.unlink()
+        for file in self.folder.glob("*.*"):
+            if file.is_file():
+                file.unlink()
+
+    def remove_unfinished(self) -> None:
+        """Delete the files that a run which was killed had begun to write."""
+        for unfinished in self.folder.glob("**/.*.partial"):
+            unfinished.unlink()
+
+    def has_ticket(self, replicate: Replicate) -> bool:
+        """Whether a training is done and its file is here."""
+        return self._path("tickets", replicate).exists()
+
+    def has_checkpoint(self, replicate: Replicate) -> bool:
+        """Whether a training has come part of its way."""
+        return self._path("checkpoints", replicate).exists()
+
+    def save_ticket(self, replicate: Replicate, state: TrainState) -> None:
+        """Save a training that is done, in place of its checkpoint."""
+        save_state(self._path("tickets", replicate), self.settings, replicate, state)
+        self._path("checkpoints", replicate).unlink(missing_ok=True)
+
+    def load_ticket(self, replicate: Replicate, like: TrainState | None = None) -> TrainState:
+        """A training that is done, which began as `like`. Raises LabError for one that this run cannot have made."""
+        return self._load("tickets", replicate, like)
+
+    def load_checkpoint(self, replicate: Replicate, like: TrainState) -> TrainState:
+        """A training part of its way, which began as `like`. Raises LabError as `load_ticket` does."""
+        return self._load("checkpoints", replicate, like)
+
+    def note(self, replicate: Replicate, state: TrainState) -> None:
+        """Take a training that is done into the tables."""
+        before = self.rows.get(replicate._replace(round=replicate.round - 1))
+        before = before or self.rows.get(Replicate("ticket", replicate.trial, 0, replicate.round - 1))
+        left_by_layer = {} if self.settings.counts_zeros else masks.counts(state.mask)
+        cost = sum(n * self.positions[name] for name, n in left_by_layer.items()) or self.dense
+        self.rows[replicate] = round_row(self.settings, replicate, state, before, cost)
+        self.points[replicate] = curve_rows(self.settings, replicate, state)
+
+    def write(self) -> None:
+        """Write run.json and whatever has changed of the tables and the lineage."""
+        files = self._tables()
+        if self.lineage.changed:
+            files[lineage.FILE] = self.lineage.to_bytes(self.settings.key)
+        self.record = write_run(self.folder, self._as_record(self.data), files)
+        self.lineage.changed, self.written = False, time.perf_counter()
+
+    def _read_record(self) -> dict:
+        record = read_record(self.folder)
+        if not record and any((self.folder / name).exists() for name in COLUMNS):
+            raise LabError(
+                f"results: {self.folder} has tables but no run.json that says which run they are of; put it back, move "
+                "them away, or run with --force to start afresh"
+            )
+        other = record.get("run_key")
+        if record and other != self.settings.key:
+            mine, theirs = self.settings.model_dump(mode="json"), record.get("settings", {})
+            changed = ", ".join(f"{k} {theirs.get(k)!r} -> {v!r}" for k, v in mine.items() if theirs.get(k) != v)
+            raise LabError(
+                f"results: {self.folder} holds run {other}, not {self.settings.key} ({changed}); "
+                "run with --force to replace it, or move it away"
+            )
+        return record
+
+    def _read(self) -> None:
+        """Take up the tables and the lineage that are here. A table that is not is made anew of what there is."""
+        tables = {name: read_table(self.folder, name) for name in COLUMNS if (self.folder / name).exists()}
+        try:
+            if len(tables) == len(COLUMNS) and "writing" not in self.record:
+                check_whole(self.record, tables["rounds.csv"], tables["curves.csv"])
+            for point in rows_of(tables.get("curves.csv", pd.DataFrame(columns=CURVES))):
+                self.points.setdefault(replicate_of(point), []).append(point)
+            rows = {replicate_of(row): row for row in rows_of(tables.get("rounds.csv", pd.DataFrame(columns=ROUNDS)))}
+            self.rows = {replicate: row for replicate, row in rows.items() if replicate in self.points}
+        except ValueError as error:
+            raise LabError(
+                f"results: the tables of {self.folder} are damaged ({error}); put them back, or delete both and give "
+                "the command again: what no ticket here has is trained anew"
+            ) from None
+        path = self.folder / lineage.FILE
+        if path.exists():
+            try:
+                self.lineage = Lineage.from_bytes(read_file(path), self.settings.key)
+            except ValueError as error:
+                raise LabError(
+                    f"results: {path} is damaged ({one_line(error)}); put it back, or delete it: trainings whose "
+                    "outcomes are needed are done again then"
+                ) from None
+
+    def _path(self, kind: str, replicate: Replicate) -> Path:
+        return self.folder / kind / f"{file_stem(replicate)}.safetensors"
+
+    def _load(self, kind: str, replicate: Replicate, like: TrainState | None) -> TrainState:
+        path = self._path(kind, replicate)
+        state, saved, key = load_state(path)
+        if key != self.settings.key:
+            raise LabError(f"results: {path} belongs to run {key}, not {self.settings.key}; move it away")
+        wrong = None
+        if saved != replicate or (like is not None and state.seed != like.seed):
+            wrong = f"is of another training ({file_stem(saved)})"
+        elif like is not None and _layout(like.weights) != _layout(state.weights):
+            wrong = "is of another network"
+        elif like is not None and arm_of(replicate.arm).masks != "training" and not masks.equal(state.mask, like.mask):
+            wrong = "has a mask that is not what pruning its predecessor gives"
+        elif state.diverged and all(math.isfinite(point.test_loss) for point in state.curve):
+            wrong = "holds weights that are not numbers"
+        elif like is not None and not all(torch.equal(w, state.start[name]) for name, w in like.start.items()):
+            wrong = "does not start from the weights that this training starts from"
+        if wrong:
+            raise LabError(f"results: {path} {wrong}; delete it and give the command again")
+        return state
+
+    def _tables(self) -> dict[str, str]:
+        """rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
+        order = planned(self.settings)
+        order += sorted(self.rows.keys() - set(order))  # of a run that was longer once
+        done = [replicate for replicate in order if replicate in self.rows]
+        every = self.settings.eval_every
+        points = [point for replicate in done for point in thinned(self.points[replicate], every)]
+        curves = pd.DataFrame(points, columns=CURVES)
+        rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
+        rounds = rounds.astype({"es_iteration": "Int64"})
+        return {"curves.csv": curves.to_csv(index=False), "rounds.csv": rounds.to_csv(index=False)}
+
+    def _as_record(self, data: Data) -> dict:
+        """run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
+        s, seconds = self.settings, time.perf_counter() - self.began
+        self.began += seconds
+        unknown = self.record.get("wall_seconds", 0) is None  # once unknown, a sum stays unknown
+        return {
+            "run_key": s.key,
+            "complete": not self.missing,
+            "trainings_done": len(self.rows),
+            "trainings_planned": len(planned(s)),
+            "trainings_diverged": sum(bool(row.get("diverged")) for row in self.rows.values()),
+            "n": s.trials,
+            "seed": s.seed,
+            "data": data.variant,
+            "data_digest": data.digest or None,
+            **{f"n_{name}": len(split.labels) for name, split in data.splits.items()},
+            "hardware": self.hardware,
+            "versions": versions(),
+            "commits": list(dict.fromkeys([*self.record.get("commits", []), COMMIT])),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_seconds": None if unknown else round(self.record.get("wall_seconds", 0) + seconds, 1),
+            "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
+            # forward and twice that backward, of masked-dense training: what is left of the weights is in rounds.csv
+            "training_flops": 6 * self.dense * s.batch_size * sum(row["iterations"] for row in self.rows.values()),
+            **{name: self.record[name] for name in ("trained_again",) if name in self.record},
+            **({"energy": self.energy} if self.energy else {}),
+            "digests": self.record.get("digests", {}),
+            "settings": s.model_dump(mode="json"),
+        }
 
 
-def digest(content: bytes) -> str:
-    """Sixteen hexadecimal digits that a change of the content changes (BLAKE2b)."""
-    return blake2b(content, digest_size=8).hexdigest()
-
-
-def has_results(folder: Path) -> bool:
-    """Whether any training of a run is done."""
-    return (folder / "rounds.csv").exists() and read_record(folder).get("trainings_done", 1) > 0
-
-
-def read_record(folder: str | Path) -> dict:
-    """run.json of a run; {} where there is none. Raises LabError for one that is damaged."""
-    path = Path(folder) / "run.json"
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"results: {path} is damaged ({one_line(error)}); put it back, or run with --force") from None
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError):
-        record = None
-    return check_record(record, path)
-
-
-def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict:
-    """Write files of a run and its run.json, which has their digests; return that record.
-
-    A kill between any two leaves what can be read: while files are replaced, run.json names both digests of each.
-    """
-    contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
-    before, after = digests_in(folder, record), {name: digest(content) for name, content in contents.items()}
-    record = {key: value for key, value in record.items() if key not in ("digests", "writing")}
-    settings = {"settings": record.pop("settings")} if "settings" in record else {}  # last, where they are easy to skip
-    changed = {name: content for name, content in contents.items() if before.get(name) != after[name]}
-    if changed:
-        promise = record | {"digests": before, "writing": {name: after[name] for name in changed}} | settings
-        write_json(folder / "run.json", promise)
-        for name, content in changed.items():
-            write(folder / name, content)
-    record |= {"digests": before | after} | settings
-    write_json(folder / "run.json", record)
-    return record
-
-
-def digests_in(folder: Path, record: dict) -> dict[str, str]:
-    """The digests of a run's tables: as its run.json has them, or of what is there, where an older version wrote it."""
-    known = record.get("digests")
-    return known or {path.name: digest(path.read_bytes()) for path in folder.glob("*.csv")}
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file whole."""
-    write(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def replicate_of(row: dict) -> Replicate:
-    """Which training a row of a table is of."""
-    return Replicate(*(row[key] for key in REPLICATE))
-
-
-def rows_of(table: pd.DataFrame) -> list[dict]:
-    """The rows of a table, None where a value is missing."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole: under a temporary name, then renamed. On a full disk the file that was there stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _layout(weights: Weights) -> dict[str, tuple]:
+    return {name: (w.shape, w.dtype) for name, w in weights.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from lthcore.lottery.studies import planned
+from lthcore.lottery.methods import planned
 from lthcore.runs.estimate import done_replicates, seconds_left
 from lthcore.runs.experiments import Experiment
 

@@ -21,13 +21,13 @@ import torch
 
 from lthcore.data.datasets import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.errors import LabError, TimeLimit, one_line
+from lthcore.lottery.methods import planned
 from lthcore.lottery.search import Cohort
-from lthcore.lottery.studies import planned
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import done_replicates
-from lthcore.runs.executor import Checkpointer, LocalExecutor
+from lthcore.runs.executor import Checkpointer
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.provenance import hardware
 from lthcore.runs.ray_progress import ProgressActor, ProgressClient
@@ -175,8 +175,8 @@ class Cluster:
         self.ray.shutdown()
 
 
-class RayExecutor(LocalExecutor):
-    """A cluster as the place of one experiment: data are loaded once for the whole queue, a training is a task."""
+class RayExecutor:
+    """A cluster, for one experiment: data are loaded once for the whole queue, a training is a task."""
 
     def __init__(self, cluster: Cluster, experiment: str) -> None:
         """Of the experiment of this name."""
@@ -252,8 +252,8 @@ def run_queue(
             return
         states[experiment.name] = "running"
         try:
-            left, place = deadline - time.monotonic(), RayExecutor(cluster, experiment.name)
-            run(experiment.settings, folder, left, quiet=True, place=place)
+            left, executor = deadline - time.monotonic(), RayExecutor(cluster, experiment.name)
+            run(experiment.settings, folder, left, quiet=True, executor=executor)
             afterwards(folder)
             if notebook is not None:
                 cluster.notebook(notebook, experiment, folder)

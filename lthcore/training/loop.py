@@ -6,8 +6,9 @@ random follows from one seed and the position reached, so a training resumed fro
 
 import math
 import time
-from collections.abc import Callable, Container, Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +26,13 @@ from lthcore.training.engines.stack import Stack
 from lthcore.training.state import Evaluation, TrainState
 
 Cohort = dict[Hashable, TrainState]
-Trainer = Callable[[Recipe, Data, list[TrainState]], Iterator[None]]
+
+
+class Trainer(Protocol):
+    """Trains states that stand at one iteration together, to the end of the settings."""
+
+    def __call__(self, settings: Recipe, data: Data, states: list[TrainState]) -> Iterator[None]:
+        """Yield after every evaluation, with the states up to date."""
 
 
 def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense | SparseChain:
@@ -70,7 +77,7 @@ def train_in_step(
         started = time.perf_counter()
         with one_thread():
             if any(state.mask is not mask for state, mask in zip(states, known, strict=True)):
-                engine = engine if engine.take(states) else engine_for(settings, data, states)
+                engine = engine if engine.sync_from(states) else engine_for(settings, data, states)
                 known = [state.mask for state in states]
             evaluated = min(settings.iterations, (at // settings.eval_every + 1) * settings.eval_every)
             stop = next((i for i in range(at + 1, evaluated) if i in pauses), evaluated)
@@ -83,13 +90,13 @@ def train_in_step(
                 )
                 at += batches.shape[1]
                 if at == settings.rewind_to:
-                    engine.export(states)
+                    engine.sync_to(states)
                     for state in states:
                         state.rewind = _copy(state.weights)
             if at == evaluated:
                 _record(settings, engine, data, states, at)
             else:
-                _export(engine, states, at)
+                _sync(engine, states, at)
             if at == settings.iterations:
                 _finish(settings, engine, data, states)
         for state in states:
@@ -139,7 +146,7 @@ def _record(
     settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState], iteration: int
 ) -> None:
     """Evaluate, and note in each state where it stands and whether it is the best so far."""
-    _export(engine, states, iteration)
+    _sync(engine, states, iteration)
     held = [] if data.validation is None else [data.validation]
     for state, results in zip(states, engine.evaluate(*held, data.test), strict=True):
         *validation, test = results
@@ -150,8 +157,8 @@ def _record(
             state.early_stop = _copy(state.weights)
 
 
-def _export(engine: Dense | SparseChain, states: list[TrainState], iteration: int) -> None:
-    engine.export(states)
+def _sync(engine: Dense | SparseChain, states: list[TrainState], iteration: int) -> None:
+    engine.sync_to(states)
     for state in states:
         state.iteration = iteration
 
@@ -166,7 +173,7 @@ def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: l
             raise AssertionError("a pruned weight is not zero at the end of training")
         state.final_train_accuracy = results[0][1]
     if all(state.early_stop is not None for state in states):
-        engine.load([state.early_stop for state in states])
+        engine.set_weights([state.early_stop for state in states])
         for state, results in zip(states, engine.evaluate(data.train), strict=True):
             state.early_stop = _copy(state.early_stop, "cpu")
             state.early_stop_train_accuracy = results[0][1]

@@ -4,10 +4,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from pickle import PicklingError
+from typing import Protocol
 
 import torch
 from joblib import Parallel, cpu_count, delayed
@@ -22,21 +23,30 @@ from lthcore.training.loop import Cohort, Trainer, train_in_step
 from lthcore.training.orphans import SHARED_MEMORY, end_if_orphan, end_with, temporary_folder
 from lthcore.training.state import TrainState
 
-GoOn = Callable[[Hashable, TrainState], bool]
+
+class GoOn(Protocol):
+    """Told where a training is, in the process that trains: before it begins, and after each of its evaluations."""
+
+    def __call__(self, key: Hashable, state: TrainState) -> bool:
+        """Whether to go on; it may save the state, which is up to date."""
+
+
+def always(key: Hashable, state: TrainState) -> bool:
+    """Go on to the end."""
+    return True
 
 
 def train_cohort(
     settings: Recipe,
     data: Data,
     cohort: Cohort,
-    go_on: GoOn = lambda key, state: True,
+    go_on: GoOn = always,
     workers: int | None = None,
     trainer: Trainer = train_in_step,
 ) -> Iterator[tuple[Hashable, TrainState]]:
     """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
 
-    `go_on(key, state)` is called before a training and after each of its evaluations, in the process that trains: it
-    may save the state, and ends the training early by returning False. On a CPU the replicates are spread over
+    A training ends early where `go_on` returns False. On a CPU the replicates are spread over
     `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data. On a GPU chains
     of dense layers train in step, as many as its memory holds, and other networks in turn. `trainer` is what trains:
     `train_in_step`, or a study's own that does something at its pauses.
@@ -156,5 +166,7 @@ def _train_one(
     settings: Recipe, data: Data, key: Hashable, state: TrainState, go_on: GoOn, trainer: Trainer
 ) -> tuple[Hashable, TrainState]:
     if go_on(key, state):
-        all(go_on(key, state) for _ in trainer(settings, data, [state]))  # until it says no
+        for _ in trainer(settings, data, [state]):
+            if not go_on(key, state):
+                break
     return key, state

@@ -18,7 +18,7 @@ from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import prune_to
 from lthcore.runs.checkpoints import load_state, load_ticket, save_state
 from lthcore.runs.experiments import load_experiments
-from lthcore.runs.folder import read_record
+from lthcore.runs.files import read_record
 from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings, Settings

@@ -19,7 +19,7 @@ from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.runs.archives import pack, tables_in, unpack
 from lthcore.runs.checkpoints import file_stem, load_ticket
 from lthcore.runs.executor import Checkpointer
-from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.training.state import Replicate

@@ -8,14 +8,15 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights
-from lthcore.pruning.criteria import CRITERIA, PruningContext, scores
-from lthcore.pruning.saliency import SALIENCIES, snip
+from lthcore.pruning.criteria import PruningContext, scores_of
+from lthcore.pruning.saliency import snip
+from lthcore.registry import CRITERIA
 from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.state import Replicate
 
-BY = [f"by_{name}" for name in (*CRITERIA, *SALIENCIES) if not name.startswith("late_")]
+BY = [f"by_{c.name}" for c in CRITERIA.values() if c.prunes == "weights" and not c.name.startswith("late_")]
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, device="cpu", iterations=40, eval_every=20, trials=1,
     rounds=3, scope="global", prune_fc=0.5, prune_output=0.5, arms=["ticket", *BY],
@@ -104,7 +105,7 @@ def test_same_sign_masks_keep_no_weight_that_changed_sign_while_others_are_left(
     settings = SMALL.changed(iterations=400)
     theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)
     final = {name: w * (1 if name == "fc1.weight" else -1) for name, w in theta_0.items()}
-    worth = scores(
+    worth = scores_of(
         "magnitude_same_sign", PruningContext(settings, data, masks.full_mask(theta_0), theta_0, final, final, 0)
     )
     assert (worth["fc1.weight"] > 0).all() and not worth["fc2.weight"].any()

@@ -14,10 +14,10 @@ from lthcore.lottery.search import PruningContext, find_tickets, train_in_memory
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.paths import project_root
-from lthcore.pruning.criteria import scores
+from lthcore.pruning.criteria import scores_of
 from lthcore.runs import energy
 from lthcore.runs.experiments import load_experiments
-from lthcore.runs.folder import read_record
+from lthcore.runs.files import read_record
 from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
@@ -123,7 +123,7 @@ def test_settings_that_make_no_sense_are_refused(values):
 def test_late_movement_is_zero_for_weights_already_pruned():
     dense, first, _ = rounds_of(SMALL)
     what = PruningContext(SMALL, None, first.mask, dense.start, first.early_stop, first.weights, 0)
-    worth = scores("late_movement", what)
+    worth = scores_of("late_movement", what)
     assert all(not worth[name][~mask].any() for name, mask in first.mask.items())
 
 

@@ -15,9 +15,9 @@ from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import transfer as transfer_room
 from lthcore.lottery.search import find_tickets
 from lthcore.lottery.transfer import masks_elsewhere, transfer
-from lthcore.runs import checkpoints
-from lthcore.runs.folder import read_record
-from lthcore.runs.runner import SOURCE, Run, run
+from lthcore.runs import checkpoints, runner
+from lthcore.runs.files import read_record
+from lthcore.runs.runner import SOURCE, run
 from lthcore.settings import Settings, TransferSettings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
@@ -35,7 +35,7 @@ def in_memory(source):
 @pytest.fixture(scope="module")
 def outcomes():
     data = load(SETTINGS)
-    found = transfer(SETTINGS, data, lambda cohort: dict(train_cohort(SETTINGS, data, cohort)), in_memory)
+    found = transfer(SETTINGS, data, lambda cohort: dict(train_cohort(SETTINGS, data, cohort)), None, in_memory)
     return {replicate: state for cohort in found for replicate, state in cohort.items()}
 
 
@@ -128,14 +128,14 @@ def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
 
 
 def test_sigterm_after_the_last_training_of_the_search_stops_the_transfer_too(tmp_path, monkeypatch):
-    train_all = Run.train_all
+    train_all = runner._Runner.train_all
 
     def asked(self, *more):
         train_all(self, *more)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(TimeLimit, match="asked to stop"), monkeypatch.context() as patch:
-        patch.setattr(Run, "train_all", asked)
+        patch.setattr(runner._Runner, "train_all", asked)
         run(SETTINGS, tmp_path, quiet=True)
     assert read_record(tmp_path / SOURCE)["complete"] and read_record(tmp_path)["trainings_done"] == 0
     assert len(run(SETTINGS, tmp_path, quiet=True)[0]) == 7

@@ -12,8 +12,9 @@ from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune, prune_to
-from lthcore.pruning.criteria import CRITERIA, PruningContext, scores
-from lthcore.pruning.units import UNIT_CRITERIA, unit_activation
+from lthcore.pruning.criteria import PruningContext, scores_of
+from lthcore.pruning.units import unit_activation
+from lthcore.registry import CRITERIA
 from lthcore.settings import Settings
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
@@ -294,39 +295,42 @@ def seen(
 )
 def test_criterion_scores_what_its_definition_says(criterion, worth):
     what = seen({"fc1.weight": INITIAL}, {"fc1.weight": FINAL}, {"fc1.weight": BEST})
-    assert scores(criterion, what, CRITERIA | UNIT_CRITERIA)["fc1.weight"].tolist() == worth
+    assert scores_of(criterion, what)["fc1.weight"].tolist() == worth
 
 
 @pytest.mark.parametrize(("scale", "worth"), [(0.01, [[1.0, 1.5, 0.0]]), (0.0, [[0.0, 0.0, 0.0]])])
 def test_large_at_both_ends_is_a_matter_of_the_ratio_of_means(scale, worth):
     """However small the trained weights are; and where all of them are zero, no score is nan."""
     what = seen({"fc1.weight": INITIAL}, {"fc1.weight": scale * FINAL})
-    assert scores("large_init_large_final", what)["fc1.weight"].tolist() == [pytest.approx(worth[0])]
+    assert scores_of("large_init_large_final", what)["fc1.weight"].tolist() == [pytest.approx(worth[0])]
 
 
 def test_a_weight_that_started_at_zero_has_no_sign_to_keep():
     what = seen({"fc1.weight": torch.tensor([[0.0, 0.0, 1.0]])}, {"fc1.weight": torch.tensor([[2.0, 0.0, 2.0]])})
-    assert scores("magnitude_same_sign", what)["fc1.weight"].tolist() == [[0.0, 0.0, 2.0]]
+    assert scores_of("magnitude_same_sign", what)["fc1.weight"].tolist() == [[0.0, 0.0, 2.0]]
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [name for name, c in CRITERIA.items() if c.prunes == "weights"])
 def test_every_criterion_scores_every_prunable_weight(criterion):
-    start = build(Settings(architecture="conv2", widths=(9, 8)), CIFAR10, 10).state_dict()
-    before = {name: w.clone() for name, w in start.items()}
-    worth = scores(criterion, seen(start, {name: w + 1 for name, w in start.items()}))
-    assert {name: s.shape for name, s in worth.items()} == {name: m.shape for name, m in masks.full_mask(start).items()}
+    settings = Settings(dataset="digits", architecture="conv2", widths=(9, 8), validation=0, device="cpu")
+    data = load(settings)
+    start = build(settings, data.shape, 10).state_dict()
+    before, mask = {name: w.clone() for name, w in start.items()}, masks.full_mask(start)
+    final = {name: w + 1 for name, w in start.items()}
+    worth = scores_of(criterion, PruningContext(settings, data, mask, start, final, final, 0))
+    assert {name: s.shape for name, s in worth.items()} == {name: m.shape for name, m in mask.items()}
     assert all(torch.equal(start[name], w) for name, w in before.items())
 
 
 def test_random_scores_follow_from_their_seed():
     start = {"fc1.weight": torch.zeros(20, 20)}
-    once, again, other = (scores("random", seen(start, start, seed=s))["fc1.weight"] for s in (0, 0, 1))
+    once, again, other = (scores_of("random", seen(start, start, seed=s))["fc1.weight"] for s in (0, 0, 1))
     assert torch.equal(once, again) and not torch.equal(once, other)
 
 
 def test_random_scores_of_equal_layers_differ():
     start = {"fc1.weight": torch.zeros(20, 20), "fc2.weight": torch.zeros(20, 20)}
-    worth = scores("random", seen(start, start))
+    worth = scores_of("random", seen(start, start))
     assert not torch.equal(worth["fc1.weight"], worth["fc2.weight"])
 
 
@@ -346,7 +350,7 @@ def test_mean_activation_is_what_the_units_put_out():
 
 def test_unknown_criterion_names_the_nearest():
     with pytest.raises(LabError, match=r"criterion = 'magnitud' .*did you mean 'magnitude'"):
-        scores("magnitud", seen({}, {}))
+        scores_of("magnitud", seen({}, {}))
 
 
 # The guard against layers that collapse

@@ -11,7 +11,8 @@ from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights, multiply_adds, positions
 from lthcore.pruning.criteria import PruningContext
-from lthcore.pruning.units import UNIT_CRITERIA, columns, prune_units, streams_of, unit_activation, units_of
+from lthcore.pruning.units import columns, prune_units, streams_of, unit_activation, units_of
+from lthcore.registry import CRITERIA
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 
@@ -156,7 +157,7 @@ def test_export_without_the_packages_says_what_to_install(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("criterion", UNIT_CRITERIA)
+@pytest.mark.parametrize("criterion", [name for name, c in CRITERIA.items() if c.prunes == "units"])
 def test_units_go_whole_and_in_the_numbers_asked(criterion, scope):
     settings = DIGITS.changed(criterion=criterion, scope=scope)
     data = load(settings)

@@ -9,7 +9,7 @@ import pytest
 from lthcore.errors import LabError
 from lthcore.report import claims
 from lthcore.report.claims import Absent, grade, load_claims, measure, scorecard, view_of, write_scorecard
-from lthcore.runs import runner
+from lthcore.runs import schemas
 from lthcore.runs.estimate import params_files
 from lthcore.runs.experiments import load_experiments
 
@@ -38,14 +38,14 @@ def table(arms: dict[str, tuple], trials: int = 3, spread: float = 0.0005, draws
                     }
                     values["es_val_accuracy"] = VALIDATION.get(k, values["es_test_accuracy"])
                     rows.append(values | {"weights_left": int(LEFT[k] * 1000), "final_train_accuracy": 1.0})
-    return pd.DataFrame(rows).reindex(columns=runner.ROUNDS)
+    return pd.DataFrame(rows).reindex(columns=schemas.ROUNDS)
 
 
 def write(root, rounds: pd.DataFrame, profile: str = "cpu", variant: str = "lenet_mnist", settings=None):
     folder = root / profile / "iterative_pruning" / variant
     folder.mkdir(parents=True)
     rounds.to_csv(folder / "rounds.csv", index=False)
-    pd.DataFrame(columns=runner.CURVES).to_csv(folder / "curves.csv", index=False)
+    pd.DataFrame(columns=schemas.CURVES).to_csv(folder / "curves.csv", index=False)
     record = {"run_key": f"key-{profile}", "settings": {"rounds": ROUNDS} | (settings or {})}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
@@ -356,7 +356,7 @@ def test_accuracies_without_training_are_read_where_they_validate_best(folder):
         )
     ]  # fmt: skip
     curves = pd.DataFrame(start).assign(draw=0, percent_left=100.0, val_loss=1.0, test_loss=1.0)
-    curves[runner.CURVES].to_csv(folder / "curves.csv", index=False)
+    curves[schemas.CURVES].to_csv(folder / "curves.csv", index=False)
     assert measure(view_of(folder), {"measure": "untrained", "arm": "ticket"})[0] == pytest.approx(0.4)
     masks = [("a", 50.0, 0.7, 0.6), ("a", 20.0, 0.6, 0.9), ("b", 50.0, 1.0, 1.0)]
     rows = [(trial, *row) for trial in range(3) for row in masks]

@@ -12,7 +12,7 @@ from matplotlib.colors import same_color
 
 from lthcore.report import paper_figures, plots
 from lthcore.report.plots import ARMS
-from lthcore.runs import runner
+from lthcore.runs import schemas
 
 mpl.use("Agg")
 LEFT = (100, 51.2, 21.1, 7.0, 3.6, 1.9)  # percent of the weights left in rounds 0 to 5
@@ -30,7 +30,7 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
                 accuracy = round(0.95 - 0.01 * k - 0.05 * a + 0.01 * trial**2, 6)
                 rows.append(
                     where
-                    | dict.fromkeys(runner.ROUNDS[4:], accuracy)
+                    | dict.fromkeys(schemas.ROUNDS[4:], accuracy)
                     | {
                         "percent_left": LEFT[k],
                         "weights_left": 1000,
@@ -44,7 +44,7 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
                     where | {"iteration": i, "val_loss": 1.0, "test_accuracy": accuracy - 0.02 * (i < 2000)}
                     for i in (0, 1000, 2000)
                 ]
-    return pd.DataFrame(rows, columns=runner.ROUNDS), pd.DataFrame(points, columns=runner.CURVES)
+    return pd.DataFrame(rows, columns=schemas.ROUNDS), pd.DataFrame(points, columns=schemas.CURVES)
 
 
 def distributions() -> pd.DataFrame:

@@ -14,7 +14,7 @@ from lthcore.report.claims import as_markdown, scorecard
 from lthcore.report.readme import BLOCK, into_readme
 from lthcore.report.studies import STUDIES
 from lthcore.report.tables import findings
-from lthcore.runs.folder import read_tables
+from lthcore.runs.files import read_tables
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.lineage import FILE
-from lthcore.runs import archives, checkpoints, runner
+from lthcore.runs import archives, checkpoints, files, runner
 from lthcore.runs.archives import pack, unpack
-from lthcore.runs.folder import read_record, read_table, read_tables
+from lthcore.runs.files import read_record, read_table, read_tables
 from lthcore.runs.lock import locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -227,7 +227,7 @@ def test_a_run_without_a_training_done_has_no_tables_yet(tmp_path):
 
 def test_a_kill_between_two_files_leaves_what_can_be_read_and_goes_on(copied, root, monkeypatch):
     """run.json names the digests of what stood and of what is to stand while the files are replaced."""
-    write, written = runner.write_run.__globals__["write"], []
+    write, written = files.write, []
 
     def dies_at_the_second(path, content):
         written.append(path.name)
@@ -235,9 +235,9 @@ def test_a_kill_between_two_files_leaves_what_can_be_read_and_goes_on(copied, ro
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setitem(runner.write_run.__globals__, "write", dies_at_the_second)
+    monkeypatch.setattr(files, "write", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        runner.write_run(copied, read_record(copied), {"curves.csv": "a,b\n1,2\n", "rounds.csv": "a,b\n3,4\n"})
+        files.write_run(copied, read_record(copied), {"curves.csv": "a,b\n1,2\n", "rounds.csv": "a,b\n3,4\n"})
     monkeypatch.undo()
     assert written[0] == "run.json" and "writing" in read_record(copied)
     assert read_record(copied)["writing"].keys() == {"curves.csv", "rounds.csv"}

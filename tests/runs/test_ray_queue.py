@@ -25,7 +25,7 @@ from lthcore.models import build, initial_weights
 from lthcore.runs.archives import mirror, mirror_of
 from lthcore.runs.executor import Checkpointer, LocalExecutor
 from lthcore.runs.experiments import Experiment
-from lthcore.runs.folder import read_record
+from lthcore.runs.files import read_record
 from lthcore.runs.provenance import hardware
 from lthcore.runs.ray_progress import ProgressActor
 from lthcore.runs.ray_queue import (

@@ -10,7 +10,7 @@ from lthcore.report.comparisons import gaps, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of, untrained
-from lthcore.runs.folder import read_tables
+from lthcore.runs.files import read_tables
 
 # arm -> label, colour, line style
 CRITERIA = {"oneshot": ("large final", "#1f5fa8", "-")} | {

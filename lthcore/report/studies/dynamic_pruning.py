@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 from lthcore.report.comparisons import gap, pruning_costs, published, runs_of, spread, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure
 from lthcore.report.study import Study
-from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.files import read_record, read_tables
 
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import get_args
 
 from lthcore.analysis.similarity import interval_text
+from lthcore.lottery.methods import settings_of
 from lthcore.report.comparisons import published, runs_of
 from lthcore.report.study import Study
-from lthcore.runs.folder import read_record, read_tables
-from lthcore.settings import Recipe, settings_of
+from lthcore.runs.files import read_record, read_tables
+from lthcore.settings import Recipe
 
 
 def findings(root: Path) -> list[str]:

@@ -14,7 +14,7 @@ from lthcore.report.plots import caption_of, captioned, new_figure, plot_interva
 from lthcore.report.studies.rewinding_and_connectivity import METHODS
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained
-from lthcore.runs.folder import read_table, read_tables
+from lthcore.runs.files import read_table, read_tables
 
 PREDICTED = {
     "before training": "#d1642a",

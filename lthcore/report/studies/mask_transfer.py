@@ -8,7 +8,7 @@ from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, sparsity_axis
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained
-from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.files import read_record, read_tables
 
 TRANSFER = ("ticket", "transferred", "transferred-shuffled")
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_rounds, sparsity_axis
 from lthcore.report.study import Study
-from lthcore.runs.folder import read_record, read_table, read_tables
+from lthcore.runs.files import read_record, read_table, read_tables
 
 MOVEMENT = {
     "high_movement": ("high movement goes", "#1f5fa8"), "low_movement": ("low movement goes", "#d1642a"),

@@ -11,7 +11,7 @@ from lthcore.report.comparisons import gaps, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms, plot_means, sparsity_axis
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
-from lthcore.runs.folder import read_tables
+from lthcore.runs.files import read_tables
 
 AT_INIT = {
     "ticket": ("iterative ticket", "#222222", "-"),

@@ -13,7 +13,7 @@ from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
 from lthcore.report.study import Study
-from lthcore.runs.folder import read_table, read_tables
+from lthcore.runs.files import read_table, read_tables
 
 METHODS = {
     "learned (edge-popup)": "#1f5fa8",

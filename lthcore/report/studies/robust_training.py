@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from lthcore.report.comparisons import gap, runs_of, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_rounds, sparsity_axis
 from lthcore.report.study import Study
-from lthcore.runs.folder import read_record, read_tables
+from lthcore.runs.files import read_record, read_tables
 
 ABLATION = {
     "base": "base: Adam", "clipping": "+ gradient clipping", "dropout": "+ dropout", "kaiming": "+ Kaiming",

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_means
 from lthcore.report.study import Study
-from lthcore.runs.folder import read_tables
+from lthcore.runs.files import read_tables
 
 UNITS = {
     "l1": ("mean |w|", "#1f5fa8"), "l2": ("root mean square of w", "#3d8c5c"), "activation": ("mean output", "#d1642a"),

@@ -11,7 +11,7 @@ from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import run_with
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
 from lthcore.report.study import Study
-from lthcore.runs.folder import read_table
+from lthcore.runs.files import read_table
 
 STRUCTURE = {  # title -> (column, or numerator and denominator)
     "Share of the layer left": ("density", None),

@@ -78,11 +78,11 @@ class Dense:
         """Each replicate's loss and accuracy on each split, waiting for the device once."""
         return [evaluate(self.model, *splits, precision=self.settings.precision)]
 
-    def load(self, weights: list[Weights]) -> None:
+    def set_weights(self, weights: list[Weights]) -> None:
         """Put other weights into each replicate, to evaluate them."""
         self.model.load_state_dict(weights[0])
 
-    def take(self, states: list[TrainState]) -> bool:
+    def sync_from(self, states: list[TrainState]) -> bool:
         """Go on from states that were changed from outside; False where that takes another engine.
 
         In place, as a captured graph needs it: it saves capturing one for each change of a mask.
@@ -98,7 +98,7 @@ class Dense:
             tensor.copy_(state.optimizer[name])
         return True
 
-    def export(self, states: list[TrainState]) -> None:
+    def sync_to(self, states: list[TrainState]) -> None:
         """Put each replicate as it is into its state: views of what training goes on to change."""
         (state,) = states
         state.weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}

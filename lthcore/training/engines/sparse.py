@@ -101,15 +101,15 @@ class SparseChain:
         totals = [sparse_kernels.evaluate(_pixels(split), split.labels.numpy(), *chain) for split in splits]
         return [[(loss / len(y), correct / len(y)) for (_, y), (loss, correct) in zip(splits, totals, strict=True)]]
 
-    def load(self, weights: list[Weights]) -> None:
+    def set_weights(self, weights: list[Weights]) -> None:
         """Put other weights into the network, to evaluate them."""
         self.values, self.bias = self._gather(weights[0])
 
-    def take(self, states: list[TrainState]) -> bool:
+    def sync_from(self, states: list[TrainState]) -> bool:
         """Not in place: other weights left are another graph."""
         return False
 
-    def export(self, states: list[TrainState]) -> None:
+    def sync_to(self, states: list[TrainState]) -> None:
         """Put the replicate as it is into its state, in the dense layout."""
         (state,) = states
         self._scatter(self.values, self.bias, self.weights)

@@ -86,17 +86,17 @@ class Stack(Dense):
             total /= len(labels)
         return [[tuple(pair) for pair in replicate] for replicate in totals.permute(2, 0, 1).tolist()]
 
-    def load(self, weights: list[Weights]) -> None:
+    def set_weights(self, weights: list[Weights]) -> None:
         """Put other weights into each replicate, to evaluate them."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(_stacked(weights, name))
 
-    def take(self, states: list[TrainState]) -> bool:
+    def sync_from(self, states: list[TrainState]) -> bool:
         """Not in place: a graph of these small steps is captured in no time."""
         return False
 
-    def export(self, states: list[TrainState]) -> None:
+    def sync_to(self, states: list[TrainState]) -> None:
         """Put each replicate as it is into its state: views of what training goes on to change."""
         optimizer = optimizer_tensors(self.optimizer, self.parameters)
         for k, state in enumerate(states):

@@ -1,0 +1,127 @@
+"""Files: those of a run, read and written with their digests: a file that is there is whole, and what was written."""
+
+import json
+import os
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+
+from lthcore.errors import LabError, one_line
+from lthcore.runs.schemas import COLUMNS, REPLICATE, check_record, check_table
+from lthcore.training.state import Replicate
+
+SEEN_CHANGING = 5  # times that files are read anew while a run beside writes them
+
+
+def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables (rounds, curves) of a run. Raises LabError where there are none, or damaged ones."""
+    return read_table(folder, "rounds.csv"), read_table(folder, "curves.csv")
+
+
+def read_table(folder: str | Path, name: str) -> pd.DataFrame:
+    """A table of a run, held against its digest in run.json and, where its columns are known, against its schema.
+
+    Raises LabError where it is not there or is damaged.
+    """
+    path = Path(folder) / name
+    try:
+        table = pd.read_csv(BytesIO(read_file(path)))
+        return check_table(name, table) if name in COLUMNS else table
+    except FileNotFoundError:
+        what = "tables" if name in COLUMNS else name
+        raise LabError(f"results: {folder} has no {what} yet; `lth run` makes them, `lth list` shows all") from None
+    except (OSError, ValueError) as error:  # what pandas raises of bytes that are no table is a ValueError
+        raise LabError(
+            f"results: {path} is damaged ({one_line(error)}); put it back, or delete it and give the run's command "
+            "again: what no ticket here has is trained anew"
+        ) from None
+
+
+def read_file(path: Path) -> bytes:
+    """A file of a run's folder. Raises ValueError where it is not what run.json says was written."""
+    for _ in range(SEEN_CHANGING):
+        record = read_record(path.parent)
+        content = path.read_bytes()
+        known = {record.get(which, {}).get(path.name) for which in ("digests", "writing")} - {None}
+        if not known or digest(content) in known:
+            return content
+    raise ValueError("its content is not what run.json says was written")
+
+
+def digest(content: bytes) -> str:
+    """Sixteen hexadecimal digits that a change of the content changes (BLAKE2b)."""
+    return blake2b(content, digest_size=8).hexdigest()
+
+
+def has_results(folder: Path) -> bool:
+    """Whether any training of a run is done."""
+    return (folder / "rounds.csv").exists() and read_record(folder).get("trainings_done", 1) > 0
+
+
+def read_record(folder: str | Path) -> dict:
+    """run.json of a run; {} where there is none. Raises LabError for one that is damaged."""
+    path = Path(folder) / "run.json"
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"results: {path} is damaged ({one_line(error)}); put it back, or run with --force") from None
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        record = None
+    return check_record(record, path)
+
+
+def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict:
+    """Write files of a run and its run.json, which has their digests; return that record.
+
+    A kill between any two leaves what can be read: while files are replaced, run.json names both digests of each.
+    """
+    contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+    before, after = digests_in(folder, record), {name: digest(content) for name, content in contents.items()}
+    record = {key: value for key, value in record.items() if key not in ("digests", "writing")}
+    settings = {"settings": record.pop("settings")} if "settings" in record else {}  # last, where they are easy to skip
+    changed = {name: content for name, content in contents.items() if before.get(name) != after[name]}
+    if changed:
+        promise = record | {"digests": before, "writing": {name: after[name] for name in changed}} | settings
+        write_json(folder / "run.json", promise)
+        for name, content in changed.items():
+            write(folder / name, content)
+    record |= {"digests": before | after} | settings
+    write_json(folder / "run.json", record)
+    return record
+
+
+def digests_in(folder: Path, record: dict) -> dict[str, str]:
+    """The digests of a run's tables: as its run.json has them, or of what is there, where an older version wrote it."""
+    known = record.get("digests")
+    return known or {path.name: digest(path.read_bytes()) for path in folder.glob("*.csv")}
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file whole."""
+    write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def replicate_of(row: dict) -> Replicate:
+    """Which training a row of a table is of."""
+    return Replicate(*(row[key] for key in REPLICATE))
+
+
+def rows_of(table: pd.DataFrame) -> list[dict]:
+    """The rows of a table, None where a value is missing."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole: under a temporary name, then renamed. On a full disk the file that was there stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""Rows: what rounds.csv and curves.csv have of a training."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from lthcore import masks
+from lthcore.runs.schemas import READ, REPLICATE
+from lthcore.settings import Recipe
+from lthcore.training.loop import weights_left
+from lthcore.training.state import Evaluation, Replicate, TrainState
+
+# How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
+# iterations) and of the others; after that it has each tenth. Tickets keep them all.
+WHOLE, WHOLE_OTHERS = 151, 21
+
+
+def round_row(
+    settings: Recipe, replicate: Replicate, state: TrainState, before: dict | None, multiply_adds: int
+) -> dict:
+    """The row of rounds.csv of a training that is done.
+
+    `before` is the row of the training that it was pruned from, None where there is none; `multiply_adds` is what one
+    image costs its network, without the weights that are pruned.
+    """
+    left = weights_left(settings, state)
+    stop, last = state.early_stop_point, state.curve[-1]
+    accuracies = {point.iteration: point.test_accuracy for point in state.curve}
+    read = [accuracies[iteration] for iteration in settings.read_at]
+    left_by_layer = {} if settings.counts_zeros else masks.counts(state.mask)
+    return _rounded({
+        **dict(zip(REPLICATE, replicate, strict=True)),
+        "weights_left": left,
+        "percent_left": _percent(settings, state),
+        "es_iteration": stop.iteration if stop else None,
+        "es_val_loss": stop.val_loss if stop else None,
+        "es_val_accuracy": stop.val_accuracy if stop else None,
+        "es_test_accuracy": stop.test_accuracy if stop else None,
+        "es_train_accuracy": state.early_stop_train_accuracy,
+        "final_val_accuracy": last.val_accuracy,
+        "final_test_accuracy": last.test_accuracy,
+        "final_train_accuracy": state.final_train_accuracy,
+        "iterations": state.iteration,
+        "seconds": round(state.seconds, 2),
+        **dict(zip(READ, [*read, None, None, None], strict=False)),
+        "diverged": state.diverged,
+        "skipped": bool(before) and before["weights_left"] == left,  # a round that pruned nothing
+        "emptied": " ".join(name for name, n in left_by_layer.items() if n == 0) or None,
+        "multiply_adds": multiply_adds,
+    })  # fmt: skip
+
+
+def curve_rows(settings: Recipe, replicate: Replicate, state: TrainState) -> list[dict]:
+    """The rows of curves.csv of a training that is done, one for each evaluation."""
+    where, percent = dict(zip(REPLICATE, replicate, strict=True)), _percent(settings, state)
+    return [_rounded(where | asdict(point) | {"percent_left": _percent_at(point, percent)}) for point in state.curve]
+
+
+def thinned(rows: list[dict], every: int) -> list[dict]:
+    """The evaluations of a training that curves.csv keeps: the first ones, each tenth, the early stop and the last.
+
+    `every` is the iterations from one to the next.
+    """
+    whole = every * (WHOLE if rows[0]["arm"] in ("ticket", "reinit", "dynamic") else WHOLE_OTHERS)
+    final = rows[-1]["percent_left"]  # where the network gets sparser as it trains, its early stop is at the end
+    losses = [None if row["percent_left"] > final else row["val_loss"] for row in rows]
+    stop = np.nanargmin(np.array(losses, float)) if any(loss == loss and loss is not None for loss in losses) else -1
+    kept = {id(rows[-1]), id(rows[stop])}
+    return [row for row in rows if row["iteration"] < whole or row["iteration"] % (10 * every) == 0 or id(row) in kept]
+
+
+def _percent(settings: Recipe, state: TrainState) -> float:
+    return round(100 * weights_left(settings, state) / sum(m.numel() for m in state.mask.values()), 4)
+
+
+def _percent_at(point: Evaluation, percent: float) -> float:
+    """% of weights remaining at a point; those at the end in tickets of versions that did not note it."""
+    return percent if point.percent_left != point.percent_left else round(point.percent_left, 4)
+
+
+def _rounded(row: dict) -> dict:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
