@@ -89,7 +89,7 @@ def mnist(settings: Settings) -> tuple[Data, str]:
             name: Split(torch.randn(n, 1, 28, 28, device=device), torch.randint(0, 10, (n,), device=device))
             for name, n in sizes.items()
         }
-        return Data(**splits, variant=""), "random images (no MNIST under LTH_DATA)"
+        return Data(**splits, variant="", classes=10), "random images (no MNIST under LTH_DATA)"
 
 
 def plain_lenet() -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -72,7 +72,7 @@ class Timed:
     def __init__(self, network: str, precision: str, split: Split) -> None:
         """Take images to train and to evaluate on."""
         s = settings_of(network, precision)
-        self.split, self.data = split, Data(split, None, split, "")
+        self.split, self.data = split, Data(split, None, split, "", classes=10)
         weights = initial_weights(build(s, self.data.shape, 10), s, 0)
         generator = torch.Generator().manual_seed(0)
         mask = {n: torch.rand(w.shape, generator=generator) < 0.5 for n, w in weights.items() if w.ndim >= 2}

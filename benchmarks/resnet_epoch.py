@@ -33,7 +33,7 @@ def images(settings: Settings) -> tuple[Data, str]:
     except LabError:
         device = torch.device(settings.device)
         split = Split(torch.randn(N, 3, 32, 32, device=device), torch.randint(0, 10, (N,), device=device))
-        return Data(split, None, Split(split.images[:10_000], split.labels[:10_000]), ""), "random images"
+        return Data(split, None, Split(split.images[:10_000], split.labels[:10_000]), "", classes=10), "random images"
 
 
 def main() -> None:

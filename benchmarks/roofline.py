@@ -88,7 +88,9 @@ def phases(settings: Settings, data: Data, state, batches: torch.Tensor, rates: 
     watches = {name: Stopwatch() for name in ("products", "adam", "gather")}
     engine = engine_for(settings, data, [state])
     engine.optimizer.step = watches["adam"].wrap(engine.optimizer.step)
-    timed = Data(Split(TimedImages(data.train.images, watches["gather"]), data.train.labels), None, data.test, "")
+    timed = Data(
+        Split(TimedImages(data.train.images, watches["gather"]), data.train.labels), None, data.test, "", classes=10
+    )
     plain, dense.times_transposed = dense.times_transposed, watches["products"].wrap(times_transposed)
     try:
         engine.steps(timed, batches, rates)

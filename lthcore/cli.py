@@ -519,7 +519,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("archive", metavar="FILE")
     sub = command("data", data_command, "fetch or verify data sets")
     sub.add_argument("action", choices=["fetch", "verify"])
-    sub.add_argument("names", nargs="+", metavar="NAME", help="digits, mnist, fashion_mnist or cifar10")
+    sub.add_argument("names", nargs="+", metavar="NAME", help="digits, mnist, fashion_mnist, cifar10 or cifar100")
     return parser
 
 

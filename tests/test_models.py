@@ -1,6 +1,8 @@
 """Models: the paper's networks have the paper's sizes, and start from weights that the seed alone decides."""
 
+import ast
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from lthcore.registry import MODELS
 from lthcore.settings import Settings
 
 MNIST, CIFAR10 = (1, 28, 28), (3, 32, 32)
+ROOT = Path(__file__).parents[1]
 
 
 def lenet(**values):
@@ -243,3 +246,11 @@ def test_dropout_draws_from_its_own_generator():
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(first, seeded(0.5)(x)) and not torch.equal(first, second)
     assert not torch.equal(first, seeded(0.5, seed=1)(x))
+
+
+def test_the_number_of_classes_is_nowhere_written_into_the_code():
+    """It comes from the data set, so that one of 5 or of 100 classes is trained as one of 10 is."""
+    for path in (ROOT / "lthcore").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("build", "outline"):
+                assert not isinstance(node.args[2], ast.Constant), f"{path}, line {node.lineno}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lthcore.data.datasets import Data, image_shape, load
+from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_of
 from lthcore.models import build
@@ -56,7 +56,7 @@ class TicketStore:
     @cached_property
     def model(self):
         """A network to put their weights into, on the CPU."""
-        return build(self.settings, self.shape, 10)
+        return build(self.settings, self.shape, classes_of(self.settings))
 
     @cached_property
     def percent_left(self) -> dict[int, float]:

@@ -66,7 +66,7 @@ def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
     images = data.test.images[:1000]
     for path in sorted((Path(folder) / "tickets").glob("ticket-trial0-draw0-*.safetensors")):
         ticket = load_ticket(path)
-        model = build(settings, data.shape, 10)
+        model = build(settings, data.shape, data.classes)
         small = compact(model, ticket.final)
         model.load_state_dict(ticket.final)
         with torch.no_grad():

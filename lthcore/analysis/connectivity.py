@@ -80,7 +80,7 @@ def copies(settings: Recipe, data: Data, state: TrainState, count: int = 2) -> l
 def instability(settings: Recipe, data: Data, state: TrainState) -> dict[str, float]:
     """The barrier of test error and of training loss between two copies of a training, and the copies' mean error."""
     a, b = copies(settings, data, state)
-    model = build(settings, data.shape, 10).to(data.test.images.device)
+    model = build(settings, data.shape, data.classes).to(data.test.images.device)
     test = [error for _, error in path(model, a.weights, b.weights, data.test, norms=data.train)]
     loss = [value for value, _ in path(model, a.weights, b.weights, data.train, norms=data.train)]
     return {"error_barrier": barrier(test), "loss_barrier": barrier(loss), "error": (test[0] + test[-1]) / 2}

@@ -98,7 +98,7 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
 
 
 def _initial(settings: Settings, data: Data, trial: int) -> Weights:
-    return initial_weights(build(settings, data.shape, 10), settings, seed_for(settings.seed, "init", trial))
+    return initial_weights(build(settings, data.shape, data.classes), settings, seed_for(settings.seed, "init", trial))
 
 
 def _share(mask: dict[str, Tensor], these: dict[str, Tensor], inside: bool) -> float:

@@ -52,7 +52,7 @@ def learned_mask(settings: Recipe, data: Data, weights: Weights, density: float,
     Each weight has a score; the highest of a layer are in the mask, and gradients of the loss on `steps` batches go to
     the scores.
     """
-    model = build(settings.changed(dropout=0.0), data.shape, 10).to(data.train.images.device)
+    model = build(settings.changed(dropout=0.0), data.shape, data.classes).to(data.train.images.device)
     generator = torch.Generator().manual_seed(seed)
     bounds = {name: math.sqrt(6 / w[0].numel()) for name, w in weights.items() if w.ndim >= 2}
     scores = {
@@ -160,7 +160,7 @@ def evolved(tickets: TicketStore) -> pd.DataFrame:
 
 
 def _row(settings: Recipe, data: Data, weights: Weights, mask: Mask, trial: int, method: str) -> dict:
-    model = build(settings, data.shape, 10).to(data.test.images.device)
+    model = build(settings, data.shape, data.classes).to(data.test.images.device)
     model.load_state_dict(apply(mask, weights))
     held = data.validation or data.train
     (_, validation), (_, test) = evaluate(model, held, data.test)[0:2]

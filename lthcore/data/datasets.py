@@ -1,9 +1,9 @@
-"""Data: digits, MNIST, Fashion-MNIST and CIFAR-10 as scaled tensors on the device; downloading is apart.
+"""Data: digits, MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as scaled tensors; downloading is apart.
 
 Files lie under the data root (`LTH_DATA`, default data/ of the project) in the publishers' own formats. MNIST and
-Fashion-MNIST are read only when their MD5 is the published one. No pickle is ever read: CIFAR-10 is the official binary
-version, its archive checked by MD5 when fetched, its images by digests, and the hash of its files noted in run.json.
-Test images of which no digest is known are said to be unverified.
+Fashion-MNIST are read only when their MD5 is the published one. No pickle is ever read: CIFAR-10 and CIFAR-100 are the official
+binary versions, their archives checked by MD5 when fetched, the images of CIFAR-10 by digests, and the hash of their
+files noted in run.json. Images of which no digest is known are said to be unverified.
 """
 
 import gzip
@@ -12,7 +12,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +63,9 @@ CIFAR10_TEST = (
     "5e77a5bb2f09bee8", "f1e8bcd46093fc5f", "9bd811a8a78d8a8b", "305bc4b2e231caa1", "2db946328d7e0a0c",
 )  # fmt: skip
 CIFAR10_BLOCK = 100
-CLASSES = 10
+CIFAR100_ARCHIVE = ("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")
+CIFAR100_MIRRORS = CIFAR10_MIRRORS[1:]
+CIFAR100_RECORD = 2 + 3 * 32 * 32  # a byte for the label among 20, one for that among 100, then the planes
 LARGEST = 4_000_000_000  # values of all images of an experiment: 16 GB
 DIGITS_TEST = 360
 DATA_SETTINGS = (  # those that `load` looks at
@@ -104,6 +106,7 @@ class Data:
     test: Split
     variant: str
     digest: str = ""
+    classes: int = field(kw_only=True)  # of the data set: labels are 0 to classes - 1, be each of them here or not
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -118,7 +121,7 @@ class Data:
     def to_arrays(self) -> dict[str, tuple]:
         """The splits as NumPy arrays, without a copy, and what is said of them (`about`)."""
         arrays = {name: (s.images.numpy(), s.labels.numpy()) for name, s in self.splits.items()}
-        return arrays | {"about": (self.variant, self.digest)}
+        return arrays | {"about": (self.variant, self.digest, self.classes)}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, tuple]) -> "Data":
@@ -126,7 +129,8 @@ class Data:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             splits = {name: Split(*map(torch.from_numpy, pair)) for name, pair in arrays.items() if name != "about"}
-        return cls(splits["train"], splits.get("validation"), splits["test"], *arrays["about"])
+        *about, classes = arrays["about"]
+        return cls(splits["train"], splits.get("validation"), splits["test"], *about, classes=classes)
 
 
 def _digits(root: Path) -> Raw:
@@ -182,7 +186,7 @@ def _cifar10(root: Path) -> Raw:
         if not content or len(content) % CIFAR10_RECORD:
             raise _damaged(path, f"is not a whole number of {CIFAR10_RECORD:,}-byte records: it is cut short")
         records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR10_RECORD)
-        if records[:, 0].max() >= CLASSES:
+        if records[:, 0].max() >= DATASETS["cifar10"].classes:
             raise _damaged(path, f"has a label {records[:, 0].max()}: allowed are 0 to 9")
         return records
 
@@ -206,6 +210,27 @@ def _cifar10(root: Path) -> Raw:
         variant,
         f"digests agree of all training and {len(test) - len(unknown):,} test images, and no image is there twice",
     )
+
+
+def _cifar100(root: Path) -> Raw:
+    """The images with their labels among 100; those among 20, which group them, are left aside."""
+    folder, digest, images, labels = root / "cifar-100-binary", hashlib.sha256(), [], []
+    for file, expected in (("train.bin", TRAINING_IMAGES["cifar100"]), ("test.bin", DATASETS["cifar100"].n_test)):
+        path = folder / file
+        if not path.exists():
+            raise _missing("cifar100", path)
+        content = path.read_bytes()
+        digest.update(content)
+        if len(content) != expected * CIFAR100_RECORD:
+            what = f"has {len(content):,} bytes instead of the {CIFAR100_RECORD:,} of each of {expected:,} images"
+            raise _damaged(path, what, "cifar100")
+        records = np.frombuffer(content, np.uint8).reshape(-1, CIFAR100_RECORD)
+        images.append(records[:, 2:].reshape(-1, 3, 32, 32))
+        labels.append(records[:, 1])
+    words = f"images unverified (sha256 {digest.hexdigest()[:12]})"
+    _say_once(f"note: data: {words}: no digest of what {folder} holds is known, but of the archive that it comes in")
+    variant = f"cifar100 binary version: {len(labels[0]):,} train, {len(labels[1]):,} test, {words}"
+    return Raw(images[0], labels[0], images[1], labels[1], variant)
 
 
 def _check_cifar10(folder: Path, batches: list[np.ndarray], test: np.ndarray) -> None:
@@ -257,13 +282,14 @@ def _say_once(line: str) -> None:
 
 
 class Dataset(NamedTuple):
-    """How a data set is read, its channels' mean and standard deviation over training images in [0, 1], its size."""
+    """How a data set is read, its channels' mean and standard deviation over training images in [0, 1], its sizes."""
 
     reader: Callable[[Path], Raw]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     shape: tuple[int, int, int]
     n_test: int
+    classes: int
 
 
 def _permuted(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
@@ -282,10 +308,11 @@ def _permuted(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
 
 
 DATASETS = {
-    "digits": Dataset(_digits, (0.305,), (0.376,), (1, 8, 8), DIGITS_TEST),
-    "mnist": Dataset(_mnist, (0.1307,), (0.3081,), (1, 28, 28), 10_000),
-    "fashion_mnist": Dataset(_fashion_mnist, (0.2860,), (0.3530,), (1, 28, 28), 10_000),
-    "cifar10": Dataset(_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32), 10_000),
+    "digits": Dataset(_digits, (0.305,), (0.376,), (1, 8, 8), DIGITS_TEST, 10),
+    "mnist": Dataset(_mnist, (0.1307,), (0.3081,), (1, 28, 28), 10_000, 10),
+    "fashion_mnist": Dataset(_fashion_mnist, (0.2860,), (0.3530,), (1, 28, 28), 10_000, 10),
+    "cifar10": Dataset(_cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32), 10_000, 10),
+    "cifar100": Dataset(_cifar100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), (3, 32, 32), 10_000, 100),
 }
 for _name in ("digits", "mnist", "fashion_mnist"):
     DATASETS[f"{_name}_permuted"] = DATASETS[_name]._replace(reader=_permuted(DATASETS[_name].reader))
@@ -318,7 +345,7 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
 
     digest = content_digest(drawn)
     splits = {"validation": None} | {name: split(*pair) for name, pair in drawn.items()}
-    return Data(**splits, variant=raw.variant, digest=digest)
+    return Data(**splits, variant=raw.variant, digest=digest, classes=classes_of(settings))
 
 
 def content_digest(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
@@ -330,13 +357,23 @@ def content_digest(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     for name, (images, labels) in splits.items():
         digest.update(f"{name} {images.shape}".encode())
         digest.update(np.ascontiguousarray(images, np.uint8))
-        digest.update(np.ascontiguousarray(labels, np.uint8))
+        few = labels.max(initial=0) < 256
+        digest.update(np.ascontiguousarray(labels, np.uint8 if few else np.int64))
     return digest.hexdigest()
 
 
 def read(name: str, root: Path | None = None) -> Raw:
-    """The raw data set `name`, checked."""
-    return DATASETS[choose("dataset", name, DATASETS)].reader(Path(root) if root else data_root())
+    """The raw data set `name`, checked. Raises LabError for a label that is none of its classes."""
+    known = DATASETS[choose("dataset", name, DATASETS)]
+    raw = known.reader(Path(root) if root else data_root())
+    for which, labels in (("training", raw.train_labels), ("test", raw.test_labels)):
+        outside = [int(label) for label in np.unique(labels) if not 0 <= label < known.classes]
+        if outside:
+            raise LabError(
+                f"data: {name} has {known.classes} classes, and a label {outside[0]} among its {which} images: allowed "
+                f"are 0 to {known.classes - 1}; mend the labels, or the number of classes of the data set"
+            )
+    return raw
 
 
 def verified(name: str, root: Path | None = None) -> str:
@@ -375,6 +412,8 @@ def fetch(name: str, root: Path | None = None) -> str:
         pass  # not there, or not whole: fetched below
     if name == "cifar10":
         _download(root, CIFAR10_MIRRORS, *CIFAR10_ARCHIVE, unpack=True)
+    elif name == "cifar100":
+        _download(root, CIFAR100_MIRRORS, *CIFAR100_ARCHIVE, unpack=True)
     elif name.endswith("_permuted"):
         return fetch(name.removesuffix("_permuted"), root)
     elif name not in ("mnist", "fashion_mnist"):
@@ -420,6 +459,11 @@ def image_shape(settings: Recipe) -> tuple[int, int, int]:
     return (channels, settings.image_size or height, settings.image_size or width)
 
 
+def classes_of(settings: Recipe) -> int:
+    """How many classes the images of these settings have: the number of outputs of a network for them."""
+    return DATASETS[choose("dataset", settings.dataset, DATASETS)].classes
+
+
 def check_size(settings: Recipe) -> None:
     """Raise LabError for images that are fewer than a batch, or that together hold more than LARGEST values."""
     total = TRAINING_IMAGES[choose("dataset", settings.dataset, TRAINING_IMAGES)]
@@ -462,8 +506,8 @@ def _checked(path: Path, md5: str, name: str) -> bytes:
     return content
 
 
-def _damaged(path: Path, what: str) -> LabError:
-    return LabError(f"data: {path} {what}; `lth data fetch cifar10` gets the published files")
+def _damaged(path: Path, what: str, name: str = "cifar10") -> LabError:
+    return LabError(f"data: {path} {what}; `lth data fetch {name}` gets the published files")
 
 
 def _missing(name: str, path: Path) -> LabError:

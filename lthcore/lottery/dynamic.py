@@ -113,7 +113,7 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
 def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> Weights:
     """The gradient of the training loss on the next batch, of pruned weights too."""
     device = data.train.images.device
-    model = build(settings.changed(dropout=0.0), data.shape, 10).to(device)
+    model = build(settings.changed(dropout=0.0), data.shape, data.classes).to(device)
     model.load_state_dict(state.weights)
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())
@@ -133,7 +133,7 @@ def _recalled(state: TrainState, mask: masks.Mask) -> Weights:
 
 def prune_dynamically(settings: DynamicSettings, data: Data, train: TrainCohort) -> Iterator[Cohort]:
     """Train every replicate of the study once, pruning as it goes; yield the outcomes."""
-    model = build(settings, data.shape, 10)
+    model = build(settings, data.shape, data.classes)
     cohort = {}
     for replicate in planned(settings):
         theta_0 = initial_weights(model, settings, seed_for(settings.seed, "init", replicate.trial))

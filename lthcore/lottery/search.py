@@ -11,7 +11,7 @@ import torch
 
 from lthcore import masks
 from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of, prunes_dense
-from lthcore.data.datasets import DATASETS, Data, check_size, image_shape, pick_device
+from lthcore.data.datasets import DATASETS, Data, check_size, classes_of, image_shape, pick_device
 from lthcore.errors import choose
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial, begin, check_rewound, start
@@ -53,7 +53,7 @@ def find_tickets(
     there.
     """
     train, lineage = train or partial(train_in_memory, settings, data), lineage or Lineage()
-    model, untrained = build(settings, data.shape, 10), untrained_networks(settings, data)
+    model, untrained = build(settings, data.shape, data.classes), untrained_networks(settings, data)
     outcomes = train(untrained)
     yield outcomes
     trials = [
@@ -89,7 +89,7 @@ def untrained_networks(settings: Settings, data: Data) -> Cohort:
 
 def initial_weights_of(settings: Settings, data: Data, trial: int) -> Weights:
     """The weights that a trial starts from, which follow from the seed."""
-    return initial_weights(build(settings, data.shape, 10), settings, seed_for(settings.seed, "init", trial))
+    return initial_weights(build(settings, data.shape, data.classes), settings, seed_for(settings.seed, "init", trial))
 
 
 def needs_training(source: str) -> bool:
@@ -139,7 +139,7 @@ def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -
 def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Mask:
     """The mask after one more round of pruning by these scores."""
     if settings.granularity == "units":
-        return prune_units(scores, mask, units_of(settings, data.shape), settings)
+        return prune_units(scores, mask, units_of(settings, data.shape, data.classes), settings)
     return prune(scores, mask, layer_rates(settings, mask), settings.scope, settings.keep_at_least)
 
 
@@ -162,7 +162,7 @@ def check_settings(settings: Recipe) -> None:
     choose("dataset", settings.dataset, DATASETS)
     pick_device(settings.device)
     check_size(settings)
-    outline(settings, image_shape(settings), 10)
+    outline(settings, image_shape(settings), classes_of(settings))
 
 
 def planned(settings: Settings) -> list[Replicate]:

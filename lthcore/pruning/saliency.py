@@ -13,7 +13,6 @@ from lthcore.models import Weights, build
 from lthcore.pruning.allocation import prune_to
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.registry import register_criterion
-from lthcore.settings import Recipe
 
 IMAGES_PER_CLASS = 10  # of the batch that SNIP and GraSP look at, as published
 TEMPERATURE = 200.0  # of the softmax that GraSP looks through, as its authors' code has it and not their paper
@@ -23,7 +22,7 @@ ROUNDS = 100  # of SynFlow, as published
 @register_criterion(label="SNIP", colour="#3d8c5c", trained=False)
 def snip(seen: PruningContext) -> Scores:
     """|w dL/dw|: what the loss would change by if a weight went (SNIP, arXiv 1810.02340)."""
-    model, weights = _masked_model(seen.settings, seen.data.shape, seen.initial, seen.mask)
+    model, weights = _masked_model(seen, seen.initial)
     gradients = torch.autograd.grad(_loss(model, seen), list(weights.values()))
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
@@ -34,7 +33,7 @@ def grasp(seen: PruningContext) -> Scores:
 
     Signed: weights whose loss would make the gradient larger are the first to go.
     """
-    model, weights = _masked_model(seen.settings, seen.data.shape, seen.initial, seen.mask)
+    model, weights = _masked_model(seen, seen.initial)
     loss = _loss(model, seen, TEMPERATURE)
     gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
     flow = sum((g.detach() * g).sum() for g in gradients)
@@ -51,7 +50,7 @@ def synflow(seen: PruningContext) -> Scores:
     """
     positive = {name: w.abs() if w.is_floating_point() else w for name, w in seen.initial.items()}
     positive = {name: _without_biases(name, w, seen.mask) for name, w in positive.items()}
-    model, weights = _masked_model(seen.settings, seen.data.shape, positive, seen.mask)
+    model, weights = _masked_model(seen, positive)
     flow = model(torch.ones(1, *seen.data.shape, dtype=torch.float64)).sum()
     gradients = torch.autograd.grad(flow, list(weights.values()))
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
@@ -66,14 +65,13 @@ def synflow_mask(seen: PruningContext, sparsity: float, rounds: int = ROUNDS) ->
     return mask
 
 
-def _masked_model(
-    settings: Recipe, shape: tuple[int, int, int], weights: Weights, mask: Mask
-) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def _masked_model(seen: PruningContext, weights: Weights) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """The network with masked weights, on the CPU in double precision, and its prunable parameters by name."""
-    model = build(settings.changed(dropout=0.0), shape, 10).double().eval()
-    model.load_state_dict(apply(mask, weights))
+    settings, data = seen.settings.changed(dropout=0.0), seen.data
+    model = build(settings, data.shape, data.classes).double().eval()
+    model.load_state_dict(apply(seen.mask, weights))
     parameters = dict(model.named_parameters())
-    return model, {name: parameters[name] for name in mask}
+    return model, {name: parameters[name] for name in seen.mask}
 
 
 def _loss(model: nn.Module, seen: PruningContext, temperature: float = 1.0) -> Tensor:

@@ -58,9 +58,9 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
     return found
 
 
-def units_of(settings: Recipe, shape: tuple[int, int, int]) -> list[Stream]:
+def units_of(settings: Recipe, shape: tuple[int, int, int], classes: int) -> list[Stream]:
     """The streams of the network of these settings, for images of `shape`."""
-    return streams_of(build(settings, shape, 10))
+    return streams_of(build(settings, shape, classes))
 
 
 def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Settings) -> Mask:
@@ -111,7 +111,7 @@ def unit_l2(seen: PruningContext) -> Scores:
 @register_criterion(prunes="units")
 def unit_activation(seen: PruningContext) -> Scores:
     """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
-    model, means = build(seen.settings, seen.data.shape, 10), {}
+    model, means = build(seen.settings, seen.data.shape, seen.data.classes), {}
     model.load_state_dict(seen.final)
     norm_of = {
         layer: norm for stream in streams_of(model) for layer, norm in zip(stream.producers, stream.norms, strict=True)

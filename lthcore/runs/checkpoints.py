@@ -198,6 +198,6 @@ def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "fin
     ticket = load_ticket(path)
     choose("weights", weights, ("final", "early_stop", "initial"))
     data = load(ticket.settings.changed(device="auto"))
-    model = build(ticket.settings, data.shape, 10).to(data.test.images.device)
+    model = build(ticket.settings, data.shape, data.classes).to(data.test.images.device)
     model.load_state_dict(getattr(ticket, weights))
     return evaluate(model, data.splits[choose("split", split, data.splits)], precision=ticket.settings.precision)[0]

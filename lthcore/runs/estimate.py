@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from lthcore.data.datasets import Data, Split, check_size, image_shape, pick_device, test_images
+from lthcore.data.datasets import Data, Split, check_size, classes_of, image_shape, pick_device, test_images
 from lthcore.lottery.methods import planned
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
@@ -95,18 +95,21 @@ def _alike(s: Recipe) -> Settings:
 
 @cache
 def _is_chain(settings: Settings) -> bool:
-    return is_plain_chain(settings, outline(settings, image_shape(settings), 10), pick_device(settings.device))
+    return is_plain_chain(
+        settings, outline(settings, image_shape(settings), classes_of(settings)), pick_device(settings.device)
+    )
 
 
 @cache
 def _timed(settings: Settings, density: float) -> tuple[float, float, float]:
     """Seconds of a step, of evaluating an image, and of the optimizer's part in the step."""
-    shape, chain = image_shape(settings), _is_chain(settings)
+    shape, classes, chain = image_shape(settings), classes_of(settings), _is_chain(settings)
     n, steps = (max(500, settings.batch_size), 5) if chain else (100, 1)
     device = pick_device(settings.device)
     images = torch.rand(n, *shape, device=device)
-    split = Split(images, torch.randint(0, 10, (n,), device=device))
-    data, weights = Data(split, None, split, ""), initial_weights(build(settings, shape, 10), settings, 0)
+    split = Split(images, torch.randint(0, classes, (n,), device=device))
+    data = Data(split, None, split, "", classes=classes)
+    weights = initial_weights(build(settings, shape, classes), settings, 0)
     mask = {name: torch.rand(m.shape) < density for name, m in full_mask(weights).items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -23,7 +23,7 @@ import torch
 
 from lthcore import masks
 from lthcore.arms import arm_of
-from lthcore.data.datasets import Data, image_shape
+from lthcore.data.datasets import Data, classes_of, image_shape
 from lthcore.errors import LabError, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
@@ -52,7 +52,7 @@ class RunFolder:
         self.rows: dict[Replicate, dict] = {}
         self.points: dict[Replicate, list[dict]] = {}
         shape = image_shape(settings)
-        model = build(settings, shape, 10)
+        model = build(settings, shape, classes_of(settings))
         self.positions, self.dense = positions(model, shape), multiply_adds(model, shape)
         self.lineage = Lineage()
         if self.record:

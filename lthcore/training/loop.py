@@ -37,7 +37,7 @@ class Trainer(Protocol):
 
 def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense | SparseChain:
     """What trains these states fastest here; all engines give the same numbers to rounding."""
-    model, device = build(settings, data.shape, 10), data.train.images.device
+    model, device = build(settings, data.shape, data.classes), data.train.images.device
     if is_chain(model) and (len(states) > 1 or settings.engine == "stack"):
         return Stack(settings, model, device, states)
     if sparse.applies(settings, model, device, states[0].mask):

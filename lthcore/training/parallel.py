@@ -52,7 +52,7 @@ def train_cohort(
     `train_in_step`, or a study's own that does something at its pauses.
     """
     device = data.train.images.device
-    chain = is_chain(build(settings, data.shape, 10))
+    chain = is_chain(build(settings, data.shape, data.classes))
     if chain and (settings.engine == "stack" or device.type == "cuda"):
         yield from _train_stacks(settings, data, cohort, go_on, trainer)
         return

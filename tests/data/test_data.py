@@ -14,6 +14,8 @@ from torchvision.transforms.v2.functional import resize
 
 from lthcore.data import datasets
 from lthcore.errors import LabError
+from lthcore.lottery.search import find_tickets
+from lthcore.models import build
 from lthcore.settings import Settings
 
 DIGITS = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu")
@@ -307,7 +309,7 @@ def test_one_flipped_bit_of_real_mnist_is_an_error(root_with, tmp_path):
     assert str(damaged) in refusal(SMALL, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
 def test_missing_files_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, name):
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
     message = refusal(Settings(dataset=name, device="cpu"))
@@ -478,6 +480,79 @@ def test_one_flipped_bit_of_real_cifar10_is_an_error(copied_cifar10, file, posit
 # Fetching, with no network
 
 
+# CIFAR-100's files, and the number of classes
+
+
+@pytest.fixture
+def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of 12 training and 5 test records, whose first pixel is their number and whose labels are 99, 98 ..."""
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    records = np.zeros((17, 2 + 3072), np.uint8)
+    records[:, 0], records[:, 1], records[:, 2] = np.arange(17) % 20, 99 - np.arange(17), np.arange(17)
+    (folder / "train.bin").write_bytes(records[:12].tobytes())
+    (folder / "test.bin").write_bytes(records[12:].tobytes())
+    monkeypatch.setitem(datasets.TRAINING_IMAGES, "cifar100", 12)
+    monkeypatch.setitem(datasets.DATASETS, "cifar100", datasets.DATASETS["cifar100"]._replace(n_test=5))
+    datasets._say_once.cache_clear()
+    return folder
+
+
+def test_a_record_of_cifar100_is_two_labels_of_which_the_second_counts_and_three_planes(small_cifar100, capsys):
+    raw = datasets.read("cifar100", small_cifar100.parent)
+    assert raw.train_labels.tolist() == list(range(99, 87, -1)) and raw.test_labels.tolist() == list(range(87, 82, -1))
+    assert raw.train_images.shape == (12, 3, 32, 32) and raw.train_images[:, 0, 0, 0].tolist() == list(range(12))
+    assert raw.train_images.sum() == sum(range(12))
+    content = (small_cifar100 / "train.bin").read_bytes() + (small_cifar100 / "test.bin").read_bytes()
+    assert f"images unverified (sha256 {hashlib.sha256(content).hexdigest()[:12]})" in raw.variant
+    datasets.read("cifar100", small_cifar100.parent)
+    assert capsys.readouterr().err.count("unverified") == 1
+
+
+@pytest.mark.parametrize("file", ["train.bin", "test.bin"])
+def test_cifar100_of_another_size_is_an_error_that_names_the_file(small_cifar100, file):
+    (small_cifar100 / file).write_bytes((small_cifar100 / file).read_bytes()[:-1])
+    message = refusal(
+        Settings(dataset="cifar100", device="cpu", validation=2, batch_size=5), small_cifar100.parent
+    )
+    assert str(small_cifar100 / file) in message and "`lth data fetch cifar100`" in message
+
+
+def test_the_network_has_an_output_for_each_class_of_the_data_set(small_cifar100):
+    settings = Settings(dataset="cifar100", architecture="conv2", device="cpu", validation=2, batch_size=5)
+    data = datasets.load(settings, small_cifar100.parent)
+    assert (data.classes, datasets.classes_of(settings), datasets.classes_of(DIGITS)) == (100, 100, 10)
+    assert build(settings, data.shape, data.classes)[-1].out_features == 100
+
+
+@pytest.mark.parametrize("label", [12, 255])
+@pytest.mark.parametrize("which", ["training", "test"])
+def test_a_label_outside_the_classes_is_one_line(monkeypatch, which, label):
+    raw = datasets.read("digits")
+    labels = {"training": raw.train_labels.copy(), "test": raw.test_labels.copy()}
+    labels[which][7] = label
+    raw = raw._replace(train_labels=labels["training"], test_labels=labels["test"])
+    record = datasets.DATASETS["digits"]._replace(reader=lambda root: raw, classes=12)
+    monkeypatch.setitem(datasets.DATASETS, "digits", record)
+    message = refusal(DIGITS)
+    assert "12 classes" in message and f"label {label} among its {which} images" in message and "0 to 11" in message
+
+
+def test_data_of_12_and_of_5_classes_are_trained_by_networks_of_as_many_outputs(monkeypatch):
+    raw = datasets.read("digits")
+    for classes, labels in ((12, lambda y: y + 2 * (y > 7)), (5, lambda y: y % 5)):
+        relabelled = raw._replace(train_labels=labels(raw.train_labels), test_labels=labels(raw.test_labels))
+        record = datasets.DATASETS["digits"]._replace(reader=lambda root, r=relabelled: r, classes=classes)
+        monkeypatch.setitem(datasets.DATASETS, "digits", record)
+        settings = DIGITS.changed(
+            architecture="mlp", widths=(16,), iterations=60, eval_every=60, trials=1, rounds=1, learning_rate=5e-3
+        )
+        for cohort in find_tickets(settings, datasets.load(settings)):
+            for outcome in cohort.values():
+                assert len(outcome.weights["output.bias"]) == classes
+                assert outcome.curve[-1].test_accuracy > 0.5
+
+
 def no_network(*args, **kwargs):
     raise OSError("no network")
 
@@ -488,7 +563,7 @@ def test_fetch_downloads_nothing_that_is_there(fake_mnist, monkeypatch):
     assert datasets.fetch("digits").startswith("digits")
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
 def test_fetch_without_network_says_which_mirrors_failed(tmp_path, monkeypatch, name):
     monkeypatch.setattr("torchvision.datasets.utils.download_url", no_network)
     with pytest.raises(LabError, match="no network") as caught:
@@ -497,6 +572,7 @@ def test_fetch_without_network_says_which_mirrors_failed(tmp_path, monkeypatch, 
         "mnist": datasets.MNIST_MIRRORS,
         "fashion_mnist": datasets.FASHION_MIRRORS,
         "cifar10": datasets.CIFAR10_MIRRORS,
+        "cifar100": datasets.CIFAR100_MIRRORS,
     }
     assert all(mirror in str(caught.value) for mirror in mirrors[name]) and "\n" not in str(caught.value)
 
@@ -599,7 +675,7 @@ def test_arrays_share_the_memory_of_the_data(validation):
     arrays = digits.to_arrays()
     back = datasets.Data.from_arrays(arrays)
     assert list(back.splits) == list(digits.splits)
-    assert (back.variant, back.digest) == (digits.variant, digits.digest)
+    assert (back.variant, back.digest, back.classes) == (digits.variant, digits.digest, digits.classes)
     for name, split in digits.splits.items():
         for before, array, after in zip(split, arrays[name], back.splits[name], strict=True):
             assert before.data_ptr() == array.ctypes.data == after.data_ptr()

@@ -165,7 +165,7 @@ def test_variants_differ_in_what_they_name_alone_with_the_same_seeds_and_batches
     named = yaml.safe_load(path.read_text())["sweep"]
     first, *others = load_experiments(path, "paper")
     base = next(e.settings for e in (first, *others) if not named[e.variant.removeprefix(f"{path.stem}-")])
-    data = Data(Split(torch.zeros(50_000, 1), torch.zeros(50_000)), None, None, "")
+    data = Data(Split(torch.zeros(50_000, 1), torch.zeros(50_000)), None, None, "", classes=10)
     model = build(base, image_shape(base), 10)
     for experiment in (first, *others):
         values, s = named[experiment.variant.removeprefix(f"{path.stem}-")], experiment.settings

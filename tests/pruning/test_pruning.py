@@ -267,7 +267,7 @@ def test_global_scope_keeps_what_global_unstructured_keeps(seed):
 # Criteria
 
 INITIAL, BEST, FINAL = (torch.tensor([row]) for row in ([1.0, -2.0, 3.0], [-1.0, -1.5, 2.0], [-3.0, -1.0, 0.0]))
-NO_DATA = Data(None, None, None, "")
+NO_DATA = Data(None, None, None, "", classes=10)
 
 
 def seen(

@@ -177,7 +177,7 @@ def test_units_go_whole_and_in_the_numbers_asked(criterion, scope):
 
 def test_the_lowest_scored_units_go_and_one_always_stays():
     settings = DIGITS.changed(prune_fc=0.99)
-    streams = units_of(settings, (1, 8, 8))
+    streams = units_of(settings, (1, 8, 8), 10)
     mask = masks.full_mask(build(settings, (1, 8, 8), 10).state_dict())
     worth = {name: torch.arange(float(len(m))) for name, m in mask.items()}
     for _ in range(3):

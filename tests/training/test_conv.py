@@ -41,7 +41,7 @@ def start_of(shape, density=0.3, n=40, **values):
     split = Split(images, torch.randint(0, 10, (n,), generator=generator))
     weights = initial_weights(build(settings, shape, 10), settings, 0)
     mask = {name: torch.rand(m.shape, generator=generator) < density for name, m in masks.full_mask(weights).items()}
-    return settings, Data(split, None, split, ""), begin(settings, 0, 0, weights, mask)
+    return settings, Data(split, None, split, "", classes=10), begin(settings, 0, 0, weights, mask)
 
 
 def gradients_of(settings, data, state, batch):
