@@ -439,8 +439,8 @@ def unpack_command(options: argparse.Namespace) -> None:
 
 def data_command(options: argparse.Namespace) -> None:
     """Fetch or verify data sets."""
-    from lthcore.data.datasets import fetch, verified
     from lthcore.paths import data_root
+    from lthcore.sources.catalogue import fetch, verified
 
     look = fetch if options.action == "fetch" else verified
     for name in options.names:
@@ -519,7 +519,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("archive", metavar="FILE")
     sub = command("data", data_command, "fetch or verify data sets")
     sub.add_argument("action", choices=["fetch", "verify"])
-    sub.add_argument("names", nargs="+", metavar="NAME", help="digits, mnist, fashion_mnist, cifar10 or cifar100")
+    sub.add_argument("names", nargs="+", metavar="NAME", help="as mnist or cifar10; any other word names all")
     return parser
 
 

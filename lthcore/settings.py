@@ -3,20 +3,24 @@
 import difflib
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lthcore.arms import arm_of
 from lthcore.errors import LabError, shown
+from lthcore.sources.catalogue import DATASETS
 
-TRAINING_IMAGES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}
-TRAINING_IMAGES |= {f"{name}_permuted": TRAINING_IMAGES[name] for name in ("digits", "mnist", "fashion_mnist")}
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
 Initialisation = Literal[
     "glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "gaussian"
 ]  # fmt: skip
 Kind = Literal["conv", "shortcut", "fc", "output"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "step", "cosine"]
+SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
+Padding = Literal["same", "valid"]
+Engine = Literal["auto", "dense", "stack"]
 
 # How much of an experiment is run, and where: none of these changes any single training, so they
 # stay out of the run key, and raising one of them extends a run instead of starting another.
@@ -27,36 +31,40 @@ LARGEST_PLAN = 100_000  # trainings of an experiment: a hundred times what the l
 WIDEST, DEEPEST = 1_000_000, 100  # neurons of a hidden layer, and such layers
 
 
+def _listed(kind: Any, last: str = "or") -> str:
+    """The values of a Literal as they are listed in a sentence."""
+    *others, final = get_args(kind)
+    return f"{', '.join(others)} {last} {final}"
+
+
 class Recipe(BaseModel):
     """How a network is trained, and how often: what every study shares. Each study adds its own settings to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    dataset: str = Field("mnist", description="digits, mnist, fashion_mnist (each also _permuted) or cifar10")
+    dataset: str = Field("mnist", description="data set, as digits, mnist, fashion_mnist or cifar10")
     train_examples: int = Field(0, ge=0, description="training images used, 0 for all that validation leaves")
     validation: int = Field(5000, ge=0, description="images held out to choose the early-stop point, 0 for none")
     image_size: int = Field(0, ge=0, le=256, description="pixels a side that images are resized to, 0 for as published")
     input_scaling: Literal["standardised", "unit", "unit_norm"] = Field(
         "standardised", description="standardised, unit for pixels from 0 to 1, unit_norm for images of norm 1"
     )
-    augment: tuple[Augmentation, ...] = Field((), description="any of crop, flip, rotation, jitter, erasing")
+    augment: tuple[Augmentation, ...] = Field((), description=f"any of {_listed(Augmentation)}")
 
-    architecture: str = Field(
-        "lenet", description="mlp, lenet, conv2, conv4, conv6, resnet20, vgg19, vgg_like, resnet18 or resnet34"
-    )
+    architecture: str = Field("lenet", description="network, as mlp, lenet, conv2, resnet20 or vgg19")
     widths: tuple[int, ...] = Field((), description="hidden dense layers, empty for the architecture's own")
-    padding: Literal["same", "valid"] = Field("same", description="same or valid, in conv2, conv4 and conv6")
+    padding: Padding = Field("same", description=f"{_listed(Padding)}, in conv2, conv4 and conv6")
     initialisation: Initialisation = Field("glorot_normal", description="how the weights start, biases start at zero")
     init_std: float = Field(0.1, gt=0, description="standard deviation of the gaussian initialisation")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate after each hidden dense layer")
 
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw or sgd")
+    optimizer: Optimizer = Field("adam", description=_listed(Optimizer))
     learning_rate: float = Field(1.2e-3, gt=0, description="peak learning rate")
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd")
     nesterov: bool = Field(False, description="Nesterov momentum, sgd only")
     weight_decay: float = Field(0.0, ge=0, description="weight decay, decoupled under adamw and L2 otherwise")
     decay_norms: bool = Field(False, description="weight decay also on the scales and shifts of norms")
-    schedule: Literal["constant", "step", "cosine"] = Field("constant", description="constant, step or cosine")
+    schedule: Schedule = Field("constant", description=_listed(Schedule))
     milestones: tuple[int, ...] = Field((), description="iterations at which the step schedule multiplies by gamma")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the step schedule")
     warmup: int = Field(0, ge=0, description="iterations of linear warm-up from 0")
@@ -73,7 +81,7 @@ class Recipe(BaseModel):
     trials: int = Field(5, gt=0, description="independent repetitions of the whole experiment")
     seed: int = Field(0, ge=0, description="the one seed that every random number follows from")
     device: str = Field("auto", description="auto, cpu or cuda")
-    engine: Literal["auto", "dense", "stack"] = Field("auto", description="auto takes what is fastest here")
+    engine: Engine = Field("auto", description=f"{_listed(Engine)}; auto takes what is fastest here")
 
     @model_validator(mode="before")
     @classmethod
@@ -83,7 +91,7 @@ class Recipe(BaseModel):
         counts = [fields[name] for name in ("epochs", "train_examples", "validation", "batch_size")]
         if not all(isinstance(n, int) for n in counts) or fields["epochs"] <= 0 or fields["batch_size"] <= 0:
             return values
-        if fields["dataset"] not in TRAINING_IMAGES:
+        if fields["dataset"] not in DATASETS:
             return values  # an error, which whoever loads the data explains
         steps = _steps_per_epoch(*(fields[name] for name in ("dataset", "train_examples", "validation", "batch_size")))
         total = fields["epochs"] * steps
@@ -129,7 +137,8 @@ class Recipe(BaseModel):
         self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
         stretched = bool(self.augment) and self.input_scaling == "unit_norm"
         self._forbid(stretched, "input_scaling", "no unit_norm with augment, which would change the norms again")
-        mirrored = "flip" in self.augment and self.dataset.startswith(("digits", "mnist"))
+        known = DATASETS.get(self.dataset)
+        mirrored = "flip" in self.augment and known is not None and not known.mirrored
         self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
         if self.trainings > LARGEST_PLAN:
             names = [name for name in ("trials", "rounds", "reinit_draws", "random_draws") if hasattr(self, name)]
@@ -320,8 +329,8 @@ class DynamicSettings(Recipe):
     """Everything that defines dynamic pruning: a sparse network within one training (lthcore/lottery/dynamic.py)."""
 
     sparsity: float = Field(0.8, ge=0, lt=1, description="share of the weights that is pruned in the end")
-    sparsity_schedule: Literal["linear", "cubic", "cosine", "constant"] = Field(
-        "linear", description="how the sparsity rises: linear, cubic, cosine, or constant (all at the first update)"
+    sparsity_schedule: SparsitySchedule = Field(
+        "linear", description=f"how the sparsity rises: {_listed(SparsitySchedule)}, all at the first update"
     )
     prune_from: int = Field(0, ge=0, description="epoch at whose start the first update of the mask is")
     prune_until: int = Field(0, ge=0, description="epoch at whose start the last update is, 0 for the last epoch")
@@ -368,7 +377,7 @@ class DynamicSettings(Recipe):
 
 
 def _steps_per_epoch(dataset: str, train_examples: int, validation: int, batch_size: int) -> int:
-    images = TRAINING_IMAGES.get(dataset, 0)
+    images = DATASETS[dataset].n_train if dataset in DATASETS else 0
     return (train_examples or images - validation) // batch_size
 
 

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from lthcore.data import datasets
+from lthcore import paths
 from lthcore.errors import TimeLimit
 from lthcore.runs import executor, runner
 from lthcore.runs.runner import run
 from lthcore.settings import Recipe
+from lthcore.sources import mnist
 
 hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("lab")
@@ -23,7 +24,7 @@ hypothesis.settings.load_profile("lab")
 CIFAR10_PARTS = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 FILES = {
     "digits": [],  # which come with scikit-learn
-    "mnist": [f"MNIST/raw/{file}" for file in datasets.MNIST_FILES],
+    "mnist": [f"MNIST/raw/{file}" for file in mnist.MNIST_FILES],
     "cifar10": [f"cifar-10-batches-bin/{part}.bin" for part in CIFAR10_PARTS],
 }
 
@@ -36,7 +37,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Where real data is, if anywhere: LTH_DATA, else ./data."""
-    return datasets.data_root()
+    return paths.data_root()
 
 
 @pytest.fixture(scope="session")

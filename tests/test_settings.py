@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from lthcore.data.datasets import DATASETS
 from lthcore.errors import LONGEST, LabError, choose
 from lthcore.lottery.methods import planned, settings_for
 from lthcore.lottery.search import check_settings
@@ -13,7 +12,8 @@ from lthcore.paths import folder_of
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.runs.experiments import PROFILES, check_name, load_experiment, load_experiments
 from lthcore.seeds import seed_for
-from lthcore.settings import EXTENT, TRAINING_IMAGES, DynamicSettings, Settings, TransferSettings
+from lthcore.settings import EXTENT, DynamicSettings, Settings, TransferSettings
+from lthcore.sources.catalogue import DATASETS
 
 ROOT = Path(__file__).parents[1]
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
@@ -346,7 +346,7 @@ def test_every_params_file_loads_under_every_profile(path, profile):
         assert (notebook, loaded) == (path.parent.name, profile) and variant.startswith(path.stem)
         assert settings.dataset in DATASETS and settings.architecture in MODELS
         assert not isinstance(settings, Settings) or CRITERIA[settings.criterion].prunes == settings.granularity
-        assert settings.train_examples + settings.validation < TRAINING_IMAGES[settings.dataset]
+        assert settings.train_examples + settings.validation < DATASETS[settings.dataset].n_train
 
 
 def test_no_two_experiments_share_a_folder_and_at_paper_scale_none_repeats_another():

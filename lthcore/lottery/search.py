@@ -11,7 +11,7 @@ import torch
 
 from lthcore import masks
 from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of, prunes_dense
-from lthcore.data.datasets import DATASETS, Data, check_size, classes_of, image_shape, pick_device
+from lthcore.data.datasets import Data, check_size, classes_of, image_shape, pick_device
 from lthcore.errors import choose
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial, begin, check_rewound, start
@@ -24,6 +24,7 @@ from lthcore.pruning.units import prune_units, units_of
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
+from lthcore.sources.dataset import dataset_of
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, TrainState
 
@@ -159,7 +160,7 @@ def check_settings(settings: Recipe) -> None:
         for criterion in filter(None, (criterion_of(arm_of(arm).masks) for arm in settings.arms)):
             choose("criterion of an arm", criterion, [c.name for c in CRITERIA.values() if c.prunes == "weights"])
     choose("architecture", settings.architecture, MODELS)
-    choose("dataset", settings.dataset, DATASETS)
+    dataset_of(settings.dataset)
     pick_device(settings.device)
     check_size(settings)
     outline(settings, image_shape(settings), classes_of(settings))

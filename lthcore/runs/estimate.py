@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from lthcore.data.datasets import Data, Split, check_size, classes_of, image_shape, pick_device, test_images
+from lthcore.data.datasets import Data, Split, check_size, classes_of, image_shape, pick_device
 from lthcore.lottery.methods import planned
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
@@ -15,7 +15,9 @@ from lthcore.models import build, initial_weights, outline
 from lthcore.paths import folder_of, project_root
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.files import read_record, read_table, replicate_of, rows_of
-from lthcore.settings import TRAINING_IMAGES, DynamicSettings, Recipe, Settings
+from lthcore.settings import DynamicSettings, Recipe, Settings
+from lthcore.sources.catalogue import test_images
+from lthcore.sources.dataset import dataset_of
 from lthcore.training.engines.chain import is_plain_chain
 from lthcore.training.loop import engine_for
 from lthcore.training.parallel import worker_count
@@ -56,7 +58,7 @@ def seconds_left(experiment: Experiment) -> float:
 def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
     """Estimated seconds of these trainings here, from steps and evaluations timed just now on random images."""
     check_size(s)
-    kept = s.train_examples or TRAINING_IMAGES[s.dataset] - s.validation
+    kept = s.train_examples or dataset_of(s.dataset).n_train - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + test_images(s.dataset))
     evaluated += (2 if s.validation else 1) * kept  # training accuracies, at the end and at the early stop
     chain, seconds = _is_chain(_alike(s)), 0.0

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from lthcore import masks
 from lthcore.arms import arm_of
-from lthcore.data.datasets import DATASETS, Data
+from lthcore.data.datasets import Data
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.methods import METHODS, planned
 from lthcore.lottery.outcomes import keep, let_go, without_ticket
@@ -23,6 +23,7 @@ from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import locked, stopped_by_sigterm
 from lthcore.settings import Recipe, Settings
+from lthcore.sources.dataset import dataset_of
 from lthcore.training.orphans import remove_leftovers
 from lthcore.training.state import Replicate, TrainState
 
@@ -50,7 +51,7 @@ def run(
         return read_tables(folder)
     executor = executor or LocalExecutor()
     data = executor.load(settings)
-    if len(data.test.labels) < DATASETS[settings.dataset].n_test:
+    if len(data.test.labels) < dataset_of(settings.dataset).n_test:
         print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
     folder = Path(folder)
     with locked(folder / "checkpoints" / "lock.json"), stopped_by_sigterm(folder / STOP) as asked:

@@ -5,6 +5,7 @@ import hashlib
 import struct
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ from lthcore.data import datasets
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.models import build
+from lthcore.paths import data_root
 from lthcore.settings import Settings
+from lthcore.sources import catalogue, cifar
+from lthcore.sources import mnist as mnist_files
+from lthcore.sources.dataset import DATASETS, say_once
 
 DIGITS = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu")
 SMALL = Settings(validation=50, batch_size=10, device="cpu")
@@ -40,11 +45,11 @@ def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
                 (f"{part}-labels-idx1-ubyte", struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n))),
             ):
                 archive = gzip.compress(content)
-                plain_md5 = hashlib.md5(content).hexdigest() if getattr(datasets, table)[file][1] else None
+                plain_md5 = hashlib.md5(content).hexdigest() if getattr(mnist_files, table)[file][1] else None
                 hashes[file] = (hashlib.md5(archive).hexdigest(), plain_md5)
                 path = tmp_path / folder / "raw" / f"{file}{'.gz' * packed}"
                 path.write_bytes(archive if packed else content)
-        monkeypatch.setattr(datasets, table, hashes)
+        monkeypatch.setattr(mnist_files, table, hashes)
         return tmp_path
 
     return write
@@ -61,19 +66,20 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     records = np.random.RandomState(0).randint(0, 256, (26, RECORD)).astype(np.uint8)
     records[:, 0] = np.arange(26) % 10
     records[:20:4, 0] = records[:20:4, 1] = [1, 2, 3, 4, 5]
-    for i, file in enumerate(datasets.CIFAR10_FILES):
+    for i, file in enumerate(cifar.CIFAR10_FILES):
         (folder / file).write_bytes(records[4 * i : 20 if i < 5 else 26][: 4 if i < 5 else 6].tobytes())
 
     def set_digest(some: np.ndarray) -> str:
         keys = sorted(bytes(r[:1]) + hashlib.sha256(bytes(r[1:])).digest() for r in some)
         return hashlib.sha256(b"".join(keys)).hexdigest()
 
-    monkeypatch.setitem(datasets.TRAINING_IMAGES, "cifar10", 20)
-    monkeypatch.setattr(datasets, "CIFAR10_TRAIN", set_digest(records[:20]))
-    monkeypatch.setattr(datasets, "CIFAR10_BATCHES", [set_digest(records[i : i + 4])[:16] for i in range(0, 20, 4)])
-    monkeypatch.setattr(datasets, "CIFAR10_BLOCK", 2)
+    monkeypatch.setattr(cifar, "CIFAR10", replace(cifar.CIFAR10, n_train=20))
+    monkeypatch.setitem(DATASETS, "cifar10", cifar.CIFAR10)
+    monkeypatch.setattr(cifar, "CIFAR10_TRAIN", set_digest(records[:20]))
+    monkeypatch.setattr(cifar, "CIFAR10_BATCHES", [set_digest(records[i : i + 4])[:16] for i in range(0, 20, 4)])
+    monkeypatch.setattr(cifar, "CIFAR10_BLOCK", 2)
     blocks = [bytes(records[i : i + 2]) for i in (20, 22, 24)]
-    monkeypatch.setattr(datasets, "CIFAR10_TEST", [hashlib.sha256(block).hexdigest()[:16] for block in blocks])
+    monkeypatch.setattr(cifar, "CIFAR10_TEST", [hashlib.sha256(block).hexdigest()[:16] for block in blocks])
     return folder
 
 
@@ -84,7 +90,7 @@ def copied_cifar10(root_with: Callable[[str], Path], tmp_path: Path) -> Callable
     def copied(name: str) -> Path:
         published, folder = root_with("cifar10") / "cifar-10-batches-bin", tmp_path / "cifar-10-batches-bin"
         folder.mkdir()
-        for file in datasets.CIFAR10_FILES:
+        for file in cifar.CIFAR10_FILES:
             (folder / file).symlink_to((published / file).resolve())
         (folder / name).unlink()
         (folder / name).write_bytes((published / name).read_bytes())
@@ -101,7 +107,7 @@ def flip_byte(path: Path, position: int = -1) -> None:
 
 def indices(split: datasets.Split) -> set[int]:
     """The indices that the first two pixels of the fake images spell."""
-    dataset = datasets.DATASETS["mnist"]
+    dataset = DATASETS["mnist"]
     pixels = ((split.images[:, 0, 0, :2] * dataset.std[0] + dataset.mean[0]) * 255).round().long()
     return set((pixels[:, 0] * 256 + pixels[:, 1]).tolist())
 
@@ -179,7 +185,7 @@ def test_images_are_standardised_by_the_published_constants(name, mean, std):
 
 @pytest.mark.parametrize(("name", "rounding"), [("digits", 8e-4), ("mnist", 5e-5), ("cifar10", 5e-5)])
 def test_the_constants_are_those_of_all_real_training_images(name, rounding, root_with):
-    images, values = datasets.read(name, root_with(name)).train_images, np.arange(256) / 255
+    images, values = catalogue.read(name, root_with(name)).train_images, np.arange(256) / 255
     for channel, mean, std in zip(images.swapaxes(0, 1), *datasets.pixel_scale(name, "standardised"), strict=True):
         share = np.bincount(channel.ravel(), minlength=256) / channel.size
         expected = (share * values).sum()
@@ -188,7 +194,7 @@ def test_the_constants_are_those_of_all_real_training_images(name, rounding, roo
 
 
 def test_real_mnist_is_normalised(root_with):
-    raw = datasets.read("mnist", root_with("mnist"))
+    raw = catalogue.read("mnist", root_with("mnist"))
     assert raw.train_images.shape == (60_000, 1, 28, 28) and raw.test_images.shape == (10_000, 1, 28, 28)
     assert np.bincount(raw.train_labels)[:2].tolist() == [5923, 6742]
     images = datasets.scaled(raw.train_images[:10_000], "mnist", "standardised")
@@ -196,7 +202,7 @@ def test_real_mnist_is_normalised(root_with):
 
 
 def test_real_cifar10_is_normalised_by_channel(root_with):
-    raw = datasets.read("cifar10", root_with("cifar10"))
+    raw = catalogue.read("cifar10", root_with("cifar10"))
     assert raw.train_images.shape == (50_000, 3, 32, 32)
     assert np.bincount(raw.train_labels).tolist() == [5000] * 10
     images = datasets.scaled(raw.train_images[:5_000], "cifar10", "standardised")
@@ -273,7 +279,7 @@ def test_all_images_may_be_shared_out():
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
 def test_mnist_format_is_read(fake_mnist, packed):
-    raw = datasets.read("mnist", fake_mnist(packed))
+    raw = catalogue.read("mnist", fake_mnist(packed))
     assert raw.train_images.shape == (600, 1, 28, 28) and raw.test_images.shape == (20, 1, 28, 28)
     assert raw.train_images[300, 0, 0, :3].tolist() == [1, 44, 0] and raw.train_images[300, 0, 27, 26] == 9
     assert raw.train_labels.tolist() == [i % 10 for i in range(600)]
@@ -282,12 +288,12 @@ def test_mnist_format_is_read(fake_mnist, packed):
 def test_fashion_mnist_is_read_from_its_archives(fake_mnist):
     root = fake_mnist(packed=True, folder="FashionMNIST", table="FASHION_FILES")
     (root / "FashionMNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(b"unpacked, of which no hash is published")
-    raw = datasets.read("fashion_mnist", root)
+    raw = catalogue.read("fashion_mnist", root)
     assert raw.test_labels.tolist() == [i % 10 for i in range(20)] and raw.variant.startswith("fashion_mnist")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize("file", datasets.MNIST_FILES)
+@pytest.mark.parametrize("file", mnist_files.MNIST_FILES)
 def test_one_flipped_bit_is_an_error_that_names_the_file(fake_mnist, file, packed):
     root = fake_mnist(packed)
     path = root / "MNIST" / "raw" / f"{file}{'.gz' * packed}"
@@ -318,13 +324,13 @@ def test_missing_files_are_one_line_that_says_what_to_do(tmp_path, monkeypatch, 
 
 def test_the_data_root_is_lth_data_or_data(monkeypatch, tmp_path):
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
-    assert datasets.data_root() == tmp_path
+    assert data_root() == tmp_path
     monkeypatch.delenv("LTH_DATA")
-    assert datasets.data_root() == ROOT / "data"
+    assert data_root() == ROOT / "data"
     (tmp_path / "params").mkdir()
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert datasets.data_root() == tmp_path / "data"
+    assert data_root() == tmp_path / "data"
 
 
 # CIFAR-10's files
@@ -342,7 +348,7 @@ def test_cifar10_record_is_a_label_and_three_planes(small_cifar10):
     red = np.arange(1024) % 251
     record = bytes([7]) + bytes(red.tolist()) + bytes([2] * 1024) + bytes([3] * 1024)
     (small_cifar10 / "test_batch.bin").write_bytes(record)
-    raw = datasets.read("cifar10", small_cifar10.parent)
+    raw = catalogue.read("cifar10", small_cifar10.parent)
     assert raw.train_images.shape == (20, 3, 32, 32) and raw.test_labels.tolist() == [7]
     assert raw.train_labels[::4].tolist() == raw.train_images[::4, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(raw.test_images[0, 0], red.reshape(32, 32))
@@ -350,21 +356,21 @@ def test_cifar10_record_is_a_label_and_three_planes(small_cifar10):
 
 
 def test_known_cifar10_is_verified_and_nothing_is_said(small_cifar10, capsys):
-    raw = datasets.read("cifar10", small_cifar10.parent)
-    whole = b"".join((small_cifar10 / file).read_bytes() for file in datasets.CIFAR10_FILES)
+    raw = catalogue.read("cifar10", small_cifar10.parent)
+    whole = b"".join((small_cifar10 / file).read_bytes() for file in cifar.CIFAR10_FILES)
     words = "cifar10 binary version: 20 train, 6 of 10,000 test, sha256 "
     assert raw.variant == words + hashlib.sha256(whole).hexdigest()[:12]
-    assert "all training and 6 test images" in datasets.verified("cifar10", small_cifar10.parent)
+    assert "all training and 6 test images" in catalogue.verified("cifar10", small_cifar10.parent)
     assert capsys.readouterr().err == ""
 
 
 def test_the_order_of_training_records_does_not_matter(small_cifar10):
     """Binary versions differ in it."""
-    files = [small_cifar10 / file for file in datasets.CIFAR10_FILES[:5]]
+    files = [small_cifar10 / file for file in cifar.CIFAR10_FILES[:5]]
     shuffled = np.random.RandomState(1).permutation(np.concatenate([records_of(file) for file in files]))
     for file, records in zip(files, shuffled.reshape(5, 4, RECORD), strict=True):
         file.write_bytes(records.tobytes())
-    assert "unverified" not in datasets.read("cifar10", small_cifar10.parent).variant
+    assert "unverified" not in catalogue.read("cifar10", small_cifar10.parent).variant
 
 
 @pytest.mark.parametrize("damage", ["a label", "a bit", "zeros", "a record twice", "a batch twice"])
@@ -421,7 +427,7 @@ def test_test_images_of_no_known_digest_are_unverified_and_said_once_to_be_so(sm
     new[1, 5] = 0
     records = records_of(path)[kept] if kept else new
     path.write_bytes(records.tobytes())
-    first, again = (datasets.read("cifar10", small_cifar10.parent) for _ in range(2))
+    first, again = (catalogue.read("cifar10", small_cifar10.parent) for _ in range(2))
     said = capsys.readouterr().err
     assert first.variant == again.variant
     if unknown == 0:
@@ -436,7 +442,7 @@ def test_test_images_of_no_known_digest_are_unverified_and_said_once_to_be_so(sm
 def test_more_test_images_than_are_known_are_verified_in_part(small_cifar10):
     path, more = small_cifar10 / "test_batch.bin", np.full((1, RECORD), 9, np.uint8)
     path.write_bytes(path.read_bytes() + more.tobytes())
-    raw = datasets.read("cifar10", small_cifar10.parent)
+    raw = catalogue.read("cifar10", small_cifar10.parent)
     assert "7 of 10,000 test" in raw.variant and ", 1 test images unverified (sha256 " in raw.variant
 
 
@@ -463,7 +469,7 @@ def test_too_few_training_images_of_cifar10_is_an_error(small_cifar10):
 
 
 def test_real_cifar10_is_verified_and_called_what_it_is_in_published_runs(root_with):
-    raw = datasets.read("cifar10", root_with("cifar10"))
+    raw = catalogue.read("cifar10", root_with("cifar10"))
     if len(raw.test_labels) == 1000:
         variant = "cifar10 binary version: 50,000 train, 1,000 of 10,000 test, sha256 ed25fbc41dbf"
         assert raw.variant == variant and "all training and 1,000 test images" in raw.checked
@@ -492,20 +498,20 @@ def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     records[:, 0], records[:, 1], records[:, 2] = np.arange(17) % 20, 99 - np.arange(17), np.arange(17)
     (folder / "train.bin").write_bytes(records[:12].tobytes())
     (folder / "test.bin").write_bytes(records[12:].tobytes())
-    monkeypatch.setitem(datasets.TRAINING_IMAGES, "cifar100", 12)
-    monkeypatch.setitem(datasets.DATASETS, "cifar100", datasets.DATASETS["cifar100"]._replace(n_test=5))
-    datasets._say_once.cache_clear()
+    monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, n_train=12, n_test=5))
+    monkeypatch.setitem(DATASETS, "cifar100", cifar.CIFAR100)
+    say_once.cache_clear()
     return folder
 
 
 def test_a_record_of_cifar100_is_two_labels_of_which_the_second_counts_and_three_planes(small_cifar100, capsys):
-    raw = datasets.read("cifar100", small_cifar100.parent)
+    raw = catalogue.read("cifar100", small_cifar100.parent)
     assert raw.train_labels.tolist() == list(range(99, 87, -1)) and raw.test_labels.tolist() == list(range(87, 82, -1))
     assert raw.train_images.shape == (12, 3, 32, 32) and raw.train_images[:, 0, 0, 0].tolist() == list(range(12))
     assert raw.train_images.sum() == sum(range(12))
     content = (small_cifar100 / "train.bin").read_bytes() + (small_cifar100 / "test.bin").read_bytes()
     assert f"images unverified (sha256 {hashlib.sha256(content).hexdigest()[:12]})" in raw.variant
-    datasets.read("cifar100", small_cifar100.parent)
+    catalogue.read("cifar100", small_cifar100.parent)
     assert capsys.readouterr().err.count("unverified") == 1
 
 
@@ -528,22 +534,22 @@ def test_the_network_has_an_output_for_each_class_of_the_data_set(small_cifar100
 @pytest.mark.parametrize("label", [12, 255])
 @pytest.mark.parametrize("which", ["training", "test"])
 def test_a_label_outside_the_classes_is_one_line(monkeypatch, which, label):
-    raw = datasets.read("digits")
+    raw = catalogue.read("digits")
     labels = {"training": raw.train_labels.copy(), "test": raw.test_labels.copy()}
     labels[which][7] = label
     raw = raw._replace(train_labels=labels["training"], test_labels=labels["test"])
-    record = datasets.DATASETS["digits"]._replace(reader=lambda root: raw, classes=12)
-    monkeypatch.setitem(datasets.DATASETS, "digits", record)
+    record = replace(DATASETS["digits"], reader=lambda root: raw, classes=12)
+    monkeypatch.setitem(DATASETS, "digits", record)
     message = refusal(DIGITS)
     assert "12 classes" in message and f"label {label} among its {which} images" in message and "0 to 11" in message
 
 
 def test_data_of_12_and_of_5_classes_are_trained_by_networks_of_as_many_outputs(monkeypatch):
-    raw = datasets.read("digits")
+    raw = catalogue.read("digits")
     for classes, labels in ((12, lambda y: y + 2 * (y > 7)), (5, lambda y: y % 5)):
         relabelled = raw._replace(train_labels=labels(raw.train_labels), test_labels=labels(raw.test_labels))
-        record = datasets.DATASETS["digits"]._replace(reader=lambda root, r=relabelled: r, classes=classes)
-        monkeypatch.setitem(datasets.DATASETS, "digits", record)
+        record = replace(DATASETS["digits"], reader=lambda root, r=relabelled: r, classes=classes)
+        monkeypatch.setitem(DATASETS, "digits", record)
         settings = DIGITS.changed(
             architecture="mlp", widths=(16,), iterations=60, eval_every=60, trials=1, rounds=1, learning_rate=5e-3
         )
@@ -558,21 +564,21 @@ def no_network(*args, **kwargs):
 
 
 def test_fetch_downloads_nothing_that_is_there(fake_mnist, monkeypatch):
-    monkeypatch.setattr(datasets, "_download", no_network)
-    assert datasets.fetch("mnist", fake_mnist()).startswith("mnist as published")
-    assert datasets.fetch("digits").startswith("digits")
+    monkeypatch.setattr(mnist_files, "download", no_network)
+    assert catalogue.fetch("mnist", fake_mnist()).startswith("mnist as published")
+    assert catalogue.fetch("digits").startswith("digits")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
 def test_fetch_without_network_says_which_mirrors_failed(tmp_path, monkeypatch, name):
     monkeypatch.setattr("torchvision.datasets.utils.download_url", no_network)
     with pytest.raises(LabError, match="no network") as caught:
-        datasets.fetch(name, tmp_path)
+        catalogue.fetch(name, tmp_path)
     mirrors = {
-        "mnist": datasets.MNIST_MIRRORS,
-        "fashion_mnist": datasets.FASHION_MIRRORS,
-        "cifar10": datasets.CIFAR10_MIRRORS,
-        "cifar100": datasets.CIFAR100_MIRRORS,
+        "mnist": mnist_files.MNIST_MIRRORS,
+        "fashion_mnist": mnist_files.FASHION_MIRRORS,
+        "cifar10": cifar.CIFAR10_MIRRORS,
+        "cifar100": cifar.CIFAR100_MIRRORS,
     }
     assert all(mirror in str(caught.value) for mirror in mirrors[name]) and "\n" not in str(caught.value)
 
@@ -581,16 +587,16 @@ def test_fetch_replaces_a_damaged_file(fake_mnist, monkeypatch):
     root = fake_mnist()
     raw = root / "MNIST" / "raw"
     published = {file.name: gzip.compress(file.read_bytes(), mtime=0) for file in raw.iterdir()}
-    known = datasets.MNIST_FILES.items()
+    known = mnist_files.MNIST_FILES.items()
     hashes = {name: (hashlib.md5(published[name]).hexdigest(), plain) for name, (_, plain) in known}
-    monkeypatch.setattr(datasets, "MNIST_FILES", hashes)
+    monkeypatch.setattr(mnist_files, "MNIST_FILES", hashes)
     flip_byte(raw / "t10k-labels-idx1-ubyte")
 
     def download(folder, mirrors, file, md5):
         (folder / file).write_bytes(published[file.removesuffix(".gz")])
 
-    monkeypatch.setattr(datasets, "_download", download)
-    datasets.fetch("mnist", root)
+    monkeypatch.setattr(mnist_files, "download", download)
+    catalogue.fetch("mnist", root)
     assert len(datasets.load(SMALL, root).test.labels) == 20
 
 
@@ -609,9 +615,9 @@ def test_images_are_resized_as_torchvision_resizes_them():
 
 def digest_of(monkeypatch: pytest.MonkeyPatch, settings: Settings = DIGITS, **changed: np.ndarray) -> str:
     """The digest of digits some of whose arrays are others."""
-    raw = datasets.read("digits")._replace(**changed)
+    raw = catalogue.read("digits")._replace(**changed)
     with monkeypatch.context() as patch:
-        patch.setitem(datasets.DATASETS, "digits", datasets.DATASETS["digits"]._replace(reader=lambda root: raw))
+        patch.setitem(DATASETS, "digits", replace(DATASETS["digits"], reader=lambda root: raw))
         return datasets.load(settings).digest
 
 
@@ -622,7 +628,7 @@ def test_the_digest_of_the_same_data_is_the_same(monkeypatch):
 
 def test_the_digest_follows_from_names_shapes_pixels_and_labels_of_the_splits_in_their_order():
     """Held against a plain hash of the bytes, so that another machine or version finds the same."""
-    raw, settings = datasets.read("digits"), DIGITS.changed(validation=0)
+    raw, settings = catalogue.read("digits"), DIGITS.changed(validation=0)
     train = datasets.load(settings).train
     order = [int((raw.train_images == image).all((1, 2, 3)).argmax()) for image in pixels_of(train)]
     expected = hashlib.blake2b(digest_size=8)
@@ -636,13 +642,13 @@ def test_the_digest_follows_from_names_shapes_pixels_and_labels_of_the_splits_in
 
 def pixels_of(split: datasets.Split) -> np.ndarray:
     """The bytes that standardised digits were made of."""
-    dataset = datasets.DATASETS["digits"]
+    dataset = DATASETS["digits"]
     return ((split.images * dataset.std[0] + dataset.mean[0]) * 255).round().to(torch.uint8).numpy()
 
 
 def test_other_pixels_labels_or_order_have_another_digest(monkeypatch):
     """All of them are trained on or counted: a run does not go on with others."""
-    raw = datasets.read("digits")
+    raw = catalogue.read("digits")
     pixel, label = raw.train_images.copy(), raw.test_labels.copy()
     pixel[0, 0, 0, 0] ^= 1
     label[-1] = (label[-1] + 1) % 10

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lthcore.data import datasets
 from lthcore.errors import LabError
 from lthcore.lottery.search import planned
 from lthcore.runs import estimate
 from lthcore.runs.experiments import Experiment
 from lthcore.settings import Settings
+from lthcore.sources import catalogue, cifar
 
 SETTINGS = Settings(arms=("ticket",), trials=1, rounds=16, iterations=1000, eval_every=100, device="cpu")
 EXPERIMENT = Experiment("study", "variant", "cpu", SETTINGS)
@@ -50,10 +50,10 @@ def test_a_step_of_convolutions_is_its_update_and_the_rest_by_the_image(monkeypa
 
 def test_the_estimate_counts_the_test_images_that_are_here(tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_DATA", str(tmp_path))
-    assert datasets.test_images("cifar10") == datasets.test_images("mnist") == 10_000
+    assert catalogue.test_images("cifar10") == catalogue.test_images("mnist") == 10_000
     (tmp_path / "cifar-10-batches-bin").mkdir()
-    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(40 * datasets.CIFAR10_RECORD))
-    assert datasets.test_images("cifar10") == 40
+    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(40 * cifar.CIFAR10_RECORD))
+    assert catalogue.test_images("cifar10") == 40
 
 
 def test_a_damaged_table_is_one_line(tmp_path):

@@ -1,0 +1,1 @@
+"""Sources: the data sets as they are published, and how each is read, verified and fetched."""
