@@ -13,7 +13,7 @@ STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart all lenet dynamic structure list figures scorecard queue notebooks test nbval lint faults mutants bench badges clean
+.PHONY: help setup quickstart all lenet dynamic structure list figures scorecard queue notebooks test nbval rooms lint faults mutants bench badges clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,9 @@ test: $(READY)  ## every test: pytest, then the golden notebooks by nbval; offli
 
 nbval: $(READY)  ## replay every notebook
 	LTH_PLAIN=1 LTH_RESULTS=$$(mktemp -d) $(NBVAL) $(NOTEBOOKS)
+
+rooms: $(READY)  ## print the rooms of lthcore in the order of reading and of imports
+	@$(BIN)/python tests/test_rooms.py
 
 lint: $(READY)  ## ruff over code and notebooks
 	$(BIN)/ruff check .

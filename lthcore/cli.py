@@ -412,7 +412,8 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
     from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.paths import results_root
     from lthcore.runs.progress import queue_view
-    from lthcore.runs.ray_queue import Cluster, run_queue
+    from lthcore.runs.ray_cluster import Cluster
+    from lthcore.runs.ray_queue import run_queue
 
     cluster = Cluster(options.address, options.cpus_per_run, options.gpus_per_run)
     try:

@@ -13,7 +13,8 @@ from faults import children, line_of, tables, undisturbed, wait_for_saves
 
 from lthcore.runs import runner
 from lthcore.runs.experiments import load_experiments
-from lthcore.runs.ray_queue import Cluster, run_queue
+from lthcore.runs.ray_cluster import Cluster
+from lthcore.runs.ray_queue import run_queue
 
 if find_spec("ray") is None:  # it is imported later, by what knows how it is to listen
     raise ImportError("Ray is not installed")

@@ -1,4 +1,7 @@
-"""The rooms of lthcore: each imports only from those before it, in the order in which CONTRIBUTING lists them."""
+"""The rooms of lthcore: each imports only from those before it, in the order in which CONTRIBUTING lists them.
+
+`make rooms` prints them, with the lines of each module and the rooms that each imports from.
+"""
 
 import ast
 import re
@@ -64,3 +67,19 @@ def test_no_circles_in_a_room(room):
 def test_importing_lthcore_is_light():
     script = f"import sys, lthcore; print([name for name in {HEAVY} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", script], text=True, cwd=ROOT) == "[]\n"
+
+
+def drawing() -> str:
+    """The rooms in reading and import order: their modules with their lines, and the rooms that they import from."""
+    rooms, lines = order_of_rooms(), []
+    for room in rooms:
+        inside = {module: path for module, path in modules().items() if room_of(module) == room}
+        arrows = {room_of(other) for path in inside.values() for other in imported(path)} - {room}
+        lengths = {module: len(path.read_text().splitlines()) for module, path in inside.items()}
+        lines.append(f"{room:12} {sum(lengths.values()):5} lines   <- {', '.join(sorted(arrows, key=rooms.index))}")
+        lines += [f"    {module:42} {n:4}" for module, n in lengths.items() if "." in module]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(drawing())

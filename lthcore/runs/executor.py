@@ -53,7 +53,7 @@ class Checkpointer:
 
 
 class Executor(Protocol):
-    """Where a run has its data and its trainings: this machine (LocalExecutor) or a cluster (runs/ray_queue.py)."""
+    """Where a run has its data and its trainings: this machine (LocalExecutor) or a cluster (runs/ray_cluster.py)."""
 
     def load(self, settings: Recipe) -> Data:
         """The data of the settings, on the device that they name."""

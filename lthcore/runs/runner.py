@@ -42,7 +42,7 @@ def run(
     """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
 
     What is done is not done again; a complete run returns at once, needing neither data nor tickets. `executor` trains,
-    if not this machine (lthcore/runs/ray_queue.py). Raises TimeLimit after `time_limit` seconds, everything so far
+    if not this machine (lthcore/runs/ray_cluster.py). Raises TimeLimit after `time_limit` seconds, everything so far
     saved, and LabError for what a user can mend.
     """
     deadline = time.monotonic() + time_limit

@@ -27,18 +27,9 @@ from lthcore.runs.executor import Checkpointer, LocalExecutor
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.files import read_record
 from lthcore.runs.provenance import hardware
+from lthcore.runs.ray_cluster import DATA_SETS, Cluster, Reporting, _fits, _on_cpu, _parts, _train_there
 from lthcore.runs.ray_progress import ProgressActor
-from lthcore.runs.ray_queue import (
-    DATA_SETS,
-    Cluster,
-    QueueStatus,
-    Reporting,
-    _fits,
-    _on_cpu,
-    _parts,
-    _train_there,
-    run_queue,
-)
+from lthcore.runs.ray_queue import QueueStatus, run_queue
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.training.loop import train, train_in_step
