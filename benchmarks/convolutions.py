@@ -24,10 +24,11 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
 
+from lthcore.costs import multiply_adds
 from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights, multiply_adds
+from lthcore.models import build, initial_weights
 from lthcore.onednn import times_transposed
 from lthcore.paths import project_root
 from lthcore.settings import Settings

@@ -13,12 +13,13 @@ import torch
 from bench import best, clock, keep, options_of, print_table, side_by_side
 from torch.nn import functional as F
 
+from lthcore.costs import multiply_adds
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
 from lthcore.lottery.dynamic import update
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights, multiply_adds
+from lthcore.models import build, initial_weights
 from lthcore.onednn import times_transposed
 from lthcore.settings import DynamicSettings, Settings
 from lthcore.training.loop import engine_for

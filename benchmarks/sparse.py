@@ -74,6 +74,7 @@ def lenet(repeats: int) -> tuple[list[dict], str]:
     data, source = mnist(settings)
     theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)
     mask, held, rows = full_mask(theta_0), (data.validation, data.test), []
+    rates = layer_rates(settings, build(settings, data.shape, data.classes))
     batches = epoch_batches(settings, data, begin(settings, 0, 0, theta_0), 0, STEPS)[None]
     rates = [settings.learning_rate] * STEPS
     print(f"{source}, LeNet-300-100, batch 60, n = {repeats}; us a step | ms an evaluation of 15,000 images")
@@ -106,7 +107,7 @@ def lenet(repeats: int) -> tuple[list[dict], str]:
             + f"{row['step_speedup']:9.2f}{row['evaluation_speedup']:8.2f}",
             flush=True,
         )  # fmt: skip
-        mask = prune({n: theta_0[n].abs() for n in mask}, mask, layer_rates(settings, mask))
+        mask = prune({n: theta_0[n].abs() for n in mask}, mask, rates)
     return rows, source
 
 

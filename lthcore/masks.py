@@ -1,29 +1,40 @@
 """Masks: which weights of a network are left. A mask is a dict, weight name -> bool tensor, True where it is left.
 
-Only the weights of convolutions and dense layers are masked: no biases, no norms. All functions are pure.
+Which weights are masked is asked of the network (`models.prunable`): no biases, no norms. All functions are pure.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lthcore.errors import LabError
-from lthcore.models import Weights
+from lthcore.models import Weights, kinds_of
 
 Mask = dict[str, Tensor]
 
 
-def full_mask(weights: Weights) -> Mask:
-    """The mask of the unpruned network: every entry of every weight of two or more dimensions."""
-    return {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items() if w.ndim >= 2}
+def full_mask(network: nn.Module | Weights) -> Mask:
+    """The mask of an unpruned network: every entry of every prunable weight.
+
+    Of weights alone, without the network that they are of, every one of two or more dimensions is taken for prunable.
+    """
+    if isinstance(network, nn.Module):
+        weights = dict(network.named_parameters())
+        return {name: torch.ones(weights[name].shape, dtype=torch.bool) for name in kinds_of(network)}
+    return {name: torch.ones_like(w, dtype=torch.bool) for name, w in network.items() if w.ndim >= 2}
 
 
-def check(mask: Mask, weights: Weights) -> None:
-    """Raise LabError unless `mask` masks just the prunable weights of `weights`, in bool and in their shapes."""
-    expected = {name: tuple(w.shape) for name, w in weights.items() if w.ndim >= 2}
+def check(mask: Mask, weights: Weights, prunable: Collection[str] | None = None) -> None:
+    """Raise LabError unless `mask` masks weights of `weights`, in bool and in their shapes.
+
+    Where it is known which are `prunable`, unless it masks all of these and no others.
+    """
+    names = mask if prunable is None else prunable
+    expected = {name: tuple(w.shape) for name, w in weights.items() if w.ndim >= 2 and name in names}
     found = {name: tuple(m.shape) for name, m in mask.items()}
     if found != expected:
         wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))

@@ -1,11 +1,12 @@
 """Models: the paper's networks as plain `nn.Module`s, and how their weights start.
 
-A model is a function of (settings, image shape, number of classes). Its layers are named: a weight of four
-dimensions is a convolution's (a projection's where its name ends with `shortcut.weight`), `output.weight` the output
-layer's, and any other matrix a dense layer's.
+A model is a function of (settings, image shape, number of classes), which returns any module. What is prunable in it,
+and what kind a layer is, is asked of its tree of modules (`prunable`, `kind_of`).
 """
 
 from collections import OrderedDict
+from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from lthcore.errors import LabError, choose, shown
 from lthcore.onednn import Linear
 from lthcore.registry import MODELS, register_model
-from lthcore.settings import Recipe
+from lthcore.settings import Kind, Recipe
 
 Weights = dict[str, Tensor]
+CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 LARGEST = 200_000_000  # weights of a network: a training holds about eight copies of them, which are 6.4 GB
 
 
@@ -189,17 +192,30 @@ def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.
 def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The network that `settings.architecture` names, for images of `shape` (C, H, W). Its weights are not set yet."""
     name = choose("architecture", settings.architecture, MODELS)
-    with torch.random.fork_rng(devices=[]):  # layers draw weights when made: those are overwritten, and cost no state
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # layers draw weights when made: the same each time, and at no cost of state
+        torch.random.default_generator.manual_seed(0)
         return MODELS[name](settings, shape, classes)
 
 
 def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The network as `build` makes it, but without memory for its weights (on the device meta).
 
-    Raises LabError for a network of more than LARGEST weights.
+    Of one that cannot be made there, with memory. Raises LabError for a network of more than LARGEST weights, for one
+    that shares weights between layers, and where nothing is prunable.
     """
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            model = build(settings, shape, classes)
+    except (NotImplementedError, RuntimeError):  # its code reads numbers from tensors
         model = build(settings, shape, classes)
+    kinds_of(model)
+    own = {name for name, _ in model.named_parameters()}
+    if shared := [name for name, _ in model.named_parameters(remove_duplicate=False) if name not in own]:
+        raise LabError(
+            f"models: {settings.architecture} has {shared[0]} under two names; give each layer its own weights"
+        )
     weights = sum(weight.numel() for weight in model.parameters())
     if weights > LARGEST:
         raise LabError(
@@ -209,52 +225,87 @@ def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.M
     return model
 
 
-def positions(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, int]:
-    """How often each weight is used for an image of `shape`: once in a dense layer, once a pixel in a convolution."""
-    found = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda _, __, out, name=name: found.__setitem__(f"{name}.weight", out[0, 0].numel() if out.ndim == 4 else 1)
+def prunable(layer: nn.Module, name: str) -> bool:
+    """Whether a parameter has a mask: `layer` is the module that holds it, `name` what the network calls it.
+
+    Weights of dense layers and convolutions have one, and the projections of attention; embeddings, bare parameters,
+    norms and biases have none. A model that has a `prunable` of its own, a method or a function, is asked instead.
+    """
+    own = name.rpartition(".")[2]
+    if isinstance(layer, nn.MultiheadAttention):
+        return own.endswith("proj_weight")
+    return isinstance(layer, nn.Linear | CONVOLUTIONS) and own == "weight"
+
+
+def kind_of(layer: nn.Module, name: str, output: str = "output.weight") -> Kind:
+    """What kind of layer a weight is of: a convolution, a shortcut's projection, a dense or the output layer.
+
+    `output` is the name of the output layer's weight. A model that has a `kind_of` of its own is asked instead, by
+    `layer` and `name` alone.
+    """
+    if name == output:
+        return "output"
+    if name.endswith("shortcut.weight"):
+        return "shortcut"
+    return "conv" if isinstance(layer, CONVOLUTIONS) else "fc"
+
+
+def kinds_of(model: nn.Module) -> dict[str, Kind]:
+    """The prunable weights of a network, by name in its order, and the kind of layer that each is of.
+
+    The output layer is the one that is called `output`, else the last dense layer. Raises LabError for a kind that
+    there is not, and where nothing is prunable.
+    """
+    layers, found = dict(model.named_modules()), {}
+    dense = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and not name.endswith("out_proj")]
+    output = "output" if "output" in layers else (dense or [""])[-1]
+    has_mask = getattr(model, "prunable", prunable)
+    kind = getattr(model, "kind_of", partial(kind_of, output=f"{output}.weight"))
+    for name, parameter in model.named_parameters():
+        layer = layers[name.rpartition(".")[0]]
+        if parameter.ndim >= 2 and has_mask(layer, name):
+            found[name] = choose(f"kind of {name}", kind(layer, name), get_args(Kind))
+    if not found:
+        raise LabError(
+            f"models: nothing in {type(model).__name__} is prunable: it has no dense layer, convolution or attention; "
+            "a method `prunable(layer, name)` of the model says what else is"
         )
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, *shape, device=next(model.parameters()).device))
-    for hook in hooks:
-        hook.remove()
-    model.train(training)
     return found
-
-
-def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of an image forward, in convolutions and dense layers."""
-    weights = dict(model.named_parameters())
-    return sum(weights[name].numel() * times for name, times in positions(model, shape).items())
 
 
 def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
     """A fresh draw of every parameter and buffer of `model`, on the CPU: the same on every device.
 
-    Matrices and filters follow `settings.initialisation`; biases are 0, a norm's scale is 1.
+    Prunable weights follow from `settings.initialisation`; biases are 0, a norm's scale is 1. All other parameters
+    (embeddings, positions, scales) are drawn as widely as the model was built with them, or stay where they are alike.
     """
     generator = torch.Generator().manual_seed(seed)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    layers, masked = dict(model.named_modules()), kinds_of(model)
     for name in dict(model.named_parameters()):
-        weight = start[name]
-        if weight.ndim < 2:
-            weight.fill_(1.0 if name.endswith("weight") else 0.0)
-        elif settings.initialisation == "glorot_normal":
-            nn.init.xavier_normal_(weight, generator=generator)
-        elif settings.initialisation == "glorot_uniform":
-            nn.init.xavier_uniform_(weight, generator=generator)
-        elif settings.initialisation == "kaiming_normal":
-            nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-        elif settings.initialisation == "kaiming_fan_out":
-            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif settings.initialisation == "kaiming_uniform":
-            nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
-        else:
-            nn.init.normal_(weight, std=settings.init_std, generator=generator)
+        weight, (place, _, own) = start[name], name.rpartition(".")
+        if name in masked:
+            _draw(weight, settings, generator)
+        elif own.endswith("bias"):
+            weight.fill_(0.0)
+        elif isinstance(layers[place], NORMS):
+            weight.fill_(1.0)
+        elif weight.numel() and weight.min() != weight.max():
+            std, mean = torch.std_mean(weight.double())  # three digits: the last ones differ between processors
+            weight.normal_(float(f"{mean:.2e}"), float(f"{std:.2e}"), generator=generator)
     return start
+
+
+def _draw(weight: Tensor, settings: Recipe, generator: torch.Generator) -> None:
+    if settings.initialisation == "glorot_normal":
+        nn.init.xavier_normal_(weight, generator=generator)
+    elif settings.initialisation == "glorot_uniform":
+        nn.init.xavier_uniform_(weight, generator=generator)
+    elif settings.initialisation == "kaiming_normal":
+        nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    elif settings.initialisation == "kaiming_fan_out":
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
+    elif settings.initialisation == "kaiming_uniform":
+        nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
+    else:
+        nn.init.normal_(weight, std=settings.init_std, generator=generator)

@@ -91,9 +91,20 @@ def test_mask_that_does_not_fit_is_refused(misfit, said):
     mask = half()
     misfit(mask)
     with pytest.raises(LabError, match=said):
-        masks.check(mask, small())
-    with pytest.raises(LabError, match=said):
-        masks.apply(mask, small())
+        masks.check(mask, small(), prunable=half())
+    if mask.keys() >= half().keys():  # what else is prunable only the network knows
+        with pytest.raises(LabError, match=said):
+            masks.apply(mask, small())
+
+
+def test_a_mask_of_some_of_the_weights_leaves_the_others_as_they_are():
+    """Embeddings and bare parameters have two dimensions and no mask."""
+    mask, weights = {"fc1.weight": half()["fc1.weight"]}, small()
+    masks.check(mask, weights)
+    masks.check(mask, weights, prunable=["fc1.weight"])
+    with pytest.raises(LabError, match="conv1"):
+        masks.check(half(), weights, prunable=["fc1.weight"])
+    assert torch.equal(masks.apply(mask, weights)["conv1.weight"], weights["conv1.weight"])
 
 
 def test_an_optimizers_state_of_pruned_weights_is_zero_and_all_else_stays():

@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lthcore.costs import multiply_adds
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.models import Weights, build, multiply_adds
+from lthcore.models import Weights, build
 from lthcore.pruning.units import Stream, columns, streams_of
 from lthcore.runs.checkpoints import load_ticket
 from lthcore.settings import Recipe

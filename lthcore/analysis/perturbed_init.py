@@ -60,9 +60,9 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
 
     Columns seeded and others are the shares that survive of those weights; dense_test_accuracy is the dense network's.
     """
-    settings, data = tickets.settings, tickets.data
+    settings, data, full = tickets.settings, tickets.data, full_mask(tickets.model)
     starts = {
-        Replicate(label, trial, 0, 0): begin(settings, trial, 0, seeded(_initial(settings, data, trial), label))
+        Replicate(label, trial, 0, 0): begin(settings, trial, 0, seeded(_initial(settings, data, trial), label), full)
         for label in SEEDINGS
         for trial in range(settings.trials)
     }
@@ -74,7 +74,7 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
     for label in SEEDINGS:
         for trial in range(settings.trials):
             done, initial = outcomes[Replicate(label, trial, 0, 0)], _initial(settings, data, trial)
-            these, mask = chosen(initial, SEEDINGS[label][0]), full_mask(initial)
+            these, mask = chosen(initial, SEEDINGS[label][0]), full
             seen = PruningContext(settings, data, mask, done.start, done.weights, done.weights, 0)
             keep = partial(next_round, settings, data, scores_of("magnitude", seen))
             for k in range(1, settings.rounds + 1):

@@ -21,7 +21,6 @@ from sklearn.preprocessing import StandardScaler
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.similarity import interval_text
 from lthcore.lottery.start import begin
-from lthcore.masks import full_mask
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.saliency import snip, synflow
 from lthcore.seeds import seed_for
@@ -42,9 +41,9 @@ def features(tickets: TicketStore, trial: int) -> pd.DataFrame:
     trained again to that point.
     """
     s, dense = tickets.settings, tickets(trial, 0)
-    initial, mask = dense.start, full_mask(dense.start)
+    initial, mask = dense.start, dense.mask
     seen = PruningContext(s, tickets.data, mask, initial, initial, initial, seed_for(s.seed, "features", trial))
-    early = begin(s, trial, 0, initial)
+    early = begin(s, trial, 0, initial, mask)
     for state in train(s, tickets.data, early):
         if state.iteration >= EARLY_SHARE * s.iterations:
             break

@@ -18,7 +18,7 @@ from lthcore.data.datasets import Data, Split
 from lthcore.errors import LabError
 from lthcore.lottery.start import signed
 from lthcore.masks import Mask, apply, full_mask, shuffled, weights_left
-from lthcore.models import Weights, build
+from lthcore.models import Weights, build, kinds_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
@@ -54,7 +54,7 @@ def learned_mask(settings: Recipe, data: Data, weights: Weights, density: float,
     """
     model = build(settings.changed(dropout=0.0), data.shape, data.classes).to(data.train.images.device)
     generator = torch.Generator().manual_seed(seed)
-    bounds = {name: math.sqrt(6 / w[0].numel()) for name, w in weights.items() if w.ndim >= 2}
+    bounds = {name: math.sqrt(6 / weights[name][0].numel()) for name in kinds_of(model)}
     scores = {
         name: (torch.rand(weights[name].shape, generator=generator) * bound)
         .to(data.train.images.device)
@@ -134,8 +134,8 @@ def learned(tickets: TicketStore, densities: Iterable[float] = DENSITIES) -> pd.
     """Learned supermasks of each trial's initial weights, and of their signs alone: accuracy without training."""
     s, data, rows = tickets.settings, tickets.data, []
     for trial in range(s.trials):
-        initial = tickets(trial, 0).start
-        for kind, weights in (("as drawn", initial), ("signed", signed(initial))):
+        dense = tickets(trial, 0)
+        for kind, weights in (("as drawn", dense.start), ("signed", signed(dense.start, dense.mask))):
             for density in densities:
                 mask = learned_mask(s, data, weights, density, seed_for(s.seed, "supermask", trial), s.iterations)
                 rows.append(_row(s, data, weights, mask, trial, f"learned, weights {kind}"))

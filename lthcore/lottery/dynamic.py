@@ -17,8 +17,8 @@ from lthcore.data.datasets import Data
 from lthcore.lottery.search import Cohort, TrainCohort
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning.allocation import kind_of, prune, prune_to
+from lthcore.models import Weights, build, initial_weights, kinds_of
+from lthcore.pruning.allocation import prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
 from lthcore.training.loop import epoch_batches, train_in_step
@@ -35,14 +35,20 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 def train_and_prune(settings: DynamicSettings, data: Data, states: list[TrainState]) -> Iterator[None]:
     """Train replicates in step, and at each update prune them to what the schedule asks for."""
-    due = sparsities(settings)
+    due, counted = sparsities(settings), counted_in(settings, data)
     for _ in train_in_step(settings, data, states, pauses=due):
         for state in states:
             if state.iteration in due and settings.regrowth == "gradient":
                 rewire(settings, data, state, due)
             elif state.iteration in due:
-                update(settings, state, due[state.iteration])
+                update(settings, state, due[state.iteration], counted)
         yield
+
+
+def counted_in(settings: DynamicSettings, data: Data) -> list[str]:
+    """The weights that are pruned and counted: those of the kinds of layers that `prunable` names."""
+    kinds = kinds_of(build(settings, data.shape, data.classes))
+    return [name for name, kind in kinds.items() if kind in settings.prunable]
 
 
 def sparsities(settings: DynamicSettings) -> dict[int, float]:
@@ -58,8 +64,8 @@ def sparsities(settings: DynamicSettings) -> dict[int, float]:
     return {i: s.sparsity * SCHEDULES[s.sparsity_schedule]((i - first) / way if way else 1.0) for i in at}
 
 
-def update(settings: DynamicSettings, state: TrainState, sparsity: float) -> None:
-    """Prune a training, where it stands, to a sparsity: its mask, weights and optimizer state.
+def update(settings: DynamicSettings, state: TrainState, sparsity: float, counted: list[str]) -> None:
+    """Prune the layers `counted` of a training, where it stands, to a sparsity: its mask, weights and optimizer state.
 
     One that diverged is left as it is: it will be recorded so.
     """
@@ -68,8 +74,7 @@ def update(settings: DynamicSettings, state: TrainState, sparsity: float) -> Non
     regrows = settings.regrowth == "magnitude" or not settings.masks_weights
     mask = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
     weights = _recalled(state, mask) if settings.regrowth == "magnitude" else state.weights
-    candidates = full_mask(weights) if regrows else mask
-    counted = [name for name, m in mask.items() if kind_of(name, m) in settings.prunable]
+    candidates = _whole(mask) if regrows else mask
     scores = {name: weights[name].abs() for name in mask}
     mask = prune_to(scores, candidates, sparsity, counted, settings.scope)
     if settings.regrowth == "magnitude":
@@ -87,9 +92,8 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
     """
     if state.diverged:
         return
-    first, last = min(due), max(due)
+    first, last, counted = min(due), max(due), counted_in(settings, data)
     mask = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
-    counted = [name for name, m in mask.items() if kind_of(name, m) in settings.prunable]
     if state.iteration == first:
         generator = torch.Generator().manual_seed(seed_for(state.seed, "rigl"))
         drawn = {name: torch.rand(m.shape, generator=generator).to(m.device) for name, m in mask.items()}
@@ -101,7 +105,7 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
         gradient = dense_gradient(settings, data, state)
         # what is kept must stay: it ranks above all that could come back
         scores = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
-        mask = prune_to(scores, full_mask(state.weights), due[state.iteration], counted, settings.scope)
+        mask = prune_to(scores, _whole(mask), due[state.iteration], counted, settings.scope)
         regrown = {name: mask[name] & ~kept[name] for name in mask}
         state.weights = {n: w.masked_fill(regrown[n], 0.0) if n in mask else w for n, w in state.weights.items()}
         state.optimizer = masks.apply_to_optimizer({name: ~m for name, m in regrown.items()}, state.optimizer)
@@ -122,6 +126,10 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> 
     return dict(zip(state.mask, torch.autograd.grad(loss, [parameters[name] for name in state.mask]), strict=True))
 
 
+def _whole(mask: masks.Mask) -> masks.Mask:
+    return {name: torch.ones_like(m) for name, m in mask.items()}
+
+
 def _recalled(state: TrainState, mask: masks.Mask) -> Weights:
     """The weights, those under the mask as they were when they were pruned."""
     past = state.remembered or {}
@@ -137,7 +145,7 @@ def prune_dynamically(settings: DynamicSettings, data: Data, train: TrainCohort)
     cohort = {}
     for replicate in planned(settings):
         theta_0 = initial_weights(model, settings, seed_for(settings.seed, "init", replicate.trial))
-        cohort[replicate] = begin(settings, replicate.trial, 0, theta_0)
+        cohort[replicate] = begin(settings, replicate.trial, 0, theta_0, full_mask(model))
     yield train(cohort)
 
 

@@ -20,7 +20,7 @@ from lthcore.models import Weights, build, initial_weights, outline
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask
-from lthcore.pruning.units import prune_units, units_of
+from lthcore.pruning.units import prune_units, streams_of, units_of
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
@@ -85,7 +85,8 @@ def find_tickets(
 def untrained_networks(settings: Settings, data: Data) -> Cohort:
     """The dense network of each trial, about to be trained from its initial weights."""
     theta_0 = {trial: initial_weights_of(settings, data, trial) for trial in range(settings.trials)}
-    return {Replicate("ticket", trial, 0, 0): begin(settings, trial, 0, w) for trial, w in theta_0.items()}
+    mask = masks.full_mask(build(settings, data.shape, data.classes))
+    return {Replicate("ticket", trial, 0, 0): begin(settings, trial, 0, w, mask) for trial, w in theta_0.items()}
 
 
 def initial_weights_of(settings: Settings, data: Data, trial: int) -> Weights:
@@ -106,7 +107,9 @@ def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm:
     """
     source = arm_of(arm).masks
     if source == "by_synflow":
-        return synflow_mask(seen_by(settings, data, trial, source, k), sparsity_after(settings, trial.dense.mask, k))
+        rates = layer_rates(settings, build(settings, data.shape, data.classes))
+        sparsity = sparsity_after(settings, trial.dense.mask, rates, k)
+        return synflow_mask(seen_by(settings, data, trial, source, k), sparsity)
     last = settings.rounds if prunes_dense(source) else k
     for j in range(lineage.known.get((trial.number, source), 0) + 1, last + 1):
         lineage.note(trial.number, source, j, next_mask(settings, data, lineage, trial, source, j))
@@ -141,14 +144,15 @@ def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Ma
     """The mask after one more round of pruning by these scores."""
     if settings.granularity == "units":
         return prune_units(scores, mask, units_of(settings, data.shape, data.classes), settings)
-    return prune(scores, mask, layer_rates(settings, mask), settings.scope, settings.keep_at_least)
+    rates = layer_rates(settings, build(settings, data.shape, data.classes))
+    return prune(scores, mask, rates, settings.scope, settings.keep_at_least)
 
 
-def sparsity_after(settings: Settings, mask: Mask, k: int) -> float:
-    """The share of all weights that k rounds prune."""
+def sparsity_after(settings: Settings, mask: Mask, rates: dict[str, float], k: int) -> float:
+    """The share of all weights that k rounds at these rates prune."""
     ties = {name: torch.zeros(m.shape) for name, m in mask.items()}
     for _ in range(k):
-        mask = prune(ties, mask, layer_rates(settings, mask), settings.scope)
+        mask = prune(ties, mask, rates, settings.scope)
     return 1 - masks.weights_left(mask) / sum(m.numel() for m in mask.values())
 
 
@@ -163,7 +167,9 @@ def check_settings(settings: Recipe) -> None:
     dataset_of(settings.dataset)
     pick_device(settings.device)
     check_size(settings)
-    outline(settings, image_shape(settings), classes_of(settings))
+    model = outline(settings, image_shape(settings), classes_of(settings))
+    if getattr(settings, "granularity", "weights") == "units":
+        streams_of(model)
 
 
 def planned(settings: Settings) -> list[Replicate]:

@@ -74,21 +74,21 @@ def resampled(of: Sources) -> Weights:
     return drawn
 
 
-def signed(weights: Weights) -> Weights:
-    """Every weight at its layer's standard deviation, with the sign that it has (arXiv 1905.01067)."""
-    return {name: w.sign() * w.std() if w.ndim >= 2 else w for name, w in weights.items()}
+def signed(weights: Weights, mask: Mask) -> Weights:
+    """Every prunable weight at its layer's standard deviation, with the sign that it has (arXiv 1905.01067)."""
+    return {name: w.sign() * w.std() if name in mask else w for name, w in weights.items()}
 
 
 def signed_initial(of: Sources) -> Weights:
     """The initial weights' signs alone."""
-    return signed(of.trial.theta_0)
+    return signed(of.trial.theta_0, of.mask)
 
 
 def noisy(of: Sources) -> Weights:
     """Initial weights plus Gaussian noise of so many of each layer's standard deviations (the paper's Figure 25)."""
     generator = torch.Generator().manual_seed(of.seed)
     return {
-        name: w + of.arm.sigmas * w.std() * torch.randn(w.shape, generator=generator) if w.ndim >= 2 else w
+        name: w + of.arm.sigmas * w.std() * torch.randn(w.shape, generator=generator) if name in of.mask else w
         for name, w in of.trial.theta_0.items()
     }
 
@@ -119,7 +119,7 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
 def begin(
     settings: Recipe, trial: int, k: int, weights: Weights, mask: Mask | None = None, iteration: int = 0
 ) -> TrainState:
-    """A training of trial `trial` at round k, about to start from `weights` under `mask` (default: all of them).
+    """A training of trial `trial` at round k, about to start from `weights` under `mask` (default: `full_mask`).
 
     Its seed, and so its batches, depend on trial and round only: the arms differ in nothing else.
     """

@@ -3,32 +3,25 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lthcore.errors import LabError, choose
 from lthcore.masks import Mask
+from lthcore.models import kinds_of
 from lthcore.pruning.criteria import Scores
-from lthcore.settings import Kind, Settings
+from lthcore.settings import Settings
 
 
-def kind_of(name: str, m: Tensor) -> Kind:
-    """What kind of layer a weight is of: a convolution, a shortcut's projection, a dense or the output layer."""
-    if name == "output.weight":
-        return "output"
-    if name.endswith("shortcut.weight"):
-        return "shortcut"
-    return "conv" if m.ndim == 4 else "fc"
+def layer_rates(settings: Settings, model: nn.Module) -> dict[str, float]:
+    """The share of its remaining weights that each layer of a network loses in a round (the paper's Figure 2).
 
-
-def layer_rates(settings: Settings, mask: Mask) -> dict[str, float]:
-    """The share of its remaining weights that each layer loses in a round (the paper's Figure 2).
-
-    The paper's section 4 leaves shortcuts whole.
+    Which layers are prunable, and what kind each is, is asked of the network (`models.kinds_of`). The paper's section 4
+    leaves shortcuts whole.
     """
     rates = {
         "conv": settings.prune_conv, "fc": settings.prune_fc, "output": settings.prune_output, "shortcut": 0.0,
     }  # fmt: skip
-    return {name: rates[kind_of(name, m)] for name, m in mask.items()}
+    return {name: rates[kind] for name, kind in kinds_of(model).items()}
 
 
 def prune(

@@ -8,11 +8,16 @@ from torch import Tensor, nn
 
 from lthcore.errors import LabError
 from lthcore.masks import Mask
-from lthcore.models import Residual, build
-from lthcore.pruning.allocation import kind_of
+from lthcore.models import Dropout, Residual, build
+from lthcore.onednn import Linear
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.registry import register_criterion
 from lthcore.settings import Recipe, Settings
+
+KNOWN = (
+    nn.Flatten, nn.Linear, Linear, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
+    Residual,
+)  # fmt: skip
 
 
 class Stream(NamedTuple):
@@ -27,7 +32,17 @@ class Stream(NamedTuple):
 
 
 def streams_of(model: nn.Sequential) -> list[Stream]:
-    """The streams of a network from its inputs on; the outputs are nobody's units."""
+    """The streams of a network from its inputs on; the outputs are nobody's units.
+
+    Raises LabError for a network of other layers than KNOWN, or that are not in a row: what reads its units is unknown.
+    """
+    strangers = [name for name, layer in model.named_children() if type(layer) not in KNOWN]
+    if type(model) is not nn.Sequential or strangers:
+        what = f"and {strangers[0]} is none of them" if strangers else f"and {type(model).__name__} is another module"
+        raise LabError(
+            f"units: those of dense layers, convolutions and residual blocks in an nn.Sequential are known, {what}; "
+            "take granularity = weights"
+        )
     found: list[Stream] = []
     producers: list[str] = []
     norms: list[str | None] = []
@@ -84,7 +99,7 @@ def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Set
     pruned = {name: m.clone() for name, m in mask.items()}
     for names in [[name] for name in alive_scores] if settings.scope == "layer" else [list(alive_scores)]:
         left = {name: int(alive_scores[name].isfinite().sum()) for name in names}
-        quota = int(sum(rates[kind_of(name, mask[name])] * left[name] for name in names) + 1e-9)
+        quota = int(sum(rates[_kind(mask[name])] * left[name] for name in names) + 1e-9)
         ranked = sorted((float(v), i, k) for i, name in enumerate(names) for k, v in enumerate(alive_scores[name]))
         for _, i, k in ranked:
             name = names[i]
@@ -140,7 +155,11 @@ def columns(weight: Tensor, units: int) -> Tensor:
 
 def _rate(stream: Stream, mask: Mask, rates: dict[str, float]) -> float:
     name = f"{stream.producers[0]}.weight"
-    return rates[kind_of(name, mask[name])]
+    return rates[_kind(mask[name])]
+
+
+def _kind(mask: Tensor) -> str:
+    return "conv" if mask.ndim == 4 else "fc"
 
 
 def _read(mask: Mask, readers: tuple[str, ...], units: int) -> Tensor:

@@ -111,8 +111,9 @@ def _timed(settings: Settings, density: float) -> tuple[float, float, float]:
     images = torch.rand(n, *shape, device=device)
     split = Split(images, torch.randint(0, classes, (n,), device=device))
     data = Data(split, None, split, "", classes=classes)
-    weights = initial_weights(build(settings, shape, classes), settings, 0)
-    mask = {name: torch.rand(m.shape) < density for name, m in full_mask(weights).items()}
+    model = build(settings, shape, classes)
+    weights = initial_weights(model, settings, 0)
+    mask = {name: torch.rand(m.shape) < density for name, m in full_mask(model).items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

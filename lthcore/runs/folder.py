@@ -23,12 +23,13 @@ import torch
 
 from lthcore import masks
 from lthcore.arms import arm_of
+from lthcore.costs import costs_of
 from lthcore.data.datasets import Data, classes_of, image_shape
 from lthcore.errors import LabError, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned
-from lthcore.models import Weights, build, multiply_adds, positions
+from lthcore.models import Weights, build
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
 from lthcore.runs.provenance import COMMIT, versions
@@ -53,7 +54,7 @@ class RunFolder:
         self.points: dict[Replicate, list[dict]] = {}
         shape = image_shape(settings)
         model = build(settings, shape, classes_of(settings))
-        self.positions, self.dense = positions(model, shape), multiply_adds(model, shape)
+        self.costs = costs_of(model, shape)
         self.lineage = Lineage()
         if self.record:
             self._read()
@@ -119,7 +120,7 @@ class RunFolder:
         before = self.rows.get(replicate._replace(round=replicate.round - 1))
         before = before or self.rows.get(Replicate("ticket", replicate.trial, 0, replicate.round - 1))
         left_by_layer = {} if self.settings.counts_zeros else masks.counts(state.mask)
-        cost = sum(n * self.positions[name] for name, n in left_by_layer.items()) or self.dense
+        cost = self.costs.of(left_by_layer) if left_by_layer else self.costs.multiply_adds
         self.rows[replicate] = round_row(self.settings, replicate, state, before, cost)
         self.points[replicate] = curve_rows(self.settings, replicate, state)
 
@@ -208,6 +209,9 @@ class RunFolder:
         rounds = rounds.astype({"es_iteration": "Int64"})
         return {"curves.csv": curves.to_csv(index=False), "rounds.csv": rounds.to_csv(index=False)}
 
+    def _iterations(self) -> int:
+        return sum(row["iterations"] for row in self.rows.values())
+
     def _as_record(self, data: Data) -> dict:
         """run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
         s, seconds = self.settings, time.perf_counter() - self.began
@@ -231,7 +235,7 @@ class RunFolder:
             "wall_seconds": None if unknown else round(self.record.get("wall_seconds", 0) + seconds, 1),
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
             # forward and twice that backward, of masked-dense training: what is left of the weights is in rounds.csv
-            "training_flops": 6 * self.dense * s.batch_size * sum(row["iterations"] for row in self.rows.values()),
+            "training_flops": 6 * self.costs.multiply_adds * s.batch_size * self._iterations(),
             **{name: self.record[name] for name in ("trained_again",) if name in self.record},
             **({"energy": self.energy} if self.energy else {}),
             "digests": self.record.get("digests", {}),

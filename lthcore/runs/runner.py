@@ -47,8 +47,11 @@ def run(
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)
-    if not RunFolder(folder, settings, force).missing:
+    present = RunFolder(folder, settings, force)
+    if not present.missing:
         return read_tables(folder)
+    if present.costs.uncounted:
+        print(f"note: the multiply-adds of {', '.join(present.costs.uncounted)} are not counted", file=sys.stderr)
     executor = executor or LocalExecutor()
     data = executor.load(settings)
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lthcore import masks
 from lthcore.data.datasets import Data
-from lthcore.models import Weights, build
+from lthcore.models import Weights, build, kinds_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
 from lthcore.training.engines import conv, sparse
@@ -38,6 +38,8 @@ class Trainer(Protocol):
 def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense | SparseChain:
     """What trains these states fastest here; all engines give the same numbers to rounding."""
     model, device = build(settings, data.shape, data.classes), data.train.images.device
+    for state in states:
+        masks.check(state.mask, state.weights, kinds_of(model))
     if is_chain(model) and (len(states) > 1 or settings.engine == "stack"):
         return Stack(settings, model, device, states)
     if sparse.applies(settings, model, device, states[0].mask):
@@ -85,9 +87,10 @@ def train_in_step(
                 end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
                 batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
                 last = settings.iterations - 1 if states[0].fine_tuned else 0
-                engine.steps(
-                    data, batches, [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
-                )
+                rates = [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
+                with torch.random.fork_rng(devices=[]):  # for layers that draw numbers and know no generator
+                    torch.random.default_generator.manual_seed(seed_for(states[0].seed, "layers", at))
+                    engine.steps(data, batches, rates)
                 at += batches.shape[1]
                 if at == settings.rewind_to:
                     engine.sync_to(states)

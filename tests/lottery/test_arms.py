@@ -268,7 +268,7 @@ def test_a_criterion_sees_the_training_that_its_masks_grow_from(digits):
 def by_hand(worth: dict[str, torch.Tensor], rounds: int, mask: Mask | None = None) -> Mask:
     mask = mask or masks.full_mask(theta(0))
     for _ in range(rounds):
-        mask = prune(worth, mask, layer_rates(SMALL, mask))
+        mask = prune(worth, mask, layer_rates(SMALL, build(SMALL, SHAPE, 10)))
     return mask
 
 
@@ -325,16 +325,17 @@ def test_synflow_has_a_mask_for_each_round_at_the_tickets_sparsity(digits):
     trial, left = trial_of(), sum(m.numel() for m in masks.full_mask(theta(0)).values())
     seen = seen_by(SMALL, digits, trial, "by_synflow", 2)
     two = by_hand({name: torch.zeros_like(theta(0)[name]) for name in LAYERS}, 2)
-    assert sparsity_after(SMALL, trial.dense.mask, 2) == pytest.approx(1 - masks.weights_left(two) / left)
+    rates = layer_rates(SMALL, build(SMALL, SHAPE, 10))
+    assert sparsity_after(SMALL, trial.dense.mask, rates, 2) == pytest.approx(1 - masks.weights_left(two) / left)
     expected = synflow_mask(seen, 1 - masks.weights_left(two) / left)
     assert masks.equal(mask_of(SMALL, digits, Lineage(), trial, "by_synflow", 2), expected)
 
 
 def test_the_share_that_rounds_prune_is_by_the_scope_of_the_settings():
     mask = {"a.weight": torch.ones(1, 7, dtype=torch.bool), "b.weight": torch.ones(1, 7, dtype=torch.bool)}
-    settings = SMALL.changed(prune_fc=0.25)  # of 7: one of each layer, of 14: three of both
-    assert sparsity_after(settings, mask, 1) == pytest.approx(2 / 14)
-    assert sparsity_after(settings.changed(scope="global"), mask, 1) == pytest.approx(3 / 14)
+    rates, settings = dict.fromkeys(mask, 0.25), SMALL  # of 7: one of each layer, of 14: three of both
+    assert sparsity_after(settings, mask, rates, 1) == pytest.approx(2 / 14)
+    assert sparsity_after(settings.changed(scope="global"), mask, rates, 1) == pytest.approx(3 / 14)
 
 
 @pytest.mark.parametrize("criterion", ["late_movement", "late_stillness"])

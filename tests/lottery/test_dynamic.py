@@ -160,7 +160,7 @@ def test_a_weight_that_comes_back_has_the_value_it_was_pruned_at():
     mask = {"fc1.weight": torch.tensor([[True, True, False, True]])}
     state = TrainState(0, {"fc1.weight": torch.tensor([[0.3, 0.1, 0.0, 0.5]])}, mask, seed=0)
     state.remembered = {"fc1.weight": torch.tensor([[9.0, 9.0, -0.4, 9.0]])}
-    update(SMALL.changed(regrowth="magnitude"), state, 0.5)
+    update(SMALL.changed(regrowth="magnitude"), state, 0.5, ["fc1.weight"])
     assert state.weights["fc1.weight"].tolist() == [pytest.approx([0.0, 0.0, -0.4, 0.5])]
     assert state.remembered["fc1.weight"].tolist() == [pytest.approx([0.3, 0.1, -0.4, 0.5])]
 
@@ -279,7 +279,7 @@ def test_a_training_that_diverged_is_left_as_it_is(regrowth, digits):
     if regrowth == "gradient":
         dynamic.rewire(settings, digits, state, sparsities(settings))
     else:
-        update(settings, state, 0.85)
+        update(settings, state, 0.85, dynamic.counted_in(settings, digits))
     assert state.mask is before.mask and state.weights is before.weights and state.optimizer is before.optimizer
     assert state.remembered is None
 
@@ -476,7 +476,8 @@ def test_weight_decay_leaves_norms_alone_unless_asked():
 
 def test_the_mask_update_is_what_the_schedule_says_it_is(digits):
     state = fresh(SMALL, digits)
-    dynamic.update(SMALL, state, 0.3)
+    counted = dynamic.counted_in(SMALL, digits)
+    dynamic.update(SMALL, state, 0.3, counted)
     assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)
-    dynamic.update(SMALL, state, 0.1)  # a target passed already takes nothing more
+    dynamic.update(SMALL, state, 0.1, counted)  # a target passed already takes nothing more
     assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)

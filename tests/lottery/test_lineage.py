@@ -168,7 +168,7 @@ def test_twenty_rounds_of_lenet_take_about_a_tenth_of_a_megabyte():
     weights = initial_weights(build(settings, (1, 28, 28), 10), settings, 0)
     mask, magnitude = full_mask(weights), {name: w.abs() for name, w in weights.items() if w.ndim == 2}
     for k in range(1, 21):
-        mask = prune(magnitude, mask, layer_rates(settings, mask))
+        mask = prune(magnitude, mask, layer_rates(settings, build(settings, (1, 28, 28), 10)))
         lineage.note(0, "ticket", k, mask)
     packed = lineage.to_bytes("key")
     assert len(packed) < 130_000

@@ -68,9 +68,9 @@ def test_rounds_leave_the_percentages_that_the_paper_prints(architecture, shape,
     settings = Settings(architecture=architecture)
     mask = masks.full_mask(build(settings, shape, 10).state_dict())
     ties = {name: torch.zeros(m.shape, dtype=torch.uint8) for name, m in mask.items()}
-    percents = {}
+    percents, rates = {}, layer_rates(settings, build(settings, shape, 10))
     for k in range(1, max(printed) + 1):
-        mask = prune(ties, mask, layer_rates(settings, mask))
+        mask = prune(ties, mask, rates)
         percents[k] = round(masks.percent_left(mask), 1)
     assert {k: percents[k] for k in printed} == printed
 
@@ -83,7 +83,7 @@ def test_global_rounds_leave_the_percentages_that_the_paper_prints(architecture,
     """Convolutions lose 20% together; shortcuts and the output layer lose none."""
     settings = Settings(architecture=architecture, prune_conv=0.2, prune_output=0)
     mask = masks.full_mask(build(settings, CIFAR10, 10).state_dict())
-    rates = layer_rates(settings, mask)
+    rates = layer_rates(settings, build(settings, CIFAR10, 10))
     whole = {name: m for name, m in mask.items() if "shortcut" in name or name == "output.weight"}
     ties = {name: torch.zeros(m.shape, dtype=torch.uint8) for name, m in mask.items()}
     percents = {}
@@ -96,7 +96,7 @@ def test_global_rounds_leave_the_percentages_that_the_paper_prints(architecture,
 
 def test_rates_are_by_kind_of_layer():
     settings = Settings(architecture="conv2", prune_conv=0.15, prune_fc=0.25, prune_output=0.05, widths=(9, 8))
-    rates = layer_rates(settings, masks.full_mask(build(settings, CIFAR10, 10).state_dict()))
+    rates = layer_rates(settings, build(settings, CIFAR10, 10))
     assert rates == {
         "conv1.weight": 0.15,
         "conv2.weight": 0.15,

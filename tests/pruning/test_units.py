@@ -6,10 +6,11 @@ from torch import nn
 
 from lthcore import masks
 from lthcore.analysis.compaction import compact, export_onnx
+from lthcore.costs import costs_of, multiply_adds
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
-from lthcore.models import build, initial_weights, multiply_adds, positions
+from lthcore.models import build, initial_weights
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.units import columns, prune_units, streams_of, unit_activation, units_of
 from lthcore.registry import CRITERIA
@@ -125,7 +126,7 @@ def test_a_dense_network_is_left_as_it_is():
 
 def test_multiply_adds_count_every_use_of_a_weight():
     model = build(Settings(architecture="conv2"), (3, 32, 32), 10)
-    assert positions(model, (3, 32, 32)) == {
+    assert costs_of(model, (3, 32, 32)).positions == {
         "conv1.weight": 1024, "conv2.weight": 1024, "fc1.weight": 1, "fc2.weight": 1, "output.weight": 1,
     }  # fmt: skip
     assert multiply_adds(model, (3, 32, 32)) == 1024 * (27 * 64 + 576 * 64) + 16_384 * 256 + 256 * 256 + 2560

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import Data
-from lthcore.models import Dropout
-from lthcore.onednn import times_transposed
+from lthcore.models import Dropout, kinds_of
+from lthcore.onednn import Linear, times_transposed
 from lthcore.settings import Recipe
 from lthcore.training.engines.dense import Dense
 from lthcore.training.state import TrainState
 
-CHAIN = (nn.Flatten, nn.Linear, nn.ReLU, Dropout)
+CHAIN = (nn.Flatten, (nn.Linear, Linear), nn.ReLU, Dropout)  # kinds, and no classes made of them
 
 
 class Chain(Dense):
@@ -38,14 +38,31 @@ class Chain(Dense):
 
 
 def is_chain(model: nn.Module) -> bool:
-    """Whether a network is a chain of dense layers with biases, which `Stack` can hold."""
-    biased = all(layer.bias is not None for layer in model.modules() if isinstance(layer, nn.Linear))
-    return biased and isinstance(model, nn.Sequential) and all(isinstance(layer, CHAIN) for layer in model)
+    """Whether a network is a chain of dense layers with biases, which `Stack` can hold.
+
+    One of layers of other classes is not, be they made of these: what they compute is not known.
+    """
+    layers = list(model) if type(model) is nn.Sequential else []
+    biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
+    flat = all((layer.start_dim, layer.end_dim) == (1, -1) for layer in layers if isinstance(layer, nn.Flatten))
+    once = len(list(model.children())) == len(layers) > 0
+    return biased and flat and once and None not in map(_link, layers) and set(kinds_of(model)) == _weights_of(model)
 
 
 def is_plain_chain(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
     """Whether a training is of dense layers and nothing else, on a CPU: no dropout, augmentation or autocast."""
-    kinds = [next((i for i, kind in enumerate(CHAIN) if isinstance(layer, kind)), None) for layer in model.children()]
+    kinds = [_link(layer) for layer in model.children()]
     hidden = (len(kinds) - 2) // 2
     layers = is_chain(model) and kinds == [0, *[1, 2] * hidden, 1]  # flatten, (linear, relu) ..., linear
     return layers and device.type == "cpu" and settings.precision == "float32" and not settings.augment
+
+
+def _link(layer: nn.Module) -> int | None:
+    """Which of CHAIN a layer is, by its number; None for another."""
+    return next(
+        (i for i, kind in enumerate(CHAIN) if type(layer) in (kind if isinstance(kind, tuple) else (kind,))), None
+    )
+
+
+def _weights_of(model: nn.Module) -> set[str]:
+    return {f"{name}.weight" for name, layer in model.named_children() if isinstance(layer, nn.Linear)}

@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lthcore.models import Dropout, Residual
-from lthcore.onednn import times_transposed
+from lthcore.onednn import Linear, times_transposed
 from lthcore.training.engines import conv_kernels as kernels
 
 # torch.compile's own route to oneDNN's convolution with what follows it; a build of torch may lack it
 _MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 _CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise", None)
 _ADDED_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise_", None)
+KNOWN = (
+    nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear, Linear, Residual, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
+    nn.Flatten, Dropout,
+)  # fmt: skip
 WIDE = 512  # elements of a row that a compiled loop runs over: narrow rows are taken several at a time
 
 
@@ -321,7 +325,7 @@ class DropoutLayer:
 def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
     """The layers of a network whose products are taken in `dtype`; None if it has one that is not known here."""
     layers: list[Layer] = []
-    modules = list(model.children()) if isinstance(model, nn.Sequential) else []
+    modules = list(model.children()) if type(model) is nn.Sequential and all(map(_is_known, model.modules())) else []
     while modules:
         module = modules.pop(0)
         norm = modules.pop(0) if _follows(modules, nn.BatchNorm2d) and isinstance(module, nn.Conv2d) else None
@@ -330,7 +334,7 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
         match module:
             case nn.Conv2d(padding_mode="zeros") if module.padding != "same" or all(k % 2 for k in module.kernel_size):
                 layers.append(ConvolutionLayer(module, norm, rectified, dtype))
-            case nn.Linear():
+            case nn.Linear() if any(isinstance(layer, FlattenLayer) for layer in layers):
                 layers.append(DenseLayer(module, rectified, dtype))
             case Residual():
                 layers.append(ResidualLayer(module, dtype))
@@ -349,6 +353,17 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
         return None
     layers[0].first = True
     return layers
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether a module computes what its class says: a class made of it may not, nor one with other options."""
+    if isinstance(module, nn.BatchNorm2d) and not (module.affine and module.track_running_stats and module.momentum):
+        return False
+    if isinstance(module, nn.MaxPool2d) and (module.ceil_mode or module.return_indices or module.dilation != 1):
+        return False
+    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
+        return False
+    return type(module) in KNOWN
 
 
 def _follows(modules: list[nn.Module], kind: type[nn.Module]) -> bool:

@@ -171,7 +171,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> 
 
 def _is_norm(name: str, parameters: Weights) -> bool:
     """Whether a parameter is a norm's scale or shift: the scale is a vector, and so is no other weight."""
-    return parameters[f"{name.rpartition('.')[0]}.weight"].ndim == 1
+    scale = parameters.get(f"{name.rpartition('.')[0]}.weight")
+    return scale is not None and scale.ndim == 1
 
 
 def _pays_to_compile(settings: Recipe, model: nn.Module, device: torch.device) -> bool:

@@ -1,0 +1,107 @@
+"""Costs: the multiply-adds of a network, and which of its weights they go with.
+
+Counted are products of matrices and convolutions, those of attention among them (of queries with keys, and of what
+these attend to with values), as `torch.utils.flop_counter` counts them; additions, norms and activations are not.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from lthcore.models import kinds_of
+
+COPIES = ("cat", "clone", "copy_", "_to_copy", "embedding", "detach", "index", "index_select", "repeat", "stack")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network costs for an image forward.
+
+    `positions` is how often each weight is used: once in a dense layer, once a pixel in a convolution, once a token in
+    a transformer. `without_weights` are the multiply-adds of products that no prunable weight is in, and `uncounted`
+    the parameters of which it is not known how many products they are in.
+    """
+
+    multiply_adds: int
+    positions: dict[str, int | float]
+    without_weights: int
+    uncounted: tuple[str, ...]
+
+    def of(self, left: dict[str, int]) -> int:
+        """Multiply-adds of the network with so many weights left in each layer."""
+        return self.without_weights + round(sum(n * self.positions[name] for name, n in left.items()))
+
+
+def costs_of(model: nn.Module, shape: tuple[int, int, int]) -> Costs:
+    """The costs of a network for images of `shape` (C, H, W), counted as it evaluates one."""
+    parameters, training = dict(model.named_parameters()), model.training
+    image = torch.zeros(1, *shape, device=next(iter(parameters.values())).device)
+    # with gradients, and attention taken apart, no layer hides its products in one that is made of all of them
+    with _Products(parameters) as seen, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        model.eval()(image)
+    model.train(training)
+    masked = {name: seen.found[name] for name in kinds_of(model)}
+    positions = {name: _ratio(products, parameters[name].numel()) for name, products in masked.items()}
+    unseen = {name for name, products in masked.items() if products == 0}
+    uncounted = [name for name in parameters if name in seen.unknown | unseen]
+    return Costs(seen.found.total(), positions, seen.found.total() - sum(masked.values()), tuple(uncounted))
+
+
+def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-adds of an image forward, all weights counted."""
+    return costs_of(model, shape).multiply_adds
+
+
+class _Products(TorchDispatchMode):
+    """Counts the multiply-adds of what runs within, by the parameter that a product is with (`""` for none)."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        self.names = {_memory(parameter): name for name, parameter in parameters.items()}
+        self.matrices = {name for name, parameter in parameters.items() if parameter.ndim >= 2}
+        self.found: Counter[str] = Counter()
+        self.unknown: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        count = _COUNTED.get(function._overloadpacket)
+        if count is None and function is not torch.ops.prim.device.default:
+            with self:
+                out = function.decompose(*arguments, **options)
+            if out is not NotImplemented:
+                return out
+        out = function(*arguments, **options)
+        names = [self.names[m] for a in arguments if isinstance(a, Tensor) and (m := _memory(a)) in self.names]
+        matrices = [name for name in names if name in self.matrices]
+        if count is not None:
+            self.found[(matrices or [""])[0]] += count(*arguments, **options, out_val=out) // 2
+        elif not function.is_view and torch.Tag.pointwise not in function.tags and _name(function) not in COPIES:
+            self.unknown.update(matrices)
+        return out
+
+
+def _onednn_flops(x: Tensor, weight: Tensor, *_: object, out_val: Tensor) -> int:
+    return 2 * x.numel() * len(weight)
+
+
+_COUNTED = dict(flop_registry)
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # lthcore/onednn.py
+    _COUNTED[torch.ops.mkldnn._linear_pointwise] = _onednn_flops
+
+
+def _memory(tensor: Tensor) -> int:
+    """What a tensor shares with its views."""
+    return tensor.untyped_storage()._cdata
+
+
+def _name(function: torch._ops.OpOverload) -> str:
+    return function._overloadpacket.__name__
+
+
+def _ratio(products: int, weights: int) -> int | float:
+    return products // weights if products % weights == 0 else products / weights
