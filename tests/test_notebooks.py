@@ -102,7 +102,7 @@ def test_committed_notebooks_are_executed_small_and_free_of_errors_and_paths(pat
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_define_no_functions_and_start_with_title_badge_and_set_up(path):
-    if path.stem != "quickstart":
+    if path.stem not in ("quickstart", "your_own_model"):  # whose subject is code of one's own
         trees = [ast.parse(source(cell)) for cell in cells(path)]
         assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for tree in trees for node in ast.walk(tree))
     assert source(cells(path, "markdown")[0]).startswith("# ")
