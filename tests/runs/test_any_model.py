@@ -1,6 +1,7 @@
 """Any module: a transformer and a network of torchvision are pruned, rewound, resumed and written to tables."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,13 @@ from lthcore.costs import costs_of
 from lthcore.data import datasets
 from lthcore.errors import LabError
 from lthcore.lottery.search import check_settings
-from lthcore.models import MODELS, build, initial_weights, kind_of, kinds_of, outline, prunable
+from lthcore.models import build, initial_weights, kind_of, kinds_of, outline, prunable
 from lthcore.pruning.allocation import layer_rates
+from lthcore.registry import MODELS
 from lthcore.runs.checkpoints import load_state
 from lthcore.runs.runner import run
 from lthcore.settings import DynamicSettings, Settings
+from lthcore.sources.dataset import DATASETS, Raw
 from lthcore.training.engines import conv
 from lthcore.training.engines.chain import is_chain
 from lthcore.training.engines.dense import Dense
@@ -76,10 +79,9 @@ def few_colour_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """CIFAR-10 of 60 training and 20 test images, all noise."""
     random = np.random.default_rng(0)
     parts = [p for n in (60, 20) for p in (random.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10)]
-    raw = datasets.Raw(*parts, "noise")
-    monkeypatch.setitem(datasets.TRAINING_IMAGES, "cifar10", 60)
-    record = datasets.DATASETS["cifar10"]._replace(reader=lambda root: raw, n_test=20)
-    monkeypatch.setitem(datasets.DATASETS, "cifar10", record)
+    raw = Raw(*parts, "noise")
+    record = replace(DATASETS["cifar10"], reader=lambda root: raw, n_train=60, n_test=20, test_here=None)
+    monkeypatch.setitem(DATASETS, "cifar10", record)
 
 
 SMALL = Settings(
