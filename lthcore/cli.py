@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO
 
 from lthcore import __version__
 from lthcore.errors import LabError, one_line, shown
+from lthcore.plugins import NAMED, load_plugins
 from lthcore.runs.experiments import PROFILES, Experiment, load_experiments
 from lthcore.runs.yaml_files import parse_yaml
 
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options = _parser().parse_args(arguments)
         debug = debug or options.debug
+        _take_plugins(options.plugin)
         with _unheard(options.command):
             options.command(options)
             sys.stdout.flush()
@@ -121,6 +123,14 @@ def _to_nowhere(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def _take_plugins(files: list[str]) -> None:
+    """Run the user's own code, here and in the notebooks and workers to come."""
+    if files:
+        named = [os.environ[NAMED]] if os.environ.get(NAMED) else []
+        os.environ[NAMED] = os.pathsep.join([*named, *(str(Path(file).resolve()) for file in files)])
+    load_plugins()
 
 
 def _asked_to_stop(*_: object) -> None:
@@ -478,6 +488,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=function)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.add_argument("--plugin", action="append", default=[], metavar="FILE", help="run this code of yours first")
         return sub
 
     sub = command("list", list_command, "list every experiment: its state per profile and the time it would take here")

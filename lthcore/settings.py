@@ -3,13 +3,16 @@
 import difflib
 import hashlib
 import json
+from pathlib import PurePath
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lthcore.arms import arm_of
 from lthcore.errors import LabError, shown
-from lthcore.sources.catalogue import DATASETS
+from lthcore.plugins import load_plugins
+from lthcore.sources.catalogue import dataset_of
+from lthcore.sources.dataset import Dataset
 
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
 Initialisation = Literal[
@@ -91,7 +94,7 @@ class Recipe(BaseModel):
         counts = [fields[name] for name in ("epochs", "train_examples", "validation", "batch_size")]
         if not all(isinstance(n, int) for n in counts) or fields["epochs"] <= 0 or fields["batch_size"] <= 0:
             return values
-        if fields["dataset"] not in DATASETS:
+        if _known(fields["dataset"]) is None:
             return values  # an error, which whoever loads the data explains
         steps = _steps_per_epoch(*(fields[name] for name in ("dataset", "train_examples", "validation", "batch_size")))
         total = fields["epochs"] * steps
@@ -137,7 +140,7 @@ class Recipe(BaseModel):
         self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
         stretched = bool(self.augment) and self.input_scaling == "unit_norm"
         self._forbid(stretched, "input_scaling", "no unit_norm with augment, which would change the norms again")
-        known = DATASETS.get(self.dataset)
+        known = _known(self.dataset)
         mirrored = "flip" in self.augment and known is not None and not known.mirrored
         self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
         if self.trainings > LARGEST_PLAN:
@@ -165,6 +168,7 @@ class Recipe(BaseModel):
 
         Raises LabError for a name that is annotated there and is no setting (but `folder`, where the tables go).
         """
+        load_plugins()
         unknown = names.get("__annotations__", {}).keys() - cls.model_fields.keys() - {"folder"}
         return cls(**{name: names[name] for name in [*cls.model_fields, *sorted(unknown)] if name in names})
 
@@ -217,7 +221,7 @@ class Recipe(BaseModel):
         if type(self) is not Settings:
             identity["study"] = type(self).__name__
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.architecture}-{self.dataset}-{digest}"
+        return f"{self.architecture}-{PurePath(self.dataset).stem}-{digest}"
 
 
 class Settings(Recipe):
@@ -376,8 +380,17 @@ class DynamicSettings(Recipe):
         return self.masking == "gradients"
 
 
+def _known(dataset: object) -> Dataset | None:
+    """A data set; None where there is none of this name, which is an error that whoever loads it explains."""
+    try:
+        return dataset_of(dataset) if isinstance(dataset, str) else None
+    except LabError:
+        return None
+
+
 def _steps_per_epoch(dataset: str, train_examples: int, validation: int, batch_size: int) -> int:
-    images = DATASETS[dataset].n_train if dataset in DATASETS else 0
+    known = _known(dataset)
+    images = known.n_train if known else 0
     return (train_examples or images - validation) // batch_size
 
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from lthcore.errors import LabError, choose
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
-from lthcore.sources.catalogue import read, test_images
-from lthcore.sources.dataset import dataset_of
+from lthcore.sources.catalogue import dataset_of, read, test_images
 
 LARGEST = 4_000_000_000  # values of all images of an experiment: 16 GB
 DATA_SETTINGS = (  # those that `load` looks at

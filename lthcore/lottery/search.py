@@ -24,7 +24,7 @@ from lthcore.pruning.units import prune_units, streams_of, units_of
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
-from lthcore.sources.dataset import dataset_of
+from lthcore.sources.catalogue import dataset_of
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, TrainState
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from lthcore import masks
-from lthcore.arms import Arm, arm_of
+from lthcore.arms import ARMS, Arm, arm_of, criterion_of
+from lthcore.errors import LabError
 from lthcore.lottery.lineage import Groups
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, initial_weights
@@ -96,6 +97,27 @@ def noisy(of: Sources) -> Weights:
 WEIGHTS: dict[str, Callable[[Sources], Weights]] = {
     f.__name__: f for f in (rewound, initial, fresh, trained, resampled, signed_initial, noisy)
 }
+
+
+def register_arm(
+    weights: Callable[[Sources], Weights] | None = None, /, *, masks: str = "ticket", **about: Any
+) -> Callable:
+    """Let experiments name an arm: a function that gives the weights that it starts from, under the masks of `masks`.
+
+    Its name is the function's; `masks` is `ticket`, `oneshot` or `by_<criterion>`, and `about` are other fields of Arm.
+    With or without arguments it is a decorator. Raises LabError for a name that this package has given to another.
+    """
+    if weights is None:
+        return lambda weights: register_arm(weights, masks=masks, **about)
+    name = weights.__name__
+    if masks not in ("ticket", "oneshot") and not criterion_of(masks):
+        raise LabError(f"arm {name!r}: masks = {masks!r}: allowed are ticket, oneshot and by_<criterion>")
+    known = WEIGHTS.get(name)
+    if known.__module__.startswith("lthcore.") if known else name in ARMS:
+        raise LabError(f"arm {name!r}: this package has one of that name; choose another")
+    WEIGHTS[name] = weights
+    ARMS[name] = Arm(name, masks, name, **{"label": name.replace("_", " "), "colour": "#444444"} | about)
+    return weights
 
 
 def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: int, k: int, mask: Mask) -> TrainState:

@@ -16,8 +16,7 @@ from lthcore.paths import folder_of, project_root
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.files import read_record, read_table, replicate_of, rows_of
 from lthcore.settings import DynamicSettings, Recipe, Settings
-from lthcore.sources.catalogue import test_images
-from lthcore.sources.dataset import dataset_of
+from lthcore.sources.catalogue import dataset_of, test_images
 from lthcore.training.engines.chain import is_plain_chain
 from lthcore.training.loop import engine_for
 from lthcore.training.parallel import worker_count

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lthcore.errors import LabError, choose, shown
 from lthcore.lottery.methods import settings_for
+from lthcore.plugins import check_plugins
 from lthcore.runs.yaml_files import read_yaml
 from lthcore.settings import Recipe
 
@@ -37,16 +38,17 @@ def load_experiments(
 
     A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Later wins: the file's
     own keys, the label's, the profile's, those of the label in a `sweep:` of the profile. `overrides` go on top and,
-    where they change anything, mark the variant, so that a one-off run never mixes with the published one. Raises
-    LabError for a file, profile, key or value that cannot be used.
+    where they change anything, mark the variant, so that a one-off run never mixes with the published one. `plugins:`
+    names the plugins that it needs. Raises LabError for a file, profile, key or value that cannot be used.
     """
     path = Path(path)
     values = read_yaml(path, "params", "; `lth list` shows those there are")
     profiles = values.pop("profiles", None) if isinstance(values, dict) else None
     if not isinstance(profiles, dict) or not profiles:
         raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
-    sweep = values.pop("sweep", {"": {}})
+    sweep, plugins = values.pop("sweep", {"": {}}), values.pop("plugins", None)
     try:
+        check_plugins(plugins)
         if not isinstance(sweep, dict) or not sweep:
             raise LabError("sweep must map labels to settings")
         check_name("params folder", path.absolute().parent.name)

@@ -19,6 +19,7 @@ import torch
 from lthcore.data.datasets import DATA_SETTINGS, Data, Split, load, pick_device
 from lthcore.errors import LabError, one_line
 from lthcore.lottery.search import Cohort
+from lthcore.plugins import extensions, take_up
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.executor import Checkpointer
 from lthcore.runs.provenance import hardware
@@ -186,7 +187,7 @@ class RayExecutor:
             task = cluster.task.options(name=f"{self.experiment} {stems[0]}")
             until = time.time() + go_on.deadline - time.monotonic()
             reporting = Reporting(go_on, ProgressClient(cluster.board), self.experiment, until)
-            waiting[task.remote(settings, stored, part, reporting, trainer)] = stems
+            waiting[task.remote(extensions(), settings, stored, part, reporting, trainer)] = stems
         try:
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -213,8 +214,11 @@ class RayExecutor:
         return nullcontext(dict(before or {}))
 
 
-def _train_there(settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer) -> Cohort:
+def _train_there(
+    carried: bytes, settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer
+) -> Cohort:
     """Train a part of a cohort in a task. What it had to leave unfinished comes back without its tensors."""
+    take_up(carried)
     data = _on(Data.from_arrays(arrays), settings)
     go_on.board.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
     go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()

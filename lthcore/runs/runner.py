@@ -23,7 +23,7 @@ from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import locked, stopped_by_sigterm
 from lthcore.settings import Recipe, Settings
-from lthcore.sources.dataset import dataset_of
+from lthcore.sources.catalogue import dataset_of
 from lthcore.training.orphans import remove_leftovers
 from lthcore.training.state import Replicate, TrainState
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lthcore.errors import LabError
+from lthcore.errors import LabError, choose
 from lthcore.paths import data_root
 from lthcore.sources.cifar import CIFAR10, CIFAR100
-from lthcore.sources.dataset import DATASETS, Raw, dataset_of, register_dataset
+from lthcore.sources.dataset import DATASETS, Dataset, Raw, register_dataset
 from lthcore.sources.digits import DIGITS
 from lthcore.sources.mnist import FASHION_MNIST, MNIST
+from lthcore.sources.npz import find_npz, npz_dataset
 
-__all__ = ["DATASETS", "fetch", "read", "test_images", "verified"]
+__all__ = ["DATASETS", "dataset_of", "fetch", "read", "test_images", "verified"]
 
 
 def _permuted(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
@@ -38,6 +39,13 @@ for _dataset in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, CIFAR100):
     register_dataset(_dataset)
 for _dataset in (DIGITS, MNIST, FASHION_MNIST):
     register_dataset(replace(_dataset, name=f"{_dataset.name}_permuted", reader=_permuted(_dataset.reader)))
+
+
+def dataset_of(name: str) -> Dataset:
+    """The data set of a name, or in the .npz file of this name. Raises LabError where there is none."""
+    if name not in DATASETS and name.endswith(".npz"):
+        register_dataset(npz_dataset(name, find_npz(name)))
+    return DATASETS[choose("dataset", name, DATASETS)]
 
 
 def read(name: str, root: Path | None = None) -> Raw:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lthcore.errors import LabError, choose
+from lthcore.errors import LabError
 
 
 class Raw(NamedTuple):
@@ -55,11 +55,6 @@ def register_dataset(dataset: Dataset) -> Dataset:
     """Let experiments name a data set. One of the same name takes the place of the one before."""
     DATASETS[dataset.name] = dataset
     return dataset
-
-
-def dataset_of(name: str) -> Dataset:
-    """The data set of a name. Raises LabError where there is none."""
-    return DATASETS[choose("dataset", name, DATASETS)]
 
 
 def download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack: bool = False) -> None:

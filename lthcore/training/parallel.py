@@ -17,6 +17,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from lthcore.data.datasets import Data
 from lthcore.errors import LabError
 from lthcore.models import build
+from lthcore.plugins import extensions, take_up
 from lthcore.settings import Recipe
 from lthcore.training.engines.chain import is_chain
 from lthcore.training.loop import Cohort, Trainer, train_in_step
@@ -66,9 +67,11 @@ def train_cohort(
         workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M", backend="loky",
         initializer=_begin_worker, initargs=(os.getpid(),),
     )  # fmt: skip
-    work, parent = delayed(_train_mapped), os.getpid()
+    work, parent, carried = delayed(_train_mapped), os.getpid(), extensions()
     try:
-        outcomes = pool(work(parent, settings, arrays, key, state, go_on, trainer) for key, state in cohort.items())
+        outcomes = pool(
+            work(parent, carried, settings, arrays, key, state, go_on, trainer) for key, state in cohort.items()
+        )
     except OSError as error:
         raise _no_room(error) from None
     try:
@@ -153,8 +156,17 @@ def _begin_worker(parent: int) -> None:
 
 
 def _train_mapped(
-    parent: int, settings: Recipe, arrays: dict, key: Hashable, state: TrainState, go_on: GoOn, trainer: Trainer
+    parent: int,
+    carried: bytes,
+    settings: Recipe,
+    arrays: dict,
+    key: Hashable,
+    state: TrainState,
+    go_on: GoOn,
+    trainer: Trainer,
 ) -> tuple[Hashable, TrainState]:
+    take_up(carried)
+
     def go_on_here(key: Hashable, state: TrainState) -> bool:
         end_if_orphan(parent)  # before anything is saved, where a run begun anew may have saved already
         return go_on(key, state)

@@ -1,0 +1,91 @@
+"""Plugins: networks, criteria, data sets and arms of one's own, from a file, and how they reach worker processes.
+
+A plugin is a Python file that registers what it defines. It is run only where the user names it, with `--plugin` or in
+LTH_PLUGINS (several, separated as in PATH): a params file can say that it needs one, but never runs it.
+"""
+
+import importlib.util
+import os
+import pickle
+import re
+import sys
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+
+import cloudpickle
+
+from lthcore.errors import LabError, one_line
+from lthcore.paths import project_root
+from lthcore.registry import MODELS
+from lthcore.sources.catalogue import DATASETS
+
+NAMED = "LTH_PLUGINS"
+
+
+def load_plugins() -> None:
+    """Run the files that LTH_PLUGINS names, each once in a process. Raises LabError for one that fails."""
+    for name in filter(None, os.environ.get(NAMED, "").split(os.pathsep)):
+        path = _found(name)
+        if not path.is_file():
+            raise LabError(f"plugin {name}: there is no such file")
+        module = _module_of(path)
+        if module in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(module, path)
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[module])
+        except Exception as error:
+            del sys.modules[module]
+            raise LabError(f"plugin {path}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def check_plugins(names: object) -> None:
+    """Raise LabError where one of the plugins that a params file needs has not been run, for the user to name it."""
+    for name in [names] if isinstance(names, str) else names or ():
+        if not isinstance(name, str):
+            raise LabError("plugins must be a file's name, or a list of such names")
+        if _module_of(_found(name)) not in sys.modules:
+            raise LabError(f"this experiment needs the plugin {name}, which is code: run it by --plugin {name}")
+
+
+def extensions() -> bytes:
+    """The networks and data sets that are not this package's own, for `take_up` in another process; empty for none.
+
+    Functions go by value, so that the other process need not have the notebook or the file that they are from.
+    """
+    models = {name: model for name, model in MODELS.items() if _is_foreign(model)}
+    datasets = {
+        name: replace(known, reader=None, fetch=None, test_here=None)  # trainings are handed their data
+        for name, known in DATASETS.items()
+        if _is_foreign(known.reader) or name.endswith(".npz")
+    }
+    if not models and not datasets:
+        return b""
+    for model in models.values():
+        module = sys.modules.get(model.__module__)
+        if module is not None and module.__name__ != "__main__":
+            cloudpickle.register_pickle_by_value(module)
+    return cloudpickle.dumps((models, datasets))
+
+
+def take_up(carried: bytes) -> None:
+    """Register in this process what `extensions` of another one has."""
+    if carried:
+        models, datasets = pickle.loads(carried)
+        MODELS.update(models)
+        DATASETS.update(datasets)
+
+
+def _is_foreign(function: object) -> bool:
+    return not str(getattr(function, "__module__", "")).startswith("lthcore.")
+
+
+def _found(name: str) -> Path:
+    return next((p.resolve() for p in (Path(name), project_root() / name) if p.is_file()), Path(name).resolve())
+
+
+def _module_of(path: Path) -> str:
+    digest = blake2b(str(path).encode(), digest_size=4).hexdigest()
+    return f"lth_plugin_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"

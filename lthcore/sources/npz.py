@@ -1,0 +1,76 @@
+"""A data set of one's own: an `.npz` file of images and labels, named where an experiment names its data set.
+
+It holds `images` (uint8; N x H x W, N x C x H x W, or N x H x W x C with one or three channels) and `labels` (N, whole
+numbers from 0), and may hold `test_images` and `test_labels`. Where it does not, a sixth of the images, drawn once and
+for all, is the test set.
+"""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from lthcore.errors import LabError, one_line
+from lthcore.paths import data_root, project_root
+from lthcore.sources.dataset import Dataset, Raw
+
+TEST_SHARE = 6  # one image in so many
+
+
+def find_npz(name: str) -> Path:
+    """Where an .npz file is: as named, else below the project or the data root. Raises LabError where it is not."""
+    places = [Path(name), project_root() / name, data_root() / name]
+    for path in places:
+        if path.is_file():
+            return path.resolve()
+    raise LabError(f"dataset = {name!r}: there is no such file here, in {project_root()}, or in {data_root()}")
+
+
+def npz_dataset(name: str, path: Path) -> Dataset:
+    """The data set in an .npz file, by its name. Raises LabError for a file that holds none."""
+    raw = read_npz(path)
+    values = raw.train_images.reshape(*raw.train_images.shape[:2], -1) / 255
+    std = values.std((0, 2))
+    return Dataset(
+        name, lambda root: read_npz(path), shape=raw.train_images.shape[1:],
+        classes=int(max(raw.train_labels.max(), raw.test_labels.max())) + 1, n_train=len(raw.train_labels),
+        n_test=len(raw.test_labels), mean=tuple(map(float, values.mean((0, 2)))),
+        std=tuple(float(s) if s > 0 else 1.0 for s in std),
+    )  # fmt: skip
+
+
+def read_npz(path: Path) -> Raw:
+    """The images and labels of an .npz file. Raises LabError for one that does not hold what it should."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise LabError(f"data: {path} is not a readable .npz file ({one_line(error)})") from None
+    images, labels = _checked(path, arrays, "images", "labels")
+    if "test_images" in arrays:
+        train, test = (images, labels), _checked(path, arrays, "test_images", "test_labels")
+    else:
+        order = np.random.RandomState(0).permutation(len(labels))
+        held, kept = order[: len(order) // TEST_SHARE], order[len(order) // TEST_SHARE :]
+        train, test = (images[kept], labels[kept]), (images[held], labels[held])
+    if not len(train[1]) or not len(test[1]) or train[0].shape[1:] != test[0].shape[1:]:
+        raise LabError(f"data: {path} needs training and test images, all of one shape")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    variant = f"{path.name}: {len(train[1]):,} train, {len(test[1]):,} test, sha256 {digest}"
+    return Raw(*train, *test, variant)
+
+
+def _checked(path: Path, arrays: dict[str, np.ndarray], *names: str) -> tuple[np.ndarray, np.ndarray]:
+    if missing := [name for name in names if name not in arrays]:
+        raise LabError(f"data: {path} has no array {missing[0]!r} (it has {', '.join(arrays) or 'none'})")
+    images, labels = (arrays[name] for name in names)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise LabError(f"data: {names[0]} of {path} are {images.dtype} of shape {images.shape}, not bytes (N, H, W)")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
+        raise LabError(f"data: {names[1]} of {path} must be {len(images):,} whole numbers from 0")
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images), labels.astype(np.int64)

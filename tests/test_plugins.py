@@ -1,0 +1,154 @@
+"""Plugins: a network, a criterion, an arm and data of one's own, from a file, as far as tables and worker processes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from lthcore.arms import ARMS
+from lthcore.errors import LabError
+from lthcore.lottery.start import WEIGHTS, register_arm
+from lthcore.plugins import load_plugins
+from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
+from lthcore.runs.experiments import load_experiments
+from lthcore.runs.files import read_record
+from lthcore.runs.runner import run
+from lthcore.settings import Settings
+from lthcore.sources.catalogue import dataset_of
+from lthcore.sources.dataset import DATASETS
+
+LAB = """
+from torch import nn
+from lthcore import register_arm, register_criterion, register_model
+
+@register_model
+def tiny(settings, shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, classes))
+
+@register_criterion(label="images", colour="#123456")
+def brightness(seen):
+    pixels = seen.data.train.images.mean(0).flatten()
+    final = {name: seen.final[name].abs() for name in seen.mask}
+    return {name: w * pixels.abs() if w.shape[1] == len(pixels) else w for name, w in final.items()}
+
+@register_arm(masks="oneshot", label="half the weights")
+def halved(of):
+    return {name: w / 2 for name, w in of.trial.theta_0.items()}
+"""
+
+
+@pytest.fixture(autouse=True)
+def only_for_this_test():
+    """What a test registers is gone afterwards."""
+    before = [(registry, dict(registry)) for registry in (MODELS, CRITERIA, ARMS, WEIGHTS, DATASETS)]
+    yield
+    for registry, content in before:
+        registry.clear()
+        registry.update(content)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plugin, and twelve classes of digits: those of the 4 and the 9 are split by whether they stand high or low."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
+    high = images[:, :4].sum((1, 2)) > images[:, 4:].sum((1, 2))
+    labels = np.where(high & (labels == 4), 10, np.where(high & (labels == 9), 11, labels))
+    np.savez(tmp_path / "twelve.npz", images=images, labels=labels)
+    (tmp_path / "lab.py").write_text(LAB)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_all_of_ones_own_is_trained_on_two_workers_and_written_to_tables(lab, monkeypatch):
+    monkeypatch.setenv("LTH_PLUGINS", str(lab / "lab.py"))
+    monkeypatch.setenv("LTH_WORKERS", "2")
+    load_plugins()
+    settings = Settings(
+        dataset="twelve.npz", architecture="tiny", validation=100, iterations=300, eval_every=100, trials=1, rounds=1,
+        arms=["ticket", "halved", "by_brightness"], learning_rate=5e-3, device="cpu",
+    )  # fmt: skip
+    rounds, _ = run(settings, lab / "run", quiet=True)
+    assert list(rounds["arm"]) == ["ticket", "ticket", "halved", "by_brightness"]
+    assert (rounds["final_test_accuracy"] > 0.7).all() and rounds["weights_left"].iloc[0] == 64 * 16 + 16 * 12
+    assert read_record(lab / "run")["data"].startswith("twelve.npz: 1,498 train, 299 test, sha256 ")
+    assert settings.key.startswith("tiny-twelve-")
+
+
+def test_a_params_file_alone_never_runs_code(lab, monkeypatch):
+    (lab / "my_study").mkdir()
+    (lab / "my_study" / "mine.yaml").write_text("plugins: trap.py\ndataset: digits\nprofiles: {cpu: {}}\n")
+    (lab / "trap.py").write_text("raise SystemExit('this was run')")
+    with pytest.raises(LabError, match=r"needs the plugin trap.py, which is code: run it by --plugin trap.py"):
+        load_experiments(lab / "my_study" / "mine.yaml")
+    (lab / "trap.py").write_text("")
+    monkeypatch.setenv("LTH_PLUGINS", "trap.py")
+    load_plugins()
+    assert load_experiments(lab / "my_study" / "mine.yaml")[0].variant == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "there is no such file"), ("1 / 0", "ZeroDivisionError: division by zero")]
+)
+def test_a_plugin_that_fails_is_one_line(content, what, tmp_path, monkeypatch):
+    if content:
+        (tmp_path / "bad.py").write_text(content)
+    monkeypatch.setenv("LTH_PLUGINS", str(tmp_path / "bad.py"))
+    with pytest.raises(LabError, match=what):
+        load_plugins()
+
+
+def test_the_names_of_this_package_are_taken():
+    def lenet(settings, shape, classes): ...
+    def magnitude(seen): ...
+    def ticket(of): ...
+    def rewound(of): ...
+
+    for register, function in (
+        (register_model, lenet), (register_criterion, magnitude), (register_arm, ticket), (register_arm, rewound)
+    ):  # fmt: skip
+        with pytest.raises(LabError, match="this package has one of that name"):
+            register(function)
+
+
+def test_what_a_notebook_defines_it_may_define_again():
+    for _ in range(2):
+
+        @register_criterion
+        def own(seen):
+            return {}
+
+    assert CRITERIA["own"].score is own and CRITERIA["own"].label == "own"
+
+
+IMAGES, LABELS = np.zeros((12, 4, 4), np.uint8), np.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what"),
+    [
+        ({"labels": LABELS}, "has no array 'images'"),
+        ({"images": IMAGES, "labels": LABELS[:5]}, "must be 12 whole numbers from 0"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "must be 12 whole numbers from 0"),
+        ({"images": IMAGES.astype(float), "labels": LABELS}, "not bytes"),
+        ({"images": IMAGES[:2], "labels": LABELS[:2]}, "needs training and test images"),
+        ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES}, "has no array 'test_labels'"),
+        ({"images": np.array([{}], object), "labels": LABELS}, "not a readable"),
+    ],
+)
+def test_a_file_that_holds_no_data_set_is_one_line(arrays, what, tmp_path):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(LabError, match=what):
+        dataset_of(str(tmp_path / "bad.npz"))
+    with pytest.raises(LabError, match="there is no such file"):
+        dataset_of("nowhere.npz")
+
+
+def test_images_of_three_channels_may_have_them_last(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
+    np.savez(tmp_path / "last.npz", images=colours, labels=LABELS, test_images=colours[:3], test_labels=LABELS[:3])
+    known = dataset_of(str(tmp_path / "last.npz"))
+    assert (known.shape, known.classes, known.n_train, known.n_test) == ((3, 5, 4), 3, 12, 3)
+    np.testing.assert_allclose(known.mean, colours.reshape(-1, 3).mean(0) / 255)
+    np.testing.assert_array_equal(known.reader(tmp_path).train_images[:, 1], colours[..., 1])
