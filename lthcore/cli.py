@@ -169,10 +169,10 @@ def run_command(options: argparse.Namespace) -> None:
                 print(f"{experiment.name}: notebook in {_short(run_notebook(experiment, folder))}")
         except TimeLimit:
             raise
-        except LabError as error:  # say so, and let the others run
+        except Exception as error:  # say so, and let the others run
             if len(experiments) == 1:
                 raise
-            print(one_line(f"lth: {experiment.name}: {error}"), file=sys.stderr)
+            _failed(experiment, error, options.debug)
             failures.append(experiment.name)
     if failures:
         raise LabError(f"{len(failures)} of {len(experiments)} experiments did not run: {', '.join(failures)}")
@@ -357,7 +357,10 @@ def queue_command(options: argparse.Namespace) -> None:
     from lthcore.runs.archives import mirror_of, pack
     from lthcore.runs.queue import queued
 
-    experiments = [e for e in queued(options.profile) if options.only in e.name]
+    bad: list[LabError] = []
+    experiments = [e for e in queued(options.profile, errors=bad) if options.only in e.name]
+    for error in bad:  # say so, and let the others run
+        print(f"lth: {error}", file=sys.stderr)
     if not experiments:
         raise LabError(f"queue: no experiment has {options.only!r} in its name; `lth list` shows all")
     if options.mirror:
@@ -369,6 +372,8 @@ def queue_command(options: argparse.Namespace) -> None:
             print(f"{pack(results_root(), Path(options.pack), options.profile)} runs packed into {options.pack}")
     if failures:
         raise LabError(f"{len(failures)} of the queue did not run: {', '.join(failures)}")
+    if bad:
+        raise bad[0]
     print("the queue is done")
 
 
@@ -390,8 +395,8 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
             if not set(planned(experiment.settings)) - done_replicates(experiment):
                 continue
             print(f"{experiment.name}: {state_line(experiment)}", flush=True)
-        except LabError as error:  # say so, and let the others run
-            failures[experiment.name] = _failed(experiment, error)
+        except Exception as error:  # say so, and let the others run
+            failures[experiment.name] = _failed(experiment, error, options.debug)
             continue
         try:
             run(experiment.settings, folder, deadline - time.monotonic())
@@ -400,20 +405,23 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
                 run_notebook(experiment, folder)
         except TimeLimit:
             raise
-        except LabError as error:
-            failures[experiment.name] = _failed(experiment, error)
+        except Exception as error:
+            failures[experiment.name] = _failed(experiment, error, options.debug)
         finally:
             if options.mirror:
                 try:
                     mirror(folder, root, options.mirror)
                 except LabError as error:
-                    failures.setdefault(experiment.name, _failed(experiment, error))
+                    failures.setdefault(experiment.name, _failed(experiment, error, options.debug))
     return list(failures)
 
 
-def _failed(experiment: Experiment, error: LabError) -> LabError:
+def _failed(experiment: Experiment, error: Exception, debug: bool) -> Exception:
     """Say that an experiment could not run, and return the error."""
-    print(one_line(f"lth: {experiment.name}: {error}"), file=sys.stderr)
+    if debug or os.environ.get("LTH_DEBUG"):
+        traceback.print_exception(error)
+    known = isinstance(error, LabError | OSError)
+    print(one_line(f"lth: {experiment.name}: {error if known else _unexpected(error)}"), file=sys.stderr)
     return error
 
 

@@ -173,8 +173,13 @@ class Recipe(BaseModel):
         return cls(**{name: names[name] for name in [*cls.model_fields, *sorted(unknown)] if name in names})
 
     def changed(self, /, **values: Any) -> Self:
-        """A checked copy with some values changed."""
-        return type(self)(**{**self.given(), **values})
+        """A checked copy with some values changed. Epochs among them take the place of iterations, and the reverse."""
+        mine = self.given()
+        if values.get("epochs"):
+            mine.pop("iterations", None)
+        elif "iterations" in values and self.epochs and "epochs" not in values:
+            mine |= {"epochs": 0, "eval_every": self.eval_every}
+        return type(self)(**{**mine, **values})
 
     def given(self, mode: str = "python") -> dict[str, Any]:
         """The settings as values, without those that follow from the others."""

@@ -327,6 +327,27 @@ def test_an_experiment_that_cannot_run_does_not_stop_the_queue(queue, project, t
     assert read_record(tmp_path / "results/smoke/lab/sweep-fast")["complete"]
 
 
+def test_an_error_that_nobody_foresaw_stops_no_other_experiment(project, capsys, monkeypatch):
+    """Neither of the queue nor of those given in one command; each is said in its line, and the exit status is 2."""
+    (project / "params/lab/odd.yaml").write_text(TINY.replace("trials: 1", "trials: 1\nseed: 666"))
+    (project / "params/QUEUE.yaml").write_text("[{params: lab/odd}, {params: lab/none_such}, {params: lab/tiny}]")
+
+    def odd(settings, *arguments, **more):
+        if settings.seed == 666:
+            raise KeyError("odd")
+        return run(settings, *arguments, **more)
+
+    monkeypatch.setattr("lthcore.runs.runner.run", odd)
+    assert lth("queue", "--profile", "smoke") == 2
+    err = capsys.readouterr().err
+    assert "lth: smoke/lab/odd: unexpected KeyError: 'odd'" in err and "none_such" in err
+    assert read_record(results_root() / "smoke/lab/tiny")["complete"]
+    command = ("run", "params/lab/odd.yaml", "params/lab/tiny.yaml", "--no-notebook")
+    assert lth(*command) == 2
+    assert "1 of 2 experiments did not run: cpu/lab/odd" in capsys.readouterr().err
+    assert read_record(results_root() / "cpu/lab/tiny")["complete"]
+
+
 def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
     claims = Path(cli.__file__).parents[1] / "params/claims.yaml"
     (project / "params/claims.yaml").write_text(claims.read_text())

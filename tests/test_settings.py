@@ -331,6 +331,19 @@ def test_epochs_with_another_grid_of_evaluations_are_another_run():
     assert len(keys) == 3 and DynamicSettings(epochs=30).key == DynamicSettings(epochs=30, eval_every=916).key
 
 
+def test_changed_epochs_take_the_place_of_iterations_and_the_reverse():
+    """What is changed is what was asked for; the other one follows from it."""
+    by_steps = Settings(iterations=5_000, eval_every=200)
+    by_epochs = by_steps.changed(epochs=2)
+    assert (by_epochs.epochs, by_epochs.iterations, by_epochs.eval_every) == (2, 2 * 916, 200)
+    back = Settings(epochs=2).changed(iterations=700)
+    assert (back.epochs, back.iterations, back.eval_every) == (0, 700, 916)
+    assert Settings(epochs=2).changed(iterations=700, eval_every=50).eval_every == 50
+    assert Settings(epochs=2).changed(epochs=0).iterations == Settings().iterations
+    with pytest.raises(LabError, match="give one"):
+        by_steps.changed(epochs=2, iterations=700)
+
+
 @pytest.mark.parametrize("values", [{"epochs": 30.0}, {"epochs": 3, "batch_size": "9"}, {"epochs": 3, "iterations": 5}])
 def test_epochs_that_are_no_whole_numbers_or_contradict_iterations_are_refused(values):
     assert "epochs" in refusal(**values)

@@ -1,12 +1,15 @@
 """Comparisons: tables across the runs of a study. Each run counts once, at the largest profile it was run at."""
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from scipy import stats
 
-from lthcore.errors import choose
+from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record, read_tables
@@ -16,19 +19,29 @@ from lthcore.runs.yaml_files import check_shape, read_yaml
 def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
     """Variant -> folder of each complete run of a study under a results root, at its largest profile.
 
-    Of the experiments that the params files define: runs made with `-p` have another variant, and are left out.
+    Of the experiments that the params files define: runs made with `-p` have another variant, and are left out. So is,
+    with a note, what cannot be read, be it a params file or a run: the others are compared without it.
     """
     defined = {
         experiment.variant
         for path in (project_root() / "params" / study).glob("*.yaml")
-        for experiment in load_experiments(path, PROFILES[0])
+        for experiment in _readable(load_experiments, path, PROFILES[0]) or ()
     }
     found = {}
     for profile in PROFILES if smoke else PROFILES[1:]:
         for path in sorted((root / profile / study).glob("*/run.json")):
-            if path.parent.name in defined and read_record(path.parent).get("complete"):
+            if path.parent.name in defined and (_readable(read_record, path.parent) or {}).get("complete"):
                 found[path.parent.name] = path.parent
     return dict(sorted(found.items()))
+
+
+def _readable(read: Callable, *what: object) -> Any:
+    """What is read; None where it cannot be, which is said."""
+    try:
+        return read(*what)
+    except LabError as error:
+        print(f"note: left out: {error}", file=sys.stderr)
+        return None
 
 
 def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:

@@ -91,7 +91,10 @@ def panels(
     many = len(series) > 8  # then the legend stands beside the panels
     across = 2 if len(columns) == 4 else min(len(columns), 3)
     figure, axes = new_figure(-(-len(columns) // across), across)
+    handles, labels = [], []
     for panel, (column, title) in zip(axes, columns.items(), strict=False):
+        if all(one.rounds[column].isna().all() for one in series):
+            _say_empty(panel, column)
         for one in series:
             plot_series(one, column, panel, x)
         lowest = min((one.rounds[x].min() for one in series), default=1.0)
@@ -106,11 +109,17 @@ def panels(
             legend.remove()
     for panel in axes[len(columns) :]:
         panel.set_axis_off()
-    if series and many:
+    if handles and many:
         figure.legend(handles, labels, loc="outside right upper")
-    elif series:
+    elif handles:
         axes[0].legend(handles, labels)
     return captioned(figure, caption, missing)
+
+
+def _say_empty(axes: Axes, column: str) -> None:
+    """Write into a panel why nothing is in it."""
+    why = "no validation set, so no early stop" if column.startswith("es_") else "nothing in the tables"
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#666666")
 
 
 def plot_distributions(
@@ -217,6 +226,8 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         "final_test_accuracy": ("Test accuracy at the end of training", "accuracy"),
     }
     for axes, (column, (title, label)) in zip(panels, columns.items(), strict=False):
+        if rounds[column].isna().all():
+            _say_empty(axes, column)
         plot_against_sparsity(rounds, column, arms, axes)
         axes.set(title=title, ylabel=label)
     for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's 4c

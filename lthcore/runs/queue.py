@@ -33,32 +33,42 @@ class Entry(TypedDict, total=False):
     labels: Annotated[list[str | int | float], Field(min_length=1)]
 
 
-def queued(profile: str, path: Path | None = None) -> Iterator[Experiment]:
-    """The experiments of params/QUEUE.yaml in their order, under a profile. Raises LabError for a bad entry."""
+def queued(profile: str, path: Path | None = None, errors: list[LabError] | None = None) -> Iterator[Experiment]:
+    """The experiments of params/QUEUE.yaml in their order, under a profile.
+
+    Raises LabError for a bad entry, or, where there is a list of `errors`, adds it to that and goes on with the next.
+    """
     path = path or project_root() / "params" / "QUEUE.yaml"
     entries = read_yaml(path, "queue")
     check_shape(entries, list[Entry], f"queue: {path}, by entries from 0")
     for entry in entries:
-        only = entry.get("only") or {}
-        folder, _, stem = entry["params"].partition("/")
-        for part in (folder, stem):
-            check_name(f"queue: {path}: params = {shown(entry['params'])} must be <notebook>/<variant>;", part)
-        experiments = load_experiments(path.parent / folder / f"{stem}.yaml", profile)
-        if "labels" in entry:
-            by_label = {e.variant.removeprefix(f"{stem}-"): e for e in experiments}
-            experiments = [
-                by_label[choose(f"queue: {path}: labels", str(label), by_label)] for label in entry["labels"]
-            ]
-        for experiment in experiments:
-            asked = experiment.settings.model_dump()
-            if only.keys() - asked.keys():
-                missing = ", ".join(sorted(only.keys() - asked.keys()))
-                raise LabError(f"queue: {path}: {entry['params']}: this study has no {missing}")
-            try:
-                experiment.settings.changed(**only)
-            except LabError as error:  # of an arm that there is not, say, which would else be left out without a word
-                raise LabError(f"queue: {path}: {entry['params']}: only: {error}") from None
-            less = {  # never more than the profile asks for
-                k: [arm for arm in v if arm in asked[k]] if k == "arms" else min(v, asked[k]) for k, v in only.items()
-            }
-            yield experiment._replace(settings=experiment.settings.changed(**less))
+        try:
+            yield from list(_of_entry(entry, profile, path))
+        except LabError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+
+
+def _of_entry(entry: Entry, profile: str, path: Path) -> Iterator[Experiment]:
+    only = entry.get("only") or {}
+    folder, _, stem = entry["params"].partition("/")
+    for part in (folder, stem):
+        check_name(f"queue: {path}: params = {shown(entry['params'])} must be <notebook>/<variant>;", part)
+    experiments = load_experiments(path.parent / folder / f"{stem}.yaml", profile)
+    if "labels" in entry:
+        by_label = {e.variant.removeprefix(f"{stem}-"): e for e in experiments}
+        experiments = [by_label[choose(f"queue: {path}: labels", str(label), by_label)] for label in entry["labels"]]
+    for experiment in experiments:
+        asked = experiment.settings.model_dump()
+        if only.keys() - asked.keys():
+            missing = ", ".join(sorted(only.keys() - asked.keys()))
+            raise LabError(f"queue: {path}: {entry['params']}: this study has no {missing}")
+        try:
+            experiment.settings.changed(**only)
+        except LabError as error:  # of an arm that there is not, say, which would else be left out without a word
+            raise LabError(f"queue: {path}: {entry['params']}: only: {error}") from None
+        less = {  # never more than the profile asks for
+            k: [arm for arm in v if arm in asked[k]] if k == "arms" else min(v, asked[k]) for k, v in only.items()
+        }
+        yield experiment._replace(settings=experiment.settings.changed(**less))

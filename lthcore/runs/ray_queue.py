@@ -60,6 +60,9 @@ def run_queue(
         except (LabError, OSError) as error:
             failures[experiment.name] = error
             states[experiment.name] = "failed"
+        except Exception as error:  # what nobody foresaw of one experiment must not end the others
+            failures[experiment.name] = LabError(f"unexpected {type(error).__name__}: {one_line(error)}")
+            states[experiment.name] = "failed"
         except BaseException:
             states[experiment.name] = "failed"
             raise

@@ -235,3 +235,19 @@ def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
     run(settings, tmp_path, quiet=True)
     assert rewinding_findings({10: tmp_path}) == []
     assert len(rewinding_and_connectivity.rewinding({10: tmp_path}).axes) == 3
+
+
+def test_a_run_or_params_file_that_cannot_be_read_is_left_out_and_said_so(tmp_path, monkeypatch, capsys):
+    """The others are compared without it."""
+    study = tmp_path / "params" / "lab"
+    study.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    (study / "a.yaml").write_text("{dataset: digits, validation: 200, sweep: {x: {}, y: {}}, profiles: {smoke: {}}}")
+    (study / "b.yaml").write_text("{trials: none, profiles: {smoke: {}}}")
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("a-x", '{"run_key": "k", "complete": true}'), ("a-y", "{")):
+        (tmp_path / "results" / "cpu" / "lab" / name).mkdir(parents=True)
+        (tmp_path / "results" / "cpu" / "lab" / name / "run.json").write_text(text)
+    assert list(runs_of(tmp_path / "results", "lab")) == ["a-x"]
+    err = capsys.readouterr().err
+    assert "note: left out: " in err and "b.yaml" in err and "a-y" in err

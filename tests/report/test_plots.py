@@ -119,6 +119,20 @@ def test_dense_network_is_the_first_point_of_every_arm():
     assert plots.with_dense(tables("ticket")[0]).equals(tables("ticket")[0])
 
 
+def test_without_a_validation_set_there_is_no_early_stop_and_its_panels_say_so():
+    """A run that holds nothing out is a good one: its figures have the accuracies at the end alone."""
+    rounds, curves = tables("ticket", "reinit")
+    rounds = rounds.assign(**dict.fromkeys((name for name in rounds if name.startswith("es_")), np.nan))
+    series = plots.series_of(rounds, ("ticket", "reinit"))
+    empty = plots.panels(series, {"es_iteration": "How fast", "es_test_accuracy": "How well"})
+    assert [axes.texts[0].get_text() for axes in empty.axes] == ["no validation set, so no early stop"] * 2
+    half = plots.panels(series, {"es_iteration": "How fast", "final_test_accuracy": "How well"})
+    assert lines_in(half) and half.axes[0].get_legend() is not None and not half.axes[1].texts
+    whole = plots.figure4(rounds)
+    assert [len(axes.texts) for axes in whole.axes] == [1, 1, 1, 0]
+    assert lines_in(plots.figure3(rounds, curves)) > 0
+
+
 @pytest.mark.parametrize("column", ["es_iteration", "final_test_accuracy"])
 @pytest.mark.parametrize("arm", ["ticket", "reinit"])
 def test_lines_are_means_and_bars_reach_from_min_to_max(arm, column):

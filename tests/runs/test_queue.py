@@ -90,6 +90,17 @@ def test_a_queue_that_cannot_be_used_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value) and "cannot read" not in str(caught.value) and "QUEUE" in str(caught.value)
 
 
+def test_an_entry_that_cannot_be_used_hides_no_other(tmp_path):
+    (tmp_path / "iterative_pruning").symlink_to(project_root() / "params" / "iterative_pruning")
+    (tmp_path / "QUEUE.yaml").write_text(
+        "[{params: iterative_pruning/none_such}, {params: iterative_pruning/mlp_digits},"
+        " {params: iterative_pruning/mlp_digits, only: {rounds: -1}}]"
+    )
+    errors = []
+    assert [e.variant for e in queued("cpu", tmp_path / "QUEUE.yaml", errors)] == ["mlp_digits"]
+    assert "none_such" in str(errors[0]) and "rounds" in str(errors[1]) and len(errors) == 2
+
+
 def test_an_entry_asks_for_how_much_is_run_and_nothing_else():
     assert set(Less.__annotations__) == set(EXTENT) - {"device", "engine"}
 
