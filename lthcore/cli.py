@@ -21,8 +21,8 @@ from lthcore.runs.experiments import PROFILES, Experiment, load_experiments
 from lthcore.runs.yaml_files import parse_yaml
 
 EXAMPLES = """examples:
-  lth list                                                       what there is, what is done, what it would take
-  lth list dynamic_pruning/lenet                                 the same, of some
+  lth list                                                       every study: what is done, what the rest would take
+  lth list dynamic_pruning/lenet                                 every experiment of some, and runs with -p
   lth run params/iterative_pruning/lenet_mnist.yaml              find winning tickets (profile cpu), or go on with it
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
   lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600     stop cleanly after ten minutes
@@ -240,30 +240,84 @@ def _execute(source: Path, executed: Path, values: dict):
 
 
 def list_command(options: argparse.Namespace) -> None:
-    """Print every params file with its state and estimated time under each profile.
+    """Print where every study stands under each profile; of those named, or of all if asked, every experiment.
 
     What cannot be read says so in its row. Raises LabError in the end where there was any such.
     """
     from lthcore.runs.estimate import params_files
-    from lthcore.runs.progress import state_line
+    from lthcore.runs.status import changed_runs
 
     errors: list[str] = []
+    detailed = bool(options.name or options.all)
+    found: dict[Path, dict[str, list[Experiment]]] = {}
     for path in (path for path in params_files() if options.name in str(path)):
-        print(one_line(_short(path)))
+        found[path] = {}
         for profile in PROFILES:
             try:
-                experiments = load_experiments(path, profile)
+                found[path][profile] = load_experiments(path, profile)
             except Exception as error:  # a file of whatever content must not hide the others
-                print(f"    {profile:6} {_noted(error, errors)}")
-                continue
+                print(f"{one_line(_short(path))} ({profile}): {_noted(error, errors)}")
+    known = {e.name: e for profiles in found.values() for experiments in profiles.values() for e in experiments}
+    changed = changed_runs(known)
+    if detailed:
+        _list_all(found, changed, errors)
+    else:
+        _list_studies(found, len(changed), errors)
+    _raise_first(errors)
+
+
+def _list_all(
+    found: dict[Path, dict[str, list[Experiment]]], changed: list[tuple[Experiment, dict]], errors: list[str]
+) -> None:
+    """Print every experiment in a line, and below it the runs that were made of it with changed settings."""
+    from lthcore.runs.progress import state_line
+
+    def state(experiment: Experiment) -> str:
+        try:
+            return state_line(experiment)
+        except Exception as error:  # nor may a damaged run hide the others
+            return _noted(error, errors)
+
+    for path, profiles in found.items():
+        print(one_line(_short(path)))
+        for profile, experiments in profiles.items():
             for experiment in experiments:
                 label = experiment.variant.removeprefix(path.stem).removeprefix("-")
-                try:
-                    state = state_line(experiment)
-                except Exception as error:  # nor may a damaged run
-                    state = _noted(error, errors)
-                print(f"    {profile:6} {label:24} {state}")
-    _raise_first(errors)
+                print(f"    {profile:6} {label:24} {state(experiment)}")
+        names = {e.name for experiments in profiles.values() for e in experiments}
+        for experiment, values in changed:
+            if any(experiment.name.startswith(f"{name}-") for name in names):
+                what = ", ".join(f"{key} = {value}" for key, value in values.items())
+                print(f"    {experiment.profile:6} {experiment.variant}: {what}: {state(experiment)}")
+
+
+def _list_studies(found: dict[Path, dict[str, list[Experiment]]], changed: int, errors: list[str]) -> None:
+    """Print a line for each study: how many of its experiments are done, and what the rest would take here."""
+    from lthcore.runs.progress import StudyRow, summary_of
+
+    studies: dict[str, dict[str, list[Experiment]]] = {}
+    for path, profiles in found.items():
+        for profile, experiments in profiles.items():
+            studies.setdefault(path.parent.name, {}).setdefault(profile, []).extend(experiments)
+    print(f"{'study':28}" + "".join(f"{profile:26}" for profile in PROFILES).rstrip())
+    untimed = 0
+    for study, profiles in studies.items():
+        cells: dict[str, StudyRow | str] = {}
+        for profile, experiments in profiles.items():
+            try:
+                cells[profile] = summary_of(experiments)
+                untimed += cells[profile].untimed
+            except Exception as error:
+                cells[profile] = "cannot be read"
+                print(f"{study} ({profile}): {_noted(error, errors)}")
+        print(f"{study:28}" + "".join(f"{cells.get(profile, '')!s:26}" for profile in PROFILES).rstrip())
+    if changed:
+        print(f"\n{changed} runs with changed settings (lth run -p)")
+    if untimed:
+        print(f"\n{untimed} experiments are of networks not timed on this machine yet, and not in the times above")
+    print(
+        "\n`lth list NAME` shows every experiment of a study or file, `lth list --all` those of all, all of them timed"
+    )
 
 
 def _noted(error: Exception, errors: list[str]) -> str:
@@ -280,22 +334,63 @@ def _raise_first(errors: list[str]) -> None:
 
 
 def show_command(options: argparse.Namespace) -> None:
-    """Print a run: where it comes from, and its accuracies by arm and weights left."""
+    """Print a run: where it comes from, its settings, and its accuracies by arm and weights left."""
     from lthcore.paths import folder_of
     from lthcore.runs.files import read_record, read_tables
 
     folder = Path(options.run) if Path(options.run).is_dir() else folder_of(options.run)
     rounds, _ = read_tables(folder)
-    record = {key: value for key, value in read_record(folder).items() if key != "settings"}
+    whole = read_record(folder)
+    record = {key: value for key, value in whole.items() if key != "settings"}
     print(
         "\n".join(
             f"{key:18} {json.dumps(value) if isinstance(value, dict) else value}" for key, value in record.items()
         )
     )
+    print(_standing(folder))
+    _print_settings(folder, whole.get("settings", {}))
     columns = ["es_iteration", "es_test_accuracy", "final_test_accuracy", "final_train_accuracy"]
     table = rounds.groupby(["arm", "round"], sort=False)[["percent_left", *columns]].mean()
     table.insert(0, "n", rounds.groupby(["arm", "round"], sort=False).size())
     print("\nmeans over trials and draws\n" + table.round(4).to_string())
+
+
+def _standing(folder: Path) -> str:
+    """What `lth list` says of a run, and which settings it changes of its params file, if it is of one."""
+    from lthcore.paths import project_root
+    from lthcore.runs.progress import state_line
+    from lthcore.runs.status import changed_runs
+
+    *_, profile, study, variant = folder.resolve().parts
+    known: dict[str, Experiment] = {}
+    for path in sorted((project_root() / "params" / study).glob("*.yaml")):
+        try:
+            known |= {e.name: e for e in load_experiments(path, profile)}
+        except LabError:
+            continue
+    name = f"{profile}/{study}/{variant}"
+    lines = []
+    if name in known:
+        lines = [f"{'state':18} {state_line(known[name])}"]
+    for experiment, values in changed_runs(known, folder.resolve().parents[2]) if known else ():
+        if experiment.name == name:
+            what = ", ".join(f"{key} = {value}" for key, value in values.items())
+            lines = [f"{'state':18} {state_line(experiment)}", f"{'changed':18} {what}"]
+    return "\n".join(lines)
+
+
+def _print_settings(folder: Path, values: dict[str, Any]) -> None:
+    """Print the settings of a run, those that are not at their defaults first."""
+    from lthcore.lottery.methods import settings_for
+
+    fields = settings_for(folder.resolve().parent.name).model_fields
+    default = {key: json.loads(json.dumps(field.default)) for key, field in fields.items()}
+    own = {key: value for key, value in values.items() if value != default.get(key)}
+    for title, part in (
+        ("settings, other than the defaults", own),
+        ("settings, at their defaults", {key: value for key, value in values.items() if key not in own}),
+    ):
+        print(f"\n{title}\n" + "\n".join(f"    {key:18} {value}" for key, value in part.items()))
 
 
 def figures_command(options: argparse.Namespace) -> None:
@@ -499,8 +594,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--plugin", action="append", default=[], metavar="FILE", help="run this code of yours first")
         return sub
 
-    sub = command("list", list_command, "list every experiment: its state per profile and the time it would take here")
-    sub.add_argument("name", nargs="?", default="", metavar="NAME", help="only params files with this in their path")
+    sub = command("list", list_command, "list every study: what is done of it per profile, and the time the rest takes")
+    sub.add_argument("name", nargs="?", default="", metavar="NAME", help="every experiment of files with this in them")
+    sub.add_argument("--all", action="store_true", help="every experiment of all files, each timed on this machine")
     sub = command("run", run_command, "run experiments, or go on with them")
     sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<notebook>/<variant>.yaml")
     sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")

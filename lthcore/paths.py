@@ -30,6 +30,11 @@ def folder_of(name: str, root: Path | None = None) -> Path:
     return root / name
 
 
+def cache_root() -> Path:
+    """Where what can be found out again is kept: lth/ below `XDG_CACHE_HOME`, else below .cache of the home folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lth"
+
+
 def data_root() -> Path:
     """Where data files are looked for: `LTH_DATA`, else data/ of the project."""
     return Path(os.environ.get("LTH_DATA") or project_root() / "data")

@@ -161,7 +161,7 @@ def test_changed_settings_are_kept_beside_the_published_run(tmp_path):
     assert run_tiny("-p", "trials", "2") == 0
     tiny, *changed = sorted(path.name for path in (tmp_path / "results/smoke/lab").iterdir())
     assert tiny == "tiny"
-    assert all(re.fullmatch(r"tiny-[0-9a-f]{8}", name) for name in changed)
+    assert all(re.fullmatch(r"tiny-(learning_rate0\.002|trials2)-[0-9a-f]{8}", name) for name in changed)
     records = [read_record(tmp_path / "results/smoke/lab" / name)["settings"] for name in changed]
     assert sorted((r["learning_rate"], r["trials"]) for r in records) == [(1.2e-3, 2), (2e-3, 1)]
 
@@ -225,12 +225,48 @@ def test_list_shows_every_experiment_with_its_state(capsys):
     less = load_experiment("params/lab/tiny.yaml", "cpu").settings.changed(rounds=0)
     run(less, results_root() / "cpu/lab/tiny", quiet=True)
     capsys.readouterr()
-    assert lth("list") == 0
+    assert lth("list", "--all") == 0
     name, smoke, cpu, paper = capsys.readouterr().out.splitlines()
     assert name == "params/lab/tiny.yaml"
     assert re.fullmatch(r" +smoke +done \(4 trainings\)", smoke)
-    assert re.fullmatch(r" +cpu +1 of 4 trainings done, about \d+ s here", cpu)
+    assert re.fullmatch(r" +cpu +1 of 4 trainings done, all that was asked for, about \d+ s here", cpu)
     assert re.fullmatch(r" +paper +7 trainings, about \d+ s here", paper)
+
+
+def test_list_is_a_line_for_each_study_and_times_nothing(project, capsys, monkeypatch):
+    """What is not timed here yet is said to be so; a list of some times what it shows, and then it is known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project / "cache"))
+    monkeypatch.setattr("lthcore.runs.estimate._time", failing(AssertionError("timed")))
+    run(load_experiment("params/lab/tiny.yaml", "smoke").settings, results_root() / "smoke/lab/tiny", quiet=True)
+    (project / "params/other").mkdir()
+    (project / "params/other/a.yaml").write_text(SWEEP)
+    assert lth("list") == 0
+    title, lab, other, _, note, *_ = capsys.readouterr().out.splitlines()
+    assert title.split() == ["study", "smoke", "cpu", "paper"]
+    assert re.fullmatch(r"lab +all 1 done +0 of 1 done, \? +0 of 1 done, \?", lab)
+    assert re.fullmatch(r"other +0 of 2 done, \? +0 of 2 done, \? +0 of 2 done, \?", other)
+    assert note.startswith("8 experiments are of networks not timed on this machine yet")
+    monkeypatch.setattr("lthcore.runs.estimate._time", lambda *_: (3600.0, 0.0, 0.0))
+    assert lth("list", "lab/tiny") == 0
+    capsys.readouterr()
+    assert lth("list") == 0
+    out = capsys.readouterr().out
+    hours = 4 * 40 * 1.1  # trainings x steps x an hour, on one worker
+    assert re.search(rf"lab +all 1 done +0 of 1 done, {hours:.1f} h", out) and "not timed" not in out
+
+
+def test_runs_with_changed_settings_are_listed_and_shown_with_what_they_changed(capsys):
+    assert run_tiny("-p", "batch_size", "32", "-p", "widths", "[20, 10]") == 0
+    [name] = (path.name for path in (results_root() / "smoke/lab").iterdir())
+    assert re.fullmatch(r"tiny-batch_size32-widths20\+10-[0-9a-f]{8}", name)
+    capsys.readouterr()
+    assert lth("list", "tiny") == 0
+    assert f"smoke  {name}: widths = [20, 10], batch_size = 32: done (4 trainings)" in capsys.readouterr().out
+    assert lth("list") == 0
+    assert "1 runs with changed settings" in capsys.readouterr().out
+    assert lth("show", f"smoke/lab/{name}") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^state +done \(4 trainings\)\nchanged +widths = \[20, 10\], batch_size = 32$", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("by", ["name", "folder"])
@@ -243,6 +279,10 @@ def test_show_prints_where_a_run_comes_from_and_its_means(by, tmp_path, capsys):
     record, (rounds, _) = read_record(folder), read_tables(folder)
     assert re.search(rf"^run_key +{record['run_key']}$", out, re.MULTILINE)
     assert json.dumps(record["versions"]) in out
+    own, others = out.partition("settings, other than the defaults")[2].split("settings, at their defaults")
+    assert re.search(r"^    iterations +20$", own, re.MULTILINE) and "learning_rate" not in own
+    assert re.search(r"^    learning_rate +0\.0012$", others, re.MULTILINE) and "iterations" not in others
+    assert re.search(r"^state +done \(4 trainings\)$", out, re.MULTILINE)
     ticket = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 1)]["final_test_accuracy"]
     [line] = re.findall(r"^ticket.*\n^ +1 .*$", out, re.MULTILINE)
     words = line.splitlines()[1].split()
@@ -530,7 +570,10 @@ def test_one_bad_file_or_run_hides_nothing_else_in_the_list(project, tmp_path, c
     capsys.readouterr()
     assert lth("list") == 2
     out, err = capsys.readouterr()
-    assert re.search(r"lab/bad\.yaml\n    smoke  cannot be read: .*'trials' is there twice", out)
+    assert re.search(r"^lab .*1 of 2 done|^lab \(smoke\): cannot be read", out, re.MULTILINE)
+    assert lth("list", "--all") == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"lab/bad\.yaml \(smoke\): cannot be read: .*'trials' is there twice", out)
     assert re.search(r"smoke +done \(4 trainings\)", out) and re.search(r"smoke +cannot be read: .*run\.json", out)
     assert len(re.findall(r"cpu +4 trainings, about", out)) == 2
     assert re.fullmatch(r"lth: .*bad\.yaml.* \(and 3 more\)\n", err)

@@ -13,26 +13,38 @@ from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record, read_tables
+from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
 
 def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
-    """Variant -> folder of each complete run of a study under a results root, at its largest profile.
+    """Variant -> folder of each run of a study under a results root that is done, at its largest profile.
 
+    Done is what its params file asks for, as `lth list` has it, or else what its last run was asked for.
     Of the experiments that the params files define: runs made with `-p` have another variant, and are left out. So is,
     with a note, what cannot be read, be it a params file or a run: the others are compared without it.
     """
     defined = {
-        experiment.variant
+        experiment.variant: path
         for path in (project_root() / "params" / study).glob("*.yaml")
         for experiment in _readable(load_experiments, path, PROFILES[0]) or ()
     }
     found = {}
     for profile in PROFILES if smoke else PROFILES[1:]:
         for path in sorted((root / profile / study).glob("*/run.json")):
-            if path.parent.name in defined and (_readable(read_record, path.parent) or {}).get("complete"):
-                found[path.parent.name] = path.parent
+            folder = path.parent
+            if folder.name in defined and _readable(_is_drawn, folder, defined[folder.name]):
+                found[folder.name] = folder
     return dict(sorted(found.items()))
+
+
+def _is_drawn(folder: Path, params: Path) -> bool:
+    """Whether a run is done, as far as was asked for or as its params file asks."""
+    if read_record(folder).get("complete"):
+        return True
+    root, profile = folder.parents[2], folder.parents[1].name
+    same = [e for e in load_experiments(params, profile) if e.variant == folder.name]
+    return any(status_of(experiment, root).is_drawn for experiment in same)
 
 
 def _readable(read: Callable, *what: object) -> Any:

@@ -14,6 +14,7 @@ from lthcore.settings import Recipe
 
 PROFILES = ("smoke", "cpu", "paper")
 STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
+LONGEST = 60  # characters of a folder's name that say what was changed
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names make folders: these lead nowhere else
 
 
@@ -96,9 +97,30 @@ def _experiment(
     notebook = path.absolute().parent.name
     kind = settings_for(notebook)
     published = kind(**{key: value for layer in layers for key, value in layer.items()})
+    if not overrides:
+        return Experiment(notebook, variant, profile, published)
     settings = published.changed(**overrides)
-    before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
-    changed = {k: v for k, v in now.items() if v != before[k] and k not in ("device", "engine")}
+    changed = changes(published, settings)
     if changed:
-        variant += "-" + hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+        words = named({key: changed[key] for key in overrides if key in changed})
+        variant += f"-{words}-{hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]}"
     return Experiment(notebook, variant, profile, settings)
+
+
+def changes(published: Recipe, settings: Recipe) -> dict[str, Any]:
+    """The settings that differ from published ones, as JSON has them; on what a run is trained is none of them."""
+    before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
+    return {k: v for k, v in now.items() if v != before.get(k) and k not in ("device", "engine")}
+
+
+def named(changed: dict[str, Any]) -> str:
+    """Changed settings as a part of a folder's name, `batch_size32-widths20+10`, of at most LONGEST characters.
+
+    Characters that names may not have are left out, and of changes that are too many it says how many there are.
+    """
+    words = []
+    for key, value in changed.items():
+        text = "+".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        words.append(key + "".join(c for c in text if c.isascii() and (c.isalnum() or c in "_+-.")))
+    whole = "-".join(words)
+    return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 16]}..{len(words)}_changes"

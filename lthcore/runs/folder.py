@@ -35,6 +35,7 @@ from lthcore.runs.files import read_file, read_record, read_table, replicate_of,
 from lthcore.runs.provenance import COMMIT, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
+from lthcore.runs.status import missing
 from lthcore.settings import Recipe
 from lthcore.training.state import Replicate, TrainState
 
@@ -62,13 +63,7 @@ class RunFolder:
     @property
     def missing(self) -> list[Replicate]:
         """The trainings still to do: not those that would grow from one that diverged."""
-        diverged = [r for r, row in self.rows.items() if row.get("diverged") and arm_of(r.arm).is_pruned_itself]
-        ended = {(r.arm, r.trial): r.round for r in diverged}
-
-        def reachable(r: Replicate) -> bool:
-            return all(r.round <= ended.get((arm, r.trial), r.round) for arm in ("ticket", arm_of(r.arm).grows_from))
-
-        return [r for r in planned(self.settings) if r not in self.rows and reachable(r)]
+        return missing(self.settings, self.rows, [r for r, row in self.rows.items() if row.get("diverged")])
 
     def take(self, data: Data) -> None:
         """Take the data that the run is trained on. Raises LabError where trainings that are done had other data."""

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import NamedTuple
 
-from lthcore.lottery.methods import planned
-from lthcore.runs.estimate import done_replicates, seconds_left
+from lthcore.runs.estimate import is_timed, seconds_left, seconds_of
 from lthcore.runs.experiments import Experiment
+from lthcore.runs.status import status_of
 
 
 def print_plan(experiments: list[Experiment]) -> None:
@@ -21,11 +22,44 @@ def print_plan(experiments: list[Experiment]) -> None:
 
 def state_line(experiment: Experiment) -> str:
     """How much of an experiment is done, and how long the rest would take here."""
-    done, total = len(done_replicates(experiment)), len(planned(experiment.settings))
-    if done == total:
+    status = status_of(experiment)
+    done, total = len(status.done), len(status.done) + len(status.missing)
+    if not status.missing:
         return f"done ({total:,} trainings)"
     begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"
-    return f"{begun}, about {duration(seconds_left(experiment))} here"
+    asked = ", all that was asked for" if status.is_drawn else ""
+    return f"{begun}{asked}, about {duration(seconds_of(experiment.settings, status.missing))} here"
+
+
+class StudyRow(NamedTuple):
+    """A study under a profile: experiments, those that are done, seconds left of what is timed, and what is not."""
+
+    experiments: int
+    done: int
+    seconds: float
+    untimed: int
+
+    def __str__(self) -> str:
+        """The row in words: `8 of 96 done, 34 h`."""
+        if self.done == self.experiments:
+            return f"all {self.done} done"
+        at_least = "> " if self.untimed else ""
+        time = f"{at_least}{duration(self.seconds)}" if self.untimed < self.experiments - self.done else "?"
+        return f"{self.done} of {self.experiments} done, {time}"
+
+
+def summary_of(experiments: list[Experiment], measure: bool = False) -> StudyRow:
+    """Where some experiments stand together. What is not timed here yet is timed only if it is to `measure`."""
+    done = untimed = 0
+    seconds = 0.0
+    for experiment in experiments:
+        missing = status_of(experiment).missing
+        done += not missing
+        if missing and not measure and not is_timed(experiment.settings, missing):
+            untimed += 1
+        else:
+            seconds += seconds_of(experiment.settings, missing)
+    return StudyRow(len(experiments), done, seconds, untimed)
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lthcore.errors import LabError, TimeLimit
+from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.lottery.methods import planned
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror

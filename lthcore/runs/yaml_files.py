@@ -6,6 +6,8 @@ counted before any of it is made: a few lines can expand to more than a memory h
 """
 
 import math
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,11 @@ class _Loader(yaml.SafeLoader):
 
 def parse_yaml(text: str) -> Any:
     """The plain value that a text of YAML stands for. Raises LabError, which names line and column, for any other."""
+    return deepcopy(_parsed(text))  # a file is read under each of its profiles, and whoever reads it may change it
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
     loader = None
     try:
         loader = _Loader(text)

@@ -25,10 +25,40 @@ def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypat
     assert estimate.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * estimate.SHARED)
 
 
+def test_what_is_timed_is_kept_for_this_machine_and_these_versions(tmp_path, monkeypatch):
+    """A command times nothing that one before it has timed here; elsewhere, or with other versions, it does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    timed, seconds = [], (2e-3, 1e-6, 0.0)
+    monkeypatch.setattr(estimate, "_time", lambda settings, density: timed.append(density) or seconds)
+
+    def as_in_another_command() -> float:
+        estimate._read_kept.cache_clear()
+        estimate._machine.cache_clear()
+        return estimate.seconds_left(EXPERIMENT)
+
+    replicates = planned(SETTINGS)
+    assert not estimate.is_timed(SETTINGS, replicates) and estimate.is_timed(SETTINGS, [])
+    first = as_in_another_command()
+    assert timed and estimate.is_timed(SETTINGS, replicates)
+    count = len(timed)
+    assert as_in_another_command() == first and len(timed) == count
+    monkeypatch.setattr(estimate, "versions", lambda: {"torch": "another"})
+    as_in_another_command()
+    assert len(timed) == 2 * count
+    for path in (tmp_path / "cache" / "lth").iterdir():
+        path.write_text("{ not JSON")
+    assert as_in_another_command() == first and len(timed) == 3 * count
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # where nothing can be written
+    assert as_in_another_command() == first
+    monkeypatch.undo()
+    estimate._machine.cache_clear()
+
+
 def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
     asked = []
     monkeypatch.setattr(estimate, "_timed", lambda settings, density: asked.append(density) or (1e-3, 1e-6, 0.0))
-    estimate.seconds_left(EXPERIMENT)
+    for replicate in planned(SETTINGS):
+        estimate.seconds_of(SETTINGS, [replicate])
     assert asked[0] == 1.0
     assert asked == sorted(asked, reverse=True)
     assert all(density >= 0.8**k * 0.999 for k, density in enumerate(asked))

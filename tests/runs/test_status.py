@@ -1,0 +1,93 @@
+"""What is done of a run is said once, and the list, `lth show`, the figures and the runner agree about it."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from lthcore.report.comparisons import runs_of
+from lthcore.runs.experiments import LONGEST, NAME, Experiment, changes, named
+from lthcore.runs.progress import state_line
+from lthcore.runs.runner import Run, run
+from lthcore.runs.status import changed_runs, status_of
+from lthcore.settings import Settings
+from lthcore.training.state import Replicate
+
+SETTINGS = Settings(
+    dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, arms=("ticket", "random"),
+    random_draws=1, trials=2, rounds=2,
+)  # fmt: skip
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch) -> Experiment:
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    (tmp_path / "params/lab").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    values = SETTINGS.model_dump(mode="json")
+    (tmp_path / "params/lab/a.yaml").write_text(json.dumps(values | {"profiles": {"smoke": {}, "cpu": {}}}))
+    monkeypatch.chdir(tmp_path)
+    return Experiment("lab", "a", "cpu", SETTINGS)
+
+
+def agreed(experiment: Experiment, tmp_path) -> tuple[bool, bool, int]:
+    """Whether it is done, whether it is drawn, and how many trainings are missing, as all of them say it."""
+    folder = tmp_path / "results" / experiment.name
+    status = status_of(experiment)
+    assert Run(folder, experiment.settings).missing == status.missing
+    assert state_line(experiment).startswith("done (") == (not status.missing)
+    assert ("a" in runs_of(tmp_path / "results", "lab")) == status.is_drawn
+    return not status.missing, status.is_drawn, len(status.missing)
+
+
+def test_of_a_run_with_nothing_some_and_all_of_it_done(experiment, tmp_path):
+    assert agreed(experiment, tmp_path) == (False, False, 2 * 5)
+    folder = tmp_path / "results" / experiment.name
+    run(SETTINGS.changed(rounds=1), folder, quiet=True)  # as a queue may ask for less
+    assert agreed(experiment, tmp_path) == (False, True, 2 * 2)
+    assert "6 of 10 trainings done, all that was asked for, about" in state_line(experiment)
+    run(SETTINGS, folder, quiet=True)
+    assert agreed(experiment, tmp_path) == (True, True, 0)
+
+
+def test_a_run_that_was_asked_for_more_once_and_has_all_of_its_params_file_is_done(experiment, tmp_path):
+    folder = tmp_path / "results" / experiment.name
+    run(SETTINGS, folder, quiet=True)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"complete": False, "trainings_planned": 100}))
+    assert agreed(experiment, tmp_path) == (True, True, 0)
+
+
+def test_trainings_that_would_grow_from_one_that_diverged_are_not_missing(experiment, tmp_path):
+    folder = tmp_path / "results" / experiment.name
+    run(SETTINGS.changed(rounds=1), folder, quiet=True)
+    rounds = pd.read_csv(folder / "rounds.csv")
+    rounds["diverged"] = (rounds["arm"] == "ticket") & (rounds["round"] == 1) & (rounds["trial"] == 0)
+    rounds.to_csv(folder / "rounds.csv", index=False)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k != "digests"}))
+    assert [r for r in status_of(experiment).missing if r.trial == 0] == []
+    assert Replicate("random", 1, 0, 2) in status_of(experiment).missing
+
+
+def test_a_folder_of_changed_settings_says_what_was_changed_in_letters_that_names_may_have():
+    assert named({"batch_size": 32}) == "batch_size32"
+    assert (
+        named({"learning_rate": 2e-05, "arms": ["ticket", "by_snip-fresh"]})
+        == "learning_rate2e-05-armsticket+by_snip-fresh"
+    )
+    assert named({"widths": [], "nesterov": True}) == "widthsnone-nesterovTrue"
+    assert named({"dataset": "../\u00e9tc passwd"}) == "dataset..tcpasswd"
+    many = named({f"setting_{i}": i for i in range(30)})
+    assert many.endswith("..30_changes") and len(many) <= LONGEST
+    assert all(NAME.fullmatch(f"a-{name}-01234567") for name in (many, named({"dataset": "../x"})))
+
+
+def test_changed_runs_are_those_below_a_published_name_with_what_they_change(experiment, tmp_path):
+    changed = SETTINGS.changed(learning_rate=1e-3, device="cpu")
+    run(changed, tmp_path / "results/cpu/lab/a-learning_rate0.001-01234567", quiet=True)
+    run(SETTINGS, tmp_path / "results/cpu/lab/other", quiet=True)  # of no params file
+    [(found, values)] = changed_runs({experiment.name: experiment})
+    assert values == changes(SETTINGS, changed) == {"learning_rate": 1e-3}
+    assert found.settings == changed and not status_of(found).missing
