@@ -7,8 +7,9 @@ import pytest
 
 from lthcore.report.comparisons import runs_of
 from lthcore.runs.experiments import LONGEST, NAME, Experiment, changes, named
+from lthcore.runs.folder import RunFolder
 from lthcore.runs.progress import state_line
-from lthcore.runs.runner import Run, run
+from lthcore.runs.runner import run
 from lthcore.runs.status import changed_runs, status_of
 from lthcore.settings import Settings
 from lthcore.training.state import Replicate
@@ -35,7 +36,7 @@ def agreed(experiment: Experiment, tmp_path) -> tuple[bool, bool, int]:
     """Whether it is done, whether it is drawn, and how many trainings are missing, as all of them say it."""
     folder = tmp_path / "results" / experiment.name
     status = status_of(experiment)
-    assert Run(folder, experiment.settings).missing == status.missing
+    assert RunFolder(folder, experiment.settings).missing == status.missing
     assert state_line(experiment).startswith("done (") == (not status.missing)
     assert ("a" in runs_of(tmp_path / "results", "lab")) == status.is_drawn
     return not status.missing, status.is_drawn, len(status.missing)
