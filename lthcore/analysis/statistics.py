@@ -1,0 +1,138 @@
+"""Statistics: how sure a number is. Every interval of this project is made here, by one convention.
+
+Trials are the independent unit: draws within a trial are averaged before anything of this module sees them. `as_if`
+asks for the interval that this mean and this spread would have with another number of trials.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONVENTION = (
+    "Numbers in brackets are 95% intervals over trials: Student's t for means, Fieller's for ratios of means. "
+    "Differences are taken trial by trial wherever both sides share initial weights or the order of the images, also "
+    "where that widens the interval, as in most rounds between LeNet's tickets and its dense networks; by Welch's t "
+    "where they share neither."
+)
+AT_CHANCE = 0.12  # of ten classes: whoever always says one class is right in 9 to 11.4% of the test images used here
+MOST_TRIALS = 1000  # beyond this, asking for more trials is no advice
+
+# what two runs must have alike to start trial t from the same weights, or to show it images in the same order
+SAME_WEIGHTS = ("seed", "dataset", "architecture", "widths", "initialisation", "init_std")
+SAME_ORDER = ("seed", "dataset", "train_examples", "validation", "batch_size")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, the ends of its 95% interval, and the trials it comes from. One trial has no interval: nan ends."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def times(self, factor: float) -> "Estimate":
+        """The same in other units; a negative factor swaps the ends."""
+        ends = sorted((factor * self.low, factor * self.high))
+        return Estimate(factor * self.value, *ends, self.n)
+
+    def plus(self, shift: float) -> "Estimate":
+        """The same, shifted."""
+        return Estimate(self.value + shift, self.low + shift, self.high + shift, self.n)
+
+    def text(self, form: str = "{:.2f}") -> str:
+        """`value [low, high]`, each as `form` has it; of one trial it says that there is no interval."""
+        if self.n < 2:
+            return f"{form.format(self.value)} (n = 1: no interval)"
+        return f"{form.format(self.value)} [{form.format(self.low)}, {form.format(self.high)}]"
+
+
+def half_widths(values: np.ndarray, as_if: int | None = None) -> np.ndarray:
+    """Half the width of the 95% interval (Student's t) of the mean over the first axis; nan for a single trial."""
+    n = as_if or len(values)
+    if len(values) < 2:
+        return np.full(np.shape(values)[1:], np.nan)
+    return stats.t.ppf(0.975, n - 1) * np.std(values, axis=0, ddof=1) / np.sqrt(n)
+
+
+def mean_of(values: Iterable[float], as_if: int | None = None) -> Estimate:
+    """The mean over trials, by Student's t. What is nan is left out. Raises ValueError where nothing else is there."""
+    x = np.array([v for v in values if v == v], dtype=float)
+    if not len(x):
+        raise ValueError("no trials to take a mean of")
+    half = float(half_widths(x, as_if))
+    return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
+
+
+def difference(a: pd.Series, b: pd.Series, paired: bool, as_if: int | None = None) -> Estimate:
+    """The mean of `a` minus that of `b`, both by trial: paired over the trials that both have, or by Welch's t."""
+    if paired:
+        return mean_of(a - b, as_if)
+    a, b = a.dropna(), b.dropna()
+    value, n = float(a.mean() - b.mean()), min(len(a), len(b))
+    if n < 2:
+        return Estimate(value, np.nan, np.nan, 1)
+    of_a, of_b = a.var() / (as_if or len(a)), b.var() / (as_if or len(b))
+    freedom = (of_a + of_b) ** 2 / (of_a**2 / ((as_if or len(a)) - 1) + of_b**2 / ((as_if or len(b)) - 1) or 1)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b) if of_a + of_b else 0.0
+    return Estimate(value, value - float(half), value + float(half), n)
+
+
+def ratio(a: pd.Series, b: pd.Series, as_if: int | None = None) -> Estimate:
+    """The mean of `a` over that of `b`, both by trial, with Fieller's interval over the trials that both have.
+
+    The ends are infinite where the mean of `b` cannot be told from zero: then any ratio fits the trials.
+    """
+    both = pd.concat([a, b], axis=1).dropna().to_numpy()
+    top, bottom = both.mean(0)
+    value, n = float(top / bottom), as_if or len(both)
+    if len(both) < 2:
+        return Estimate(value, np.nan, np.nan, len(both))
+    (aa, ab), (_, bb) = np.cov(both.T) / n
+    t2 = stats.t.ppf(0.975, n - 1) ** 2
+    # the values r for which the mean of a - r b is within its interval of zero: roots of a quadratic in r
+    square, middle, constant = bottom**2 - t2 * bb, top * bottom - t2 * ab, top**2 - t2 * aa
+    if square <= 0:
+        return Estimate(value, -np.inf, np.inf, len(both))
+    root = np.sqrt(max(0.0, middle**2 - square * constant))
+    return Estimate(value, float((middle - root) / square), float((middle + root) / square), len(both))
+
+
+def mean_of_pairs(values: pd.Series, first: pd.Series, second: pd.Series) -> Estimate:
+    """The mean over pairs of trials. Pairs share trials, so the interval is the jackknife's, leaving out one at a time.
+
+    `first` and `second` name the trials of each pair; n is the number of trials.
+    """
+    trials = sorted(set(first) | set(second))
+    if len(trials) < 3:
+        return Estimate(float(values.mean()), np.nan, np.nan, 1)
+    without = np.array([values[(first != trial) & (second != trial)].mean() for trial in trials])
+    return mean_of(len(trials) * values.mean() - (len(trials) - 1) * without)
+
+
+def share_trials(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether trial t of two runs (their settings) is the same draw in both: the rule that decides what is paired."""
+    return any(all(one.get(k) == other.get(k) for k in fields) for fields in (SAME_WEIGHTS, SAME_ORDER))
+
+
+def trials_needed(settled: Callable[[int], bool], n: int) -> int | None:
+    """The fewest trials, more than n, of which `settled` holds; None where that takes more than MOST_TRIALS.
+
+    `settled` is asked with `as_if`: mean and spread are assumed to stay what they are, which they will not do exactly.
+    """
+    if not settled(MOST_TRIALS):
+        return None
+    low, high = n, MOST_TRIALS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    return high
+
+
+def learned_anything(accuracies: pd.Series) -> pd.Series:
+    """Which trainings are above chance. One that is stuck there is counted apart from the others."""
+    return accuracies >= AT_CHANCE

@@ -1,0 +1,114 @@
+"""Statistics: intervals are scipy's where scipy has them, cover what they say, and are honest about what they lack."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lthcore.analysis.statistics import (
+    MOST_TRIALS,
+    Estimate,
+    difference,
+    half_widths,
+    mean_of,
+    mean_of_pairs,
+    ratio,
+    share_trials,
+    trials_needed,
+)
+
+GENERATOR = np.random.default_rng(0)
+A, B = pd.Series([3.1, 2.9, 3.6, 3.3, 2.7]), pd.Series([1.2, 1.1, 1.6, 1.2, 1.0])
+
+
+def ends(estimate: Estimate) -> tuple[float, float]:
+    return estimate.low, estimate.high
+
+
+def test_means_and_differences_are_scipys():
+    assert ends(mean_of(A)) == pytest.approx(stats.ttest_1samp(A, 0).confidence_interval())
+    assert ends(difference(A, B, paired=True)) == pytest.approx(stats.ttest_rel(A, B).confidence_interval())
+    welch = stats.ttest_ind(A, B[:4], equal_var=False).confidence_interval()
+    assert ends(difference(A, B[:4], paired=False)) == pytest.approx(welch)
+    assert difference(A, B[:4], paired=True).n == 4  # over the trials that both have
+
+
+def coverage(n: int, repeats: int = 3000) -> tuple[float, float]:
+    """How often the t interval, and the percentile bootstrap's, hold the mean of what was drawn from."""
+    x = GENERATOR.normal(1.0, 0.3, (n, repeats))
+    by_t = abs(x.mean(0) - 1.0) <= half_widths(x)
+    resampled = x[GENERATOR.integers(0, n, (n, 150))].mean(0)  # (resample, repeat)
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    return by_t.mean(), ((low <= 1.0) & (high >= 1.0)).mean()
+
+
+def test_at_three_and_five_trials_t_covers_what_it_says_and_the_bootstrap_does_not():
+    """Why intervals are Student's: with few trials the bootstrap only knows values between those it has seen."""
+    t3, bootstrap3 = coverage(3)
+    t5, bootstrap5 = coverage(5)
+    assert t3 == pytest.approx(0.95, abs=0.015) and t5 == pytest.approx(0.95, abs=0.015)
+    assert bootstrap3 < 0.80 and 0.80 < bootstrap5 < 0.87
+
+
+def test_fiellers_interval_covers_the_ratio_of_the_means_of_what_is_paired():
+    shared = GENERATOR.normal(0, 0.2, (5, 600))
+    top, bottom = (m + shared + GENERATOR.normal(0, 0.1, shared.shape) for m in (3.0, 2.0))
+    found = [ratio(pd.Series(a), pd.Series(b)) for a, b in zip(top.T, bottom.T, strict=True)]
+    assert np.mean([e.low <= 1.5 <= e.high for e in found]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_ratio_is_of_means_and_unbounded_where_the_lower_one_may_be_zero():
+    found = ratio(A, B)
+    assert found.value == pytest.approx(A.mean() / B.mean()) and found.low < found.value < found.high
+    assert ends(ratio(2 * B, B)) == pytest.approx((2, 2))  # trial by trial the same: nothing is unsure
+    assert ends(ratio(A, pd.Series([1.0, -1.0, 2.0, -2.0, 0.5]))) == (-np.inf, np.inf)
+    # the interval is where a - r b cannot be told from zero: at its ends the paired t test gives 5%
+    assert stats.ttest_1samp(A - found.high * B, 0).pvalue == pytest.approx(0.05)
+
+
+def test_one_trial_has_no_interval_and_says_so():
+    assert mean_of([0.5]).text() == "0.50 (n = 1: no interval)"
+    assert np.isnan(ratio(A[:1], B[:1]).low) and np.isnan(difference(A[:1], B, paired=False).low)
+    assert mean_of([1.0, np.nan, 3.0]).n == 2
+    with pytest.raises(ValueError, match="no trials"):
+        mean_of([np.nan])
+
+
+def test_trials_that_agree_leave_nothing_unsure():
+    assert ends(mean_of([0.1, 0.1, 0.1])) == pytest.approx((0.1, 0.1))
+    assert ends(difference(A * 0 + 1, A * 0, paired=False)) == (1, 1)
+
+
+def test_units_change_with_the_ends_in_order():
+    found = Estimate(2.0, 1.0, 4.0, 5)
+    assert found.times(-1).plus(1) == Estimate(-1.0, -3.0, 0.0, 5)
+    assert found.times(100).text("{:+.1f}") == "+200.0 [+100.0, +400.0]"
+
+
+def test_pairs_of_trials_are_not_counted_as_so_many_trials():
+    """Ten pairs of five trials: an interval over ten would be too narrow where a trial's pairs go together."""
+    effect = pd.Series([0.0, 0.1, -0.1, 0.3, -0.2])
+    pairs = pd.DataFrame(
+        [(i, j, effect[i] + effect[j]) for i in range(5) for j in range(i)], columns=["a", "b", "value"]
+    )
+    found = mean_of_pairs(pairs["value"], pairs["a"], pairs["b"])
+    assert found.value == pytest.approx(pairs["value"].mean()) and found.n == 5
+    assert ends(found) == pytest.approx(ends(mean_of(effect).times(2)))  # a sum of two draws: twice the mean
+    assert found.high - found.low > mean_of(pairs["value"]).high - mean_of(pairs["value"]).low
+    assert np.isnan(mean_of_pairs(pairs["value"][:1], pairs["a"][:1], pairs["b"][:1]).low)
+
+
+def test_runs_are_paired_where_trials_share_weights_or_the_order_of_images():
+    run = {"seed": 0, "dataset": "mnist", "architecture": "lenet", "validation": 5000, "batch_size": 60}
+    assert share_trials(run, run | {"batch_size": 128})  # the same initial weights
+    assert share_trials(run, run | {"architecture": "mlp"})  # the same order
+    assert not share_trials(run, run | {"seed": 1})
+    assert not share_trials(run, run | {"architecture": "mlp", "batch_size": 128})
+
+
+def test_the_trials_it_takes_are_those_that_bring_the_interval_inside():
+    inside = [n for n in range(2, MOST_TRIALS) if mean_of(A, as_if=n).low > 3.0]
+    assert trials_needed(lambda n: mean_of(A, as_if=n).low > 3.0, n=5) == inside[0] > 5
+    assert difference(A, B, paired=False, as_if=50).low > difference(A, B, paired=False).low
+    assert ratio(A, B, as_if=50).low > ratio(A, B).low
+    assert trials_needed(lambda n: mean_of(A, as_if=n).low > A.mean(), n=5) is None
