@@ -432,17 +432,18 @@ def figures_command(options: argparse.Namespace) -> None:
 def scorecard_command(options: argparse.Namespace) -> None:
     """Grade the paper's claims from the tables; README has them, and what the studies found, from here."""
     from lthcore.paths import project_root, results_root
-    from lthcore.report.claims import UNREADABLE, as_markdown, write_scorecard
+    from lthcore.report.claims import NOT_RUN, UNREADABLE
     from lthcore.report.readme import into_readme
+    from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
 
     card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
     print(as_markdown(card))
     if options.readme:
         into_readme(project_root() / "README.md", results_root())
-    parts = card[card["grade"] != "not yet run"]
-    held = int((parts["grade"] == "reproduced").sum())
-    print(f"\n{held} of {len(parts)} parts reproduced, {len(card) - len(parts)} not yet run: results/claims.csv")
-    if unreadable := int((parts["grade"] == UNREADABLE).sum()):
+    missing = int((card["grade"] == NOT_RUN).sum())
+    print(f"\n{count_of(card)}, {missing} not run: results/claims.csv")
+    unreadable = int((card["grade"] == UNREADABLE).sum())
+    if unreadable:
         raise LabError(f"scorecard: {unreadable} parts could not be graded, as the notes above say")
 
 

@@ -393,7 +393,7 @@ def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
     (project / "params/claims.yaml").write_text(claims.read_text())
     (tmp_path / "results").mkdir()
     assert lth("scorecard") == 0
-    assert "0 of 0 parts reproduced" in capsys.readouterr().out
+    assert "\nof 0 graded parts none, " in capsys.readouterr().out
     assert (tmp_path / "results/claims.csv").exists()
 
 
@@ -419,7 +419,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import lthcore, lthcore.runs.runner, lthcore.cli, lthcore.runs.estimate, lthcore.runs.queue
-import lthcore.report.paper_figures, lthcore.report.claims
+import lthcore.report.paper_figures, lthcore.report.scorecard
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1], env=os.environ

@@ -1,0 +1,148 @@
+"""The scorecard: grades as a table for the README, and results/claims.csv."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from lthcore.analysis.statistics import CONVENTION, MOST_TRIALS, mean_of
+from lthcore.report.claims import EARLY_STOP, END, NOT_RUN, UNREADABLE, scorecard
+from lthcore.report.comparisons import published
+from lthcore.report.measures import Absent, RunTables
+from lthcore.report.paper_figures import NOTEBOOK
+from lthcore.runs.folder import read_record
+
+BEGIN, STOP = "<!-- scorecard -->", "<!-- end of scorecard -->"
+HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"
+FORMS = {"points": (100, 2), "%": (100, 1), "% of weights": (1, 1)}  # unit -> factor and digits
+
+
+def as_markdown(card: pd.DataFrame) -> str:
+    """A row for each claim and run, its parts in it side by side. Further runs of a claim stand below the first."""
+    lines, said = [HEAD, "|---|---|---|---|---|---|---|"], set()
+    for (name, _, _), parts in card.groupby(["id", "run", "profile"], sort=False, dropna=False):
+        first = parts.iloc[0]
+        what = ("″", "″") if name in said else (f"{name}: {first['claim']}", first["paper"])
+        said.add(name)
+        numbers = parts[parts["part"] != "direction"]
+        numbers = numbers if len(numbers) else parts  # the direction is the sign of the size, where there is one
+        cells = (
+            *what,
+            "; ".join(_here(row) for _, row in numbers.iterrows()),
+            "; ".join(filter(None, (shown(row, "end_value", "end_low", "end_high") for _, row in numbers.iterrows()))),
+            "; ".join(_grade(row) for _, row in parts.iterrows())
+            if first["value"] == first["value"]
+            else first["grade"],
+            first["tolerance_fixed"] if isinstance(first["tolerance_fixed"], str) else "",
+            _run(first),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _here(row: pd.Series) -> str:
+    predicted = shown(row, "predicted")
+    return "; ".join(filter(None, (shown(row, "value", "low", "high"), f"predicted: {predicted}" if predicted else "")))
+
+
+def _grade(row: pd.Series) -> str:
+    if row["grade"] != "undecided":
+        return f"{row['part']} {row['grade']}"
+    needed = row["trials_needed"]
+    count = f"n = {needed:.0f} would tell" if needed == needed else f"not even n = {MOST_TRIALS:,} would tell"
+    return f"{row['part']} undecided ({count})"
+
+
+def _run(row: pd.Series) -> str:
+    if not isinstance(row["profile"], str):
+        return row["run"] if isinstance(row["run"], str) else "arithmetic"
+    return f"{row['run']}, `{row['profile']}`, n = {row['n']:.0f}"
+
+
+def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
+    """A value of a row of the scorecard in its unit, with its interval; nothing where there is none."""
+    if row[value] != row[value] or row[value] is None:
+        return ""
+    unit, number = row["unit"], float(row[value])
+    factor, digits = FORMS.get(unit, (1, 2 if abs(number) < 100 else 0))
+    sign = "+" if unit == "points" else ""
+    text = f"{factor * number:{sign}.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}"
+    if not low or row["n"] != row["n"]:  # arithmetic is exact
+        return text
+    if row[low] != row[low]:
+        return f"{text} (any ratio fits)"
+    return f"{text} [{factor * row[low]:{sign}.{digits}f}, {factor * row[high]:{sign}.{digits}f}]"
+
+
+def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
+    """The dense network of each run of iterative pruning in the scorecard, beside the paper's: all gains are over it.
+
+    Test accuracies in percent at the early stop, with their intervals, and at the end of training.
+    """
+    rows, theirs = [], published("input_scaling")["dense"]
+    for profile, name in card[["profile", "run"]].dropna().drop_duplicates().itertuples(index=False):
+        folder = root / profile / NOTEBOOK / name
+        if "/" in name:
+            continue  # of another study
+        run, network = RunTables.read(folder), read_record(folder).get("settings", {}).get("architecture")
+        try:
+            early, end = (mean_of(100 * run.by_trial(column)[0]) for column in (EARLY_STOP, END))
+        except Absent:
+            continue
+        paper = f"{theirs[network]:g}" if network in theirs else ""
+        rows.append({
+            "run": f"{name}, `{profile}`, n = {early.n}", "dense network at the early stop (%)": early.text(),
+            "the paper's (%)": paper, "at the end of training (%)": end.text(),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def count_of(card: pd.DataFrame) -> str:
+    """How many parts of claims, each counted in each of its runs, got which grade."""
+    grades = (
+        card[~card["grade"].isin((NOT_RUN, UNREADABLE))]["grade"]
+        .astype(str)
+        .str.split(" (", regex=False)
+        .str[0]
+        .value_counts()
+    )
+    return f"of {grades.sum()} graded parts {', '.join(f'{n} {name}' for name, n in grades.items()) or 'none'}"
+
+
+def table_of(frame: pd.DataFrame) -> str:
+    """A small table of texts in Markdown."""
+    rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def as_block(root: Path, card: pd.DataFrame) -> str:
+    """What the README has between its scorecard marks: the convention, grades, dense networks, and what has not run."""
+    trained = card["run"].notna() & (card["grade"] != NOT_RUN)
+    parts = [
+        f"{CONVENTION} A part of a claim is *reproduced* where its whole interval lies within the tolerance, *differs* "
+        "where none of it does, and is *undecided* where it straddles; then the number of trials is said that would "
+        "tell, if mean and spread stayed what they are.",
+        f"{count_of(card[trained]).capitalize()}.",
+        as_markdown(card[trained]),
+    ]
+    dense = baselines(root, card[trained])
+    if len(dense):
+        parts += ["The dense networks that these gains are over:", table_of(dense)]
+    for summary, rows in (
+        ("What needs no training: weight counts and percentages of weights remaining", card[card["run"].isna()]),
+        ("Not run yet", card[card["run"].notna() & ~trained]),
+    ):
+        if len(rows):
+            parts.append(f"<details><summary>{summary}</summary>\n\n{as_markdown(rows)}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def write_scorecard(root: Path, readme: Path | None = None) -> pd.DataFrame:
+    """Grade, write results/claims.csv, and put the table between the README's scorecard marks if it has them."""
+    card = scorecard(root)
+    card.round(6).to_csv(root / "claims.csv", index=False)
+    if readme and readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        if BEGIN in text and STOP in text:
+            head, tail = text.split(BEGIN)[0], text.split(STOP)[1]
+            readme.write_text(f"{head}{BEGIN}\n{as_block(root, card)}\n{STOP}{tail}", encoding="utf-8")
+    return card
