@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from importlib.util import find_spec
@@ -400,7 +400,7 @@ def figures_command(options: argparse.Namespace) -> None:
     """
     from lthcore.paths import project_root, results_root
     from lthcore.report import paper_figures
-    from lthcore.report.plots import save
+    from lthcore.report.plots import remove_old, save
     from lthcore.report.studies import STUDIES
 
     if options.table:
@@ -408,24 +408,23 @@ def figures_command(options: argparse.Namespace) -> None:
         path.write_text(paper_figures.figures_table(), encoding="utf-8")
         print(f"written: {_short(path)}")
         return
-    root, folder, errors = results_root(), project_root() / "figures", []
-
-    def drawn(name: str, draw: Callable[[Path], Any]) -> str:
-        figure = draw(root)
-        return f"{name}: {save(figure, folder, name)[1].name if figure else 'no tables yet'}"
-
-    jobs: Iterable[tuple[str, Callable[[], str]]] = [
-        *(
-            (f"Figure {number}", partial(paper_figures.draw_into, folder, number, root))
-            for number in paper_figures.FIGURES
-        ),
-        *((name, partial(drawn, name, draw)) for study in STUDIES.values() for name, draw in study.figures.items()),
+    root, folder, errors, kept = results_root(), project_root() / "figures", [], set()
+    jobs = [  # what is said of a figure, its file, how it is drawn, and what is said where it is not
+        (paper_figures.title_of(n), f"fig{n:02}", partial(paper_figures.draw, n), paper_figures.lacking(n))
+        for n in paper_figures.FIGURES
     ]
-    for name, job in jobs:
+    jobs += [(name, name, draw, "no tables yet") for s in STUDIES.values() for name, draw in s.figures.items()]
+    for title, name, draw, otherwise in jobs:
         try:
-            print(job())
+            if figure := draw(root):
+                kept.add(name)
+                save(figure, folder, name)
+            print(f"{title}: {'drawn as svg and png' if figure else otherwise}")
         except Exception as error:  # a damaged run must not hide the other figures
-            print(f"{name}: {_noted(error, errors)}")
+            kept.add(name)
+            print(f"{title}: {_noted(error, errors)}")
+    for name in remove_old(folder, (name for _, name, _, _ in jobs), kept):
+        print(f"{name}: removed, it is not drawn any more")
     _raise_first(errors)
 
 

@@ -318,8 +318,21 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     assert lth("run", run_tiny_as, "--no-notebook") == 0
     assert lth("figures") == 0
     assert "Figure 4, LeNet: early stop and accuracy: drawn as svg and png" in capsys.readouterr().out
-    names = {path.name for path in (project / "figures").iterdir()}
-    assert {"fig01.svg", "fig01.png", "fig04.svg"} <= names
+    figures = project / "figures"
+    assert {"fig01.svg", "fig01.png", "fig04.svg"} <= {path.name for path in figures.iterdir()}
+    others = (
+        "fig22.svg",
+        "movement_arms.png",
+        "mine.svg",
+        "fig22.txt",
+        "figure.png",
+    )  # the first two are not drawn here
+    for name in others:
+        (figures / name).touch()
+    assert lth("figures") == 0
+    assert "fig22.svg: removed" in capsys.readouterr().out
+    assert [name for name in others if (figures / name).exists()] == ["mine.svg", "fig22.txt", "figure.png"]
+    assert (figures / "fig04.svg").exists()
 
 
 QUEUE = "- {params: lab/tiny, only: {arms: [ticket]}}\n- {params: lab/sweep}\n- {params: lab/tiny}\n"
@@ -588,6 +601,6 @@ def test_one_bad_run_hides_no_other_figure(project, tmp_path, monkeypatch, capsy
     (folder / "rounds.csv").write_text("no,table\n1,2\n")
     assert lth("figures") == 2
     out, err = capsys.readouterr()
-    assert [line.partition(":")[0] for line in out.splitlines()] == ["Figure 4", "Figure 9", "one", "two"]
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["Figure 4, LeNet", "Figure 9, LeNet", "one", "two"]
     assert "one: cannot be read: unexpected KeyError: 'arm'" in out and "two: no tables yet" in out
     assert re.fullmatch(r"lth: .+ \(and 2 more\)\n", err)

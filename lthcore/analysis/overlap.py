@@ -16,12 +16,12 @@ from lthcore.analysis.similarity import (
     align,
     chance_jaccard,
     cosine_of_rows,
-    interval_text,
     jaccard,
     linear_cka,
     mean_cca,
     sign_agreement,
 )
+from lthcore.analysis.statistics import mean_of_pairs
 from lthcore.pruning.units import streams_of
 from lthcore.seeds import seed_for
 from lthcore.training.state import TrainState
@@ -87,15 +87,13 @@ def between_arms(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(seeds: pd.DataFrame, k: int) -> list[str]:
-    """What the table between seeds says at round k: means over pairs with 95% intervals, layer by layer.
-
-    Pairs share trials, so these intervals are somewhat narrow.
-    """
-    at = seeds[seeds["round"] == k]
-    return [
-        f"{layer}: masks of two seeds share {interval_text(part['jaccard'], '{:.3f}')} "
-        f"(chance {part['chance'].mean():.3f}), aligned {interval_text(part['aligned'], '{:.3f}')} "
-        f"(random masks aligned {part['aligned_chance'].mean():.3f}); "
-        f"CKA of their activations {interval_text(part['cka'], '{:.2f}')}; n = {len(part)} pairs."
-        for layer, part in at.groupby("layer", sort=False)
-    ]
+    """What the table between seeds says at round k: means over pairs of trials, layer by layer."""
+    lines = []
+    for layer, part in seeds[seeds["round"] == k].groupby("layer", sort=False):
+        shared, aligned, alike = (mean_of_pairs(part[of], part["a"], part["b"]) for of in ("jaccard", "aligned", "cka"))
+        lines.append(
+            f"{layer}: masks of two seeds share {shared.text('{:.3f}')} (chance {part['chance'].mean():.3f}), aligned "
+            f"{aligned.text('{:.3f}')} (random masks aligned {part['aligned_chance'].mean():.3f}); CKA of their "
+            f"activations {alike.text()}; {len(part)} pairs of n = {shared.n} seeds."
+        )
+    return lines

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lthcore.analysis.cache import TicketStore
-from lthcore.analysis.similarity import interval_text
+from lthcore.analysis.statistics import mean_of
 from lthcore.data.datasets import Data
 from lthcore.lottery.search import next_round
 from lthcore.lottery.start import begin
@@ -90,9 +90,9 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
     at = table[table["round"] == k]
     left = at["percent_left"].iloc[0]
     return [
-        f"{left:.3g}% left, {label}: {interval_text(100 * part['seeded'], '{:.1f}')}% of them survive, of the others "
-        f"{100 * part['others'].mean():.1f}%; "
-        f"dense network {interval_text(100 * part['dense_test_accuracy'], '{:.2f}')}%."
+        f"{left:.3g}% of weights remaining, {label}: {mean_of(100 * part['seeded']).text('{:.1f}')}% of them survive, "
+        f"of the others {100 * part['others'].mean():.1f}%; "
+        f"dense network {mean_of(100 * part['dense_test_accuracy']).text()}%."
         for label, part in at.groupby("seeding", sort=False)
     ]
 

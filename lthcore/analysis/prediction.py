@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lthcore.analysis.cache import TicketStore
-from lthcore.analysis.similarity import interval_text
+from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.start import begin
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.saliency import snip, synflow
@@ -129,7 +129,7 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
     at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
     left = at["percent_left"].iloc[0]
     return [
-        f"{left:.3g}% left, {name}: ROC-AUC {interval_text(part['auc'], '{:.3f}')} (n = {len(part)})."
+        f"{left:.3g}% of weights remaining, {name}: ROC-AUC {mean_of(part['auc']).text('{:.3f}')} (n = {len(part)})."
         for name, part in at.groupby("features", sort=False)
     ]
 

@@ -3,10 +3,9 @@
 Masks are compared against chance: two random masks of the same densities share connections too.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -101,21 +100,6 @@ def activations(model: nn.Module, weights: Weights, images: Tensor) -> dict[str,
     for hook in hooks:
         hook.remove()
     return found
-
-
-def interval(values: Iterable[float], share: float = 0.95) -> tuple[float, float, float]:
-    """Mean, and the ends of its confidence interval (Student's t); nan ends for fewer than two values."""
-    x = torch.tensor([v for v in values if v == v], dtype=torch.float64)
-    if len(x) < 2:
-        return (float(x.mean()) if len(x) else float("nan")), float("nan"), float("nan")
-    half = stats.t.ppf((1 + share) / 2, len(x) - 1) * float(x.std()) / len(x) ** 0.5
-    return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
-
-
-def interval_text(values: Iterable[float], form: str, share: float = 0.95) -> str:
-    """`interval` in words: mean [low, high], each as `form` has it."""
-    mean, *ends = interval(list(values), share)
-    return form.format(mean) + (f" [{', '.join(form.format(end) for end in ends)}]" if ends[0] == ends[0] else "")
 
 
 def _basis(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.connectivity import instability
-from lthcore.analysis.similarity import interval_text
+from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.start import begin
 
 
@@ -29,7 +29,7 @@ def stability(tickets: TicketStore, rounds: Iterable[int] | None = None) -> pd.D
 def findings(table: pd.DataFrame) -> list[str]:
     """The error barrier at each rewinding point and share of weights left, in sentences."""
     return [
-        f"Copies parted at iteration {k}, {left:.3g}% left: error barrier "
-        f"{interval_text(100 * part['error_barrier'], '{:.2f}')} points (n = {len(part)})."
+        f"Copies parted at iteration {k}, {left:.3g}% of weights remaining: error barrier "
+        f"{mean_of(100 * part['error_barrier']).text()} points (n = {len(part)})."
         for (left, k), part in table.groupby(["percent_left", "rewind_to"], sort=False)
     ]

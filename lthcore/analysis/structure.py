@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lthcore.analysis.cache import TicketStore
-from lthcore.analysis.similarity import interval_text
+from lthcore.analysis.statistics import mean_of, ratio
 from lthcore.analysis.tickets import connected, degrees, describe, incoming, outgoing, path_count, pixel_map
 from lthcore.lottery.methods import planned
 from lthcore.masks import weights_left
@@ -104,18 +104,18 @@ def path_table(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]:
-    """What the tables say at round k, in sentences: means over trials with their 95% intervals."""
-    at = layer_rows[layer_rows["round"] == k]
+    """What the tables say at round k, in sentences: means over trials, and ratios of them, with their intervals."""
+    at = layer_rows[layer_rows["round"] == k].set_index("trial")
     lines = []
     for layer, part in at.groupby("layer", sort=False):
-        bigger = interval_text(part["magnitude_initial_kept"] / part["magnitude_initial_pruned"], "{:.2f}")
-        moved = interval_text(part["movement_kept"] / part["movement_pruned"], "{:.2f}")
-        positive = interval_text(100 * part["positive_initial_kept"], "{:.1f}%")
+        bigger = ratio(part["magnitude_initial_kept"], part["magnitude_initial_pruned"]).text()
+        moved = ratio(part["movement_kept"], part["movement_pruned"]).text()
+        positive = mean_of(100 * part["positive_initial_kept"]).text("{:.1f}%")
         lines.append(
             f"{layer}: weights kept started {bigger} times as large as those pruned, moved {moved} times as far, "
             f"and {positive} of them started positive."
         )
-    ratio = paths[paths["round"] == k]
-    if len(ratio):
-        lines.append(f"Paths: {interval_text(ratio['paths'] / ratio['expected'], '{:.2f}')} times a random mask's.")
+    of_paths = paths[paths["round"] == k].set_index("trial")
+    if len(of_paths):
+        lines.append(f"Paths: {ratio(of_paths['paths'], of_paths['expected']).text()} times a random mask's.")
     return lines

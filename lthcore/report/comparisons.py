@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
-from lthcore.errors import LabError, choose
+from lthcore.analysis.statistics import difference, learned_anything
+from lthcore.errors import choose
 from lthcore.paths import project_root
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record, read_tables
@@ -77,18 +77,21 @@ def published(study: str) -> pd.DataFrame:
 def dynamic_summary(root: Path) -> pd.DataFrame:
     """What dynamic pruning came to: accuracy in percent at the end of training, true sparsity, and what was published.
 
-    A row for each experiment: mean and standard deviation over its n trials. Empty where nothing has been run.
+    A row for each experiment: mean and standard deviation over its n trials, those that are stuck at chance counted
+    apart. Empty where nothing has been run.
     """
     table = trainings_of(runs_of(root, "dynamic_pruning"))
     if table.empty:
         return table
     groups = table.groupby("variant")
-    accuracy = 100 * groups["final_test_accuracy"].agg(["mean", "std"])
+    learned = table["final_test_accuracy"].where(learned_anything(table["final_test_accuracy"]))
+    accuracy = 100 * learned.groupby(table["variant"]).agg(["mean", "std"])
     out = pd.DataFrame({
         "test accuracy (%)": [spread(mean, std) for mean, std in accuracy.itertuples(index=False)],
         "true sparsity (%)": (100 - groups["percent_left"].mean()).round(2),
         "asked for (%)": (100 * groups["sparsity"].first()).round(2),
         "n": groups.size(),
+        "stuck at chance": learned.isna().groupby(table["variant"]).sum(),
         "seconds a training": groups["seconds"].mean().round(0).astype(int),
         "profile": groups["profile"].first(),
     }, index=accuracy.index)  # fmt: skip
@@ -170,7 +173,7 @@ def _cost(way: str, table: pd.DataFrame, arm: str, level: float, trainings: int 
     per_trial = parts.groupby("trial")
     iterations = per_trial["iterations"].sum().mean()
     return {
-        "way": way, "weights left (%)": round(good.loc[k, "percent_left"], 2), "n": parts["trial"].nunique(),
+        "way": way, "% of weights remaining": round(good.loc[k, "percent_left"], 2), "n": parts["trial"].nunique(),
         "test accuracy (%)": round(100 * good.loc[k, "final_test_accuracy"], 2),
         "dense (%)": round(100 * dense["final_test_accuracy"].mean(), 2), "trainings": len(lineage),
         "iterations": int(iterations), "core seconds": int(per_trial["seconds"].sum().mean()),
@@ -190,7 +193,11 @@ def compaction_table(root: Path) -> pd.DataFrame:
 
 
 def gap(a: pd.Series, b: pd.Series) -> str:
-    """The mean difference of two series by trial, in points, with its 95% interval (Student's t, paired)."""
+    """The mean difference of two series by trial, in points, with its interval.
+
+    Of trainings that share trials (`share_trials`): of one run, or of runs of one seed and network. Trials in which
+    either is stuck at chance are left out, and counted.
+    """
     return gaps({"": a}, b).strip()
 
 
@@ -198,14 +205,26 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -
     """As `gap`, of several named series against one, or each against its own; n is said where it changes."""
     parts, said = [], ""
     for name, other in others.items():
-        difference = 100 * (other - (base[name] if isinstance(base, dict) else base)).dropna()
-        n, mean = len(difference), difference.mean()
-        half = stats.t.ppf(0.975, n - 1) * difference.std() / n**0.5 if n > 1 else None
-        interval = "" if half is None else f" [{mean - half:+.2f}, {mean + half:+.2f}]"
-        count = f" (n = {n})"
-        parts.append(f"{name} {mean:+.2f}{'' if parts else ' points'}{interval}{'' if count == said else count}")
+        a, b = other.align(base[name] if isinstance(base, dict) else base, join="inner")
+        learned = learned_anything(a) & learned_anything(b)
+        stuck = f", {(~learned).sum()} stuck at chance left out" if not learned.all() else ""
+        if not learned.any():
+            parts.append(f"{name} all {len(a)} stuck at chance")
+            continue
+        found = difference(a[learned], b[learned], paired=True).times(100)
+        interval = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
+        count = f" (n = {found.n}{'' if interval else ': no interval'}{stuck})"
+        unit = "" if parts else " points"
+        parts.append(f"{name} {found.value:+.2f}{unit}{interval}{'' if count == said else count}")
         said = count
     return ", ".join(parts)
+
+
+def level(accuracies: pd.Series) -> str:
+    """The mean of accuracies, in percent, of the trainings that learned anything; how many did not is said."""
+    learned = learned_anything(accuracies)
+    stuck = f" ({(~learned).sum()} of {len(accuracies)} stuck at chance left out)" if not learned.all() else ""
+    return f"{100 * accuracies[learned].mean():.2f}%{stuck}" if learned.any() else "stuck at chance"
 
 
 def spread(mean: float, std: float) -> str:

@@ -55,6 +55,10 @@ class RunTables:
         """How many trials there are."""
         return self.rounds["trial"].nunique()
 
+    def has(self, column: str) -> bool:
+        """Whether a column has any value."""
+        return column in self.rounds and bool(self.rounds[column].notna().any())
+
     @cached_property
     def left(self) -> np.ndarray:
         """The percentage of weights remaining in each round."""

@@ -57,6 +57,7 @@ class FigureSpec(NamedTuple):
     columns: tuple[str, ...] = PAIR
     kind: str = "panels"  # panels, curves, figure4, distributions or together
     x: str = "percent_left"
+    subject: str = ""  # the arm or run that it is about: without it, it is not drawn
 
 
 def _distributions(title: str, run: str, *quantities: str, kind: str = "distributions") -> FigureSpec:
@@ -67,17 +68,31 @@ MOVED = ("movement, in the ticket", "movement, pruned")
 CHANGED = ("magnitude change, in the ticket", "magnitude change, pruned")
 INCOMING, OUTGOING, SURVIVING = "incoming connections kept", "outgoing connections kept", "surviving initial weights"
 FIGURES = {
-    1: FigureSpec("Winning tickets against random sparse networks", (*LENET_RUN, *CONVS), ("ticket", "random")),
+    1: FigureSpec(
+        "Winning tickets against random sparse networks", (*LENET_RUN, *CONVS), ("ticket", "random"), subject="random"
+    ),
     3: FigureSpec("Test accuracy as training proceeds", LENET_RUN, ("ticket", "reinit"), ("test_accuracy",), "curves"),
     4: FigureSpec(
         "LeNet: early stop and accuracy", LENET_RUN, ("ticket", "reinit", "oneshot", "oneshot_reinit"), FOUR, "figure4"
     ),
     5: FigureSpec("Conv-2/4/6: early stop and accuracy", CONVS, ("ticket", "reinit"), FOUR),
-    6: FigureSpec("Conv-2/4/6 with dropout", ("conv_dropout", *CONVS), ("ticket",), FOUR),
+    6: FigureSpec("Conv-2/4/6 with dropout", ("conv_dropout", *CONVS), ("ticket",), FOUR, subject="conv_dropout"),
     7: FigureSpec("VGG-19", ("vgg19_cifar10",), ("ticket", "reinit"), READINGS),
     8: FigureSpec("ResNet-18 (20 layers)", ("resnet20_cifar10",), ("ticket", "reinit"), READINGS),
-    9: FigureSpec("LeNet: rewinding against continued training", LENET_RUN, ("ticket", "continued_reset"), FOUR),
-    10: FigureSpec("Conv-2/4/6: rewinding against continued training", CONVS, ("ticket", "continued_reset"), FOUR),
+    9: FigureSpec(
+        "LeNet: rewinding against continued training",
+        LENET_RUN,
+        ("ticket", "continued_reset"),
+        FOUR,
+        subject="continued_reset",
+    ),
+    10: FigureSpec(
+        "Conv-2/4/6: rewinding against continued training",
+        CONVS,
+        ("ticket", "continued_reset"),
+        FOUR,
+        subject="continued_reset",
+    ),
     11: FigureSpec("Validation loss as training proceeds", LENET_RUN, ("ticket", "reinit"), ("val_loss",), "curves"),
     12: FigureSpec(
         "LeNet: Figure 4 with training accuracy", LENET_RUN, ("ticket", "reinit", "oneshot", "oneshot_reinit"), FIVE
@@ -91,9 +106,19 @@ FIGURES = {
     ),
     15: _distributions("Surviving initial weights, Adam", *LENET_RUN, SURVIVING),
     16: _distributions("Surviving initial weights, SGD", SGD_RUN, SURVIVING),
-    17: FigureSpec("Reinitialised from the surviving weights", LENET_RUN, ("ticket", "resampled", "reinit"), FOUR),
+    17: FigureSpec(
+        "Reinitialised from the surviving weights",
+        LENET_RUN,
+        ("ticket", "resampled", "reinit"),
+        FOUR,
+        subject="resampled",
+    ),
     18: FigureSpec(
-        "Pruned by magnitude at iteration 0", ("lenet_mnist_at_init", *LENET_RUN), ("ticket", "reinit"), FOUR
+        "Pruned by magnitude at iteration 0",
+        ("lenet_mnist_at_init", *LENET_RUN),
+        ("ticket", "reinit"),
+        FOUR,
+        subject="lenet_mnist_at_init",
     ),
     19: _distributions("Movement of weights", *LENET_RUN, *MOVED, kind="together"),
     20: _distributions("Change in magnitude", *LENET_RUN, *CHANGED, kind="together"),
@@ -101,7 +126,7 @@ FIGURES = {
     22: _distributions("Incoming connections kept, SGD", SGD_RUN, INCOMING),
     23: _distributions("Outgoing connections kept, Adam", *LENET_RUN, OUTGOING),
     24: _distributions("Outgoing connections kept, SGD", SGD_RUN, OUTGOING),
-    25: FigureSpec("Tickets with noise", LENET_RUN, NOISE, FOUR),
+    25: FigureSpec("Tickets with noise", LENET_RUN, NOISE, FOUR, subject="noise_3"),
     26: FigureSpec("LeNet: Adam learning rates", ("lenet_mnist_adam_rates",), columns=SWEEP),
     27: FigureSpec("LeNet: SGD learning rates", ("lenet_mnist_sgd_rates",), columns=SWEEP),
     28: FigureSpec("LeNet: momentum", ("lenet_mnist_momentum",), columns=SWEEP),
@@ -114,9 +139,17 @@ FIGURES = {
     35: FigureSpec("Conv-2/4/6: pruning rates of convolutions", ("conv_pruning_rates",), columns=SWEEP),
     36: FigureSpec("Conv-2/4/6: dropout learning rates", ("conv_dropout_rates",), columns=SWEEP),
     37: FigureSpec("Conv-2/4/6: only convolutions, only dense layers", ("conv_parts",), columns=SWEEP),
-    38: FigureSpec("VGG-19: global against layer-wise pruning", ("vgg19_cifar10", "vgg19_layerwise"), columns=READINGS),
+    38: FigureSpec(
+        "VGG-19: global against layer-wise pruning",
+        ("vgg19_cifar10", "vgg19_layerwise"),
+        columns=READINGS,
+        subject="vgg19_layerwise",
+    ),
     39: FigureSpec(
-        "ResNet-18: global against layer-wise pruning", ("resnet20_cifar10", "resnet20_layerwise"), columns=READINGS
+        "ResNet-18: global against layer-wise pruning",
+        ("resnet20_cifar10", "resnet20_layerwise"),
+        columns=READINGS,
+        subject="resnet20_layerwise",
     ),
     40: FigureSpec("VGG-19, layer-wise", ("vgg19_layerwise",), columns=READINGS),
     41: FigureSpec("ResNet-18, layer-wise", ("resnet20_layerwise",), columns=READINGS),
@@ -173,7 +206,7 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
     partial = "" if done >= planned else f", {done} of {planned} trainings done"
     n, iterations = rounds["trial"].nunique(), rounds["iterations"].max()
     what = f"profile {profile_of(folder)}: n = {n} trials of {iterations:,} iterations"
-    return f"{what}, bars from min to max{partial} ({record['run_key']})"
+    return f"{what}, bars: range of trials{partial} ({record['run_key']})"
 
 
 def profile_of(folder: Path) -> str:
@@ -182,12 +215,12 @@ def profile_of(folder: Path) -> str:
 
 
 def draw(number: int, root: Path) -> Figure | None:
-    """One of the paper's figures, or None where none of its tables is there, or only those of smoke runs."""
+    """One of the paper's figures, or None where the tables of its subject are not there beyond smoke runs."""
     sheet = FIGURES[number]
     names = [name for run in sheet.runs for name in variants(run)]
     real = ("cpu", "paper")  # a smoke run shows that it runs, not what is found
     found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms, real))}
-    if not found:
+    if not found or not _has_subject(sheet, found):
         return None
     missing = [name.split("/")[1] for name in names if name not in found]
     if sheet.kind in ("distributions", "together"):
@@ -199,6 +232,12 @@ def draw(number: int, root: Path) -> Figure | None:
     if sheet.kind == "figure4":
         return plots.figure4(rounds, describe(folder, rounds))
     return _draw_panels(sheet, found, missing)
+
+
+def _has_subject(sheet: FigureSpec, found: dict[str, Path]) -> bool:
+    if sheet.subject in sheet.runs:
+        return any(name in found for name in variants(sheet.subject))
+    return not sheet.subject or any(sheet.subject in _arms(folder) for folder in found.values())
 
 
 def _draw_panels(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
@@ -235,7 +274,7 @@ def _draw_distributions(sheet: FigureSpec, root: Path) -> Figure | None:
     if sheet.kind == "together":  # one level: half of the way on the logarithmic axis
         level = min(shown, key=lambda k: abs(shown[k] - 16.9))
         shown = {level: shown[level]}
-    caption = describe(folder, rounds).replace("bars from min to max", "summed over trials")
+    caption = describe(folder, rounds).replace("bars: range of trials", "summed over trials")
     return plots.plot_distributions(table, sheet.columns, shown, caption, sheet.kind == "together")
 
 
@@ -246,7 +285,7 @@ def show(number: int, root: Path) -> None:
 
     figure = draw(number, root)
     if figure is None:
-        print(f"no tables of {', '.join(FIGURES[number].runs)} yet: `lth run params/{NOTEBOOK}/<run>.yaml` makes them")
+        print(f"{lacking(number)}: `lth run params/{NOTEBOOK}/<run>.yaml` makes them")
         return
     whole, small = BytesIO(), BytesIO()
     figure.savefig(whole, dpi=72)
@@ -299,15 +338,12 @@ def _range(values: list[float]) -> str:
     return ends[0] if len(values) == 1 else "-".join(ends)
 
 
-def draw_all(root: Path, folder: Path) -> list[str]:
-    """Draw every figure there are tables for into `folder` as svg and png; return a line for each."""
-    return [draw_into(folder, number, root) for number in FIGURES]
+def title_of(number: int) -> str:
+    """What one of the paper's figures is called where it is spoken of."""
+    return f"Figure {number}, {FIGURES[number].title}"
 
 
-def draw_into(folder: Path, number: int, root: Path) -> str:
-    """Draw one of the paper's figures into `folder`, if its tables are there; return a line that says so."""
-    figure, sheet = draw(number, root), FIGURES[number]
-    if figure is None:
-        return f"Figure {number}, {sheet.title}: no tables of {', '.join(sheet.runs)} yet"
-    plots.save(figure, folder, f"fig{number:02}")
-    return f"Figure {number}, {sheet.title}: drawn as svg and png"
+def lacking(number: int) -> str:
+    """What is missing where one of the paper's figures is not drawn."""
+    sheet = FIGURES[number]
+    return f"no tables of {sheet.subject or ', '.join(sheet.runs)} yet"

@@ -1,9 +1,11 @@
 """Plots: tables to figures, in one style. No training happens here, and nothing is read but tables.
 
-Lines are means over trials (and draws), bars reach from the lowest to the highest of them, as in the paper.
+Lines are means over trials (and draws). Bars are their range, from the lowest to the highest, as in the paper; shaded
+bands are 95% intervals of the mean where a caption says so, and the range of trials where it does not.
 """
 
 import json
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
 from lthcore import arms
-from lthcore.analysis.similarity import interval
+from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.report.tables import round_nearest, with_dense
 from lthcore.runs.files import read_record
 
@@ -59,7 +61,7 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
         part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
         marker="o", markeredgewidth=0, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
     )  # fmt: skip
-    axes.set_xlabel("weights left (%)" if x == "percent_left" else "weights left")
+    axes.set_xlabel("% of weights remaining" if x == "percent_left" else "weights remaining")
     if "accuracy" in column:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
@@ -75,7 +77,7 @@ def plot_against_sparsity(
         axes.invert_xaxis()
     else:
         sparsity_axis(axes, rounds["percent_left"].min())
-    axes.set_xlabel("weights left (%)")
+    axes.set_xlabel("% of weights remaining")
     return axes
 
 
@@ -145,7 +147,7 @@ def plot_distributions(
                 x, y = (part["left"] + part["right"]) / 2, shares / (part["right"] - part["left"])
                 if cumulative:
                     x, y = part["right"], shares.cumsum()
-                label = quantity.split(", ")[-1] if together else f"{left:.1f}% left"
+                label = quantity.split(", ")[-1] if together else f"{left:.1f}% remaining"
                 panel.plot(x, y, color=f"C{row}" if together else colour, label=label)
             title = quantity.split(",")[0] if together else quantity
             panel.set(title=f"{layer}: {title}", xlabel="", ylabel=what if column == 0 else "")
@@ -182,7 +184,7 @@ def plot_curves(
     accuracy = "accuracy" in column
     if accuracy:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.legend(title="weights left", loc="lower right" if accuracy else "upper right")
+    axes.legend(title="% of weights remaining", loc="lower right" if accuracy else "upper right")
     return axes
 
 
@@ -239,21 +241,29 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     return captioned(figure, caption, _absent(rounds, arms))
 
 
+GRADES = {"reproduced": "#1f5fa8", "undecided": "#999999", "differs": "#d1642a"}
+
+
 def plot_scorecard(card: pd.DataFrame) -> Figure:
-    """The sizes and places of claims.csv that were measured, each in units of its tolerance: inside the band holds."""
-    rows = card[card["value"].notna() & (card["part"] != "direction")].iloc[::-1]
+    """The sizes and places of claims.csv measured in runs, each in units of its tolerance: inside the band holds."""
+    rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
     middle, half = (low + high) / 2, (high - low) / 2
     plt.style.use(STYLE)
-    figure, axes = plt.subplots(figsize=(7.5, 0.5 + 0.28 * len(rows)), layout="constrained")
-    colours = np.where(rows["grade"] == "reproduced", ARMS["ticket"][1], ARMS["reinit"][1])
+    figure, axes = plt.subplots(figsize=(7.5, 0.7 + 0.28 * len(rows)), layout="constrained")
+    grades = rows["grade"].str.split(" (", regex=False).str[0]
     ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
     axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
-    axes.hlines(range(len(rows)), ends[0], ends[2], color=colours, linewidth=1.6)
-    axes.scatter(ends[1], range(len(rows)), color=colours, s=22, zorder=3)
-    axes.set_yticks(range(len(rows)), [f"{row.id} {row.part}" for row in rows.itertuples()])
+    for grade, colour in GRADES.items():
+        of = (grades == grade).to_numpy()
+        at = np.flatnonzero(of)
+        axes.hlines(at, ends[0][of], ends[2][of], color=colour, linewidth=1.6)
+        axes.scatter(ends[1][of], at, color=colour, s=22, zorder=3, label=grade)
+    axes.set_yticks(range(len(rows)), [f"{row.id} {row.part} ({row.run}, {row.profile})" for row in rows.itertuples()])
+    axes.tick_params(axis="y", labelsize=7)
     axes.set(xlim=(-4.2, 4.2), xlabel="measured, in half widths of the tolerance (clipped at 4)")
     axes.set_title("Sizes and places against their tolerance, with 95% intervals")
+    figure.legend(loc="outside lower center", ncols=len(GRADES))
     return figure
 
 
@@ -269,6 +279,24 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     return paths
 
 
+def remove_old(folder: Path, managed: Iterable[str], drawn: Iterable[str]) -> list[str]:
+    """Remove the svg and png of figures that are managed here and were not drawn; return the names of what went.
+
+    Figures of the paper by any number are managed (fig01, fig02, ...). Other files in the folder are left alone.
+    """
+    managed, drawn = set(managed), set(drawn)
+    old = [
+        path
+        for path in sorted(folder.glob("*"))
+        if path.suffix in (".svg", ".png")
+        and (path.stem in managed or re.fullmatch(r"fig\d\d", path.stem))
+        and path.stem not in drawn
+    ]
+    for path in old:
+        path.unlink()
+    return [path.name for path in old]
+
+
 def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-") -> None:
     """Accuracies against weights left (%): means of those with as much left, bars from the lowest to the highest."""
     found = values.groupby(left).agg(["mean", "min", "max"]).sort_index(ascending=False)
@@ -280,11 +308,23 @@ def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colou
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def plot_intervals(table: pd.DataFrame, x: str, y: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
-    """Means of a column at each x, with the band of their 95% intervals (Student's t over the rows)."""
-    found = pd.DataFrame({at: interval(part) for at, part in table.groupby(x)[y]}, index=["mean", "low", "high"]).T
-    axes.plot(found.index, found["mean"], style, color=colour, label=label, marker="o", markersize=3.5)
-    axes.fill_between(found.index, found["low"], found["high"], color=colour, alpha=0.18, linewidth=0)
+def plot_intervals(
+    table: pd.DataFrame, x: str, y: str, axes: Axes, label: str, colour: str, style: str = "-", over: str = ""
+) -> None:
+    """Means over trials of a column at each x, with the band of their intervals.
+
+    `over` names a column that this one is divided by. A table of pairs of trials (columns a and b) counts its trials.
+    """
+    found = {at: _interval(part, y, over) for at, part in table.groupby(x) if part[y].notna().any()}
+    mean, low, high = ([getattr(e, end) for e in found.values()] for end in ("value", "low", "high"))
+    axes.plot(list(found), mean, style, color=colour, label=label, marker="o", markersize=3.5)
+    axes.fill_between(list(found), low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _interval(part: pd.DataFrame, y: str, over: str) -> Estimate:
+    if over:
+        return ratio(part[y], part[over])
+    return mean_of_pairs(part[y], part["a"], part["b"]) if {"a", "b"} <= set(part) else mean_of(part[y])
 
 
 def caption_of(what: str, *folders: Path) -> str:
@@ -330,4 +370,4 @@ def plot_arms(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column
         left = part.groupby("round")["percent_left"].transform("mean")
         plot_means(part[column], left, axes, label, colour, style)
     sparsity_axis(axes, table["percent_left"].min())
-    axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy")
+    axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy")

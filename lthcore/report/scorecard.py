@@ -118,9 +118,9 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
     """What the README has between its scorecard marks: the convention, grades, dense networks, and what has not run."""
     trained = card["run"].notna() & (card["grade"] != NOT_RUN)
     parts = [
-        f"{CONVENTION} A part of a claim is *reproduced* where its whole interval lies within the tolerance, *differs* "
-        "where none of it does, and is *undecided* where it straddles; then the number of trials is said that would "
-        "tell, if mean and spread stayed what they are.",
+        f"{CONVENTION}\n\nA part of a claim is *reproduced* where its whole interval lies within the tolerance, "
+        "*differs* where none of it does, and is *undecided* where it straddles; then the number of trials is said "
+        "that would tell, if mean and spread stayed what they are.",
         f"{count_of(card[trained]).capitalize()}.",
         as_markdown(card[trained]),
     ]

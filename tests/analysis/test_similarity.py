@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lthcore.analysis import similarity
-from lthcore.analysis.similarity import align, chance_jaccard, interval, jaccard, linear_cka, mean_cca
+from lthcore.analysis.similarity import align, chance_jaccard, jaccard, linear_cka, mean_cca
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.pruning.units import columns, streams_of
@@ -120,10 +120,3 @@ def test_activations_of_a_permuted_network_are_permuted_so_cka_is_1(architecture
     assert all((here[name] >= 0).all() for name in here if name != "output")
     torch.testing.assert_close(here["output"], there["output"], atol=1e-5, rtol=1e-4)
     assert all(linear_cka(here[name], there[name]) == pytest.approx(1.0, abs=1e-5) for name in here)
-
-
-def test_intervals_are_students():
-    half = 4.3027 / 3**0.5
-    assert interval([1.0, 2.0, 3.0]) == (2.0, pytest.approx(2 - half, abs=1e-3), pytest.approx(2 + half, abs=1e-3))
-    assert interval([1.0])[0] == 1.0 and math.isnan(interval([1.0])[1])
-    assert interval([1.0, float("nan"), 3.0])[0] == 2.0

@@ -296,7 +296,7 @@ def test_runs_of_one_experiment_stand_side_by_side(tmp_path):
 
     def runs(**claim) -> list[tuple[str, str]]:
         card = scorecard(tmp_path, one("B", **claim))
-        return list(card[["run", "profile"]].fillna("").itertuples(index=False, name=None))
+        return list(card[["run", "profile"]].astype(object).fillna("").itertuples(index=False, name=None))
 
     assert runs(**both) == [("lenet_mnist", "cpu")] * 2  # both parts of a claim are of one run
     assert runs(size=both["size"]) == [("lenet_mnist", "paper"), ("lenet_mnist", "cpu")]

@@ -261,13 +261,10 @@ def test_largest_profile_with_tables_wins(tmp_path):
 def test_caption_says_how_much_of_a_run_is_done(tmp_path):
     write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
     text = caption(paper_figures.draw(4, tmp_path))
-    assert "bars from min to max, 20 of 33 trainings done (lenet-mnist-0)" in text
+    assert "bars: range of trials, 20 of 33 trainings done (lenet-mnist-0)" in text
 
 
 def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
-    lines = paper_figures.draw_all(tmp_path / "results", tmp_path / "figures")
-    assert len(lines) == len(paper_figures.FIGURES)
-    assert all("no tables of" in line for line in lines)
     assert all(paper_figures.draw(name, tmp_path / "results") is None for name in paper_figures.FIGURES)
     assert not list(tmp_path.rglob("*.png"))
     assert not plt.get_fignums()
@@ -346,15 +343,40 @@ def test_degrees_are_cumulative_shares_of_units(all_tables):
             assert np.allclose(line.get_ydata(), [0.25, 0.75, 1.0]) and np.allclose(line.get_xdata(), [0.1, 0.2, 0.3])
 
 
-def test_figures_of_a_single_run_are_saved_by_their_number(tmp_path, monkeypatch):
-    write(tmp_path / "results", "cpu", *ARMS)
-    numbers = [n for n, sheet in paper_figures.FIGURES.items() if paper_figures.LENET_RUN[0] in sheet.runs]
-    assert len(numbers) >= 12
-    others = [n for n in paper_figures.FIGURES if n not in numbers]
-    numbers = numbers[:3]  # saving takes its time, and does so in one way
-    monkeypatch.setattr(paper_figures, "FIGURES", {n: paper_figures.FIGURES[n] for n in (*numbers, *others)})
-    lines = paper_figures.draw_all(tmp_path / "results", tmp_path / "figures")
-    assert len(lines) == len(numbers) + len(others)
-    assert sum(line.endswith("drawn as svg and png") for line in lines) == len(numbers)
-    expected = {f"fig{n:02}.{suffix}" for n in numbers for suffix in ("svg", "png")}
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == expected
+def test_no_figure_is_drawn_without_its_subject(tmp_path):
+    """Figure 17 is of weights drawn from the surviving ones, Figure 18 of pruning at iteration 0."""
+    write(tmp_path, "paper", "ticket", "reinit", "random")
+    drawn = {number for number in paper_figures.FIGURES if paper_figures.draw(number, tmp_path)}
+    assert {1, 3, 4} <= drawn and not {9, 17, 18, 25} & drawn
+    assert paper_figures.lacking(17) == "no tables of resampled yet"
+    write(tmp_path, "cpu", "ticket", run="iterative_pruning/lenet_mnist_at_init")
+    assert paper_figures.draw(18, tmp_path) is not None
+    subjects = {s.subject for s in paper_figures.FIGURES.values()} - {""}
+    named = {name for s in paper_figures.FIGURES.values() for name in (*s.runs, *s.arms)}
+    assert subjects <= named
+
+
+def test_bands_of_intervals_are_those_of_the_means_and_ratios_of_trials():
+    table = pd.DataFrame(
+        {"trial": [0, 1, 2] * 2, "left": [50] * 3 + [20] * 3, "a": 0, "y": [1.0, 2, 3, 2, 2, 2], "z": 2.0}
+    )
+    axes = plots.new_figure(1, 1)[1][0]
+    plots.plot_intervals(table, "left", "y", axes, "y", "black")
+    plots.plot_intervals(table, "left", "y", axes, "y / z", "red", over="z")
+    assert [list(line.get_ydata()) for line in axes.lines] == [[2, 2], [1, 1]]
+    for band, factor in zip(axes.collections, (1, 0.5), strict=True):
+        low, high = band.get_datalim(axes.transData).intervaly
+        assert (low, high) == pytest.approx((factor * (2 - 4.303 / 3**0.5), factor * (2 + 4.303 / 3**0.5)), abs=1e-3)
+
+
+def test_the_scorecards_figure_has_a_colour_for_each_grade():
+    rows = [("L1", "reproduced", 1.0), ("L2", "undecided", 2.0), ("L3", "differs (by +3.00)", 5.0)]
+    card = pd.DataFrame([
+        {"id": name, "part": "size", "run": "a", "profile": "cpu", "grade": grade, "value": value, "low": value - 0.5,
+         "high": value + 0.5, "tolerance": "[0, 2]"} for name, grade, value in rows
+    ])  # fmt: skip
+    axes = plots.plot_scorecard(pd.concat([card, card.assign(profile=None)])).axes[0]
+    points = [c for c in axes.collections if not c.get_label().startswith("_")]
+    assert [c.get_label() for c in points] == ["reproduced", "undecided", "differs"]
+    assert [float(c.get_offsets()[0][0]) for c in points] == [0, 1, 4]  # in half widths of the tolerance
+    assert len(axes.get_yticks()) == 3  # arithmetic is not drawn

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from lthcore.report.tables import falls_below, findings, paired, round_nearest, smallest_winning, summary, with_dense
+from lthcore.report.measures import RunTables, falls_below, gain, smallest_winning
+from lthcore.report.tables import findings, round_nearest, summary, with_dense
 
 LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}
 
@@ -12,7 +13,8 @@ def table(stops: dict[str, list[float]], accuracies: dict[str, list[float]], tri
     """A rounds.csv in which trial t is `t` iterations later and `t` hundredths of a point better."""
     rows = [
         {"arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": LEFT[k],
-         "es_iteration": stops[arm][k] + trial, "es_test_accuracy": accuracies[arm][k] + trial * 1e-4}
+         "es_iteration": stops[arm][k] + trial, "es_test_accuracy": accuracies[arm][k] + trial * 1e-4,
+         "final_test_accuracy": 0.98 + 0.001 * (arm == "ticket" and k == 2) + trial * 1e-4}
         for arm in stops for trial in range(trials) for k in LEFT if k or arm == "ticket"
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -39,38 +41,39 @@ def test_round_nearest_is_within_its_tolerance_or_absent(rounds):
 
 
 def test_a_ticket_wins_where_it_is_no_slower_and_no_worse(rounds):
-    assert smallest_winning(rounds) == 21.1
+    assert smallest_winning(RunTables(rounds)).value == 21.1
     slower = table({"ticket": [1000, 1001, 1001, 1001]}, {"ticket": [0.98] * 4})
-    assert smallest_winning(slower) is None
+    assert smallest_winning(RunTables(slower)).value == 100.0  # the dense network itself
     tied = table({"ticket": [1000, 1100, 1000, 1100]}, {"ticket": [0.98, 0.98, 0.98, 0.97]})
-    assert smallest_winning(tied) == 21.1  # as early and as accurate, with fewer weights
+    assert smallest_winning(RunTables(tied)).value == 21.1  # as early and as accurate, with fewer weights
 
 
 def test_differences_are_paired_by_trial_and_averaged_over_draws(rounds):
-    gain = paired(rounds, "es_test_accuracy", 2)
-    assert gain.tolist() == pytest.approx([0.004, 0.004])
+    found = gain(RunTables(rounds), 21.1)
+    assert (found.low, found.high) == pytest.approx((0.004, 0.004))
     again = rounds[(rounds["arm"] == "reinit") & (rounds["round"] == 2)].assign(draw=1)
     again["es_test_accuracy"] += 0.002
-    gain = paired(pd.concat([rounds, again]), "es_test_accuracy", 2, against="reinit")
-    assert gain.tolist() == pytest.approx([0.009 - 0.001] * 2)
+    found = gain(RunTables(pd.concat([rounds, again])), 21.1, against="reinit")
+    assert (found.low, found.high) == pytest.approx((0.009 - 0.001,) * 2)
 
 
 def test_findings_state_the_numbers_their_n_and_their_spread(rounds):
     lines = findings(rounds)
     assert "21.1%" in lines[0] and "2 trials" in lines[0]
     at = next(line for line in lines if line.startswith("At 21.1%"))
-    assert "early stop -40%" in at
-    assert "+0.40 points [+0.40, +0.40] against the dense network" in at
-    assert "+0.90 points [+0.90, +0.90] against its reinitialisation" in at
+    assert "early stop -40% [-40%, -40%]" in at
+    assert "test accuracy +0.40 [+0.40, +0.40] points against the dense network" in at
+    assert "at the end of training +0.10 [+0.10, +0.10]" in at
+    assert "at the early stop +0.90 [+0.90, +0.90] against its reinitialisation" in at
     assert "n = 2" in at
 
 
 def test_an_arm_falls_below_where_it_stays_below(rounds):
-    assert falls_below(rounds, "ticket") == 3.6
-    assert falls_below(rounds, "reinit") == 51.3
+    assert falls_below(RunTables(rounds), "ticket").value == 3.6
+    assert falls_below(RunTables(rounds), "reinit").value == 51.3
     recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
-    assert falls_below(recovering, "ticket") is None
-    assert "Tickets fall, at 3.6% left and for good, below" in " ".join(findings(rounds))
+    assert "Tickets do not fall below" in " ".join(findings(recovering))
+    assert "early stop at 3.6% [3.6%, 3.6%] of weights remaining." in " ".join(findings(rounds))
 
 
 def test_findings_say_when_there_is_no_winning_ticket():
@@ -80,6 +83,6 @@ def test_findings_say_when_there_is_no_winning_ticket():
 
 def test_summary_shows_mean_and_range_by_arm(rounds):
     cell = summary(rounds).loc["21.1%", "ticket"]
-    assert cell == "98.41 [98.40, 98.41]" or cell == "98.40 [98.40, 98.41]"
-    assert summary(rounds, "es_iteration").loc["51.3%", "reinit"] == "1100 [1100, 1101]"
+    assert cell == "98.41 (98.40 to 98.41)" or cell == "98.40 (98.40 to 98.41)"
+    assert summary(rounds, "es_iteration").loc["51.3%", "reinit"] == "1100 (1100 to 1101)"
     assert list(summary(rounds).index) == ["100.0%", "51.3%", "21.1%", "3.6%"]

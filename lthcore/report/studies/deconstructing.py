@@ -58,7 +58,7 @@ def deconstructing_lenet(root: Path) -> Figure | None:
     folder, frozen = runs.get("lenet_mnist-zero"), runs.get("lenet_mnist-frozen")
     if folder is None:
         return None
-    return deconstructing(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder), frozen)
+    return deconstructing(folder, caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder), frozen)
 
 
 def findings(root: Path) -> list[str]:
@@ -72,7 +72,7 @@ def findings(root: Path) -> list[str]:
         start = 100 * curves[curves["iteration"] == 0].groupby(["arm", "round"])["test_accuracy"].mean()
         for k, left, by in middle_and_last(rounds):
             base, arms = by["oneshot"], {name_of(arm): by[arm] for arm in COMPARED if arm in by}
-            at = f"Pruned weights {where}, {left:.3g}% left"
+            at = f"Pruned weights {where}, {left:.3g}% of weights remaining"
             lines.append(f"{at}, against large final ({100 * base.mean():.2f}%): {gaps(arms, base)}.")
             if kind == "zero":  # frozen, an untrained network is the whole one under any mask
                 knows = [f"{name_of(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *COMPARED) if arm in by]

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
-from lthcore.analysis.similarity import interval_text
-from lthcore.lottery.methods import settings_of
+from lthcore.analysis.statistics import mean_of
 from lthcore.report.comparisons import published, runs_of
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_tables
@@ -21,7 +20,7 @@ def findings(root: Path) -> list[str]:
             if folder is None:
                 continue
             rounds, s = read_tables(folder)[0], settings_of(read_record(folder)["settings"])
-            test, held = (interval_text(100 * rounds[f"es_{split}_accuracy"], "{:.2f}") for split in ("test", "val"))
+            test, held = (mean_of(100 * rounds[f"es_{split}_accuracy"]).text() for split in ("test", "val"))
             at = ", ".join(f"{i:,}" for i in rounds["es_iteration"])
             stops.append(f"{scaling} {test}% of test and {held}% of validation images (n = {len(rounds)}; at {at})")
         if stops:

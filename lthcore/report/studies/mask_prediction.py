@@ -43,7 +43,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
         plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], name, colour)
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
         sparsity_axis(axes, table["percent_left"].min())
-        axes.set(title=title, xlabel="weights left (%)", ylabel="ROC-AUC, held-out seed", ylim=(0.3, 1.02))
+        axes.set(title=title, xlabel="% of weights remaining", ylabel="ROC-AUC, held-out seed", ylim=(0.3, 1.02))
         axes.legend(fontsize=7, loc="lower right", ncols=2 if axes is panels[1] else 1)
     means = importance.groupby(["feature", "round"])["loss"].mean().unstack()
     order = means.mean(axis=1).sort_values().index
@@ -51,7 +51,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     for k, colour in zip((means.columns.min(), means.columns.max()), ("#8fb3dc", "#1f5fa8"), strict=True):
         shift = -0.2 if k == means.columns.min() else 0.2
         heights = [i + shift for i in range(len(order))]
-        panels[2].barh(heights, means.loc[order, k], height=0.38, color=colour, label=f"{left[k]:.3g}% left")
+        panels[2].barh(heights, means.loc[order, k], height=0.38, color=colour, label=f"{left[k]:.3g}% remaining")
     panels[2].set_yticks(range(len(order)), order)
     panels[2].set(title="What AUC loses without it (shuffled)", xlabel="loss of ROC-AUC")
     panels[2].legend(loc="lower right")
@@ -69,7 +69,7 @@ def seeding(folder: Path, caption: str = "") -> Figure:
     survive.plot(left, [x / 100 for x in left], color="#999999", linestyle=":", label="all weights")
     sparsity_axis(survive, min(left))
     survive.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    survive.set(title="Share of the seeded weights that survives", xlabel="weights left (%)")
+    survive.set(title="Share of the seeded weights that survives", xlabel="% of weights remaining")
     survive.legend(fontsize=7)
     trials = table.drop_duplicates(["seeding", "trial"])
     sns.stripplot(trials, x="dense_test_accuracy", y="seeding", color="#1f5fa8", ax=dense, jitter=False)
@@ -100,7 +100,7 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
             plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour, "--")
     sparsity_axis(axes, table["percent_left"].min())
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.set(title="Masks of untrained weights", xlabel="weights left (%)", ylabel="test accuracy, untrained")
+    axes.set(title="Masks of untrained weights", xlabel="% of weights remaining", ylabel="test accuracy, untrained")
     axes.legend()
     return captioned(figure, caption)
 
@@ -122,7 +122,7 @@ def supermasks_lenet(root: Path) -> Figure | None:
     folder = runs_of(root, "deconstructing").get("lenet_mnist-zero")
     if folder is None or not (folder / "learned.csv").exists():
         return None
-    return supermasks(folder, "learned", caption_of("LeNet-300-100 on MNIST, bars from min to max", folder))
+    return supermasks(folder, "learned", caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder))
 
 
 def findings(root: Path, k: int = 4) -> list[str]:

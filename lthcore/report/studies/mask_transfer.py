@@ -28,7 +28,7 @@ def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
                 label, colour, style = ARMS[arm]
                 plot_means(part[column], left[part.index], axes, label, colour, style)
             sparsity_axis(axes, rounds["percent_left"].min())
-            axes.set(title=f"{title}, {when}", xlabel="weights left (%)", ylabel="test accuracy")
+            axes.set(title=f"{title}, {when}", xlabel="% of weights remaining", ylabel="test accuracy")
     panels[0].legend()
     return captioned(figure, caption)
 
@@ -39,7 +39,7 @@ def transfer_lenet(root: Path) -> Figure | None:
     if not any(name.startswith("lenet") for name in runs):
         return None
     folders = {_directions(folder): folder for name, folder in runs.items() if name.startswith("lenet")}
-    return transfer(folders, caption_of("LeNet-300-100, bars from min to max", *folders.values()))
+    return transfer(folders, caption_of("LeNet-300-100, bars: range of trials", *folders.values()))
 
 
 def _directions(folder: Path) -> str:
@@ -60,8 +60,8 @@ def transfer_findings(folder: Path) -> list[str]:
         native, moved, shuffled = (by[arm][k] for arm in ("ticket", "transferred", "transferred-shuffled"))
         known = [100 * start[arm][k].mean() for arm in ("ticket", "transferred", "transferred-shuffled")]
         lines.append(
-            f"{left[k]:.3g}% left: transferred against native {gap(moved, native)}, against its shuffle "
-            f"{gap(moved, shuffled)}; untrained {known[0]:.1f}% native, {known[1]:.1f}% transferred, "
+            f"{left[k]:.3g}% of weights remaining: transferred against native {gap(moved, native)}, against its "
+            f"shuffle {gap(moved, shuffled)}; untrained {known[0]:.1f}% native, {known[1]:.1f}% transferred, "
             f"{known[2]:.1f}% shuffled."
         )
     return lines

@@ -53,7 +53,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
             axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
     handles, labels = panels[0].get_legend_handles_labels()
     few = range(0, len(labels), max(1, len(labels) // 5))
-    panels[0].legend([handles[i] for i in few], [labels[i] for i in few], title="weights left")
+    panels[0].legend([handles[i] for i in few], [labels[i] for i in few], title="% of weights remaining")
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
     _per_round(panels[3], by_round["es_val_loss"].mean(), "Best validation loss")
@@ -101,13 +101,13 @@ def movement_arms(root: Path) -> Figure | None:
         title = (
             caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace("; ", "\n").replace(" trials each", "")
         )
-        axes.set(title=title, ylabel="test accuracy at the end", xlabel="weights left (%)")
+        axes.set(title=title, ylabel="test accuracy at the end", xlabel="% of weights remaining")
         axes.legend().remove()
     for axes in panels[len(stems) :]:
         axes.set_axis_off()
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
-    return captioned(figure, "bars from lowest to highest trial; red crosses: a layer was emptied")
+    return captioned(figure, "bars: range of trials; red crosses: a layer was emptied")
 
 
 def movement_layers(root: Path) -> Figure | None:
@@ -129,7 +129,10 @@ def movement_layers(root: Path) -> Figure | None:
             )
         sparsity_axis(axes, left.min())
         axes.set(
-            title=MOVEMENT[arm][0], xlabel="weights left (%)", ylabel="share of the layer left", ylim=(-0.03, 1.03)
+            title=MOVEMENT[arm][0],
+            xlabel="% of weights remaining",
+            ylabel="share of the layer left",
+            ylim=(-0.03, 1.03),
         )
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].legend()
@@ -167,7 +170,7 @@ def findings(root: Path) -> list[str]:
         at = {arm: _at(table, left) for arm, table in tables.items()}
         profile = runs[f"{stem}-random"].parents[1].name
         lines += [
-            f"{network} (`{profile}`), {left:.3g}% left, {arm.replace('_', ' ')} against random: "
+            f"{network} (`{profile}`), {left:.3g}% of weights remaining, {arm.replace('_', ' ')} against random: "
             f"{gap(at[arm], at['random'])}."
             for arm in tables
             if arm != "random"

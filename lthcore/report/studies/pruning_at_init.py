@@ -62,7 +62,7 @@ def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
         axes.set_ylim(lowest, means.max() + 0.1 * (means.max() - lowest))
         sparsity_axis(axes, left.min(), left.max(), left)
     fallen = [
-        f"{arm.removeprefix('by_').replace('-inverted', ', worst kept,')} {mean:.0%} ({left[k]:.1f}% left)"
+        f"{arm.removeprefix('by_').replace('-inverted', ', worst kept,')} {mean:.0%} ({left[k]:.1f}% remaining)"
         for (arm, k), mean in means.items()
         if mean < lowest
     ]
@@ -80,7 +80,7 @@ def pruning_at_init_lenet(root: Path) -> Figure | None:
     kinds = {"RigL": [f for n, f in runs.items() if "gradual" not in n],
              "gradual magnitude": [f for n, f in runs.items() if "gradual" in n]}  # fmt: skip
     during = {label: folders for label, folders in kinds.items() if folders}
-    return pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars from min to max", folder), during)
+    return pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder), during)
 
 
 def findings(root: Path) -> list[str]:
@@ -96,11 +96,14 @@ def findings(root: Path) -> list[str]:
                 by[label] = read_tables(other)[0].set_index("trial")["final_test_accuracy"]
         arms = {name_of(arm): by[arm] for arm in (*FOUND_BEFORE, "RigL", "gradual magnitude") if arm in by}
         base = by["oneshot"]
-        lines.append(f"{left:.3g}% left, against one-shot tickets ({100 * base.mean():.2f}%): {gaps(arms, base)}.")
+        lines.append(
+            f"{left:.3g}% of weights remaining, against one-shot tickets ({100 * base.mean():.2f}%): "
+            f"{gaps(arms, base)}."
+        )
         for arm in ("by_snip", "by_grasp", "by_synflow"):
             others = {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
             if others:
-                checks.append(f"{left:.3g}% left, against {name_of(arm)}: {gaps(others, by[arm])}.")
+                checks.append(f"{left:.3g}% of weights remaining, against {name_of(arm)}: {gaps(others, by[arm])}.")
     return lines + checks
 
 

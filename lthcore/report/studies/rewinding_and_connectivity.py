@@ -45,7 +45,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         if (folders[point] / "stability.csv").exists():
             barriers.append(read_table(folders[point], "stability.csv"))
     for axes, title in zip(panels, ("Rewound to iteration k", "Rewound, or trained on"), strict=False):
-        axes.set(title=title, xlabel="weights left (%)", ylabel="test accuracy at the end")
+        axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at the end")
         sparsity_axis(axes, rounds["percent_left"].min())
         if axes.has_data():
             axes.legend()
@@ -57,7 +57,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         shades = sns.color_palette("mako", len(lefts) + 1)
         for left, colour in zip(lefts, shades, strict=False):
             part = table[table["percent_left"] == left]
-            plot_intervals(part, "rewind_to", "error_barrier", panels[2], f"{left:.3g}% left", colour)
+            plot_intervals(part, "rewind_to", "error_barrier", panels[2], f"{left:.3g}% remaining", colour)
         panels[2].set(
             title="Error barrier of two copies", xlabel="iteration k at which they part", ylabel="error barrier"
         )
@@ -100,7 +100,7 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
         names = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialised"}
         against |= {name: at(base, arm, k) for arm, name in names.items() if arm in set(base["arm"])}
         lines += [
-            f"{left[k]:.3g}% left, {name} against rewound to 0: {gap(values, at(base, 'ticket', k))}."
+            f"{left[k]:.3g}% of weights remaining, {name} against rewound to 0: {gap(values, at(base, 'ticket', k))}."
             for name, values in against.items()
         ]
     return lines

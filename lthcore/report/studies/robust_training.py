@@ -42,9 +42,9 @@ def robust_training(root: Path) -> Figure | None:
     panels[2].set_title("Rewound against reinitialised")
     for axes in panels:
         sparsity_axis(axes, found["percent_left"].min())
-        axes.set(xlabel="weights left (%)", ylabel="test accuracy at early stop")
+        axes.set(xlabel="% of weights remaining", ylabel="test accuracy at early stop")
         axes.legend()
-    return captioned(figure, caption_of("LeNet-300-100 on MNIST, bars from lowest to highest trial", *_folders(root)))
+    return captioned(figure, caption_of("LeNet-300-100 on MNIST, bars: range of trials", *_folders(root)))
 
 
 def robust_ablation(root: Path) -> Figure | None:
@@ -70,13 +70,13 @@ def robust_ablation(root: Path) -> Figure | None:
     )
     heat.set_xticklabels([f"{left[k]:.3g}%" for k in mean.columns])
     heat.set_yticklabels([ABLATION[name] for name in names], rotation=0)
-    heat.set(xlabel="weights left", ylabel="", title="Tickets: test accuracy at early stop, mean ± sd")
+    heat.set(xlabel="% of weights remaining", ylabel="", title="Tickets: test accuracy at early stop, mean ± sd")
     epochs = _epochs_to(root, 0.97)
     for name in names:
         part = epochs[epochs["label"] == name].groupby("percent_left")["epochs"].mean()
         soon.plot(part.index, part, color=SHADES[name], marker="o", markersize=4, label=ABLATION[name])
     sparsity_axis(soon, found["percent_left"].min())
-    soon.set(title="Epochs until 97% of test images", xlabel="weights left (%)", ylabel="epochs")
+    soon.set(title="Epochs until 97% of test images", xlabel="% of weights remaining", ylabel="epochs")
     soon.legend()
     return captioned(figure, caption_of("LeNet-300-100 on MNIST", *_folders(root)))
 
@@ -121,11 +121,11 @@ def findings(root: Path) -> list[str]:
         parts = []
         for k in (0, (left - 6.25).abs().idxmin()):
             mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
-            parts.append(f"at {left[k]:.3g}% left {gap(mine, base)}")
+            parts.append(f"at {left[k]:.3g}% of weights remaining {gap(mine, base)}")
         lines.append(f"{variant.removeprefix(prefix)} against base: {', '.join(parts)}.")
     base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
-    values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}% left" for k in base.index)
-    return [f"Base: {values}.", *lines]
+    values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}%" for k in base.index)
+    return [f"Base, by % of weights remaining: {values}.", *lines]
 
 
 STUDY = Study("robust_training", {"robust_training": robust_training, "robust_ablation": robust_ablation}, findings)

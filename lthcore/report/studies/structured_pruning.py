@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lthcore.report.comparisons import gap, runs_of
+from lthcore.report.comparisons import gap, level, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_means
 from lthcore.report.study import Study
 from lthcore.runs.files import read_tables
@@ -46,7 +46,7 @@ def structured_pruning(root: Path) -> Figure | None:
         axes.set_xticks([100, 60, 40, 25, 15])
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
-        axes.set(title=title, xlabel="weights left", ylabel="test accuracy at early stop")
+        axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
         axes.legend()
     return captioned(figure, caption_of("LeNet-300-100 on MNIST, whole neurons", *found.values()))
 
@@ -67,7 +67,7 @@ def findings(root: Path) -> list[str]:
         if "reinit" in arms:
             left = last["percent_left"].mean()
             lines.append(
-                f"Neurons by {name}, {left:.3g}% left: {100 * arms['ticket'].mean():.2f}%, rewound against "
+                f"Neurons by {name}, {left:.3g}% of weights remaining: {level(arms['ticket'])}, rewound against "
                 f"reinitialised {gap(arms['ticket'], arms['reinit'])}."
             )
     return lines

@@ -61,7 +61,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
     for axes in panels:
         if axes.lines:
             sparsity_axis(axes, seeds["percent_left"].min())
-            axes.set_xlabel("weights left (%)")
+            axes.set_xlabel("% of weights remaining")
         else:
             axes.set_axis_off()
     return captioned(figure, caption)
@@ -70,7 +70,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
 def similarity_lenet(root: Path) -> Figure | None:
     """LeNet's tickets on MNIST, from five seeds."""
     folder = run_with(root, "ticket_similarity", "seeds", "arms_alike")
-    what = "LeNet-300-100 on MNIST, means and 95% intervals over pairs of seeds"
+    what = "LeNet-300-100 on MNIST, means over pairs of seeds, 95% intervals over seeds"
     return similarity(folder, caption_of(what, folder)) if folder else None
 
 

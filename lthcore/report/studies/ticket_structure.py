@@ -29,23 +29,22 @@ def structure(folder: Path, caption: str = "") -> Figure:
     colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
     figure, panels = new_figure(2, 3)
     for axes, (title, (top, bottom)) in zip(panels, STRUCTURE.items(), strict=False):
-        table = layers.assign(value=layers[top] / layers[bottom] if bottom else layers[top])
         for name in names:
-            plot_intervals(table[table["layer"] == name], "percent_left", "value", axes, name, colours[name])
+            part = layers[layers["layer"] == name]
+            plot_intervals(part, "percent_left", top, axes, name, colours[name], over=bottom or "")
         axes.set(title=title)
         if bottom is None:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     panels[1].axhline(0.5, color="#bbbbbb", linewidth=0.8)
     panels[0].legend()
     if len(paths):
-        ratio = paths.assign(value=paths["paths"] / paths["expected"])
-        plot_intervals(ratio, "percent_left", "value", panels[5], "paths / random mask's", "#1f5fa8")
+        plot_intervals(paths, "percent_left", "paths", panels[5], "paths / random mask's", "#1f5fa8", over="expected")
         panels[5].set(title="Paths from input to output")
         panels[5].axhline(1, color="#bbbbbb", linewidth=0.8)
         panels[5].legend()
     for axes in panels:
         sparsity_axis(axes, layers["percent_left"].min())
-        axes.set_xlabel("weights left (%)")
+        axes.set_xlabel("% of weights remaining")
     return captioned(figure, caption)
 
 
@@ -65,7 +64,9 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
             axes.set(title=f"{name}: {what}", xlabel="connections", ylabel="units" if i == 0 else "")
     panels[0].legend()
     left = table["percent_left"].iloc[0]
-    return captioned(figure, f"{left:.3g}% of the weights left; {caption}" if caption else f"{left:.3g}% left")
+    return captioned(
+        figure, f"{left:.3g}% of the weights left; {caption}" if caption else f"{left:.3g}% of weights remaining"
+    )
 
 
 def pixel_figure(folder: Path, caption: str = "") -> Figure:
@@ -79,7 +80,7 @@ def pixel_figure(folder: Path, caption: str = "") -> Figure:
         image = table[table["round"] == k].pivot(index="row", columns="column", values="share")
         shown = axes.imshow(image, cmap="viridis", vmin=0)
         figure.colorbar(shown, ax=axes, shrink=0.75, format=PercentFormatter(1, decimals=None))
-        axes.set(title=f"{left[k]:.3g}% left", xticks=[], yticks=[])
+        axes.set(title=f"{left[k]:.3g}% remaining", xticks=[], yticks=[])
         axes.grid(False)
     return captioned(figure, f"share of the first layer's units connected to each pixel; {caption}".rstrip("; "))
 
