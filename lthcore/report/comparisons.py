@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lthcore.analysis.statistics import difference, learned_anything
+from lthcore.analysis.statistics import difference, learned_anything, mean_of
 from lthcore.errors import choose
 from lthcore.paths import project_root
 from lthcore.runs.experiments import PROFILES, load_experiments
@@ -220,11 +220,14 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -
     return ", ".join(parts)
 
 
-def level(accuracies: pd.Series) -> str:
+def level(accuracies: pd.Series, interval: bool = False) -> str:
     """The mean of accuracies, in percent, of the trainings that learned anything; how many did not is said."""
     learned = learned_anything(accuracies)
+    if not learned.any():
+        return "stuck at chance"
     stuck = f" ({(~learned).sum()} of {len(accuracies)} stuck at chance left out)" if not learned.all() else ""
-    return f"{100 * accuracies[learned].mean():.2f}%{stuck}" if learned.any() else "stuck at chance"
+    found = mean_of(100 * accuracies[learned])
+    return f"{found.text() if interval else f'{found.value:.2f}'}%{stuck}"
 
 
 def spread(mean: float, std: float) -> str:

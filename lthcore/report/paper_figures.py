@@ -228,7 +228,8 @@ def draw(number: int, root: Path) -> Figure | None:
     folder = next(iter(found.values()))
     rounds, curves = read_tables(folder)
     if sheet.kind == "curves":
-        return plots.figure3(rounds, curves, describe(folder, rounds), sheet.columns[0])
+        caption = describe(folder, rounds).replace("bars:", "bands:")
+        return plots.figure3(rounds, curves, caption, sheet.columns[0])
     if sheet.kind == "figure4":
         return plots.figure4(rounds, describe(folder, rounds))
     return _draw_panels(sheet, found, missing)

@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
-from lthcore.report.comparisons import gap, pruning_costs, published, runs_of, spread, trainings_of
+from lthcore.analysis.statistics import learned_anything
+from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_of, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_tables
@@ -149,15 +150,18 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         order = sorted(set(part["value"]))
         place = part["value"].map({v: i for i, v in enumerate(order)})
         axes.scatter(place, part["final_test_accuracy"], s=16, color=COLOURS["dynamic"], alpha=0.6)
-        means = part.groupby("value")["final_test_accuracy"].mean()
-        axes.plot(range(len(order)), means.loc[order], color=COLOURS["dynamic"])
+        means = part[learned_anything(part["final_test_accuracy"])].groupby("value")["final_test_accuracy"].mean()
+        axes.plot(range(len(order)), means.reindex(order), color=COLOURS["dynamic"])
         axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
         axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label}")
         axes.margins(x=0.15)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for axes in panels[len(factors) :]:
         axes.set_axis_off()
-    return captioned(figure, caption_of("LeNet-300-100 on MNIST to 78.9%, a dot a trial", base))
+    return captioned(
+        figure,
+        caption_of("LeNet-300-100 on MNIST to 78.9%, a dot a trial, lines: means of those not stuck at chance", base),
+    )
 
 
 def dynamic_costs(root: Path) -> Figure | None:
@@ -167,8 +171,8 @@ def dynamic_costs(root: Path) -> Figure | None:
         return None
     levels = sorted(table["sparsity"].unique())
     figure, panels = new_figure(1, max(2, len(levels)))
-    for axes, level in zip(panels, levels, strict=False):
-        part = table[table["sparsity"] == level]
+    for axes, sparsity in zip(panels, levels, strict=False):
+        part = table[table["sparsity"] == sparsity]
         budget = part["in all"].map(lambda n: float(f"{n:.2g}"))  # rounds of whole steps make up almost the same
         places = {b: i for i, b in enumerate(sorted(budget.unique()))}
         for i, (method, colour) in enumerate(COLOURS.items()):
@@ -181,7 +185,7 @@ def dynamic_costs(root: Path) -> Figure | None:
                 )
             axes.plot([], [], "o", color=colour, label=method)
         axes.set_xticks(range(len(places)), [f"{b:,.0f}" for b in places])
-        axes.set(title=f"{level:.1%} sparse", xlabel="training iterations in all", ylabel="test accuracy at the end")
+        axes.set(title=f"{sparsity:.1%} sparse", xlabel="training iterations in all", ylabel="test accuracy at the end")
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for axes in panels[len(levels) :]:
@@ -219,7 +223,7 @@ def findings(root: Path) -> list[str]:
 
     def say(text: str, a: str, b: str) -> None:
         if a in by and b in by and profile[a] == profile[b]:
-            lines.append(f"{text}: {100 * by[a].mean():.2f}% against {100 * by[b].mean():.2f}%, {gap(by[a], by[b])}.")
+            lines.append(f"{text}: {level(by[a])} against {level(by[b])}, {gap(by[a], by[b])}.")
 
     say("LeNet pruned to 78.9% as it trains, against dense", "lenet_mnist-78.9", "lenet_mnist-dense")
     say("LeNet pruned to 98%, against dense", "lenet_mnist-98", "lenet_mnist-dense")
@@ -234,16 +238,16 @@ def findings(root: Path) -> list[str]:
     theirs = published("dynamic_pruning")
     for variant, bar in theirs["later"].dropna().items():
         if variant in by:
-            ours = 100 * by[variant]
-            lines.append(f"{variant}: {spread(ours.mean(), ours.std())}% (n = {len(ours)}), published {bar:.2f}%.")
+            ours = level(by[variant], interval=True)
+            lines.append(f"{variant}: {ours} (n = {len(by[variant])}), published {bar:.2f}%.")
     costs = pruning_costs(root)
-    for level, part in costs.groupby("sparsity") if len(costs) else ():
+    for sparsity, part in costs.groupby("sparsity") if len(costs) else ():
         dynamic = part[part["method"] == "dynamic"].set_index("trial")
         for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):
             times = in_all / dynamic["in all"].iloc[0]
             cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
             difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"])
-            lines.append(f"At {level:.1%}, dynamic against {method} at {cost}: {difference}.")
+            lines.append(f"At {sparsity:.1%}, dynamic against {method} at {cost}: {difference}.")
     return lines
 
 

@@ -108,13 +108,13 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
 def prediction_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST, each of five seeds held out."""
     folder = run_with(root, "mask_prediction", "prediction", "importance")
-    return prediction(folder, caption_of("LeNet-300-100 on MNIST, 95% intervals", folder)) if folder else None
+    return prediction(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
 
 
 def seeding_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST, initial weights changed on purpose."""
     folder = run_with(root, "mask_prediction", "seeding")
-    return seeding(folder, caption_of("LeNet-300-100 on MNIST, 95% intervals", folder)) if folder else None
+    return seeding(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
 
 
 def supermasks_lenet(root: Path) -> Figure | None:

@@ -15,6 +15,7 @@ from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_i
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table, read_tables
 
+DRAWN = "bars: range of trials, bands: 95% intervals"
 METHODS = {
     "learned (edge-popup)": "#1f5fa8",
     "learned, weights as drawn": "#1f5fa8",
@@ -76,7 +77,7 @@ def rewinding_lenet(root: Path) -> Figure | None:
     folders = {int(n.rpartition("-")[2]): folder for n, folder in studied if n.startswith("lenet_mnist-")}
     if 0 not in folders:
         return None
-    return rewinding(folders, caption_of("LeNet-300-100 on MNIST, SGD with momentum", *folders.values()))
+    return rewinding(folders, caption_of(f"LeNet-300-100 on MNIST, SGD with momentum, {DRAWN}", *folders.values()))
 
 
 def _means(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:

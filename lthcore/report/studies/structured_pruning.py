@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_means
 from lthcore.report.study import Study
@@ -48,11 +49,18 @@ def structured_pruning(root: Path) -> Figure | None:
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
         axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
         axes.legend()
-    return captioned(figure, caption_of("LeNet-300-100 on MNIST, whole neurons", *found.values()))
+    return captioned(
+        figure,
+        caption_of(
+            "LeNet-300-100 on MNIST, whole neurons, bars: range of trials, those stuck at chance left out",
+            *found.values(),
+        ),
+    )
 
 
 def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
     """Test accuracy at the early stop: of whole units, a trial's weights left differ from another's in a round."""
+    rounds = rounds[learned_anything(rounds["es_test_accuracy"])]
     left = rounds["percent_left"].groupby(rounds["round"]).transform("mean")
     plot_means(rounds["es_test_accuracy"], left, axes, label, colour, style)
 

@@ -70,7 +70,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
 def similarity_lenet(root: Path) -> Figure | None:
     """LeNet's tickets on MNIST, from five seeds."""
     folder = run_with(root, "ticket_similarity", "seeds", "arms_alike")
-    what = "LeNet-300-100 on MNIST, means over pairs of seeds, 95% intervals over seeds"
+    what = "LeNet-300-100 on MNIST, means over pairs of seeds, bands: 95% intervals over seeds"
     return similarity(folder, caption_of(what, folder)) if folder else None
 
 

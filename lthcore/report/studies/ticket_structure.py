@@ -88,7 +88,7 @@ def pixel_figure(folder: Path, caption: str = "") -> Figure:
 def structure_lenet(root: Path) -> Figure | None:
     """Five tickets of LeNet on MNIST."""
     folder = run_with(root, "ticket_structure", "layers", "paths")
-    return structure(folder, caption_of("LeNet-300-100 on MNIST, 95% intervals", folder)) if folder else None
+    return structure(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
 
 
 def degrees_lenet(root: Path) -> Figure | None:
