@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lthcore.analysis.statistics import difference, learned_anything, mean_of
-from lthcore.errors import choose
+from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record, read_tables

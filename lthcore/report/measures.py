@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lthcore.analysis.statistics import Estimate, difference, half_widths, mean_of, ratio, share_trials
-from lthcore.runs.folder import read_record, read_table, read_tables
+from lthcore.runs.files import read_record, read_table, read_tables
 
 NEAR = 0.06  # a round is at a percentage where it is within this share of it
 

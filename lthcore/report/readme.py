@@ -11,7 +11,7 @@ from lthcore.analysis.statistics import CONVENTION
 from lthcore.report.paper_figures import LENET
 from lthcore.report.studies import STUDIES
 from lthcore.report.tables import findings
-from lthcore.runs.folder import has_results, read_tables
+from lthcore.runs.files import has_results, read_tables
 
 BLOCK = re.compile(r"(<!-- found: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CONVENTION_BLOCK = re.compile(r"(<!-- convention -->\n).*?(<!-- end -->)", re.DOTALL)

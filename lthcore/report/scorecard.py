@@ -9,7 +9,7 @@ from lthcore.report.claims import EARLY_STOP, END, NOT_RUN, UNREADABLE, scorecar
 from lthcore.report.comparisons import published
 from lthcore.report.measures import Absent, RunTables
 from lthcore.report.paper_figures import NOTEBOOK
-from lthcore.runs.folder import read_record
+from lthcore.runs.files import read_record
 
 BEGIN, STOP = "<!-- scorecard -->", "<!-- end of scorecard -->"
 HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"

@@ -104,7 +104,9 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
         if state.iteration == 20:
             break
     telling = Telling(keep)
-    found = _train_there(b"", SMALL, _on_cpu(data).to_arrays(), {key: begin(SMALL, 0, 0, theta)}, telling, train_in_step)
+    found = _train_there(
+        b"", SMALL, _on_cpu(data).to_arrays(), {key: begin(SMALL, 0, 0, theta)}, telling, train_in_step
+    )
     assert telling.seen == ["x", 20, 30, 40]
     whole = begin(SMALL, 0, 0, theta)
     for _ in train(SMALL, data, whole):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 from lthcore.analysis.statistics import mean_of
+from lthcore.lottery.methods import settings_of
 from lthcore.report.comparisons import published, runs_of
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_tables
