@@ -1,0 +1,127 @@
+"""Prose: what READMEs, notebooks and comments say of files, figures and numbers agrees with what is there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lthcore.analysis.statistics import CONVENTION
+from lthcore.report.paper_figures import FIGURES, LENET_RUN
+from lthcore.report.studies import STUDIES
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
+GENERATED = re.compile(r"<!-- (?:scorecard|convention|found: [a-z_ ]+) -->.*?<!-- end(?: of scorecard)? -->", re.DOTALL)
+BRACKETS = re.compile(r"\[[-+]?\.?\d[\d.,]*%?, [-+]?\.?\d[\d.,]*%?\]")  # an interval
+PERCENT = re.compile(r"[-+]?\d[\d.]*(?:%(?! of (?:the )?weights)| points)")  # a result; where it was read is none
+FOLDERS = "lthcore|tests|params|results|figures|notebooks|benchmarks|cluster"
+PATH = re.compile(rf"(?:`|\]\()((?:{FOLDERS})/[^`)\s#]+)")
+# numbers in notebooks that are no results of ours
+NO_RESULT = {
+    "deconstructing": ["86%"],
+    "dynamic_summary": ["100%", "0%"],
+    "movement_pruning": ["10%", "98%"],
+    "quickstart": ["10%"],
+    "rewinding_and_connectivity": ["2 points"],
+    "ticket_similarity": ["100%"],
+}
+
+
+def markdown(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def comments(path: Path) -> str:
+    return "\n".join(line.partition("#")[2] for line in path.read_text().splitlines())
+
+
+def prose() -> dict[str, str]:
+    """What people wrote, file by file: what is generated between marks is held to the tables elsewhere."""
+    said = {name: GENERATED.sub("", (ROOT / name).read_text()) for name in ("README.md", "CONTRIBUTING.md")}
+    said |= {str(path.relative_to(ROOT)): markdown(path) for path in NOTEBOOKS}
+    files = (*PARAMS, *(ROOT / "params").glob("*.yaml"))
+    return said | {str(path.relative_to(ROOT)): comments(path) for path in files}
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def named(text: str) -> set[int]:
+    """The numbers of figures that a text names: "Figures 3, 11 and 18 to 21"."""
+    found = set()
+    for part in re.findall(r"Figures? (\d+(?:(?:, | and | to )\d+)*)", text):
+        for first, last in re.findall(r"(\d+)(?: to (\d+))?", part):
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def drawn_of(run: str) -> set[int]:
+    """The figures that a params file of iterative pruning feeds; LeNet's by either scaling of its pixels."""
+    run = LENET_RUN[0] if run in ("lenet_mnist", "lenet_mnist_standardised") else run
+    return {number for number, sheet in FIGURES.items() if run in sheet.runs}
+
+
+@pytest.mark.parametrize("name", prose())
+def test_paths_in_prose_are_there(name):
+    for path in PATH.findall(prose()[name]):
+        if "<" not in path and "..." not in path and not path.startswith("params/lab"):
+            assert any(ROOT.glob(path.rstrip("/.,;:"))) or "notebook/" in path, f"{name}: {path}"
+
+
+def test_the_numbers_of_figures_in_comments_are_those_of_the_figures():
+    for path in (p for p in PARAMS if p.parent.name == "iterative_pruning" and p.stem != "input_scaling"):
+        assert named(comments(path)) <= drawn_of(path.stem), path.name
+    told = set()
+    for line in (ROOT / "params" / "QUEUE.yaml").read_text().splitlines():
+        if line.startswith("- ") and named(line.partition("#")[2]):
+            ((study, run),) = [entry["params"].split("/") for entry in yaml.safe_load(line)]
+            assert study == "iterative_pruning" and named(line.partition("#")[2]) <= drawn_of(run), line
+            told |= named(line.partition("#")[2])
+    assert told == set(FIGURES)  # each is made by some entry, and says so
+
+
+def test_figures_are_called_by_their_numbers_and_titles():
+    headings = re.findall(
+        r"^## Figure (\d+): (.+)$", markdown(ROOT / "notebooks" / "paper_figures.ipynb"), re.MULTILINE
+    )
+    assert {int(number): title for number, title in headings} == {n: sheet.title for n, sheet in FIGURES.items()}
+    rows = re.findall(
+        r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "params/FIGURES.md").read_text(), re.MULTILINE
+    )
+    sheets = {n: (sheet.title, ", ".join(sheet.runs), ", ".join(sheet.arms)) for n, sheet in FIGURES.items()}
+    assert {int(number): tuple(row) for number, *row in rows} == sheets
+
+
+def test_figures_that_are_published_are_known_and_whole():
+    known = {f"fig{number:02}" for number in FIGURES} | {name for study in STUDIES.values() for name in study.figures}
+    files = {path.name for path in (ROOT / "figures").iterdir()}
+    stems = {name.rpartition(".")[0] for name in files}
+    assert stems <= known and files == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
+
+
+@pytest.mark.parametrize("name", [name for name in prose() if not name.startswith("params")])
+def test_no_interval_is_typed_by_hand(name):
+    assert not BRACKETS.findall(prose()[name])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_result_is_typed_into_a_notebook(path):
+    """Results are printed from tables. What papers say is said to be theirs, or is on a list above."""
+    for paragraph in re.split(r"\n\n|\n(?=\* )", markdown(path)):
+        theirs = re.match(r"\*\*(?:The paper\.|What is known)|", paragraph)[0] or "ublished" in paragraph
+        found = [] if theirs else PERCENT.findall(words(paragraph).replace(words(CONVENTION[1:]), ""))
+        assert set(found) <= set(NO_RESULT.get(path.stem, [])), paragraph
+
+
+def test_what_brackets_are_is_said_where_they_are_shown():
+    assert words((ROOT / "README.md").read_text()).count(words(CONVENTION)) == 2  # with the tickets and the scorecard
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text())["cells"]
+        printed = "".join("".join(o.get("text", [])) for c in cells for o in c.get("outputs", []))
+        if BRACKETS.search(printed):
+            assert words(CONVENTION[1:]) in words(markdown(path)), path.name
