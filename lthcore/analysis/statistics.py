@@ -45,9 +45,11 @@ class Estimate:
         return Estimate(self.value + shift, self.low + shift, self.high + shift, self.n)
 
     def text(self, form: str = "{:.2f}") -> str:
-        """`value [low, high]`, each as `form` has it; of one trial it says that there is no interval."""
-        if self.n < 2:
-            return f"{form.format(self.value)} (n = 1: no interval)"
+        """`value [low, high]`, each as `form` has it; where there is no interval, or no ends to it, it says so."""
+        if np.isnan(self.low):
+            return f"{form.format(self.value)} (n = {self.n}: no interval)"
+        if np.isinf(self.low):
+            return f"{form.format(self.value)} (any ratio fits)"
         return f"{form.format(self.value)} [{form.format(self.low)}, {form.format(self.high)}]"
 
 
@@ -75,7 +77,7 @@ def difference(a: pd.Series, b: pd.Series, paired: bool, as_if: int | None = Non
     a, b = a.dropna(), b.dropna()
     value, n = float(a.mean() - b.mean()), min(len(a), len(b))
     if n < 2:
-        return Estimate(value, np.nan, np.nan, 1)
+        return Estimate(value, np.nan, np.nan, n)
     of_a, of_b = a.var() / (as_if or len(a)), b.var() / (as_if or len(b))
     freedom = (of_a + of_b) ** 2 / (of_a**2 / ((as_if or len(a)) - 1) + of_b**2 / ((as_if or len(b)) - 1) or 1)
     half = stats.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b) if of_a + of_b else 0.0
@@ -109,7 +111,7 @@ def mean_of_pairs(values: pd.Series, first: pd.Series, second: pd.Series) -> Est
     """
     trials = sorted(set(first) | set(second))
     if len(trials) < 3:
-        return Estimate(float(values.mean()), np.nan, np.nan, 1)
+        return Estimate(float(values.mean()), np.nan, np.nan, len(trials))
     without = np.array([values[(first != trial) & (second != trial)].mean() for trial in trials])
     return mean_of(len(trials) * values.mean() - (len(trials) - 1) * without)
 

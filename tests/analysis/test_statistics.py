@@ -68,6 +68,7 @@ def test_a_ratio_is_of_means_and_unbounded_where_the_lower_one_may_be_zero():
 
 def test_one_trial_has_no_interval_and_says_so():
     assert mean_of([0.5]).text() == "0.50 (n = 1: no interval)"
+    assert ratio(A, A - A.mean() + 0.01).text().endswith("(any ratio fits)")
     assert np.isnan(ratio(A[:1], B[:1]).low) and np.isnan(difference(A[:1], B, paired=False).low)
     assert mean_of([1.0, np.nan, 3.0]).n == 2
     with pytest.raises(ValueError, match="no trials"):
@@ -95,7 +96,7 @@ def test_pairs_of_trials_are_not_counted_as_so_many_trials():
     assert found.value == pytest.approx(pairs["value"].mean()) and found.n == 5
     assert ends(found) == pytest.approx(ends(mean_of(effect).times(2)))  # a sum of two draws: twice the mean
     assert found.high - found.low > mean_of(pairs["value"]).high - mean_of(pairs["value"]).low
-    assert np.isnan(mean_of_pairs(pairs["value"][:1], pairs["a"][:1], pairs["b"][:1]).low)
+    assert "(n = 2: no interval)" in mean_of_pairs(pairs["value"][:1], pairs["a"][:1], pairs["b"][:1]).text()
 
 
 def test_runs_are_paired_where_trials_share_weights_or_the_order_of_images():
