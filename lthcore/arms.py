@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 
 from lthcore.errors import LabError, choose
-from lthcore.registry import CRITERIA
+from lthcore.registry import CRITERIA, UNCOLOURED
 
 
 @dataclass(frozen=True)
@@ -137,4 +137,4 @@ def arm_of(name: str) -> Arm:
 def _drawn_as(criterion: str) -> tuple[str, str, str]:
     """Label, colour and line style of a criterion."""
     known = CRITERIA.get(criterion)
-    return (known.label, known.colour, known.style) if known else (criterion.replace("_", " "), "#444444", "-")
+    return (known.label, known.colour, known.style) if known else (criterion.replace("_", " "), UNCOLOURED, "-")

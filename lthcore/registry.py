@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from lthcore.errors import LabError
 
+UNCOLOURED = "#444444"  # of what has no colour of its own: a figure gives it one
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -18,7 +20,7 @@ class Criterion:
     name: str
     score: Callable[[Any], dict[str, Any]]
     label: str
-    colour: str = "#444444"
+    colour: str = UNCOLOURED
     style: str = "-"
     prunes: Literal["weights", "units"] = "weights"
     trained: bool = True

@@ -13,6 +13,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.lineage import Groups
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, initial_weights
+from lthcore.registry import UNCOLOURED
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import TrainState
@@ -116,7 +117,7 @@ def register_arm(
     if known.__module__.startswith("lthcore.") if known else name in ARMS:
         raise LabError(f"arm {name!r}: this package has one of that name; choose another")
     WEIGHTS[name] = weights
-    ARMS[name] = Arm(name, masks, name, **{"label": name.replace("_", " "), "colour": "#444444"} | about)
+    ARMS[name] = Arm(name, masks, name, **{"label": name.replace("_", " "), "colour": UNCOLOURED} | about)
     return weights
 
 

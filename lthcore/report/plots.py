@@ -19,14 +19,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
-from lthcore import arms
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
+from lthcore.arms import ARMS as RECORDS
+from lthcore.arms import arm_of
+from lthcore.registry import UNCOLOURED
 from lthcore.report.tables import round_nearest, with_dense
 from lthcore.runs.files import read_record
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
-ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in arms.ARMS.items()}
+ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in RECORDS.items()}
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
@@ -43,10 +45,19 @@ class Series(NamedTuple):
     style: str
 
 
-def series_of(rounds: pd.DataFrame, arms: Iterable[str] = tuple(ARMS)) -> list[Series]:
-    """A line for each of these arms that the table has beyond the dense network."""
-    present = set(rounds.loc[rounds["round"] > 0, "arm"])
-    return [Series(rounds, arm, *ARMS[arm]) for arm in arms if arm in present]
+def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
+    """A line for each of these arms that the table has beyond the dense network; for every such arm, if none is named.
+
+    Arms of one's own that have no colour of theirs get one each.
+    """
+    present = list(dict.fromkeys(rounds.loc[rounds["round"] > 0, "arm"]))
+    shown = [arm for arm in arms or (*ARMS, *(arm for arm in present if arm not in ARMS)) if arm in present]
+    spare = iter(sns.color_palette("husl", max(1, len(shown))).as_hex())
+    looks = ((arm, arm_of(arm)) for arm in shown)
+    return [
+        Series(rounds, arm, look.label, next(spare) if look.colour == UNCOLOURED else look.colour, look.style)
+        for arm, look in looks
+    ]
 
 
 def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left") -> None:
@@ -67,9 +78,9 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
 
 
 def plot_against_sparsity(
-    rounds: pd.DataFrame, column: str, arms: Iterable[str] = tuple(ARMS), axes: Axes | None = None, linear: bool = False
+    rounds: pd.DataFrame, column: str, arms: Iterable[str] = (), axes: Axes | None = None, linear: bool = False
 ) -> Axes:
-    """One column of rounds.csv against the percentage of weights left, a line for each arm that the table has."""
+    """One column of rounds.csv against the percentage of weights left, a line for each arm that `series_of` has."""
     axes = axes or new_figure(1, 1)[1][0]
     for series in series_of(rounds, arms):
         plot_series(series, column, axes)

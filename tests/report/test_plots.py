@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 
 from lthcore.report import paper_figures, plots
-from lthcore.report.plots import ARMS
+from lthcore.report.plots import ARMS, series_of
 from lthcore.runs import schemas
 
 mpl.use("Agg")
@@ -380,3 +380,10 @@ def test_the_scorecards_figure_has_a_colour_for_each_grade():
     assert [c.get_label() for c in points] == ["reproduced", "undecided", "differs"]
     assert [float(c.get_offsets()[0][0]) for c in points] == [0, 1, 4]  # in half widths of the tolerance
     assert len(axes.get_yticks()) == 3  # arithmetic is not drawn
+
+
+def test_arms_of_ones_own_are_drawn_each_in_a_colour_of_its_own():
+    rounds, _ = tables("ticket", "by_mine", "by_other")
+    lines = series_of(rounds)
+    assert [line.arm for line in lines] == ["ticket", "by_mine", "by_other"]
+    assert len({line.colour for line in lines}) == 3 and lines[1].label == "mine"
