@@ -169,14 +169,18 @@ def at_the_end(run: RunTables, spec: dict) -> Estimate | None:
 def timing(moment: datetime, record: dict) -> str:
     """Whether something was fixed before, during or after a run: by what run.json says of its end and its duration.
 
-    A run may have paused, so it began at this moment or earlier. Where its duration is unknown, it is taken to have
-    kept all its cores at work.
+    Older ones do not say when they began. A run may have paused, so it began as long before its end as it took, or
+    earlier; where its duration is unknown, it is taken to have kept all its cores at work.
     """
     finished = when(record.get("finished") or "", "run.json: finished")
-    seconds = record.get("wall_seconds") or record.get("training_seconds", 0) / record["hardware"]["cores"]
     if moment > finished:
         return "after the run"
-    return "before the run" if moment <= finished - timedelta(seconds=seconds) else "during the run"
+    if "began" in record:
+        began = when(record["began"], "run.json: began")
+    else:
+        seconds = record.get("wall_seconds") or record.get("training_seconds", 0) / record["hardware"]["cores"]
+        began = finished - timedelta(seconds=seconds)
+    return "before the run" if moment <= began else "during the run"
 
 
 def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame:

@@ -36,7 +36,7 @@ from lthcore.runs.provenance import COMMIT, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
-from lthcore.settings import Recipe
+from lthcore.settings import Recipe, Settings
 from lthcore.training.state import Replicate, TrainState
 
 
@@ -47,7 +47,8 @@ class RunFolder:
         """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
         self.folder, self.settings = Path(folder), settings
         self.record = {} if force else self._read_record()
-        self.began = self.written = time.perf_counter()
+        self.clock = self.written = time.perf_counter()
+        self.began = self.record.get("began") if self.record else _now()
         self.data: Data | None = None
         self.hardware: dict | None = self.record.get("hardware")
         self.energy: dict = self.record.get("energy", {})
@@ -209,12 +210,13 @@ class RunFolder:
 
     def _as_record(self, data: Data) -> dict:
         """run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
-        s, seconds = self.settings, time.perf_counter() - self.began
-        self.began += seconds
-        unknown = self.record.get("wall_seconds", 0) is None  # once unknown, a sum stays unknown
+        s, seconds = self.settings, time.perf_counter() - self.clock
+        self.clock += seconds
+        measured = not self.record or "wall_seconds" in self.record  # once unknown, a sum stays unknown
         return {
             "run_key": s.key,
             "complete": not self.missing,
+            "asked_for": _asked_for(s),
             "trainings_done": len(self.rows),
             "trainings_planned": len(planned(s)),
             "trainings_diverged": sum(bool(row.get("diverged")) for row in self.rows.values()),
@@ -226,8 +228,9 @@ class RunFolder:
             "hardware": self.hardware,
             "versions": versions(),
             "commits": list(dict.fromkeys([*self.record.get("commits", []), COMMIT])),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_seconds": None if unknown else round(self.record.get("wall_seconds", 0) + seconds, 1),
+            **({"began": self.began} if self.began else {}),
+            "finished": _now(),
+            **({"wall_seconds": round(self.record.get("wall_seconds", 0) + seconds, 1)} if measured else {}),
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
             # forward and twice that backward, of masked-dense training: what is left of the weights is in rounds.csv
             "training_flops": 6 * self.costs.multiply_adds * s.batch_size * self._iterations(),
@@ -236,6 +239,18 @@ class RunFolder:
             "digests": self.record.get("digests", {}),
             "settings": s.model_dump(mode="json"),
         }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _asked_for(settings: Recipe) -> str:
+    """In words, what a run is complete of: `5 trials of rounds 0 to 20, arms ticket, reinit`."""
+    trials = f"{settings.trials} trial{'s' * (settings.trials > 1)}"
+    if not isinstance(settings, Settings):
+        return trials
+    return f"{trials} of rounds 0 to {settings.rounds}, arms {', '.join(settings.arms)}"
 
 
 def _layout(weights: Weights) -> dict[str, tuple]:

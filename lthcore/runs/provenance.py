@@ -1,6 +1,7 @@
 """Provenance: on what, with what and from which code a run's numbers were made."""
 
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,15 +11,18 @@ from joblib import cpu_count
 
 from lthcore import __version__
 
+INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # as Linux names them
+
 
 def hardware(device: torch.device) -> dict:
-    """The processor, its usable cores, and the GPU if it was used."""
-    cpu = platform.processor() or platform.machine()
+    """The processor, its instruction sets that products are computed with, its usable cores, and the GPU, if used."""
+    cpu, flags = platform.processor() or platform.machine(), ""
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+        found = dict(re.findall(r"^(model name|flags)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+        cpu, flags = found.get("model name", cpu), found.get("flags", "")
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": cpu, "cores": cpu_count(), "gpu": gpu}
+    sets = [name for name in INSTRUCTION_SETS if name in flags.split()]
+    return {"cpu": cpu, "instruction_sets": sets, "cores": cpu_count(), "gpu": gpu}
 
 
 def versions() -> dict[str, str]:

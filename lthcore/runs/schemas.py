@@ -49,7 +49,9 @@ class RunRecord(BaseModel):
     trainings_planned: NonNegativeInt = 0
     n: NonNegativeInt = 0
     seed: int = 0
-    wall_seconds: NonNegativeFloat | None = 0.0
+    wall_seconds: NonNegativeFloat = 0.0
+    asked_for: str = ""
+    began: str = ""
     training_seconds: NonNegativeFloat = 0.0
     settings: dict[str, Any] = {}
     commits: list[str | None] = []

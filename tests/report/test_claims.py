@@ -243,8 +243,9 @@ def test_what_differs_says_by_how_much():
 )
 def test_a_tolerance_was_fixed_before_during_or_after_a_run(moment, expected):
     assert timing(when(moment), RECORD) == expected
-    unknown = RECORD | {"wall_seconds": None, "training_seconds": 7200.0}  # two cores for an hour
+    unknown = {"finished": RECORD["finished"], "hardware": {"cores": 2}, "training_seconds": 7200.0}  # for an hour
     assert timing(when(moment), unknown) == expected
+    assert timing(when(moment), RECORD | {"began": "2026-11-20T21:40:00+00:00", "wall_seconds": 60.0}) == expected
 
 
 def one(name: str, **parts) -> dict:

@@ -611,3 +611,19 @@ def test_of_a_ticket_only_what_the_next_round_needs_is_left_in_memory(tmp_path, 
         grown_from = arm_of(replicate.arm).is_pruned_itself
         assert not state.optimizer and state.noise is None and bool(state.start) == (replicate.round == 0)
         assert bool(state.weights) == bool(state.mask) == bool(state.early_stop) == grown_from, replicate
+
+
+def test_the_record_says_what_the_run_is_complete_of_and_since_when(finished):
+    record = read_record(finished)
+    assert record["asked_for"] == f"2 trials of rounds 0 to 2, arms {', '.join(SMALL.arms)}"
+    assert record["began"] <= record["finished"]
+    assert isinstance(record["hardware"]["instruction_sets"], list)
+
+
+def test_a_duration_that_was_once_unknown_stays_so(copied):
+    """Runs of older versions may have none: a sum that leaves a part out would be taken for the whole."""
+    record = read_record(copied)
+    del record["wall_seconds"]
+    (copied / "run.json").write_text(json.dumps(record))
+    run(SMALL.changed(trials=3), copied, quiet=True)
+    assert "wall_seconds" not in read_record(copied)
