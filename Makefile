@@ -7,6 +7,8 @@ GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb notebooks/c
 VENV     := .venv
 BIN      := $(VENV)/bin
 READY    := $(VENV)/ready
+# TORCH=cpu takes torch's CPU build, from an index that has it (INDEX, or PIP_EXTRA_INDEX_URL)
+SIZE      = $(if $(filter cpu,$(TORCH)),the CPU build of torch; some minutes,6.5 GB with torch and its CUDA libraries, some minutes (TORCH=cpu leaves those out))
 RUN       = $(BIN)/lth run --profile $(PROFILE) $(if $(FORCE),--force) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
 NBVAL    := $(BIN)/pytest --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider
 STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
@@ -17,23 +19,27 @@ STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
-	@echo "  options: PROFILE=smoke|cpu|paper (now $(PROFILE)), TIME_LIMIT=seconds, FORCE=1 (throws results away)"
+	@echo "  options: PROFILE=smoke|cpu|paper (now $(PROFILE)), TIME_LIMIT=seconds, YES=1, FORCE=1 (throws results away), TORCH=cpu"
 
-setup: $(READY)  ## make .venv with everything in it (the other targets do so by themselves)
+setup: $(READY)  ## make .venv with everything in it, once (the other targets do so by themselves)
 
 $(READY): requirements.txt requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
 		{ echo "make: $(PYTHON) is older than 3.11; give another one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@test "$(TORCH)" != cpu || test -n "$(INDEX)$$PIP_EXTRA_INDEX_URL$$PIP_INDEX_URL" || \
+		{ echo "make: TORCH=cpu needs an index of CPU builds: give INDEX=its address, or set PIP_EXTRA_INDEX_URL" >&2; exit 2; }
+	@echo "make: making $(VENV), once: $(SIZE)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --requirement requirements.txt
+	@sed -E $(if $(filter cpu,$(TORCH)),'s/^(torch|torchvision)==.*/&+cpu/','') requirements.lock > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet $(if $(INDEX),--extra-index-url $(INDEX)) --constraint $(VENV)/constraints.txt --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 quickstart: $(READY)  ## find a winning ticket on digits, in under a minute
 	@$(BIN)/lth notebook notebooks/quickstart.ipynb
 
-all: $(READY)  ## print the plan, then run every experiment that is not done
-	$(RUN) $(PARAMS)
+all: $(READY)  ## print the plan and its time, ask (YES=1 does not), then run every experiment that is not done
+	@$(RUN) --ask $(if $(YES),--yes) $(PARAMS)
 
 lenet: $(READY)  ## find winning tickets of LeNet on MNIST
 	$(RUN) params/iterative_pruning/lenet_mnist.yaml
@@ -46,7 +52,7 @@ structure: $(READY)  ## what tickets look like, whether they agree, why they win
 	$(RUN) $(foreach study,ticket_structure ticket_similarity mask_transfer deconstructing \
 		rewinding_and_connectivity pruning_at_init mask_prediction,$(filter-out %_fashion.yaml,$(wildcard params/$(study)/lenet*.yaml)))
 
-list: $(READY)  ## every experiment: what is done, and the time the rest would take here
+list: $(READY)  ## every study: what is done, and the time the rest would take here
 	@$(BIN)/lth list
 
 figures: $(READY)  ## redraw figures/ from the tables in results/; no training

@@ -148,10 +148,12 @@ def run_command(options: argparse.Namespace) -> None:
 
     overrides = dict(map(_parameter, options.parameter))
     experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
-    if len(experiments) > 1:
-        from lthcore.runs.progress import print_plan
+    if len(experiments) > 1 or options.ask:
+        from lthcore.runs.progress import ask_whether_to_begin, print_plan
 
         print_plan(experiments)
+        if options.ask and not options.yes:
+            ask_whether_to_begin()
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
     if not options.no_notebook and not with_notebook:
         print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
@@ -476,20 +478,19 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
     """Run a queue one after the other; return the names of those that could not run."""
     from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.errors import TimeLimit
-    from lthcore.lottery.methods import planned
     from lthcore.paths import folder_of, results_root
     from lthcore.runs.archives import mirror
-    from lthcore.runs.estimate import done_replicates
-    from lthcore.runs.progress import state_line
     from lthcore.runs.runner import run
+    from lthcore.runs.status import status_of
 
     deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
     for experiment in experiments:
         try:
             folder = folder_of(experiment.name)
-            if not set(planned(experiment.settings)) - done_replicates(experiment):
+            left = status_of(experiment).missing
+            if not left:
                 continue
-            print(f"{experiment.name}: {state_line(experiment)}", flush=True)
+            print(f"{experiment.name}: {len(left):,} trainings to do", flush=True)
         except Exception as error:  # say so, and let the others run
             failures[experiment.name] = _failed(experiment, error, options.debug)
             continue
@@ -608,6 +609,8 @@ def _parser() -> argparse.ArgumentParser:
         "--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S seconds"
     )
     sub.add_argument("--no-notebook", action="store_true", help="run the engine alone; needs no Jupyter")
+    sub.add_argument("--ask", action="store_true", help="print the plan and its time, and ask before beginning")
+    sub.add_argument("--yes", action="store_true", help="with --ask, begin without being asked")
     sub.add_argument("--force", action="store_true", help="throw the present results of these runs away first")
     sub = command("notebook", notebook_command, "execute a notebook headless and print what it prints")
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it exits with, and that an error a user can mend is one line."""
 
+import io
 import json
 import os
 import re
@@ -184,6 +185,42 @@ def test_several_params_files_are_planned_and_then_run(project, capsys):
     assert re.search(r"plan, profile smoke:\n +lab/tiny +4 trainings, about \d+ s here\n +lab/other +1 trainings", out)
     assert re.search(r"about \d+ s in all on this machine", out)
     assert out.count("is complete") == 2
+
+
+def test_a_plan_is_asked_about_before_anything_begins(project, capsys, monkeypatch):
+    """In a terminal; where there is none, only after a yes on the command line."""
+    ask = ("run", "params/lab/tiny.yaml", "--profile", "smoke", "--no-notebook", "--ask")
+    monkeypatch.setattr("sys.stdin", Answering("n"))
+    assert lth(*ask) == 2
+    out, err = capsys.readouterr()
+    assert "plan, profile smoke:" in out and "in all on this machine" in out and "nothing was begun" in err
+    monkeypatch.setattr("sys.stdin", Answering("y", terminal=False))
+    assert lth(*ask) == 2 and "--yes" in capsys.readouterr().err
+    assert not list(results_root().glob("**/rounds.csv"))
+    assert lth(*ask, "--yes") == 0
+    assert lth(*ask, "--force", "--yes") == 0
+    monkeypatch.setattr("sys.stdin", Answering("y"))
+    assert lth(*ask) == 0
+
+
+class Answering(io.StringIO):
+    """A terminal, or none, with an answer typed into it."""
+
+    def __init__(self, answer: str, terminal: bool = True) -> None:
+        super().__init__(f"{answer}\n")
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def test_a_plan_of_many_experiments_is_a_line_for_each_study(project, capsys):
+    labels = ", ".join(f"l{i}: {{seed: {i}}}" for i in range(21))
+    sweep = TINY.replace("profiles:", f"sweep: {{{labels}}}\nprofiles:")
+    (project / "params/lab/many.yaml").write_text(sweep)
+    assert lth("run", "params/lab/many.yaml", "--profile", "smoke", "--no-notebook", "--ask") == 2
+    out = capsys.readouterr().out
+    assert re.search(r"^    lab +0 of 21 done, \d+ s$", out, re.MULTILINE) and "many-l3" not in out
 
 
 def test_damaged_record_is_one_line(tmp_path, capsys):

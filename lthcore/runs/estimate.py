@@ -116,6 +116,7 @@ def _timed_as(s: Recipe, density: float) -> tuple[Settings, float]:
     return (alike, density) if _is_chain(alike) else (alike.changed(batch_size=SMALL_BATCH), MASKED)
 
 
+@cache
 def _alike(s: Recipe) -> Settings:
     """Settings with what a step's time depends on, the rest at its default: alike for many experiments."""
     return Settings(**{name: getattr(s, name) for name in COSTLY})
@@ -145,6 +146,7 @@ def _timed(settings: Settings, density: float) -> tuple[float, float, float]:
     return tuple(seconds)
 
 
+@cache
 def _name(settings: Settings, density: float | None = None) -> str:
     """What a network is called among what is kept: its engine and device are no part of a run's key."""
     at = "" if density is None else f" at {density:g}"

@@ -15,6 +15,7 @@ from lthcore.runs.checkpoints import file_stem, load_state, save_state
 from lthcore.runs.energy import metered
 from lthcore.runs.experiments import STOP
 from lthcore.runs.provenance import hardware
+from lthcore.runs.run_progress import Report
 from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
 from lthcore.training.parallel import train_cohort
@@ -30,9 +31,12 @@ class Checkpointer:
     deadline: float = float("inf")
     every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
     saved: dict[Replicate, float] = field(default_factory=dict)
+    report: Report | None = None
 
     def __call__(self, replicate: Replicate, state: TrainState) -> bool:
         """Whether to go on training."""
+        if self.report is not None:
+            self.report(replicate, state)
         now = time.monotonic()
         due = now - self.saved.setdefault(replicate, now) >= self.every
         late = now >= self.deadline or any((above / STOP).is_file() for above in list(self.folder.parents)[:2])

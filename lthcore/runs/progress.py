@@ -7,17 +7,37 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from lthcore.errors import LabError
 from lthcore.runs.estimate import is_timed, seconds_left, seconds_of
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.status import status_of
 
+FEW = 20  # experiments that a plan lists one by one
+
 
 def print_plan(experiments: list[Experiment]) -> None:
-    """Print what is about to be run: state and estimated time of each experiment, and the sum."""
-    print(f"plan, profile {experiments[0].profile}:")
+    """Print what is about to be run: state and estimated time of each experiment, or of each study, and the sum."""
+    print(f"plan, profile {experiments[0].profile}:", flush=True)
+    if not all(is_timed(e.settings, status_of(e).missing) for e in experiments):
+        print("    timing networks that were not timed on this machine yet, once ...", flush=True)
+    studies: dict[str, list[Experiment]] = {}
     for experiment in experiments:
-        print(f"    {experiment.notebook}/{experiment.variant:28} {state_line(experiment)}")
+        studies.setdefault(experiment.notebook, []).append(experiment)
+    if len(experiments) <= FEW:
+        for experiment in experiments:
+            print(f"    {experiment.notebook}/{experiment.variant:28} {state_line(experiment)}")
+    else:
+        for study, members in studies.items():
+            print(f"    {study:28} {summary_of(members, measure=True)}", flush=True)
     print(f"    about {duration(sum(map(seconds_left, experiments)))} in all on this machine\n", flush=True)
+
+
+def ask_whether_to_begin() -> None:
+    """Ask on the terminal whether to go ahead. Raises LabError where the answer is no, or nobody is there to ask."""
+    if not sys.stdin.isatty():
+        raise LabError("run: there is no terminal to ask whether to begin; say so by --yes (make: YES=1)")
+    if input("begin? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise LabError("run: nothing was begun; name fewer params files, or a smaller --profile")
 
 
 def state_line(experiment: Experiment) -> str:

@@ -1,6 +1,5 @@
 """Runner: an experiment is run, or gone on with, in its folder. A run stopped anywhere goes on where it was."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from lthcore import masks
 from lthcore.arms import arm_of
@@ -18,10 +16,13 @@ from lthcore.lottery.methods import METHODS, planned
 from lthcore.lottery.outcomes import keep, let_go, without_ticket
 from lthcore.lottery.search import Cohort, check_settings
 from lthcore.runs.checkpoints import file_stem
+from lthcore.runs.estimate import seconds_of
 from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
 from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import locked, stopped_by_sigterm
+from lthcore.runs.progress import duration
+from lthcore.runs.run_progress import RunProgress
 from lthcore.settings import Recipe, Settings
 from lthcore.sources.catalogue import dataset_of
 from lthcore.training.orphans import remove_leftovers
@@ -56,6 +57,9 @@ def run(
     data = executor.load(settings)
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:
         print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
+    if not quiet:
+        seconds = duration(seconds_of(settings, present.missing))
+        print(f"{settings.key}: {len(present.missing):,} trainings, about {seconds} here", flush=True)
     folder = Path(folder)
     with locked(folder / "checkpoints" / "lock.json"), stopped_by_sigterm(folder / STOP) as asked:
         files = RunFolder(folder, settings, force)  # as it stands now that nobody else writes here
@@ -90,19 +94,16 @@ class _Runner:
     ) -> None:
         self.files, self.settings, self.data, self.executor = files, files.settings, data, executor
         self.deadline, self.force, self.quiet = deadline, force, quiet
-        self.began = time.perf_counter()
-        plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
-        self.prints, total = plain and not quiet, len(planned(self.settings))
-        done = total - len(files.missing)
-        self.bar = tqdm(total=total, initial=done, desc=self.settings.key, unit="training", disable=plain)
+        rounds = max(replicate.round for replicate in planned(self.settings))
+        self.progress = RunProgress(self.settings, files.missing, rounds, quiet)
 
     def train_all(self) -> None:
-        """Train all of the experiment, with a progress bar on a terminal and in a notebook, else a line each round."""
-        with self.bar:
-            outcomes = METHODS[type(self.settings)].outcomes
+        """Train all of the experiment, showing how far it is (lthcore/runs/run_progress.py)."""
+        outcomes = METHODS[type(self.settings)].outcomes
+        with self.progress:
             for cohort in outcomes(self.settings, self.data, self.train, self.files.lineage, self.search):
-                if self.prints:
-                    print(self._progress_line(cohort), flush=True)
+                if self.progress.plain and not self.quiet:
+                    print(self._round_line(cohort), flush=True)
 
     def train(self, cohort: Cohort) -> Cohort:
         """The outcomes of a cohort: read where they are done, resumed or trained where not.
@@ -148,6 +149,7 @@ class _Runner:
         """Train what is to do, saving each training as it ends; return those that came to their end."""
         files, outcomes = self.files, {}
         checkpointer = Checkpointer(files.folder / "checkpoints", self.settings, self.deadline)
+        checkpointer.report = self.progress.report
         trainer = METHODS[type(self.settings)].trainer
         for replicate, state in self.executor.train(self.settings, self.data, todo, checkpointer, trainer):
             if state.iteration < self.settings.iterations:
@@ -156,7 +158,8 @@ class _Runner:
             outcomes[replicate] = state
             if replicate not in files.rows:
                 files.note(replicate, state)
-                self.bar.update()
+            row = files.rows[replicate]
+            self.progress.ended(replicate, row["percent_left"], row["final_test_accuracy"])
             keep(self.settings, self.data, files.lineage, replicate, state)
             let_go(self.settings, replicate, state, starts[replicate])
             if time.perf_counter() - files.written > WRITE_EVERY:  # what a kill loses of the tables, the tickets have
@@ -195,10 +198,9 @@ class _Runner:
                 file=sys.stderr,
             )
 
-    def _progress_line(self, outcomes: Cohort) -> str:
+    def _round_line(self, outcomes: Cohort) -> str:
+        """Of the arm that comes first in a round: where it is, and its mean test accuracy."""
         arm = next(iter(outcomes)).arm
-        rows = [self.files.rows[r] for r in outcomes if r.arm == arm]
+        rows = [self.files.rows[replicate] for replicate in outcomes if replicate.arm == arm]
         accuracy = sum(row["final_test_accuracy"] for row in rows) / len(rows)
-        k, left, rounds = rows[0]["round"], rows[0]["percent_left"], max(r.round for r in planned(self.settings))
-        seconds = time.perf_counter() - self.began
-        return f"round {k:2}/{rounds}: {left:5.1f}% left, {arm} test accuracy {accuracy:.2%}, {seconds:6.0f} s"
+        return self.progress.round_line(rows[0]["round"], rows[0]["percent_left"], arm, accuracy)

@@ -9,7 +9,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.methods import planned, settings_for
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.experiments import PROFILES, Experiment, changes
-from lthcore.runs.files import read_record, read_table, replicate_of, rows_of
+from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of
 from lthcore.settings import Recipe
 from lthcore.training.state import Replicate
 
@@ -46,10 +46,27 @@ def status_of(experiment: Experiment, root: Path | None = None) -> Status:
     record = read_record(folder)
     if record.get("run_key") != experiment.settings.key or not (folder / "rounds.csv").exists():
         return Status(set(), planned(experiment.settings))
+    if _is_whole(folder, record, experiment.settings):
+        return Status(set(planned(experiment.settings)), [], True)
     rows = {replicate_of(row): row for row in rows_of(read_table(folder, "rounds.csv"))}
     diverged = [replicate for replicate, row in rows.items() if row.get("diverged")]
     left = missing(experiment.settings, rows, diverged)
     return Status(set(rows) & set(planned(experiment.settings)), left, bool(record.get("complete")))
+
+
+def _is_whole(folder: Path, record: dict, settings: Recipe) -> bool:
+    """Whether the record of a run says that it has all of this, and its table is as it was written.
+
+    So the trainings of a finished run need not be looked up one by one.
+    """
+    if not record.get("complete") or record.get("trainings_diverged") or "writing" in record:
+        return False
+    try:
+        asked = type(settings)(**record["settings"])
+        read_file(folder / "rounds.csv")
+    except (KeyError, LabError, ValueError):
+        return False  # the table is read, and what is wrong is said
+    return set(planned(settings)) <= set(planned(asked))
 
 
 def changed_runs(known: dict[str, Experiment], root: Path | None = None) -> list[tuple[Experiment, dict[str, Any]]]:
