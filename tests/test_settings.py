@@ -473,9 +473,9 @@ def test_readings_must_be_evaluated(read_at):
     assert "read_at" in refusal(read_at=read_at)
 
 
-def test_override_marks_the_variant_with_its_key(tmp_path):
+def test_override_marks_the_variant_with_what_it_changes_and_its_key(tmp_path):
     experiment = load_experiment(params_file(tmp_path, "profiles: {cpu: }"), "cpu", {"learning_rate": 2e-4})
-    assert experiment.name == "cpu/notebook/variant-d7d872a8"
+    assert experiment.name == "cpu/notebook/variant-learning_rate0.0002-d7d872a8"
     assert experiment.settings.key == "lenet-mnist-d7d872a8"
 
 

@@ -86,7 +86,7 @@ def test_updates_come_as_often_as_asked_between_the_epochs_asked():
     ("values", "key"),
     [({"prune_until": 5}, "prune_until"), ({"prune_from": 3, "prune_until": 2}, "prune_from"),
      ({"prunable": []}, "prunable"), ({"regrowth": "magnitude", "masking": "gradients"}, "regrowth"),
-     ({"iterations": 7}, "iterations = 7"), ({"rounds": 3}, "rounds"), ({"sparsity": 1.0}, "sparsity")],
+     ({"epochs": 2, "iterations": 7}, "iterations = 7"), ({"rounds": 3}, "rounds"), ({"sparsity": 1.0}, "sparsity")],
     ids=str,
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_named(values, key):

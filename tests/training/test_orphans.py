@@ -60,7 +60,7 @@ def test_a_worker_whose_parent_has_died_saves_nothing(dead, monkeypatch):
     saved = []
 
     def task(parent):
-        parallel._train_mapped(parent, None, {}, "a ticket", None, lambda *now: saved.append(parent), None)
+        parallel._train_mapped(parent, b"", None, {}, "a ticket", None, lambda *now: saved.append(parent), None)
 
     task(os.getppid())
     with pytest.raises(SystemExit):

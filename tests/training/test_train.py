@@ -480,7 +480,7 @@ def test_a_pruned_weight_that_is_not_zero_at_the_end_is_caught(digits, monkeypat
 
 def test_a_worker_trains_from_arrays_as_its_parent_would(digits):
     go_on = lambda key, state: True  # noqa: E731
-    key, state = _train_mapped(os.getpid(), SMALL, digits.to_arrays(), 7, fresh(SMALL), go_on, train_in_step)
+    key, state = _train_mapped(os.getpid(), b"", SMALL, digits.to_arrays(), 7, fresh(SMALL), go_on, train_in_step)
     assert key == 7
     assert_same(state, trained(SMALL, digits))
 
