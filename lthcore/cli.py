@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
   lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600     stop cleanly after ten minutes
   lth show cpu/iterative_pruning/lenet_mnist                     a run's numbers
+  lth export lenet_mnist --remaining 3.6 --to ticket.safetensors    a winning ticket to take home
   lth data verify mnist                                          is the data there, and is it as published?
   lth figures                                                    redraw figures/ from the tables
   lth scorecard                                                  which of the paper's claims hold here
@@ -357,6 +358,16 @@ def show_command(options: argparse.Namespace) -> None:
     print("\nmeans over trials and draws\n" + table.round(4).to_string())
 
 
+def export_command(options: argparse.Namespace) -> None:
+    """Write a ticket of a run, mask and initial weights, to a file to take home."""
+    from lthcore.analysis.take_home import export_ticket, load_ticket
+
+    ticket = load_ticket(options.run, options.trial, options.remaining)
+    path = export_ticket(ticket, options.to, options.compacted)
+    card = path.with_suffix(".md").name
+    print(f"{path}: round {ticket.round}, {ticket.remaining:.1f}% of weights remaining; {card} says what it is")
+
+
 def _standing(folder: Path) -> str:
     """What `lth list` says of a run, and which settings it changes of its params file, if it is of one."""
     from lthcore.paths import project_root
@@ -617,6 +628,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", metavar="FILE", help="where the executed copy goes (default: build/<name>.ipynb)")
     sub = command("show", show_command, "show a run's provenance and numbers")
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or a folder")
+    sub = command("export", export_command, "write a ticket of a committed run to a file: mask and initial weights")
+    sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or the variant alone")
+    sub.add_argument("--trial", type=int, default=0, metavar="N", help="of the run, from 0 (default: 0)")
+    sub.add_argument("--remaining", type=_positive, metavar="P", help="about P%% of weights (default: the fewest)")
+    sub.add_argument("--to", required=True, metavar="FILE", help="ticket.safetensors, .pt (a state dict) or .onnx")
+    sub.add_argument("--compacted", action="store_true", help="without the neurons that nothing comes through")
     sub = command("figures", figures_command, "redraw figures/ from the tables; no training")
     sub.add_argument("--table", action="store_true", help="write params/FIGURES.md instead: what feeds which figure")
     sub = command("scorecard", scorecard_command, "grade the paper's claims from the tables")

@@ -17,6 +17,7 @@ from lthcore.costs import multiply_adds
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build
+from lthcore.onednn import Linear
 from lthcore.pruning.units import Stream, columns, streams_of
 from lthcore.runs.checkpoints import load_ticket
 from lthcore.settings import Recipe
@@ -95,9 +96,20 @@ def export_onnx(model: nn.Module, shape: tuple[int, int, int], path: str | Path)
         raise LabError("onnx: not installed here; pip install 'lthcore[onnx]'") from None
     images, batch = torch.zeros(2, *shape), torch.export.Dim("batch")
     torch.onnx.export(
-        model, (images,), str(path), input_names=["images"], output_names=["logits"], dynamic_shapes=({0: batch},),
-        dynamo=True, external_data=False, verbose=False,
+        _in_plain_layers(model), (images,), str(path), input_names=["images"], output_names=["logits"],
+        dynamic_shapes=({0: batch},), dynamo=True, external_data=False, verbose=False,
     )  # fmt: skip
+
+
+def _in_plain_layers(model: nn.Module) -> nn.Module:
+    """A copy whose dense layers are PyTorch's own, which any exporter knows, and not oneDNN's."""
+    plain = deepcopy(model)
+    for name, layer in list(plain.named_modules()):
+        if isinstance(layer, Linear):
+            own = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            own.load_state_dict(layer.state_dict())
+            _replace(plain, name, own)
+    return plain.train(model.training)
 
 
 def _size(stream: Stream, layers: dict[str, nn.Module]) -> int:

@@ -1,0 +1,184 @@
+"""Tickets to take home: masks and initial weights from the lineage of a committed run, without any training.
+
+The masks of a run are in its lineage, and the initial weights follow from its seed, so that a ticket is there wherever
+its run's tables are: to train it, to train another network under its mask, or to export it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lthcore import masks
+from lthcore.analysis.compaction import compact, export_onnx
+from lthcore.arms import arm_of
+from lthcore.data.datasets import classes_of, image_shape
+from lthcore.errors import LabError, choose
+from lthcore.lottery import lineage
+from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.methods import settings_of
+from lthcore.lottery.outcomes import ORIGIN
+from lthcore.lottery.start import begin
+from lthcore.masks import Mask
+from lthcore.models import Weights, build, initial_weights
+from lthcore.paths import results_root
+from lthcore.runs.experiments import PROFILES
+from lthcore.runs.files import read_file, read_record, read_table
+from lthcore.seeds import seed_for
+from lthcore.settings import Settings
+from lthcore.training.state import TrainState
+
+NEAR = 1.15  # a ticket stands for the percentage asked for up to this factor
+FORMATS = {".safetensors": "mask and weights", ".pt": "a state dict of PyTorch", ".onnx": "a network to run"}
+
+
+@dataclass(frozen=True)
+class WinningTicket:
+    """A mask, and the weights that a network under it starts from, of a round (from 1) of a trial of a run."""
+
+    run: str
+    settings: Settings
+    trial: int
+    round: int
+    remaining: float  # % of weights
+    mask: Mask
+    weights: Weights
+
+    def network(self) -> nn.Module:
+        """The network, its pruned weights zero, its others as they start."""
+        model = build(self.settings, image_shape(self.settings), classes_of(self.settings))
+        model.load_state_dict(masks.apply(self.mask, self.weights))
+        return model
+
+    def start(self) -> TrainState:
+        """A training of the ticket, about to begin."""
+        return begin(self.settings, self.trial, self.round, self.weights, self.mask, self.settings.rewind_to)
+
+    def reinitialised(self, draw: int = 0) -> TrainState:
+        """A training of fresh weights under the same mask, about to begin: the control."""
+        model = build(self.settings, image_shape(self.settings), classes_of(self.settings))
+        seed = seed_for(self.settings.seed, "reinit", self.trial, draw, self.round)
+        return begin(self.settings, self.trial, self.round, initial_weights(model, self.settings, seed), self.mask)
+
+
+def load_ticket(
+    run: str | Path, trial: int = 0, remaining: float | None = None, round: int | None = None, arm: str = "ticket"
+) -> WinningTicket:
+    """The ticket of a run at the round with about `remaining` % of its weights, or at `round`; by default the last.
+
+    `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone. Raises LabError where there is no such
+    run or ticket, or its lineage is not here.
+    """
+    folder = _folder(run)
+    record = read_record(folder)
+    settings, path = settings_of(record.get("settings", {})), folder / lineage.FILE
+    if not path.exists() or not isinstance(settings, Settings):
+        raise LabError(f"tickets: {folder} has no lineage, and no masks with it")
+    try:
+        known = Lineage.from_bytes(read_file(path), settings.key)
+    except ValueError as error:
+        raise LabError(f"tickets: {path} is damaged ({error}); put it back") from None
+    table = read_table(folder, "rounds.csv")
+    last = known.known.get((trial, arm_of(arm).masks), 0)
+    rows = table[(table["arm"] == arm) & (table["trial"] == trial) & table["round"].between(1, last)]
+    percentages = rows.groupby("round")["percent_left"].first()
+    if percentages.empty:
+        trials = sorted(t for t, source in known.known if source == arm_of(arm).masks)
+        raise LabError(f"tickets: trial {trial} of arm {arm} is not in {folder} (trials: {trials or 'none'})")
+    k = _nearest(percentages, remaining, round, folder)
+    weights = _origin(settings, known, trial)
+    mask = known.mask(trial, arm_of(arm).masks, k)
+    return WinningTicket(str(run), settings, trial, k, float(percentages[k]), mask, weights)
+
+
+def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = False) -> Path:
+    """Write a ticket as .safetensors, .pt (a state dict) or .onnx, with a card beside it that says what it is.
+
+    `compacted` drops neurons and channels that nothing comes through; then there is no mask. Raises LabError for
+    another suffix.
+    """
+    path = Path(path)
+    choose("suffix", path.suffix, FORMATS)
+    network = ticket.network()
+    if compacted:
+        network = compact(network, network.state_dict())
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".onnx":
+        export_onnx(network.eval(), image_shape(ticket.settings), path)
+    elif path.suffix == ".pt":
+        torch.save(weights, path)
+    else:
+        tensors = {f"weights/{name}": tensor.clone() for name, tensor in weights.items()}
+        if not compacted:
+            tensors |= {f"mask/{name}": m.to(torch.uint8).contiguous() for name, m in ticket.mask.items()}
+        about = {"run": ticket.run, "trial": str(ticket.trial), "round": str(ticket.round)}
+        save_file(tensors, path, about | {"settings": json.dumps(ticket.settings.model_dump(mode="json"))})
+    path.with_suffix(".md").write_text(model_card(ticket), encoding="utf-8")
+    return path
+
+
+def model_card(ticket: WinningTicket) -> str:
+    """What a ticket is: its network, run, numbers of trials and accuracy, in Markdown."""
+    folder, s = _folder(ticket.run), ticket.settings
+    record, table = read_record(folder), read_table(folder, "rounds.csv")
+    at = table[(table["arm"] == "ticket") & (table["round"] == ticket.round)]
+    mine = at[at["trial"] == ticket.trial]["final_test_accuracy"]
+    accuracy = f"{mine.iloc[0]:.2%}" if len(mine) else "not trained yet"
+    return "\n".join([
+        "---", "license: mit", "tags: [lottery-ticket-hypothesis, pruning, sparse]", "---", "",
+        f"# A winning ticket of {s.architecture} on {s.dataset}: {ticket.remaining:.1f}% of weights remaining", "",
+        f"Mask and initial weights, untrained, of round {ticket.round} of trial {ticket.trial} "
+        f"(of {at['trial'].nunique()}) of the run `{ticket.run}` (key {s.key}, "
+        f"commit {record.get('commits', ['unknown'])[-1]}).", "",
+        f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
+        f"* Trained for {s.iterations:,} iterations of {s.batch_size} images it reaches {accuracy} on the "
+        f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
+        f"* Data: {record.get('data', s.dataset)}.",
+        "* Found by iterative magnitude pruning with rewinding (arXiv 1803.03635).", "",
+    ])  # fmt: skip
+
+
+def _folder(run: str | Path) -> Path:
+    """The folder of a run: as named, below the results root, or of that variant there, at its largest profile."""
+    if Path(run).is_dir():
+        return Path(run)
+    root, parts = results_root(), Path(run).parts
+    found = [p for profile in reversed(PROFILES) for p in sorted(root.glob(f"{profile}/*/{parts[-1]}"))]
+    found = [p for p in found if p.parts[-len(parts) :] == parts and (p / lineage.FILE).exists()]
+    if not found:
+        there = sorted({p.parent.name for p in root.glob(f"*/*/*/{lineage.FILE}")})
+        raise LabError(
+            f"tickets: no run {str(run)!r} with a lineage below {root} (there are: {', '.join(there) or 'none'})"
+        )
+    return found[0]
+
+
+def _nearest(percentages: pd.Series, remaining: float | None, round: int | None, folder: Path) -> int:
+    """The round asked for. Raises LabError where there is none."""
+    there = ", ".join(f"{percent:.1f}" for percent in percentages)
+    if round is not None:
+        if round not in percentages.index:
+            raise LabError(f"tickets: {folder} has rounds {percentages.index.min()} to {percentages.index.max()}")
+        return round
+    if remaining is None:
+        return int(percentages.index.max())
+    k = int((percentages - remaining).abs().idxmin())
+    if not 1 / NEAR <= percentages[k] / remaining <= NEAR:
+        raise LabError(f"tickets: {folder} has no ticket with {remaining}% of weights remaining (but {there})")
+    return k
+
+
+def _origin(settings: Settings, known: Lineage, trial: int) -> Weights:
+    """The weights that tickets of a trial start from. Raises LabError where they are trained ones that are not here."""
+    if settings.rewind_to:
+        carried = known.carried.get((trial, ORIGIN), (0, {}))[1].get("rewind")
+        if carried is None:
+            raise LabError("tickets: those of this run start from trained weights, which its lineage no longer has")
+        return carried
+    model = build(settings, image_shape(settings), classes_of(settings))
+    return initial_weights(model, settings, seed_for(settings.seed, "init", trial))

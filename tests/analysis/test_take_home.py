@@ -1,0 +1,97 @@
+"""Tickets to take home: what a run's lineage gives, without a ticket file, is what the run trained."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lthcore import masks
+from lthcore.analysis.take_home import export_ticket, load_ticket
+from lthcore.errors import LabError
+from lthcore.lottery.search import planned
+from lthcore.runs import checkpoints
+from lthcore.runs.runner import run
+from lthcore.settings import Settings
+
+SEARCH = Settings(
+    dataset="digits", architecture="mlp", widths=(20, 10), validation=200, iterations=40, eval_every=20, trials=2,
+    rounds=3, learning_rate=5e-3, reinit_draws=1, arms=("ticket", "reinit"), device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A results root with a run whose tickets were moved away from it, into tickets/ beside it."""
+    root = tmp_path_factory.mktemp("results")
+    folder = root / "cpu" / "iterative_pruning" / "small"
+    run(SEARCH, folder, quiet=True)
+    shutil.move(folder / "tickets", root / "tickets")
+    return root
+
+
+@pytest.fixture
+def root(trained, monkeypatch) -> Path:
+    monkeypatch.setenv("LTH_RESULTS", str(trained))
+    return trained
+
+
+@pytest.mark.parametrize("replicate", [r for r in planned(SEARCH) if r.round], ids=str)
+def test_it_starts_where_the_run_started_it_and_so_does_its_reinitialisation(replicate, root):
+    ticket = load_ticket("small", replicate.trial, round=replicate.round)
+    state = ticket.start() if replicate.arm == "ticket" else ticket.reinitialised()
+    saved = checkpoints.load_ticket(root / "tickets" / f"{checkpoints.file_stem(replicate)}.safetensors")
+    assert masks.equal(state.mask, saved.mask)
+    assert all(torch.equal(w, saved.initial[name]) for name, w in state.start.items())
+
+
+@pytest.mark.parametrize("name", ["small", "iterative_pruning/small", "cpu/iterative_pruning/small"])
+def test_a_percentage_names_the_round_that_is_near_it(name, root):
+    assert [load_ticket(name, remaining=p).round for p in (80, 66, 50)] == [1, 2, 3]
+    assert load_ticket(name).round == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"run": "smal"}, "no run 'smal' with a lineage .*there are: small"),
+        ({"run": "small", "trial": 7}, r"trial 7 of arm ticket is not in .*trials: \[0, 1\]"),
+        ({"run": "small", "remaining": 3.6}, r"no ticket with 3.6% of weights remaining \(but 80"),
+        ({"run": "small", "round": 9}, "has rounds 1 to 3"),
+    ],
+)
+def test_what_is_not_there_is_one_line(arguments, said, root):
+    with pytest.raises(LabError, match=said):
+        load_ticket(**arguments)
+
+
+def test_a_file_holds_mask_and_masked_weights_and_a_card_says_what_they_are(root, tmp_path):
+    ticket = load_ticket("small", trial=1)
+    tensors = load_file(export_ticket(ticket, tmp_path / "out" / "ticket.safetensors"))
+    for name, mask in ticket.mask.items():
+        assert torch.equal(tensors[f"mask/{name}"].bool(), mask)
+        assert torch.equal(tensors[f"weights/{name}"], ticket.weights[name] * mask)
+    card = (tmp_path / "out" / "ticket.md").read_text()
+    assert f"round 3 of trial 1 (of 2) of the run `small` (key {SEARCH.key}" in card and "license: mit" in card
+    with pytest.raises(LabError, match="suffix"):
+        export_ticket(ticket, tmp_path / "ticket.pkl")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["masked", "compacted"])
+def test_other_programs_read_a_network_of_equal_outputs(suffix, compacted, root, tmp_path):
+    ticket = load_ticket("small")
+    images = torch.rand(3, 1, 8, 8)
+    expected = ticket.network().eval()(images)
+    path = export_ticket(ticket, tmp_path / f"ticket{suffix}", compacted)
+    if suffix == ".onnx":
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        (found,) = runtime.InferenceSession(str(path)).run(None, {"images": images.numpy()})
+    else:
+        weights = torch.load(path, weights_only=True)
+        layers = [weights[f"{name}.{part}"] for name in ("fc1", "fc2", "output") for part in ("weight", "bias")]
+        hidden = (images.flatten(1) @ layers[0].T + layers[1]).relu()
+        found = ((hidden @ layers[2].T + layers[3]).relu() @ layers[4].T + layers[5]).numpy()
+    torch.testing.assert_close(torch.as_tensor(found), expected, atol=1e-5, rtol=1e-4)
