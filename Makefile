@@ -58,7 +58,7 @@ list: $(READY)  ## every study: what is done, and the time the rest would take h
 figures: $(READY)  ## redraw figures/ from the tables in results/; no training
 	@$(BIN)/lth figures
 
-scorecard: $(READY)  ## grade the paper's claims from the tables: results/claims.csv and the README's table
+scorecard: $(READY)  ## grade the paper's claims from the tables: results/claims.csv, results/README.md, the front page
 	@$(BIN)/lth scorecard --readme
 
 queue: $(READY)  ## run what is missing, in the order of params/QUEUE.yaml (PACK=file.tar.gz packs the tables)

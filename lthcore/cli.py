@@ -442,16 +442,16 @@ def figures_command(options: argparse.Namespace) -> None:
 
 
 def scorecard_command(options: argparse.Namespace) -> None:
-    """Grade the paper's claims from the tables; README has them, and what the studies found, from here."""
+    """Grade the paper's claims from the tables, and render the pages that say what was found."""
     from lthcore.paths import project_root, results_root
     from lthcore.report.claims import NOT_RUN, UNREADABLE
-    from lthcore.report.readme import into_readme
+    from lthcore.report.readme import write_pages
     from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
 
-    card = write_scorecard(results_root(), project_root() / "README.md" if options.readme else None)
+    card = write_scorecard(results_root())
     print(as_markdown(card))
     if options.readme:
-        into_readme(project_root() / "README.md", results_root())
+        write_pages(project_root(), results_root(), card)
     missing = int((card["grade"] == NOT_RUN).sum())
     print(f"\n{count_of(card)}, {missing} not run: results/claims.csv")
     unreadable = int((card["grade"] == UNREADABLE).sum())
@@ -637,9 +637,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("figures", figures_command, "redraw figures/ from the tables; no training")
     sub.add_argument("--table", action="store_true", help="write params/FIGURES.md instead: what feeds which figure")
     sub = command("scorecard", scorecard_command, "grade the paper's claims from the tables")
-    sub.add_argument(
-        "--readme", action="store_true", help="also put the table, and what the studies found, into README.md"
-    )
+    sub.add_argument("--readme", action="store_true", help="also render README.md and results/README.md anew")
     sub = command("queue", queue_command, "run what is not done yet, in the order of params/QUEUE.yaml")
     sub.add_argument("--profile", default="paper", metavar="P", help=f"{', '.join(PROFILES)} (default: paper)")
     sub.add_argument("--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S s")

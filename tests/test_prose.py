@@ -14,7 +14,7 @@ from lthcore.report.studies import STUDIES
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
-GENERATED = re.compile(r"<!-- (?:scorecard|convention|found: [a-z_ ]+) -->.*?<!-- end(?: of scorecard)? -->", re.DOTALL)
+GENERATED = re.compile(r"<!-- [a-z_: ]+ -->\n.*?<!-- end -->", re.DOTALL)
 BRACKETS = re.compile(r"\[[-+]?\.?\d[\d.,]*%?, [-+]?\.?\d[\d.,]*%?\]")  # an interval
 PERCENT = re.compile(r"[-+]?\d[\d.]*(?:%(?! of (?:the )?weights)| points)")  # a result; where it was read is none
 FOLDERS = "lthcore|tests|params|results|figures|notebooks|benchmarks|cluster"
@@ -41,7 +41,8 @@ def comments(path: Path) -> str:
 
 def prose() -> dict[str, str]:
     """What people wrote, file by file: what is generated between marks is held to the tables elsewhere."""
-    said = {name: GENERATED.sub("", (ROOT / name).read_text()) for name in ("README.md", "CONTRIBUTING.md")}
+    pages = ("README.md", "results/README.md", "CONTRIBUTING.md")
+    said = {name: GENERATED.sub("", (ROOT / name).read_text()) for name in pages}
     said |= {str(path.relative_to(ROOT)): markdown(path) for path in NOTEBOOKS}
     files = (*PARAMS, *(ROOT / "params").glob("*.yaml"))
     return said | {str(path.relative_to(ROOT)): comments(path) for path in files}
@@ -70,7 +71,9 @@ def drawn_of(run: str) -> set[int]:
 def test_paths_in_prose_are_there(name):
     for path in PATH.findall(prose()[name]):
         if "<" not in path and "..." not in path and not path.startswith("params/lab"):
-            assert any(ROOT.glob(path.rstrip("/.,;:"))) or "notebook/" in path, f"{name}: {path}"
+            places = (ROOT, (ROOT / name).parent)  # links are read from the page that they are on
+            there = any(any(place.glob(path.rstrip("/.,;:"))) for place in places)
+            assert there or "notebook/" in path, f"{name}: {path}"
 
 
 def test_the_numbers_of_figures_in_comments_are_those_of_the_figures():
@@ -119,7 +122,8 @@ def test_no_result_is_typed_into_a_notebook(path):
 
 
 def test_what_brackets_are_is_said_where_they_are_shown():
-    assert words((ROOT / "README.md").read_text()).count(words(CONVENTION)) == 2  # with the tickets and the scorecard
+    for page, times in (("README.md", 1), ("results/README.md", 2)):  # there with the tickets and the scorecard
+        assert words((ROOT / page).read_text()).count(words(CONVENTION)) == times
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text())["cells"]
         printed = "".join("".join(o.get("text", [])) for c in cells for o in c.get("outputs", []))

@@ -1,32 +1,51 @@
-"""The README's blocks: what the studies found, in sentences, between `<!-- found: STUDY ... -->` and `<!-- end -->`.
+"""The pages README.md and results/README.md: their blocks, between `<!-- NAME -->` and `<!-- end -->`, from the tables.
 
-`<!-- found: tickets -->` are the sentences of LeNet's tickets, and `<!-- convention -->` says what brackets are.
-Sentences whose tables are not there are left out.
+`found: STUDY ...` are the sentences of studies (`tickets`: of LeNet's tickets), `scorecard` the grades, `convention`
+says what brackets are, `front` and `studies` are the front page's findings and table, `provenance` says what each run
+was made with. What has no tables is left out.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from lthcore.analysis.statistics import CONVENTION
+from lthcore.report import front_page
 from lthcore.report.paper_figures import LENET
+from lthcore.report.scorecard import as_block, table_of
 from lthcore.report.studies import STUDIES
 from lthcore.report.tables import findings
-from lthcore.runs.files import has_results, read_tables
+from lthcore.runs.experiments import PROFILES
+from lthcore.runs.files import has_results, read_record, read_tables
 
-BLOCK = re.compile(r"(<!-- found: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-CONVENTION_BLOCK = re.compile(r"(<!-- convention -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("README.md", "results/README.md")
+BLOCK = re.compile(r"(<!-- ([a-z_: ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def into_readme(readme: Path, root: Path) -> None:
-    """Put the findings of the studies that each block names into it."""
+def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
+    """Render the blocks of the project's pages anew, from the tables below a results root and the scorecard of them."""
+    blocks: dict[str, Callable[[], str]] = {
+        "convention": lambda: CONVENTION,
+        "scorecard": lambda: as_block(root, card),
+        "front": lambda: _list_of(front_page.findings(root, card)),
+        "studies": lambda: front_page.status_of_studies(root, card),
+        "provenance": lambda: provenance(root),
+    }
 
     def written(block: re.Match) -> str:
-        found = [line for name in block[2].split() for line in found_in(name, root)]
-        return block[1] + "".join(f"* {line}\n" for line in found or ["Not run yet."]) + block[3]
+        kind, _, names = block[2].partition(": ")
+        if kind == "found":
+            text = _list_of([line for name in names.split() for line in found_in(name, root)])
+        else:
+            text = blocks[kind]()
+        return f"{block[1]}{text}\n{block[3]}"
 
-    text = BLOCK.sub(written, readme.read_text(encoding="utf-8"))
-    text = CONVENTION_BLOCK.sub(lambda block: f"{block[1]}{CONVENTION}\n{block[2]}", text)
-    readme.write_text(text, encoding="utf-8")
+    for page in PAGES:
+        path = project / page
+        if path.exists():
+            path.write_text(BLOCK.sub(written, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def found_in(name: str, root: Path) -> list[str]:
@@ -35,3 +54,32 @@ def found_in(name: str, root: Path) -> list[str]:
         return STUDIES[name].findings(root)
     folder = root / "paper" / LENET
     return findings(read_tables(folder)[0]) if has_results(folder) else []
+
+
+def provenance(root: Path) -> str:
+    """What each committed run was made with, by study and profile: trials, trainings, core-hours, hardware, commits."""
+    rows = []
+    for profile in reversed(PROFILES):
+        for folder in sorted({path.parent for path in (root / profile).glob("*/*")}):
+            records = [read_record(path.parent) for path in sorted(folder.glob("*/run.json"))]
+            if records:
+                rows.append(_made_with(profile, folder.name, records))
+    return table_of(pd.DataFrame(rows)) if rows else "Nothing has run yet."
+
+
+def _made_with(profile: str, study: str, records: list[dict]) -> dict[str, object]:
+    trials = sorted({record["n"] for record in records})
+    machines = sorted({(record.get("hardware") or {}).get("cpu", "unknown") for record in records})
+    torches = sorted({record.get("versions", {}).get("torch", "unknown") for record in records})
+    commits = {commit for record in records for commit in record.get("commits", []) if commit}
+    return {
+        "study": study, "profile": profile, "runs": len(records),
+        "trainings": f"{sum(record['trainings_done'] for record in records):,}",
+        "trials": f"{trials[0]} to {trials[-1]}" if len(trials) > 1 else trials[0],
+        "core-hours": f"{sum(record['training_seconds'] for record in records) / 3600:.1f}",
+        "processors": ", ".join(machines), "torch": ", ".join(torches), "commits": len(commits),
+    }  # fmt: skip
+
+
+def _list_of(sentences: list[str]) -> str:
+    return "\n".join(f"* {line}" for line in sentences or ["Not run yet."])

@@ -1,4 +1,4 @@
-"""The scorecard: grades as a table for the README, and results/claims.csv."""
+"""The scorecard: grades as a table for results/README.md, and results/claims.csv."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from lthcore.report.measures import Absent, RunTables
 from lthcore.report.paper_figures import NOTEBOOK
 from lthcore.runs.files import read_record
 
-BEGIN, STOP = "<!-- scorecard -->", "<!-- end of scorecard -->"
 HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"
 FORMS = {"points": (100, 2), "%": (100, 1), "% of weights": (1, 1)}  # unit -> factor and digits
 
@@ -115,7 +114,7 @@ def table_of(frame: pd.DataFrame) -> str:
 
 
 def as_block(root: Path, card: pd.DataFrame) -> str:
-    """What the README has between its scorecard marks: the convention, grades, dense networks, and what has not run."""
+    """The scorecard as results/README.md has it: the convention, grades, dense networks, and what has not run."""
     trained = card["run"].notna() & (card["grade"] != NOT_RUN)
     parts = [
         f"{CONVENTION}\n\nA part of a claim is *reproduced* where its whole interval lies within the tolerance, "
@@ -136,13 +135,8 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
-def write_scorecard(root: Path, readme: Path | None = None) -> pd.DataFrame:
-    """Grade, write results/claims.csv, and put the table between the README's scorecard marks if it has them."""
+def write_scorecard(root: Path) -> pd.DataFrame:
+    """Grade, and write results/claims.csv."""
     card = scorecard(root)
     card.round(6).to_csv(root / "claims.csv", index=False)
-    if readme and readme.exists():
-        text = readme.read_text(encoding="utf-8")
-        if BEGIN in text and STOP in text:
-            head, tail = text.split(BEGIN)[0], text.split(STOP)[1]
-            readme.write_text(f"{head}{BEGIN}\n{as_block(root, card)}\n{STOP}{tail}", encoding="utf-8")
     return card

@@ -12,6 +12,7 @@ from lthcore.errors import LabError
 from lthcore.report import arithmetic, claims
 from lthcore.report.claims import Absent, at_the_end, grade, load_claims, measure, scorecard, timing, when
 from lthcore.report.measures import RunTables
+from lthcore.report.readme import write_pages
 from lthcore.report.scorecard import as_markdown, baselines, write_scorecard
 from lthcore.runs import schemas
 from lthcore.runs.estimate import params_files
@@ -437,18 +438,20 @@ def test_a_run_that_cannot_be_read_hides_no_other_grade(folder, tmp_path, capsys
     assert f"| {claims.UNREADABLE} |" in as_markdown(card)
 
 
-def test_scorecard_is_written_to_the_table_and_between_the_readmes_marks(folder, tmp_path, monkeypatch):
+def test_scorecard_is_written_to_the_table_and_between_the_pages_marks(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "load_claims", lambda: one("P", **PASSING) | one("F", **FAILING))
-    readme = tmp_path / "README.md"
-    readme.write_text("above\n<!-- scorecard -->\nold\n<!-- end of scorecard -->\nbelow\n")
-    card = write_scorecard(tmp_path, readme)
+    (tmp_path / "results").mkdir()
+    readme = tmp_path / "results" / "README.md"
+    readme.write_text("above\n<!-- scorecard -->\nold\n<!-- end -->\nbelow\n")
+    card = write_scorecard(tmp_path)
+    write_pages(tmp_path, tmp_path, card)
     assert list(pd.read_csv(tmp_path / "claims.csv")["grade"]) == list(card["grade"])
     text = readme.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
     row = "| P: words | 40% | 0.40 [0.40, 0.40] |  | direction reproduced; size reproduced | during the run |"
     assert row in text and CONVENTION in text
     assert "| lenet_mnist, `cpu`, n = 3 | 97.00 [96.88, 97.12] | 98.05 | 97.10 [96.98, 97.22] |" in text
-    write_scorecard(tmp_path, readme)
+    write_pages(tmp_path, tmp_path, card)
     assert readme.read_text() == text
 
 

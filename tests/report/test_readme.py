@@ -1,4 +1,4 @@
-"""The README is true: its numbers are those of the committed tables, its links and its commands exist."""
+"""README.md and results/README.md are true: numbers are those of the committed tables, links and commands exist."""
 
 import json
 import re
@@ -11,19 +11,19 @@ import pytest
 
 from lthcore.report import paper_figures
 from lthcore.report.claims import scorecard
-from lthcore.report.readme import BLOCK, into_readme
-from lthcore.report.scorecard import as_block
+from lthcore.report.readme import BLOCK, PAGES, write_pages
 from lthcore.report.studies import STUDIES
 from lthcore.report.tables import findings
 from lthcore.runs.files import read_tables
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "results" / "README.md").read_text()
 
 
 def test_findings_are_those_of_the_committed_table():
     for sentence in findings(read_tables(ROOT / "results" / "paper" / paper_figures.LENET)[0]):
-        assert f"* {sentence}\n" in README
+        assert f"* {sentence}\n" in RESULTS
 
 
 def ahead(profile: str, arm: str, column: str, sign: int) -> tuple[str, str]:
@@ -38,7 +38,7 @@ def ahead(profile: str, arm: str, column: str, sign: int) -> tuple[str, str]:
 
 
 def test_where_each_arm_is_ahead_is_what_the_table_says():
-    text = " ".join(README.split())
+    text = " ".join(RESULTS.split())
     earlier, better = ahead("paper", "ticket", "es_iteration", -1), ahead("paper", "ticket", "es_test_accuracy", 1)
     assert f"stop earlier than the dense network from {earlier[0]}% down to {earlier[1]}%" in text
     assert f"better at that point from {better[0]}% down to {better[1]}%" in text
@@ -48,7 +48,7 @@ def test_where_each_arm_is_ahead_is_what_the_table_says():
 
 
 def test_speed_is_that_of_the_committed_benchmarks():
-    text = README[README.index("## Speed") : README.index("## Notebooks")]
+    text = RESULTS[RESULTS.index("## Speed") : RESULTS.index("## How pixels are scaled")]
     files = (ROOT / "results" / "benchmarks" / "cpu").glob("*.json")
     ratios = {path.stem: json.loads(path.read_text())["ratios"] for path in files}
     said = {
@@ -89,7 +89,7 @@ def test_speed_is_that_of_the_committed_benchmarks():
 
 def test_what_compaction_saves_is_what_was_measured():
     record = json.loads((ROOT / "results" / "benchmarks" / "cpu" / "compaction.json").read_text())
-    text = " ".join(README.split())
+    text = " ".join(RESULTS.split())
     said = {
         "neurons": ("with {:.1f}% of its weights left", "{:.1f} times as fast on 1,000 images"),
         "weights": ("with {:.1f}% left, pruned by single weights", "and {:.1f} times"),
@@ -101,32 +101,53 @@ def test_what_compaction_saves_is_what_was_measured():
         assert f"{row['parameters'] / 1000:.0f} thousand" in text
 
 
-def test_studies_found_what_their_tables_say(tmp_path):
-    assert sorted(name for _, names, _ in BLOCK.findall(README) for name in names.split()) == sorted(
-        [*STUDIES, "tickets"]
-    )
-    (tmp_path / "README.md").write_text(README)
-    into_readme(tmp_path / "README.md", ROOT / "results")
+def test_pages_say_what_their_tables_say(tmp_path, card):
+    named = [kind.partition(": ")[2] for _, kind, _ in BLOCK.findall(RESULTS) if kind.startswith("found: ")]
+    assert sorted(" ".join(named).split()) == sorted([*STUDIES, "tickets"])
+    (tmp_path / "results").mkdir()
+    for page, text in zip(PAGES, (README, RESULTS), strict=True):
+        (tmp_path / page).write_text(text)
+    write_pages(tmp_path, ROOT / "results", card)
     assert (tmp_path / "README.md").read_text() == README
+    assert (tmp_path / "results" / "README.md").read_text() == RESULTS
 
 
-def test_scorecard_is_that_of_the_committed_tables():
-    card = scorecard(ROOT / "results")
+def test_the_front_page_is_read_in_a_minute():
+    assert len(README.encode()) <= 8192
+    for study in STUDIES:
+        assert f"(notebooks/{study}.ipynb)" in README
+    for sentence in ("Not settled", "Differs from the literature"):  # first what is not as published
+        assert README.index(sentence) < README.index("Tickets need their own initial weights")
+
+
+def test_the_ten_lines_of_python_find_a_ticket(capsys):
+    code = README[README.index("```python\n") + 10 :]
+    code = code[: code.index("```")].replace("iterations=500", "iterations=100").replace("rounds=5", "rounds=1")
+    exec(code, {})
+    assert len(re.findall(r"round [01], (?:ticket|reinit): test accuracy \d", capsys.readouterr().out)) == 3
+
+
+@pytest.fixture(scope="module")
+def card():
+    return scorecard(ROOT / "results")
+
+
+def test_scorecard_is_that_of_the_committed_tables(card):
     committed = pd.read_csv(ROOT / "results" / "claims.csv")
     pd.testing.assert_frame_equal(
         card.fillna({"unit": ""}), committed.fillna({"unit": ""}), check_dtype=False, rtol=1e-4, atol=2e-6
     )
-    assert as_block(ROOT / "results", card) in README
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+    for page, text in zip(PAGES, (README, RESULTS), strict=True):
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
 
 
 def test_commands_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"`?make ([a-z]+)", README)) - {"lists"} <= targets
+    assert set(re.findall(r"`?make ([a-z]+)", README + RESULTS)) - {"lists", "tickets"} <= targets
     help_text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {"quickstart", "test", "all", "lenet", "figures"} <= set(re.findall(r"make ([a-z]+)", help_text))
 
@@ -146,4 +167,4 @@ def test_faults_are_those_of_the_committed_record():
     assert record["lost"] == 0 and record["tried"] == record["survived"] == sum(
         row["tried"] for row in record["faults"]
     )
-    assert f"[{record['tried']} faults, nothing lost]" in README
+    assert f"[{record['tried']} faults, nothing lost]" in RESULTS
