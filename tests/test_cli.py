@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lthcore import cli
+from lthcore import cli, commands
 from lthcore.cli import main
 from lthcore.paths import project_root, results_root
 from lthcore.report import paper_figures
@@ -243,7 +243,7 @@ def test_interrupt_is_one_line_and_exit_status_130(monkeypatch, capsys):
 
 
 def test_without_jupyter_the_engine_runs_alone_and_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
     assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 0
     out, err = capsys.readouterr()
     assert "so the engine runs alone" in err
@@ -483,7 +483,7 @@ def test_list_of_some_names_no_others(capsys):
 
 
 def test_sigterm_while_nothing_trains_exits_with_75(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "list_command", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(commands, "list_command", lambda _: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         cli.main(["list"])
@@ -534,7 +534,7 @@ def failing(error: BaseException):
 )
 def test_whatever_ends_a_command_is_one_line_and_its_exit_status(error, status, said, monkeypatch, capsys):
     for command in ("list_command", "scorecard_command"):
-        monkeypatch.setattr(cli, command, failing(error))
+        monkeypatch.setattr(commands, command, failing(error))
         assert lth(command.partition("_")[0]) == status
         err = capsys.readouterr().err
         assert err.startswith(said) and err.endswith("\n") and err.count("\n") == 1 and len(err) <= 401
@@ -542,7 +542,7 @@ def test_whatever_ends_a_command_is_one_line_and_its_exit_status(error, status, 
 
 @pytest.mark.parametrize("how", ["before", "after", "environment"])
 def test_the_traceback_of_an_unexpected_error_is_shown_where_asked_for(how, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "show_command", failing(ValueError("odd")))
+    monkeypatch.setattr(commands, "show_command", failing(ValueError("odd")))
     if how == "environment":
         monkeypatch.setenv("LTH_DEBUG", "1")
     flags = {"before": ["--debug", "show", "a"], "after": ["show", "a", "--debug"], "environment": ["show", "a"]}[how]
@@ -554,7 +554,7 @@ def test_the_traceback_of_an_unexpected_error_is_shown_where_asked_for(how, monk
 def in_a_closed_pipe(command: str, *body: str) -> int:
     """The exit status of `lth <command>`, its work these lines, where nobody reads what it prints or says."""
     lines = ["import sys", "from lthcore import cli", "def work(options):", *(f"    {line}" for line in body)]
-    code = "\n".join([*lines, f"cli.{command}_command = work", f"cli.main([{command!r}])"])
+    code = "\n".join([*lines, f"cli.commands.{command}_command = work", f"cli.main([{command!r}])"])
     reading, writing = os.pipe()
     os.close(reading)
     try:

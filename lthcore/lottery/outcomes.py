@@ -1,4 +1,4 @@
-"""Outcomes: what the next rounds of a search need of a training that is done, kept in the run's lineage, and what
+"""Outcomes: what later rounds need of a training that is done is kept in the run's lineage; and what
 stands for that training on a machine where its ticket is not.
 """
 

@@ -1,4 +1,4 @@
-"""The lottery ticket experiment: train, prune, rewind, repeat, with the controls that tell what a ticket owes to what.
+"""The lottery ticket experiment (arXiv 1803.03635, section 2): train, prune, rewind, repeat, and its controls.
 
 Which arms there are, and where each takes its masks and its weights from, is in lthcore/arms.py.
 """

@@ -1,4 +1,7 @@
-"""Criteria: what each weight is worth, as a score. Which weights go then is up to allocation.py, which knows none."""
+"""Criteria: what each weight is worth, as a score. Which weights go then is up to allocation.py.
+
+Those that score weights before training are in saliency.py, those of whole units in units.py.
+"""
 
 from typing import NamedTuple
 

@@ -12,12 +12,12 @@ from lthcore.runs.files import read_record
 
 # What is said first is what is not settled, or differs from what was published: claim, sentence.
 SENTENCES = {
-    "L1": "**Not settled: whether tickets learn faster.** LeNet's tickets with 21.1% of weights remaining have their "
-    "early stop {here} earlier than the dense network (the paper: {paper}), which {n} trials do not tell from 0.",
-    "F6": "**Differs from the literature: SNIP's mask is not only its layers' densities.** Shuffled within its layers, "
-    "at 1.56% of weights remaining, LeNet's test accuracy changes by {here} (no loss in arXiv 2009.08576).",
+    "L1": "**Not settled: whether tickets learn faster.** LeNet's tickets with 21.1% of weights remaining stop "
+    "learning {here} earlier than the dense network (the paper: {paper}); with {n} trials this could be chance.",
+    "F6": "**Differs from the literature: where SNIP places its weights matters.** When its mask is shuffled within each "
+    "layer, LeNet with 1.56% of weights remaining loses: {here} (no loss in arXiv 2009.08576).",
     "L2": "**Tickets reach a higher test accuracy than the dense network, at the early stop.** With 13.5% of weights "
-    "remaining LeNet gains {here} there ({paper} in the paper); at the end of training {end} is left of it.",
+    "remaining LeNet gains {here} there ({paper} in the paper); at the end of training the gain is {end}.",
     "L7": "**Tickets need their own initial weights.** With 21.1% of weights remaining LeNet's tickets differ by "
     "{here} from the same masks with other initial weights at the early stop, by {end} at the end of training.",
 }

@@ -1,4 +1,4 @@
-"""Tickets: trainings as safetensors files, finished (tickets) or not (checkpoints)."""
+"""Checkpoints: trainings as safetensors files, in progress (checkpoints) or done (tickets)."""
 
 import json
 import os

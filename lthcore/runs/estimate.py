@@ -1,4 +1,4 @@
-"""Plan: which experiments there are, and how long what is not done of them would take on this machine.
+"""Estimates: how long the trainings of an experiment that are not done would take on this machine.
 
 What is timed is kept from one command to the next, in the user's cache and for this processor and these versions: to
 time all networks of params/ takes a minute or two.

@@ -1,4 +1,4 @@
-"""Executors: where a run's data and trainings are, and the checkpoints that a training writes as it goes."""
+"""Executors: where a run's data and trainings are; and the Checkpointer, which saves trainings as they go."""
 
 import time
 from collections.abc import Iterator

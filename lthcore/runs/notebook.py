@@ -1,4 +1,4 @@
-"""Jupyter: the kernel that papermill starts stops when `lth` is asked to, and ends when `lth` does."""
+"""Notebook execution: the kernel that papermill starts stops when `lth` is asked to, and ends when `lth` does."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ def ending_with_this_process() -> list[str]:
 
     ipykernel looks for its parent too, but not if that died while the kernel was starting.
     """
-    return [f"--IPKernelApp.exec_lines=__import__('lthcore.orphans').orphans.end_with({os.getpid()})"]
+    return [f"--IPKernelApp.exec_lines=__import__('lthcore.training.orphans').training.orphans.end_with({os.getpid()})"]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Runner: an experiment is run, or gone on with, in its folder. A run stopped anywhere goes on where it was."""
+"""Runner: an experiment is run, or resumed, in its folder. A run that was stopped anywhere goes on where it was."""
 
 import sys
 import time

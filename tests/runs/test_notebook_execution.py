@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from lthcore.runs.notebook import ending_with_this_process
+from lthcore.training import orphans
+
 nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
 pytest.importorskip("papermill", reason="papermill is not installed")
 
@@ -58,3 +61,12 @@ def test_a_signal_stops_the_run_in_a_notebook_and_the_kernel(
     assert notebook_says in (tmp_path / "out.ipynb").read_text()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "kernel").read_text()), 0)
+
+
+def test_a_kernel_is_told_whom_to_end_with_by_a_line_that_it_can_execute(monkeypatch):
+    """A line that fails is only logged by the kernel, which would outlive its parent then."""
+    told = []
+    monkeypatch.setattr(orphans, "end_with", told.append)
+    (argument,) = ending_with_this_process()
+    exec(argument.partition("=")[2], {})
+    assert told == [os.getpid()]
