@@ -15,7 +15,7 @@ STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart all lenet dynamic structure list figures scorecard queue notebooks test nbval rooms lint faults mutants bench badges clean
+.PHONY: help setup quickstart all lenet dynamic structure list figures scorecard queue notebooks test nbval rooms lint faults mutants bench docs badges clean
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -97,6 +97,11 @@ bench: $(READY)  ## every benchmark; writes results/benchmarks/
 	@for name in protocol roofline cohort sparse convolutions estimates scaling queue_ray resnet_epoch compaction figure_cost; do \
 		echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
+
+docs: $(READY)  ## build the documentation into build/docs; warnings are errors
+	@$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt
+	@$(BIN)/python -m sphinx -q -W --keep-going -j auto docs build/docs
+	@echo "build/docs/index.html: the documentation"
 
 badges:  ## stamp the repository's address everywhere: make badges REPO=owner/name
 	@test -n "$(REPO)" || { echo "make: say which repository: make badges REPO=owner/name" >&2; exit 2; }
