@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
@@ -12,13 +13,19 @@ from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of, untrained
 from lthcore.runs.files import read_tables
 
+
+def _looks_of(*arms: str) -> dict[str, tuple[str, str, str]]:
+    return {name: (arm_of(name).label, arm_of(name).colour, arm_of(name).style) for name in arms}
+
+
 # arm -> label, colour, line style
-CRITERIA = {"oneshot": ("large final", "#1f5fa8", "-")} | {
-    name: (arm_of(name).label, arm_of(name).colour, arm_of(name).style)
-    for name in (
-        "by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_large_init_large_final",
-        "by_magnitude_at_init", "by_random", "by_small_magnitude", "by_small_magnitude_at_init",
-    )
+LARGE_FINAL, RANDOM = ({"oneshot": ("large final", "#1f5fa8", "-")}, {"by_random": ("random", "#999999", "-")})
+CRITERIA = {
+    "by what training did": LARGE_FINAL | _looks_of(
+        "by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_large_init_large_final"
+    ) | RANDOM,
+    "controls": LARGE_FINAL | _looks_of("by_magnitude_at_init", "by_small_magnitude", "by_small_magnitude_at_init")
+    | RANDOM,
 }  # fmt: skip
 WEIGHTS = {
     "oneshot": ("large final, rewound", "#1f5fa8", "-"),
@@ -31,25 +38,39 @@ WEIGHTS = {
 def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) -> Figure:
     """A run of masks by criterion: trained, untrained, and with other weights.
 
-    `frozen` is the same with pruned weights kept at their initial values instead of zero: what that changes.
+    A row of panels for each group of criteria, with large final and random masks in both. `frozen` is the same run with
+    pruned weights kept at their initial values instead of zero: what that changes.
     """
     rounds, curves = read_tables(folder)
-    figure, panels = new_figure(1, 4 if frozen else 3, (16.5, 3.8) if frozen else None)
+    figure, panels = new_figure(4 if frozen else 3, 2)
     column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
-    plot_arms(rounds, CRITERIA, column, panels[0], "Criteria, trained")
-    plot_arms(untrained(curves), CRITERIA, "test_accuracy", panels[1], "Criteria, untrained: supermasks")
-    plot_arms(rounds, WEIGHTS, column, panels[2], "What of the weights matters")
-    panels[2].legend()
+    rows = [(rounds, column, "Trained"), (untrained(curves), "test_accuracy", "Untrained")]
     if frozen:
-        keys = ["arm", "trial", "draw", "round", "percent_left"]
-        both = [table.set_index(keys)[column] for table in (read_tables(frozen)[0], rounds)]
-        change = (both[0] - both[1]).dropna().mul(100).reset_index()
-        plot_arms(change, CRITERIA, column, panels[3], "Frozen instead of zero")
-        panels[3].yaxis.set_major_formatter(ScalarFormatter())
-        panels[3].axhline(0, color="#888888", linewidth=0.8)
-        panels[3].set_ylabel("change of test accuracy (points)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
+        rows.append((_change(read_tables(frozen)[0], rounds, column), column, "Frozen, not zero"))
+    for row, (table, of, what) in enumerate(rows):
+        pair = panels[2 * row : 2 * row + 2]
+        for axes, (group, arms) in zip(pair, CRITERIA.items(), strict=True):
+            plot_arms(table, arms, of, axes, f"{what}: {group}")
+        ends = [end for axes in pair for end in axes.get_ylim()]
+        for axes in pair:
+            axes.set_ylim(min(ends), max(ends))  # what is compared is drawn to one scale
+    for axes in panels[4:6] if frozen else ():
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.axhline(0, color="#888888", linewidth=0.8)
+        axes.set_ylabel("change of accuracy (points)")
+    for axes in panels[:2]:
+        axes.legend(loc="lower left")
+    plot_arms(rounds, WEIGHTS, column, panels[-2], "What of the weights matters")
+    panels[-1].set_axis_off()
+    panels[-1].legend(*panels[-2].get_legend_handles_labels(), loc="center left", title="masks of large final weights")
     return captioned(figure, caption)
+
+
+def _change(frozen: pd.DataFrame, zero: pd.DataFrame, column: str) -> pd.DataFrame:
+    """What a column of rounds.csv changes by, in points, training by training."""
+    keys = ["arm", "trial", "draw", "round", "percent_left"]
+    both = [table.set_index(keys)[column] for table in (frozen, zero)]
+    return (both[0] - both[1]).dropna().mul(100).reset_index()
 
 
 def deconstructing_lenet(root: Path) -> Figure | None:
