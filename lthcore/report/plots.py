@@ -6,6 +6,7 @@ bands are 95% intervals of the mean where a caption says so, and the range of tr
 
 import json
 import re
+import textwrap
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
@@ -29,6 +31,7 @@ from lthcore.runs.files import read_record
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
 ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in RECORDS.items()}
+WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # of figures by panels a row, in inches: text is still read at 600 pixels
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
@@ -101,7 +104,7 @@ def panels(
 ) -> Figure:
     """A panel for each column (its title) with all series, as most of the paper's figures are."""
     series = list(series)
-    many = len(series) > 8  # then the legend stands beside the panels
+    many = len(series) > 8  # then the legend stands above the panels
     across = 2 if len(columns) == 4 else min(len(columns), 3)
     figure, axes = new_figure(-(-len(columns) // across), across)
     handles, labels = [], []
@@ -123,7 +126,7 @@ def panels(
     for panel in axes[len(columns) :]:
         panel.set_axis_off()
     if handles and many:
-        figure.legend(handles, labels, loc="outside right upper")
+        legend_above(figure, handles, labels)
     elif handles:
         axes[0].legend(handles, labels)
     return captioned(figure, caption, missing)
@@ -162,7 +165,7 @@ def plot_distributions(
                 panel.plot(x, y, color=f"C{row}" if together else colour, label=label)
             title = quantity.split(",")[0] if together else quantity
             panel.set(title=f"{layer}: {title}", xlabel="", ylabel=what if column == 0 else "")
-    axes[0].legend()
+    legend_above(figure, *axes[0].get_legend_handles_labels())
     return captioned(figure, caption)
 
 
@@ -348,7 +351,7 @@ def caption_of(what: str, *folders: Path) -> str:
 def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
     """An empty figure in the style of all, and its panels in order; `size` in inches, else by their number."""
     plt.style.use(STYLE)
-    size = size or ({1: 5.5, 2: 9.0, 3: 12.0, 4: 14.0}[columns], 3.4 * rows)
+    size = size or (WIDTHS[columns], 3.0 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     return figure, axes.ravel()
 
@@ -358,10 +361,19 @@ def _absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
 
 
 def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
-    """The figure with its caption, which also says what is absent."""
+    """The figure with its caption, in lines no wider than it, which also says what is absent."""
     missing = f"not in the table: {', '.join(absent)}" if absent else ""
-    figure.supxlabel("; ".join(filter(None, (caption, missing))), fontsize=8, color="#666666")
+    lines = textwrap.wrap("; ".join(filter(None, (caption, missing))), int(13 * figure.get_figwidth()))
+    figure.supxlabel("\n".join(lines), fontsize=8.5, color="#666666")
     return figure
+
+
+def legend_above(figure: Figure, handles: Iterable[Artist], labels: Iterable[str]) -> None:
+    """One legend for all panels of a figure, above them, where it hides nothing."""
+    labels = list(labels)
+    entry = 0.6 + 0.07 * max(map(len, labels), default=0)  # inches
+    across = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
+    figure.legend(list(handles), labels, loc="outside upper center", ncols=across)
 
 
 def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:

@@ -101,7 +101,7 @@ def expected(rounds: pd.DataFrame, arm: str, column: str) -> dict[str, np.ndarra
 
 
 def caption(figure) -> str:
-    return figure.get_supxlabel()
+    return " ".join(figure.get_supxlabel().split())  # it is broken into lines
 
 
 def lines_in(figure) -> int:

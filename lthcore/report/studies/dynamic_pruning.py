@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_of, trainings_of
-from lthcore.report.plots import ARMS, caption_of, captioned, new_figure
+from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_tables
 
@@ -51,7 +51,7 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     for axes in (left, loss, accuracy):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
+    legend_above(figure, *left.get_legend_handles_labels())
     return captioned(figure, caption)
 
 
@@ -190,7 +190,7 @@ def dynamic_costs(root: Path) -> Figure | None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for axes in panels[len(levels) :]:
         axes.set_axis_off()
-    panels[0].legend()
+    legend_above(figure, *panels[0].get_legend_handles_labels())
     return captioned(figure, "LeNet-300-100 on MNIST, one recipe for all; a dot a trial, a bar their mean")
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.report.comparisons import gap, runs_of
-from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_rounds, sparsity_axis
+from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure, plot_rounds, sparsity_axis
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table, read_tables
 
@@ -106,7 +106,7 @@ def movement_arms(root: Path) -> Figure | None:
     for axes in panels[len(stems) :]:
         axes.set_axis_off()
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    legend_above(figure, handles.values(), handles.keys())
     return captioned(figure, "bars: range of trials; red crosses: a layer was emptied")
 
 

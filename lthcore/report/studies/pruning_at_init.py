@@ -38,7 +38,7 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     `during` are runs of networks that were pruned as they trained (label -> folders), drawn beside them.
     """
     rounds, _ = read_tables(folder)
-    figure, panels = new_figure(1, 4, (16.0, 4.2))
+    figure, panels = new_figure(2, 2, (9.0, 7.5))
     plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after")
     for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f"), strict=False):
         table = pd.concat([read_tables(other)[0] for other in folders])

@@ -15,7 +15,7 @@ from lthcore.runs.files import read_table
 
 STRUCTURE = {  # title -> (column, or numerator and denominator)
     "Share of the layer left": ("density", None),
-    "Of the weights left, started positive": ("positive_initial_kept", None),
+    "Started positive, of those left": ("positive_initial_kept", None),
     "Initial magnitude, kept / pruned": ("magnitude_initial_kept", "magnitude_initial_pruned"),
     "Movement in training, kept / pruned": ("movement_kept", "movement_pruned"),
     "Units without any input left": ("units_without_input", None),
