@@ -14,8 +14,8 @@ from lthcore.runs.files import read_record
 SENTENCES = {
     "L1": "**Not settled: whether tickets learn faster.** LeNet's tickets with 21.1% of weights remaining stop "
     "learning {here} earlier than the dense network (the paper: {paper}); with {n} trials this could be chance.",
-    "F6": "**Differs from the literature: where SNIP places its weights matters.** When its mask is shuffled within each "
-    "layer, LeNet with 1.56% of weights remaining loses: {here} (no loss in arXiv 2009.08576).",
+    "F6": "**Differs from the literature: where SNIP places its weights matters.** Its mask shuffled in each layer, "
+    "LeNet with 1.56% of weights remaining loses: {here} (no loss in arXiv 2009.08576).",
     "L2": "**Tickets reach a higher test accuracy than the dense network, at the early stop.** With 13.5% of weights "
     "remaining LeNet gains {here} there ({paper} in the paper); at the end of training the gain is {end}.",
     "L7": "**Tickets need their own initial weights.** With 21.1% of weights remaining LeNet's tickets differ by "
