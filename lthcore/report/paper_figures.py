@@ -18,6 +18,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.search import planned
 from lthcore.paths import project_root
 from lthcore.report import plots
+from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import ARMS, Series
 from lthcore.runs.estimate import seconds_of, timed
 from lthcore.runs.experiments import PROFILES, load_experiments
@@ -214,18 +215,51 @@ def profile_of(folder: Path) -> str:
     return folder.relative_to(folder.parents[2]).parts[0]
 
 
+def sources(number: int, root: Path) -> dict[str, Path]:
+    """The runs (`<notebook>/<variant>` -> folder) that a figure is drawn of: none where its subject has no tables.
+
+    Smoke runs do not count: they show that it runs, not what is found.
+    """
+    sheet = FIGURES[number]
+    names = _all_variants(sheet)
+    real = ("cpu", "paper")
+    if sheet.kind in ("distributions", "together"):
+        name = f"{NOTEBOOK}/{sheet.runs[0]}"
+        places = [Path(root) / profile / name for profile in reversed(real)]
+        return next(({name: place} for place in places if _has_distributions(place)), {})
+    found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms, real))}
+    return found if found and _has_subject(sheet, found) else {}
+
+
+def _all_variants(sheet: FigureSpec) -> list[str]:
+    return [name for run in sheet.runs for name in variants(run)]
+
+
+def _has_distributions(folder: Path) -> bool:
+    return (folder / "distributions.csv").exists() and not read_table(folder, "distributions.csv").empty
+
+
+def status(root: Path) -> pd.DataFrame:
+    """Every figure of the paper: its subject, whether its tables are below `root`, how much of them and the profile."""
+    rows = []
+    for number, sheet in FIGURES.items():
+        found = sources(number, root)
+        names = sheet.runs[:1] if sheet.kind in ("distributions", "together") else _all_variants(sheet)
+        profiles = ", ".join(sorted({profile_of(folder) for folder in found.values()}))
+        data = f"{len(found)} of {len(names)} runs" if found else "none"
+        rows.append((f"Figure {number}", sheet.title, data, profiles))
+    return pd.DataFrame(rows, columns=["figure", "subject", "data", "profile"]).set_index("figure")
+
+
 def draw(number: int, root: Path) -> Figure | None:
     """One of the paper's figures, or None where the tables of its subject are not there beyond smoke runs."""
-    sheet = FIGURES[number]
-    names = [name for run in sheet.runs for name in variants(run)]
-    real = ("cpu", "paper")  # a smoke run shows that it runs, not what is found
-    found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms, real))}
-    if not found or not _has_subject(sheet, found):
+    sheet, found = FIGURES[number], sources(number, root)
+    if not found:
         return None
-    missing = [name.split("/")[1] for name in names if name not in found]
-    if sheet.kind in ("distributions", "together"):
-        return _draw_distributions(sheet, root)
     folder = next(iter(found.values()))
+    if sheet.kind in ("distributions", "together"):
+        return _draw_distributions(sheet, folder)
+    missing = [name.split("/")[1] for name in _all_variants(sheet) if name not in found]
     rounds, curves = read_tables(folder)
     if sheet.kind == "curves":
         caption = describe(folder, rounds).replace("bars:", "bands:")
@@ -263,12 +297,8 @@ def _draw_panels(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) 
     return plots.panels(series, columns, caption, sheet.x, missing)
 
 
-def _draw_distributions(sheet: FigureSpec, root: Path) -> Figure | None:
-    places = [Path(root) / profile / NOTEBOOK / sheet.runs[0] for profile in ("paper", "cpu")]
-    folder = next((place for place in places if (place / "distributions.csv").exists()), None)
-    table = read_table(folder, "distributions.csv") if folder else pd.DataFrame()
-    if table.empty:
-        return None
+def _draw_distributions(sheet: FigureSpec, folder: Path) -> Figure:
+    table = read_table(folder, "distributions.csv")
     rounds, _ = read_tables(folder)
     left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
     shown = {k: left[k] for k in sorted(table["round"].unique())}
@@ -342,6 +372,12 @@ def _range(values: list[float]) -> str:
 def title_of(number: int) -> str:
     """What one of the paper's figures is called where it is spoken of."""
     return f"Figure {number}, {FIGURES[number].title}"
+
+
+def words_of(number: int) -> str:
+    """One of the paper's figures in words, as Markdown: its title, what the paper says with it, what is seen here."""
+    here = f"\n\n**Here.** {HERE[number]}" if number in HERE else ""
+    return f"### Figure {number}: {FIGURES[number].title}\n\n**The paper.** {PAPER[number]}{here}"
 
 
 def lacking(number: int) -> str:

@@ -1,0 +1,121 @@
+"""What the paper says with each of its figures, in words, and what is seen in the same figure here."""
+
+PAPER = {
+    1: (
+        "Random sparse networks learn slower and test worse the sparser they are; winning tickets learn faster and "
+        "test better until few weights are left."
+    ),
+    3: (
+        "Down to 21.1% of the weights tickets learn faster the more is pruned; at 3.6% they are back at the dense "
+        "network's pace; reinitialised, they learn ever slower."
+    ),
+    4: (
+        "At 21.1% left the early stop comes 38% earlier; at 13.5% test accuracy is more than 0.3 points higher; at "
+        "3.6% both are back at the dense network's. Reinitialised networks only lose."
+    ),
+    5: "Conv tickets stop up to 3.5 times earlier and test more than 3 points better; they stay ahead down to 2% left.",
+    6: "Dropout and winning tickets add up: each improves the accuracy of the other.",
+    7: "VGG-19 at learning rate 0.1 has no winning tickets under iterative pruning; with warm-up or at 0.01 it has.",
+    8: "The same for the 20-layer ResNet: tickets appear at 0.01, and at 0.03 with 20,000 iterations of warm-up.",
+    9: (
+        "Two ways of finding the mask: weights rewound in every round, or trained on from round to round; either "
+        "way the ticket is then trained from its initial values. Rewinding finds tickets that learn faster and hold "
+        "on to fewer weights."
+    ),
+    10: "The same for Conv-2/4/6.",
+    11: (
+        "The validation loss shows what test accuracy does: tickets reach a lower minimum sooner, and over-fit "
+        "after it."
+    ),
+    12: (
+        "At the end of training, training accuracy is near 100% for all but the sparsest networks: the gain of "
+        "tickets is one of generalisation."
+    ),
+    13: "Figure 5 with training accuracy: 100% down to 2% left.",
+    14: "Test accuracy at the end of training: tickets above reinitialisations above random networks.",
+    15: "How the distribution of the initial weights that survive changes shape as pruning goes on.",
+    16: "Under SGD the same shapes.",
+    17: (
+        "Weights drawn anew from the ticket's own distribution do no better than the original initialisation's: "
+        "what matters are the values in their places."
+    ),
+    18: "Pruning by initial magnitude, before training, is worse than iterative pruning by trained magnitude.",
+    19: "Weights that end in the ticket move more during the dense training than those pruned.",
+    20: "Weights of the ticket mostly grow in magnitude; the others hardly change.",
+    21: "How the connections that are kept spread over the units of each layer.",
+    22: "The same under SGD.",
+    23: "The same for outgoing connections: inputs differ, since pixels at the border say nothing.",
+    24: "The same under SGD.",
+    25: (
+        "Half a sigma of noise on the ticket's initial weights changes little; even at 3 sigma tickets beat "
+        "reinitialisation."
+    ),
+    26: "Adam works between 2e-4 and 2e-3.",
+    27: "SGD at 0.4 to 0.8 keeps its speed to fewer weights than Adam.",
+    28: "Momentum 0.9 works at learning rates from 0.025 to 0.1.",
+    29: "Smaller steps of pruning find better tickets, at the cost of more rounds.",
+    30: "Gaussian initialisations of other widths find tickets too.",
+    31: "Whatever the width, accuracy is back at the dense network's at 9 to 15 thousand weights.",
+    32: "The Adam learning rates at which Conv-2/4/6 have tickets.",
+    33: "The SGD learning rates at which they have.",
+    34: "The same with momentum.",
+    35: "How fast convolutions can be pruned.",
+    36: "The learning rates that work with dropout.",
+    37: "What pruning only convolutions, only dense layers, or both comes to.",
+    38: "VGG-19, global against layer-wise: global pruning goes further, since layers differ much in size.",
+    39: "The same for ResNet-18.",
+    40: "VGG-19 pruned layer by layer.",
+    41: "ResNet-18 pruned layer by layer.",
+    42: "VGG-19 pruned layer by layer, at several learning rates.",
+    43: "VGG-19 pruned layer by layer, with several warm-ups.",
+    44: "ResNet-18 pruned layer by layer, at several learning rates.",
+    45: "ResNet-18 pruned layer by layer, with several warm-ups.",
+}
+
+# of figures that have tables; numbers are in the scorecard, which is measured
+HERE = {
+    1: "The same order from the first round on. Conv-2/4/6 have not been run.",
+    3: (
+        "The same three pictures. At 21.1% of weights remaining the mean of the tickets lies above that of their "
+        "reinitialisations at every evaluation."
+    ),
+    4: (
+        "Tickets above, their reinitialisations below. Where a few percent of the weights remain one-shot tickets "
+        "fall from near the first to below the others. The scorecard has the numbers with their intervals beside "
+        "the paper's."
+    ),
+    9: (
+        "The scorecard has it as X1. The arm `continued_reset` has the second strategy's masks; what the tables "
+        "call `continued` is its trained lineage and is not drawn here."
+    ),
+    11: (
+        "The same. The minimum moves left down to about a tenth of the weights and is back at the dense network's "
+        "place where few remain; after it the loss rises, which is why the early stop is chosen on it."
+    ),
+    12: "The same until few weights remain.",
+    14: "The same order of the means for LeNet once most of the weights are gone.",
+    15: (
+        "Small initial values go in the second and the output layer, whose distributions split in two, the more the "
+        "more is pruned, and lean to positive values in the second layer, to negative ones in the output layer. In "
+        "the first layer they do not: there what survives is set by where the pixels are."
+    ),
+    19: "The same in all layers (at 16.9% of weights remaining).",
+    20: (
+        "Weights of the ticket grow more than those pruned, in all three layers (at 16.9% of weights remaining); "
+        "but those pruned grow too."
+    ),
+    21: (
+        "Spread, not concentrated: down to 7% of weights remaining every unit of the first layer keeps some "
+        "incoming connections. Later some have none, and units differ more the more is pruned. (Cumulative: a steep "
+        "line means that units are alike.)"
+    ),
+    23: (
+        "Where few weights remain a growing share of the pixels has no connection at all, while others keep several "
+        "percent of theirs."
+    ),
+    25: (
+        "Half a sigma costs nothing that can be told from zero (X4). At 3 sigma tickets are not better than their "
+        "reinitialisations where many weights remain, nor where X4b reads it; on average they are from a round "
+        "later on."
+    ),
+}
