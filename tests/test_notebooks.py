@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import pytest
 
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_for
+from lthcore.report.studies import COURSE
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.settings import Settings
 
@@ -28,9 +30,13 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
 def parameters(path: Path) -> dict:
     """The names of a notebook after its parameters cell."""
-    (cell,) = (cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", []))
+    (cell,) = (cell for cell in cells(path) if "parameters" in tags(cell))
     names = {}
     exec(source(cell), names)
     return names
@@ -67,8 +73,9 @@ def test_most_of_a_notebook_is_not_its_set_up():
     lines = 0
     for path in NOTEBOOKS:
         for cell in cells(path):
-            text, tags = source(cell), cell["metadata"].get("tags", [])
-            if text.startswith("# Set-up") or "parameters" in tags or "Settings" in text.partition("print")[0]:
+            text = source(cell)
+            starts = text.startswith("# @title Set-up") or "parameters" in tags(cell)
+            if starts or "Settings" in text.partition("print")[0]:
                 lines += sum(
                     bool(line.strip()) for line in text.splitlines() if not line.startswith(("from", "import"))
                 )
@@ -84,7 +91,7 @@ def test_iterative_pruning_takes_every_setting():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_one_cell_is_tagged_parameters_and_holds_literals_only(path):
-    tagged = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = [cell for cell in cells(path) if "parameters" in tags(cell)]
     assert len(tagged) == 1
     for statement in ast.parse(source(tagged[0])).body:
         assert isinstance(statement, ast.AnnAssign)
@@ -101,13 +108,44 @@ def test_committed_notebooks_are_executed_small_and_free_of_errors_and_paths(pat
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebooks_define_no_functions_and_start_with_title_badge_and_set_up(path):
+def test_notebooks_start_with_title_badge_and_set_up_and_define_functions_only_to_teach(path):
     if path.stem not in ("quickstart", "your_own_model"):  # whose subject is code of one's own
-        trees = [ast.parse(source(cell)) for cell in cells(path)]
+        trees = [ast.parse(source(cell)) for cell in cells(path) if "toy" not in tags(cell)]
         assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for tree in trees for node in ast.walk(tree))
     assert source(cells(path, "markdown")[0]).startswith("# ")
     assert "colab-badge.svg" in source(cells(path, "markdown")[0])
-    assert source(cells(path)[0]).startswith("# Set-up")
+    assert source(cells(path)[0]).startswith("# @title Set-up")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_chapter_shows_its_method_on_a_toy_and_what_would_change_our_mind(path):
+    """The parts of each chapter, in their order; a toy is short enough to be followed by eye."""
+    toys = [source(cell) for cell in cells(path) if "toy" in tags(cell)]
+    assert toys and all(len(toy.splitlines()) <= 25 for toy in toys)
+    text = "\n\n".join(source(cell) for cell in cells(path, "markdown"))
+    parts = ["## Part 1: live, on digits"] if live(path) else []
+    parts += ["## Part 2: the committed run"] if live(path) else ["## The committed runs"]
+    parts += ["## What would change our mind", "## Exercises\n\n1. "]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "What to look for" in text and "\n2. " in text[places[-1] :]
+
+
+def test_notebooks_are_a_course_that_is_read_in_order():
+    """Each chapter says its place, and ends with a link to the next; the last one leads back to the first."""
+    assert sorted(COURSE) == [path.stem for path in NOTEBOOKS]
+    chapters = [cells(ROOT / "notebooks" / f"{name}.ipynb", "markdown") for name in COURSE]
+    titles = [source(cells_of[0]).splitlines()[0].removeprefix("# ").partition(":")[0] for cells_of in chapters]
+    assert len(set(titles)) == len(titles)
+    for i, cells_of in enumerate(chapters):
+        assert f"*Chapter {i + 1} of {len(COURSE)}*" in source(cells_of[0])
+        following = (i + 1) % len(COURSE)
+        assert source(cells_of[-1]).endswith(f":** [{titles[following]}]({COURSE[following]}.ipynb)")
+
+
+def live(path: Path) -> bool:
+    """Whether a notebook trains something."""
+    return any(re.search(r"= run\(", source(cell)) for cell in cells(path))
 
 
 def fresh_environment(folder: Path, stub: bool) -> Path:

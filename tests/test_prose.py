@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from lthcore.analysis.statistics import CONVENTION
-from lthcore.report.paper_figures import FIGURES, LENET_RUN
+from lthcore.report.paper_figures import FIGURES, LENET_RUN, sources, words_of
+from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,13 @@ NO_RESULT = {
 def markdown(notebook: Path) -> str:
     cells = json.loads(notebook.read_text())["cells"]
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def printed(notebook: Path) -> str:
+    """The Markdown that a notebook's code shows."""
+    cells = json.loads(notebook.read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "\n\n".join("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs)
 
 
 def comments(path: Path) -> str:
@@ -89,10 +97,11 @@ def test_the_numbers_of_figures_in_comments_are_those_of_the_figures():
 
 
 def test_figures_are_called_by_their_numbers_and_titles():
-    headings = re.findall(
-        r"^## Figure (\d+): (.+)$", markdown(ROOT / "notebooks" / "paper_figures.ipynb"), re.MULTILINE
-    )
-    assert {int(number): title for number, title in headings} == {n: sheet.title for n, sheet in FIGURES.items()}
+    """The notebook shows only those that have data, with their words; params/FIGURES.md has all."""
+    text = printed(ROOT / "notebooks" / "paper_figures.ipynb")
+    shown = [int(number) for number in re.findall(r"^### Figure (\d+)", text, re.MULTILINE)]
+    assert shown and shown == sorted(shown) and set(PAPER) == set(FIGURES)
+    assert all(sources(number, ROOT / "results") and words_of(number) in text for number in shown)
     rows = re.findall(
         r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "params/FIGURES.md").read_text(), re.MULTILINE
     )
@@ -119,6 +128,10 @@ def test_no_result_is_typed_into_a_notebook(path):
         theirs = re.match(r"\*\*(?:The paper\.|What is known)|", paragraph)[0] or "ublished" in paragraph
         found = [] if theirs else PERCENT.findall(words(paragraph).replace(words(CONVENTION[1:]), ""))
         assert set(found) <= set(NO_RESULT.get(path.stem, [])), paragraph
+
+
+def test_no_result_is_typed_beside_a_figure():
+    assert not [said for said in HERE.values() if PERCENT.findall(said)]
 
 
 def test_what_brackets_are_is_said_where_they_are_shown():

@@ -24,3 +24,10 @@ STUDIES: dict[str, Study] = {
         rewinding_and_connectivity, mask_prediction,
     )
 }  # fmt: skip
+
+# The notebooks as chapters of a course. Each says its place, and ends with a link to the next.
+COURSE = (
+    "quickstart", "iterative_pruning", "paper_figures", "claims", "rewinding_and_connectivity", "deconstructing",
+    "pruning_at_init", "movement_pruning", "dynamic_pruning", "dynamic_summary", "structured_pruning",
+    "robust_training", "ticket_structure", "ticket_similarity", "mask_transfer", "mask_prediction", "your_own_model",
+)  # fmt: skip
