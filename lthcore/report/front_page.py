@@ -10,17 +10,26 @@ from lthcore.report.scorecard import shown
 from lthcore.report.studies import STUDIES
 from lthcore.runs.files import read_record
 
-# What is said first is what is not settled, or differs from what was published: claim, sentence.
+# Claim -> what it is about, and the sentence that says what was found.
 SENTENCES = {
-    "L1": "**Not settled: whether tickets learn faster.** LeNet's tickets with 21.1% of weights remaining stop "
-    "learning {here} earlier than the dense network (the paper: {paper}); with {n} trials this could be chance.",
-    "F6": "**Differs from the literature: where SNIP places its weights matters.** Its mask shuffled in each layer, "
-    "LeNet with 1.56% of weights remaining loses: {here} (no loss in arXiv 2009.08576).",
-    "L2": "**Tickets reach a higher test accuracy than the dense network, at the early stop.** With 13.5% of weights "
-    "remaining LeNet gains {here} there ({paper} in the paper); at the end of training the gain is {end}.",
-    "L7": "**Tickets need their own initial weights.** With 21.1% of weights remaining LeNet's tickets differ by "
-    "{here} from the same masks with other initial weights at the early stop, by {end} at the end of training.",
+    "L1": (
+        "whether tickets learn faster",
+        "At 21.1% LeNet's tickets stop learning {here} earlier than the dense network (the paper: {paper}).",
+    ),
+    "L2": (
+        "whether tickets reach a higher test accuracy",
+        "At 13.5% LeNet's gain {here} at the early stop (the paper: {paper}), and {end} at the end of training.",
+    ),
+    "L7": (
+        "whether tickets need their own initial weights",
+        "At 21.1% LeNet's differ by {here} from the same masks with other initial weights, at the end by {end}.",
+    ),
+    "F6": (
+        "whether SNIP's mask may be shuffled within its layers",
+        "At 1.56% LeNet's test accuracy changes by {here} (arXiv 2009.08576: no loss).",
+    ),
 }
+HEADINGS = {"differs": "Differs from what was published", "undecided": "Not settled", "reproduced": "Reproduced"}
 MOVEMENT = "**High-movement pruning, which was published without controls, is worse than pruning at random.** {first}"
 QUESTIONS = {
     "iterative_pruning": "Are there small subnetworks that train as well from their own initial weights?",
@@ -39,17 +48,32 @@ QUESTIONS = {
 
 
 def findings(root: Path, card: pd.DataFrame) -> list[str]:
-    """Five sentences, those that differ from what was published first; without those whose tables are not there."""
+    """Five sentences: what differs from what was published first, then what is not settled, then what was reproduced.
+
+    Each is of the first run of its claim that is graded; those whose tables are not there are left out.
+    """
     found = []
-    for name, sentence in SENTENCES.items():
-        rows = card[(card["id"] == name) & (card["part"] == "size") & card["value"].notna()]
-        if len(rows):
-            row = rows.iloc[0]
-            here, end = shown(row, "value", "low", "high"), shown(row, "end_value", "end_low", "end_high")
-            paper, n = row["paper"].removesuffix(" earlier"), f"{row['n']:.0f}"
-            found.append(sentence.format(here=here, end=end, paper=paper, n=n))
+    for name, (subject, sentence) in SENTENCES.items():
+        rows = card[(card["id"] == name) & card["value"].notna()]
+        if rows.empty:
+            continue
+        run = rows[rows["run"] == rows["run"].iloc[0]]
+        run = run[run["profile"] == run["profile"].iloc[0]]
+        row = run[run["part"] == "size"].iloc[0]
+        grade = str(run["grade"].iloc[0]).partition(" ")[0]  # of the direction, where it has one
+        here, end = shown(row, "value", "low", "high"), shown(row, "end_value", "end_low", "end_high")
+        said = sentence.format(here=here, end=end, paper=row["paper"].removesuffix(" earlier"))
+        said += f" (n = {row['n']:.0f}{_elsewhere(rows, row, grade)})"
+        found.append((list(HEADINGS).index(grade), f"**{HEADINGS[grade]}: {subject}.** {said}"))
     movement = STUDIES["movement_pruning"].findings(root)
-    return found + ([MOVEMENT.format(first=movement[0])] if movement else [])
+    return [line for _, line in sorted(found)] + ([MOVEMENT.format(first=movement[0])] if movement else [])
+
+
+def _elsewhere(rows: pd.DataFrame, row: pd.Series, grade: str) -> str:
+    """The other runs of a claim in which its direction is graded otherwise."""
+    others = rows[((rows["run"] != row["run"]) | (rows["profile"] != row["profile"])) & (rows["part"] == "direction")]
+    unlike = others[others["grade"].str.partition(" ")[0] != grade]
+    return "".join(f"; {other.grade} in `{other.run}`, `{other.profile}`" for other in unlike.itertuples())
 
 
 def status_of_studies(root: Path, card: pd.DataFrame) -> str:

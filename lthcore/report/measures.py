@@ -23,9 +23,18 @@ class Absent(Exception):
     """What a measure needs is not in the tables yet."""
 
 
+def without_trials_on_their_way(rounds: pd.DataFrame) -> pd.DataFrame:
+    """A rounds.csv without the trials whose tickets have not come as far as those of others, but for diverged ones."""
+    tickets = rounds[rounds["arm"].isin(["ticket", "dynamic"])]
+    last = tickets.groupby("trial")["round"].max()
+    diverged = rounds.groupby("trial")["diverged"].any() if "diverged" in rounds else last != last
+    kept = last.index[(last == last.max()) | diverged.reindex(last.index, fill_value=False)]
+    return rounds[rounds["trial"].isin(kept)] if len(kept) else rounds
+
+
 @dataclass(frozen=True)
 class RunTables:
-    """A run's rounds.csv, rounds that are not done in all trials and draws left out, and the tables beside it.
+    """A run's rounds.csv, trials on their way and rounds not done in all others left out, and the tables beside it.
 
     `beside` is another run that it is held against. `as_if`: with intervals as of so many trials.
     """
@@ -39,7 +48,7 @@ class RunTables:
     @classmethod
     def read(cls, folder: Path, beside: Path | None = None) -> "RunTables":
         """The tables of a run in its folder. Raises LabError where they cannot be read."""
-        rounds, _ = read_tables(folder)
+        rounds = without_trials_on_their_way(read_tables(folder)[0])
         n = rounds.groupby(["arm", "round"]).size()
         draws = rounds.groupby("arm")["draw"].nunique().reindex(n.index, level="arm")
         whole = n[n == rounds["trial"].nunique() * draws].index
