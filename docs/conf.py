@@ -21,6 +21,7 @@ lab_repository = _project["urls"]["Repository"]
 # the committed outputs of notebooks are shown; nothing is executed
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 nb_mime_priority_overrides = [("html", "image/png", 5), ("html", "text/html", 10)]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "html_image", "attrs_inline"]
 myst_heading_anchors = 3
@@ -41,6 +42,7 @@ html_theme = "furo"
 html_title = "Lottery ticket lab"
 html_static_path = ["_static"]
 html_css_files = ["lab.css"]
+html_favicon = "_static/icon.svg"
 html_theme_options = {
     "source_repository": lab_repository,
     "source_branch": "main",

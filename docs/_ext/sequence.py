@@ -6,7 +6,7 @@ So it is there without a script from elsewhere, in print, and in the colours of 
 import re
 from html import escape
 
-COLUMN, ROW, TOP, MARGIN = 150, 34, 64, 76  # pixels
+COLUMN, ROW, TOP, MARGIN = 136, 34, 64, 76  # pixels
 PARTICIPANT = re.compile(r"participant (\w+) as (.+)")
 MESSAGE = re.compile(r"(\w+)(--?>>)(\w+): (.+)")
 
@@ -40,7 +40,7 @@ def _participant(column: int, label: str, height: int) -> str:
     x = MARGIN + column * COLUMN
     return (
         f'<line class="life" x1="{x}" y1="40" x2="{x}" y2="{height - 8}"/>'
-        f'<rect class="box" x="{x - 66}" y="8" width="132" height="32" rx="5"/>'
+        f'<rect class="box" x="{x - 62}" y="8" width="124" height="32" rx="5"/>'
         f'<text x="{x}" y="29" text-anchor="middle">{escape(label)}</text>'
     )
 
@@ -55,6 +55,11 @@ def _loop(first: int, label: str, last: int, width: int) -> str:
 
 def _message(row: int, start: int, end: int, is_answer: bool, text: str) -> str:
     y, x1, x2 = TOP + row * ROW + 16, MARGIN + start * COLUMN, MARGIN + end * COLUMN
+    if start == end:  # to itself
+        return (
+            f'<path class="own" d="M{x1} {y - 10} h22 v14 h-14"/><path class="head" d="M{x1} {y + 4} l9 -4.5 v9 z"/>'
+            f'<text class="text" x="{x1 + 30}" y="{y}">{escape(text)}</text>'
+        )
     towards = 1 if x2 > x1 else -1
     kind = "answer" if is_answer else "call"
     return (

@@ -25,7 +25,7 @@ from lthcore.registry import CRITERIA, MODELS
 from lthcore.report import readme, scorecard
 from lthcore.report.claims import NOT_RUN, load_claims
 from lthcore.report.comparisons import runs_of
-from lthcore.report.paper_figures import FIGURES, NOTEBOOK, describe, largest_run, variants
+from lthcore.report.paper_figures import FIGURES, LENET_RUN, NOTEBOOK, describe, largest_run, variants
 from lthcore.report.studies import STUDIES
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record, read_table
@@ -106,8 +106,9 @@ def claims_not_run() -> str:
     lines, said = [], load_claims()
     for name, parts in rows.groupby("id", sort=False):
         first = parts.iloc[0]
-        lines.append((name, first["claim"], first["paper"], _predicted(said[name], parts) or "none written down"))
-    return table(("claim", "what is said", "the paper", "our prediction"), lines)
+        predicted = _predicted(said[name], parts) or "none written down"
+        lines.append((f"**{name}** {first['claim']}", first["paper"], predicted))
+    return table(("claim", "the paper", "our prediction"), lines)
 
 
 def _claims(rows: pd.DataFrame, trained: bool = True) -> str:
@@ -118,13 +119,13 @@ def _claims(rows: pd.DataFrame, trained: bool = True) -> str:
         numbers = numbers if len(numbers) else parts
         ours = "; ".join(scorecard.shown(row, "value", "low", "high") for _, row in numbers.iterrows())
         grades = "; ".join(_graded(row) for _, row in parts.iterrows())
-        line = (name, first["claim"], first["paper"], ours, grades)
+        line = (f"**{name}** {first['claim']}", first["paper"], ours, grades)
         if trained:
-            run = f"`{first['run']}`, profile `{first['profile']}`, n = {first['n']:.0f}"
-            line += (run, _predicted(said[name], parts) or "none")
+            run = f"`{first['run']}`, `{first['profile']}`, n = {first['n']:.0f}"
+            line += (_predicted(said[name], parts) or "none", first["tolerance_fixed"], run)
         lines.append(line)
-    head = ("claim", "what is said", "the paper", "here", "status")
-    return table(head + (("run", "predicted before its run") if trained else ()), lines)
+    head = ("claim", "the paper", "here", "status")
+    return table(head + (("our prediction", "its tolerance was fixed", "run") if trained else ()), lines)
 
 
 def _graded(row: pd.Series) -> str:
@@ -142,10 +143,10 @@ def _predicted(claim: dict, parts: pd.DataFrame) -> str:
     for part in ("direction", "size", "place"):
         if part in given and part in units_of:
             if part == "direction":
-                words.append("positive" if float(given[part]) > 0 else "negative")
+                words.append("direction +" if float(given[part]) > 0 else "direction -")
                 continue
             row = pd.Series({"unit": units_of[part], "value": float(given[part]), "n": float("nan")})
-            words.append(scorecard.shown(row, "value"))
+            words.append(f"{part} {scorecard.shown(row, 'value')}")
     why = given.get("why", "")
     return f"{'; '.join(words)}{f' ({why})' if why and words else ''}"
 
@@ -164,6 +165,13 @@ def paper_figures_status() -> str:
         runs = ", ".join(file(f"params/{NOTEBOOK}/{run}.yaml", run) for run in sheet.runs)
         rows.append((number, sheet.title, runs, ", ".join(sheet.arms), status))
     return table(("figure", "shows", "runs", "arms", "status"), rows)
+
+
+def runs_missing() -> str:
+    """The params files of the paper's figures that have no table beyond profile `smoke`."""
+    runs = dict.fromkeys(run for sheet in FIGURES.values() for run in sheet.runs)
+    missing = [r for r in runs if not any(largest_run(RESULTS, name, (), PROFILES[1:]) for name in variants(r))]
+    return ", ".join(f"`{run}`" for run in missing) or "none"
 
 
 def published_numbers(study: str) -> str:
@@ -192,7 +200,10 @@ def figures() -> str:
     parts = []
     for number, sheet in FIGURES.items():
         folders = (largest_run(RESULTS, name, sheet.arms, PROFILES[1:]) for run in sheet.runs for name in variants(run))
-        parts += _figure(f"fig{number:02}", f"Figure {number}: {sheet.title}", "", [f for f in folders if f])
+        shown = [folder for folder in folders if folder]
+        named = ", ".join(arms.arm_of(arm).label for arm in sheet.arms)
+        caption = f"{named.capitalize()}: {describe(shown[0], read_table(shown[0], 'rounds.csv'))}." if shown else ""
+        parts += _figure(f"fig{number:02}", f"Figure {number}: {sheet.title}", caption, shown)
     for study in STUDIES.values():
         runs = list(runs_of(RESULTS, study.name).values())
         for name, draw in study.figures.items():
@@ -210,7 +221,7 @@ def _figure(name: str, title: str, caption: str, runs: list[Path], study: str = 
     return [
         f"({name})=", f"## {title}", "",
         f":::{{figure}} ../figures/{name}.png", f":alt: {title}", f":target: ../_images/{name}.png", "",
-        f"{what}Discussed in [{notebook}](../notebooks/{notebook}.ipynb).", ":::", "",
+        f"{what}See [{title_of(notebook)}](../notebooks/{notebook}.ipynb).", ":::", "",
         f":::{{dropdown}} The tables behind it ({len(runs)} {'run' if len(runs) == 1 else 'runs'})",
         "\n".join(_run_line(folder) for folder in runs) or "They are made by its notebook.", ":::", "",
     ]  # fmt: skip
@@ -233,8 +244,18 @@ def _question(notebook: str) -> str:
     for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
         if not paragraph.startswith(("[![", "![", "#", "<", "[Open", "```", "$$", "|")):
             plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", " ".join(paragraph.split()))
-            return re.sub(r"^\*\*The question\.?\*\*\s*", "", plain)
+            return _first_sentences(re.sub(r"^\*\*The question\.?\*\*\s*", "", plain))
     return ""
+
+
+def _first_sentences(text: str, enough: int = 140) -> str:
+    """As many whole sentences as it takes to have said enough characters."""
+    said = ""
+    for sentence in re.split(r"(?<=[.?!])\s+(?=[A-Z*`])", text):
+        said = f"{said} {sentence}".strip()
+        if len(said) >= enough:
+            break
+    return said
 
 
 COURSE = (  # the order of reading; a notebook that it does not name comes last
@@ -510,13 +531,13 @@ def face() -> str:
     return table(("name", "defined as", "what it is"), rows)
 
 
-PAGES = {
+PAGES = {"lenet_run": LENET_RUN[0]} | {
     function.__name__: function
     for function in (
         convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run, dense_networks,
-        paper_figures_status, published_numbers, figures, notebook_cards, notebook_toctree, studies, settings_table,
-        datasets, architectures, criteria_table, arms_table, columns, module_docstring, command_help, commands, rooms,
-        rooms_drawing, sequence_diagram, section, engines, parameter, cost, core_hours, count_trainings, wall_hours,
-        hardware, compaction, faults, face,
+        paper_figures_status, runs_missing, published_numbers, figures, notebook_cards, notebook_toctree, studies,
+        settings_table, datasets, architectures, criteria_table, arms_table, columns, module_docstring, command_help,
+        commands, rooms, rooms_drawing, sequence_diagram, section, engines, parameter, cost, core_hours,
+        count_trainings, wall_hours, hardware, compaction, faults, face,
     )
 }  # fmt: skip
