@@ -72,7 +72,7 @@ def findings(root: Path, card: pd.DataFrame) -> list[str]:
 def _elsewhere(rows: pd.DataFrame, row: pd.Series, grade: str) -> str:
     """The other runs of a claim in which its direction is graded otherwise."""
     others = rows[((rows["run"] != row["run"]) | (rows["profile"] != row["profile"])) & (rows["part"] == "direction")]
-    unlike = others[others["grade"].str.partition(" ")[0] != grade]
+    unlike = others[others["grade"].str.split(" ").str[0] != grade]
     return "".join(f"; {other.grade} in `{other.run}`, `{other.profile}`" for other in unlike.itertuples())
 
 
