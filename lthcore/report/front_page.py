@@ -31,20 +31,6 @@ SENTENCES = {
 }
 HEADINGS = {"differs": "Differs from what was published", "undecided": "Not settled", "reproduced": "Reproduced"}
 MOVEMENT = "**High-movement pruning, which was published without controls, is worse than pruning at random.** {first}"
-QUESTIONS = {
-    "iterative_pruning": "Are there small subnetworks that train as well from their own initial weights?",
-    "rewinding_and_connectivity": "To which iteration should weights be rewound, and when is training stable?",
-    "deconstructing": "What of a ticket matters: its mask, its signs, or its values?",
-    "pruning_at_init": "Can tickets be found before any training?",
-    "movement_pruning": "Should the weights that move most be kept, or pruned?",
-    "dynamic_pruning": "Can a network be pruned within one training?",
-    "structured_pruning": "Are there tickets of whole neurons and filters?",
-    "robust_training": "Do regularising habits make tickets smaller?",
-    "ticket_structure": "What do tickets look like?",
-    "ticket_similarity": "Do different seeds find the same ticket?",
-    "mask_transfer": "Does a mask found on one data set serve another?",
-    "mask_prediction": "Can it be foretold which weights will be pruned?",
-}
 
 
 def findings(root: Path, card: pd.DataFrame) -> list[str]:
@@ -79,9 +65,9 @@ def _elsewhere(rows: pd.DataFrame, row: pd.Series, grade: str) -> str:
 def status_of_studies(root: Path, card: pd.DataFrame) -> str:
     """A table in Markdown: each study, its question, its notebook, and how its claims were graded."""
     lines = ["| study | question | status |", "|---|---|---|"]
-    for name in STUDIES:
+    for name, study in STUDIES.items():
         link = f"[{name.replace('_', ' ')}](notebooks/{name}.ipynb)"
-        lines.append(f"| {link} | {QUESTIONS[name]} | {_status(root, card, name)} |")
+        lines.append(f"| {link} | {study.question} | {_status(root, card, name)} |")
     return "\n".join(lines)
 
 

@@ -16,10 +16,11 @@ def nothing_found(root: Path) -> list[str]:
 class Study:
     """What figures/ and the README have of a study, whose files are `params/<name>/` and `notebooks/<name>.ipynb`.
 
-    Both are made of the tables below a results root alone: each figure is None, and a sentence is left out, where its
-    tables are not there.
+    Figures and sentences are made of the tables below a results root alone: each figure is None, and a sentence is left
+    out, where its tables are not there.
     """
 
     name: str
+    question: str = ""
     figures: dict[str, Callable[[Path], Figure | None]] = field(default_factory=dict)
     findings: Callable[[Path], list[str]] = nothing_found

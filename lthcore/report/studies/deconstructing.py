@@ -108,4 +108,9 @@ COMPARED = ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "b
             "by_small_magnitude")  # fmt: skip
 
 
-STUDY = Study("deconstructing", {"deconstructing": deconstructing_lenet}, findings)
+STUDY = Study(
+    "deconstructing",
+    "What of a ticket matters: its mask, its signs, or its values?",
+    {"deconstructing": deconstructing_lenet},
+    findings,
+)

@@ -253,6 +253,7 @@ def findings(root: Path) -> list[str]:
 
 STUDY = Study(
     "dynamic_pruning",
+    "Can a network be pruned within one training?",
     {
         "dynamic_training": dynamic_lenet,
         "dynamic_sparsities": dynamic_sparsities,

@@ -30,4 +30,8 @@ def findings(root: Path) -> list[str]:
     return lines
 
 
-STUDY = Study("iterative_pruning", findings=findings)
+STUDY = Study(
+    "iterative_pruning",
+    "Are there small subnetworks that train as well from their own initial weights?",
+    findings=findings,
+)

@@ -77,4 +77,6 @@ def findings(root: Path) -> list[str]:
     ]
 
 
-STUDY = Study("mask_transfer", {"mask_transfer": transfer_lenet}, findings)
+STUDY = Study(
+    "mask_transfer", "Does a mask found on one data set serve another?", {"mask_transfer": transfer_lenet}, findings
+)

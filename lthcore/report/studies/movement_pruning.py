@@ -186,6 +186,7 @@ def _at(table: pd.DataFrame, left: float) -> pd.Series:
 
 STUDY = Study(
     "movement_pruning",
+    "Should the weights that move most be kept, or pruned?",
     {"movement_rounds": movement_rounds, "movement_arms": movement_arms, "movement_layers": movement_layers},
     findings,
 )

@@ -113,4 +113,6 @@ FOUND_BEFORE = ("ticket", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_
 CHECKS = {"shuffled": "its mask shuffled in layers", "fresh": "other weights", "inverted": "the worst kept"}
 
 
-STUDY = Study("pruning_at_init", {"pruning_at_init": pruning_at_init_lenet}, findings)
+STUDY = Study(
+    "pruning_at_init", "Can tickets be found before any training?", {"pruning_at_init": pruning_at_init_lenet}, findings
+)

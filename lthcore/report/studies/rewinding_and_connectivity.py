@@ -120,4 +120,9 @@ def findings(root: Path) -> list[str]:
     return lines
 
 
-STUDY = Study("rewinding_and_connectivity", {"rewinding_and_connectivity": rewinding_lenet}, findings)
+STUDY = Study(
+    "rewinding_and_connectivity",
+    "To which iteration should weights be rewound, and when is training stable?",
+    {"rewinding_and_connectivity": rewinding_lenet},
+    findings,
+)

@@ -128,4 +128,9 @@ def findings(root: Path) -> list[str]:
     return [f"Base, by % of weights remaining: {values}.", *lines]
 
 
-STUDY = Study("robust_training", {"robust_training": robust_training, "robust_ablation": robust_ablation}, findings)
+STUDY = Study(
+    "robust_training",
+    "Do regularising habits make tickets smaller?",
+    {"robust_training": robust_training, "robust_ablation": robust_ablation},
+    findings,
+)

@@ -81,4 +81,9 @@ def findings(root: Path) -> list[str]:
     return lines
 
 
-STUDY = Study("structured_pruning", {"structured_pruning": structured_pruning}, findings)
+STUDY = Study(
+    "structured_pruning",
+    "Are there tickets of whole neurons and filters?",
+    {"structured_pruning": structured_pruning},
+    findings,
+)

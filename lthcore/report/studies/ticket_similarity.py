@@ -80,4 +80,6 @@ def findings(root: Path, k: int = 6) -> list[str]:
     return overlap.findings(cached_table(folder, "seeds"), k) if folder else []
 
 
-STUDY = Study("ticket_similarity", {"ticket_similarity": similarity_lenet}, findings)
+STUDY = Study(
+    "ticket_similarity", "Do different seeds find the same ticket?", {"ticket_similarity": similarity_lenet}, findings
+)

@@ -114,6 +114,7 @@ def findings(root: Path, k: int = 6) -> list[str]:
 
 STUDY = Study(
     "ticket_structure",
+    "What do tickets look like?",
     {"ticket_structure": structure_lenet, "ticket_degrees": degrees_lenet, "ticket_pixels": pixels_lenet},
     findings,
 )
