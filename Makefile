@@ -110,5 +110,5 @@ badges:  ## stamp the repository's address everywhere: make badges REPO=owner/na
 	find . -maxdepth 2 -name '*.old' -delete && echo "stamped $(REPO) in place of $$old"
 
 clean:  ## remove .venv and what was built; results and figures stay
-	rm -rf $(VENV) build mutants .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build docs/figures docs/notebooks docs/reference/api mutants .pytest_cache .ruff_cache *.egg-info
 	find lthcore tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

@@ -71,7 +71,8 @@ def _copied(notebook: Path) -> str:
             source = BADGE.sub(rf"[Open in Colab](\1) · {tables.file(notebook, 'this notebook')}", source)
             cell["source"] = LINK.sub(_whole, source)
         elif source.startswith("# Set-up") or "parameters" in cell["metadata"].get("tags", ()):
-            cell["metadata"].setdefault("tags", []).append("hide-input")
+            tags = cell["metadata"].get("tags", [])
+            cell["metadata"]["tags"] = [*tags, "hide-input"] if "hide-input" not in tags else tags
     return json.dumps(content)
 
 

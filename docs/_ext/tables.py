@@ -26,7 +26,7 @@ from lthcore.report import readme, scorecard
 from lthcore.report.claims import NOT_RUN, load_claims
 from lthcore.report.comparisons import runs_of
 from lthcore.report.paper_figures import FIGURES, LENET_RUN, NOTEBOOK, describe, largest_run, variants
-from lthcore.report.studies import STUDIES
+from lthcore.report.studies import COURSE, STUDIES
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record, read_table
 from lthcore.runs.schemas import CURVES, ROUNDS
@@ -242,7 +242,7 @@ def _question(notebook: str) -> str:
     """The first paragraph of a notebook that is neither its title nor its badge."""
     text = "\n".join(_prose(notebook)[1:])
     for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
-        if not paragraph.startswith(("[![", "![", "#", "<", "[Open", "```", "$$", "|")):
+        if not paragraph.startswith(("[![", "![", "#", "*Chapter", "<", "[Open", "```", "$$", "|")):
             plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", " ".join(paragraph.split()))
             return _first_sentences(re.sub(r"^\*\*The question\.?\*\*\s*", "", plain))
     return ""
@@ -258,12 +258,6 @@ def _first_sentences(text: str, enough: int = 140) -> str:
     return said
 
 
-COURSE = (  # the order of reading; a notebook that it does not name comes last
-    "quickstart", "iterative_pruning", "paper_figures", "rewinding_and_connectivity", "deconstructing",
-    "pruning_at_init", "dynamic_pruning", "dynamic_summary", "movement_pruning", "robust_training",
-    "structured_pruning", "ticket_structure", "ticket_similarity", "mask_transfer", "mask_prediction",
-    "your_own_model", "claims",
-)  # fmt: skip
 PICTURES = {  # of notebooks that no study is named after, and where a study's first figure is not its best
     "quickstart": "fig03", "iterative_pruning": "fig04", "paper_figures": "fig12", "claims": "fig09",
     "your_own_model": "fig25", "dynamic_pruning": "dynamic_training", "dynamic_summary": "dynamic_sparsities",
@@ -273,8 +267,7 @@ PICTURES = {  # of notebooks that no study is named after, and where a study's f
 
 def notebooks() -> list[str]:
     """The names of all notebooks in the order of the course."""
-    there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    return [name for name in COURSE if name in there] + sorted(there - set(COURSE))
+    return list(COURSE)
 
 
 def picture_of(notebook: str) -> str:
