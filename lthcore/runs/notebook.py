@@ -11,9 +11,14 @@ from contextlib import contextmanager
 def ending_with_this_process() -> list[str]:
     """Arguments for a kernel that ends when this process does, be it killed.
 
-    ipykernel looks for its parent too, but not if that died while the kernel was starting.
+    ipykernel looks for its parent too, but not if that died while the kernel was starting. It says nothing of its own:
+    that it was interrupted would be an error on stderr, beside the one line of `lth`.
     """
-    return [f"--IPKernelApp.exec_lines=__import__('lthcore.training.orphans').training.orphans.end_with({os.getpid()})"]
+    quiet = f"--IPKernelApp.log_level={logging.CRITICAL}"
+    return [
+        quiet,
+        f"--IPKernelApp.exec_lines=__import__('lthcore.training.orphans').training.orphans.end_with({os.getpid()})",
+    ]
 
 
 @contextmanager

@@ -67,6 +67,6 @@ def test_a_kernel_is_told_whom_to_end_with_by_a_line_that_it_can_execute(monkeyp
     """A line that fails is only logged by the kernel, which would outlive its parent then."""
     told = []
     monkeypatch.setattr(orphans, "end_with", told.append)
-    (argument,) = ending_with_this_process()
+    *_, argument = ending_with_this_process()
     exec(argument.partition("=")[2], {})
     assert told == [os.getpid()]
