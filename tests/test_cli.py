@@ -631,7 +631,7 @@ def test_one_bad_file_or_run_hides_nothing_else_in_the_list(project, tmp_path, c
 
 def test_one_bad_run_hides_no_other_figure(project, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4], 9: paper_figures.FIGURES[9]})
-    study = Study("a", {"one": failing(KeyError("arm")), "two": lambda _: None})
+    study = Study("a", figures={"one": failing(KeyError("arm")), "two": lambda _: None})
     monkeypatch.setattr("lthcore.report.studies.STUDIES", {"a": study})
     folder = tmp_path / "results/paper" / paper_figures.LENET
     folder.mkdir(parents=True)
