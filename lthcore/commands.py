@@ -455,6 +455,7 @@ def _short(path: Path) -> str:
 
 
 def unexpected(error: Exception) -> str:
+    """What to say of an error that nobody foresaw: its kind, and its message in one line."""
     return f"unexpected {type(error).__name__}: {one_line(error)}"
 
 

@@ -34,10 +34,10 @@ LARGEST_PLAN = 100_000  # trainings of an experiment: a hundred times what the l
 WIDEST, DEEPEST = 1_000_000, 100  # neurons of a hidden layer, and such layers
 
 
-def _listed(kind: Any, last: str = "or") -> str:
+def _listed(kind: Any) -> str:
     """The values of a Literal as they are listed in a sentence."""
     *others, final = get_args(kind)
-    return f"{', '.join(others)} {last} {final}"
+    return f"{', '.join(others)} or {final}"
 
 
 class Recipe(BaseModel):

@@ -10,56 +10,59 @@ from lthcore.report.scorecard import shown
 from lthcore.report.studies import STUDIES
 from lthcore.runs.files import read_record
 
-# Claim -> what it is about, and the sentence that says what was found.
+# Claim -> what it says, and the sentence that says what was found. Percentages are of weights remaining.
 SENTENCES = {
     "L1": (
-        "whether tickets learn faster",
-        "At 21.1% LeNet's tickets stop learning {here} earlier than the dense network (the paper: {paper}).",
+        "Tickets learn faster",
+        "At 21.1% LeNet's tickets have their early stop {here} earlier than the dense network (the paper: {paper}).",
     ),
     "L2": (
-        "whether tickets reach a higher test accuracy",
-        "At 13.5% LeNet's gain {here} at the early stop (the paper: {paper}), and {end} at the end of training.",
+        "Tickets reach a higher test accuracy",
+        "At 13.5% LeNet's tickets gain {here} at the early stop (the paper: {paper}), {end} at the end of training.",
     ),
     "L7": (
-        "whether tickets need their own initial weights",
-        "At 21.1% LeNet's differ by {here} from the same masks with other initial weights, at the end by {end}.",
+        "Tickets need their own initial weights",
+        "At 21.1% LeNet's tickets differ by {here} from their masks with other initial weights, by {end} at the end.",
     ),
     "F6": (
-        "whether SNIP's mask may be shuffled within its layers",
+        "SNIP's mask may be shuffled within its layers",
         "At 1.56% LeNet's test accuracy changes by {here} (arXiv 2009.08576: no loss).",
     ),
 }
-HEADINGS = {"differs": "Differs from what was published", "undecided": "Not settled", "reproduced": "Reproduced"}
-MOVEMENT = "**High-movement pruning, which was published without controls, is worse than pruning at random.** {first}"
+ORDER = ("differs", "undecided", "reproduced")  # what is not as published is said first
+MOVEMENT = "**High-movement pruning, published without controls, held against pruning at random.** {first}"
 
 
 def findings(root: Path, card: pd.DataFrame) -> list[str]:
-    """Five sentences: what differs from what was published first, then what is not settled, then what was reproduced.
+    """Five sentences: claims of which a part differs first, then those that are not settled, then the others.
 
     Each is of the first run of its claim that is graded; those whose tables are not there are left out.
     """
     found = []
-    for name, (subject, sentence) in SENTENCES.items():
+    for name, (claim, sentence) in SENTENCES.items():
         rows = card[(card["id"] == name) & card["value"].notna()]
         if rows.empty:
             continue
-        run = rows[rows["run"] == rows["run"].iloc[0]]
-        run = run[run["profile"] == run["profile"].iloc[0]]
-        row = run[run["part"] == "size"].iloc[0]
-        grade = str(run["grade"].iloc[0]).partition(" ")[0]  # of the direction, where it has one
-        here, end = shown(row, "value", "low", "high"), shown(row, "end_value", "end_low", "end_high")
-        said = sentence.format(here=here, end=end, paper=row["paper"].removesuffix(" earlier"))
-        said += f" (n = {row['n']:.0f}{_elsewhere(rows, row, grade)})"
-        found.append((list(HEADINGS).index(grade), f"**{HEADINGS[grade]}: {subject}.** {said}"))
+        run = rows[(rows["run"] == rows["run"].iloc[0]) & (rows["profile"] == rows["profile"].iloc[0])]
+        grades = {row.part: row.grade.split(" ")[0] for row in run.itertuples()}
+        size = run[run["part"] == "size"].iloc[0]
+        said = sentence.format(
+            here=shown(size, "value", "low", "high"),
+            end=shown(size, "end_value", "end_low", "end_high"),
+            paper=size["paper"].removesuffix(" earlier"),
+        )
+        graded = ", ".join(f"{part} {grade}" for part, grade in grades.items())
+        said = f"**{claim}: {graded}.** {said} (n = {size['n']:.0f}{_elsewhere(rows, size, grades)})"
+        found.append((min(ORDER.index(grade) for grade in grades.values()), said))
     movement = STUDIES["movement_pruning"].findings(root)
     return [line for _, line in sorted(found)] + ([MOVEMENT.format(first=movement[0])] if movement else [])
 
 
-def _elsewhere(rows: pd.DataFrame, row: pd.Series, grade: str) -> str:
+def _elsewhere(rows: pd.DataFrame, shown_row: pd.Series, grades: dict[str, str]) -> str:
     """The other runs of a claim in which its direction is graded otherwise."""
-    others = rows[((rows["run"] != row["run"]) | (rows["profile"] != row["profile"])) & (rows["part"] == "direction")]
-    unlike = others[others["grade"].str.split(" ").str[0] != grade]
-    return "".join(f"; {other.grade} in `{other.run}`, `{other.profile}`" for other in unlike.itertuples())
+    others = rows[(rows["run"] != shown_row["run"]) | (rows["profile"] != shown_row["profile"])]
+    unlike = [o for o in others.itertuples() if o.part == "direction" and o.grade.split(" ")[0] != grades[o.part]]
+    return "".join(f"; direction {other.grade} in `{other.run}`, `{other.profile}`" for other in unlike)
 
 
 def status_of_studies(root: Path, card: pd.DataFrame) -> str:

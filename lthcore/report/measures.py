@@ -27,9 +27,9 @@ def without_trials_on_their_way(rounds: pd.DataFrame) -> pd.DataFrame:
     """A rounds.csv without the trials whose tickets have not come as far as those of others, but for diverged ones."""
     tickets = rounds[rounds["arm"].isin(["ticket", "dynamic"])]
     last = tickets.groupby("trial")["round"].max()
-    diverged = rounds.groupby("trial")["diverged"].any() if "diverged" in rounds else last != last
-    kept = last.index[(last == last.max()) | diverged.reindex(last.index, fill_value=False)]
-    return rounds[rounds["trial"].isin(kept)] if len(kept) else rounds
+    diverged = set(rounds.loc[rounds["diverged"].eq(True), "trial"])
+    on_their_way = {trial for trial, k in last.items() if k < last.max()} - diverged
+    return rounds[~rounds["trial"].isin(on_their_way)]
 
 
 @dataclass(frozen=True)
