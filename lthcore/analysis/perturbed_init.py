@@ -8,14 +8,11 @@ from torch import Tensor
 
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.statistics import mean_of
-from lthcore.data.datasets import Data
-from lthcore.lottery.search import next_round
+from lthcore.lottery.search import initial_weights_of, next_round
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.models import Weights, build, initial_weights
+from lthcore.models import Weights
 from lthcore.pruning.criteria import PruningContext, scores_of
-from lthcore.seeds import seed_for
-from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
 
@@ -62,7 +59,9 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
     """
     settings, data, full = tickets.settings, tickets.data, full_mask(tickets.model)
     starts = {
-        Replicate(label, trial, 0, 0): begin(settings, trial, 0, seeded(_initial(settings, data, trial), label), full)
+        Replicate(label, trial, 0, 0): begin(
+            settings, trial, 0, seeded(initial_weights_of(settings, trial), label), full
+        )
         for label in SEEDINGS
         for trial in range(settings.trials)
     }
@@ -73,7 +72,7 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
     rows = []
     for label in SEEDINGS:
         for trial in range(settings.trials):
-            done, initial = outcomes[Replicate(label, trial, 0, 0)], _initial(settings, data, trial)
+            done, initial = outcomes[Replicate(label, trial, 0, 0)], initial_weights_of(settings, trial)
             these, mask = chosen(initial, SEEDINGS[label][0]), full
             seen = PruningContext(settings, data, mask, done.start, done.weights, done.weights, 0)
             keep = partial(next_round, settings, data, scores_of("magnitude", seen))
@@ -95,10 +94,6 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
         f"dense network {mean_of(100 * part['dense_test_accuracy']).text()}%."
         for label, part in at.groupby("seeding", sort=False)
     ]
-
-
-def _initial(settings: Settings, data: Data, trial: int) -> Weights:
-    return initial_weights(build(settings, data.shape, data.classes), settings, seed_for(settings.seed, "init", trial))
 
 
 def _share(mask: dict[str, Tensor], these: dict[str, Tensor], inside: bool) -> float:

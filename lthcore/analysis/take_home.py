@@ -22,6 +22,7 @@ from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import settings_of
 from lthcore.lottery.outcomes import ORIGIN
+from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
@@ -50,7 +51,7 @@ class WinningTicket:
 
     def network(self) -> nn.Module:
         """The network, its pruned weights zero, its others as they start."""
-        model = build(self.settings, image_shape(self.settings), classes_of(self.settings))
+        model = _network(self.settings)
         model.load_state_dict(masks.apply(self.mask, self.weights))
         return model
 
@@ -60,9 +61,9 @@ class WinningTicket:
 
     def reinitialised(self, draw: int = 0) -> TrainState:
         """A training of fresh weights under the same mask, about to begin: the control."""
-        model = build(self.settings, image_shape(self.settings), classes_of(self.settings))
         seed = seed_for(self.settings.seed, "reinit", self.trial, draw, self.round)
-        return begin(self.settings, self.trial, self.round, initial_weights(model, self.settings, seed), self.mask)
+        weights = initial_weights(_network(self.settings), self.settings, seed)
+        return begin(self.settings, self.trial, self.round, weights, self.mask)
 
 
 def load_ticket(
@@ -71,13 +72,15 @@ def load_ticket(
     """The ticket of a run at the round with about `remaining` % of its weights, or at `round`; by default the last.
 
     `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone. Raises LabError where there is no such
-    run or ticket, or its lineage is not here.
+    run or ticket, its lineage is not here, or its networks do not start from rewound weights.
     """
     folder = _folder(run)
     record = read_record(folder)
     settings, path = settings_of(record.get("settings", {})), folder / lineage.FILE
     if not path.exists() or not isinstance(settings, Settings):
         raise LabError(f"tickets: {folder} has no lineage, and no masks with it")
+    if arm_of(arm).weights != "rewound" or settings.restart != "rewind" or not settings.masks_weights:
+        raise LabError(f"tickets: those of arm {arm} in {folder} do not start from rewound weights alone")
     try:
         known = Lineage.from_bytes(read_file(path), settings.key)
     except ValueError as error:
@@ -143,6 +146,10 @@ def model_card(ticket: WinningTicket) -> str:
     ])  # fmt: skip
 
 
+def _network(settings: Settings) -> nn.Module:
+    return build(settings, image_shape(settings), classes_of(settings))
+
+
 def _folder(run: str | Path) -> Path:
     """The folder of a run: as named, below the results root, or of that variant there, at its largest profile."""
     if Path(run).is_dir():
@@ -180,5 +187,4 @@ def _origin(settings: Settings, known: Lineage, trial: int) -> Weights:
         if carried is None:
             raise LabError("tickets: those of this run start from trained weights, which its lineage no longer has")
         return carried
-    model = build(settings, image_shape(settings), classes_of(settings))
-    return initial_weights(model, settings, seed_for(settings.seed, "init", trial))
+    return initial_weights_of(settings, trial)

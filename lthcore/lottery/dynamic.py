@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.data.datasets import Data
-from lthcore.lottery.search import Cohort, TrainCohort
+from lthcore.lottery.search import Cohort, TrainCohort, initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.models import Weights, build, initial_weights, kinds_of
+from lthcore.models import Weights, build, kinds_of
 from lthcore.pruning.allocation import prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
@@ -144,7 +144,7 @@ def prune_dynamically(settings: DynamicSettings, data: Data, train: TrainCohort)
     model = build(settings, data.shape, data.classes)
     cohort = {}
     for replicate in planned(settings):
-        theta_0 = initial_weights(model, settings, seed_for(settings.seed, "init", replicate.trial))
+        theta_0 = initial_weights_of(settings, replicate.trial)
         cohort[replicate] = begin(settings, replicate.trial, 0, theta_0, full_mask(model))
     yield train(cohort)
 

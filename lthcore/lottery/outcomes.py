@@ -27,7 +27,7 @@ def keep(settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, o
     arm, trial, _, k = replicate
     if not arm_of(arm).is_pruned_itself or not isinstance(settings, Settings) or outcome.diverged:
         return
-    grown = Trial(trial, initial_weights_of(settings, data, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
+    grown = Trial(trial, initial_weights_of(settings, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
     arms = [other for other in settings.arms if arm_of(other).is_pruned_itself] if k == 0 else [arm]
     for source in {arm_of(other).masks for other in settings.arms} - {"elsewhere"}:
         if needs_training(source) and (source in arms or (k == 0 and prunes_dense(source))):

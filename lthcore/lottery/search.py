@@ -84,14 +84,15 @@ def find_tickets(
 
 def untrained_networks(settings: Settings, data: Data) -> Cohort:
     """The dense network of each trial, about to be trained from its initial weights."""
-    theta_0 = {trial: initial_weights_of(settings, data, trial) for trial in range(settings.trials)}
+    theta_0 = {trial: initial_weights_of(settings, trial) for trial in range(settings.trials)}
     mask = masks.full_mask(build(settings, data.shape, data.classes))
     return {Replicate("ticket", trial, 0, 0): begin(settings, trial, 0, w, mask) for trial, w in theta_0.items()}
 
 
-def initial_weights_of(settings: Settings, data: Data, trial: int) -> Weights:
+def initial_weights_of(settings: Recipe, trial: int) -> Weights:
     """The weights that a trial starts from, which follow from the seed."""
-    return initial_weights(build(settings, data.shape, data.classes), settings, seed_for(settings.seed, "init", trial))
+    model = build(settings, image_shape(settings), classes_of(settings))
+    return initial_weights(model, settings, seed_for(settings.seed, "init", trial))
 
 
 def needs_training(source: str) -> bool:

@@ -59,6 +59,7 @@ def test_a_percentage_names_the_round_that_is_near_it(name, root):
         ({"run": "small", "trial": 7}, r"trial 7 of arm ticket is not in .*trials: \[0, 1\]"),
         ({"run": "small", "remaining": 3.6}, r"no ticket with 3.6% of weights remaining \(but 80"),
         ({"run": "small", "round": 9}, "has rounds 1 to 3"),
+        ({"run": "small", "arm": "reinit"}, "do not start from rewound weights"),
     ],
 )
 def test_what_is_not_there_is_one_line(arguments, said, root):

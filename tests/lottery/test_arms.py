@@ -197,7 +197,7 @@ def test_a_dense_network_starts_under_a_full_mask_from_weights_that_follow_from_
         drawn = initial_weights(build(settings, SHAPE, 10), settings, seed_for(5, "init", trial))
         assert_starts_at(state, drawn, masks.full_mask(drawn))
         assert state.seed == seed_for(5, "training", trial, 0) and state.iteration == 0
-        assert all(torch.equal(w, drawn[n]) for n, w in initial_weights_of(settings, digits, trial).items())
+        assert all(torch.equal(w, drawn[n]) for n, w in initial_weights_of(settings, trial).items())
 
 
 # Which draws they share

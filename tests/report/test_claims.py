@@ -524,7 +524,7 @@ def test_a_prediction_is_shown_beside_a_run_that_came_after_it(folder, tmp_path)
 
 
 def test_a_trial_on_its_way_is_left_out_of_claims_and_one_that_diverged_is_not(folder):
-    rounds, curves = read_tables(folder)
+    rounds, _ = read_tables(folder)
     last = rounds["round"].max()
     begun = rounds[(rounds["trial"] == 0) & (rounds["round"] < last)].assign(trial=7, diverged=False)
     more = pd.concat([rounds, begun])
