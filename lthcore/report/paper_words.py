@@ -10,10 +10,13 @@ PAPER = {
         "network's pace; reinitialised, they learn ever slower."
     ),
     4: (
-        "At 21.1% left the early stop comes 38% earlier; at 13.5% test accuracy is more than 0.3 points higher; at "
-        "3.6% both are back at the dense network's. Reinitialised networks only lose."
+        "At 21.1% of weights remaining the early stop comes 38% earlier; at 13.5% test accuracy is more than 0.3 "
+        "points higher; at 3.6% both are back at the dense network's. Reinitialised networks only lose."
     ),
-    5: "Conv tickets stop up to 3.5 times earlier and test more than 3 points better; they stay ahead down to 2% left.",
+    5: (
+        "Conv tickets stop up to 3.5 times earlier and reach a test accuracy more than 3 points higher; they stay "
+        "ahead down to 2% of weights remaining."
+    ),
     6: "Dropout and winning tickets add up: each improves the accuracy of the other.",
     7: "VGG-19 at learning rate 0.1 has no winning tickets under iterative pruning; with warm-up or at 0.01 it has.",
     8: "The same for the 20-layer ResNet: tickets appear at 0.01, and at 0.03 with 20,000 iterations of warm-up.",
@@ -31,7 +34,7 @@ PAPER = {
         "At the end of training, training accuracy is near 100% for all but the sparsest networks: the gain of "
         "tickets is one of generalisation."
     ),
-    13: "Figure 5 with training accuracy: 100% down to 2% left.",
+    13: "Figure 5 with training accuracy: 100% down to 2% of weights remaining.",
     14: "Test accuracy at the end of training: tickets above reinitialisations above random networks.",
     15: "How the distribution of the initial weights that survive changes shape as pruning goes on.",
     16: "Under SGD the same shapes.",

@@ -1,5 +1,5 @@
 """Run progress: what a run shows as it goes. In a terminal and a notebook a bar, in a pipe lines, which say the same:
-round, weights left, accuracy, iterations a second, and the time that is left.
+round, % of weights remaining, accuracy, iterations a second, and the time that is left.
 
 Trainings tell how far they are from the processes that they are in, by datagrams to a port of this machine: one that is
 lost is made up for by the next, and nobody waits for an answer or looks whether there is one.
@@ -92,8 +92,9 @@ class RunProgress:
             self.over.add(replicate)
 
     def round_line(self, k: int, percent: float, arm: str, accuracy: float) -> str:
-        """What is said of a round: `round  3/20:  51.3% left, ticket test accuracy 98.10%, 900 it/s, 12 min left`."""
-        return f"round {k:2}/{self.rounds}: {percent:5.1f}% left, {arm} test accuracy {accuracy:.2%}{self._pace()}"
+        """What is said of a round, as `round  3/20:  51.3% of weights remaining, ticket test accuracy 98.10%, ...`."""
+        place = f"round {k:2}/{self.rounds}: {percent:5.1f}% of weights remaining"
+        return f"{place}, {arm} test accuracy {accuracy:.2%}{self._pace()}"
 
     def _pace(self) -> str:
         seconds = time.perf_counter() - self.began
@@ -144,8 +145,8 @@ class RunProgress:
             return
         if not self.plain:
             self.bar.total = self.total
-            words = f"round {replicate.round}/{self.rounds}: {percent:.1f}% left, {replicate.arm} {accuracy:.2%}"
-            self.bar.set_postfix_str(words, refresh=False)
+            place = f"round {replicate.round}/{self.rounds}: {percent:.1f}% of weights remaining"
+            self.bar.set_postfix_str(f"{place}, {replicate.arm} {accuracy:.2%}", refresh=False)
             self.bar.update(steps)
         elif not (self.quiet or ended) and time.perf_counter() - self.printed > LINE_EVERY:
             self.printed = time.perf_counter()

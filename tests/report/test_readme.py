@@ -57,9 +57,9 @@ def test_speed_is_that_of_the_committed_benchmarks():
         ("protocol", "ours against the tensor loop"): "{:.1f} times a tensor loop",
         ("roofline", "share of the step that is its floor"): "{:.0%} of it its floor",
         ("roofline", "share of the matrix peak, evaluation"): "{:.0%} of the matrix peak",
-        ("sparse", "sparse step against masked at 13.5% left"): "{:.1f} times at 13.5% left",
+        ("sparse", "sparse step against masked at 13.5% left"): "{:.1f} times at 13.5% of weights remaining",
         ("sparse", "sparse step against masked at 3.6% left"): "{:.1f} times at 3.6%",
-        ("sparse", "sparse step against sparselab's at 13.5% left"): "{:.1f} times at 13.5% left",
+        ("sparse", "sparse step against sparselab's at 13.5% left"): "{:.1f} times at 13.5% of weights remaining",
         ("sparse", "sparse step against sparselab's at 3.6% left"): "{:.1f} times at 3.6%",
         ("convolutions", "conv2: protocol in bfloat16 against before"): "by {:.1f} times",
         ("convolutions", "conv2: protocol in bfloat16 against the plain loop"): "({:.1f} times the plain loop's",
@@ -92,8 +92,8 @@ def test_what_compaction_saves_is_what_was_measured():
     record = json.loads((ROOT / "results" / "benchmarks" / "cpu" / "compaction.json").read_text())
     text = " ".join(RESULTS.split())
     said = {
-        "neurons": ("with {:.1f}% of its weights left", "{:.1f} times as fast on 1,000 images"),
-        "weights": ("with {:.1f}% left, pruned by single weights", "and {:.1f} times"),
+        "neurons": ("with {:.1f}% of its weights remaining", "{:.1f} times as fast on 1,000 images"),
+        "weights": ("with {:.1f}% remaining, pruned by single weights", "and {:.1f} times"),
     }
     for kind, (words, times) in said.items():
         row = [r for r in record["rows"] if r["pruned"] == kind and r["form"] == "compacted"][-1]

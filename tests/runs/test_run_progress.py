@@ -55,7 +55,7 @@ def test_steps_within_trainings_are_counted_and_those_before_a_checkpoint_are_no
     progress.ended(FIRST, 51.3, 0.9)
     assert progress.taken == progress.total == 1400
     line = progress.round_line(1, 51.3, "ticket", 0.9)
-    assert re.fullmatch(rf"round  1/1:  51\.3% left, ticket test accuracy 90\.00%, {PACE}", line)
+    assert re.fullmatch(rf"round  1/1:  51\.3% of weights remaining, ticket test accuracy 90\.00%, {PACE}", line)
 
 
 def test_a_training_that_is_done_again_is_work_too_and_one_too_short_to_say_anything_counts_whole(every_word):
@@ -107,14 +107,18 @@ def test_a_bar_on_a_terminal_says_what_lines_say_and_moves_within_a_training(eve
     progress = RunProgress(SETTINGS, [FIRST, SECOND], 1)
     progress.bar.mininterval, progress.bar.ncols = 0, 150
     told(progress, (FIRST, 0), (FIRST, 100), (FIRST, 400))
-    assert re.search(r"20%.* 400/2000 .*it/s, round 0/1: 51\.3% left, ticket 90\.00%\]", screen.getvalue())
+    assert re.search(
+        r"20%.* 400/2000 .*it/s, round 0/1: 51\.3% of weights remaining, ticket 90\.00%\]", screen.getvalue()
+    )
 
 
 def test_in_a_pipe_a_long_round_has_lines_of_its_own(every_word, monkeypatch, capsys):
     monkeypatch.setenv("LTH_PLAIN", "1")
     monkeypatch.setattr(run_progress, "LINE_EVERY", -1.0)
     told(RunProgress(SETTINGS, [FIRST], 1), (FIRST, 0), (FIRST, 100))
-    assert re.search(rf"round  0/1:  51.3% left, ticket test accuracy 90.00%, {PACE}", capsys.readouterr().out)
+    assert re.search(
+        rf"round  0/1:  51.3% of weights remaining, ticket test accuracy 90.00%, {PACE}", capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -126,7 +130,7 @@ def test_a_run_says_its_estimate_before_it_begins_and_then_each_round(workers, t
     run(settings, tmp_path)
     estimate, *rounds = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"{settings.key}: 4 trainings, about \d+ s here", estimate)
-    line = rf"round  {{}}/1: +[\d.]+% left, ticket test accuracy [\d.]+%, {PACE}"
+    line = rf"round  {{}}/1: +[\d.]+% of weights remaining, ticket test accuracy [\d.]+%, {PACE}"
     assert len(rounds) == 2 and all(re.fullmatch(line.format(k), text) for k, text in enumerate(rounds))
     run(settings.changed(rounds=2), tmp_path, quiet=True)
     assert capsys.readouterr().out == ""

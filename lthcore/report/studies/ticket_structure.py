@@ -65,7 +65,7 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
     panels[0].legend()
     left = table["percent_left"].iloc[0]
     return captioned(
-        figure, f"{left:.3g}% of the weights left; {caption}" if caption else f"{left:.3g}% of weights remaining"
+        figure, f"{left:.3g}% of weights remaining; {caption}" if caption else f"{left:.3g}% of weights remaining"
     )
 
 
