@@ -20,7 +20,7 @@ from lthcore.costs import multiply_adds
 from lthcore.errors import LabError
 from lthcore.models import build
 from lthcore.paths import results_root
-from lthcore.runs.checkpoints import load_ticket
+from lthcore.runs.checkpoints import load_ticket_file
 
 SHAPE = (1, 28, 28)
 KINDS = {
@@ -40,7 +40,7 @@ def networks() -> dict[tuple[str, float, str], nn.Module]:
             path = folder / f"ticket-trial0-draw0-round{k:02}.safetensors"
             if not path.exists():
                 raise LabError(f"compaction: no ticket {path}; run params/{run.split('-')[0]}.yaml first")
-            ticket = load_ticket(path)
+            ticket = load_ticket_file(path)
             model = build(ticket.settings, SHAPE, 10)
             model.load_state_dict(ticket.final)
             left = sum(int(m.sum()) for m in ticket.mask.values())

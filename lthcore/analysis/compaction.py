@@ -19,7 +19,7 @@ from lthcore.errors import LabError
 from lthcore.models import Weights, build
 from lthcore.onednn import Linear
 from lthcore.pruning.units import Stream, columns, streams_of
-from lthcore.runs.checkpoints import load_ticket
+from lthcore.runs.checkpoints import load_ticket_file
 from lthcore.settings import Recipe
 
 
@@ -67,7 +67,7 @@ def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
     rows, data = [], load(settings.changed(device="cpu"))
     images = data.test.images[:1000]
     for path in sorted((Path(folder) / "tickets").glob("ticket-trial0-draw0-*.safetensors")):
-        ticket = load_ticket(path)
+        ticket = load_ticket_file(path)
         model = build(settings, data.shape, data.classes)
         small = compact(model, ticket.final)
         model.load_state_dict(ticket.final)

@@ -112,7 +112,7 @@ def load_state(path: str | Path, index: int = 0) -> tuple[TrainState, Replicate,
     return state, header.replicate, header.run_key
 
 
-def load_ticket(path: str | Path, index: int = 0) -> Ticket:
+def load_ticket_file(path: str | Path, index: int = 0) -> Ticket:
     """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
     header, state = _state_of(Path(path), index)
     settings = settings_of(header.settings)
@@ -195,7 +195,7 @@ def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "fin
 
     `weights` is final, early_stop or initial. Raises LabError for a split or file that is not there.
     """
-    ticket = load_ticket(path)
+    ticket = load_ticket_file(path)
     choose("weights", weights, ("final", "early_stop", "initial"))
     data = load(ticket.settings.changed(device="auto"))
     model = build(ticket.settings, data.shape, data.classes).to(data.test.images.device)

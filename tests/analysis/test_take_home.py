@@ -41,7 +41,7 @@ def root(trained, monkeypatch) -> Path:
 def test_it_starts_where_the_run_started_it_and_so_does_its_reinitialisation(replicate, root):
     ticket = load_ticket("small", replicate.trial, round=replicate.round)
     state = ticket.start() if replicate.arm == "ticket" else ticket.reinitialised()
-    saved = checkpoints.load_ticket(root / "tickets" / f"{checkpoints.file_stem(replicate)}.safetensors")
+    saved = checkpoints.load_ticket_file(root / "tickets" / f"{checkpoints.file_stem(replicate)}.safetensors")
     assert masks.equal(state.mask, saved.mask)
     assert all(torch.equal(w, saved.initial[name]) for name, w in state.start.items())
 

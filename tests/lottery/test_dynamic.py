@@ -16,7 +16,7 @@ from lthcore.lottery.dynamic import SCHEDULES, planned, prune_dynamically, spars
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import prune_to
-from lthcore.runs.checkpoints import load_state, load_ticket, save_state
+from lthcore.runs.checkpoints import load_state, load_ticket_file, save_state
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.runner import run
@@ -436,7 +436,7 @@ def test_a_run_has_a_row_for_each_trial_and_its_curve_shows_the_sparsity_rise(di
     assert left[100] == pytest.approx(15, abs=0.1) == rounds["percent_left"][0]
     record = read_record(tmp_path)
     assert record["complete"] and record["settings"]["sparsity"] == 0.85
-    ticket = load_ticket(tmp_path / "tickets" / "dynamic-trial0-draw0-round00.safetensors")
+    ticket = load_ticket_file(tmp_path / "tickets" / "dynamic-trial0-draw0-round00.safetensors")
     assert ticket.settings == SMALL and masks.is_masked(ticket.final, ticket.mask)
 
 

@@ -17,7 +17,7 @@ from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.runs.archives import pack, tables_in, unpack
-from lthcore.runs.checkpoints import file_stem, load_ticket
+from lthcore.runs.checkpoints import file_stem, load_ticket_file
 from lthcore.runs.executor import Checkpointer
 from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.runner import run
@@ -156,7 +156,7 @@ def test_a_lineage_tells_every_mask_and_the_tickets_have_them(tmp_path):
     lineage = Lineage.from_bytes((tmp_path / FILE).read_bytes(), settings.key)
     for arm in settings.arms:
         for k in range(1, settings.rounds + 1):
-            ticket = load_ticket(tmp_path / "tickets" / f"{file_stem(Replicate(arm, 0, 0, k))}.safetensors")
+            ticket = load_ticket_file(tmp_path / "tickets" / f"{file_stem(Replicate(arm, 0, 0, k))}.safetensors")
             assert masks.equal(lineage.mask(0, arm, k), ticket.mask)
     assert lineage.mask(0, "ticket", settings.rounds + 1) is not None  # the run may be made longer anywhere
     assert lineage.mask(0, "ticket", settings.rounds + 2) is None

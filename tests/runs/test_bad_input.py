@@ -19,7 +19,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.runs import checkpoints
-from lthcore.runs.checkpoints import load_state, load_ticket, save_state
+from lthcore.runs.checkpoints import load_state, load_ticket_file, save_state
 from lthcore.runs.executor import Checkpointer
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -86,7 +86,7 @@ def test_a_ticket_of_a_newer_format_is_refused_by_name(copied):
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata | {"format": "3"})
     with pytest.raises(LabError, match=r"round01.safetensors: not a ticket of format 2 \(found '3'\)"):
-        load_ticket(path)
+        load_ticket_file(path)
 
 
 @hypothesis.given(st.binary(max_size=400), st.integers(0, 10_000))
@@ -153,7 +153,7 @@ def test_a_ticket_that_does_not_say_what_it_is_of_is_one_line(key, copied):
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, {name: value for name, value in metadata.items() if name != key})
     with pytest.raises(LabError, match="delete it and give the run's command again"):
-        load_ticket(path)
+        load_ticket_file(path)
 
 
 def test_where_files_cannot_be_locked_a_run_goes_on_with_a_note(tmp_path, monkeypatch, capsys):

@@ -38,7 +38,7 @@ from lthcore.lottery import search
 from lthcore.lottery.search import planned
 from lthcore.paths import results_root
 from lthcore.runs import executor, rows, runner, schemas
-from lthcore.runs.checkpoints import file_stem, load_and_evaluate, load_state, load_ticket, save_state
+from lthcore.runs.checkpoints import file_stem, load_and_evaluate, load_state, load_ticket_file, save_state
 from lthcore.runs.files import read_record, read_table, read_tables
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -229,7 +229,7 @@ def test_structure_is_of_the_tickets(copied):
     assert len(structure) == SMALL.trials * SMALL.rounds * 3
     for row in structure.itertuples():
         stem = file_stem(Replicate("ticket", row.trial, 0, row.round))
-        mask = load_ticket(copied / "tickets" / f"{stem}.safetensors").mask[f"{row.layer}.weight"]
+        mask = load_ticket_file(copied / "tickets" / f"{stem}.safetensors").mask[f"{row.layer}.weight"]
         assert row.density == pytest.approx(float(mask.float().mean()), abs=1e-6)
 
 
@@ -287,7 +287,7 @@ def test_stopped_training_is_kept_and_read_again(finished, tmp_path, monkeypatch
     checkpoint = stop_in_mid_training(SMALL, tmp_path, monkeypatch)
     assert checkpoint.name == "ticket-trial0-draw0-round00.safetensors"
     with pytest.raises(LabError, match="checkpoint at iteration 20, not a finished ticket"):
-        load_ticket(checkpoint)
+        load_ticket_file(checkpoint)
     run(SMALL, tmp_path, quiet=True)
     assert_same_tables(tmp_path, finished)
 
@@ -456,7 +456,7 @@ def test_damaged_table_is_an_error_that_names_it(table, content, copied):
 def test_truncated_ticket_is_an_error_that_names_it(copied):
     ticket = copied / "tickets" / "ticket-trial0-draw0-round01.safetensors"
     damage(ticket)
-    for read in (lambda: load_ticket(ticket), lambda: run(SMALL.changed(rounds=3), copied, quiet=True)):
+    for read in (lambda: load_ticket_file(ticket), lambda: run(SMALL.changed(rounds=3), copied, quiet=True)):
         with pytest.raises(LabError) as error:
             read()
         assert_one_line_naming(ticket, error)
@@ -488,7 +488,7 @@ def test_tickets_have_the_accuracies_of_the_table(finished):
     for row in rounds[rounds["trial"] == 1].itertuples():
         replicate = Replicate(row.arm, row.trial, row.draw, row.round)
         path = finished / "tickets" / f"{file_stem(replicate)}.safetensors"
-        ticket = load_ticket(path)
+        ticket = load_ticket_file(path)
         assert (ticket.replicate, ticket.settings) == (replicate, SMALL)
         assert masks.weights_left(ticket.mask) == row.weights_left
         for weights in (ticket.initial, ticket.early_stop, ticket.final):
