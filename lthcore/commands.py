@@ -26,7 +26,7 @@ def run_command(options: argparse.Namespace) -> None:
     overrides = dict(map(_parameter, options.parameter))
     experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
     if len(experiments) > 1 or options.ask:
-        from lthcore.runs.progress import ask_whether_to_begin, print_plan
+        from lthcore.runs.plan import ask_whether_to_begin, print_plan
 
         print_plan(experiments)
         if options.ask and not options.yes:
@@ -123,7 +123,7 @@ def list_command(options: argparse.Namespace) -> None:
 
     What cannot be read says so in its row. Raises LabError in the end where there was any such.
     """
-    from lthcore.runs.estimate import params_files
+    from lthcore.runs.experiments import params_files
     from lthcore.runs.status import changed_runs
 
     errors: list[str] = []
@@ -149,7 +149,7 @@ def _list_all(
     found: dict[Path, dict[str, list[Experiment]]], changed: list[tuple[Experiment, dict]], errors: list[str]
 ) -> None:
     """Print every experiment in a line, and below it the runs that were made of it with changed settings."""
-    from lthcore.runs.progress import state_line
+    from lthcore.runs.plan import state_line
 
     def state(experiment: Experiment) -> str:
         try:
@@ -172,7 +172,7 @@ def _list_all(
 
 def _list_studies(found: dict[Path, dict[str, list[Experiment]]], changed: int, errors: list[str]) -> None:
     """Print a line for each study: how many of its experiments are done, and what the rest would take here."""
-    from lthcore.runs.progress import StudyRow, summary_of
+    from lthcore.runs.plan import StudyRow, summary_of
 
     studies: dict[str, dict[str, list[Experiment]]] = {}
     for path, profiles in found.items():
@@ -247,7 +247,7 @@ def export_command(options: argparse.Namespace) -> None:
 def _standing(folder: Path) -> str:
     """What `lth list` says of a run, and which settings it changes of its params file, if it is of one."""
     from lthcore.paths import project_root
-    from lthcore.runs.progress import state_line
+    from lthcore.runs.plan import state_line
     from lthcore.runs.status import changed_runs
 
     *_, profile, study, variant = folder.resolve().parts
@@ -412,7 +412,7 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
     """Run a queue on a Ray cluster, all of it in one view; return the names of those that could not run."""
     from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.paths import results_root
-    from lthcore.runs.progress import queue_view
+    from lthcore.runs.queue_view import queue_view
     from lthcore.runs.ray_cluster import Cluster
     from lthcore.runs.ray_queue import run_queue
 

@@ -273,7 +273,7 @@ def test_list_shows_every_experiment_with_its_state(capsys):
 def test_list_is_a_line_for_each_study_and_times_nothing(project, capsys, monkeypatch):
     """What is not timed here yet is said to be so; a list of some times what it shows, and then it is known."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(project / "cache"))
-    monkeypatch.setattr("lthcore.runs.estimate._time", failing(AssertionError("timed")))
+    monkeypatch.setattr("lthcore.runs.timing._measure", failing(AssertionError("timed")))
     run(load_experiment("params/lab/tiny.yaml", "smoke").settings, results_root() / "smoke/lab/tiny", quiet=True)
     (project / "params/other").mkdir()
     (project / "params/other/a.yaml").write_text(SWEEP)
@@ -283,7 +283,7 @@ def test_list_is_a_line_for_each_study_and_times_nothing(project, capsys, monkey
     assert re.fullmatch(r"lab +all 1 done +0 of 1 done, \? +0 of 1 done, \?", lab)
     assert re.fullmatch(r"other +0 of 2 done, \? +0 of 2 done, \? +0 of 2 done, \?", other)
     assert note.startswith("8 experiments are of networks not timed on this machine yet")
-    monkeypatch.setattr("lthcore.runs.estimate._time", lambda *_: (3600.0, 0.0, 0.0))
+    monkeypatch.setattr("lthcore.runs.timing._measure", lambda *_: (3600.0, 0.0, 0.0))
     assert lth("list", "lab/tiny") == 0
     capsys.readouterr()
     assert lth("list") == 0

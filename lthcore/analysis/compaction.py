@@ -18,7 +18,7 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build
 from lthcore.onednn import Linear
-from lthcore.pruning.units import Stream, columns, streams_of
+from lthcore.pruning.streams import Stream, columns, streams_of
 from lthcore.runs.checkpoints import load_ticket_file
 from lthcore.settings import Recipe
 

@@ -22,7 +22,7 @@ from lthcore.analysis.similarity import (
     sign_agreement,
 )
 from lthcore.analysis.statistics import mean_of_pairs
-from lthcore.pruning.units import streams_of
+from lthcore.pruning.streams import streams_of
 from lthcore.seeds import seed_for
 from lthcore.training.state import TrainState
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.pruning.units import Stream, columns
+from lthcore.pruning.streams import Stream, columns
 
 
 def jaccard(a: Tensor, b: Tensor) -> float:

@@ -22,7 +22,7 @@ from lthcore.lottery.methods import settings_of
 from lthcore.lottery.search import untrained_networks
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.pruning.units import columns, streams_of
+from lthcore.pruning.streams import columns, streams_of
 from lthcore.runs.files import read_file, read_record, read_table, write_run
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort

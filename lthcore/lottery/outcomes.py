@@ -1,5 +1,13 @@
-"""Outcomes: what later rounds need of a training that is done is kept in the run's lineage; and what
-stands for that training on a machine where its ticket is not.
+"""Outcomes: what later rounds need of a training that is done is kept in the run's lineage, which is committed; a
+ticket's file is not. So a run goes on where its tables and its lineage are, and none of its tickets.
+
+What a later round needs, by arm, where round k is done:
+
+- ticket: its mask, which the lineage has, and the weights to rewind to; initial ones follow from the seed, later ones
+  are carried in the lineage.
+- reinit, random, noise: the ticket's mask; nothing grows from these arms.
+- oneshot, by_<criterion>: their masks of all rounds, found when the dense network has ended.
+- continued, fine_tuned: their mask, and their trained weights, carried until the next round is done.
 """
 
 import math
@@ -10,7 +18,7 @@ import torch
 
 from lthcore.arms import PRUNED_THEMSELVES, arm_of, prunes_dense
 from lthcore.data.datasets import Data
-from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.lineage import Groups, Lineage
 from lthcore.lottery.search import initial_weights_of, mask_of, needs_training
 from lthcore.lottery.start import Trial, grown_from
 from lthcore.settings import Recipe, Settings
@@ -19,28 +27,33 @@ from lthcore.training.state import Replicate, TrainState
 ORIGIN = "origin"  # in a lineage, in place of an arm: the weights that tickets rewind to
 
 
-def keep(settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, outcome: TrainState) -> None:
-    """Keep in the lineage what the next round grows from: masks, found now, and the weights that an arm goes on from.
+def keep_for_later_rounds(
+    settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, outcome: TrainState
+) -> None:
+    """Keep in the lineage what later rounds grow from: masks, found now, and the weights that an arm goes on from.
 
     Masks and weights of an outcome are kept together, so that none of them is done again for the other's sake.
     """
     arm, trial, _, k = replicate
-    if not arm_of(arm).is_pruned_itself or not isinstance(settings, Settings) or outcome.diverged:
+    if outcome.diverged or not _is_grown_from(settings, arm):
         return
+    pruned_themselves = [other for other in settings.arms if arm_of(other).is_pruned_itself]
+    grow_from_it = pruned_themselves if k == 0 else [arm]  # round 0, the dense network, is every arm's
+
     grown = Trial(trial, initial_weights_of(settings, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
-    arms = [other for other in settings.arms if arm_of(other).is_pruned_itself] if k == 0 else [arm]
-    for source in {arm_of(other).masks for other in settings.arms} - {"elsewhere"}:
-        if needs_training(source) and (source in arms or (k == 0 and prunes_dense(source))):
+    for source in _mask_sources(settings.arms):
+        if source in grow_from_it or (k == 0 and prunes_dense(source)):
             mask_of(settings, data, lineage, grown, source, k + 1)
+
     if k == 0 and outcome.rewind is not None:
         lineage.carry(trial, ORIGIN, 0, {"rewind": outcome.rewind})
-    for other in set(arms) & set(PRUNED_THEMSELVES):
+    for other in grow_from_it:
         if _carried(lineage, trial, other)[0] < k:
             lineage.carry(trial, other, k, grown_from(settings, other, outcome) if k < settings.rounds else {})
 
 
-def let_go(settings: Recipe, replicate: Replicate, *states: TrainState) -> None:
-    """Drop, in place, the tensors of a training that is done which no later one needs, once `keep` has kept its part.
+def release_tensors(settings: Recipe, replicate: Replicate, *states: TrainState) -> None:
+    """Drop, in place, the tensors of a training that is done which no later one needs; the lineage has its part.
 
     A round has many trainings, and what plans it holds them all until it ends: a tenth of a gigabyte each for Conv-2.
     The dense network keeps its start, which is what tickets rewind to.
@@ -56,7 +69,7 @@ def let_go(settings: Recipe, replicate: Replicate, *states: TrainState) -> None:
             state.early_stop = state.rewind = None
 
 
-def without_ticket(
+def outcome_from_lineage(
     settings: Recipe,
     lineage: Lineage,
     missing: Iterable[Replicate],
@@ -64,34 +77,56 @@ def without_ticket(
     start: TrainState,
     diverged: bool,
 ) -> TrainState | None:
-    """What stands for a training that is done: its start, with what the lineage carries of its outcome.
+    """What stands for a training whose row is here and whose ticket is not: its start, with what the lineage carries.
 
-    None where trainings that are `missing` need more of it than that: then it has to be done again.
+    missing: the trainings still to do. None where they need more of it than that: then it has to be done again.
     """
     arm, trial, _, k = replicate
-    if not arm_of(arm).is_pruned_itself or not isinstance(settings, Settings):
+    if not _is_grown_from(settings, arm):
         return start
-    if diverged:  # nothing is pruned by it
-        numbers = {name: w for name, w in start.weights.items() if w.is_floating_point()}  # a norm's count is none
-        return replace(start, weights=start.weights | {n: torch.full_like(w, math.nan) for n, w in numbers.items()})
+    if diverged:
+        return _diverged(start)
     later = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
-    for source in {arm_of(other).masks for other in later} - {"elsewhere"}:
-        due = settings.rounds if prunes_dense(source) else k + 1
-        if needs_training(source) and lineage.known.get((trial, source), 0) < due:
-            return None
+    if not _has_masks(settings, lineage, trial, k, later):
+        return None
     outcome = replace(start, early_stop=start.weights)  # what is done already is only read again
     for grown in later & set(PRUNED_THEMSELVES):
         at, groups = _carried(lineage, trial, grown)
         if grown_from(settings, grown, start) and (at < k or not groups):
             return None
-        for group, tensors in groups.items() if at == k else ():
-            setattr(outcome, group, tensors)
+        if at == k:
+            for group, tensors in groups.items():
+                setattr(outcome, group, tensors)
     if k == 0 and later and settings.rewind_to:
         outcome.rewind = _carried(lineage, trial, ORIGIN)[1].get("rewind")
         return None if outcome.rewind is None else outcome
     return outcome
 
 
-def _carried(lineage: Lineage, trial: int, arm: str) -> tuple[int, dict]:
+def _is_grown_from(settings: Recipe, arm: str) -> bool:
+    """Whether later rounds of a search may grow from an outcome of this arm."""
+    return isinstance(settings, Settings) and arm_of(arm).is_pruned_itself
+
+
+def _mask_sources(arms: Iterable[str]) -> set[str]:
+    """Where the masks of these arms come from, as far as a trained network of this search is needed to find them."""
+    return {
+        source for source in (arm_of(arm).masks for arm in arms) if source != "elsewhere" and needs_training(source)
+    }
+
+
+def _has_masks(settings: Settings, lineage: Lineage, trial: int, k: int, arms: Iterable[str]) -> bool:
+    """Whether the lineage has all masks that these arms take from an outcome of round k."""
+    due = {source: settings.rounds if prunes_dense(source) else k + 1 for source in _mask_sources(arms)}
+    return all(lineage.known.get((trial, source), 0) >= last for source, last in due.items())
+
+
+def _diverged(start: TrainState) -> TrainState:
+    """A training of this start as one that diverged, by which nothing is pruned: its weights are no numbers."""
+    floating = {name: w for name, w in start.weights.items() if w.is_floating_point()}  # a norm's count is none
+    return replace(start, weights=start.weights | {n: torch.full_like(w, math.nan) for n, w in floating.items()})
+
+
+def _carried(lineage: Lineage, trial: int, arm: str) -> tuple[int, Groups]:
     """The round of an arm's carried outcome, -1 where there is none, and its tensors."""
     return lineage.carried.get((trial, arm), (-1, {}))

@@ -20,7 +20,8 @@ from lthcore.models import Weights, build, initial_weights, outline
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask
-from lthcore.pruning.units import prune_units, streams_of, units_of
+from lthcore.pruning.streams import streams_of, units_of
+from lthcore.pruning.units import prune_units
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings

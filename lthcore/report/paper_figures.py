@@ -20,10 +20,11 @@ from lthcore.paths import project_root
 from lthcore.report import plots
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import ARMS, Series
-from lthcore.runs.estimate import seconds_of, timed
+from lthcore.runs.estimate import seconds_of
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import has_results, read_record, read_table, read_tables
 from lthcore.runs.provenance import hardware
+from lthcore.runs.timing import timed
 from lthcore.training.parallel import worker_count
 
 NOTEBOOK = "iterative_pruning"

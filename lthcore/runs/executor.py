@@ -14,8 +14,8 @@ from lthcore.lottery.search import Cohort
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
 from lthcore.runs.energy import metered
 from lthcore.runs.experiments import STOP
+from lthcore.runs.progress import Report
 from lthcore.runs.provenance import hardware
-from lthcore.runs.run_progress import Report
 from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
 from lthcore.training.parallel import train_cohort

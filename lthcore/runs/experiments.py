@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lthcore.errors import LabError, choose, shown
 from lthcore.lottery.methods import settings_for
+from lthcore.paths import project_root
 from lthcore.plugins import check_plugins
 from lthcore.runs.yaml_files import read_yaml
 from lthcore.settings import Recipe
@@ -30,6 +31,11 @@ class Experiment(NamedTuple):
     def name(self) -> str:
         """The folder of the results, below the results root."""
         return f"{self.profile}/{self.notebook}/{self.variant}"
+
+
+def params_files(root: Path | None = None) -> list[Path]:
+    """Every `params/<notebook>/<variant>.yaml`, in order."""
+    return sorted(((root or project_root()) / "params").glob("*/*.yaml"))
 
 
 def load_experiments(

@@ -1,127 +1,153 @@
-"""Progress: what is done of an experiment and of a queue, and what the rest would take, in lines or as a live table."""
+"""Run progress: what a run shows as it goes. In a terminal and a notebook a bar, in a pipe lines, which say the same:
+round, % of weights remaining, accuracy, iterations a second, and the time that is left.
 
+Trainings tell how far they are from the processes that they are in, by datagrams to a port of this machine: one that is
+lost is made up for by the next, and nobody waits for an answer or looks whether there is one.
+"""
+
+import json
 import os
+import secrets
+import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
-from typing import NamedTuple
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
 
-from lthcore.errors import LabError
-from lthcore.runs.estimate import is_timed, seconds_left, seconds_of
-from lthcore.runs.experiments import Experiment
-from lthcore.runs.status import status_of
+from tqdm.auto import tqdm
 
-FEW = 20  # experiments that a plan lists one by one
+from lthcore.runs.plan import duration
+from lthcore.settings import Recipe
+from lthcore.training.state import Replicate, TrainState
 
-
-def print_plan(experiments: list[Experiment]) -> None:
-    """Print what is about to be run: state and estimated time of each experiment, or of each study, and the sum."""
-    print(f"plan, profile {experiments[0].profile}:", flush=True)
-    if not all(is_timed(e.settings, status_of(e).missing) for e in experiments):
-        print("    timing networks that were not timed on this machine yet, once ...", flush=True)
-    studies: dict[str, list[Experiment]] = {}
-    for experiment in experiments:
-        studies.setdefault(experiment.notebook, []).append(experiment)
-    if len(experiments) <= FEW:
-        for experiment in experiments:
-            print(f"    {experiment.notebook}/{experiment.variant:28} {state_line(experiment)}")
-    else:
-        for study, members in studies.items():
-            print(f"    {study:28} {summary_of(members, measure=True)}", flush=True)
-    print(f"    about {duration(sum(map(seconds_left, experiments)))} in all on this machine\n", flush=True)
+SAID_EVERY = 0.2  # seconds between what a training says of itself
+LINE_EVERY = 60.0  # seconds between lines within a round, where nobody watches a bar
+HERE = "127.0.0.1"
 
 
-def ask_whether_to_begin() -> None:
-    """Ask on the terminal whether to go ahead. Raises LabError where the answer is no, or nobody is there to ask."""
-    if not sys.stdin.isatty():
-        raise LabError("run: there is no terminal to ask whether to begin; say so by --yes (make: YES=1)")
-    if input("begin? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise LabError("run: nothing was begun; name fewer params files, or a smaller --profile")
+@dataclass
+class Report:
+    """Called after every evaluation, in whatever process trains: says where the training is, now and then."""
+
+    port: int
+    token: str
+    said: dict[Replicate, float] = field(default_factory=dict)
+
+    def __call__(self, replicate: Replicate, state: TrainState) -> None:
+        """Say where a training is."""
+        now = time.monotonic()
+        if now - self.said.get(replicate, float("-inf")) < SAID_EVERY:
+            return
+        self.said[replicate] = now
+        last = state.curve[-1] if state.curve else None
+        percent, accuracy = (last.percent_left, last.test_accuracy) if last else (None, None)
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+            message = [self.token, list(replicate), state.iteration, percent, accuracy]
+            line.sendto(json.dumps(message).encode(), (HERE, self.port))
 
 
-def state_line(experiment: Experiment) -> str:
-    """How much of an experiment is done, and how long the rest would take here."""
-    status = status_of(experiment)
-    done, total = len(status.done), len(status.done) + len(status.missing)
-    if not status.missing:
-        return f"done ({total:,} trainings)"
-    begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"
-    asked = ", all that was asked for" if status.is_drawn else ""
-    return f"{begun}{asked}, about {duration(seconds_of(experiment.settings, status.missing))} here"
+class RunProgress:
+    """Where the trainings of a run are, and what is shown of it while they go. A context."""
 
+    def __init__(self, settings: Recipe, missing: Iterable[Replicate], rounds: int, quiet: bool = False) -> None:
+        """Of these trainings, none of which has begun; `quiet` shows nothing."""
+        self.iterations, self.missing, self.rounds, self.quiet = settings.iterations, set(missing), rounds, quiet
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not watched
+        self.total, self.taken = self.iterations * len(self.missing), 0  # steps
+        self.at: dict[Replicate, int] = {}
+        self.over: set[Replicate] = set()
+        self.began = self.printed = time.perf_counter()
+        self.lock = threading.RLock()
+        self.bar = tqdm(total=self.total, desc=settings.key, unit="it", disable=self.plain)
+        self.report: Report | None = None
 
-class StudyRow(NamedTuple):
-    """A study under a profile: experiments, those that are done, seconds left of what is timed, and what is not."""
+    def __enter__(self) -> Self:
+        """Begin to listen."""
+        if not self.quiet:
+            with suppress(OSError):  # without a network device only trainings that end are seen
+                self.line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                self.line.bind((HERE, 0))
+                self.report = Report(self.line.getsockname()[1], secrets.token_hex(8))
+                self.listener = threading.Thread(target=self._listen, daemon=True)
+                self.listener.start()
+        return self
 
-    experiments: int
-    done: int
-    seconds: float
-    untimed: int
+    def __exit__(self, *_: object) -> None:
+        """Show where it ended, and listen no more."""
+        if self.report is not None:
+            with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+                line.sendto(json.dumps([self.report.token]).encode(), (HERE, self.report.port))
+                self.listener.join(timeout=1.0)
+            self.line.close()
+        self.bar.close()
 
-    def __str__(self) -> str:
-        """The row in words: `8 of 96 done, 34 h`."""
-        if self.done == self.experiments:
-            return f"all {self.done} done"
-        at_least = "> " if self.untimed else ""
-        time = f"{at_least}{duration(self.seconds)}" if self.untimed < self.experiments - self.done else "?"
-        return f"{self.done} of {self.experiments} done, {time}"
+    def ended(self, replicate: Replicate, percent: float, accuracy: float) -> None:
+        """A training has ended, at this percentage of weights left and this test accuracy."""
+        with self.lock:
+            self._is_at(replicate, self.iterations, percent, accuracy, ended=True)
+            self.over.add(replicate)
 
+    def round_line(self, k: int, percent: float, arm: str, accuracy: float) -> str:
+        """What is said of a round, as `round  3/20:  51.3% of weights remaining, ticket test accuracy 98.10%, ...`."""
+        place = f"round {k:2}/{self.rounds}: {percent:5.1f}% of weights remaining"
+        return f"{place}, {arm} test accuracy {accuracy:.2%}{self._pace()}"
 
-def summary_of(experiments: list[Experiment], measure: bool = False) -> StudyRow:
-    """Where some experiments stand together. What is not timed here yet is timed only if it is to `measure`."""
-    done = untimed = 0
-    seconds = 0.0
-    for experiment in experiments:
-        missing = status_of(experiment).missing
-        done += not missing
-        if missing and not measure and not is_timed(experiment.settings, missing):
-            untimed += 1
-        else:
-            seconds += seconds_of(experiment.settings, missing)
-    return StudyRow(len(experiments), done, seconds, untimed)
+    def _pace(self) -> str:
+        seconds = time.perf_counter() - self.began
+        if not self.taken or seconds <= 0:
+            return ""
+        rate = self.taken / seconds
+        return f", {rate:,.0f} it/s, {duration(max(0, self.total - self.taken) / rate)} left"
 
+    def _listen(self) -> None:
+        """Take what trainings say, until the run itself says that it has ended."""
+        while True:
+            try:
+                token, *told = json.loads(self.line.recv(1000))
+            except OSError:
+                return
+            except (ValueError, TypeError):  # not ours
+                continue
+            if token != self.report.token:
+                continue
+            if not told:
+                return
+            replicate, iteration, percent, accuracy = told
+            with self.lock:
+                self._is_at(Replicate(*replicate), iteration, percent, accuracy)
 
-def duration(seconds: float) -> str:
-    """Seconds in the unit that one would say them in."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+    def _is_at(
+        self, replicate: Replicate, iteration: int, percent: float | None, accuracy: float | None, ended: bool = False
+    ) -> None:
+        if replicate in self.over:
+            return
+        if not self.at:  # what comes before, loading data and starting processes, says nothing of the pace
+            self.began = time.perf_counter()
+        before = self.at.get(replicate)
+        if before is None and replicate not in self.missing:  # done again, for its weights
+            self.total += self.iterations
+        if before is None and not ended:  # where it begins: what is behind it is not this run's work
+            self.total -= iteration
+            before = iteration
+        self.at[replicate] = iteration
+        steps = max(0, iteration - (before or 0))
+        self.taken += steps
+        self._show(steps, replicate, percent, accuracy, ended)
 
-
-@contextmanager
-def queue_view() -> Iterator[Callable[[list[dict]], None]]:
-    """A table of the queue that is kept up to date on a terminal; elsewhere a line for each training that is done."""
-    if sys.stdout.isatty() and find_spec("rich") and not os.environ.get("LTH_PLAIN"):
-        from rich.live import Live
-
-        with Live(refresh_per_second=2) as live:
-            yield lambda rows: live.update(_queue_table(rows))
-        return
-    seen: dict[str, tuple] = {}
-
-    def show(rows: list[dict]) -> None:
-        for row in rows:
-            state = row["state"], row["done"]
-            if seen.get(row["experiment"]) != state and row["state"] != "waiting":
-                eta = f", {row['its/s']} its/s, about {duration(row['eta'])} left" if row["eta"] else ""
-                print(f"{row['experiment']}: {row['state']}, {row['done']} of {row['of']}{eta}", flush=True)
-            seen[row["experiment"]] = state
-
-    yield show
-
-
-def _queue_table(rows: list[dict]):
-    """The queue as a table of rich: what runs first, then what waits, then what has ended."""
-    from rich.table import Table
-
-    table = Table("experiment", "", "trainings", "in progress", "its/s", "left", box=None, header_style="bold")
-    order = sorted(rows, key=lambda row: ("running", "waiting", "stopped", "failed", "done").index(row["state"]))
-    for row in order[:30]:
-        table.add_row(
-            row["experiment"], row["state"], f"{row['done']} of {row['of']}", row["now"], str(row["its/s"] or ""),
-            duration(row["eta"]) if row["eta"] else "",
-        )  # fmt: skip
-    if len(order) > 30:
-        table.add_row(f"and {len(order) - 30} more")
-    return table
+    def _show(
+        self, steps: int, replicate: Replicate, percent: float | None, accuracy: float | None, ended: bool
+    ) -> None:
+        if percent is None or accuracy is None:
+            return
+        if not self.plain:
+            self.bar.total = self.total
+            place = f"round {replicate.round}/{self.rounds}: {percent:.1f}% of weights remaining"
+            self.bar.set_postfix_str(f"{place}, {replicate.arm} {accuracy:.2%}", refresh=False)
+            self.bar.update(steps)
+        elif not (self.quiet or ended) and time.perf_counter() - self.printed > LINE_EVERY:
+            self.printed = time.perf_counter()
+            print(self.round_line(replicate.round, percent, replicate.arm, accuracy), flush=True)

@@ -11,10 +11,10 @@ from lthcore.errors import LabError, TimeLimit, one_line
 from lthcore.lottery.methods import planned
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror
-from lthcore.runs.estimate import done_replicates
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.ray_cluster import Cluster, RayExecutor
 from lthcore.runs.runner import run
+from lthcore.runs.status import status_of
 
 EVERY = 1.0  # seconds between looks at the progress
 PREFETCH = 1  # experiments begun beyond the room for trainings: one prunes and writes while another's trainings go on
@@ -111,7 +111,7 @@ class QueueStatus:
         self.began: dict[str, float] = {}
         self.total = {e.name: len(planned(e.settings)) for e in experiments}
         self.written = {e.name: _written(e) for e in experiments}
-        self.done = {e.name: len(done_replicates(e)) for e in experiments}
+        self.done = {e.name: len(status_of(e).done) for e in experiments}
 
     def rows(self, states: dict[str, str]) -> list[dict]:
         """Experiment, trainings done and in progress, steps a second since it began, and seconds left at that."""
@@ -120,7 +120,7 @@ class QueueStatus:
         for experiment in self.experiments:
             name, state = experiment.name, states[experiment.name]
             if (written := _written(experiment)) != self.written[name]:
-                self.written[name], self.done[name] = written, len(done_replicates(experiment))
+                self.written[name], self.done[name] = written, len(status_of(experiment).done)
             now = {stem: i for (of, stem), i in at.items() if of == name} if state == "running" else {}
             began = self.began.setdefault(name, time.monotonic()) if state == "running" else time.monotonic()
             seconds = time.monotonic() - began
@@ -137,7 +137,7 @@ class QueueStatus:
 def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
     """Each experiment once: where the queue has it several times, the last, which is the whole; if not done."""
     whole = {e.name: e for e in experiments}
-    return {n: e for n, e in whole.items() if set(planned(e.settings)) - done_replicates(e)}
+    return {n: e for n, e in whole.items() if set(planned(e.settings)) - status_of(e).done}
 
 
 def _written(experiment: Experiment) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from lthcore.arms import arm_of
 from lthcore.data.datasets import Data
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.methods import METHODS, planned
-from lthcore.lottery.outcomes import keep, let_go, without_ticket
+from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage, release_tensors
 from lthcore.lottery.search import Cohort, check_settings
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import seconds_of
@@ -21,8 +21,8 @@ from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
 from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import locked, stopped_by_sigterm
-from lthcore.runs.progress import duration
-from lthcore.runs.run_progress import RunProgress
+from lthcore.runs.plan import duration
+from lthcore.runs.progress import RunProgress
 from lthcore.settings import Recipe, Settings
 from lthcore.sources.catalogue import dataset_of
 from lthcore.training.orphans import remove_leftovers
@@ -98,7 +98,7 @@ class _Runner:
         self.progress = RunProgress(self.settings, files.missing, rounds, quiet)
 
     def train_all(self) -> None:
-        """Train all of the experiment, showing how far it is (lthcore/runs/run_progress.py)."""
+        """Train all of the experiment, showing how far it is (lthcore/runs/progress.py)."""
         outcomes = METHODS[type(self.settings)].outcomes
         with self.progress:
             for cohort in outcomes(self.settings, self.data, self.train, self.files.lineage, self.search):
@@ -117,7 +117,7 @@ class _Runner:
             outcome = self._outcome_of(replicate, start)
             if outcome is not None:
                 outcomes[replicate] = outcome
-                let_go(self.settings, replicate, outcome, start)
+                release_tensors(self.settings, replicate, outcome, start)
             elif self.files.has_checkpoint(replicate):
                 todo[replicate] = self.files.load_checkpoint(replicate, start)
             else:
@@ -137,13 +137,13 @@ class _Runner:
                 return start  # nothing grows from it
             outcome = files.load_ticket(replicate, start)
             files.note(replicate, outcome)
-            keep(self.settings, self.data, files.lineage, replicate, outcome)
+            keep_for_later_rounds(self.settings, self.data, files.lineage, replicate, outcome)
             return outcome
         row = files.rows.get(replicate)
         if row is None:
             return None
         diverged = bool(row.get("diverged"))
-        return without_ticket(self.settings, files.lineage, files.missing, replicate, start, diverged)
+        return outcome_from_lineage(self.settings, files.lineage, files.missing, replicate, start, diverged)
 
     def _trained(self, todo: Cohort, starts: Cohort) -> Cohort:
         """Train what is to do, saving each training as it ends; return those that came to their end."""
@@ -160,8 +160,8 @@ class _Runner:
                 files.note(replicate, state)
             row = files.rows[replicate]
             self.progress.ended(replicate, row["percent_left"], row["final_test_accuracy"])
-            keep(self.settings, self.data, files.lineage, replicate, state)
-            let_go(self.settings, replicate, state, starts[replicate])
+            keep_for_later_rounds(self.settings, self.data, files.lineage, replicate, state)
+            release_tensors(self.settings, replicate, state, starts[replicate])
             if time.perf_counter() - files.written > WRITE_EVERY:  # what a kill loses of the tables, the tickets have
                 self.write()
         return outcomes

@@ -9,7 +9,7 @@ from lthcore.analysis import similarity
 from lthcore.analysis.similarity import align, chance_jaccard, jaccard, linear_cka, mean_cca
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
-from lthcore.pruning.units import columns, streams_of
+from lthcore.pruning.streams import columns, streams_of
 from lthcore.settings import Settings
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from lthcore import masks
 from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.errors import TimeLimit
 from lthcore.lottery.lineage import FILE, Lineage
-from lthcore.lottery.outcomes import without_ticket
+from lthcore.lottery.outcomes import outcome_from_lineage
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
@@ -203,5 +203,5 @@ def test_a_training_that_diverged_stands_as_one_whatever_its_network_holds():
     settings = SEARCH.changed(architecture="resnet20", widths=())
     start = begin(settings, 0, 0, initial_weights(build(settings, (1, 8, 8), 10), settings, 0))
     assert any(not w.is_floating_point() for w in start.weights.values())  # a norm counts its batches
-    outcome = without_ticket(settings, Lineage(), [], Replicate("ticket", 0, 0, 0), start, diverged=True)
+    outcome = outcome_from_lineage(settings, Lineage(), [], Replicate("ticket", 0, 0, 0), start, diverged=True)
     assert outcome.diverged and not start.diverged

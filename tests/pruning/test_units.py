@@ -12,7 +12,8 @@ from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights
 from lthcore.pruning.criteria import PruningContext
-from lthcore.pruning.units import columns, prune_units, streams_of, unit_activation, units_of
+from lthcore.pruning.streams import columns, streams_of, units_of
+from lthcore.pruning.units import prune_units, unit_activation
 from lthcore.registry import CRITERIA
 from lthcore.runs.runner import run
 from lthcore.settings import Settings

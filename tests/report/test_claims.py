@@ -15,8 +15,7 @@ from lthcore.report.measures import RunTables, without_trials_on_their_way
 from lthcore.report.readme import write_pages
 from lthcore.report.scorecard import as_markdown, baselines, write_scorecard
 from lthcore.runs import schemas
-from lthcore.runs.estimate import params_files
-from lthcore.runs.experiments import load_experiments
+from lthcore.runs.experiments import load_experiments, params_files
 from lthcore.runs.files import read_tables
 
 LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]

@@ -1,10 +1,9 @@
-"""The plan: what is left to do, and an estimate of its time that follows from what is timed."""
+"""Estimates of how long what is left to do would take: they follow from what is timed."""
 
 import pytest
 
-from lthcore.errors import LabError
 from lthcore.lottery.search import planned
-from lthcore.runs import estimate
+from lthcore.runs import estimate, timing
 from lthcore.runs.experiments import Experiment
 from lthcore.settings import Settings
 from lthcore.sources import catalogue, cifar
@@ -20,7 +19,7 @@ def nothing_done(tmp_path, monkeypatch):
 
 
 def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypatch):
-    monkeypatch.setattr(estimate, "_timed", lambda settings, density: (2e-3, 1e-6, 0.0))
+    monkeypatch.setattr(timing, "_seconds", lambda settings, density: (2e-3, 1e-6, 0.0))
     each = 1000 * 2e-3 + (11 * 15_000 + 2 * 55_000) * 1e-6
     assert estimate.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * estimate.SHARED)
 
@@ -29,20 +28,20 @@ def test_what_is_timed_is_kept_for_this_machine_and_these_versions(tmp_path, mon
     """A command times nothing that one before it has timed here; elsewhere, or with other versions, it does."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     timed, seconds = [], (2e-3, 1e-6, 0.0)
-    monkeypatch.setattr(estimate, "_time", lambda settings, density: timed.append(density) or seconds)
+    monkeypatch.setattr(timing, "_measure", lambda settings, density: timed.append(density) or seconds)
 
     def as_in_another_command() -> float:
-        estimate._read_kept.cache_clear()
-        estimate._machine.cache_clear()
+        timing._read_kept.cache_clear()
+        timing._machine.cache_clear()
         return estimate.seconds_left(EXPERIMENT)
 
     replicates = planned(SETTINGS)
-    assert not estimate.is_timed(SETTINGS, replicates) and estimate.is_timed(SETTINGS, [])
+    assert estimate.needs_timing(SETTINGS, replicates) and not estimate.needs_timing(SETTINGS, [])
     first = as_in_another_command()
-    assert timed and estimate.is_timed(SETTINGS, replicates)
+    assert timed and not estimate.needs_timing(SETTINGS, replicates)
     count = len(timed)
     assert as_in_another_command() == first and len(timed) == count
-    monkeypatch.setattr(estimate, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr(timing, "versions", lambda: {"torch": "another"})
     as_in_another_command()
     assert len(timed) == 2 * count
     for path in (tmp_path / "cache" / "lth").iterdir():
@@ -51,12 +50,12 @@ def test_what_is_timed_is_kept_for_this_machine_and_these_versions(tmp_path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # where nothing can be written
     assert as_in_another_command() == first
     monkeypatch.undo()
-    estimate._machine.cache_clear()
+    timing._machine.cache_clear()
 
 
 def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
     asked = []
-    monkeypatch.setattr(estimate, "_timed", lambda settings, density: asked.append(density) or (1e-3, 1e-6, 0.0))
+    monkeypatch.setattr(timing, "_seconds", lambda settings, density: asked.append(density) or (1e-3, 1e-6, 0.0))
     for replicate in planned(SETTINGS):
         estimate.seconds_of(SETTINGS, [replicate])
     assert asked[0] == 1.0
@@ -65,17 +64,17 @@ def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
 
 
 def test_a_step_takes_time():
-    step, image, update = estimate._timed(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
+    step, image, update = timing._seconds(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
     assert 0 < image < step < 1 and 0 < update < step
 
 
 def test_a_step_of_convolutions_is_its_update_and_the_rest_by_the_image(monkeypatch):
     asked = []
-    monkeypatch.setattr(estimate, "_timed", lambda settings, density: asked.append(settings) or (0.5, 1e-3, 0.1))
+    monkeypatch.setattr(timing, "_seconds", lambda settings, density: asked.append(settings) or (0.5, 1e-3, 0.1))
     conv = SETTINGS.changed(architecture="conv2", dataset="cifar10", batch_size=60, precision="bfloat16")
-    step, image = estimate.timed(conv)
-    assert step == pytest.approx(0.1 + 0.4 * 60 / estimate.SMALL_BATCH) and image == 1e-3
-    assert (asked[0].batch_size, asked[0].precision) == (estimate.SMALL_BATCH, "bfloat16")
+    step, image = timing.timed(conv)
+    assert step == pytest.approx(0.1 + 0.4 * 60 / timing.SMALL_BATCH) and image == 1e-3
+    assert (asked[0].batch_size, asked[0].precision) == (timing.SMALL_BATCH, "bfloat16")
 
 
 def test_the_estimate_counts_the_test_images_that_are_here(tmp_path, monkeypatch):
@@ -84,13 +83,3 @@ def test_the_estimate_counts_the_test_images_that_are_here(tmp_path, monkeypatch
     (tmp_path / "cifar-10-batches-bin").mkdir()
     (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(bytes(40 * cifar.CIFAR10_RECORD))
     assert catalogue.test_images("cifar10") == 40
-
-
-def test_a_damaged_table_is_one_line(tmp_path):
-    folder = tmp_path / EXPERIMENT.name
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(f'{{"run_key": "{SETTINGS.key}"}}')
-    assert estimate.done_replicates(EXPERIMENT) == set()
-    (folder / "rounds.csv").write_text("<<<<<<< HEAD\n")
-    with pytest.raises(LabError, match=r"rounds\.csv is damaged"):
-        estimate.done_replicates(EXPERIMENT)

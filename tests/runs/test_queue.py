@@ -11,8 +11,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.methods import planned
 from lthcore.paths import project_root
 from lthcore.runs.archives import pack, unpack
-from lthcore.runs.estimate import params_files
-from lthcore.runs.experiments import PROFILES
+from lthcore.runs.experiments import PROFILES, params_files
 from lthcore.runs.files import read_record
 from lthcore.runs.queue import Less, queued
 from lthcore.runs.runner import run

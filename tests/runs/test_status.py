@@ -5,10 +5,11 @@ import json
 import pandas as pd
 import pytest
 
+from lthcore.errors import LabError
 from lthcore.report.comparisons import runs_of
 from lthcore.runs.experiments import LONGEST, NAME, Experiment, changes, named
 from lthcore.runs.folder import RunFolder
-from lthcore.runs.progress import state_line
+from lthcore.runs.plan import state_line
 from lthcore.runs.runner import run
 from lthcore.runs.status import changed_runs, status_of
 from lthcore.settings import Settings
@@ -92,3 +93,14 @@ def test_changed_runs_are_those_below_a_published_name_with_what_they_change(exp
     [(found, values)] = changed_runs({experiment.name: experiment})
     assert values == changes(SETTINGS, changed) == {"learning_rate": 1e-3}
     assert found.settings == changed and not status_of(found).missing
+
+
+def test_a_damaged_table_is_one_line(tmp_path):
+    experiment = Experiment("study", "variant", "cpu", Settings())
+    folder = tmp_path / experiment.name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(f'{{"run_key": "{experiment.settings.key}"}}')
+    assert status_of(experiment, tmp_path).done == set()
+    (folder / "rounds.csv").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(LabError, match=r"rounds\.csv is damaged"):
+        status_of(experiment, tmp_path)

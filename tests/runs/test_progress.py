@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from lthcore.runs import run_progress
-from lthcore.runs.run_progress import Report, RunProgress
+from lthcore.runs import progress
+from lthcore.runs.progress import Report, RunProgress
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.training.state import Evaluation, Replicate, TrainState
@@ -35,7 +35,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def every_word(monkeypatch):
     """Trainings say where they are at each evaluation."""
-    monkeypatch.setattr(run_progress, "SAID_EVERY", 0.0)
+    monkeypatch.setattr(progress, "SAID_EVERY", 0.0)
     monkeypatch.setenv("LTH_WORKERS", "1")
 
 
@@ -91,9 +91,9 @@ def test_a_training_says_no_more_than_it_has_to(monkeypatch):
         def sendto(self, message, _):
             sent.append(message)
 
-    monkeypatch.setattr(run_progress.socket, "socket", Line)
+    monkeypatch.setattr(progress.socket, "socket", Line)
     clock = iter([0.0, 0.1, 0.25])
-    monkeypatch.setattr(run_progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     report = Report(1, "token")
     for iteration in (0, 100, 200):
         report(FIRST, at(iteration))
@@ -114,7 +114,7 @@ def test_a_bar_on_a_terminal_says_what_lines_say_and_moves_within_a_training(eve
 
 def test_in_a_pipe_a_long_round_has_lines_of_its_own(every_word, monkeypatch, capsys):
     monkeypatch.setenv("LTH_PLAIN", "1")
-    monkeypatch.setattr(run_progress, "LINE_EVERY", -1.0)
+    monkeypatch.setattr(progress, "LINE_EVERY", -1.0)
     told(RunProgress(SETTINGS, [FIRST], 1), (FIRST, 0), (FIRST, 100))
     assert re.search(
         rf"round  0/1:  51.3% of weights remaining, ticket test accuracy 90.00%, {PACE}", capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_in_a_pipe_a_long_round_has_lines_of_its_own(every_word, monkeypatch, ca
 def test_a_run_says_its_estimate_before_it_begins_and_then_each_round(workers, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LTH_PLAIN", "1")
     monkeypatch.setenv("LTH_WORKERS", workers)
-    monkeypatch.setattr(run_progress, "SAID_EVERY", 0.0)
+    monkeypatch.setattr(progress, "SAID_EVERY", 0.0)
     settings = SETTINGS.changed(iterations=40, eval_every=20)
     run(settings, tmp_path)
     estimate, *rounds = capsys.readouterr().out.splitlines()

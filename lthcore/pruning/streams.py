@@ -1,0 +1,74 @@
+"""Streams: the units (neurons, filters) of a network, which layers compute them and which read them.
+
+A dense layer's outputs are one stream: it computes them, the next layer reads them. In a residual network the units of
+a stream are computed by several layers, whose outputs are added up, and read by several.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from lthcore.errors import LabError
+from lthcore.models import Dropout, Residual, build
+from lthcore.onednn import Linear
+from lthcore.settings import Recipe
+
+KNOWN = (
+    nn.Flatten, nn.Linear, Linear, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
+    Residual,
+)  # fmt: skip
+
+
+class Stream(NamedTuple):
+    """A set of units: the layers that compute them, those layers' norms (None for none), and the layers that read them.
+
+    The inputs of a network have no producer.
+    """
+
+    producers: list[str]
+    norms: list[str | None]
+    consumers: list[str]
+
+
+def streams_of(model: nn.Sequential) -> list[Stream]:
+    """The streams of a network from its inputs on; the outputs are nobody's units.
+
+    Raises LabError for a network of other layers than KNOWN, or that are not in a row: what reads its units is unknown.
+    """
+    strangers = [name for name, layer in model.named_children() if type(layer) not in KNOWN]
+    if type(model) is not nn.Sequential or strangers:
+        what = f"and {strangers[0]} is none of them" if strangers else f"and {type(model).__name__} is another module"
+        raise LabError(
+            f"units: those of dense layers, convolutions and residual blocks in an nn.Sequential are known, {what}; "
+            "take granularity = weights"
+        )
+    found: list[Stream] = []
+    stream = Stream([], [], [])  # the one that is open: further layers may compute or read its units
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            stream.consumers.append(name)
+            found.append(stream)
+            stream = Stream([name], [None], [])
+        elif isinstance(layer, nn.BatchNorm2d):
+            stream.norms[-1] = name
+        elif isinstance(layer, Residual):
+            stream.consumers.append(f"{name}.conv1")
+            found.append(Stream([f"{name}.conv1"], [f"{name}.norm1"], [f"{name}.conv2"]))  # within the block
+            if layer.shortcut is None:  # what the block computes is added to the stream that it reads
+                stream.producers.append(f"{name}.conv2")
+                stream.norms.append(f"{name}.norm2")
+            else:  # it begins another
+                stream.consumers.append(f"{name}.shortcut")
+                found.append(stream)
+                stream = Stream([f"{name}.conv2", f"{name}.shortcut"], [f"{name}.norm2", f"{name}.shortcut_norm"], [])
+    return found
+
+
+def units_of(settings: Recipe, shape: tuple[int, int, int], classes: int) -> list[Stream]:
+    """The streams of the network of these settings, for images of `shape`."""
+    return streams_of(build(settings, shape, classes))
+
+
+def columns(weight: Tensor, units: int) -> Tensor:
+    """A view of a weight (outputs, inputs, ...) by the units that it reads: (outputs, units, rest)."""
+    return weight.view(len(weight), units, -1)
