@@ -71,7 +71,7 @@ def named(text: str) -> set[int]:
 
 def drawn_of(run: str) -> set[int]:
     """The figures that a params file of iterative pruning feeds; LeNet's by either scaling of its pixels."""
-    run = LENET_RUN[0] if run in ("lenet_mnist", "lenet_mnist_standardised") else run
+    run = LENET_RUN if run == "lenet_mnist_standardised" else run
     return {number for number, sheet in FIGURES.items() if run in sheet.runs}
 
 

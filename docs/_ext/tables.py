@@ -524,7 +524,7 @@ def face() -> str:
     return table(("name", "defined as", "what it is"), rows)
 
 
-PAGES = {"lenet_run": LENET_RUN[0]} | {
+PAGES = {"lenet_run": LENET_RUN} | {
     function.__name__: function
     for function in (
         convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run, dense_networks,

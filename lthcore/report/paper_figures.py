@@ -28,8 +28,10 @@ from lthcore.runs.timing import timed
 from lthcore.training.parallel import worker_count
 
 NOTEBOOK = "iterative_pruning"
-LENET_RUN, SGD_RUN = ("lenet_mnist_standardised",), "lenet_mnist_sgd"  # lenet_mnist, of unit scaling, is not run yet
-LENET = f"{NOTEBOOK}/{LENET_RUN[0]}"
+LENET_RUN, SGD_RUN = "lenet_mnist", "lenet_mnist_sgd"
+LENET = f"{NOTEBOOK}/{LENET_RUN}"
+# the same experiment on inputs scaled otherwise: drawn where it has more of a figure's arms
+INSTEAD = {LENET: f"{NOTEBOOK}/lenet_mnist_standardised"}
 CONVS = ("conv2_cifar10", "conv4_cifar10", "conv6_cifar10")
 TITLES = {
     "es_iteration": "Early-stop iteration",
@@ -71,11 +73,17 @@ CHANGED = ("magnitude change, in the ticket", "magnitude change, pruned")
 INCOMING, OUTGOING, SURVIVING = "incoming connections kept", "outgoing connections kept", "surviving initial weights"
 FIGURES = {
     1: FigureSpec(
-        "Winning tickets against random sparse networks", (*LENET_RUN, *CONVS), ("ticket", "random"), subject="random"
+        "Winning tickets against random sparse networks", (LENET_RUN, *CONVS), ("ticket", "random"), subject="random"
     ),
-    3: FigureSpec("Test accuracy as training proceeds", LENET_RUN, ("ticket", "reinit"), ("test_accuracy",), "curves"),
+    3: FigureSpec(
+        "Test accuracy as training proceeds", (LENET_RUN,), ("ticket", "reinit"), ("test_accuracy",), "curves"
+    ),
     4: FigureSpec(
-        "LeNet: early stop and accuracy", LENET_RUN, ("ticket", "reinit", "oneshot", "oneshot_reinit"), FOUR, "figure4"
+        "LeNet: early stop and accuracy",
+        (LENET_RUN,),
+        ("ticket", "reinit", "oneshot", "oneshot_reinit"),
+        FOUR,
+        "figure4",
     ),
     5: FigureSpec("Conv-2/4/6: early stop and accuracy", CONVS, ("ticket", "reinit"), FOUR),
     6: FigureSpec("Conv-2/4/6 with dropout", ("conv_dropout", *CONVS), ("ticket",), FOUR, subject="conv_dropout"),
@@ -83,7 +91,7 @@ FIGURES = {
     8: FigureSpec("ResNet-18 (20 layers)", ("resnet20_cifar10",), ("ticket", "reinit"), READINGS),
     9: FigureSpec(
         "LeNet: rewinding against continued training",
-        LENET_RUN,
+        (LENET_RUN,),
         ("ticket", "continued_reset"),
         FOUR,
         subject="continued_reset",
@@ -95,40 +103,40 @@ FIGURES = {
         FOUR,
         subject="continued_reset",
     ),
-    11: FigureSpec("Validation loss as training proceeds", LENET_RUN, ("ticket", "reinit"), ("val_loss",), "curves"),
+    11: FigureSpec("Validation loss as training proceeds", (LENET_RUN,), ("ticket", "reinit"), ("val_loss",), "curves"),
     12: FigureSpec(
-        "LeNet: Figure 4 with training accuracy", LENET_RUN, ("ticket", "reinit", "oneshot", "oneshot_reinit"), FIVE
+        "LeNet: Figure 4 with training accuracy", (LENET_RUN,), ("ticket", "reinit", "oneshot", "oneshot_reinit"), FIVE
     ),
     13: FigureSpec("Conv-2/4/6: Figure 5 with training accuracy", CONVS, ("ticket", "reinit"), FIVE),
     14: FigureSpec(
         "Test accuracy at the end",
-        (*LENET_RUN, *CONVS, "resnet20_cifar10", "vgg19_cifar10"),
+        (LENET_RUN, *CONVS, "resnet20_cifar10", "vgg19_cifar10"),
         ("ticket", "reinit", "random"),
         ("final_test_accuracy",),
     ),
-    15: _distributions("Surviving initial weights, Adam", *LENET_RUN, SURVIVING),
+    15: _distributions("Surviving initial weights, Adam", LENET_RUN, SURVIVING),
     16: _distributions("Surviving initial weights, SGD", SGD_RUN, SURVIVING),
     17: FigureSpec(
         "Reinitialised from the surviving weights",
-        LENET_RUN,
+        (LENET_RUN,),
         ("ticket", "resampled", "reinit"),
         FOUR,
         subject="resampled",
     ),
     18: FigureSpec(
         "Pruned by magnitude at iteration 0",
-        ("lenet_mnist_at_init", *LENET_RUN),
+        ("lenet_mnist_at_init", LENET_RUN),
         ("ticket", "reinit"),
         FOUR,
         subject="lenet_mnist_at_init",
     ),
-    19: _distributions("Movement of weights", *LENET_RUN, *MOVED, kind="together"),
-    20: _distributions("Change in magnitude", *LENET_RUN, *CHANGED, kind="together"),
-    21: _distributions("Incoming connections kept, Adam", *LENET_RUN, INCOMING),
+    19: _distributions("Movement of weights", LENET_RUN, *MOVED, kind="together"),
+    20: _distributions("Change in magnitude", LENET_RUN, *CHANGED, kind="together"),
+    21: _distributions("Incoming connections kept, Adam", LENET_RUN, INCOMING),
     22: _distributions("Incoming connections kept, SGD", SGD_RUN, INCOMING),
-    23: _distributions("Outgoing connections kept, Adam", *LENET_RUN, OUTGOING),
+    23: _distributions("Outgoing connections kept, Adam", LENET_RUN, OUTGOING),
     24: _distributions("Outgoing connections kept, SGD", SGD_RUN, OUTGOING),
-    25: FigureSpec("Tickets with noise", LENET_RUN, NOISE, FOUR, subject="noise_3"),
+    25: FigureSpec("Tickets with noise", (LENET_RUN,), NOISE, FOUR, subject="noise_3"),
     26: FigureSpec("LeNet: Adam learning rates", ("lenet_mnist_adam_rates",), columns=SWEEP),
     27: FigureSpec("LeNet: SGD learning rates", ("lenet_mnist_sgd_rates",), columns=SWEEP),
     28: FigureSpec("LeNet: momentum", ("lenet_mnist_momentum",), columns=SWEEP),
@@ -177,9 +185,11 @@ def variants(run: str) -> list[str]:
 def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tuple[str, ...] = PROFILES) -> Path | None:
     """The folder of `<notebook>/<variant>` under the largest profile that has tables; None where none has.
 
-    With `arms`, a profile that has more of them goes before a larger one that does not have them yet.
+    With `arms`, a profile that has more of them goes before a larger one that does not have them yet, and so does what
+    INSTEAD names beside it.
     """
-    folders = [Path(root) / profile / name for profile in reversed(profiles)]
+    names = [name, INSTEAD[name]] if arms and name in INSTEAD else [name]
+    folders = [Path(root) / profile / one for one in names for profile in reversed(profiles)]
     folders = [folder for folder in folders if has_results(folder)]
     return max(folders, key=lambda folder: len(set(arms) & _arms(folder)) if arms else 0, default=None)
 
@@ -207,7 +217,7 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
     done, planned = record["trainings_done"], record["trainings_planned"]
     partial = "" if done >= planned else f", {done} of {planned} trainings done"
     n, iterations = rounds["trial"].nunique(), rounds["iterations"].max()
-    what = f"profile {profile_of(folder)}: n = {n} trials of {iterations:,} iterations"
+    what = f"{folder.name}, profile {profile_of(folder)}: n = {n} trials of {iterations:,} iterations"
     return f"{what}, bars: range of trials{partial} ({record['run_key']})"
 
 
@@ -288,7 +298,7 @@ def _draw_panels(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) 
     colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
     series = []
     for colour, (name, rounds) in zip(colours, tables.items(), strict=False):
-        profile, label = profile_of(found[name]), name.split("/")[1]
+        profile, label = profile_of(found[name]), found[name].name
         profile = "" if profile == "paper" else f" ({profile})"
         for one in plots.series_of(rounds, sheet.arms):
             arm = "" if one.arm == "ticket" else f", {one.arm}"

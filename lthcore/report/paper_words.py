@@ -92,15 +92,16 @@ HERE = {
         "call `continued` is its trained lineage and is not drawn here."
     ),
     11: (
-        "The same. The minimum moves left down to about a tenth of the weights and is back at the dense network's "
-        "place where few remain; after it the loss rises, which is why the early stop is chosen on it."
+        "The same shape. Down to a tenth of the weights the minimum lies a little to the left of the dense "
+        "network's, where few remain far to its right; after it the loss rises, which is why the early stop is "
+        "chosen on it."
     ),
     12: "The same until few weights remain.",
     14: "The same order of the means for LeNet once most of the weights are gone.",
     15: (
-        "Small initial values go in the second and the output layer, whose distributions split in two, the more the "
-        "more is pruned, and lean to positive values in the second layer, to negative ones in the output layer. In "
-        "the first layer they do not: there what survives is set by where the pixels are."
+        "Small initial values go in the second and the output layer, the more the more is pruned: what survives leans "
+        "to positive values in the second layer and splits in two in the output layer, most of it negative. In the "
+        "first layer they do not: there what survives is set by where the pixels are."
     ),
     19: "The same in all layers (at 16.9% of weights remaining).",
     20: (
@@ -108,9 +109,9 @@ HERE = {
         "but those pruned grow too."
     ),
     21: (
-        "Spread, not concentrated: down to 7% of weights remaining every unit of the first layer keeps some "
-        "incoming connections. Later some have none, and units differ more the more is pruned. (Cumulative: a steep "
-        "line means that units are alike.)"
+        "Spread, not concentrated: at 16.9% of weights remaining every unit of the first layer keeps some incoming "
+        "connections. Where few weights remain many have none. (Cumulative: a steep line means that units are "
+        "alike.)"
     ),
     23: (
         "Where few weights remain a growing share of the pixels has no connection at all, while others keep several "

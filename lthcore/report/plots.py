@@ -362,7 +362,9 @@ def _absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
 
 def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
     """The figure with its caption, in lines no wider than it, which also says what is absent."""
-    missing = f"not in the table: {', '.join(absent)}" if absent else ""
+    names = list(absent)
+    named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
+    missing = f"not in the table: {named}" if names else ""
     lines = textwrap.wrap("; ".join(filter(None, (caption, missing))), int(13 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=8.5, color="#666666")
     return figure
