@@ -11,6 +11,7 @@ from pathlib import Path
 
 import papermill
 import pytest
+from colab import fresh_environment
 
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_for
@@ -148,22 +149,6 @@ def live(path: Path) -> bool:
     return any(re.search(r"= run\(", source(cell)) for cell in cells(path))
 
 
-def fresh_environment(folder: Path, stub: bool) -> Path:
-    """A virtual environment with this one's packages but without lthcore, and with a stub of google.colab."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    python = folder / "venv" / "bin" / "python"
-    site = Path(
-        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
-    )
-    packages = [p for p in sys.path if p.endswith("site-packages")]  # a path in a .pth file: its own .pth are not read
-    (site / "these.pth").write_text("\n".join(packages) + "\n")
-    if stub:
-        (site / "google").mkdir()
-        (site / "google" / "__init__.py").touch()
-        (site / "google" / "colab.py").touch()
-    return python
-
-
 @pytest.mark.skipif(os.name == "nt", reason="lays out the environment as on Unix")
 def test_set_up_cell_installs_the_project_on_colab(tmp_path):
     python = fresh_environment(tmp_path, stub=True)
@@ -179,13 +164,23 @@ def test_set_up_cell_installs_the_project_on_colab(tmp_path):
         subprocess.run([*git, *command], check=True)
     (tmp_path / "content").mkdir()
     setup = source(cells(ROOT / "notebooks" / "quickstart.ipynb")[0])
-    script = f"import google.colab\n{setup}\n{setup}\nimport lthcore.settings\nprint(lthcore.settings.__file__)"
+    script = f"{setup}\n{setup}\nimport lthcore.settings\nprint(lthcore.settings.__file__)"
     run = subprocess.run(
         [python, "-c", script], cwd=tmp_path / "content", text=True, capture_output=True,
         env=os.environ | {"LTH_REPOSITORY": f"file://{origin}"}, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert Path(run.stdout.split()[-1]).is_relative_to(tmp_path / "content" / "lottery-lab")
+
+
+@pytest.mark.skipif("/OWNER/" not in (ROOT / "README.md").read_text(), reason="this copy has its address")
+@pytest.mark.skipif(os.name == "nt", reason="lays out the environment as on Unix")
+def test_set_up_cell_of_a_copy_without_an_address_says_what_to_do(tmp_path):
+    setup = source(cells(ROOT / "notebooks" / "quickstart.ipynb")[0])
+    run = subprocess.run(
+        [fresh_environment(tmp_path, stub=True), "-c", setup], cwd=tmp_path, text=True, capture_output=True, check=False
+    )
+    assert run.returncode == 1 and "LTH_REPOSITORY" in run.stderr and len(run.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
