@@ -2,8 +2,8 @@
 
     python tests/colab.py [NOTEBOOK ...]
 
-`google.colab` is a stub; the set-up cell clones this checkout, as last committed, and installs it. A line is printed for
-each notebook with its seconds; the exit status is 1 where one failed.
+`google.colab` is a stub; the set-up cell clones this checkout, as last committed, and installs it. For each notebook a
+line is printed with its seconds; the exit status is 1 where one failed.
 """
 
 import os
