@@ -347,7 +347,7 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     monkeypatch.setattr(paper_figures, "FIGURES", {n: paper_figures.FIGURES[n] for n in (1, 4)})
     assert project_root() == project
     assert lth("figures") == 0
-    assert f"no tables of {paper_figures.LENET_RUN[0]} yet" in capsys.readouterr().out
+    assert f"no tables of {paper_figures.LENET_RUN} yet" in capsys.readouterr().out
     assert not list(project.glob("figures/*"))
     run_tiny_as = project / f"params/{paper_figures.LENET}.yaml"
     run_tiny_as.parent.mkdir()
@@ -453,7 +453,7 @@ def test_the_table_of_figures_is_written_with_costs(project, capsys, monkeypatch
     monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4]})
     assert lth("figures", "--table") == 0
     text = (project / "params/FIGURES.md").read_text()
-    run = paper_figures.LENET_RUN[0]
+    run = paper_figures.LENET_RUN
     assert f"| 4 | LeNet: early stop and accuracy | {run} |" in text
     assert re.search(run + r".yaml\) \| 4 \| 1 \| 7 \| 60 \| [\d,.]+ \| 0.0 \|", text)
 

@@ -261,7 +261,7 @@ def _first_sentences(text: str, enough: int = 140) -> str:
 PICTURES = {  # of notebooks that no study is named after, and where a study's first figure is not its best
     "quickstart": "fig03", "iterative_pruning": "fig04", "paper_figures": "fig12", "claims": "fig09",
     "your_own_model": "fig25", "dynamic_pruning": "dynamic_training", "dynamic_summary": "dynamic_sparsities",
-    "movement_pruning": "movement_arms", "ticket_structure": "ticket_pixels",
+    "take_home": "fig14", "movement_pruning": "movement_arms", "ticket_structure": "ticket_pixels",
 }  # fmt: skip
 
 

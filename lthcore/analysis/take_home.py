@@ -41,13 +41,18 @@ FORMATS = {".safetensors": "mask and weights", ".pt": "a state dict of PyTorch",
 class WinningTicket:
     """A mask, and the weights that a network under it starts from, of a round (from 1) of a trial of a run."""
 
-    run: str
+    folder: Path  # of the run
     settings: Settings
     trial: int
     round: int
     remaining: float  # % of weights
     mask: Mask
     weights: Weights
+
+    @property
+    def run(self) -> str:
+        """What the run is called, `<profile>/<notebook>/<variant>`."""
+        return "/".join(self.folder.parts[-3:])
 
     def network(self) -> nn.Module:
         """The network, its pruned weights zero, its others as they start."""
@@ -95,7 +100,7 @@ def load_ticket(
     k = _nearest(percentages, remaining, round, folder)
     weights = _origin(settings, known, trial)
     mask = known.mask(trial, arm_of(arm).masks, k)
-    return WinningTicket(str(run), settings, trial, k, float(percentages[k]), mask, weights)
+    return WinningTicket(folder, settings, trial, k, float(percentages[k]), mask, weights)
 
 
 def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = False) -> Path:
@@ -127,7 +132,7 @@ def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = Fal
 
 def model_card(ticket: WinningTicket) -> str:
     """What a ticket is: its network, run, numbers of trials and accuracy, in Markdown."""
-    folder, s = _folder(ticket.run), ticket.settings
+    folder, s = ticket.folder, ticket.settings
     record, table = read_record(folder), read_table(folder, "rounds.csv")
     at = table[(table["arm"] == "ticket") & (table["round"] == ticket.round)]
     mine = at[at["trial"] == ticket.trial]["final_test_accuracy"]

@@ -9,7 +9,8 @@ from lthcore.report.study import Study
 COURSE = (
     "quickstart", "iterative_pruning", "paper_figures", "claims", "rewinding_and_connectivity", "deconstructing",
     "pruning_at_init", "movement_pruning", "dynamic_pruning", "dynamic_summary", "structured_pruning",
-    "robust_training", "ticket_structure", "ticket_similarity", "mask_transfer", "mask_prediction", "your_own_model",
+    "robust_training", "ticket_structure", "ticket_similarity", "mask_transfer", "mask_prediction", "take_home",
+    "your_own_model",
 )  # fmt: skip
 
 
