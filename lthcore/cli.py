@@ -191,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--remaining", type=_positive, metavar="P", help="about P%% of weights (default: the fewest)")
     sub.add_argument("--to", required=True, metavar="FILE", help="ticket.safetensors, .pt (a state dict) or .onnx")
     sub.add_argument("--compacted", action="store_true", help="without the neurons that nothing comes through")
+    sub.add_argument("--push", metavar="OWNER/NAME", help="also upload it, with its card, to the Hugging Face hub")
     sub = command("figures", commands.figures_command, "redraw figures/ from the tables; no training")
     sub.add_argument("--table", action="store_true", help="write params/FIGURES.md instead: what feeds which figure")
     sub = command("scorecard", commands.scorecard_command, "grade the paper's claims from the tables")

@@ -236,12 +236,15 @@ def show_command(options: argparse.Namespace) -> None:
 
 def export_command(options: argparse.Namespace) -> None:
     """Write a ticket of a run, mask and initial weights, to a file to take home."""
+    from lthcore.analysis.hub import push_ticket
     from lthcore.analysis.take_home import export_ticket, load_ticket
 
     ticket = load_ticket(options.run, options.trial, options.remaining)
     path = export_ticket(ticket, options.to, options.compacted)
     card = path.with_suffix(".md").name
     print(f"{path}: round {ticket.round}, {ticket.remaining:.1f}% of weights remaining; {card} says what it is")
+    if options.push:
+        print(f"{push_ticket(path, options.push)}: uploaded")
 
 
 def _standing(folder: Path) -> str:

@@ -1,13 +1,18 @@
 """Tickets to take home: what a run's lineage gives, without a ticket file, is what the run trained."""
 
+import inspect
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lthcore import masks
+from lthcore.analysis.hub import push_ticket
 from lthcore.analysis.take_home import export_ticket, load_ticket
 from lthcore.errors import LabError
 from lthcore.lottery.search import planned
@@ -99,3 +104,46 @@ def test_other_programs_read_a_network_of_equal_outputs(suffix, compacted, root,
         hidden = (images.flatten(1) @ layers[0].T + layers[1]).relu()
         found = ((hidden @ layers[2].T + layers[3]).relu() @ layers[4].T + layers[5]).numpy()
     torch.testing.assert_close(torch.as_tensor(found), expected, atol=1e-5, rtol=1e-4)
+
+
+class FakeHub:
+    """Stands for huggingface_hub's HfApi: remembers what is uploaded, or refuses."""
+
+    uploaded: ClassVar[dict[str, bytes]] = {}
+    refusal: Exception | None = None
+
+    def create_repo(self, repo_id: str, *, exist_ok: bool) -> str:
+        if self.refusal:
+            raise self.refusal
+        return f"https://hub.example/{repo_id}"
+
+    def upload_file(self, *, path_or_fileobj: Path, path_in_repo: str, repo_id: str) -> None:
+        self.uploaded[f"{repo_id}/{path_in_repo}"] = path_or_fileobj.read_bytes()
+
+
+def test_a_ticket_is_pushed_with_its_card_as_the_front_page(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(FakeHub, "uploaded", {})
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=FakeHub))
+    path = export_ticket(load_ticket("small"), tmp_path / "ticket.safetensors")
+    assert push_ticket(path, "me/ticket") == "https://hub.example/me/ticket"
+    assert FakeHub.uploaded["me/ticket/ticket.safetensors"] == path.read_bytes()
+    assert FakeHub.uploaded["me/ticket/README.md"].startswith(b"---\nlicense: mit")
+
+
+def test_a_hub_that_refuses_or_is_not_installed_is_one_line(root, tmp_path, monkeypatch):
+    path = export_ticket(load_ticket("small"), tmp_path / "ticket.safetensors")
+    monkeypatch.setattr(FakeHub, "refusal", OSError("Token is required, but no token found.\nLog in."))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=FakeHub))
+    with pytest.raises(LabError, match=r"^hub: me/ticket was not written \(Token is required.*\); .* is there$"):
+        push_ticket(path, "me/ticket")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(LabError, match="not installed here; pip install"):
+        push_ticket(path, "me/ticket")
+
+
+def test_the_hub_is_called_as_it_is_defined():
+    """By the real package where it is: the stub above takes what that takes."""
+    hub = pytest.importorskip("huggingface_hub").HfApi
+    for name in ("create_repo", "upload_file"):
+        theirs, ours = (inspect.signature(getattr(kind, name)).parameters for kind in (hub, FakeHub))
+        assert ours.keys() <= theirs.keys()
