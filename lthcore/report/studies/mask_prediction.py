@@ -32,7 +32,7 @@ CHOSEN = {  # arm -> label and colour of masks that training chose
 def prediction(folder: Path, caption: str = "") -> Figure:
     """ROC-AUC on held-out seeds against weights left: sets of features, single ones; and what each is worth."""
     table, importance = (read_table(folder, f"{name}.csv") for name in ("prediction", "importance"))
-    figure, panels = new_figure(1, 3, (13.0, 3.8))
+    figure, panels = new_figure(2, 2, (8.5, 7.0))
     for name, colour in PREDICTED.items():
         for model, style in (("gradient boosting", "-"), ("logistic regression", "--")):
             part = table[(table["features"] == name) & (table["model"] == model)]
@@ -44,7 +44,9 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
         sparsity_axis(axes, table["percent_left"].min())
         axes.set(title=title, xlabel="% of weights remaining", ylabel="ROC-AUC, held-out seed", ylim=(0.3, 1.02))
-        axes.legend(fontsize=7, loc="lower right", ncols=2 if axes is panels[1] else 1)
+    panels[0].legend(fontsize=8, loc="lower right")
+    panels[3].set_axis_off()
+    panels[3].legend(*panels[1].get_legend_handles_labels(), title="each feature alone", loc="upper left")
     means = importance.groupby(["feature", "round"])["loss"].mean().unstack()
     order = means.mean(axis=1).sort_values().index
     left = importance.groupby("round")["percent_left"].first()
@@ -62,7 +64,7 @@ def seeding(folder: Path, caption: str = "") -> Figure:
     """Which share of the weights seeded by size or sign survives, and what the dense network comes to."""
     table = read_table(folder, "seeding.csv")
     labels = list(dict.fromkeys(table["seeding"]))
-    figure, (survive, dense) = new_figure(1, 2, (12.0, 3.8))
+    figure, (survive, dense) = new_figure(2, 1, (7.5, 7.0))
     for label, colour in zip(labels, sns.color_palette("husl", len(labels)), strict=True):
         plot_intervals(table[table["seeding"] == label], "percent_left", "seeded", survive, label, colour)
     left = sorted(table["percent_left"].unique())
@@ -70,7 +72,7 @@ def seeding(folder: Path, caption: str = "") -> Figure:
     sparsity_axis(survive, min(left))
     survive.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     survive.set(title="Share of the seeded weights that survives", xlabel="% of weights remaining")
-    survive.legend(fontsize=7)
+    survive.legend()
     trials = table.drop_duplicates(["seeding", "trial"])
     sns.stripplot(trials, x="dense_test_accuracy", y="seeding", color="#1f5fa8", ax=dense, jitter=False)
     dense.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))

@@ -85,7 +85,7 @@ def movement_arms(root: Path) -> Figure | None:
     stems = [stem for stem in NETWORKS if f"{stem}-high_movement" in runs]
     if not stems:
         return None
-    figure, panels = new_figure(1, len(stems) if len(stems) > 1 else 2)
+    figure, panels = new_figure(len(stems), 1, (7.5, 3.2 * len(stems) + 1))
     for axes, stem in zip(panels, stems, strict=False):
         lowest = 100.0
         for name, (label, colour) in MOVEMENT.items():
@@ -98,13 +98,9 @@ def movement_arms(root: Path) -> Figure | None:
                 empty = rounds[rounds["emptied"].notna()]
                 axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
         sparsity_axis(axes, lowest)
-        title = (
-            caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace("; ", "\n").replace(" trials each", "")
-        )
+        title = caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace(" trials each", "")
         axes.set(title=title, ylabel="test accuracy at the end", xlabel="% of weights remaining")
         axes.legend().remove()
-    for axes in panels[len(stems) :]:
-        axes.set_axis_off()
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_above(figure, handles.values(), handles.keys())
     return captioned(figure, "bars: range of trials; red crosses: a layer was emptied")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from lthcore.report.comparisons import gap, runs_of, trainings_of
-from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_rounds, sparsity_axis
+from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, plot_rounds, sparsity_axis
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_tables
 
@@ -16,7 +17,7 @@ ABLATION = {
     "adamw": "+ AdamW", "all": "all four",
 }  # fmt: skip
 
-
+LOWEST = -1.5  # points below base that are still drawn
 SHADES = {
     "base": "#222222", "clipping": "#3d8c5c", "dropout": "#d1642a", "kaiming": "#b8860b", "adamw": "#7a4fa3",
     "all": "#1f5fa8",
@@ -24,27 +25,46 @@ SHADES = {
 
 
 def robust_training(root: Path) -> Figure | None:
-    """Accuracy against sparsity: iterative pruning, its reinitialisation, and the two together for base and all."""
+    """What each change adds to base, for tickets and reinitialised; and both of base and of all four together."""
     found = _ablation(root)
     if found is None:
         return None
     figure, panels = new_figure(1, 3)
-    for axes, arm, title in zip(panels, ("ticket", "reinit"), ("Iterative pruning", "Reinitialised"), strict=False):
-        for name, part in found.groupby("label", sort=False):
-            rounds = part[(part["arm"] == arm) | (part["round"] == 0)]
-            plot_rounds(rounds, "es_test_accuracy", axes, ABLATION[name], SHADES[name])
-        axes.set_title(title)
+    below = []
+    for axes, arm in zip(panels, ("ticket", "reinit"), strict=False):
+        for name, part in _against_base(found, arm).groupby("label", sort=False):
+            plot_means(part["points"], part["percent_left"].round(2), axes, ABLATION[name], SHADES[name])
+            means = part.groupby("percent_left")["points"].mean()
+            low = means[means < LOWEST]
+            below += [f"{name} ({ARMS[arm][0]}, {left:.3g}% remaining) {mean:+.2f}" for left, mean in low.items()]
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.axhline(0, color=SHADES["base"], linewidth=1)
+        axes.set(title=f"{ARMS[arm][0].capitalize()}, against base", ylabel="test accuracy (points)", ylim=(LOWEST, 1))
     for name in ("base", "all"):
         for arm in ("ticket", "reinit"):
             part = found[(found["label"] == name) & ((found["arm"] == arm) | (found["round"] == 0))]
             label = f"{ABLATION[name].split(':')[0]}, {ARMS[arm][0]}"
             plot_rounds(part, "es_test_accuracy", panels[2], label, SHADES[name], ARMS[arm][2])
-    panels[2].set_title("Rewound against reinitialised")
+    panels[2].set(title="Rewound against reinitialised", ylabel="test accuracy at early stop")
     for axes in panels:
         sparsity_axis(axes, found["percent_left"].min())
-        axes.set(xlabel="% of weights remaining", ylabel="test accuracy at early stop")
-        axes.legend()
-    return captioned(figure, caption_of("LeNet-300-100 on MNIST, bars: range of trials", *_folders(root)))
+        axes.set(xlabel="% of weights remaining")
+    panels[0].legend()
+    panels[2].legend()
+    what = "LeNet-300-100 on MNIST, test accuracy at the early stop, bars: range of trials"
+    below = f"; below the panels: {', '.join(below)}" if below else ""
+    return captioned(figure, caption_of(what, *_folders(root)) + below)
+
+
+def _against_base(found: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Points of test accuracy that each change adds to base in the same trial and round, the dense network first."""
+    keys = ["trial", "draw", "round"]
+    part = found[(found["arm"] == arm) | (found["round"] == 0)]
+    base = part[part["label"] == "base"].set_index(keys)["es_test_accuracy"]
+    others = part[part["label"] != "base"].set_index(keys)
+    others = others.assign(points=100 * (others["es_test_accuracy"] - base.reindex(others.index)))
+    left = others.groupby("round")["percent_left"].transform("mean")
+    return others.assign(percent_left=left).reset_index()
 
 
 def robust_ablation(root: Path) -> Figure | None:
@@ -52,7 +72,7 @@ def robust_ablation(root: Path) -> Figure | None:
     found = _ablation(root)
     if found is None:
         return None
-    figure, (heat, soon) = new_figure(1, 2, (12.0, 3.8))
+    figure, (heat, soon) = new_figure(2, 1, (7.5, 7.0))
     tickets = found[found["arm"] == "ticket"]
     table = (100 * tickets["es_test_accuracy"]).groupby([tickets["label"], tickets["round"]])
     names = [name for name in ABLATION if name in set(found["label"])]
