@@ -11,9 +11,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from lthcore.errors import LabError, choose, shown
+from lthcore.errors import LabError, choose, one_line, shown
 from lthcore.onednn import Linear
-from lthcore.registry import MODELS, register_model
+from lthcore.registry import MODELS, is_own, register_model
 from lthcore.settings import Kind, Recipe
 
 Weights = dict[str, Tensor]
@@ -190,13 +190,40 @@ def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.
 
 
 def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network that `settings.architecture` names, for images of `shape` (C, H, W). Its weights are not set yet."""
+    """The network that `settings.architecture` names, for images of `shape` (C, H, W). Its weights are not set yet.
+
+    Raises LabError for an unknown name, and for a function of one's own that returns no module.
+    """
     name = choose("architecture", settings.architecture, MODELS)
     with torch.random.fork_rng(
         devices=[]
     ):  # layers draw weights when made: the same each time, and at no cost of state
         torch.random.default_generator.manual_seed(0)
-        return MODELS[name](settings, shape, classes)
+        model = MODELS[name](settings, shape, classes)
+    if not isinstance(model, nn.Module):
+        raise LabError(f"models: {name} returned {type(model).__name__}, not an nn.Module (a forgotten `return`?)")
+    return model
+
+
+def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -> None:
+    """Raise LabError unless a network of one's own turns images of `shape` into a number for each class.
+
+    The networks of this package are known to.
+    """
+    name = settings.architecture
+    if not is_own(MODELS[name]):
+        return
+    model = build(settings, shape, classes).eval()
+    try:
+        with torch.no_grad():
+            outputs = model(torch.rand(2, *shape))
+    except Exception as error:
+        raise LabError(
+            f"models: {name} does not take images of shape {shape} ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, classes):
+        given = f"a tensor of {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise LabError(f"models: {name} turns 2 images into {given}, not into (2, {classes}), a number for each class")
 
 
 def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:

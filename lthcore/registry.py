@@ -1,5 +1,6 @@
 """Registries: the networks and criteria that experiments name. The rooms that define them fill these; anyone may."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,8 +34,16 @@ CRITERIA: dict[str, Criterion] = {}
 def register_model(model: Callable[..., Any]) -> Callable[..., Any]:
     """Let experiments name a network: a function of (settings, shape (C, H, W), classes) that returns an nn.Module.
 
-    Its name is the function's. Raises LabError for a name that this package has given to another.
+    Its name is the function's. Raises LabError for other arguments than these three, and for a name that this package
+    has given to another.
     """
+    try:
+        inspect.signature(model).bind(None, None, None)
+    except TypeError:
+        raise LabError(
+            f"architecture {model.__name__!r}: its function must take (settings, shape, classes), not "
+            f"{inspect.signature(model)}"
+        ) from None
     _take(MODELS, "architecture", model.__name__, model, model)
     return model
 
@@ -51,6 +60,11 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
     criterion = Criterion(name, score, **{"label": name.replace("_", " ")} | about)
     _take(CRITERIA, "criterion", name, criterion, score)
     return score
+
+
+def is_own(function: Callable) -> bool:
+    """Whether a function is somebody's own, registered from outside this package: then its answers are checked."""
+    return not function.__module__.startswith("lthcore.")
 
 
 def _take(registry: dict[str, Any], kind: str, name: str, item: object, function: Callable) -> None:

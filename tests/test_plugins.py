@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from torch import nn
 
 from lthcore.arms import ARMS
 from lthcore.errors import LabError
@@ -15,9 +16,13 @@ from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
-from lthcore.sources.catalogue import dataset_of
-from lthcore.sources.dataset import DATASETS
+from lthcore.sources.catalogue import dataset_of, read
+from lthcore.sources.dataset import DATASETS, Dataset, Raw, register_dataset
 
+SMALL = Settings(
+    dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, trials=1, rounds=1,
+    arms=["ticket"], device="cpu",
+)  # fmt: skip
 LAB = """
 from torch import nn
 from lthcore import register_arm, register_criterion, register_model
@@ -152,3 +157,90 @@ def test_images_of_three_channels_may_have_them_last(tmp_path):
     assert (known.shape, known.classes, known.n_train, known.n_test) == ((3, 5, 4), 3, 12, 3)
     np.testing.assert_allclose(known.mean, colours.reshape(-1, 3).mean(0) / 255)
     np.testing.assert_array_equal(known.reader(tmp_path).train_images[:, 1], colours[..., 1])
+
+
+def mlp(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *layers)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.fc1(x.flatten(1)), x
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda classes: None, "returned NoneType, not an nn.Module"),
+        (
+            lambda classes: mlp(nn.Linear(16, classes - 1)),
+            r"turns 2 images into a tensor of \(2, 9\), not into \(2, 10\)",
+        ),
+        (lambda classes: Pair(), "turns 2 images into tuple, not into"),
+        (lambda classes: mlp(nn.Linear(15, classes)), r"does not take images of shape \(1, 8, 8\) \(RuntimeError: "),
+    ],
+)
+def test_a_network_of_ones_own_that_does_not_fit_is_one_line_before_anything_is_trained(made, said, tmp_path):
+    @register_model
+    def own_network(settings, shape, classes):
+        return made(classes)
+
+    with pytest.raises(LabError, match=f"^models: own_network {said}") as caught:
+        run(SMALL.changed(architecture="own_network"), tmp_path, quiet=True)
+    assert "\n" not in str(caught.value) and not (tmp_path / "rounds.csv").exists()
+
+
+def test_a_network_takes_three_arguments():
+    with pytest.raises(LabError, match=r"must take \(settings, shape, classes\), not \(shape, classes\)"):
+        register_model(lambda shape, classes: None)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda seen: {}, r"fc1\.weight needs a tensor of \(64, 64\) as its scores, not NoneType"),
+        (lambda seen: {name: seen.final[name].abs().numpy() for name in seen.mask}, "not ndarray"),
+        (lambda seen: {name: seen.final[name].abs().mean(1) for name in seen.mask}, r"not a tensor of \(64,\)"),
+        (lambda seen: seen.last, "failed .AttributeError: 'PruningContext' object has no attribute 'last'"),
+    ],
+)
+def test_scores_of_ones_own_that_are_none_are_one_line(score, said, tmp_path):
+    def own_criterion(seen):
+        return score(seen)
+
+    register_criterion(own_criterion)
+    with pytest.raises(LabError, match=said) as caught:
+        run(SMALL.changed(criterion="own_criterion"), tmp_path, quiet=True)
+    assert str(caught.value).startswith("criterion 'own_criterion'") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shape": (1, 8, 9)}, r"training images of own_data are uint8 of \(1, 8, 8\), not bytes"),
+        ({"n_train": 250}, "own_data has 200 training images, and n_train = 250"),
+        ({"mean": (0.1, 0.1, 0.1)}, "a mean and a std for each of its 1 channels"),
+        ({"images": np.zeros((200, 1, 8, 8))}, "are float64 of"),
+        ({"labels": np.full(200, 10)}, "10 classes, and a label 10 among its training images"),
+    ],
+)
+def test_data_of_ones_own_that_are_not_what_is_said_of_them_are_one_line(changes, said):
+    images, labels = np.zeros((200, 1, 8, 8), np.uint8), np.arange(200) % 10
+    raw = Raw(changes.pop("images", images), changes.pop("labels", labels), images[:50], labels[:50], "own")
+    about = {"shape": (1, 8, 8), "classes": 10, "n_train": 200, "n_test": 50, "mean": (0.1,), "std": (1.0,)} | changes
+    register_dataset(Dataset("own_data", lambda root: raw, **about))
+    with pytest.raises(LabError, match=said):
+        read("own_data")
+
+
+def test_classes_without_a_training_image_are_said(tmp_path, monkeypatch, capsys):
+    """As where labels count from 1."""
+    images, labels = np.zeros((200, 8, 8), np.uint8), np.arange(200) % 12 + 1
+    np.savez(tmp_path / "from_one.npz", images=images, labels=labels)
+    monkeypatch.chdir(tmp_path)
+    read("from_one.npz")
+    assert "from_one.npz has 13 classes, of which 1 have no training image (0); labels" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from lthcore.errors import choose
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
-from lthcore.models import Weights, build, initial_weights, outline
+from lthcore.models import Weights, build, check_outputs, initial_weights, outline
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask
@@ -170,6 +170,7 @@ def check_settings(settings: Recipe) -> None:
     pick_device(settings.device)
     check_size(settings)
     model = outline(settings, image_shape(settings), classes_of(settings))
+    check_outputs(settings, image_shape(settings), classes_of(settings))
     if getattr(settings, "granularity", "weights") == "units":
         streams_of(model)
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lthcore.data.datasets import Data
-from lthcore.errors import choose
+from lthcore.errors import LabError, choose, one_line
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.registry import CRITERIA, register_criterion
+from lthcore.registry import CRITERIA, is_own, register_criterion
 from lthcore.settings import Settings
 
 Scores = dict[str, Tensor]
@@ -102,5 +102,23 @@ def magnitude_same_sign(seen: PruningContext) -> Scores:
 
 
 def scores_of(criterion: str, seen: PruningContext) -> Scores:
-    """The score of every prunable weight (or unit) under a criterion of this name: the lowest are pruned first."""
-    return CRITERIA[choose("criterion", criterion, CRITERIA)].score(seen)
+    """The score of every prunable weight (or unit) under a criterion of this name: the lowest are pruned first.
+
+    Raises LabError where a criterion of one's own fails, or answers with anything but a tensor for each layer.
+    """
+    known = CRITERIA[choose("criterion", criterion, CRITERIA)]
+    if not is_own(known.score):
+        return known.score(seen)
+    try:
+        scores = known.score(seen)
+    except Exception as error:
+        raise LabError(f"criterion {criterion!r} failed ({type(error).__name__}: {one_line(error)})") from error
+    for name, m in seen.mask.items():
+        shape = m.shape if known.prunes == "weights" else m.shape[:1]
+        given = scores.get(name) if isinstance(scores, dict) else None
+        if not isinstance(given, Tensor) or given.shape != shape:
+            what = f"a tensor of {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise LabError(
+                f"criterion {criterion!r}: {name} needs a tensor of {tuple(shape)} as its scores, not {what}"
+            )
+    return scores

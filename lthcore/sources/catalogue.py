@@ -11,8 +11,9 @@ import numpy as np
 
 from lthcore.errors import LabError, choose
 from lthcore.paths import data_root
+from lthcore.registry import is_own
 from lthcore.sources.cifar import CIFAR10, CIFAR100
-from lthcore.sources.dataset import DATASETS, Dataset, Raw, register_dataset
+from lthcore.sources.dataset import DATASETS, Dataset, Raw, check_images, register_dataset, say_once
 from lthcore.sources.digits import DIGITS
 from lthcore.sources.mnist import FASHION_MNIST, MNIST
 from lthcore.sources.npz import find_npz, npz_dataset
@@ -49,9 +50,15 @@ def dataset_of(name: str) -> Dataset:
 
 
 def read(name: str, root: Path | None = None) -> Raw:
-    """The raw data set `name`, checked. Raises LabError for a label that is none of its classes."""
+    """The raw data set `name`, checked against what is said of it.
+
+    Raises LabError for images that are no bytes or of another shape or number, and for a label that is none of its
+    classes. Says so where classes have no training image: labels count from 0.
+    """
     known = dataset_of(name)
     raw = known.reader(Path(root) if root else data_root())
+    if is_own(known.reader):
+        check_images(known, raw)
     for which, labels in (("training", raw.train_labels), ("test", raw.test_labels)):
         outside = [int(label) for label in np.unique(labels) if not 0 <= label < known.classes]
         if outside:
@@ -59,6 +66,13 @@ def read(name: str, root: Path | None = None) -> Raw:
                 f"data: {name} has {known.classes} classes, and a label {outside[0]} among its {which} images: allowed "
                 f"are 0 to {known.classes - 1}; mend the labels, or the number of classes of the data set"
             )
+    absent = np.setdiff1d(np.arange(known.classes), raw.train_labels)
+    if len(absent):
+        few = ", ".join(map(str, absent[:5])) + (" ..." if len(absent) > 5 else "")
+        say_once(
+            f"note: {name} has {known.classes:,} classes, of which {len(absent):,} have no training image ({few}); "
+            "labels are to count from 0"
+        )
     return raw
 
 

@@ -57,6 +57,27 @@ def register_dataset(dataset: Dataset) -> Dataset:
     return dataset
 
 
+def check_images(dataset: Dataset, raw: Raw) -> None:
+    """Raise LabError where a reader's images are not what is said of the data set."""
+    for which, images, labels in (
+        ("training", raw.train_images, raw.train_labels),
+        ("test", raw.test_images, raw.test_labels),
+    ):
+        if images.dtype != np.uint8 or images.shape[1:] != dataset.shape:
+            raise LabError(
+                f"data: the {which} images of {dataset.name} are {images.dtype} of {images.shape[1:]}, not bytes "
+                f"(uint8) of {dataset.shape} (C, H, W)"
+            )
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise LabError(f"data: the {which} labels of {dataset.name} must be {len(images):,} whole numbers")
+    if len(raw.train_labels) != dataset.n_train:
+        raise LabError(
+            f"data: {dataset.name} has {len(raw.train_labels):,} training images, and n_train = {dataset.n_train:,}"
+        )
+    if not len(dataset.mean) == len(dataset.std) == dataset.shape[0]:
+        raise LabError(f"data: {dataset.name} needs a mean and a std for each of its {dataset.shape[0]} channels")
+
+
 def download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack: bool = False) -> None:
     """Download a file, whose MD5 is known, from the first mirror that has it. Raises LabError where none does."""
     from torchvision.datasets.utils import download_and_extract_archive, download_url
