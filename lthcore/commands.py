@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lthcore.errors import LabError, one_line, shown
+from lthcore.plugins import PluginNeeded
 from lthcore.runs.experiments import PROFILES, Experiment, load_experiments
 from lthcore.runs.yaml_files import parse_yaml
 
@@ -34,8 +35,11 @@ def run_command(options: argparse.Namespace) -> None:
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
     if not options.no_notebook and not with_notebook:
         print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
-    for experiment in experiments if with_notebook else ():
-        notebook_of(experiment)  # better known before the training than after it
+    notebook = {experiment.name: notebook_of(experiment) for experiment in experiments} if with_notebook else {}
+    for name in dict.fromkeys(e.notebook for e in experiments if with_notebook and notebook[e.name] is None):
+        print(
+            f"lth: no notebooks/{name}.ipynb with a parameters cell is here, so the engine runs alone", file=sys.stderr
+        )
     folders = {experiment.name: folder_of(experiment.name) for experiment in experiments}
     deadline, failures = time.monotonic() + options.time_limit, []
     for experiment in experiments:
@@ -44,8 +48,8 @@ def run_command(options: argparse.Namespace) -> None:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
             write_ticket_tables(folder)
             print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {_short(folder)}")
-            if with_notebook:
-                print(f"{experiment.name}: notebook in {_short(run_notebook(experiment, folder))}")
+            if with_notebook and (executed := run_notebook(experiment, folder)):
+                print(f"{experiment.name}: notebook in {_short(executed)}")
         except TimeLimit:
             raise
         except Exception as error:  # say so, and let the others run
@@ -57,25 +61,28 @@ def run_command(options: argparse.Namespace) -> None:
         raise LabError(f"{len(failures)} of {len(experiments)} experiments did not run: {', '.join(failures)}")
 
 
-def run_notebook(experiment: Experiment, folder: Path) -> Path:
-    """Execute the experiment's notebook over its finished run by papermill; return the executed copy.
+def run_notebook(experiment: Experiment, folder: Path) -> Path | None:
+    """Execute the experiment's notebook over its finished run by papermill; return the executed copy, if it has one.
 
     Its parameters cell need not name every setting: `Settings.of_parameters` takes those that are put below it too.
     """
-    executed = folder / f"{experiment.variant}.ipynb"
+    notebook, executed = notebook_of(experiment), folder / f"{experiment.variant}.ipynb"
+    if notebook is None:
+        return None
     values = experiment.settings.model_dump(mode="json")
-    _execute(notebook_of(experiment), executed, values | {"folder": str(folder.resolve())})
+    _execute(notebook, executed, values | {"folder": str(folder.resolve())})
     return executed
 
 
-def notebook_of(experiment: Experiment) -> Path:
-    """The notebook of an experiment. Raises LabError where there is none."""
+def notebook_of(experiment: Experiment) -> Path | None:
+    """The notebook that the folder of a params file is named after; None without one that takes parameters."""
     from lthcore.paths import project_root
 
     source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
     if not source.exists():
-        raise LabError(f"run: there is no notebook {source.name}: a params folder is named after its notebook")
-    return source
+        return None
+    cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
+    return source if any("parameters" in cell["metadata"].get("tags", []) for cell in cells) else None
 
 
 def notebook_command(options: argparse.Namespace) -> None:
@@ -134,6 +141,9 @@ def list_command(options: argparse.Namespace) -> None:
         for profile in PROFILES:
             try:
                 found[path][profile] = load_experiments(path, profile)
+            except PluginNeeded as needed:  # nothing is wrong with it
+                print(one_line(needed))
+                break
             except Exception as error:  # a file of whatever content must not hide the others
                 print(f"{one_line(_short(path))} ({profile}): {_noted(error, errors)}")
     known = {e.name: e for profiles in found.values() for experiments in profiles.values() for e in experiments}
@@ -241,8 +251,7 @@ def export_command(options: argparse.Namespace) -> None:
 
     ticket = load_ticket(options.run, options.trial, options.remaining)
     path = export_ticket(ticket, options.to, options.compacted)
-    card = path.with_suffix(".md").name
-    print(f"{path}: round {ticket.round}, {ticket.remaining:.1f}% of weights remaining; {card} says what it is")
+    print(f"{path}: round {ticket.round}, {ticket.remaining:.1f}% of weights remaining; {path.name}.md says what it is")
     if options.push:
         print(f"{push_ticket(path, options.push)}: uploaded")
 

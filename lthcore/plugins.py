@@ -17,10 +17,14 @@ import cloudpickle
 
 from lthcore.errors import LabError, one_line
 from lthcore.paths import project_root
-from lthcore.registry import MODELS
+from lthcore.registry import MODELS, is_own
 from lthcore.sources.catalogue import DATASETS
 
 NAMED = "LTH_PLUGINS"
+
+
+class PluginNeeded(LabError):
+    """A params file says that it needs a plugin which the user has not named."""
 
 
 def load_plugins() -> None:
@@ -42,12 +46,12 @@ def load_plugins() -> None:
 
 
 def check_plugins(names: object) -> None:
-    """Raise LabError where one of the plugins that a params file needs has not been run, for the user to name it."""
+    """Raise PluginNeeded where one of the plugins that a params file needs has not been run: the user is to name it."""
     for name in [names] if isinstance(names, str) else names or ():
         if not isinstance(name, str):
             raise LabError("plugins must be a file's name, or a list of such names")
         if _module_of(_found(name)) not in sys.modules:
-            raise LabError(f"this experiment needs the plugin {name}, which is code: run it by --plugin {name}")
+            raise PluginNeeded(f"this experiment needs the plugin {name}, which is code: run it by --plugin {name}")
 
 
 def extensions() -> bytes:
@@ -55,11 +59,11 @@ def extensions() -> bytes:
 
     Functions go by value, so that the other process need not have the notebook or the file that they are from.
     """
-    models = {name: model for name, model in MODELS.items() if _is_foreign(model)}
+    models = {name: model for name, model in MODELS.items() if is_own(model)}
     datasets = {
         name: replace(known, reader=None, fetch=None, test_here=None)  # trainings are handed their data
         for name, known in DATASETS.items()
-        if _is_foreign(known.reader) or name.endswith(".npz")
+        if is_own(known.reader) or name.endswith(".npz")
     }
     if not models and not datasets:
         return b""
@@ -76,10 +80,6 @@ def take_up(carried: bytes) -> None:
         models, datasets = pickle.loads(carried)
         MODELS.update(models)
         DATASETS.update(datasets)
-
-
-def _is_foreign(function: object) -> bool:
-    return not str(getattr(function, "__module__", "")).startswith("lthcore.")
 
 
 def _found(name: str) -> Path:

@@ -64,7 +64,7 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
 
 def is_own(function: Callable) -> bool:
     """Whether a function is somebody's own, registered from outside this package: then its answers are checked."""
-    return not function.__module__.startswith("lthcore.")
+    return not str(getattr(function, "__module__", "")).startswith("lthcore.")
 
 
 def _take(registry: dict[str, Any], kind: str, name: str, item: object, function: Callable) -> None:

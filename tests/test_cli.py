@@ -250,11 +250,25 @@ def test_without_jupyter_the_engine_runs_alone_and_says_so(monkeypatch, capsys):
     assert "is complete" in out
 
 
-def test_params_folder_without_its_notebook_is_one_line(capsys):
+@pytest.mark.parametrize("notebook", ["", '{"cells": []}'])
+def test_a_params_folder_without_a_notebook_that_takes_parameters_runs_the_engine_alone(notebook, project, capsys):
+    """A notebook that happens to have the folder's name, but takes no parameters, shows something else."""
     pytest.importorskip("papermill")
     pytest.importorskip("ipykernel")
-    assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 2
-    assert re.fullmatch(r"lth: run: there is no notebook lab\.ipynb.+\n", capsys.readouterr().err)
+    if notebook:
+        (project / "notebooks" / "lab.ipynb").write_text(notebook)
+    assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 0
+    out, err = capsys.readouterr()
+    assert "no notebooks/lab.ipynb with a parameters cell is here" in err and "is complete" in out
+    assert not list(project.parent.glob("results/**/*.ipynb"))
+
+
+def test_a_file_that_needs_a_plugin_says_so_in_the_list_and_nothing_is_wrong(project, capsys):
+    path = project / "params/lab/tiny.yaml"
+    path.write_text("plugins: mine.py\n" + path.read_text())
+    assert lth("list", "tiny") == 0
+    out = capsys.readouterr().out
+    assert out.count("needs the plugin mine.py, which is code: run it by --plugin mine.py") == 1
 
 
 def test_list_shows_every_experiment_with_its_state(capsys):

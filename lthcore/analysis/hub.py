@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lthcore.analysis.take_home import card_of
 from lthcore.errors import LabError, one_line
 
 
@@ -17,7 +18,7 @@ def push_ticket(path: Path, repository: str) -> str:
     hub = HfApi()
     try:
         address = hub.create_repo(repository, exist_ok=True)
-        for file, name in ((path, path.name), (path.with_suffix(".md"), "README.md")):
+        for file, name in ((path, path.name), (card_of(path), "README.md")):
             hub.upload_file(path_or_fileobj=file, path_in_repo=name, repo_id=repository)
     except Exception as error:  # no login, no network, no permission: by whatever its HTTP library raises
         raise LabError(f"hub: {repository} was not written ({one_line(error)}); {path} is there") from None

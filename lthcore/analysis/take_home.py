@@ -5,6 +5,7 @@ its run's tables are: to train it, to train another network under its mask, or t
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from torch import nn
 
 from lthcore import masks
 from lthcore.analysis.compaction import compact, export_onnx
-from lthcore.arms import arm_of
-from lthcore.data.datasets import classes_of, image_shape
+from lthcore.arms import arm_of, criterion_of, prunes_dense
+from lthcore.data.datasets import classes_of, image_shape, pixel_scale
 from lthcore.errors import LabError, choose
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
@@ -34,7 +35,12 @@ from lthcore.settings import Settings
 from lthcore.training.state import TrainState
 
 NEAR = 1.15  # a ticket stands for the percentage asked for up to this factor
-FORMATS = {".safetensors": "mask and weights", ".pt": "a state dict of PyTorch", ".onnx": "a network to run"}
+HOLDS = {  # suffix -> what is in an exported file
+    ".safetensors": "`weights/<name>`, masked and not trained, and `mask/<name>`, 1 where a weight is kept, for each "
+    "weight of PyTorch's name; the settings of the run as JSON in its metadata",
+    ".pt": "a state dict of PyTorch, masked and not trained (`torch.load`, `load_state_dict`)",
+    ".onnx": "the masked network, not trained, from `images` to logits",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class WinningTicket:
     remaining: float  # % of weights
     mask: Mask
     weights: Weights
+    arm: str = "ticket"
 
     @property
     def run(self) -> str:
@@ -100,7 +107,7 @@ def load_ticket(
     k = _nearest(percentages, remaining, round, folder)
     weights = _origin(settings, known, trial)
     mask = known.mask(trial, arm_of(arm).masks, k)
-    return WinningTicket(folder, settings, trial, k, float(percentages[k]), mask, weights)
+    return WinningTicket(folder, settings, trial, k, float(percentages[k]), mask, weights, arm)
 
 
 def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = False) -> Path:
@@ -110,7 +117,7 @@ def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = Fal
     another suffix.
     """
     path = Path(path)
-    choose("suffix", path.suffix, FORMATS)
+    choose("suffix", path.suffix, HOLDS)
     network = ticket.network()
     if compacted:
         network = compact(network, network.state_dict())
@@ -126,29 +133,46 @@ def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = Fal
             tensors |= {f"mask/{name}": m.to(torch.uint8).contiguous() for name, m in ticket.mask.items()}
         about = {"run": ticket.run, "trial": str(ticket.trial), "round": str(ticket.round)}
         save_file(tensors, path, about | {"settings": json.dumps(ticket.settings.model_dump(mode="json"))})
-    path.with_suffix(".md").write_text(model_card(ticket), encoding="utf-8")
+    card_of(path).write_text(model_card(ticket, path.suffix, compacted), encoding="utf-8")
     return path
 
 
-def model_card(ticket: WinningTicket) -> str:
-    """What a ticket is: its network, run, numbers of trials and accuracy, in Markdown."""
+def card_of(path: Path) -> Path:
+    """The card beside an exported ticket: `ticket.pt.md` beside `ticket.pt`."""
+    return path.with_name(f"{path.name}.md")
+
+
+def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> str:
+    """What a ticket is, in Markdown: its network and run, how it was found, what its inputs are and its file holds."""
     folder, s = ticket.folder, ticket.settings
     record, table = read_record(folder), read_table(folder, "rounds.csv")
-    at = table[(table["arm"] == "ticket") & (table["round"] == ticket.round)]
+    at = table[(table["arm"] == ticket.arm) & (table["round"] == ticket.round)]
     mine = at[at["trial"] == ticket.trial]["final_test_accuracy"]
     accuracy = f"{mine.iloc[0]:.2%}" if len(mine) else "not trained yet"
+    means, stds = pixel_scale(s.dataset, s.input_scaling)
+    scaling = f"bytes / 255, less {_numbers(means)}, divided by {_numbers(stds)}"
+    scaling += ", then each image divided by its norm" if s.input_scaling == "unit_norm" else ""
+    criterion = criterion_of(ticket.arm) or s.criterion
+    how = "pruning the trained dense network once" if prunes_dense(arm_of(ticket.arm).masks) else "iterative pruning"
+    compacted_to = ", compacted: neurons and channels that nothing comes through are dropped" if compacted else ""
     return "\n".join([
         "---", "license: mit", "tags: [lottery-ticket-hypothesis, pruning, sparse]", "---", "",
-        f"# A winning ticket of {s.architecture} on {s.dataset}: {ticket.remaining:.1f}% of weights remaining", "",
+        f"# A ticket of {s.architecture} on {s.dataset}: {ticket.remaining:.1f}% of weights remaining", "",
         f"Mask and initial weights, untrained, of round {ticket.round} of trial {ticket.trial} "
         f"(of {at['trial'].nunique()}) of the run `{ticket.run}` (key {s.key}, "
         f"commit {record.get('commits', ['unknown'])[-1]}).", "",
         f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
+        f"* Found by {how}, criterion {criterion}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",
         f"* Trained for {s.iterations:,} iterations of {s.batch_size} images it reaches {accuracy} on the "
         f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
+        f"* Inputs: images of shape {image_shape(s)}: {scaling}.",
         f"* Data: {record.get('data', s.dataset)}.",
-        "* Found by iterative magnitude pruning with rewinding (arXiv 1803.03635).", "",
+        f"* The file: {HOLDS[suffix]}{compacted_to}.", "",
     ])  # fmt: skip
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _network(settings: Settings) -> nn.Module:

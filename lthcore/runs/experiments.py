@@ -76,7 +76,7 @@ def load_experiments(
             for layers in [(values, layer or {}, overlay, scaled.get(label, {}))]
         ]
     except LabError as error:
-        raise LabError(f"{path} ({profile}): {error}") from None
+        raise type(error)(f"{path} ({profile}): {error}") from None
 
 
 def check_name(what: str, name: str) -> str:
