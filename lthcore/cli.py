@@ -24,7 +24,8 @@ EXAMPLES = """examples:
   lth show cpu/iterative_pruning/lenet_mnist                     a run's numbers
   lth export lenet_mnist --remaining 3.6 --to ticket.safetensors    a winning ticket to take home
   lth data verify mnist                                          is the data there, and is it as published?
-  lth figures                                                    redraw figures/ from the tables
+  lth figures                                                    redraw figures/, the paper's and the studies'
+  lth figures lenet_mnist                                        draw one run, one's own too, beside its tables
   lth scorecard                                                  which of the paper's claims hold here
   lth queue --profile paper --time-limit 600 --pack tables.tar.gz    ten minutes of what is missing, ready to carry
   lth queue --engine ray --gpus-per-run .25                      the queue on a Ray cluster, or on one started here
@@ -182,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
     sub.add_argument("--to", metavar="FILE", help="where the executed copy goes (default: build/<name>.ipynb)")
     sub = command("show", commands.show_command, "show a run's provenance and numbers")
-    sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or a folder")
+    sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, the variant alone, or a folder")
     sub = command(
         "export", commands.export_command, "write a ticket of a committed run to a file: mask and initial weights"
     )
@@ -192,7 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", required=True, metavar="FILE", help="ticket.safetensors, .pt (a state dict) or .onnx")
     sub.add_argument("--compacted", action="store_true", help="without the neurons that nothing comes through")
     sub.add_argument("--push", metavar="OWNER/NAME", help="also upload it, with its card, to the Hugging Face hub")
-    sub = command("figures", commands.figures_command, "redraw figures/ from the tables; no training")
+    sub = command(
+        "figures", commands.figures_command, "redraw the paper's and the studies' figures/, or any run; no training"
+    )
+    sub.add_argument("run", nargs="?", metavar="RUN", help="draw this run instead, one's own too, beside its tables")
     sub.add_argument("--table", action="store_true", help="write params/FIGURES.md instead: what feeds which figure")
     sub = command("scorecard", commands.scorecard_command, "grade the paper's claims from the tables")
     sub.add_argument("--readme", action="store_true", help="also render README.md and results/README.md anew")

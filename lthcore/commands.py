@@ -224,10 +224,10 @@ def _raise_first(errors: list[str]) -> None:
 
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: where it comes from, its settings, and its accuracies by arm and weights left."""
-    from lthcore.paths import folder_of
     from lthcore.runs.files import read_record, read_tables
+    from lthcore.runs.status import find_run
 
-    folder = Path(options.run) if Path(options.run).is_dir() else folder_of(options.run)
+    folder = find_run(options.run)
     rounds, _ = read_tables(folder)
     whole = read_record(folder)
     record = {key: value for key, value in whole.items() if key != "settings"}
@@ -304,6 +304,9 @@ def figures_command(options: argparse.Namespace) -> None:
     from lthcore.report.plots import remove_old, save
     from lthcore.report.studies import STUDIES
 
+    if options.run:
+        _draw_run(options.run)
+        return
     if options.table:
         path = project_root() / "params" / "FIGURES.md"
         path.write_text(paper_figures.figures_table(), encoding="utf-8")
@@ -327,6 +330,18 @@ def figures_command(options: argparse.Namespace) -> None:
     for name in remove_old(folder, (name for _, name, _, _ in jobs), kept):
         print(f"{name}: removed, it is not drawn any more")
     _raise_first(errors)
+
+
+def _draw_run(run: str) -> None:
+    """Draw any run, one's own too, with all its arms, into the folder of its tables."""
+    from lthcore.report.paper_figures import figures_of
+    from lthcore.report.plots import save
+    from lthcore.runs.status import find_run
+
+    folder = find_run(run)
+    for name, figure in figures_of(folder).items():
+        paths = save(figure, folder / "figures", name)
+        print(f"{name}: {', '.join(_short(path) for path in paths)}")
 
 
 def scorecard_command(options: argparse.Namespace) -> None:

@@ -343,7 +343,17 @@ def test_show_prints_where_a_run_comes_from_and_its_means(by, tmp_path, capsys):
 
 def test_show_of_a_run_that_is_not_there_is_one_line(capsys):
     assert lth("show", "cpu/lab/nothing") == 2
-    assert re.fullmatch(r"lth: results: .*cpu/lab/nothing has no tables yet.+\n", capsys.readouterr().err)
+    assert re.fullmatch(r"lth: results: no run 'cpu/lab/nothing' with run\.json below .+\n", capsys.readouterr().err)
+
+
+def test_any_run_is_drawn_beside_its_tables_and_shown_by_its_name_alone(capsys):
+    """With what it has: Figure 3 has the paper's percentages, this run others."""
+    run_tiny()
+    assert lth("figures", "tiny") == 0 and lth("show", "tiny") == 0
+    folder = Path(os.environ["LTH_RESULTS"]) / "smoke" / "lab" / "tiny"
+    drawn = sorted(path.name for path in (folder / "figures").iterdir())
+    assert drawn == ["curves.png", "curves.svg", "rounds.png", "rounds.svg"]
+    assert "not in the table" not in (folder / "figures" / "curves.svg").read_text()
 
 
 def test_data_verify(capsys):

@@ -27,9 +27,8 @@ from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.paths import results_root
-from lthcore.runs.experiments import PROFILES
 from lthcore.runs.files import read_file, read_record, read_table
+from lthcore.runs.status import find_run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.state import TrainState
@@ -86,7 +85,7 @@ def load_ticket(
     `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone. Raises LabError where there is no such
     run or ticket, its lineage is not here, or its networks do not start from rewound weights.
     """
-    folder = _folder(run)
+    folder = find_run(run, lineage.FILE)
     record = read_record(folder)
     settings, path = settings_of(record.get("settings", {})), folder / lineage.FILE
     if not path.exists() or not isinstance(settings, Settings):
@@ -177,21 +176,6 @@ def _numbers(values: Iterable[float]) -> str:
 
 def _network(settings: Settings) -> nn.Module:
     return build(settings, image_shape(settings), classes_of(settings))
-
-
-def _folder(run: str | Path) -> Path:
-    """The folder of a run: as named, below the results root, or of that variant there, at its largest profile."""
-    if Path(run).is_dir():
-        return Path(run)
-    root, parts = results_root(), Path(run).parts
-    found = [p for profile in reversed(PROFILES) for p in sorted(root.glob(f"{profile}/*/{parts[-1]}"))]
-    found = [p for p in found if p.parts[-len(parts) :] == parts and (p / lineage.FILE).exists()]
-    if not found:
-        there = sorted({p.parent.name for p in root.glob(f"*/*/*/{lineage.FILE}")})
-        raise LabError(
-            f"tickets: no run {str(run)!r} with a lineage below {root} (there are: {', '.join(there) or 'none'})"
-        )
-    return found[0]
 
 
 def _nearest(percentages: pd.Series, remaining: float | None, round: int | None, folder: Path) -> int:

@@ -142,8 +142,11 @@ class Bands:
         return Bands(*(np.minimum(a, b) for a, b in pairs))
 
     def place(self, where: Callable[[np.ndarray], float], n: int) -> Estimate:
-        """Where something holds of these differences, and the places where it may, by the ends of their intervals."""
-        ends = sorted((where(self.low), where(self.high)))
+        """Where something holds of these differences, and the places where it may, by the ends of their intervals.
+
+        Of a single trial there are no such ends.
+        """
+        ends = sorted((where(self.low), where(self.high))) if n > 1 else (np.nan, np.nan)
         return Estimate(where(self.mean), *ends, n)
 
 
@@ -188,7 +191,8 @@ def place_of_largest_gain(run: RunTables, column: str = "es_test_accuracy", arm:
 def _place_of_best(run: RunTables, values: pd.DataFrame, k: int) -> Estimate:
     behind = Bands.of((-values).add(values[k], axis=0), run.as_if)
     among = run.left[1:][~(behind.low[1:] > 0)]
-    return Estimate(run.left[k], among.min(), among.max(), run.n)
+    ends = (among.min(), among.max()) if run.n > 1 else (np.nan, np.nan)
+    return Estimate(run.left[k], *ends, run.n)
 
 
 def _fastest_round(run: RunTables) -> int:

@@ -19,7 +19,7 @@ from lthcore.lottery.search import planned
 from lthcore.paths import project_root
 from lthcore.report import plots
 from lthcore.report.paper_words import HERE, PAPER
-from lthcore.report.plots import ARMS, Series
+from lthcore.report.plots import ARMS, TITLES, Series
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import has_results, read_record, read_table, read_tables
@@ -33,17 +33,6 @@ LENET = f"{NOTEBOOK}/{LENET_RUN}"
 # the same experiment on inputs scaled otherwise: drawn where it has more of a figure's arms
 INSTEAD = {LENET: f"{NOTEBOOK}/lenet_mnist_standardised"}
 CONVS = ("conv2_cifar10", "conv4_cifar10", "conv6_cifar10")
-TITLES = {
-    "es_iteration": "Early-stop iteration",
-    "es_test_accuracy": "Test accuracy at early stop",
-    "es_val_accuracy": "Validation accuracy at early stop",
-    "es_train_accuracy": "Training accuracy at early stop",
-    "final_test_accuracy": "Test accuracy at the end",
-    "final_train_accuracy": "Training accuracy at the end",
-    "read_1_test_accuracy": "Test accuracy, first reading",
-    "read_2_test_accuracy": "Test accuracy, second reading",
-    "read_3_test_accuracy": "Test accuracy, third reading",
-}
 PAIR = ("es_iteration", "es_test_accuracy")
 FOUR = (*PAIR, "es_train_accuracy", "final_test_accuracy")
 SWEEP = ("es_iteration", "es_val_accuracy", "es_train_accuracy", "final_test_accuracy")
@@ -217,7 +206,8 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
     done, planned = record["trainings_done"], record["trainings_planned"]
     partial = "" if done >= planned else f", {done} of {planned} trainings done"
     n, iterations = rounds["trial"].nunique(), rounds["iterations"].max()
-    what = f"{folder.name}, profile {profile_of(folder)}: n = {n} trials of {iterations:,} iterations"
+    trials = "1 trial" if n == 1 else f"{n} trials"
+    what = f"{folder.name}, profile {profile_of(folder)}: n = {trials} of {iterations:,} iterations"
     return f"{what}, bars: range of trials{partial} ({record['run_key']})"
 
 
@@ -278,6 +268,17 @@ def draw(number: int, root: Path) -> Figure | None:
     if sheet.kind == "figure4":
         return plots.figure4(rounds, describe(folder, rounds))
     return _draw_panels(sheet, found, missing)
+
+
+def figures_of(folder: Path) -> dict[str, Figure]:
+    """Figures of any run, with all its arms: accuracies by weights remaining, and test accuracy in training."""
+    rounds, curves = read_tables(folder)
+    columns = {column: TITLES[column] for column in (*PAIR, "final_test_accuracy") if rounds[column].notna().any()}
+    caption = describe(folder, rounds)
+    figures = {"rounds": plots.panels(plots.series_of(rounds), columns, caption)}
+    if (rounds["arm"] == "ticket").any():
+        figures["curves"] = plots.figure3(rounds, curves, caption.replace("bars:", "bands:"))
+    return figures
 
 
 def _has_subject(sheet: FigureSpec, found: dict[str, Path]) -> bool:

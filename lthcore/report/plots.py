@@ -32,6 +32,18 @@ STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
 ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in RECORDS.items()}
 WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # of figures by panels a row, in inches: text is still read at 600 pixels
+# columns of rounds.csv -> what is drawn of them
+TITLES = {
+    "es_iteration": "Early-stop iteration",
+    "es_test_accuracy": "Test accuracy at early stop",
+    "es_val_accuracy": "Validation accuracy at early stop",
+    "es_train_accuracy": "Training accuracy at early stop",
+    "final_test_accuracy": "Test accuracy at the end",
+    "final_train_accuracy": "Training accuracy at the end",
+    "read_1_test_accuracy": "Test accuracy, first reading",
+    "read_2_test_accuracy": "Test accuracy, second reading",
+    "read_3_test_accuracy": "Test accuracy, third reading",
+}
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
@@ -51,16 +63,17 @@ class Series(NamedTuple):
 def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
     """A line for each of these arms that the table has beyond the dense network; for every such arm, if none is named.
 
-    Arms of one's own that have no colour of theirs get one each.
+    Arms of one's own that have no colour of theirs get one each, and so do those that look like another arm shown.
     """
     present = list(dict.fromkeys(rounds.loc[rounds["round"] > 0, "arm"]))
     shown = [arm for arm in arms or (*ARMS, *(arm for arm in present if arm not in ARMS)) if arm in present]
     spare = iter(sns.color_palette("husl", max(1, len(shown))).as_hex())
-    looks = ((arm, arm_of(arm)) for arm in shown)
-    return [
-        Series(rounds, arm, look.label, next(spare) if look.colour == UNCOLOURED else look.colour, look.style)
-        for arm, look in looks
-    ]
+    series: list[Series] = []
+    for arm in shown:
+        look = arm_of(arm)
+        taken = look.colour == UNCOLOURED or (look.colour, look.style) in {(one.colour, one.style) for one in series}
+        series.append(Series(rounds, arm, look.label, next(spare) if taken else look.colour, look.style))
+    return series
 
 
 def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left") -> None:
@@ -75,7 +88,12 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
         part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
         marker="o", markeredgewidth=0, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
     )  # fmt: skip
-    axes.set_xlabel("% of weights remaining" if x == "percent_left" else "weights remaining")
+    axes.set(
+        xlabel="% of weights remaining" if x == "percent_left" else "weights remaining",
+        ylabel=TITLES.get(column, column.replace("_", " ")).lower(),
+    )
+    if "iteration" in column:
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if "accuracy" in column:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
@@ -170,10 +188,11 @@ def plot_distributions(
 
 
 def sparsity_axis(axes: Axes, lowest: float, highest: float = 100, ticks: Iterable[float] = TICKS) -> None:
-    """A falling logarithmic axis of weights left, with the paper's ticks or others."""
+    """A falling logarithmic axis of weights left, with the paper's ticks or others; with its own where they are few."""
     axes.set_xscale("log")
     axes.set_xlim(1.15 * highest, lowest / 1.15)
-    axes.set_xticks([tick for tick in ticks if tick >= lowest / 1.15])
+    shown = [tick for tick in ticks if tick >= lowest / 1.15]
+    axes.set_xticks(shown if len(shown) > 2 else np.geomspace(highest, lowest, 4).round(1))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.minorticks_off()
 
@@ -205,10 +224,14 @@ def plot_curves(
 def figure3(
     rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy", until: int = 15_000
 ) -> Figure:
-    """The paper's Figure 3 (and 11, of the validation loss): a column of curves.csv as training proceeds."""
+    """The paper's Figure 3 (and 11, of the validation loss): a column of curves.csv as training proceeds.
+
+    A run that has at most one of the paper's percentages shows its own, evenly spread over its rounds.
+    """
     curves = curves[curves["iteration"] <= until]
     figure, panels = new_figure(1, 3)
-    panel_levels = [(100, 51.3, 21.1), (100, 7.0, 3.6, 1.9), (100, 51.3, 21.1)]
+    moderate, hard = _levels_shown(rounds)
+    panel_levels = [moderate, hard, moderate]
     titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
     missing = set()
     for axes, levels, title in zip(panels, panel_levels, titles, strict=True):
@@ -228,6 +251,17 @@ def figure3(
             axes.set_ylim(0.9 * curves[column].min(), 5 * curves[column].min())
     levels = [f"{level}%" for level in sorted(missing)]
     return captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
+
+
+def _levels_shown(rounds: pd.DataFrame) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The percentages of weights remaining that Figure 3 shows as pruned moderately, and as pruned hard."""
+    moderate, hard = (100, 51.3, 21.1), (100, 7.0, 3.6, 1.9)
+    if sum(bool(round_nearest(rounds, level)) for level in {*moderate, *hard}) > 1:
+        return moderate, hard
+    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
+    k = sorted(set(np.linspace(0, left.index.max(), 6).round().astype(int)))
+    levels = [round(left[i], 1) for i in k]
+    return tuple(levels[:3]), (100, *levels[3:])
 
 
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:

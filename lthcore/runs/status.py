@@ -89,3 +89,20 @@ def changed_runs(known: dict[str, Experiment], root: Path | None = None) -> list
             continue
         found.append((Experiment(notebook, variant, profile, settings), changes(published.settings, settings)))
     return found
+
+
+def find_run(run: str | Path, with_file: str = "run.json") -> Path:
+    """The folder of a run: as named, below the results root, or of that variant there at its largest profile.
+
+    Raises LabError where no such run has a file of the name `with_file`.
+    """
+    if (Path(run) / with_file).exists():
+        return Path(run)
+    root, parts = results_root(), Path(run).parts
+    found = [path for profile in reversed(PROFILES) for path in sorted(root.glob(f"{profile}/*/*/{with_file}"))]
+    folders = [path.parent for path in found]
+    named = [folder for folder in folders if folder.parts[-len(parts) :] == parts]
+    if not named:
+        there = ", ".join(sorted({folder.name for folder in folders})[:20]) or "none"
+        raise LabError(f"results: no run {str(run)!r} with {with_file} below {root} (there are: {there})")
+    return named[0]
