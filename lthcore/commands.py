@@ -13,7 +13,7 @@ from typing import Any
 
 from lthcore.errors import LabError, one_line, shown
 from lthcore.plugins import PluginNeeded
-from lthcore.runs.experiments import PROFILES, Experiment, load_experiments
+from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_experiments
 from lthcore.runs.yaml_files import parse_yaml
 
 
@@ -141,7 +141,9 @@ def list_command(options: argparse.Namespace) -> None:
         for profile in PROFILES:
             try:
                 found[path][profile] = load_experiments(path, profile)
-            except PluginNeeded as needed:  # nothing is wrong with it
+            except NoSuchProfile:  # nothing is wrong with it
+                continue
+            except PluginNeeded as needed:  # nor with this
                 print(one_line(needed))
                 break
             except Exception as error:  # a file of whatever content must not hide the others

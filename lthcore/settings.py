@@ -424,4 +424,5 @@ def _explain(kind: type[Recipe], error: dict[str, Any]) -> str:
         near = initials or difflib.get_close_matches(key[:100], kind.model_fields, n=1, cutoff=0.1)
         return f"unknown key {shown(key)} = {value}" + (f" (did you mean {near[0]!r}?)" if near else "")
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.replace("a valid tuple", "a list, as [one, two]")
     return f"{key} = {value}: {message}" if key else message

@@ -4,6 +4,7 @@ import functools
 import http.server
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -119,3 +120,32 @@ def test_the_search_finds_rewinding(browser, site):
     found = page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.getAttribute('href'))")
     assert any("rewinding_and_connectivity" in link for link in found)
     page.close()
+
+
+def test_what_the_guide_to_ones_own_says_works(tmp_path, monkeypatch, capsys):
+    """Its plugin and its params file, as they stand there, from the run to the figures; and CONTRIBUTING's data set."""
+    guide, contributing = ((ROOT / path).read_text() for path in ("docs/guide/your_own.md", "CONTRIBUTING.md"))
+    plugin = re.search(r"```python\n(# lab\.py\n.*?)```", guide, re.DOTALL)[1]
+    reader = re.search(r"```python\n(def read\(root.*?)```", contributing, re.DOTALL)[1]
+    imports = "from pathlib import Path\nimport numpy as np\nfrom lthcore import Dataset, Raw, register_dataset\n"
+    path, content = re.search(r"```yaml\n# (\S+)\n(.*?)```", guide, re.DOTALL).groups()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(content)
+    (tmp_path / "lab.py").write_text(plugin + imports + reader)
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ("run", path, "--profile", "smoke", "--no-notebook"),
+        ("run", path, "--profile", "smoke", "--no-notebook", "-p", "dataset", "noise", "-p", "validation", "100"),
+        ("list", "my_lab"),
+        ("show", "rows"),
+        ("figures", "rows"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "lthcore", *command, "--plugin", "lab.py"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/smoke/my_lab/rows/figures/rounds.png").exists()

@@ -125,12 +125,12 @@ def test_unknown_key_names_the_nearest_valid_key(typo, key):
         ("dropout", 1.0, "less than 1"),
         ("prune_fc", -0.2, "greater than or equal to 0"),
         ("nesterov", "perhaps", "boolean"),
-        ("augment", "flip", "tuple"),
+        ("augment", "flip", "a list, as"),
         ("dataset", 3, "string"),
         ("optimizer", "rmsprop", "'adam', 'adamw' or 'sgd'"),
         ("optimizer", "two\nlines", "'adam', 'adamw' or 'sgd'"),
         ("scope", "network", "'layer' or 'global'"),
-        ("arms", "ticket", "tuple"),
+        ("arms", "ticket", "a list, as"),
     ],
 )
 def test_refusal_names_key_value_and_what_is_allowed(key, value, allowed):

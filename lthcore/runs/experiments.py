@@ -19,6 +19,10 @@ LONGEST = 60  # characters of a folder's name that say what was changed
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names make folders: these lead nowhere else
 
 
+class NoSuchProfile(LabError):
+    """A params file does not have the profile that is asked for."""
+
+
 class Experiment(NamedTuple):
     """One params file under one profile: what to run, and where its results go (`<profile>/<notebook>/<variant>`)."""
 
@@ -65,7 +69,10 @@ def load_experiments(
             check_name("profile", name)
         for label in sweep if sweep != {"": {}} else ():
             check_name("label of the sweep", label)
-        choose("profile", profile, profiles)
+        try:
+            choose("profile", profile, profiles)
+        except LabError as error:
+            raise NoSuchProfile(error) from None
         overlay = profiles[profile] or {}
         scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
         for label in scaled if isinstance(scaled, dict) else ["sweep"]:
