@@ -14,9 +14,8 @@ from scipy import stats
 
 CONVENTION = (
     "Numbers in brackets are 95% intervals over trials: Student's t for means, Fieller's for ratios of means. "
-    "Differences are taken trial by trial wherever both sides share initial weights or the order of the images, also "
-    "where that widens the interval, as in most rounds between LeNet's tickets and its dense networks; by Welch's t "
-    "where they share neither."
+    "Differences are paired by trial where both sides share initial weights or the order of the images, also where "
+    "that widens the interval; where they share neither, the interval is Welch's."
 )
 AT_CHANCE = 0.12  # of ten classes: whoever always says one class is right in 9 to 11.4% of the test images used here
 MOST_TRIALS = 1000  # beyond this, asking for more trials is no advice

@@ -10,31 +10,36 @@ from lthcore.report.scorecard import shown
 from lthcore.report.studies import STUDIES
 from lthcore.runs.files import read_record
 
-# Claim -> what it says, and the sentence that says what was found. Percentages are of weights remaining.
+# Claim -> what was found of it, in a few words that hold for its grade, and the numbers. Percentages are of weights
+# remaining.
 SENTENCES = {
     "L1": (
-        "Tickets learn faster",
+        "Do tickets learn faster?",
         "At 21.1% LeNet's tickets have their early stop {here} earlier than the dense network (the paper: {paper}).",
     ),
     "L2": (
-        "Tickets reach a higher test accuracy",
+        "Do tickets reach a higher test accuracy?",
         "At 13.5% LeNet's tickets gain {here} at the early stop (the paper: {paper}), {end} at the end of training.",
     ),
     "L7": (
-        "Tickets need their own initial weights",
-        "At 21.1% LeNet's tickets differ by {here} from their masks with other initial weights, by {end} at the end.",
+        "Do tickets need their own initial weights?",
+        "At 21.1% they gain {here} on their masks with other initial weights (the paper: {paper}), {end} at the end.",
+    ),
+    "X4b": (
+        "Do tickets survive noise of three standard deviations?",
+        "At 7.0% they gain {here} on their masks with other initial weights; the paper's stay above.",
     ),
     "F6": (
-        "SNIP's mask may be shuffled within its layers",
+        "May a mask found before training by SNIP be shuffled within its layers?",
         "At 1.56% LeNet's test accuracy changes by {here} (arXiv 2009.08576: no loss).",
     ),
 }
 ORDER = ("differs", "undecided", "reproduced")  # what is not as published is said first
-MOVEMENT = "**High-movement pruning, published without controls, held against pruning at random.** {first}"
+MOVEMENT = "**Is pruning what moves most better than pruning at random?** {first}"
 
 
 def findings(root: Path, card: pd.DataFrame) -> list[str]:
-    """Five sentences: claims of which a part differs first, then those that are not settled, then the others.
+    """Questions and answers: those of which a part differs first, then those that are not settled, then the others.
 
     Each is of the first run of its claim that is graded; those whose tables are not there are left out.
     """
@@ -45,14 +50,14 @@ def findings(root: Path, card: pd.DataFrame) -> list[str]:
             continue
         run = rows[(rows["run"] == rows["run"].iloc[0]) & (rows["profile"] == rows["profile"].iloc[0])]
         grades = {row.part: row.grade.split(" ")[0] for row in run.itertuples()}
-        size = run[run["part"] == "size"].iloc[0]
+        size = run.sort_values("part", ascending=False).iloc[0]  # before its direction
         said = sentence.format(
             here=shown(size, "value", "low", "high"),
             end=shown(size, "end_value", "end_low", "end_high"),
             paper=size["paper"].removesuffix(" earlier"),
         )
-        graded = ", ".join(f"{part} {grade}" for part, grade in grades.items())
-        said = f"**{claim}: {graded}.** {said} (n = {size['n']:.0f}{_elsewhere(rows, size, grades)})"
+        graded = ", ".join(f"{part} {grade}" for part, grade in grades.items()).capitalize()
+        said = f"**{claim}** {said} *{graded}* (n = {size['n']:.0f}){_elsewhere(rows, size, grades)}."
         found.append((min(ORDER.index(grade) for grade in grades.values()), said))
     movement = STUDIES["movement_pruning"].findings(root)
     return [line for _, line in sorted(found)] + ([MOVEMENT.format(first=movement[0])] if movement else [])
@@ -62,7 +67,7 @@ def _elsewhere(rows: pd.DataFrame, shown_row: pd.Series, grades: dict[str, str])
     """The other runs of a claim in which its direction is graded otherwise."""
     others = rows[(rows["run"] != shown_row["run"]) | (rows["profile"] != shown_row["profile"])]
     unlike = [o for o in others.itertuples() if o.part == "direction" and o.grade.split(" ")[0] != grades[o.part]]
-    return "".join(f"; direction {other.grade} in `{other.run}`, `{other.profile}`" for other in unlike)
+    return "".join(f"; direction {other.grade} in `{other.run}`" for other in unlike)
 
 
 def status_of_studies(root: Path, card: pd.DataFrame) -> str:
@@ -82,7 +87,7 @@ def _status(root: Path, card: pd.DataFrame, study: str) -> str:
     if waiting:
         said.append(f"{waiting} claims not run")
     networks = sorted({read_record(folder)["settings"]["architecture"] for folder in runs_of(root, study).values()})
-    return f"{', '.join(said) or 'nothing published to grade'} ({', '.join(networks) or 'not run'})"
+    return f"{', '.join(said) or 'no claim to grade'} ({', '.join(networks) or 'not run'})"
 
 
 def _study_of(run: object) -> str:

@@ -64,11 +64,11 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     unit, number = row["unit"], float(row[value])
     factor, digits = FORMS.get(unit, (1, 2 if abs(number) < 100 else 0))
     sign = "+" if unit == "points" else ""
-    text = f"{factor * number:{sign}.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}"
+    text = f"{factor * number:{sign},.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}"
     if not low or row["n"] != row["n"]:  # arithmetic is exact
         return text
     if row[low] != row[low]:
-        return f"{text} (any ratio fits)"
+        return f"{text} ({'no interval' if row['n'] < 2 else 'any ratio fits'})"
     return f"{text} [{factor * row[low]:{sign}.{digits}f}, {factor * row[high]:{sign}.{digits}f}]"
 
 

@@ -138,7 +138,7 @@ def findings(root: Path, k: int = 4) -> list[str]:
 
 STUDY = Study(
     "mask_prediction",
-    "Can it be foretold which weights will be pruned?",
+    "Can one predict which weights will be pruned?",
     {"mask_prediction": prediction_lenet, "seeded_initialisations": seeding_lenet, "supermasks": supermasks_lenet},
     findings,
 )
