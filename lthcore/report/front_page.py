@@ -41,7 +41,8 @@ MOVEMENT = "**Is pruning what moves most better than pruning at random?** {first
 def findings(root: Path, card: pd.DataFrame) -> list[str]:
     """Questions and answers: those of which a part differs first, then those that are not settled, then the others.
 
-    Each is of the first run of its claim that is graded; those whose tables are not there are left out.
+    Each is of the first run of its claim that is graded, at profile `paper` unless it says so; those whose tables are
+    not there are left out.
     """
     found = []
     for name, (claim, sentence) in SENTENCES.items():
@@ -57,7 +58,8 @@ def findings(root: Path, card: pd.DataFrame) -> list[str]:
             paper=size["paper"].removesuffix(" earlier"),
         )
         graded = ", ".join(f"{part} {grade}" for part, grade in grades.items()).capitalize()
-        said = f"**{claim}** {said} *{graded}* (n = {size['n']:.0f}){_elsewhere(rows, size, grades)}."
+        profile = "" if size["profile"] == "paper" else f", profile `{size['profile']}`"
+        said = f"**{claim}** {said} *{graded}* (n = {size['n']:.0f}{profile}){_elsewhere(rows, size, grades)}."
         found.append((min(ORDER.index(grade) for grade in grades.values()), said))
     movement = STUDIES["movement_pruning"].findings(root)
     return [line for _, line in sorted(found)] + ([MOVEMENT.format(first=movement[0])] if movement else [])
