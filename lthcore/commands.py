@@ -35,10 +35,9 @@ def run_command(options: argparse.Namespace) -> None:
     with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
     if not options.no_notebook and not with_notebook:
         print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
-    notebook = {experiment.name: notebook_of(experiment) for experiment in experiments} if with_notebook else {}
-    for name in dict.fromkeys(e.notebook for e in experiments if with_notebook and notebook[e.name] is None):
+    for name in dict.fromkeys(e.notebook for e in experiments if with_notebook and notebook_of(e) is None):
         print(
-            f"lth: no notebooks/{name}.ipynb with a parameters cell is here, so the engine runs alone", file=sys.stderr
+            f"lth: no notebooks/{name}.ipynb that takes parameters is here, so the engine runs alone", file=sys.stderr
         )
     folders = {experiment.name: folder_of(experiment.name) for experiment in experiments}
     deadline, failures = time.monotonic() + options.time_limit, []

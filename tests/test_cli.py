@@ -259,7 +259,7 @@ def test_a_params_folder_without_a_notebook_that_takes_parameters_runs_the_engin
         (project / "notebooks" / "lab.ipynb").write_text(notebook)
     assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 0
     out, err = capsys.readouterr()
-    assert "no notebooks/lab.ipynb with a parameters cell is here" in err and "is complete" in out
+    assert "no notebooks/lab.ipynb that takes parameters is here" in err and "is complete" in out
     assert not list(project.parent.glob("results/**/*.ipynb"))
 
 
