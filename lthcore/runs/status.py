@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lthcore.arms import arm_of
 from lthcore.errors import LabError
 from lthcore.lottery.methods import planned, settings_for
-from lthcore.paths import folder_of, results_root
+from lthcore.paths import folder_of, project_root, results_root
 from lthcore.runs.experiments import PROFILES, Experiment, changes
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of
 from lthcore.settings import Recipe
@@ -92,17 +92,18 @@ def changed_runs(known: dict[str, Experiment], root: Path | None = None) -> list
 
 
 def find_run(run: str | Path, with_file: str = "run.json") -> Path:
-    """The folder of a run: as named, below the results root, or of that variant there at its largest profile.
+    """The folder of a run: as named, or of that variant at its largest profile; one's own before a committed one.
 
     Raises LabError where no such run has a file of the name `with_file`.
     """
     if (Path(run) / with_file).exists():
         return Path(run)
-    root, parts = results_root(), Path(run).parts
-    found = [path for profile in reversed(PROFILES) for path in sorted(root.glob(f"{profile}/*/*/{with_file}"))]
-    folders = [path.parent for path in found]
+    roots, parts = dict.fromkeys([results_root(), project_root() / "results"]), Path(run).parts
+    patterns = [f"{profile}/*/*/{with_file}" for profile in reversed(PROFILES)]
+    folders = [path.parent for root in roots for pattern in patterns for path in sorted(root.glob(pattern))]
     named = [folder for folder in folders if folder.parts[-len(parts) :] == parts]
     if not named:
-        there = ", ".join(sorted({folder.name for folder in folders})[:20]) or "none"
-        raise LabError(f"results: no run {str(run)!r} with {with_file} below {root} (there are: {there})")
+        below = " or ".join(map(str, roots))
+        there = ", ".join([*dict.fromkeys(folder.name for folder in folders)][:20]) or "none"
+        raise LabError(f"results: no run {str(run)!r} with {with_file} below {below} (there are: {there})")
     return named[0]

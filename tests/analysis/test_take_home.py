@@ -15,9 +15,12 @@ from lthcore import masks
 from lthcore.analysis.hub import push_ticket
 from lthcore.analysis.take_home import export_ticket, load_ticket
 from lthcore.errors import LabError
+from lthcore.lottery import lineage
 from lthcore.lottery.search import planned
+from lthcore.paths import project_root
 from lthcore.runs import checkpoints
 from lthcore.runs.runner import run
+from lthcore.runs.status import find_run
 from lthcore.settings import Settings
 
 SEARCH = Settings(
@@ -70,6 +73,14 @@ def test_a_percentage_names_the_round_that_is_near_it(name, root):
 def test_what_is_not_there_is_one_line(arguments, said, root):
     with pytest.raises(LabError, match=said):
         load_ticket(**arguments)
+
+
+def test_committed_runs_are_found_too_after_ones_own(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+    assert find_run("mlp_digits", lineage.FILE).is_relative_to(project_root() / "results")
+    own = tmp_path / "smoke" / "iterative_pruning" / "mlp_digits"
+    shutil.copytree(root / "cpu" / "iterative_pruning" / "small", own)
+    assert find_run("mlp_digits", lineage.FILE) == own
 
 
 def test_a_file_holds_mask_and_masked_weights_and_a_card_says_what_they_are(root, tmp_path):
