@@ -1,4 +1,4 @@
-"""The front page: five findings in plain English, and where each study stands, from the committed tables."""
+"""The front page: findings in plain English, and where each study stands, from the committed tables."""
 
 from pathlib import Path
 
@@ -12,6 +12,11 @@ from lthcore.runs.files import read_record
 
 # Claim -> what was found of it, in a few words that hold for its grade, and the numbers. Percentages are of weights
 # remaining.
+LEAD = (
+    "L3",
+    "LeNet's winning tickets",
+    "stop no later and reach no lower test accuracy than the dense network down to {here} (the paper: {paper}).",
+)
 SENTENCES = {
     "L1": (
         "Do tickets learn faster?",
@@ -26,70 +31,87 @@ SENTENCES = {
         "At 21.1% they gain {here} on their masks with other initial weights (the paper: {paper}), {end} at the end.",
     ),
     "X4b": (
-        "Do tickets survive noise of three standard deviations?",
-        "At 7.0% they gain {here} on their masks with other initial weights; the paper's stay above.",
+        "Do tickets survive noise of three standard deviations on their initial weights?",
+        "At 7.0% they gain {here} on their masks with other initial weights, {end} at the end (the paper: a gain).",
     ),
     "F6": (
         "May a mask found before training by SNIP be shuffled within its layers?",
-        "At 1.56% LeNet's test accuracy changes by {here} (arXiv 2009.08576: no loss).",
+        "At 1.56% shuffling changes LeNet's test accuracy by {here} (arXiv 2009.08576: no loss).",
     ),
 }
+WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}
 ORDER = ("differs", "undecided", "reproduced")  # what is not as published is said first
-MOVEMENT = "**Is pruning what moves most better than pruning at random?** {first}"
+RUNS = {"lenet_mnist_standardised": "on standardised pixels"}  # what sets a run apart from the first of its claims
 
 
-def findings(root: Path, card: pd.DataFrame) -> list[str]:
+def findings(card: pd.DataFrame) -> list[str]:
     """Questions and answers: those of which a part differs first, then those that are not settled, then the others.
 
     Each is of the first run of its claim that is graded, at profile `paper` unless it says so; those whose tables are
     not there are left out.
     """
     found = []
-    for name, (claim, sentence) in SENTENCES.items():
-        rows = card[(card["id"] == name) & card["value"].notna()]
-        if rows.empty:
-            continue
-        run = rows[(rows["run"] == rows["run"].iloc[0]) & (rows["profile"] == rows["profile"].iloc[0])]
-        grades = {row.part: row.grade.split(" ")[0] for row in run.itertuples()}
-        size = run.sort_values("part", ascending=False).iloc[0]  # before its direction
-        said = sentence.format(
-            here=shown(size, "value", "low", "high"),
-            end=shown(size, "end_value", "end_low", "end_high"),
-            paper=size["paper"].removesuffix(" earlier"),
-        )
-        graded = ", ".join(f"{part} {grade}" for part, grade in grades.items()).capitalize()
-        profile = "" if size["profile"] == "paper" else f", profile `{size['profile']}`"
-        said = f"**{claim}** {said} *{graded}* (n = {size['n']:.0f}{profile}){_elsewhere(rows, size, grades)}."
-        found.append((min(ORDER.index(grade) for grade in grades.values()), said))
-    movement = STUDIES["movement_pruning"].findings(root)
-    return [line for _, line in sorted(found)] + ([MOVEMENT.format(first=movement[0])] if movement else [])
+    for name, (question, sentence) in SENTENCES.items():
+        said, grades = _said(card, name, question, sentence)
+        if said:
+            found.append((min(ORDER.index(grade) for grade in grades), said))
+    return [line for _, line in sorted(found)]
 
 
-def _elsewhere(rows: pd.DataFrame, shown_row: pd.Series, grades: dict[str, str]) -> str:
-    """The other runs of a claim in which its direction is graded otherwise."""
-    others = rows[(rows["run"] != shown_row["run"]) | (rows["profile"] != shown_row["profile"])]
-    unlike = [o for o in others.itertuples() if o.part == "direction" and o.grade.split(" ")[0] != grades[o.part]]
-    return "".join(f"; direction {other.grade} in `{other.run}`" for other in unlike)
+def lead(card: pd.DataFrame) -> str:
+    """The first finding: how small winning tickets are. Empty where its tables are not there."""
+    return _said(card, *LEAD)[0]
+
+
+def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str, list[str]]:
+    """What was found of a claim, in words with its grades, and these grades; nothing where it was not graded."""
+    rows = card[(card["id"] == name) & card["value"].notna()]
+    if rows.empty:
+        return "", []
+    run = rows[(rows["run"] == rows["run"].iloc[0]) & (rows["profile"] == rows["profile"].iloc[0])]
+    grades = {row.part: row.grade.split(" ")[0] for row in run.itertuples()}
+    size = run.sort_values("part", ascending=False).iloc[0]  # before its direction
+    said = sentence.format(
+        here=shown(size, "value", "low", "high"),
+        end=shown(size, "end_value", "end_low", "end_high"),
+        paper=size["paper"].split(" (")[0].removesuffix(" earlier"),
+    )
+    graded = ", ".join(f"{part} {grade}" for part, grade in grades.items()).capitalize()
+    profile = "" if size["profile"] == "paper" else f", profile `{size['profile']}`"
+    other = f", {RUNS[size['run']]}" if size["run"] in RUNS else ""
+    count = f"(n = {size['n']:.0f}{profile}{other})"
+    return f"**{head}** {said} *{graded}* {count}{_elsewhere(rows, run.iloc[0])}.", list(grades.values())
+
+
+def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
+    """The other runs of a claim, at the same profile, in which its first part is graded otherwise."""
+    others = rows[
+        (rows["run"] != first["run"]) & (rows["profile"] == first["profile"]) & (rows["part"] == first["part"])
+    ]
+    unlike = [o for o in others.itertuples() if o.grade.split(" ")[0] != first["grade"].split(" ")[0]]
+    return "".join(f"; {o.part} {o.grade} {RUNS.get(o.run, f'in `{o.run}`')}" for o in unlike)
 
 
 def status_of_studies(root: Path, card: pd.DataFrame) -> str:
-    """A table in Markdown: each study, its question, its notebook, and how its claims were graded."""
-    lines = ["| study | question | status |", "|---|---|---|"]
+    """A table in Markdown: each study, its question, its notebook, what was run, and how its claims were graded."""
+    lines = ["| study | question | networks | status |", "|---|---|---|---|"]
     for name, study in STUDIES.items():
         link = f"[{name.replace('_', ' ')}](notebooks/{name}.ipynb)"
-        lines.append(f"| {link} | {study.question} | {_status(root, card, name)} |")
+        ran = {read_record(folder)["settings"]["architecture"] for folder in runs_of(root, name).values()}
+        lines.append(f"| {link} | {study.question} | {', '.join(sorted(ran)) or 'none yet'} | {_status(card, name)} |")
     return "\n".join(lines)
 
 
-def _status(root: Path, card: pd.DataFrame, study: str) -> str:
-    mine = card["run"].map(_study_of) == study
-    grades = card[mine & (card["grade"] != NOT_RUN)]["grade"].str.split(" (", regex=False).str[0].value_counts()
-    said = [f"{grades[grade]} {grade}" for grade in ("reproduced", "undecided", "differs") if grade in grades]
-    waiting = card[mine & (card["grade"] == NOT_RUN)]["id"].nunique()
+def _status(card: pd.DataFrame, study: str) -> str:
+    """How many parts of a study's claims got which grade, each in the first run that has it."""
+    mine = card[card["run"].map(_study_of) == study]
+    graded = mine[mine["grade"] != NOT_RUN].drop_duplicates(["id", "part"])
+    grades = graded["grade"].str.split(" (", regex=False).str[0].value_counts()
+    said = [f"{grades[grade]} {word}" for grade, word in WORDS.items() if grade in grades]
+    waiting = mine[mine["grade"] == NOT_RUN]["id"].nunique()
     if waiting:
-        said.append(f"{waiting} claims not run")
-    networks = sorted({read_record(folder)["settings"]["architecture"] for folder in runs_of(root, study).values()})
-    return f"{', '.join(said) or 'no claim to grade'} ({', '.join(networks) or 'not run'})"
+        said.append(f"{waiting} claim{'s' if waiting > 1 else ''} not run")
+    return ", ".join(said) or "no claim"
 
 
 def _study_of(run: object) -> str:

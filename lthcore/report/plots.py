@@ -10,7 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -197,14 +197,23 @@ def sparsity_axis(axes: Axes, lowest: float, highest: float = 100, ticks: Iterab
     axes.minorticks_off()
 
 
+def colours_of(rounds: Iterable[int]) -> dict[int, Any]:
+    """A colour for each round: black for the dense network, from blue to red for the others."""
+    pruned = sorted({k for k in rounds if k})
+    return {0: "#222222"} | dict(zip(pruned, sns.color_palette("turbo", len(pruned), desat=0.65), strict=True))
+
+
 def plot_curves(
-    curves: pd.DataFrame, series: Iterable[tuple[str, int]], column: str = "test_accuracy", axes: Axes | None = None
+    curves: pd.DataFrame,
+    series: Iterable[tuple[str, int]],
+    column: str = "test_accuracy",
+    axes: Axes | None = None,
+    colours: dict[int, Any] | None = None,
 ) -> Axes:
     """One column of curves.csv against the iteration: a line for each (arm, round) that the table has."""
     axes = axes or new_figure(1, 1)[1][0]
     series = [(arm, k) for arm, k in series if ((curves["arm"] == arm) & (curves["round"] == k)).any()]
-    levels = sorted({k for _, k in series})
-    colours = dict(zip(levels, sns.color_palette("viridis", len(levels) + 1), strict=False))
+    colours = colours or colours_of(k for _, k in series)
     for arm, k in series:
         part = curves[(curves["arm"] == arm) & (curves["round"] == k)]
         spread = part.groupby("iteration")[column].agg(["mean", "min", "max"])
@@ -216,7 +225,7 @@ def plot_curves(
     axes.xaxis.set_major_locator(MaxNLocator(4))
     accuracy = "accuracy" in column
     if accuracy:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     axes.legend(title="% of weights remaining", loc="lower right" if accuracy else "upper right")
     return axes
 
@@ -228,9 +237,12 @@ def figure3(
 
     A run that has at most one of the paper's percentages shows its own, evenly spread over its rounds.
     """
-    curves = curves[curves["iteration"] <= until]
-    figure, panels = new_figure(1, 3)
+    if curves["iteration"].max() > until:
+        curves = curves[curves["iteration"] <= until]
+        caption = f"{caption}; {until:,} shown" if caption else ""
+    figure, panels = new_figure(1, 3, (9.5, 3.6))
     moderate, hard = _levels_shown(rounds)
+    colours = colours_of(k for level in (*moderate, *hard) if (k := round_nearest(rounds, level)) is not None)
     panel_levels = [moderate, hard, moderate]
     titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
     missing = set()
@@ -240,13 +252,13 @@ def figure3(
         series = [("ticket", k) for k in found.values() if k is not None]
         if axes is panels[2]:
             series += [("reinit", k) for k in found.values() if k]
-        plot_curves(curves, series, column, axes)
+        plot_curves(curves, series, column, axes, colours)
         axes.set(
             title=title, ylabel=column.replace("_", " ").replace("val ", "validation ") if axes is panels[0] else ""
         )
     for axes in panels:
         if "accuracy" in column:
-            axes.set_ylim(curves[column].max() - 0.05, curves[column].max() + 0.002)
+            axes.set_ylim(curves[column].max() - 0.035, curves[column].max() + 0.002)
         else:
             axes.set_ylim(0.9 * curves[column].min(), 5 * curves[column].min())
     levels = [f"{level}%" for level in sorted(missing)]

@@ -29,7 +29,7 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
     blocks: dict[str, Callable[[], str]] = {
         "convention": lambda: CONVENTION,
         "scorecard": lambda: as_block(root, card),
-        "front": lambda: _list_of(front_page.findings(root, card)),
+        "front": lambda: "\n\n".join(filter(None, (front_page.lead(card), _list_of(front_page.findings(card))))),
         "studies": lambda: front_page.status_of_studies(root, card),
         "provenance": lambda: provenance(root),
     }

@@ -166,8 +166,8 @@ def findings(root: Path) -> list[str]:
         at = {arm: _at(table, left) for arm, table in tables.items()}
         profile = runs[f"{stem}-random"].parents[1].name
         lines += [
-            f"{network} (`{profile}`), {left:.3g}% of weights remaining, {arm.replace('_', ' ')} against random: "
-            f"{gap(at[arm], at['random'])}."
+            f"{network} (`{profile}`), {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} and not at "
+            f"random changes the test accuracy by {gap(at[arm], at['random'])}."
             for arm in tables
             if arm != "random"
         ]
