@@ -14,8 +14,8 @@ from lthcore.runs.files import read_record
 # remaining.
 LEAD = (
     "L3",
-    "LeNet's winning tickets",
-    "stop no later and reach no lower test accuracy than the dense network down to {here} (the paper: {paper}).",
+    "LeNet's smallest winning tickets",
+    "stop no later and reach no lower test accuracy than the dense network with {here} (the paper: {paper}).",
 )
 SENTENCES = {
     "L1": (
@@ -24,19 +24,20 @@ SENTENCES = {
     ),
     "L2": (
         "Do tickets reach a higher test accuracy?",
-        "At 13.5% LeNet's tickets gain {here} at the early stop (the paper: {paper}), {end} at the end of training.",
+        "At 13.5% LeNet's tickets lead the dense network by {here} at the early stop (the paper: {paper}), "
+        "{end} at the end of training.",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
-        "At 21.1% they gain {here} on their masks with other initial weights (the paper: {paper}), {end} at the end.",
+        "At 21.1% they lead their masks with other initial weights by {here} (the paper: {paper}), {end} at the end.",
     ),
     "X4b": (
         "Do tickets survive noise of three standard deviations on their initial weights?",
-        "At 7.0% they gain {here} on their masks with other initial weights, {end} at the end (the paper: a gain).",
+        "At 7.0% they lead their masks with other initial weights by {here}, {end} at the end (the paper: a lead).",
     ),
     "F6": (
         "May a mask found before training by SNIP be shuffled within its layers?",
-        "At 1.56% shuffling changes LeNet's test accuracy by {here} (arXiv 2009.08576: no loss).",
+        "At 1.56% shuffling changes LeNet's test accuracy at the end by {here} (arXiv 2009.08576: no loss).",
     ),
 }
 WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}

@@ -2,7 +2,7 @@
 
 `found: STUDY ...` are the sentences of studies (`tickets`: of LeNet's tickets), `scorecard` the grades, `convention`
 says what brackets are, `front` and `studies` are the front page's findings and table, `provenance` says what each run
-was made with. What has no tables is left out.
+was made with, `reproductions` what others found. What has no tables is left out.
 """
 
 import re
@@ -14,6 +14,7 @@ import pandas as pd
 from lthcore.analysis.statistics import CONVENTION
 from lthcore.report import front_page
 from lthcore.report.paper_figures import LENET
+from lthcore.report.reproductions import reproductions
 from lthcore.report.scorecard import as_block, table_of
 from lthcore.report.studies import STUDIES
 from lthcore.report.tables import findings
@@ -31,6 +32,7 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
         "scorecard": lambda: as_block(root, card),
         "front": lambda: "\n\n".join(filter(None, (front_page.lead(card), _list_of(front_page.findings(card))))),
         "studies": lambda: front_page.status_of_studies(root, card),
+        "reproductions": lambda: table_of(reproductions(root)),
         "provenance": lambda: provenance(root),
     }
 

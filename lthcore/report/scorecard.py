@@ -73,7 +73,7 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
 
 
 def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
-    """The dense network of each run of iterative pruning in the scorecard, beside the paper's: all gains are over it.
+    """The dense network of each run of iterative pruning in the scorecard, beside a published one.
 
     Test accuracies in percent at the early stop, with their intervals, and at the end of training.
     """
@@ -90,7 +90,7 @@ def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
         paper = f"{theirs[network]:g}" if network in theirs else ""
         rows.append({
             "run": f"{name}, `{profile}`, n = {early.n}", "dense network at the early stop (%)": early.text(),
-            "the paper's (%)": paper, "at the end of training (%)": end.text(),
+            "published (%)": paper, "at the end of training (%)": end.text(),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

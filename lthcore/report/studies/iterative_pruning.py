@@ -12,7 +12,7 @@ from lthcore.settings import Recipe
 
 
 def findings(root: Path) -> list[str]:
-    """What dense networks reach at their early stop, by the scaling of their inputs, beside the paper."""
+    """What dense networks reach at their early stop, by the scaling of their inputs, beside what was published."""
     runs, lines = runs_of(root, "iterative_pruning"), []
     for network, theirs in published("input_scaling")["dense"].items():
         stops = []
@@ -26,7 +26,7 @@ def findings(root: Path) -> list[str]:
             stops.append(f"{scaling} {test}% of test and {held}% of validation images (n = {len(rounds)}; at {at})")
         if stops:
             where = f"{network}, {s.iterations:,} iterations, {s.precision}"
-            lines.append(f"{where}: {'; '.join(stops)}. The paper: {theirs:g}%.")
+            lines.append(f"{where}: {'; '.join(stops)}. Published: {theirs:g}%.")
     return lines
 
 

@@ -1,0 +1,143 @@
+"""Reproductions: what others found of iterative pruning (params/reproductions.yaml), beside what was found here."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Required
+
+import numpy as np
+import pandas as pd
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
+from lthcore.analysis.statistics import Estimate, difference, mean_of
+from lthcore.errors import choose
+from lthcore.paths import project_root
+from lthcore.report.claims import EARLY_STOP
+from lthcore.report.measures import Absent, RunTables
+from lthcore.runs.experiments import PROFILES
+from lthcore.runs.files import has_results, read_record
+from lthcore.runs.yaml_files import check_shape, read_yaml
+
+
+class Source(TypedDict):
+    """Who found something, and where it can be read."""
+
+    of: str
+    address: str
+
+
+class Found(TypedDict, total=False):
+    """What a source found of a network: accuracies in percent, gains over its dense network in points."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    by: Required[str]
+    n: Required[int]
+    dense: float | int
+    best: float | int
+    at: float | int
+    gains: dict[str, float | int]
+    note: str
+
+
+class Comparison(TypedDict, total=False):
+    """A network and arm, the run of ours that has it, and what others found of it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    network: Required[str]
+    run: Required[str]
+    arm: str
+    measure: str
+    found: Required[list[Found]]
+
+
+class Reproductions(TypedDict):
+    """The file params/reproductions.yaml."""
+
+    by: dict[str, Source]
+    tables: list[Comparison]
+
+
+def reproductions(root: Path) -> pd.DataFrame:
+    """This lab and other reproductions, network by network: dense test accuracies, and gains of tickets over them.
+
+    Ours, from the tables below a results root, stand first, at the percentages of weights remaining that others have.
+    Raises LabError where params/reproductions.yaml cannot be used.
+    """
+    path = project_root() / "params" / "reproductions.yaml"
+    file = read_yaml(path, "reproductions")
+    check_shape(file, Reproductions, f"reproductions: {path}")
+    rows = []
+    for table in file["tables"]:
+        levels = sorted({float(level) for found in table["found"] for level in found.get("gains", {})}, reverse=True)
+        rows.append(_ours(root, table, levels))
+        rows += [_theirs(file["by"], found, f"reproductions: {path}: by") for found in table["found"]]
+        for row in rows[-len(table["found"]) - 1 :]:
+            row["network"] = table["network"] if row["of"].startswith("**") else "″"
+    columns = {
+        "network": "network", "of": "of", "n": "n", "dense": "dense network (%)", "best": "largest gain (points)",
+        "gains": "gains at % of weights remaining (points)", "note": "note",
+    }  # fmt: skip
+    return pd.DataFrame(rows)[list(columns)].rename(columns=columns)
+
+
+def _theirs(sources: dict[str, Source], found: Found, where: str) -> dict[str, Any]:
+    source = sources[choose(where, found["by"], sources)]
+    at = f" at {found['at']:g}%" if "at" in found else ""
+    return {
+        "of": f"[{source['of']}]({source['address']})",
+        "n": found["n"],
+        "dense": f"{found['dense']:g}" if "dense" in found else "",
+        "best": f"{found['best']:+.2f}{at}" if "best" in found else "",
+        "gains": "; ".join(f"{level}%: {gain:+.2f}" for level, gain in found.get("gains", {}).items()),
+        "note": found.get("note", ""),
+    }
+
+
+def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, Any]:
+    """What was found here, at the largest profile that has it. All gains are paired by trial."""
+    measure, arm = table.get("measure", EARLY_STOP), table.get("arm", "ticket")
+    for profile in reversed(PROFILES[1:]):  # `smoke` finds nothing
+        folder = root / profile / table["run"]
+        if not has_results(folder):
+            continue
+        try:
+            run = RunTables.read(folder)
+            dense, best = run.by_trial(measure)[0], _best(run, measure, arm)
+            held = _best(run, measure.replace("test", "val"), arm)
+        except Absent:
+            continue
+        record = read_record(folder)
+        settings, n_test, n_validation = record["settings"], record["n_test"], record["n_validation"]
+        note = f"{settings['iterations']:,} iterations, {settings['precision']}, {n_test:,} test images"
+        return {
+            "of": f"**this lab**, `{profile}`",
+            "n": run.n,
+            "dense": _shown(mean_of(100 * dense), "{:.2f}"),
+            "best": best,
+            "gains": "; ".join(_gains(run, measure, arm, levels)),
+            "note": f"{note}; on {n_validation:,} validation images the largest gain is {held}",
+        }
+    return {"of": "**this lab**", "n": 0, "dense": "", "best": "", "gains": "", "note": "not run yet"}
+
+
+def _best(run: RunTables, measure: str, arm: str) -> str:
+    """The largest mean gain of all rounds, and where it is. Raises Absent where the run has none."""
+    means = run.against_dense(measure, arm).mean
+    if len(means) < 2:
+        raise Absent("no round but the dense network's")
+    k = int(np.nanargmax(means[1:])) + 1
+    return f"{100 * means[k]:+.2f} at {run.left[k]:.1f}%"
+
+
+def _gains(run: RunTables, measure: str, arm: str, levels: Iterable[float]) -> Iterator[str]:
+    """Gains over the dense network at those percentages of weights remaining that the run has a round near."""
+    for level in levels:
+        try:
+            gain = difference(run.at(level, measure, arm), run.at(100, measure, "dense"), paired=True)
+        except Absent:
+            continue
+        yield f"{level:g}%: {_shown(gain.times(100), '{:+.2f}')}"
+
+
+def _shown(found: Estimate, form: str) -> str:
+    return found.text(form) if found.n > 1 else form.format(found.value)
