@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from lthcore import __version__, commands
+from lthcore.commands.errors import unexpected
 from lthcore.errors import LabError, one_line
 from lthcore.plugins import NAMED, load_plugins
 from lthcore.runs.experiments import PROFILES
@@ -70,7 +71,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return INTERRUPTED, 130
     if isinstance(error, OSError):  # a full disk, a folder that may not be written
         return f"lth: {error}; what was done is kept: mend that, and give the same command again", 2
-    return f"lth: {commands.unexpected(error)}; --debug shows where, and what was done is kept", 70  # EX_SOFTWARE
+    return f"lth: {unexpected(error)}; --debug shows where, and what was done is kept", 70  # EX_SOFTWARE
 
 
 class _Unheard:

@@ -30,6 +30,12 @@ def folder_of(name: str, root: Path | None = None) -> Path:
     return root / name
 
 
+def short(path: Path) -> str:
+    """A path as people read it: from the working directory on, where it lies below that."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def cache_root() -> Path:
     """Where what can be found out again is kept: lth/ below `XDG_CACHE_HOME`, else below .cache of the home folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lth"

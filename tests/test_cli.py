@@ -243,7 +243,7 @@ def test_interrupt_is_one_line_and_exit_status_130(monkeypatch, capsys):
 
 
 def test_without_jupyter_the_engine_runs_alone_and_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    monkeypatch.setattr("lthcore.commands.run.find_spec", lambda name: None)
     assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 0
     out, err = capsys.readouterr()
     assert "so the engine runs alone" in err

@@ -1,0 +1,13 @@
+"""`lth data`: data sets fetched and verified."""
+
+import argparse
+
+
+def data_command(options: argparse.Namespace) -> None:
+    """Fetch or verify data sets."""
+    from lthcore.paths import data_root
+    from lthcore.sources.catalogue import fetch, verified
+
+    look = fetch if options.action == "fetch" else verified
+    for name in options.names:
+        print(f"{name}: {look(name)} ({data_root()})")

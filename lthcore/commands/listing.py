@@ -1,0 +1,96 @@
+"""`lth list`: where every study stands, or every experiment of some."""
+
+import argparse
+from pathlib import Path
+
+from lthcore.commands.errors import noted, raise_first
+from lthcore.errors import one_line
+from lthcore.paths import short
+from lthcore.plugins import PluginNeeded
+from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_experiments
+
+
+def list_command(options: argparse.Namespace) -> None:
+    """Print where every study stands under each profile; of those named, or of all if asked, every experiment.
+
+    What cannot be read says so in its row. Raises LabError in the end where there was any such.
+    """
+    from lthcore.runs.experiments import params_files
+    from lthcore.runs.status import changed_runs
+
+    errors: list[str] = []
+    detailed = bool(options.name or options.all)
+    found: dict[Path, dict[str, list[Experiment]]] = {}
+    for path in (path for path in params_files() if options.name in str(path)):
+        found[path] = {}
+        for profile in PROFILES:
+            try:
+                found[path][profile] = load_experiments(path, profile)
+            except NoSuchProfile:  # nothing is wrong with it
+                continue
+            except PluginNeeded as needed:  # nor with this
+                print(one_line(needed))
+                break
+            except Exception as error:  # a file of whatever content must not hide the others
+                print(f"{one_line(short(path))} ({profile}): {noted(error, errors)}")
+    known = {e.name: e for profiles in found.values() for experiments in profiles.values() for e in experiments}
+    changed = changed_runs(known)
+    if detailed:
+        _list_all(found, changed, errors)
+    else:
+        _list_studies(found, len(changed), errors)
+    raise_first(errors)
+
+
+def _list_all(
+    found: dict[Path, dict[str, list[Experiment]]], changed: list[tuple[Experiment, dict]], errors: list[str]
+) -> None:
+    """Print every experiment in a line, and below it the runs that were made of it with changed settings."""
+    from lthcore.runs.plan import state_line
+
+    def state(experiment: Experiment) -> str:
+        try:
+            return state_line(experiment)
+        except Exception as error:  # nor may a damaged run hide the others
+            return noted(error, errors)
+
+    for path, profiles in found.items():
+        print(one_line(short(path)))
+        for profile, experiments in profiles.items():
+            for experiment in experiments:
+                label = experiment.variant.removeprefix(path.stem).removeprefix("-")
+                print(f"    {profile:6} {label:24} {state(experiment)}")
+        names = {e.name for experiments in profiles.values() for e in experiments}
+        for experiment, values in changed:
+            if any(experiment.name.startswith(f"{name}-") for name in names):
+                what = ", ".join(f"{key} = {value}" for key, value in values.items())
+                print(f"    {experiment.profile:6} {experiment.variant}: {what}: {state(experiment)}")
+
+
+def _list_studies(found: dict[Path, dict[str, list[Experiment]]], changed: int, errors: list[str]) -> None:
+    """Print a line for each study: how many of its experiments are done, and what the rest would take here."""
+    from lthcore.runs.plan import StudyRow, summary_of
+
+    studies: dict[str, dict[str, list[Experiment]]] = {}
+    for path, profiles in found.items():
+        for profile, experiments in profiles.items():
+            studies.setdefault(path.parent.name, {}).setdefault(profile, []).extend(experiments)
+    print(f"{'study':28}" + "".join(f"{profile:26}" for profile in PROFILES).rstrip())
+    untimed = 0
+    for study, profiles in studies.items():
+        cells: dict[str, StudyRow | str] = {}
+        for profile, experiments in profiles.items():
+            try:
+                cells[profile] = summary_of(experiments)
+                untimed += cells[profile].untimed
+            except Exception as error:
+                cells[profile] = "cannot be read"
+                print(f"{study} ({profile}): {noted(error, errors)}")
+        print(f"{study:28}" + "".join(f"{cells.get(profile, '')!s:26}" for profile in PROFILES).rstrip())
+    if changed:
+        print(f"\n{changed} runs with changed settings (lth run -p)")
+    if untimed:
+        print(f"\n{untimed} experiments are of networks not timed on this machine yet, and not in the times above")
+    print(
+        "\n`lth list NAME` shows every experiment of a study or file, `lth list --all` those of all, all of them timed"
+    )

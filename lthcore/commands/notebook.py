@@ -1,0 +1,74 @@
+"""`lth notebook`: notebooks executed headless, with their defaults or over a finished run."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from lthcore.errors import LabError
+from lthcore.runs.experiments import Experiment
+
+
+def notebook_command(options: argparse.Namespace) -> None:
+    """Execute a notebook headless with its defaults, and print what it prints."""
+    source = Path(options.notebook)
+    if not source.exists():
+        raise LabError(f"notebook: there is no {source}")
+    executed = Path(options.to or f"build/{source.name}")
+    for cell in _execute(source, executed, {}).cells:
+        for output in cell.get("outputs", []):
+            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            if not text.startswith("<Figure"):
+                print(text.rstrip())
+    print(f"executed notebook: {executed}")
+
+
+def run_notebook(experiment: Experiment, folder: Path) -> Path | None:
+    """Execute the experiment's notebook over its finished run by papermill; return the executed copy, if it has one.
+
+    Its parameters cell need not name every setting: `Settings.of_parameters` takes those that are put below it too.
+    """
+    notebook, executed = notebook_of(experiment), folder / f"{experiment.variant}.ipynb"
+    if notebook is None:
+        return None
+    values = experiment.settings.model_dump(mode="json")
+    _execute(notebook, executed, values | {"folder": str(folder.resolve())})
+    return executed
+
+
+def notebook_of(experiment: Experiment) -> Path | None:
+    """The notebook that the folder of a params file is named after; None without one that takes parameters."""
+    from lthcore.paths import project_root
+
+    source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
+    if not source.exists():
+        return None
+    cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
+    return source if any("parameters" in cell["metadata"].get("tags", []) for cell in cells) else None
+
+
+def _execute(source: Path, executed: Path, values: dict):
+    import logging
+
+    import papermill
+    from traitlets.config import Config
+
+    from lthcore.runs.notebook import ending_with_this_process, passing_on_signals
+
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a notebook does not list
+    os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
+    where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
+    try:
+        with passing_on_signals() as kernel:
+            return papermill.execute_notebook(
+                str(source), str(executed), values, progress_bar=sys.stderr.isatty(), kernel_manager_class=kernel,
+                extra_arguments=ending_with_this_process(), **where,
+            )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        raise LabError(
+            f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"
+        ) from error
+    except RuntimeError as error:  # DeadKernelError: killed, often for memory
+        raise LabError(f"notebook: the kernel of {source} died ({error}); give the command again") from None

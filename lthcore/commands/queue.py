@@ -1,0 +1,106 @@
+"""`lth queue` and `lth unpack`: what is missing is run, here or on a cluster, and tables are carried home."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from lthcore.commands.errors import say_failed
+from lthcore.commands.notebook import run_notebook
+from lthcore.errors import LabError, one_line
+from lthcore.runs.experiments import Experiment
+
+
+def queue_command(options: argparse.Namespace) -> None:
+    """Run what is not done yet, in the order of params/QUEUE.yaml."""
+    from lthcore.paths import results_root
+    from lthcore.runs.archives import mirror_of, pack
+    from lthcore.runs.queue import queued
+
+    bad: list[LabError] = []
+    experiments = [e for e in queued(options.profile, errors=bad) if options.only in e.name]
+    for error in bad:  # say so, and let the others run
+        print(f"lth: {error}", file=sys.stderr)
+    if not experiments:
+        raise LabError(f"queue: no experiment has {options.only!r} in its name; `lth list` shows all")
+    if options.mirror:
+        mirror_of(options.mirror)  # better known before the training than after it
+    try:
+        failures = (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
+    finally:
+        if options.pack:
+            print(f"{pack(results_root(), Path(options.pack), options.profile)} runs packed into {options.pack}")
+    if failures:
+        raise LabError(f"{len(failures)} of the queue did not run: {', '.join(failures)}")
+    if bad:
+        raise bad[0]
+    print("the queue is done")
+
+
+def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
+    """Run a queue one after the other; return the names of those that could not run."""
+    from lthcore.analysis.tickets import write_ticket_tables
+    from lthcore.errors import TimeLimit
+    from lthcore.paths import folder_of, results_root
+    from lthcore.runs.archives import mirror
+    from lthcore.runs.runner import run
+    from lthcore.runs.status import status_of
+
+    deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
+    for experiment in experiments:
+        try:
+            folder = folder_of(experiment.name)
+            left = status_of(experiment).missing
+            if not left:
+                continue
+            print(f"{experiment.name}: {len(left):,} trainings to do", flush=True)
+        except Exception as error:  # say so, and let the others run
+            failures[experiment.name] = say_failed(experiment, error, options.debug)
+            continue
+        try:
+            run(experiment.settings, folder, deadline - time.monotonic())
+            write_ticket_tables(folder)
+            if options.notebooks:
+                run_notebook(experiment, folder)
+        except TimeLimit:
+            raise
+        except Exception as error:
+            failures[experiment.name] = say_failed(experiment, error, options.debug)
+        finally:
+            if options.mirror:
+                try:
+                    mirror(folder, root, options.mirror)
+                except LabError as error:
+                    failures.setdefault(experiment.name, say_failed(experiment, error, options.debug))
+    return list(failures)
+
+
+def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
+    """Run a queue on a Ray cluster, all of it in one view; return the names of those that could not run."""
+    from lthcore.analysis.tickets import write_ticket_tables
+    from lthcore.paths import results_root
+    from lthcore.runs.queue_view import queue_view
+    from lthcore.runs.ray_cluster import Cluster
+    from lthcore.runs.ray_queue import run_queue
+
+    cluster = Cluster(options.address, options.cpus_per_run, options.gpus_per_run)
+    try:
+        with queue_view() as show:
+            failures = run_queue(
+                experiments, results_root(), cluster, options.time_limit, show, options.mirror,
+                run_notebook if options.notebooks else None, write_ticket_tables,
+            )  # fmt: skip
+    finally:
+        cluster.close()
+    for name, error in failures.items():
+        print(one_line(f"lth: {name}: {error}"), file=sys.stderr)
+    return list(failures)
+
+
+def unpack_command(options: argparse.Namespace) -> None:
+    """Merge an archive of tables into results/."""
+    from lthcore.paths import results_root
+    from lthcore.runs.archives import unpack
+
+    for line in unpack(Path(options.archive), results_root()):
+        print(line)

@@ -1,0 +1,76 @@
+"""`lth figures` and `lth scorecard`: what follows from the tables, drawn and graded anew."""
+
+import argparse
+from functools import partial
+
+from lthcore.commands.errors import noted, raise_first
+from lthcore.errors import LabError
+from lthcore.paths import short
+
+
+def figures_command(options: argparse.Namespace) -> None:
+    """Redraw every figure whose tables are there.
+
+    One that cannot be drawn says so in its line. Raises LabError in the end where there was any such.
+    """
+    from lthcore.paths import project_root, results_root
+    from lthcore.report import paper_figures
+    from lthcore.report.plots import remove_old, save
+    from lthcore.report.studies import STUDIES
+
+    if options.run:
+        _draw_run(options.run)
+        return
+    if options.table:
+        path = project_root() / "params" / "FIGURES.md"
+        path.write_text(paper_figures.figures_table(), encoding="utf-8")
+        print(f"written: {short(path)}")
+        return
+    root, folder, errors, kept = results_root(), project_root() / "figures", [], set()
+    jobs = [  # what is said of a figure, its file, how it is drawn, and what is said where it is not
+        (paper_figures.title_of(n), f"fig{n:02}", partial(paper_figures.draw, n), paper_figures.lacking(n))
+        for n in paper_figures.FIGURES
+    ]
+    jobs += [(name, name, draw, "no tables yet") for s in STUDIES.values() for name, draw in s.figures.items()]
+    for title, name, draw, otherwise in jobs:
+        try:
+            if figure := draw(root):
+                kept.add(name)
+                save(figure, folder, name)
+            print(f"{title}: {'drawn as svg and png' if figure else otherwise}")
+        except Exception as error:  # a damaged run must not hide the other figures
+            kept.add(name)
+            print(f"{title}: {noted(error, errors)}")
+    for name in remove_old(folder, (name for _, name, _, _ in jobs), kept):
+        print(f"{name}: removed, it is not drawn any more")
+    raise_first(errors)
+
+
+def _draw_run(run: str) -> None:
+    """Draw any run, one's own too, with all its arms, into the folder of its tables."""
+    from lthcore.report.paper_figures import figures_of
+    from lthcore.report.plots import save
+    from lthcore.runs.status import find_run
+
+    folder = find_run(run)
+    for name, figure in figures_of(folder).items():
+        paths = save(figure, folder / "figures", name)
+        print(f"{name}: {', '.join(short(path) for path in paths)}")
+
+
+def scorecard_command(options: argparse.Namespace) -> None:
+    """Grade the paper's claims from the tables, and render the pages that say what was found."""
+    from lthcore.paths import project_root, results_root
+    from lthcore.report.claims import NOT_RUN, UNREADABLE
+    from lthcore.report.readme import write_pages
+    from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
+
+    card = write_scorecard(results_root())
+    print(as_markdown(card))
+    if options.readme:
+        write_pages(project_root(), results_root(), card)
+    missing = int((card["grade"] == NOT_RUN).sum())
+    print(f"\n{count_of(card)}, {missing} not run: results/claims.csv")
+    unreadable = int((card["grade"] == UNREADABLE).sum())
+    if unreadable:
+        raise LabError(f"scorecard: {unreadable} parts could not be graded, as the notes above say")

@@ -1,0 +1,65 @@
+"""`lth run`: experiments, and their notebooks."""
+
+import argparse
+import sys
+import time
+from importlib.util import find_spec
+
+from lthcore.commands.errors import say_failed
+from lthcore.commands.notebook import notebook_of, run_notebook
+from lthcore.errors import LabError, shown
+from lthcore.paths import short
+from lthcore.runs.experiments import load_experiments
+from lthcore.runs.yaml_files import parse_yaml
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Run experiments one after the other: the engine first, then the notebook over its tables."""
+    from lthcore.analysis.tickets import write_ticket_tables
+    from lthcore.errors import TimeLimit
+    from lthcore.paths import folder_of
+    from lthcore.runs.runner import run
+
+    overrides = dict(map(_parameter, options.parameter))
+    experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
+    if len(experiments) > 1 or options.ask:
+        from lthcore.runs.plan import ask_whether_to_begin, print_plan
+
+        print_plan(experiments)
+        if options.ask and not options.yes:
+            ask_whether_to_begin()
+    with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
+    if not options.no_notebook and not with_notebook:
+        print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
+    for name in dict.fromkeys(e.notebook for e in experiments if with_notebook and notebook_of(e) is None):
+        print(
+            f"lth: no notebooks/{name}.ipynb that takes parameters is here, so the engine runs alone", file=sys.stderr
+        )
+    folders = {experiment.name: folder_of(experiment.name) for experiment in experiments}
+    deadline, failures = time.monotonic() + options.time_limit, []
+    for experiment in experiments:
+        folder = folders[experiment.name]
+        try:
+            run(experiment.settings, folder, deadline - time.monotonic(), options.force)
+            write_ticket_tables(folder)
+            print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {short(folder)}")
+            if with_notebook and (executed := run_notebook(experiment, folder)):
+                print(f"{experiment.name}: notebook in {short(executed)}")
+        except TimeLimit:
+            raise
+        except Exception as error:  # say so, and let the others run
+            if len(experiments) == 1:
+                raise
+            say_failed(experiment, error, options.debug)
+            failures.append(experiment.name)
+    if failures:
+        raise LabError(f"{len(failures)} of {len(experiments)} experiments did not run: {', '.join(failures)}")
+
+
+def _parameter(pair: list[str]) -> tuple[str, object]:
+    name, text = pair
+    try:
+        return name, parse_yaml(text)
+    except LabError as error:
+        said = f"the value is not YAML of plain values: {error} (quote a list: '[300, 100]')"
+        raise LabError(f"run: -p {shown(name)} {shown(text)}: {said}") from None

@@ -1,0 +1,81 @@
+"""`lth show` and `lth export`: a run in words and numbers, and a ticket of it as a file."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lthcore.errors import LabError
+from lthcore.runs.experiments import Experiment, load_experiments
+
+
+def show_command(options: argparse.Namespace) -> None:
+    """Print a run: where it comes from, its settings, and its accuracies by arm and weights left."""
+    from lthcore.runs.files import read_record, read_tables
+    from lthcore.runs.status import find_run
+
+    folder = find_run(options.run)
+    rounds, _ = read_tables(folder)
+    whole = read_record(folder)
+    record = {key: value for key, value in whole.items() if key != "settings"}
+    print(
+        "\n".join(
+            f"{key:18} {json.dumps(value) if isinstance(value, dict) else value}" for key, value in record.items()
+        )
+    )
+    print(_standing(folder))
+    _print_settings(folder, whole.get("settings", {}))
+    columns = ["es_iteration", "es_test_accuracy", "final_test_accuracy", "final_train_accuracy"]
+    table = rounds.groupby(["arm", "round"], sort=False)[["percent_left", *columns]].mean()
+    table.insert(0, "n", rounds.groupby(["arm", "round"], sort=False).size())
+    print("\nmeans over trials and draws\n" + table.round(4).to_string())
+
+
+def _standing(folder: Path) -> str:
+    """What `lth list` says of a run, and which settings it changes of its params file, if it is of one."""
+    from lthcore.paths import project_root
+    from lthcore.runs.plan import state_line
+    from lthcore.runs.status import changed_runs
+
+    *_, profile, study, variant = folder.resolve().parts
+    known: dict[str, Experiment] = {}
+    for path in sorted((project_root() / "params" / study).glob("*.yaml")):
+        try:
+            known |= {e.name: e for e in load_experiments(path, profile)}
+        except LabError:
+            continue
+    name = f"{profile}/{study}/{variant}"
+    lines = []
+    if name in known:
+        lines = [f"{'state':18} {state_line(known[name])}"]
+    for experiment, values in changed_runs(known, folder.resolve().parents[2]) if known else ():
+        if experiment.name == name:
+            what = ", ".join(f"{key} = {value}" for key, value in values.items())
+            lines = [f"{'state':18} {state_line(experiment)}", f"{'changed':18} {what}"]
+    return "\n".join(lines)
+
+
+def _print_settings(folder: Path, values: dict[str, Any]) -> None:
+    """Print the settings of a run, those that are not at their defaults first."""
+    from lthcore.lottery.methods import settings_for
+
+    fields = settings_for(folder.resolve().parent.name).model_fields
+    default = {key: json.loads(json.dumps(field.default)) for key, field in fields.items()}
+    own = {key: value for key, value in values.items() if value != default.get(key)}
+    for title, part in (
+        ("settings, other than the defaults", own),
+        ("settings, at their defaults", {key: value for key, value in values.items() if key not in own}),
+    ):
+        print(f"\n{title}\n" + "\n".join(f"    {key:18} {value}" for key, value in part.items()))
+
+
+def export_command(options: argparse.Namespace) -> None:
+    """Write a ticket of a run, mask and initial weights, to a file to take home."""
+    from lthcore.analysis.hub import push_ticket
+    from lthcore.analysis.take_home import export_ticket, load_ticket
+
+    ticket = load_ticket(options.run, options.trial, options.remaining)
+    path = export_ticket(ticket, options.to, options.compacted)
+    print(f"{path}: round {ticket.round}, {ticket.remaining:.1f}% of weights remaining; {path.name}.md says what it is")
+    if options.push:
+        print(f"{push_ticket(path, options.push)}: uploaded")
