@@ -20,6 +20,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from scipy.optimize import isotonic_regression
 
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS as RECORDS
@@ -230,6 +231,24 @@ def plot_curves(
     return axes
 
 
+def label_ends(axes: Axes) -> None:
+    """Write the name of each line of a panel at its right end, in its colour, in place of a legend; none on another."""
+    size, apart = 8.5, 10.5  # points
+    if axes.get_legend():
+        axes.get_legend().remove()
+    low, high = axes.get_ylim()
+    ends = {line: float(np.clip(line.get_ydata()[-1], low, high)) for line in axes.lines}  # nan where nothing is known
+    lines = sorted((line for line in ends if ends[line] == ends[line]), key=ends.__getitem__)
+    unit = 72 * axes.bbox.height / axes.figure.dpi / (high - low)  # of the y-axis, in points
+    here, steps = unit * np.array([ends[line] for line in lines]), apart * np.arange(len(lines))
+    places = isotonic_regression(here - steps).x + steps if lines else []  # as near as names fit that far apart
+    for line, above in zip(lines, places - here, strict=True):
+        axes.annotate(
+            line.get_label(), (line.get_xdata()[-1], ends[line]), (5, above), va="center", fontsize=size,
+            textcoords="offset points", color=line.get_color(), annotation_clip=False,
+        )  # fmt: skip
+
+
 def figure3(
     rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy", until: int = 15_000
 ) -> Figure:
@@ -261,8 +280,13 @@ def figure3(
             axes.set_ylim(curves[column].max() - 0.035, curves[column].max() + 0.002)
         else:
             axes.set_ylim(0.9 * curves[column].min(), 5 * curves[column].min())
+        label_ends(axes)
     levels = [f"{level}%" for level in sorted(missing)]
-    return captioned(figure, caption, levels + _absent(rounds, ("ticket", "reinit")))
+    return captioned(
+        figure,
+        f"{caption}; labels: % of weights remaining" if caption else "",
+        levels + _absent(rounds, ("ticket", "reinit")),
+    )
 
 
 def _levels_shown(rounds: pd.DataFrame) -> tuple[tuple[float, ...], tuple[float, ...]]:

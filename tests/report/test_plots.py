@@ -197,8 +197,9 @@ def test_nearest_round_is_the_one_within_5_percent():
 
 def test_figures_of_a_whole_table_say_only_what_they_are():
     rounds, curves = tables(*ARMS)
-    for figure in (plots.figure3(rounds, curves, "n"), plots.figure4(rounds, "n")):
-        assert caption(figure) == "n"
+    three, four = plots.figure3(rounds, curves, "n"), plots.figure4(rounds, "n")
+    assert (caption(three), caption(four)) == ("n; labels: % of weights remaining", "n")
+    for figure in (three, four):
         assert all(axes.lines and axes.get_title(loc="left") for axes in figure.axes)
 
 
@@ -217,13 +218,30 @@ def test_figures_with_missing_arms_are_drawn_and_say_so():
         (plots.figure3(rounds, curves, "n"), ("reinit",)),
     ):
         assert lines_in(figure) > 0
-        assert caption(figure).startswith("n; not in the table: ")
+        assert caption(figure).startswith("n; ") and "not in the table: " in caption(figure)
         assert all(ARMS[arm][0] in caption(figure) for arm in missing)
 
 
 def test_figure_3_says_which_levels_are_missing():
     rounds, curves = tables("ticket", "reinit", rounds=3)
-    assert caption(plots.figure3(rounds, curves, "n")) == "n; not in the table: 1.9%, 3.6%, 7.0%"
+    assert caption(plots.figure3(rounds, curves, "n")).endswith("; not in the table: 1.9%, 3.6%, 7.0%")
+
+
+def test_names_at_the_ends_of_lines_stand_in_their_order_and_apart():
+    _, axes = plt.subplots()
+    for label, end in {"b": 0.5, "d": 0.9, "a": 0.49, "c": 0.51, "far below": -70, "unknown": np.nan}.items():
+        axes.plot([0, 1], [0, end], label=label)
+    axes.set_ylim(0, 1)
+    axes.legend()
+    plots.label_ends(axes)
+    assert axes.get_legend() is None
+    names = [text.get_text() for text in axes.texts]
+    assert names == ["far below", "a", "b", "c", "d"]
+    height = 72 * axes.bbox.height / axes.figure.dpi
+    places = [height * text.xy[1] + text.get_position()[1] for text in axes.texts]
+    assert np.diff(places).min() > 10
+    assert places[0] == 0 and places[-1] == pytest.approx(0.9 * height)  # those with room stay where they are
+    assert np.mean(places[1:4]) == pytest.approx(0.5 * height)  # the others about their middle
 
 
 def test_figure_without_a_validation_set_still_tells_its_arms_apart():
