@@ -18,6 +18,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.search import planned
 from lthcore.paths import project_root
 from lthcore.report import plots
+from lthcore.report.curves import figure3
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import ARMS, TITLES, Series
 from lthcore.runs.estimate import seconds_of
@@ -264,7 +265,7 @@ def draw(number: int, root: Path) -> Figure | None:
     rounds, curves = read_tables(folder)
     if sheet.kind == "curves":
         caption = describe(folder, rounds).replace("bars:", "bands:")
-        return plots.figure3(rounds, curves, caption, sheet.columns[0])
+        return figure3(rounds, curves, caption, sheet.columns[0])
     if sheet.kind == "figure4":
         return plots.figure4(rounds, describe(folder, rounds))
     return _draw_panels(sheet, found, missing)
@@ -277,7 +278,7 @@ def figures_of(folder: Path) -> dict[str, Figure]:
     caption = describe(folder, rounds)
     figures = {"rounds": plots.panels(plots.series_of(rounds), columns, caption)}
     if (rounds["arm"] == "ticket").any():
-        figures["curves"] = plots.figure3(rounds, curves, caption.replace("bars:", "bands:"))
+        figures["curves"] = figure3(rounds, curves, caption.replace("bars:", "bands:"))
     return figures
 
 

@@ -10,7 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,13 +20,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
-from scipy.optimize import isotonic_regression
 
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS as RECORDS
 from lthcore.arms import arm_of
 from lthcore.registry import UNCOLOURED
-from lthcore.report.tables import round_nearest, with_dense
+from lthcore.report.tables import with_dense
 from lthcore.runs.files import read_record
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
@@ -198,108 +197,6 @@ def sparsity_axis(axes: Axes, lowest: float, highest: float = 100, ticks: Iterab
     axes.minorticks_off()
 
 
-def colours_of(rounds: Iterable[int]) -> dict[int, Any]:
-    """A colour for each round: black for the dense network, from blue to red for the others."""
-    pruned = sorted({k for k in rounds if k})
-    return {0: "#222222"} | dict(zip(pruned, sns.color_palette("turbo", len(pruned), desat=0.65), strict=True))
-
-
-def plot_curves(
-    curves: pd.DataFrame,
-    series: Iterable[tuple[str, int]],
-    column: str = "test_accuracy",
-    axes: Axes | None = None,
-    colours: dict[int, Any] | None = None,
-) -> Axes:
-    """One column of curves.csv against the iteration: a line for each (arm, round) that the table has."""
-    axes = axes or new_figure(1, 1)[1][0]
-    series = [(arm, k) for arm, k in series if ((curves["arm"] == arm) & (curves["round"] == k)).any()]
-    colours = colours or colours_of(k for _, k in series)
-    for arm, k in series:
-        part = curves[(curves["arm"] == arm) & (curves["round"] == k)]
-        spread = part.groupby("iteration")[column].agg(["mean", "min", "max"])
-        left = f"{part['percent_left'].mean():.1f}%"
-        style, label = ("-", left) if arm == "ticket" else (ARMS[arm][2], f"{left} {arm}")
-        axes.plot(spread.index, spread["mean"], style, color=colours[k], label=label)
-        axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[k], alpha=0.15, linewidth=0)
-    axes.set_xlabel("training iterations")
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    accuracy = "accuracy" in column
-    if accuracy:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    axes.legend(title="% of weights remaining", loc="lower right" if accuracy else "upper right")
-    return axes
-
-
-def label_ends(axes: Axes) -> None:
-    """Write the name of each line of a panel at its right end, in its colour, in place of a legend; none on another."""
-    size, apart = 8.5, 10.5  # points
-    if axes.get_legend():
-        axes.get_legend().remove()
-    low, high = axes.get_ylim()
-    ends = {line: float(np.clip(line.get_ydata()[-1], low, high)) for line in axes.lines}  # nan where nothing is known
-    lines = sorted((line for line in ends if ends[line] == ends[line]), key=ends.__getitem__)
-    unit = 72 * axes.bbox.height / axes.figure.dpi / (high - low)  # of the y-axis, in points
-    here, steps = unit * np.array([ends[line] for line in lines]), apart * np.arange(len(lines))
-    places = isotonic_regression(here - steps).x + steps if lines else []  # as near as names fit that far apart
-    for line, above in zip(lines, places - here, strict=True):
-        axes.annotate(
-            line.get_label(), (line.get_xdata()[-1], ends[line]), (5, above), va="center", fontsize=size,
-            textcoords="offset points", color=line.get_color(), annotation_clip=False,
-        )  # fmt: skip
-
-
-def figure3(
-    rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy", until: int = 15_000
-) -> Figure:
-    """The paper's Figure 3 (and 11, of the validation loss): a column of curves.csv as training proceeds.
-
-    A run that has at most one of the paper's percentages shows its own, evenly spread over its rounds.
-    """
-    if curves["iteration"].max() > until:
-        curves = curves[curves["iteration"] <= until]
-        caption = f"{caption}; {until:,} shown" if caption else ""
-    figure, panels = new_figure(1, 3, (9.5, 3.6))
-    moderate, hard = _levels_shown(rounds)
-    colours = colours_of(k for level in (*moderate, *hard) if (k := round_nearest(rounds, level)) is not None)
-    panel_levels = [moderate, hard, moderate]
-    titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
-    missing = set()
-    for axes, levels, title in zip(panels, panel_levels, titles, strict=True):
-        found = {level: round_nearest(rounds, level) for level in levels}
-        missing |= {level for level, k in found.items() if k is None}
-        series = [("ticket", k) for k in found.values() if k is not None]
-        if axes is panels[2]:
-            series += [("reinit", k) for k in found.values() if k]
-        plot_curves(curves, series, column, axes, colours)
-        axes.set(
-            title=title, ylabel=column.replace("_", " ").replace("val ", "validation ") if axes is panels[0] else ""
-        )
-    for axes in panels:
-        if "accuracy" in column:
-            axes.set_ylim(curves[column].max() - 0.035, curves[column].max() + 0.002)
-        else:
-            axes.set_ylim(0.9 * curves[column].min(), 5 * curves[column].min())
-        label_ends(axes)
-    levels = [f"{level}%" for level in sorted(missing)]
-    return captioned(
-        figure,
-        f"{caption}; labels: % of weights remaining" if caption else "",
-        levels + _absent(rounds, ("ticket", "reinit")),
-    )
-
-
-def _levels_shown(rounds: pd.DataFrame) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The percentages of weights remaining that Figure 3 shows as pruned moderately, and as pruned hard."""
-    moderate, hard = (100, 51.3, 21.1), (100, 7.0, 3.6, 1.9)
-    if sum(bool(round_nearest(rounds, level)) for level in {*moderate, *hard}) > 1:
-        return moderate, hard
-    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
-    k = sorted(set(np.linspace(0, left.index.max(), 6).round().astype(int)))
-    levels = [round(left[i], 1) for i in k]
-    return tuple(levels[:3]), (100, *levels[3:])
-
-
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     """The paper's Figures 4 and 12: early stop, accuracies there and at the end, of tickets and reinitialisations."""
     arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
@@ -322,7 +219,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         axes.set(title=f"{title}, one-shot, linear axis", ylabel=label)
     for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
         axes.get_legend().remove()
-    return captioned(figure, caption, _absent(rounds, arms))
+    return captioned(figure, caption, absent(rounds, arms))
 
 
 GRADES = {"reproduced": "#1f5fa8", "undecided": "#999999", "differs": "#d1642a"}
@@ -426,7 +323,8 @@ def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None)
     return figure, axes.ravel()
 
 
-def _absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
+def absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
+    """The labels of those of some arms that a table does not have."""
     return [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
 
 

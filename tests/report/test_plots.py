@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 
 from lthcore.report import paper_figures, plots
+from lthcore.report.curves import figure3, label_ends, plot_curves
 from lthcore.report.plots import ARMS, series_of
+from lthcore.report.tables import round_nearest
 from lthcore.runs import schemas
 
 mpl.use("Agg")
@@ -130,7 +132,7 @@ def test_without_a_validation_set_there_is_no_early_stop_and_its_panels_say_so()
     assert lines_in(half) and half.axes[0].get_legend() is not None and not half.axes[1].texts
     whole = plots.figure4(rounds)
     assert [len(axes.texts) for axes in whole.axes] == [1, 1, 1, 0]
-    assert lines_in(plots.figure3(rounds, curves)) > 0
+    assert lines_in(figure3(rounds, curves)) > 0
 
 
 @pytest.mark.parametrize("column", ["es_iteration", "final_test_accuracy"])
@@ -176,7 +178,7 @@ def test_sparsity_falls_along_a_logarithmic_axis():
 
 def test_curves_are_means_in_a_band_from_min_to_max():
     _, curves = tables("ticket", "reinit")
-    axes = plots.plot_curves(curves, [("ticket", 1), ("reinit", 1), ("random", 1), ("ticket", 9)])
+    axes = plot_curves(curves, [("ticket", 1), ("reinit", 1), ("random", 1), ("ticket", 9)])
     assert [line.get_label() for line in axes.lines] == ["51.2%", "51.2% reinit"]  # the others are not in the table
     for line, band, top in zip(axes.lines, axes.collections, (0.94, 0.89), strict=True):
         assert list(line.get_xdata()) == [0, 1000, 2000]
@@ -188,16 +190,16 @@ def test_curves_are_means_in_a_band_from_min_to_max():
 
 def test_nearest_round_is_the_one_within_5_percent():
     rounds, _ = tables("ticket", "random")
-    assert [plots.round_nearest(rounds, left) for left in (100, 51.3, 21.1, 1.9)] == [0, 1, 2, 5]
-    assert plots.round_nearest(rounds, 51.2 * 1.04) == 1
-    assert plots.round_nearest(rounds, 51.2 * 1.06) is None
-    assert plots.round_nearest(rounds, 13.5) is None
-    assert plots.round_nearest(rounds[rounds["arm"] == "random"], 51.3) is None
+    assert [round_nearest(rounds, left) for left in (100, 51.3, 21.1, 1.9)] == [0, 1, 2, 5]
+    assert round_nearest(rounds, 51.2 * 1.04) == 1
+    assert round_nearest(rounds, 51.2 * 1.06) is None
+    assert round_nearest(rounds, 13.5) is None
+    assert round_nearest(rounds[rounds["arm"] == "random"], 51.3) is None
 
 
 def test_figures_of_a_whole_table_say_only_what_they_are():
     rounds, curves = tables(*ARMS)
-    three, four = plots.figure3(rounds, curves, "n"), plots.figure4(rounds, "n")
+    three, four = figure3(rounds, curves, "n"), plots.figure4(rounds, "n")
     assert (caption(three), caption(four)) == ("n; labels: % of weights remaining", "n")
     for figure in (three, four):
         assert all(axes.lines and axes.get_title(loc="left") for axes in figure.axes)
@@ -215,7 +217,7 @@ def test_figures_with_missing_arms_are_drawn_and_say_so():
     rounds, curves = tables("ticket")
     for figure, missing in (
         (plots.figure4(rounds, "n"), ("reinit", "oneshot", "oneshot_reinit")),
-        (plots.figure3(rounds, curves, "n"), ("reinit",)),
+        (figure3(rounds, curves, "n"), ("reinit",)),
     ):
         assert lines_in(figure) > 0
         assert caption(figure).startswith("n; ") and "not in the table: " in caption(figure)
@@ -224,7 +226,7 @@ def test_figures_with_missing_arms_are_drawn_and_say_so():
 
 def test_figure_3_says_which_levels_are_missing():
     rounds, curves = tables("ticket", "reinit", rounds=3)
-    assert caption(plots.figure3(rounds, curves, "n")).endswith("; not in the table: 1.9%, 3.6%, 7.0%")
+    assert caption(figure3(rounds, curves, "n")).endswith("; not in the table: 1.9%, 3.6%, 7.0%")
 
 
 def test_names_at_the_ends_of_lines_stand_in_their_order_and_apart():
@@ -233,7 +235,7 @@ def test_names_at_the_ends_of_lines_stand_in_their_order_and_apart():
         axes.plot([0, 1], [0, end], label=label)
     axes.set_ylim(0, 1)
     axes.legend()
-    plots.label_ends(axes)
+    label_ends(axes)
     assert axes.get_legend() is None
     names = [text.get_text() for text in axes.texts]
     assert names == ["far below", "a", "b", "c", "d"]
@@ -254,7 +256,7 @@ def test_figure_without_a_validation_set_still_tells_its_arms_apart():
 def test_same_table_gives_the_same_bytes_as_svg_and_png(tmp_path):
     rounds, curves = tables("ticket", "reinit", "random")
     for folder in ("one", "two"):
-        paths = plots.save(plots.figure3(rounds, curves, "caption"), tmp_path / folder / "deep", "figure")
+        paths = plots.save(figure3(rounds, curves, "caption"), tmp_path / folder / "deep", "figure")
         assert [path.name for path in paths] == ["figure.svg", "figure.png"]
     assert not plt.get_fignums()  # saved figures are closed
     for suffix in ("svg", "png"):
