@@ -290,13 +290,13 @@ def within_a_point(run: RunTables, column: str, arm: str = "ticket") -> Estimate
 
 
 def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
-    """Fewest weights remaining at which tickets stop no later and test no worse than the dense network (section 1)."""
+    """Fewest weights remaining with which tickets stop no later and lose no accuracy to the dense network (section 1)."""
     wins = (-run.against_dense("es_iteration", "ticket")).least_with(run.against_dense(column, "ticket"))
     return wins.place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0 is the dense network, and always wins
 
 
 def weights_back_at_dense(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
-    """Fewest weights with which tickets test no worse than the dense network."""
+    """Fewest weights with which tickets reach the dense network's test accuracy."""
     weights = run.by_trial("weights_left").mean().to_numpy()
     return run.against_dense(column, "ticket").place(lambda d: _last(weights, d >= 0, weights[0]), run.n)
 

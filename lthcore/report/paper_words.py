@@ -2,12 +2,12 @@
 
 PAPER = {
     1: (
-        "Random sparse networks learn slower and test worse the sparser they are; winning tickets learn faster and "
-        "test better until few weights are left."
+        "Random sparse networks learn more slowly and reach a lower test accuracy the sparser they are; winning "
+        "tickets learn faster and reach a higher test accuracy until few weights remain."
     ),
     3: (
-        "Down to 21.1% of the weights tickets learn faster the more is pruned; at 3.6% they are back at the dense "
-        "network's pace; reinitialised, they learn ever slower."
+        "Down to 21.1% of weights remaining, tickets learn faster the more is pruned; at 3.6% of weights remaining "
+        "they are back at the dense network's pace; reinitialised, they learn ever more slowly."
     ),
     4: (
         "At 21.1% of weights remaining the early stop comes 38% earlier; at 13.5% test accuracy is more than 0.3 "
@@ -35,7 +35,7 @@ PAPER = {
         "tickets is one of generalisation."
     ),
     13: "Figure 5 with training accuracy: 100% down to 2% of weights remaining.",
-    14: "Test accuracy at the end of training: tickets above reinitialisations above random networks.",
+    14: "Tickets end with the highest test accuracy, then reinitialisations, then random networks.",
     15: "How the distribution of the initial weights that survive changes shape as pruning goes on.",
     16: "Under SGD the same shapes.",
     17: (
@@ -53,9 +53,9 @@ PAPER = {
         "Half a sigma of noise on the ticket's initial weights changes little; even at 3 sigma tickets beat "
         "reinitialisation."
     ),
-    26: "Adam works between 2e-4 and 2e-3.",
+    26: "With Adam, tickets are found at learning rates from 2e-4 to 2e-3.",
     27: "SGD at 0.4 to 0.8 keeps its speed to fewer weights than Adam.",
-    28: "Momentum 0.9 works at learning rates from 0.025 to 0.1.",
+    28: "With momentum 0.9, tickets are found at learning rates from 0.025 to 0.1.",
     29: "Smaller steps of pruning find better tickets, at the cost of more rounds.",
     30: "Gaussian initialisations of other widths find tickets too.",
     31: "Whatever the width, accuracy is back at the dense network's at 9 to 15 thousand weights.",
@@ -64,7 +64,7 @@ PAPER = {
     34: "The same with momentum.",
     35: "How fast convolutions can be pruned.",
     36: "The learning rates that work with dropout.",
-    37: "What pruning only convolutions, only dense layers, or both comes to.",
+    37: "Tickets where only convolutions, only dense layers, or both are pruned, beside each other.",
     38: "VGG-19, global against layer-wise: global pruning goes further, since layers differ much in size.",
     39: "The same for ResNet-18.",
     40: "VGG-19 pruned layer by layer.",
@@ -77,31 +77,32 @@ PAPER = {
 
 # of figures that have tables; numbers are in the scorecard, which is measured
 HERE = {
-    1: "The same order from the first round on. Conv-2/4/6 have not been run.",
+    1: "The same order from the first round on. No tickets of Conv-2/4/6 have been searched.",
     3: (
         "The same three pictures. At 21.1% of weights remaining the mean of the tickets lies above that of their "
         "reinitialisations at every evaluation."
     ),
     4: (
-        "Tickets above, their reinitialisations below. Where a few percent of the weights remain one-shot tickets "
-        "fall from near the first to below the others. The scorecard has the numbers with their intervals beside "
-        "the paper's."
+        "Tickets reach a higher test accuracy than their reinitialisations. One-shot tickets, near the iterative ones "
+        "at first, fall behind them as weights go, and at last below both reinitialisations. The scorecard has the "
+        "numbers with their intervals beside the paper's."
     ),
     9: (
         "The scorecard has it as X1. The arm `continued_reset` has the second strategy's masks; what the tables "
-        "call `continued` is its trained lineage and is not drawn here."
+        "call `continued`, the networks trained on from round to round, is not drawn here."
     ),
     11: (
-        "The same shape. Down to a tenth of the weights the minimum lies a little to the left of the dense "
-        "network's, where few remain far to its right; after it the loss rises, which is why the early stop is "
-        "chosen on it."
+        "The same shape. From half of the weights down to a few percent, the minimum comes clearly before the dense "
+        "network's; where fewest remain it comes long after it. Beyond its minimum the loss rises, which is why the "
+        "early stop is chosen on it."
     ),
     12: "The same until few weights remain.",
     14: "The same order of the means for LeNet once most of the weights are gone.",
     15: (
         "Small initial values go in the second and the output layer, the more the more is pruned: what survives leans "
         "to positive values in the second layer and splits in two in the output layer, most of it negative. In the "
-        "first layer they do not: there what survives is set by where the pixels are."
+        "first layer this is weaker: the weights kept start only a little larger than those pruned, and the "
+        "distribution keeps its shape."
     ),
     19: "The same in all layers (at 16.9% of weights remaining).",
     20: (
@@ -109,9 +110,9 @@ HERE = {
         "but those pruned grow too."
     ),
     21: (
-        "Spread, not concentrated: at 16.9% of weights remaining every unit of the first layer keeps some incoming "
-        "connections. Where few weights remain many have none. (Cumulative: a steep line means that units are "
-        "alike.)"
+        "Connections are spread over the units: at 16.9% of weights remaining every unit of the first layer keeps some "
+        "incoming ones. Where few weights remain many units have none. The curves are cumulative, so a steep line "
+        "means that units are alike."
     ),
     23: (
         "Where few weights remain a growing share of the pixels has no connection at all, while others keep several "

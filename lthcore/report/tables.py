@@ -49,9 +49,10 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
     smallest = smallest_winning(run)
     lines.append(
         f"Winning tickets down to {smallest.text('{:.1f}%')} of the weights (means of {n} trials: stop no later, "
-        "test no worse)."
+        "reach no lower test accuracy)."
         if smallest.value < 100
-        else f"At no round do tickets (mean of {n} trials) both stop no later and test no worse than the dense network."
+        else f"At no round do tickets (means of {n} trials) both stop no later than the dense network and reach no "
+        "lower test accuracy."
     )
     levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
     for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):

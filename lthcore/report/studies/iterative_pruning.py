@@ -32,6 +32,6 @@ def findings(root: Path) -> list[str]:
 
 STUDY = Study(
     "iterative_pruning",
-    "Are there small subnetworks that train as well from their own initial weights?",
+    "Do small subnetworks match the dense one from their own initial weights?",
     findings=findings,
 )

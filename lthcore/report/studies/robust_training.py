@@ -128,7 +128,7 @@ def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
 
 
 def findings(root: Path) -> list[str]:
-    """What each change of robust training adds to base: test accuracy at the early stop, dense and at 6% left."""
+    """What each change adds to base: test accuracy at the early stop, dense and at 6% of weights remaining."""
     prefix = "lenet_mnist-"
     table = trainings_of({k: v for k, v in runs_of(root, "robust_training").items() if k.startswith(prefix)})
     if table.empty or f"{prefix}base" not in set(table["variant"]):
