@@ -290,7 +290,7 @@ def within_a_point(run: RunTables, column: str, arm: str = "ticket") -> Estimate
 
 
 def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
-    """Fewest weights remaining with which tickets stop no later and lose no accuracy to the dense network (section 1)."""
+    """Fewest weights remaining with which tickets stop no later and lose no accuracy to the dense one (section 1)."""
     wins = (-run.against_dense("es_iteration", "ticket")).least_with(run.against_dense(column, "ticket"))
     return wins.place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0 is the dense network, and always wins
 
