@@ -26,6 +26,7 @@ from lthcore.report import readme, scorecard
 from lthcore.report.claims import NOT_RUN, load_claims
 from lthcore.report.comparisons import runs_of
 from lthcore.report.paper_figures import FIGURES, LENET_RUN, NOTEBOOK, describe, largest_run, variants
+from lthcore.report.reproductions import reproductions
 from lthcore.report.studies import COURSE, STUDIES
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record, read_table
@@ -149,6 +150,11 @@ def _predicted(claim: dict, parts: pd.DataFrame) -> str:
             words.append(f"{part} {scorecard.shown(row, 'value')}")
     why = given.get("why", "")
     return f"{'; '.join(words)}{f' ({why})' if why and words else ''}"
+
+
+def others() -> str:
+    """This lab beside other reproductions."""
+    return scorecard.table_of(reproductions(RESULTS))
 
 
 def dense_networks() -> str:
@@ -527,7 +533,7 @@ def face() -> str:
 PAGES = {"lenet_run": LENET_RUN} | {
     function.__name__: function
     for function in (
-        convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run, dense_networks,
+        convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run, dense_networks, others,
         paper_figures_status, runs_missing, published_numbers, figures, notebook_cards, notebook_toctree, studies,
         settings_table, datasets, architectures, criteria_table, arms_table, columns, module_docstring, command_help,
         commands, rooms, rooms_drawing, sequence_diagram, section, engines, parameter, cost, core_hours,
