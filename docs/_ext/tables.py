@@ -534,8 +534,8 @@ PAGES = {"lenet_run": LENET_RUN} | {
     function.__name__: function
     for function in (
         convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run, dense_networks,
-        others, paper_figures_status, runs_missing, published_numbers, figures, notebook_cards, notebook_toctree, studies,
-        settings_table, datasets, architectures, criteria_table, arms_table, columns, module_docstring, command_help,
+        others, paper_figures_status, runs_missing, published_numbers, figures, notebook_cards, notebook_toctree,
+        studies, settings_table, datasets, architectures, criteria_table, arms_table, columns, module_docstring, command_help,
         commands, rooms, rooms_drawing, sequence_diagram, section, engines, parameter, cost, core_hours,
         count_trainings, wall_hours, hardware, compaction, faults, face,
     )
