@@ -66,7 +66,7 @@ def convention() -> str:
 
 
 def findings(*names: str) -> str:
-    """The sentences of studies (`tickets` for LeNet's tickets), as a list."""
+    """The sentences of studies (`tickets`: LeNet's tickets, `convolutional`: those of convolutions), as a list."""
     found = [line for name in names for line in readme.found_in(name, RESULTS)]
     return "\n".join(f"* {line}" for line in found) or "Nothing has been run of this yet."
 
@@ -535,8 +535,8 @@ PAGES = {"lenet_run": LENET_RUN} | {
     for function in (
         convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run, dense_networks,
         others, paper_figures_status, runs_missing, published_numbers, figures, notebook_cards, notebook_toctree,
-        studies, settings_table, datasets, architectures, criteria_table, arms_table, columns, module_docstring, command_help,
-        commands, rooms, rooms_drawing, sequence_diagram, section, engines, parameter, cost, core_hours,
+        studies, settings_table, datasets, architectures, criteria_table, arms_table, columns, module_docstring,
+        command_help, commands, rooms, rooms_drawing, sequence_diagram, section, engines, parameter, cost, core_hours,
         count_trainings, wall_hours, hardware, compaction, faults, face,
     )
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """The pages README.md and results/README.md: their blocks, between `<!-- NAME -->` and `<!-- end -->`, from the tables.
 
-`found: STUDY ...` are the sentences of studies (`tickets`: of LeNet's tickets), `scorecard` the grades, `convention`
-says what brackets are, `front` and `studies` are the front page's findings and table, `provenance` says what each run
-was made with, `reproductions` what others found. What has no tables is left out.
+`found: STUDY ...` are the sentences of studies (`tickets`: of LeNet's tickets, `convolutional`: those of convolutional
+networks), `scorecard` the grades, `convention` says what brackets are, `front` and `studies` are the front page's
+findings and table, `provenance` says what each run was made with, `reproductions` what others found. What has no
+tables is left out.
 """
 
 import re
@@ -17,6 +18,7 @@ from lthcore.report.paper_figures import LENET
 from lthcore.report.reproductions import reproductions
 from lthcore.report.scorecard import as_block, table_of
 from lthcore.report.studies import STUDIES
+from lthcore.report.studies.iterative_pruning import convolutional
 from lthcore.report.tables import findings
 from lthcore.runs.experiments import PROFILES
 from lthcore.runs.files import has_results, read_record, read_tables
@@ -51,7 +53,9 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
 
 
 def found_in(name: str, root: Path) -> list[str]:
-    """The sentences of a study, or of LeNet's tickets at profile `paper`."""
+    """The sentences of a study, of LeNet's tickets at profile `paper`, or of convolutional networks' tickets."""
+    if name == "convolutional":
+        return convolutional(root)
     if name != "tickets":
         return STUDIES[name].findings(root)
     folder = root / "paper" / LENET

@@ -46,12 +46,12 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
     n = rounds["trial"].nunique()
     whole = rounds[rounds["arm"] == "ticket"].groupby("round")["trial"].nunique() == n
     run = RunTables(rounds[rounds["round"].isin(whole[whole].index)])  # a round not done in all trials is left out
-    smallest = smallest_winning(run)
+    smallest, among = smallest_winning(run), f"means of {n} trials" if n > 1 else "in a single trial"
     lines.append(
-        f"Winning tickets down to {smallest.text('{:.1f}%')} of the weights (means of {n} trials: stop no later, "
+        f"Winning tickets down to {smallest.text('{:.1f}%')} of the weights ({among}: stop no later, "
         "reach no lower test accuracy)."
         if smallest.value < 100
-        else f"At no round do tickets (means of {n} trials) both stop no later than the dense network and reach no "
+        else f"At no round do tickets ({among}) both stop no later than the dense network and reach no "
         "lower test accuracy."
     )
     levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
@@ -63,7 +63,7 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
             lines.append(_fall(run, arm, labels[arm]))
         except Absent:
             continue  # on its way down
-    return lines
+    return [line.replace(" (n = 1: no interval)", "") for line in lines]  # how many trials there are is said
 
 
 def _at(run: RunTables, percent: float) -> str:

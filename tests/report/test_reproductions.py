@@ -8,6 +8,7 @@ import pytest
 from lthcore import paths
 from lthcore.errors import LabError
 from lthcore.report import reproductions as module
+from lthcore.report.readme import found_in
 from lthcore.report.reproductions import reproductions
 from lthcore.runs import schemas
 from lthcore.runs.experiments import load_experiments, params_files
@@ -35,7 +36,14 @@ def write(root, trials: int) -> None:
     pd.DataFrame(rows).reindex(columns=schemas.ROUNDS).to_csv(folder / "rounds.csv", index=False)
     pd.DataFrame(columns=schemas.CURVES).to_csv(folder / "curves.csv", index=False)
     settings = {"rounds": 3, "iterations": 6000, "precision": "bfloat16"}
-    record = {"run_key": "conv2", "settings": settings, "n_test": 1000, "n_validation": 5000}
+    record = {
+        "run_key": "conv2",
+        "settings": settings,
+        "n": trials,
+        "n_test": 1000,
+        "n_validation": 5000,
+        "complete": True,
+    }
     (folder / "run.json").write_text(json.dumps(record))
 
 
@@ -53,6 +61,14 @@ def test_ours_are_the_gains_of_the_table(tmp_path, trials, dense, gain):
     assert table["note"] == (
         "6,000 iterations, bfloat16, 1,000 test images; on 5,000 validation images the largest gain is +3.00 at 26.5%"
     )
+
+
+def test_the_sentences_of_a_single_trial_say_how_little_it_tells(tmp_path):
+    write(tmp_path, 1)
+    lines = found_in("convolutional", tmp_path)
+    assert "1 trial. An accuracy on 1,000 test images has a standard error of 1.5 points" in lines[0]
+    assert "Conv-2: Winning tickets down to 26.5% of the weights (in a single trial: " in lines[1]
+    assert all("[" not in line for line in lines) and found_in("convolutional", tmp_path / "empty") == []
 
 
 def test_what_has_not_been_run_is_said(tmp_path):

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.methods import settings_of
 from lthcore.report.comparisons import published, runs_of
 from lthcore.report.study import Study
+from lthcore.report.tables import findings as tickets
 from lthcore.runs.files import read_record, read_tables
 from lthcore.settings import Recipe
 
@@ -27,6 +30,36 @@ def findings(root: Path) -> list[str]:
         if stops:
             where = f"{network}, {s.iterations:,} iterations, {s.precision}"
             lines.append(f"{where}: {'; '.join(stops)}. Published: {theirs:g}%.")
+    return lines
+
+
+# run -> its network, and the percentages of weights remaining that sentences tell of
+CONVOLUTIONAL = {
+    "conv2_cifar10": ("Conv-2", (26.5, 11.0, 4.6)),
+    "conv4_cifar10": ("Conv-4", (29.1, 11.1, 4.5)),
+    "conv6_cifar10": ("Conv-6", (26.4, 11.1, 5.0)),
+}
+
+
+def convolutional(root: Path) -> list[str]:
+    """What the searches with convolutional networks found, each at the largest profile at which it is done."""
+    runs, lines = runs_of(root, "iterative_pruning"), []
+    for variant, (network, percents) in CONVOLUTIONAL.items():
+        if variant not in runs:
+            continue
+        record, profile, rounds = (
+            read_record(runs[variant]),
+            runs[variant].parents[1].name,
+            read_tables(runs[variant])[0],
+        )
+        s, n, n_test = record["settings"], record["n"], record["n_test"]
+        p = rounds[rounds["round"] == 0]["es_test_accuracy"].mean()
+        lines.append(
+            f"{network} on CIFAR-10 at profile `{profile}`: {s['iterations']:,} iterations, {s['precision']}, "
+            f"{n} {'trials' if n > 1 else 'trial'}. An accuracy on {n_test:,} test images has a standard error of "
+            f"{100 * np.sqrt(p * (1 - p) / n_test):.1f} points by the draw of the images alone."
+        )
+        lines += [f"{network}: {line}" for line in tickets(rounds, percents)]
     return lines
 
 
