@@ -32,7 +32,7 @@ from lthcore.runs.yaml_files import check_shape, read_yaml
 
 PARTS = ("direction", "size", "place")
 ASIDE = ("measure", "within", "sign", "unit")  # keys of a part that are no arguments of its measure
-NOT_RUN, UNREADABLE = "not run", "not graded: its run cannot be read"
+NOT_RUN, UNREADABLE = "not run", "not graded: its run cannot be read, or diverged"
 EARLY_STOP, END = "es_test_accuracy", "final_test_accuracy"
 COLUMNS = [
     "id", "claim", "paper", "part", "run", "profile", "n", "value", "low", "high", "unit", "tolerance", "grade",
@@ -132,7 +132,12 @@ def _arguments(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def grade(part: str, found: Estimate, spec: dict) -> str:
-    """`reproduced`, `differs` (with the distance of the value from the tolerance), or `undecided`."""
+    """`reproduced`, `differs` (with the distance of the value from the tolerance), or `undecided`.
+
+    What has no interval, as of a single trial, is undecided.
+    """
+    if found.low != found.low:
+        return "undecided"
     if part == "direction":
         towards = found.times(spec["sign"])
         if towards.low > 0:
@@ -187,8 +192,8 @@ def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame
     """A row for each part of each claim in each run that it can be graded in; one that says `not run` where in none.
 
     The runs are `run` and those in `also`, at each profile of the claim's (by default paper and cpu) that has all its
-    rounds, two trials or more, and whatever all parts of the claim need. `smoke` runs are never graded. A run that
-    cannot be read is said on stderr, and its claims are UNREADABLE.
+    rounds, and whatever all parts of the claim need; one trial alone leaves all undecided. `smoke` runs are never
+    graded. A run that cannot be read or that diverged is said on stderr, and its claims are UNREADABLE.
     """
     rows, read = [], cache(RunTables.read)  # many claims are of one run
     for name, claim in (claims or load_claims()).items():
@@ -236,8 +241,12 @@ def _graded(root: Path, claim: dict, read: Callable[..., RunTables]) -> Iterator
             if not has_results(folder):
                 continue
             run, record = read(folder, beside if beside and has_results(beside) else None), read_record(folder)
-            if run.rounds["round"].max() < record.get("settings", {}).get("rounds", 0) or run.n < 2:
-                continue  # its tickets are still on their way down, or there is nothing to tell a spread from
+            if run.rounds["round"].max() < record.get("settings", {}).get("rounds", 0):
+                if run.rounds["diverged"].eq(True).any():
+                    raise LabError(
+                        f"{folder}: a ticket diverged, and so the rounds after it are not there in all trials"
+                    )
+                continue  # its tickets are still on their way down
             where = {"run": label(study, name), "profile": profile, "run_key": record.get("run_key")}
             try:
                 rows = [where | _part_of(run, record, claim, part) for part in parts_of(claim)]
@@ -253,7 +262,7 @@ def _part_of(run: RunTables, record: dict, claim: dict, part: str) -> dict:
     row = {"part": part, **_numbers(found), "grade": grade(part, found, spec)}
     if end:
         row |= {"end_value": end.value, "end_low": end.low, "end_high": end.high}
-    if row["grade"] == "undecided":
+    if row["grade"] == "undecided" and found.n > 1:
         row["trials_needed"] = trials_needed(
             lambda n: grade(part, measure(run.with_trials(n), spec), spec) != "undecided", found.n
         )

@@ -48,12 +48,16 @@ class RunTables:
     @classmethod
     def read(cls, folder: Path, beside: Path | None = None) -> "RunTables":
         """The tables of a run in its folder. Raises LabError where they cannot be read."""
-        rounds = without_trials_on_their_way(read_tables(folder)[0])
+        return replace(cls.of(read_tables(folder)[0]), folder=folder, beside=cls.read(beside) if beside else None)
+
+    @classmethod
+    def of(cls, rounds: pd.DataFrame) -> "RunTables":
+        """A rounds.csv, whole or not."""
+        rounds = without_trials_on_their_way(rounds)
         n = rounds.groupby(["arm", "round"]).size()
         draws = rounds.groupby("arm")["draw"].nunique().reindex(n.index, level="arm")
         whole = n[n == rounds["trial"].nunique() * draws].index
-        rounds = rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index()
-        return cls(rounds, folder, cls.read(beside) if beside else None)
+        return cls(rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index())
 
     def with_trials(self, n: int) -> "RunTables":
         """The same, with the intervals that n trials of this spread would have."""

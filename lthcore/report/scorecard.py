@@ -47,7 +47,9 @@ def _grade(row: pd.Series) -> str:
     if row["grade"] != "undecided":
         return f"{row['part']} {row['grade']}"
     needed = row["trials_needed"]
-    count = f"n = {needed:.0f} would tell" if needed == needed else f"not even n = {MOST_TRIALS:,} would tell"
+    count = f"not even n = {MOST_TRIALS:,} would tell" if pd.isna(needed) else f"n = {needed:.0f} would tell"
+    if row["n"] == 1:
+        count = "a single trial has no interval"
     return f"{row['part']} undecided ({count})"
 
 
@@ -59,7 +61,7 @@ def _run(row: pd.Series) -> str:
 
 def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     """A value of a row of the scorecard in its unit, with its interval; nothing where there is none."""
-    if row[value] != row[value] or row[value] is None:
+    if pd.isna(row[value]):
         return ""
     unit, number = row["unit"], float(row[value])
     factor, digits = FORMS.get(unit, (1, 2 if abs(number) < 100 else 0))
@@ -67,7 +69,7 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     text = f"{factor * number:{sign},.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}"
     if not low or row["n"] != row["n"]:  # arithmetic is exact
         return text
-    if row[low] != row[low]:
+    if pd.isna(row[low]):
         return f"{text} ({'no interval' if row['n'] < 2 else 'any ratio fits'})"
     return f"{text} [{factor * row[low]:{sign}.{digits}f}, {factor * row[high]:{sign}.{digits}f}]"
 

@@ -43,9 +43,8 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
     if rounds["es_test_accuracy"].isna().all():  # no validation set, so no early stop: its end is all there is
         rounds = rounds.assign(es_test_accuracy=rounds["final_test_accuracy"], es_iteration=rounds["iterations"])
         lines.append("Without a validation set there is no early stop: what follows is read at the end of training.")
-    n = rounds["trial"].nunique()
-    whole = rounds[rounds["arm"] == "ticket"].groupby("round")["trial"].nunique() == n
-    run = RunTables(rounds[rounds["round"].isin(whole[whole].index)])  # a round not done in all trials is left out
+    run = RunTables.of(rounds)
+    rounds, n = run.rounds, run.n
     smallest, among = smallest_winning(run), f"means of {n} trials" if n > 1 else "in a single trial"
     lines.append(
         f"Winning tickets down to {smallest.text('{:.1f}%')} of the weights ({among}: stop no later, "

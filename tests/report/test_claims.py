@@ -197,9 +197,19 @@ def test_an_arm_that_never_falls_is_graded_by_the_end_of_its_rounds(tmp_path):
     assert measure(view, {"measure": "falls_below", "arm": "ticket"}).value == pytest.approx(1.9)
 
 
-def test_one_trial_is_not_graded(tmp_path):
+def test_one_trial_leaves_all_undecided(tmp_path):
     write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}, trials=1))
-    assert set(scorecard(tmp_path, one("P", **PASSING))["grade"]) == {"not run"}
+    card = scorecard(tmp_path, one("P", **PASSING))
+    assert set(card["grade"]) == {"undecided"} and card["value"].notna().all() and card["trials_needed"].isna().all()
+    assert "undecided (a single trial has no interval)" in as_markdown(card)
+
+
+def test_a_run_with_a_ticket_that_diverged_says_so_and_is_not_graded(tmp_path, capsys):
+    rounds = table({"ticket": TICKET, "reinit": REINIT})
+    ended = rounds[(rounds["trial"] == 0) & (rounds["round"] < 3)].assign(trial=7)
+    write(tmp_path, pd.concat([rounds, ended.assign(diverged=ended["round"] == 2)]))
+    assert set(scorecard(tmp_path, one("P", **PASSING))["grade"]) == {claims.UNREADABLE}
+    assert "a ticket diverged" in capsys.readouterr().err
 
 
 def test_movement_is_read_from_the_tickets_structure(folder):

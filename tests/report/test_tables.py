@@ -14,7 +14,7 @@ def table(stops: dict[str, list[float]], accuracies: dict[str, list[float]], tri
     rows = [
         {"arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": LEFT[k],
          "es_iteration": stops[arm][k] + trial, "es_test_accuracy": accuracies[arm][k] + trial * 1e-4,
-         "final_test_accuracy": 0.98 + 0.001 * (arm == "ticket" and k == 2) + trial * 1e-4}
+         "diverged": False, "final_test_accuracy": 0.98 + 0.001 * (arm == "ticket" and k == 2) + trial * 1e-4}
         for arm in stops for trial in range(trials) for k in LEFT if k or arm == "ticket"
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -74,6 +74,11 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
     assert "Tickets do not fall below" in " ".join(findings(recovering))
     assert "early stop at 3.6% [3.6%, 3.6%] of weights remaining." in " ".join(findings(rounds))
+
+
+def test_findings_leave_out_a_trial_that_has_begun(rounds):
+    begun = rounds[(rounds["trial"] == 0) & (rounds["round"] < 2)].assign(trial=7)
+    assert findings(pd.concat([rounds, begun])) == findings(rounds)
 
 
 def test_findings_say_when_there_is_no_winning_ticket():
