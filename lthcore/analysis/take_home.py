@@ -88,10 +88,17 @@ def load_ticket(
     folder = find_run(run, lineage.FILE)
     record = read_record(folder)
     settings, path = settings_of(record.get("settings", {})), folder / lineage.FILE
-    if not path.exists() or not isinstance(settings, Settings):
-        raise LabError(f"tickets: {folder} has no lineage, and no masks with it")
-    if arm_of(arm).weights != "rewound" or settings.restart != "rewind" or not settings.masks_weights:
-        raise LabError(f"tickets: those of arm {arm} in {folder} do not start from rewound weights alone")
+    if not isinstance(settings, Settings):
+        raise LabError(f"tickets: {folder} is no search for tickets, so there are none to take")
+    if (
+        arm_of(arm).weights != "rewound"
+        or arm_of(arm).shuffled
+        or settings.restart != "rewind"
+        or not settings.masks_weights
+    ):
+        raise LabError(
+            f"tickets: those of arm {arm} in {folder} do not start from rewound weights under the mask that was found"
+        )
     try:
         known = Lineage.from_bytes(read_file(path), settings.key)
     except ValueError as error:

@@ -20,6 +20,7 @@ from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from lthcore.analysis.statistics import Estimate, trials_needed
+from lthcore.arms import arm_of
 from lthcore.errors import LabError, choose, one_line, shown
 from lthcore.paths import project_root
 from lthcore.report.arithmetic import ARITHMETIC
@@ -83,7 +84,7 @@ def _check_claim(name: str, claim: dict[str, Any]) -> None:
     if predicted:
         when(predicted.get("date", ""), f"claims: {name}: predicted: date")
     for word in predicted.keys() - {"date", "why"}:
-        choose(f"{name}: predicted", word, parts)
+        check_shape(predicted[choose(f"{name}: predicted", word, parts)], float, f"claims: {name}: predicted: {word}")
     for part, spec in parts.items():
         _check_part(f"claims: {name}: {part}", part, spec, MEASURES if "run" in claim else ARITHMETIC)
 
@@ -106,6 +107,12 @@ def _check_part(where: str, part: str, spec: dict[str, Any], measures: dict[str,
     missing = [n for n, p in takes.items() if p.default is p.empty and n != "run" and n not in values]
     if missing:
         raise LabError(f"{where}: {function.__name__} needs {', '.join(missing)}")
+    for name in ("arm", "against", "control"):
+        if values.get(name, "dense") not in ("", "dense"):
+            try:
+                arm_of(values[name])
+            except LabError as error:
+                raise LabError(f"{where}: {name}: {error}") from None
     if "column" in values:
         choose(f"{where}: column", values["column"], ROUNDS)
 

@@ -113,5 +113,5 @@ def _levels_shown(rounds: pd.DataFrame) -> tuple[tuple[float, ...], tuple[float,
         return moderate, hard
     left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
     k = sorted(set(np.linspace(0, left.index.max(), 6).round().astype(int)))
-    levels = [round(left[i], 1) for i in k]
+    levels = [float(f"{left[i]:.3g}") for i in k]
     return tuple(levels[:3]), (100, *levels[3:])

@@ -10,8 +10,8 @@ from lthcore.report.scorecard import shown
 from lthcore.report.studies import STUDIES
 from lthcore.runs.files import read_record
 
-# Claim -> what was found of it, in a few words that hold for its grade, and the numbers. Percentages are of weights
-# remaining.
+# Claim -> what was found of it, in a few words that hold whatever its grade, and the numbers. Percentages are of
+# weights remaining.
 LEAD = (
     "L3",
     "LeNet's smallest winning tickets",
@@ -20,20 +20,21 @@ LEAD = (
 SENTENCES = {
     "L1": (
         "Do tickets learn faster?",
-        "At 21.1% LeNet's tickets have their early stop {here} earlier than the dense network (the paper: {paper}).",
+        "At 21.1% the early stop of LeNet's tickets is earlier than the dense network's by "
+        "{here} (the paper: {paper}).",
     ),
     "L2": (
         "Do tickets reach a higher test accuracy?",
-        "At 13.5% LeNet's tickets lead the dense network by {here} at the early stop (the paper: {paper}), "
+        "At 13.5% the gain of LeNet's tickets over the dense network is {here} at the early stop (the paper: {paper}), "
         "{end} at the end of training.",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
-        "At 21.1% they lead their masks with other initial weights by {here} (the paper: {paper}), {end} at the end.",
+        "At 21.1% their gain over reinitialised ones is {here} (the paper: {paper}), {end} at the end.",
     ),
     "X4b": (
         "Do tickets survive noise of three standard deviations on their initial weights?",
-        "At 7.0% they lead their masks with other initial weights by {here}, {end} at the end (the paper: a lead).",
+        "At 7.0% their gain over reinitialised ones is {here}, {end} at the end (the paper: above 0).",
     ),
     "F6": (
         "May a mask found before training by SNIP be shuffled within its layers?",

@@ -20,7 +20,7 @@ from lthcore.paths import project_root
 from lthcore.report import plots
 from lthcore.report.curves import figure3
 from lthcore.report.paper_words import HERE, PAPER
-from lthcore.report.plots import ARMS, TITLES, Series
+from lthcore.report.plots import TITLES, Series
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import has_results, read_record, read_table, read_tables
@@ -214,7 +214,7 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
 
 def profile_of(folder: Path) -> str:
     """The profile of a run's folder, `<profile>/<notebook>/<variant>`."""
-    return folder.relative_to(folder.parents[2]).parts[0]
+    return folder.parents[1].name
 
 
 def sources(number: int, root: Path) -> dict[str, Path]:
@@ -272,7 +272,12 @@ def draw(number: int, root: Path) -> Figure | None:
 
 
 def figures_of(folder: Path) -> dict[str, Figure]:
-    """Figures of any run, with all its arms: accuracies by weights remaining, and test accuracy in training."""
+    """Figures of any run, with all its arms: accuracies by weights remaining, and test accuracy in training.
+
+    Raises LabError where no training of it is done yet.
+    """
+    if not has_results(folder):
+        raise LabError(f"figures: no training of {folder} is done yet; `lth run` goes on with it")
     rounds, curves = read_tables(folder)
     columns = {column: TITLES[column] for column in (*PAIR, "final_test_accuracy") if rounds[column].notna().any()}
     caption = describe(folder, rounds)
@@ -293,7 +298,7 @@ def _draw_panels(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) 
     columns = {column: TITLES[column] for column in sheet.columns}
     if len(tables) == 1:
         ((name, rounds),) = tables.items()
-        absent = missing + [ARMS[arm][0] for arm in sheet.arms if arm not in set(rounds["arm"])]
+        absent = missing + plots.absent(rounds, sheet.arms)
         return plots.panels(
             plots.series_of(rounds, sheet.arms), columns, describe(found[name], rounds), sheet.x, absent
         )

@@ -2,20 +2,22 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Required
+from typing import Annotated, Any, Required
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from lthcore.analysis.statistics import Estimate, difference, mean_of
+from lthcore.arms import arm_of
 from lthcore.errors import choose
 from lthcore.paths import project_root
 from lthcore.report.claims import EARLY_STOP
 from lthcore.report.measures import Absent, RunTables
 from lthcore.runs.experiments import PROFILES
 from lthcore.runs.files import has_results, read_record
+from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
 
@@ -35,7 +37,7 @@ class Found(TypedDict, total=False):
     dense: float | int
     best: float | int
     at: float | int
-    gains: dict[str, float | int]
+    gains: dict[Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")], float | int]
     note: str
 
 
@@ -68,6 +70,8 @@ def reproductions(root: Path) -> pd.DataFrame:
     check_shape(file, Reproductions, f"reproductions: {path}")
     rows = []
     for table in file["tables"]:
+        choose(f"reproductions: {path}: measure", table.get("measure", EARLY_STOP), ROUNDS)
+        arm_of(table.get("arm", "ticket"))
         levels = sorted({float(level) for found in table["found"] for level in found.get("gains", {})}, reverse=True)
         rows.append(_ours(root, table, levels))
         rows += [_theirs(file["by"], found, f"reproductions: {path}: by") for found in table["found"]]
@@ -103,7 +107,6 @@ def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, A
         try:
             run = RunTables.read(folder)
             dense, best = run.by_trial(measure)[0], _best(run, measure, arm)
-            held = _best(run, measure.replace("test", "val"), arm)
         except Absent:
             continue
         record = read_record(folder)
@@ -115,7 +118,7 @@ def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, A
             "dense": _shown(mean_of(100 * dense), "{:.2f}"),
             "best": best,
             "gains": "; ".join(_gains(run, measure, arm, levels)),
-            "note": f"{note}; on {n_validation:,} validation images the largest gain is {held}",
+            "note": f"{note}{_held(run, measure.replace('test', 'val'), arm, n_validation)}",
         }
     return {"of": "**this lab**", "n": 0, "dense": "", "best": "", "gains": "", "note": "not run yet"}
 
@@ -127,6 +130,14 @@ def _best(run: RunTables, measure: str, arm: str) -> str:
         raise Absent("no round but the dense network's")
     k = int(np.nanargmax(means[1:])) + 1
     return f"{100 * means[k]:+.2f} at {run.left[k]:.1f}%"
+
+
+def _held(run: RunTables, measure: str, arm: str, n: int) -> str:
+    """The same on the validation images, of which there may be more; nothing where there are none."""
+    try:
+        return f"; on {n:,} validation images the largest gain is {_best(run, measure, arm)}"
+    except Absent:
+        return ""
 
 
 def _gains(run: RunTables, measure: str, arm: str, levels: Iterable[float]) -> Iterator[str]:

@@ -97,7 +97,7 @@ def find_run(run: str | Path, with_file: str = "run.json") -> Path:
     Raises LabError where no such run has a file of the name `with_file`.
     """
     if (Path(run) / with_file).exists():
-        return Path(run)
+        return Path(run).resolve()
     roots, parts = dict.fromkeys([results_root(), project_root() / "results"]), Path(run).parts
     patterns = [f"{profile}/*/*/{with_file}" for profile in reversed(PROFILES)]
     folders = [path.parent for root in roots for pattern in patterns for path in sorted(root.glob(pattern))]

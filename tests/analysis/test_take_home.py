@@ -68,6 +68,10 @@ def test_a_percentage_names_the_round_that_is_near_it(name, root):
         ({"run": "small", "remaining": 3.6}, r"no ticket with 3.6% of weights remaining \(but 80"),
         ({"run": "small", "round": 9}, "has rounds 1 to 3"),
         ({"run": "small", "arm": "reinit"}, "do not start from rewound weights"),
+        (
+            {"run": "small", "arm": "by_snip-shuffled"},
+            "do not start from rewound weights under the mask that was found",
+        ),
     ],
 )
 def test_what_is_not_there_is_one_line(arguments, said, root):

@@ -86,11 +86,19 @@ def test_the_file_names_runs_that_are_defined_and_largest_gains_that_are_largest
     assert all(source["address"].startswith("https://") for source in file["by"].values())
 
 
-def test_a_source_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("network: N, run: r, found: [{by: b, n: 1}]", "by = 'b': allowed are a"),
+        ("network: N, run: r, measure: es_test_acuracy, found: []", "measure = 'es_test_acuracy'"),
+        ("network: N, run: r, arm: tickett, found: []", "arms = 'tickett'"),
+        ("network: N, run: r, found: [{by: a, n: 1, gains: {about 51: 1}}]", "about 51"),
+    ],
+)
+def test_what_the_file_says_wrongly_is_one_line(table, said, tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "reproductions.yaml").write_text(
-        "by: {a: {of: a, address: 'https://a'}}\ntables: [{network: N, run: r, found: [{by: b, n: 1}]}]\n"
-    )
+    text = f"by: {{a: {{of: a, address: 'https://a'}}}}\ntables: [{{{table}}}]\n"
+    (tmp_path / "params" / "reproductions.yaml").write_text(text)
     monkeypatch.setattr(module, "project_root", lambda: tmp_path)
-    with pytest.raises(LabError, match="by = 'b': allowed are a"):
+    with pytest.raises(LabError, match=said):
         reproductions(tmp_path)
