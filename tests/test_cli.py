@@ -242,12 +242,29 @@ def test_interrupt_is_one_line_and_exit_status_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "lth: interrupted; the same command goes on where this one was\n"
 
 
-def test_without_jupyter_the_engine_runs_alone_and_says_so(monkeypatch, capsys):
-    monkeypatch.setattr("lthcore.commands.run.find_spec", lambda name: None)
+def test_without_jupyter_the_engine_runs_alone_and_says_so(project, monkeypatch, capsys):
+    monkeypatch.setattr("lthcore.commands.notebook.find_spec", lambda name: None)
     assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke") == 0
     out, err = capsys.readouterr()
     assert "so the engine runs alone" in err
     assert "is complete" in out
+    (project / "notebooks/any.ipynb").write_text("{}")
+    (project / "params/QUEUE.yaml").write_text("[{params: lab/tiny}]")
+    assert lth("notebook", "notebooks/any.ipynb") == 2 and lth("queue", "--profile", "smoke", "--notebooks") == 2
+    assert capsys.readouterr().err.count("pip install 'lthcore[notebooks]'") == 2
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "nan", ""])
+def test_a_time_limit_is_a_positive_number(value, capsys):
+    assert lth("queue", "--time-limit", value) == 2
+    assert f"{value} is not a" in capsys.readouterr().err
+
+
+def test_a_queue_of_a_profile_that_no_file_has_is_one_line(project, capsys):
+    (project / "params/QUEUE.yaml").write_text("[{params: lab/tiny}, {params: lab/tiny}]")
+    assert lth("queue", "--profile", "typo") == 2
+    err = capsys.readouterr().err
+    assert "typo" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("notebook", ["", '{"cells": []}'])
@@ -502,7 +519,8 @@ import lthcore.report.paper_figures, lthcore.report.scorecard
 
 
 def test_list_of_some_names_no_others(capsys):
-    assert lth("list", "nothing") == 0 and capsys.readouterr().out == ""
+    assert lth("list", "nothing") == 2
+    assert capsys.readouterr().err.startswith("lth: list: no params file has 'nothing' in its name")
     assert lth("list", "lab/ti") == 0 and "params/lab/tiny.yaml" in capsys.readouterr().out
 
 

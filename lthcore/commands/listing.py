@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lthcore.commands.errors import noted, raise_first
-from lthcore.errors import one_line
+from lthcore.errors import LabError, one_line, shown
 from lthcore.paths import short
 from lthcore.plugins import PluginNeeded
 from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_experiments
@@ -13,7 +13,7 @@ from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_e
 def list_command(options: argparse.Namespace) -> None:
     """Print where every study stands under each profile; of those named, or of all if asked, every experiment.
 
-    What cannot be read says so in its row. Raises LabError in the end where there was any such.
+    What cannot be read says so in its row. Raises LabError in the end where there was any such, and for a name of none.
     """
     from lthcore.runs.experiments import params_files
     from lthcore.runs.status import changed_runs
@@ -21,7 +21,7 @@ def list_command(options: argparse.Namespace) -> None:
     errors: list[str] = []
     detailed = bool(options.name or options.all)
     found: dict[Path, dict[str, list[Experiment]]] = {}
-    for path in (path for path in params_files() if options.name in str(path)):
+    for path in (path for path in params_files() if options.name in f"params/{path.parent.name}/{path.name}"):
         found[path] = {}
         for profile in PROFILES:
             try:
@@ -33,6 +33,8 @@ def list_command(options: argparse.Namespace) -> None:
                 break
             except Exception as error:  # a file of whatever content must not hide the others
                 print(f"{one_line(short(path))} ({profile}): {noted(error, errors)}")
+    if options.name and not found:
+        raise LabError(f"list: no params file has {shown(options.name)} in its name; `lth list` shows all studies")
     known = {e.name: e for profiles in found.values() for experiments in profiles.values() for e in experiments}
     changed = changed_runs(known)
     if detailed:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from lthcore.errors import LabError
@@ -48,7 +49,19 @@ def notebook_of(experiment: Experiment) -> Path | None:
     return source if any("parameters" in cell["metadata"].get("tags", []) for cell in cells) else None
 
 
+def has_jupyter() -> bool:
+    """Whether what executes notebooks is installed."""
+    return all(map(find_spec, ("papermill", "ipykernel")))
+
+
+def check_jupyter() -> None:
+    """Raise LabError where what executes notebooks is not installed."""
+    if not has_jupyter():
+        raise LabError("notebook: Jupyter and papermill are not installed here: pip install 'lthcore[notebooks]'")
+
+
 def _execute(source: Path, executed: Path, values: dict):
+    check_jupyter()
     import logging
 
     import papermill

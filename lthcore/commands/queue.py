@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from lthcore.commands.errors import say_failed
-from lthcore.commands.notebook import run_notebook
+from lthcore.commands.notebook import check_jupyter, run_notebook
 from lthcore.errors import LabError, one_line
 from lthcore.runs.experiments import Experiment
 
@@ -19,10 +19,14 @@ def queue_command(options: argparse.Namespace) -> None:
 
     bad: list[LabError] = []
     experiments = [e for e in queued(options.profile, errors=bad) if options.only in e.name]
+    if not experiments:
+        raise (
+            bad[0] if bad else LabError(f"queue: no experiment has {options.only!r} in its name; `lth list` shows all")
+        )
     for error in bad:  # say so, and let the others run
         print(f"lth: {error}", file=sys.stderr)
-    if not experiments:
-        raise LabError(f"queue: no experiment has {options.only!r} in its name; `lth list` shows all")
+    if options.notebooks:
+        check_jupyter()
     if options.mirror:
         mirror_of(options.mirror)  # better known before the training than after it
     try:

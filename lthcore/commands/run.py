@@ -3,10 +3,9 @@
 import argparse
 import sys
 import time
-from importlib.util import find_spec
 
 from lthcore.commands.errors import say_failed
-from lthcore.commands.notebook import notebook_of, run_notebook
+from lthcore.commands.notebook import has_jupyter, notebook_of, run_notebook
 from lthcore.errors import LabError, shown
 from lthcore.paths import short
 from lthcore.runs.experiments import load_experiments
@@ -28,7 +27,7 @@ def run_command(options: argparse.Namespace) -> None:
         print_plan(experiments)
         if options.ask and not options.yes:
             ask_whether_to_begin()
-    with_notebook = not options.no_notebook and all(map(find_spec, ("papermill", "ipykernel")))
+    with_notebook = not options.no_notebook and has_jupyter()
     if not options.no_notebook and not with_notebook:
         print("lth: Jupyter and papermill are not installed here, so the engine runs alone", file=sys.stderr)
     for name in dict.fromkeys(e.notebook for e in experiments if with_notebook and notebook_of(e) is None):
