@@ -4,11 +4,8 @@ Which weights are masked is asked of the network (`models.prunable`): no biases,
 """
 
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
@@ -99,19 +96,3 @@ def shuffled(mask: Mask, seed: int) -> Mask:
     """A random mask with the same number of weights left in each layer: the control of the paper's Figure 1."""
     generator = torch.Generator().manual_seed(seed)
     return {name: m.flatten()[torch.randperm(m.numel(), generator=generator)].view_as(m) for name, m in mask.items()}
-
-
-def save_mask(mask: Mask, path: str | Path) -> None:
-    """Write a mask as safetensors."""
-    save_file({name: m.contiguous() for name, m in mask.items()}, path)
-
-
-def load_mask(path: str | Path) -> Mask:
-    """Read a mask that `save_mask` wrote. Raises LabError for a file that is not one."""
-    try:
-        mask = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise LabError(f"{path}: not a readable mask ({error})") from None
-    if any(m.dtype != torch.bool for m in mask.values()):
-        raise LabError(f"{path}: not a mask (its tensors are not bool)")
-    return mask

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from lthcore import masks
 from lthcore.errors import LabError
@@ -182,36 +181,3 @@ def test_shuffled_is_uniform_over_the_places():
     mask = {"fc1.weight": torch.tensor([[True, True, False, False, False]])}
     hits = sum(masks.shuffled(mask, seed)["fc1.weight"].int() for seed in range(2000))
     assert (hits - 800).abs().max() < 100  # 4.5 standard deviations of 21.9
-
-
-def test_saved_mask_comes_back(tmp_path):
-    mask = half() | {"all.weight": torch.ones(3, 3).bool(), "none.weight": torch.zeros(3, 2).bool().T}
-    masks.save_mask(mask, tmp_path / "mask.safetensors")
-    assert masks.equal(masks.load_mask(tmp_path / "mask.safetensors"), mask)
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"garbage that is longer than a header", bytes(100)])
-def test_file_that_is_no_mask_is_named(tmp_path, content):
-    path = tmp_path / "mask.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(LabError, match=r"mask\.safetensors: not a readable mask"):
-        masks.load_mask(path)
-
-
-def test_truncated_mask_is_refused(tmp_path):
-    path = tmp_path / "mask.safetensors"
-    masks.save_mask(half(), path)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(LabError, match=r"mask\.safetensors"):
-        masks.load_mask(path)
-
-
-def test_missing_mask_is_named(tmp_path):
-    with pytest.raises(LabError, match=r"nowhere\.safetensors"):
-        masks.load_mask(tmp_path / "nowhere.safetensors")
-
-
-def test_weights_are_no_mask(tmp_path):
-    save_file({"fc1.weight": torch.ones(2, 2)}, tmp_path / "weights.safetensors")
-    with pytest.raises(LabError, match=r"weights\.safetensors: not a mask"):
-        masks.load_mask(tmp_path / "weights.safetensors")

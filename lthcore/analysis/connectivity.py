@@ -63,10 +63,10 @@ def barrier(values: list[float]) -> float:
     return max(0.0, max(values) - (values[0] + values[-1]) / 2)
 
 
-def copies(settings: Recipe, data: Data, state: TrainState, count: int = 2) -> list[TrainState]:
-    """Trainings that go on from `state` to the end, each with an order of the data (and noise) of its own."""
+def copies(settings: Recipe, data: Data, state: TrainState) -> list[TrainState]:
+    """Two trainings that go on from `state` to the end, each with an order of the data (and noise) of its own."""
     found = []
-    for copy in range(count):
+    for copy in range(2):
         own = replace(
             state, seed=seed_for(state.seed, "copy", copy), noise=None, early_stop=None, curve=[], rewind=None,
             weights=dict(state.weights), optimizer={k: t.clone() for k, t in state.optimizer.items()},

@@ -29,24 +29,24 @@ SEEDINGS = {
 }
 
 
-def chosen(initial: Weights, which: str, share: float = SHARE) -> dict[str, Tensor]:
+def chosen(initial: Weights, which: str) -> dict[str, Tensor]:
     """The share of each prunable weight tensor that is largest or smallest in magnitude, as masks."""
     found = {}
     for name, w in initial.items():
         if w.ndim >= 2:
             order = w.abs().flatten().argsort(descending=which == "largest", stable=True)
             mask = torch.zeros(w.numel(), dtype=torch.bool)
-            mask[order[: round(share * w.numel())]] = True
+            mask[order[: round(SHARE * w.numel())]] = True
             found[name] = mask.view(w.shape)
     return found
 
 
-def seeded(initial: Weights, label: str, share: float = SHARE) -> Weights:
+def seeded(initial: Weights, label: str) -> Weights:
     """Initial weights with one of SEEDINGS applied; all others as drawn."""
     which, change = SEEDINGS[label]
     sigma = "sigma" in label
     out = dict(initial)
-    for name, mask in chosen(initial, which, share).items():
+    for name, mask in chosen(initial, which).items():
         w = initial[name]
         out[name] = torch.where(mask, change(w) * w.std() if sigma else change(w), w)
     return out

@@ -1,8 +1,8 @@
 """Prediction: which weights will go? Features of every weight before and early in training, and who foretells by them.
 
-What a model learns on some seeds is tried on a seed that it has not seen. Features are ranks within a layer in [0, 1],
-so that they mean the same everywhere. `final magnitude` is what magnitude pruning itself goes by: a leak, shown as the
-upper bound.
+What a model learns on some seeds is tried on a seed that it has not seen. Features of size are ranks within a layer in
+[0, 1], so that they mean the same everywhere; `z-score` is signed, and `layer` is the layer's position. `final
+magnitude` is what magnitude pruning itself goes by: a leak, shown as the upper bound.
 """
 
 from collections.abc import Iterable

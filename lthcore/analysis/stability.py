@@ -1,7 +1,5 @@
 """Stability: how far a rewinding point is from one valley, for the dense network and for tickets (arXiv 1912.05671)."""
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from lthcore.analysis.cache import TicketStore
@@ -10,16 +8,16 @@ from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.start import begin
 
 
-def stability(tickets: TicketStore, rounds: Iterable[int] | None = None) -> pd.DataFrame:
+def stability(tickets: TicketStore) -> pd.DataFrame:
     """The barrier between two copies trained on from the rewinding point, with the data in other orders.
 
-    Per trial and round (0: the dense network; by default each second one). Columns rewind_to,
+    Per trial and round (0: the dense network; each second one). Columns rewind_to,
     error_barrier, loss_barrier (nats) and error, the mean test error of the two copies.
     """
     s, rows = tickets.settings, []
     for trial in range(s.trials):
         dense = tickets(trial, 0)
-        for k in range(0, s.rounds + 1, 2) if rounds is None else rounds:
+        for k in range(0, s.rounds + 1, 2):
             state = begin(s, trial, k, dense.rewind or dense.start, tickets(trial, k).mask, iteration=s.rewind_to)
             where = {"rewind_to": s.rewind_to, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
             rows.append(where | instability(s, tickets.data, state))

@@ -24,7 +24,7 @@ from lthcore.arms import arm_of
 from lthcore.errors import LabError, choose, one_line, shown
 from lthcore.paths import project_root
 from lthcore.report.arithmetic import ARITHMETIC
-from lthcore.report.measures import MEASURES, Absent, RunTables
+from lthcore.report.measures import EARLY_STOP, END, MEASURES, Absent, RunTables
 from lthcore.report.paper_figures import NOTEBOOK
 from lthcore.runs.experiments import PROFILES, check_name
 from lthcore.runs.files import has_results, read_record
@@ -34,7 +34,6 @@ from lthcore.runs.yaml_files import check_shape, read_yaml
 PARTS = ("direction", "size", "place")
 ASIDE = ("measure", "within", "sign", "unit")  # keys of a part that are no arguments of its measure
 NOT_RUN, UNREADABLE = "not run", "not graded: its run cannot be read, or diverged"
-EARLY_STOP, END = "es_test_accuracy", "final_test_accuracy"
 COLUMNS = [
     "id", "claim", "paper", "part", "run", "profile", "n", "value", "low", "high", "unit", "tolerance", "grade",
     "trials_needed", "end_value", "end_low", "end_high", "tolerance_fixed", "predicted", "run_key",

@@ -17,7 +17,7 @@ from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
 
-def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
+def runs_of(root: Path, study: str) -> dict[str, Path]:
     """Variant -> folder of each run of a study under a results root that is done, at its largest profile.
 
     Done is what its params file asks for, as `lth list` has it, or else what its last run was asked for.
@@ -30,7 +30,7 @@ def runs_of(root: Path, study: str, smoke: bool = False) -> dict[str, Path]:
         for experiment in _readable(load_experiments, path, PROFILES[0]) or ()
     }
     found = {}
-    for profile in PROFILES if smoke else PROFILES[1:]:
+    for profile in PROFILES[1:]:  # `smoke` only shows that it runs
         for path in sorted((root / profile / study).glob("*/run.json")):
             folder = path.parent
             if folder.name in defined and _readable(_is_drawn, folder, defined[folder.name]):
@@ -244,7 +244,7 @@ def _published(row: dict) -> str:
     return ", ".join(parts)
 
 
-def run_with(root: Path, study: str, *tables: str, variant: str = "lenet_mnist") -> Path | None:
-    """The folder of a study's run, if it has these derived tables."""
-    folder = runs_of(root, study).get(variant)
+def run_with(root: Path, study: str, *tables: str) -> Path | None:
+    """The folder of a study's run of LeNet on MNIST, if it has these derived tables."""
+    folder = runs_of(root, study).get("lenet_mnist")
     return folder if folder and all((folder / f"{table}.csv").exists() for table in tables) else None

@@ -16,6 +16,7 @@ import pandas as pd
 from lthcore.analysis.statistics import Estimate, difference, half_widths, mean_of, ratio, share_trials
 from lthcore.runs.files import read_record, read_table, read_tables
 
+EARLY_STOP, END = "es_test_accuracy", "final_test_accuracy"
 NEAR = 0.06  # a round is at a percentage where it is within this share of it
 
 

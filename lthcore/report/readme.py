@@ -63,7 +63,7 @@ def found_in(name: str, root: Path) -> list[str]:
 
 
 def provenance(root: Path) -> str:
-    """What each committed run was made with, by study and profile: trials, trainings, core-hours, hardware, commits."""
+    """What each run was made with, by study and profile: trials, trainings, core-hours, hardware, commits."""
     rows = []
     for profile in reversed(PROFILES):
         for folder in sorted({path.parent for path in (root / profile).glob("*/*")}):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from lthcore.analysis.statistics import CONVENTION, MOST_TRIALS, mean_of
-from lthcore.report.claims import EARLY_STOP, END, NOT_RUN, UNREADABLE, scorecard
+from lthcore.report.claims import NOT_RUN, UNREADABLE, scorecard
 from lthcore.report.comparisons import published
-from lthcore.report.measures import Absent, RunTables
+from lthcore.report.measures import EARLY_STOP, END, Absent, RunTables
 from lthcore.report.paper_figures import NOTEBOOK
 from lthcore.runs.files import read_record
 

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lthcore.report.measures import Absent, RunTables, earlier, falls_below, gain, smallest_winning
-
-END = "final_test_accuracy"
+from lthcore.report.measures import END, Absent, RunTables, earlier, falls_below, gain, smallest_winning
 
 
 def with_dense(rounds: pd.DataFrame) -> pd.DataFrame:

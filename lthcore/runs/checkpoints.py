@@ -103,18 +103,18 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainS
     os.replace(temporary, path)
 
 
-def load_state(path: str | Path, index: int = 0) -> tuple[TrainState, Replicate, str]:
-    """Read replicate `index` of a file of `save_state`: its state, which one it is, and its run key.
+def load_state(path: str | Path) -> tuple[TrainState, Replicate, str]:
+    """Read a file of `save_state`: the state, which replicate it is, and its run key.
 
     Raises LabError for a file that is damaged, of another kind, or of another format.
     """
-    header, state = _state_of(Path(path), index)
+    header, state = _state_of(Path(path))
     return state, header.replicate, header.run_key
 
 
-def load_ticket_file(path: str | Path, index: int = 0) -> Ticket:
+def load_ticket_file(path: str | Path) -> Ticket:
     """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
-    header, state = _state_of(Path(path), index)
+    header, state = _state_of(Path(path))
     settings = settings_of(header.settings)
     if state.iteration < settings.iterations:
         raise LabError(f"{path}: a checkpoint at iteration {state.iteration}, not a finished ticket")
@@ -122,13 +122,13 @@ def load_ticket_file(path: str | Path, index: int = 0) -> Ticket:
     return Ticket(header.replicate, settings, state.mask, state.start, early_stop, state.weights)
 
 
-def _state_of(path: Path, index: int) -> tuple[Header, TrainState]:
+def _state_of(path: Path) -> tuple[Header, TrainState]:
     header, tensors = _read(path)
     groups: dict[str, dict[str, Tensor]] = {}
     try:
         for key, tensor in tensors.items():
             group, name = key.split("/", 1)
-            groups.setdefault(group, {})[name] = tensor[index]
+            groups.setdefault(group, {})[name] = tensor[0]
         state = TrainState(
             **header.state.model_dump(),
             weights=groups["final"],

@@ -71,7 +71,7 @@ class Executor(Protocol):
         """What has trained on these data: cpu, cores, gpu. None where nothing has."""
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
-        """Meters the energy of what happens within, in joules, added to `before` (lthcore/runs/energy.py)."""
+        """Meters the energy of what happens within, added to `before` (lthcore/runs/energy.py)."""
 
 
 class LocalExecutor:

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from lthcore.analysis import stability
 from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import gap, runs_of
-from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
+from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_rounds, sparsity_axis
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table, read_tables
 
@@ -36,13 +35,15 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         rounds, _ = read_tables(folders[point])
         tickets = rounds[rounds["arm"] == "ticket"]
         label = f"rewound to {point}" if point else "rewound to 0: ticket"
-        _means(tickets, panels[0], label, colours[point])
+        plot_rounds(tickets, "final_test_accuracy", panels[0], label, colours[point])
         if point == 0:
-            _means(tickets, panels[1], label, colours[point])
+            plot_rounds(tickets, "final_test_accuracy", panels[1], label, colours[point])
             for arm, text in (("continued", "learning-rate rewinding"), ("fine_tuned", "fine-tuning"), ("reinit", "")):
                 part = rounds[(rounds["arm"] == arm) | (rounds["round"] == 0)]
                 if (part["round"] > 0).any():
-                    _means(part, panels[1], text or ARMS[arm][0], ARMS[arm][1], ARMS[arm][2])
+                    plot_rounds(
+                        part, "final_test_accuracy", panels[1], text or ARMS[arm][0], ARMS[arm][1], ARMS[arm][2]
+                    )
         if (folders[point] / "stability.csv").exists():
             barriers.append(read_table(folders[point], "stability.csv"))
     for axes, title in zip(panels, ("Rewound to iteration k", "Rewound, or trained on"), strict=False):
@@ -78,10 +79,6 @@ def rewinding_lenet(root: Path) -> Figure | None:
     if 0 not in folders:
         return None
     return rewinding(folders, caption_of(f"LeNet-300-100 on MNIST, SGD with momentum, {DRAWN}", *folders.values()))
-
-
-def _means(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
-    plot_means(rounds["final_test_accuracy"], rounds["percent_left"].round(2), axes, label, colour, style)
 
 
 def rewinding_findings(folders: dict[int, Path]) -> list[str]:
