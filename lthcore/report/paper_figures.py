@@ -49,7 +49,7 @@ class FigureSpec(NamedTuple):
     runs: tuple[str, ...]
     arms: tuple[str, ...] = ("ticket",)
     columns: tuple[str, ...] = PAIR
-    kind: str = "panels"  # panels, curves, figure4, distributions or together
+    kind: str = "panels"  # panels, networks, curves, figure4, distributions or together
     x: str = "percent_left"
     subject: str = ""  # the arm or run that it is about: without it, it is not drawn
 
@@ -63,7 +63,11 @@ CHANGED = ("magnitude change, in the ticket", "magnitude change, pruned")
 INCOMING, OUTGOING, SURVIVING = "incoming connections kept", "outgoing connections kept", "surviving initial weights"
 FIGURES = {
     1: FigureSpec(
-        "Winning tickets against random sparse networks", (LENET_RUN, *CONVS), ("ticket", "random"), subject="random"
+        "Winning tickets against random sparse networks",
+        (LENET_RUN, *CONVS),
+        ("ticket", "random"),
+        kind="networks",
+        subject="random",
     ),
     3: FigureSpec(
         "Test accuracy as training proceeds", (LENET_RUN,), ("ticket", "reinit"), ("test_accuracy",), "curves"
@@ -103,6 +107,7 @@ FIGURES = {
         (LENET_RUN, *CONVS, "resnet20_cifar10", "vgg19_cifar10"),
         ("ticket", "reinit", "random"),
         ("final_test_accuracy",),
+        "networks",
     ),
     15: _distributions("Surviving initial weights, Adam", LENET_RUN, SURVIVING),
     16: _distributions("Surviving initial weights, SGD", SGD_RUN, SURVIVING),
@@ -268,6 +273,8 @@ def draw(number: int, root: Path) -> Figure | None:
         return figure3(rounds, curves, caption, sheet.columns[0])
     if sheet.kind == "figure4":
         return plots.figure4(rounds, describe(folder, rounds))
+    if sheet.kind == "networks" and len(found) > 1:
+        return _draw_networks(sheet, found, missing)
     return _draw_panels(sheet, found, missing)
 
 
@@ -310,9 +317,29 @@ def _draw_panels(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) 
         for one in plots.series_of(rounds, sheet.arms):
             arm = "" if one.arm == "ticket" else f", {one.arm}"
             series.append(Series(rounds, one.arm, f"{label}{arm}{profile}", colour, one.style))
-    captions = dict.fromkeys(describe(found[name], rounds).split(" (")[0] for name, rounds in tables.items())
-    caption = "; ".join(list(captions)[:3]) + ("; ..." if len(captions) > 3 else "")
-    return plots.panels(series, columns, caption, sheet.x, missing)
+    return plots.panels(series, columns, _describe_all(found), sheet.x, missing)
+
+
+def _draw_networks(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
+    """A panel for each network and column: networks on different data share no axis."""
+    across = len(sheet.columns) if len(sheet.columns) > 1 else min(len(found), 3)
+    figure, panels = plots.new_figure(-(-len(found) * len(sheet.columns) // across), across)
+    jobs = [(folder, column) for folder in found.values() for column in sheet.columns]
+    for axes, (folder, column) in zip(panels, jobs, strict=False):
+        plots.plot_against_sparsity(read_tables(folder)[0], column, sheet.arms, axes)
+        axes.set_title(folder.name)
+        if axes is not panels[0] and axes.get_legend():
+            axes.get_legend().remove()
+    for axes in panels[len(jobs) :]:
+        axes.set_axis_off()
+    return plots.captioned(figure, _describe_all(found), missing)
+
+
+def _describe_all(found: dict[str, Path]) -> str:
+    """One caption for several runs; of more than three, for the first ones."""
+    captions = dict.fromkeys(describe(folder, read_tables(folder)[0]).split(" (")[0] for folder in found.values())
+    said = "; ".join(list(captions)[:3]) + ("; ..." if len(captions) > 3 else "")
+    return f"{said.replace(', bars: range of trials', '')}; bars: range of trials"
 
 
 def _draw_distributions(sheet: FigureSpec, folder: Path) -> Figure:

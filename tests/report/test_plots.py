@@ -298,6 +298,18 @@ def test_a_profile_with_all_arms_goes_before_a_larger_one_without(tmp_path):
     assert paper_figures.largest_run(tmp_path, RUN, ("ticket", "reinit")).parts[-3] == "paper"
 
 
+def test_networks_on_different_data_have_panels_of_their_own(tmp_path):
+    write(tmp_path, "paper", "ticket", "random", "reinit")
+    write(tmp_path, "cpu", "ticket", "random", run="iterative_pruning/conv2_cifar10")
+    figure = paper_figures.draw(1, tmp_path)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["lenet_mnist", "lenet_mnist", "conv2_cifar10", "conv2_cifar10"]
+    assert [bool(axes.get_legend()) for axes in figure.axes] == [True, False, False, False]
+    assert "lenet_mnist, profile paper" in caption(figure) and "conv2_cifar10, profile cpu" in caption(figure)
+    last = paper_figures.draw(14, tmp_path)
+    assert [axes.get_title(loc="left") for axes in last.axes] == ["lenet_mnist", "conv2_cifar10"]
+
+
 def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
     write(tmp_path, "cpu", "ticket", "random")
     write(tmp_path, "smoke", "ticket", "random", run="iterative_pruning/conv2_cifar10")

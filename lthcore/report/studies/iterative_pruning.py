@@ -8,9 +8,11 @@ import numpy as np
 from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.methods import settings_of
 from lthcore.report.comparisons import published, runs_of
+from lthcore.report.measures import RunTables
 from lthcore.report.study import Study
 from lthcore.report.tables import findings as tickets
-from lthcore.runs.files import read_record, read_tables
+from lthcore.runs.experiments import PROFILES
+from lthcore.runs.files import has_results, read_record, read_tables
 from lthcore.settings import Recipe
 
 
@@ -42,17 +44,15 @@ CONVOLUTIONAL = {
 
 
 def convolutional(root: Path) -> list[str]:
-    """What the searches with convolutional networks found, each at the largest profile at which it is done."""
-    runs, lines = runs_of(root, "iterative_pruning"), []
+    """What the searches with convolutional networks found, each at its largest profile that has a trial."""
+    lines = []
     for variant, (network, percents) in CONVOLUTIONAL.items():
-        if variant not in runs:
+        folders = [root / profile / "iterative_pruning" / variant for profile in reversed(PROFILES[1:])]
+        folder = next((f for f in folders if has_results(f) and RunTables.read(f).rounds["round"].max() > 0), None)
+        if folder is None:
             continue
-        record, profile, rounds = (
-            read_record(runs[variant]),
-            runs[variant].parents[1].name,
-            read_tables(runs[variant])[0],
-        )
-        s, n, n_test = record["settings"], record["n"], record["n_test"]
+        record, profile, rounds = read_record(folder), folder.parents[1].name, read_tables(folder)[0]
+        s, n, n_test = record["settings"], RunTables.of(rounds).n, record["n_test"]
         p = rounds[rounds["round"] == 0]["es_test_accuracy"].mean()
         lines.append(
             f"{network} on CIFAR-10 at profile `{profile}`: {s['iterations']:,} iterations, {s['precision']}, "
