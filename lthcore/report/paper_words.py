@@ -106,7 +106,7 @@ HERE = {
         "early stop is chosen on it."
     ),
     12: "The same until few weights remain.",
-    13: "Of Conv-2 alone, as in Figure 5: with so few iterations training accuracy stays well below the whole.",
+    13: "Of Conv-2 alone, as in Figure 5: with so few iterations no network fits all of its training images.",
     14: (
         "The same order of the means for LeNet once most of the weights are gone. In the single trial of Conv-2 "
         "tickets end above their reinitialisations in every round."
