@@ -14,7 +14,7 @@ import pytest
 from lthcore import cli, commands
 from lthcore.cli import main
 from lthcore.paths import project_root, results_root
-from lthcore.report import paper_figures
+from lthcore.report import figure_specs, paper_figures
 from lthcore.report.study import Study
 from lthcore.runs.experiments import load_experiment
 from lthcore.runs.files import read_record, read_tables
@@ -388,9 +388,9 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     monkeypatch.setattr(paper_figures, "FIGURES", {n: paper_figures.FIGURES[n] for n in (1, 4)})
     assert project_root() == project
     assert lth("figures") == 0
-    assert f"no tables of {paper_figures.LENET_RUN} yet" in capsys.readouterr().out
+    assert f"no tables of {figure_specs.LENET_RUN} yet" in capsys.readouterr().out
     assert not list(project.glob("figures/*"))
-    run_tiny_as = project / f"params/{paper_figures.LENET}.yaml"
+    run_tiny_as = project / f"params/{figure_specs.LENET}.yaml"
     run_tiny_as.parent.mkdir()
     run_tiny_as.write_text(TINY)
     assert lth("run", run_tiny_as, "--no-notebook") == 0
@@ -490,11 +490,11 @@ def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
 
 def test_the_table_of_figures_is_written_with_costs(project, capsys, monkeypatch):
     (project / "params/iterative_pruning").mkdir()
-    (project / f"params/{paper_figures.LENET}.yaml").write_text(TINY)
+    (project / f"params/{figure_specs.LENET}.yaml").write_text(TINY)
     monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4]})
     assert lth("figures", "--table") == 0
     text = (project / "params/FIGURES.md").read_text()
-    run = paper_figures.LENET_RUN
+    run = figure_specs.LENET_RUN
     assert f"| 4 | LeNet: early stop and accuracy | {run} |" in text
     assert re.search(run + r".yaml\) \| 4 \| 1 \| 7 \| 60 \| [\d,.]+ \| 0.0 \|", text)
 
@@ -675,7 +675,7 @@ def test_one_bad_run_hides_no_other_figure(project, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4], 9: paper_figures.FIGURES[9]})
     study = Study("a", figures={"one": failing(KeyError("arm")), "two": lambda _: None})
     monkeypatch.setattr("lthcore.report.studies.STUDIES", {"a": study})
-    folder = tmp_path / "results/paper" / paper_figures.LENET
+    folder = tmp_path / "results/paper" / figure_specs.LENET
     folder.mkdir(parents=True)
     (folder / "rounds.csv").write_text("no,table\n1,2\n")
     assert lth("figures") == 2

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from lthcore.analysis.statistics import CONVENTION
-from lthcore.report.paper_figures import FIGURES, LENET_RUN, sources, words_of
+from lthcore.report.figure_specs import FIGURES, LENET_RUN
+from lthcore.report.paper_figures import sources, words_of
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.studies import STUDIES
 

@@ -24,8 +24,8 @@ from lthcore.arms import arm_of
 from lthcore.errors import LabError, choose, one_line, shown
 from lthcore.paths import project_root
 from lthcore.report.arithmetic import ARITHMETIC
+from lthcore.report.figure_specs import NOTEBOOK
 from lthcore.report.measures import EARLY_STOP, END, MEASURES, Absent, RunTables
-from lthcore.report.paper_figures import NOTEBOOK
 from lthcore.runs.experiments import PROFILES, check_name
 from lthcore.runs.files import has_results, read_record
 from lthcore.runs.schemas import ROUNDS

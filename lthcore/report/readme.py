@@ -14,7 +14,7 @@ import pandas as pd
 
 from lthcore.analysis.statistics import CONVENTION
 from lthcore.report import front_page
-from lthcore.report.paper_figures import LENET
+from lthcore.report.figure_specs import LENET
 from lthcore.report.reproductions import reproductions
 from lthcore.report.scorecard import as_block, table_of
 from lthcore.report.studies import STUDIES

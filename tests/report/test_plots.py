@@ -10,7 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import same_color
 
-from lthcore.report import paper_figures, plots
+from lthcore.report import figure_specs, paper_figures, plots
 from lthcore.report.curves import figure3, label_ends, plot_curves
 from lthcore.report.plots import ARMS, series_of
 from lthcore.report.tables import round_nearest
@@ -19,7 +19,7 @@ from lthcore.runs import schemas
 mpl.use("Agg")
 LEFT = (100, 51.2, 21.1, 7.0, 3.6, 1.9)  # percent of the weights left in rounds 0 to 5
 TRIALS = 3
-RUN = paper_figures.LENET
+RUN = figure_specs.LENET
 
 
 def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFrame, pd.DataFrame]:

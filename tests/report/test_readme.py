@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lthcore.report import paper_figures
+from lthcore.report import figure_specs
 from lthcore.report.claims import scorecard
 from lthcore.report.front_page import ORDER
 from lthcore.report.readme import BLOCK, PAGES, write_pages
@@ -23,7 +23,7 @@ RESULTS = (ROOT / "results" / "README.md").read_text()
 
 
 def test_findings_are_those_of_the_committed_table():
-    for sentence in findings(read_tables(ROOT / "results" / "paper" / paper_figures.LENET)[0]):
+    for sentence in findings(read_tables(ROOT / "results" / "paper" / figure_specs.LENET)[0]):
         assert f"* {sentence}\n" in RESULTS
 
 
@@ -40,7 +40,7 @@ def ahead(run: str, arm: str, column: str, sign: int) -> tuple[str, str]:
 
 def test_where_each_arm_is_ahead_is_what_the_table_says():
     text = " ".join(RESULTS.split())
-    run, standardised = f"paper/{paper_figures.LENET}", f"cpu/{paper_figures.INSTEAD[paper_figures.LENET]}"
+    run, standardised = f"paper/{figure_specs.LENET}", f"cpu/{figure_specs.INSTEAD[figure_specs.LENET]}"
     earlier, better = ahead(run, "ticket", "es_iteration", -1), ahead(run, "ticket", "es_test_accuracy", 1)
     assert f"stop earlier than the dense network from {earlier[0]}% down to {earlier[1]}%" in text
     assert f"a higher test accuracy at that point from {better[0]}% down to {better[1]}%" in text
