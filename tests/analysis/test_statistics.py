@@ -61,9 +61,26 @@ def test_a_ratio_is_of_means_and_unbounded_where_the_lower_one_may_be_zero():
     found = ratio(A, B)
     assert found.value == pytest.approx(A.mean() / B.mean()) and found.low < found.value < found.high
     assert ends(ratio(2 * B, B)) == pytest.approx((2, 2))  # trial by trial the same: nothing is unsure
-    assert ends(ratio(A, pd.Series([1.0, -1.0, 2.0, -2.0, 0.5]))) == (-np.inf, np.inf)
+    wide = ratio(A, pd.Series([1.0, -1.0, 2.0, -2.0, 0.5]))
+    assert ends(wide) == (-np.inf, np.inf) and wide.n == 5
     # the interval is where a - r b cannot be told from zero: at its ends the paired t test gives 5%
     assert stats.ttest_1samp(A - found.high * B, 0).pvalue == pytest.approx(0.05)
+
+
+def test_two_trials_have_an_interval_and_one_has_none():
+    two, other = A[:2], B[:2]
+    assert ends(mean_of(two)) == pytest.approx(stats.ttest_1samp(two, 0).confidence_interval())
+    welch = stats.ttest_ind(two, other, equal_var=False).confidence_interval()
+    found = difference(two, other, paired=False)
+    assert ends(found) == pytest.approx(welch) and found.n == 2
+    close = ratio(pd.Series([2.0, 2.02]), pd.Series([1.0, 1.02]))
+    assert stats.ttest_1samp(np.array([2.0, 2.02]) - close.high * np.array([1.0, 1.02]), 0).pvalue == pytest.approx(
+        0.05
+    )
+    one = difference(A[:1], B[:1], paired=False)
+    assert one.value == pytest.approx(A[0] - B[0]) and np.isnan(ends(one)).all() and one.n == 1
+    assert np.isnan(half_widths(np.ones((1, 3)))).tolist() == [True] * 3  # one for each column
+    assert mean_of([True, True, False]).value == pytest.approx(2 / 3)
 
 
 def test_one_trial_has_no_interval_and_says_so():
@@ -96,6 +113,11 @@ def test_pairs_of_trials_are_not_counted_as_so_many_trials():
     assert found.value == pytest.approx(pairs["value"].mean()) and found.n == 5
     assert ends(found) == pytest.approx(ends(mean_of(effect).times(2)))  # a sum of two draws: twice the mean
     assert found.high - found.low > mean_of(pairs["value"]).high - mean_of(pairs["value"]).low
+    three = pairs[(pairs["a"] < 3) & (pairs["b"] < 3)]
+    found = mean_of_pairs(three["value"], three["a"], three["b"])
+    assert ends(found) == pytest.approx(ends(mean_of(effect[:3]).times(2))) and found.n == 3
+    two = mean_of_pairs(pairs["value"][:1], pairs["a"][:1], pairs["b"][:1])
+    assert np.isnan(ends(two)).all()
     assert "(n = 2: no interval)" in mean_of_pairs(pairs["value"][:1], pairs["a"][:1], pairs["b"][:1]).text()
 
 
