@@ -274,7 +274,7 @@ FAILING = {
 
 def test_a_table_built_to_pass_passes(folder, tmp_path):
     card = scorecard(tmp_path, one("P", **PASSING))
-    assert list(card["grade"]) == ["reproduced", "reproduced"]
+    assert list(card["grade"]) == ["reproduced", "reproduced"] and card["trials_needed"].isna().all()
     assert set(card["n"]) == {3} and set(card["profile"]) == {"cpu"} and set(card["run_key"]) == {"key-cpu"}
 
 
@@ -286,6 +286,8 @@ def test_a_table_built_to_fail_fails_and_says_by_how_much(folder, tmp_path):
 def test_no_table_is_not_yet_run(tmp_path):
     card = scorecard(tmp_path, one("N", **PASSING))
     assert list(card["grade"]) == ["not run"] * 2 and card["value"].isna().all()
+    assert set(card["run"]) == {"lenet_mnist"}
+    assert set(scorecard(tmp_path, one("N", study="transfer", **PASSING))["run"]) == {"transfer/lenet_mnist"}
 
 
 def test_smoke_runs_and_runs_on_their_way_down_are_not_graded(tmp_path):
@@ -378,6 +380,12 @@ def test_a_claim_that_can_be_measured_is_loaded(tmp_path):
     assert load_claims(tmp_path / "claims.yaml")["X"]["size"] == {"measure": "gain", "at": 20, "within": [0, 1]}
 
 
+@pytest.mark.parametrize("change", ["at: 0.5", "at: 20, arm: reinit, against: ''", "at: 20, unit: points"])
+def test_what_a_measure_takes_is_taken(change, tmp_path):
+    (tmp_path / "claims.yaml").write_text(SIZE.replace("at: 20", change).replace("[0, 1]", "[1, 1]"))
+    assert load_claims(tmp_path / "claims.yaml")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -418,6 +426,10 @@ def test_a_claim_that_can_be_measured_is_loaded(tmp_path):
         SIZE.replace("at: 20", "at: 20, arm: 3"),
         SIZE.replace("at: 20", "at: 20, column: accuracy"),
         SIZE.replace("at: 20", "at: 20, unit: 3"),
+        SIZE.replace("at: 20", "at: 20, arm: tickett"),
+        SIZE.replace("at: 20", "at: 20, against: dens"),
+        SIZE.replace("gain, at: 20", "ahead_from, arm: oneshot, control: randon"),
+        SIZE.replace("run: c", "run: c, predicted: {date: 2026-11-24T11:00Z, size: about one, why: d}"),
         SIZE.replace("size", "direction"),
         SIZE.replace("size", "direction").replace("within: [0, 1]", "sign: 2"),
     ],
