@@ -283,6 +283,26 @@ def test_a_table_built_to_fail_fails_and_says_by_how_much(folder, tmp_path):
     assert list(card["grade"]) == ["differs (by -0.05)", "differs (by +16.10)"]
 
 
+@pytest.mark.parametrize(
+    ("part", "ends", "spec", "expected"),
+    [
+        ("size", (0.2, 0.5), {"within": [0.2, 0.5]}, "reproduced"),  # the ends belong to a tolerance
+        ("size", (0.5, 0.9), {"within": [0.2, 0.5]}, "undecided"),
+        ("size", (0.0, 0.2), {"within": [0.2, 0.5]}, "undecided"),
+        ("size", (0.6, 0.9), {"within": [0.2, 0.5]}, "differs (by +0.25)"),
+        ("size", (0.01, 0.03), {"within": [-0.5, 0.0], "unit": "points"}, "differs (by +2.00)"),
+        ("size", (250, 350), {"within": [0, 100]}, "differs (by +200)"),
+        ("size", (-np.inf, np.inf), {"within": [0, 100]}, "undecided"),
+        ("size", (np.nan, np.nan), {"within": [0, 100]}, "undecided"),
+        ("direction", (0.1, 0.3), {"sign": -1}, "differs (sign +)"),
+        ("direction", (-0.3, -0.1), {"sign": 1}, "differs (sign -)"),
+        ("direction", (0.0, 0.3), {"sign": 1}, "undecided"),
+    ],
+)
+def test_grades_go_by_the_whole_interval(part, ends, spec, expected):
+    assert grade(part, Estimate(sum(ends) / 2 if np.isfinite(ends).all() else 50.0, *ends, 5), spec) == expected
+
+
 def test_no_table_is_not_yet_run(tmp_path):
     card = scorecard(tmp_path, one("N", **PASSING))
     assert list(card["grade"]) == ["not run"] * 2 and card["value"].isna().all()
