@@ -78,8 +78,8 @@ PAPER = {
 # of figures that have tables; numbers are in the scorecard, which is measured
 HERE = {
     1: (
-        "The same order from the first round on. Of the convolutional networks there is a single, shorter trial of "
-        "Conv-2."
+        "The same order from the first round on, for LeNet and in the single, shorter trial of Conv-2, the only "
+        "convolutional network so far."
     ),
     3: (
         "The same three pictures. At 21.1% of weights remaining the mean of the tickets lies above that of their "
@@ -109,7 +109,7 @@ HERE = {
     13: "Of Conv-2 alone, as in Figure 5: with so few iterations no network fits all of its training images.",
     14: (
         "The same order of the means for LeNet once most of the weights are gone. In the single trial of Conv-2 "
-        "tickets end above their reinitialisations in every round."
+        "tickets end above both others where half of the weights or fewer remain; between these two it tells nothing."
     ),
     15: (
         "Small initial values go in the second and the output layer, the more the more is pruned: what survives leans "
