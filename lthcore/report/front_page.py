@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lthcore.report.claims import NOT_RUN
+from lthcore.report.claims import NOT_RUN, UNREADABLE
 from lthcore.report.comparisons import runs_of
 from lthcore.report.scorecard import shown
 from lthcore.report.studies import STUDIES
@@ -113,6 +113,8 @@ def _status(card: pd.DataFrame, study: str) -> str:
     waiting = mine[mine["grade"] == NOT_RUN]["id"].nunique()
     if waiting:
         said.append(f"{waiting} claim{'s' if waiting > 1 else ''} not run")
+    if (mine["grade"] == UNREADABLE).any():
+        said.append(UNREADABLE)
     return ", ".join(said) or "no claim"
 
 

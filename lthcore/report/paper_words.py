@@ -94,7 +94,7 @@ HERE = {
         "Of Conv-2 alone, in a single trial with fewer iterations than the paper's: tickets stop earlier than the "
         "dense network and reach its test accuracy while more than a few percent of weights remain, and reinitialised "
         "networks lose accuracy from the first round on. These had their least validation loss near their last "
-        "iteration, so the shorter training costs them more."
+        "iteration, so a longer training may take them further."
     ),
     9: (
         "The scorecard has it as X1. The arm `continued_reset` has the second strategy's masks; what the tables "
