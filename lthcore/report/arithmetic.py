@@ -5,7 +5,7 @@ from lthcore.data.datasets import classes_of, image_shape
 from lthcore.models import outline
 from lthcore.paths import project_root
 from lthcore.pruning.allocation import layer_rates
-from lthcore.report.measures import Absent
+from lthcore.report.run_tables import Absent
 from lthcore.runs.experiments import load_experiments
 
 

@@ -25,7 +25,8 @@ from lthcore.errors import LabError, choose, one_line, shown
 from lthcore.paths import project_root
 from lthcore.report.arithmetic import ARITHMETIC
 from lthcore.report.figure_specs import NOTEBOOK
-from lthcore.report.measures import EARLY_STOP, END, MEASURES, Absent, RunTables
+from lthcore.report.measures import EARLY_STOP, END, MEASURES
+from lthcore.report.run_tables import Absent, RunTables
 from lthcore.runs.experiments import PROFILES, check_name
 from lthcore.runs.files import has_results, read_record
 from lthcore.runs.schemas import ROUNDS

@@ -11,8 +11,9 @@ import pandas as pd
 from lthcore.analysis.statistics import difference, learned_anything, mean_of
 from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.experiments import PROFILES, load_experiments
-from lthcore.runs.files import read_record, read_tables
+from lthcore.runs.files import read_record
 from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
@@ -60,7 +61,7 @@ def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
     """A row for each training of these runs: its row of rounds.csv, its run's profile and settings."""
     parts = []
     for variant, folder in runs.items():
-        rounds, record = read_tables(folder)[0], read_record(folder)
+        rounds, record = read_whole_trials(folder)[0], read_record(folder)
         values = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items() if k not in rounds}
         parts.append(rounds.assign(variant=variant, profile=folder.parents[1].name, **values))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -21,9 +21,10 @@ from lthcore.report.curves import figure3
 from lthcore.report.figure_specs import FIGURES, INSTEAD, NOTEBOOK, PAIR, FigureSpec
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import TITLES, Series
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.experiments import PROFILES, load_experiments
-from lthcore.runs.files import has_results, read_record, read_table, read_tables
+from lthcore.runs.files import has_results, read_record, read_table
 from lthcore.runs.provenance import hardware
 from lthcore.runs.timing import timed
 from lthcore.training.parallel import worker_count
@@ -65,7 +66,7 @@ def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
     folder = largest_run(root, name)
     if folder is None:
         raise LabError(f"results: no tables of {name} under {root}; `lth run params/{name}.yaml` makes them")
-    return read_record(folder), *read_tables(folder)
+    return read_record(folder), *read_whole_trials(folder)
 
 
 def describe(folder: Path, rounds: pd.DataFrame) -> str:
@@ -131,7 +132,7 @@ def draw(number: int, root: Path) -> Figure | None:
     if sheet.kind in ("distributions", "together"):
         return _draw_distributions(sheet, folder)
     missing = [name.split("/")[1] for name in _all_variants(sheet) if name not in found]
-    rounds, curves = read_tables(folder)
+    rounds, curves = read_whole_trials(folder)
     if sheet.kind == "curves":
         caption = describe(folder, rounds).replace("bars:", "bands:")
         return figure3(rounds, curves, caption, sheet.columns[0])
@@ -149,7 +150,7 @@ def figures_of(folder: Path) -> dict[str, Figure]:
     """
     if not has_results(folder):
         raise LabError(f"figures: no training of {folder} is done yet; `lth run` goes on with it")
-    rounds, curves = read_tables(folder)
+    rounds, curves = read_whole_trials(folder)
     columns = {column: TITLES[column] for column in (*PAIR, "final_test_accuracy") if rounds[column].notna().any()}
     caption = describe(folder, rounds)
     figures = {"rounds": plots.panels(plots.series_of(rounds), columns, caption)}
@@ -165,7 +166,7 @@ def _has_subject(sheet: FigureSpec, found: dict[str, Path]) -> bool:
 
 
 def _draw_panels(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
-    tables = {name: read_tables(folder)[0] for name, folder in found.items()}
+    tables = {name: read_whole_trials(folder)[0] for name, folder in found.items()}
     columns = {column: TITLES[column] for column in sheet.columns}
     if len(tables) == 1:
         ((name, rounds),) = tables.items()
@@ -190,7 +191,7 @@ def _draw_networks(sheet: FigureSpec, found: dict[str, Path], missing: list[str]
     figure, panels = plots.new_figure(-(-len(found) * len(sheet.columns) // across), across)
     jobs = [(folder, column) for folder in found.values() for column in sheet.columns]
     for axes, (folder, column) in zip(panels, jobs, strict=False):
-        plots.plot_against_sparsity(read_tables(folder)[0], column, sheet.arms, axes)
+        plots.plot_against_sparsity(read_whole_trials(folder)[0], column, sheet.arms, axes)
         axes.set_title(folder.name)
         if axes is not panels[0] and axes.get_legend():
             axes.get_legend().remove()
@@ -201,14 +202,14 @@ def _draw_networks(sheet: FigureSpec, found: dict[str, Path], missing: list[str]
 
 def _describe_all(found: dict[str, Path]) -> str:
     """One caption for several runs; of more than three, for the first ones."""
-    captions = dict.fromkeys(describe(folder, read_tables(folder)[0]).split(" (")[0] for folder in found.values())
+    captions = dict.fromkeys(describe(folder, read_whole_trials(folder)[0]).split(" (")[0] for folder in found.values())
     said = "; ".join(list(captions)[:3]) + ("; ..." if len(captions) > 3 else "")
     return f"{said.replace(', bars: range of trials', '')}; bars: range of trials"
 
 
 def _draw_distributions(sheet: FigureSpec, folder: Path) -> Figure:
     table = read_table(folder, "distributions.csv")
-    rounds, _ = read_tables(folder)
+    rounds, _ = read_whole_trials(folder)
     left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
     shown = {k: left[k] for k in sorted(table["round"].unique())}
     if sheet.kind == "together":  # one level: half of the way on the logarithmic axis

@@ -25,8 +25,8 @@ from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS as RECORDS
 from lthcore.arms import arm_of
 from lthcore.registry import UNCOLOURED
+from lthcore.report.run_tables import whole_trials
 from lthcore.report.tables import with_dense
-from lthcore.runs.files import read_record
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
@@ -310,9 +310,8 @@ def _interval(part: pd.DataFrame, y: str, over: str) -> Estimate:
 
 def caption_of(what: str, *folders: Path) -> str:
     """What a figure is of, how many trials its runs have, and at which profile they were run."""
-    records = [read_record(folder) for folder in folders]
     profiles = sorted({folder.parents[1].name for folder in folders})
-    return f"{what}; n = {min(r['n'] for r in records)} trials each, profile {', '.join(profiles)}"
+    return f"{what}; n = {min(map(whole_trials, folders))} trials each, profile {', '.join(profiles)}"
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:

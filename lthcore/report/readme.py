@@ -16,6 +16,7 @@ from lthcore.analysis.statistics import CONVENTION
 from lthcore.report import front_page
 from lthcore.report.figure_specs import LENET
 from lthcore.report.reproductions import reproductions
+from lthcore.report.run_tables import whole_trials
 from lthcore.report.scorecard import as_block, table_of
 from lthcore.report.studies import STUDIES
 from lthcore.report.studies.iterative_pruning import convolutional
@@ -67,14 +68,14 @@ def provenance(root: Path) -> str:
     rows = []
     for profile in reversed(PROFILES):
         for folder in sorted({path.parent for path in (root / profile).glob("*/*")}):
-            records = [read_record(path.parent) for path in sorted(folder.glob("*/run.json"))]
-            if records:
-                rows.append(_made_with(profile, folder.name, records))
+            runs = [path.parent for path in sorted(folder.glob("*/run.json"))]
+            if runs:
+                rows.append(_made_with(profile, folder.name, runs))
     return table_of(pd.DataFrame(rows)) if rows else "Nothing has run yet."
 
 
-def _made_with(profile: str, study: str, records: list[dict]) -> dict[str, object]:
-    trials = sorted({record["n"] for record in records})
+def _made_with(profile: str, study: str, runs: list[Path]) -> dict[str, object]:
+    records, trials = [read_record(folder) for folder in runs], sorted({whole_trials(folder) for folder in runs})
     machines = sorted({(record.get("hardware") or {}).get("cpu", "unknown") for record in records})
     torches = sorted({record.get("versions", {}).get("torch", "unknown") for record in records})
     commits = {commit for record in records for commit in record.get("commits", []) if commit}

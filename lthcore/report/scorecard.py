@@ -8,7 +8,8 @@ from lthcore.analysis.statistics import CONVENTION, MOST_TRIALS, mean_of
 from lthcore.report.claims import NOT_RUN, UNREADABLE, scorecard
 from lthcore.report.comparisons import published
 from lthcore.report.figure_specs import NOTEBOOK
-from lthcore.report.measures import EARLY_STOP, END, Absent, RunTables
+from lthcore.report.measures import EARLY_STOP, END
+from lthcore.report.run_tables import Absent, RunTables
 from lthcore.runs.files import read_record
 
 HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lthcore.report.measures import END, Absent, RunTables, earlier, falls_below, gain, smallest_winning
+from lthcore.report.measures import END, earlier, falls_below, gain, smallest_winning
+from lthcore.report.run_tables import Absent, RunTables
 
 
 def with_dense(rounds: pd.DataFrame) -> pd.DataFrame:

@@ -11,12 +11,11 @@ from lthcore.analysis.statistics import CONVENTION, Estimate, mean_of
 from lthcore.errors import LabError
 from lthcore.report import arithmetic, claims
 from lthcore.report.claims import Absent, at_the_end, grade, load_claims, measure, scorecard, timing, when
-from lthcore.report.measures import RunTables, without_trials_on_their_way
 from lthcore.report.readme import write_pages
+from lthcore.report.run_tables import RunTables
 from lthcore.report.scorecard import as_markdown, baselines, write_scorecard
 from lthcore.runs import schemas
 from lthcore.runs.experiments import load_experiments, params_files
-from lthcore.runs.files import read_tables
 
 LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]
 ROUNDS = len(LEFT) - 1
@@ -562,14 +561,3 @@ def test_a_prediction_is_shown_beside_a_run_that_came_after_it(folder, tmp_path)
     predicted["date"] = "2026-11-20T22:00Z"  # while it ran
     assert scorecard(tmp_path, one("P", predicted=predicted, **PASSING))["predicted"].isna().all()
     assert scorecard(tmp_path, one("P", run="later", predicted=predicted, **PASSING))["predicted"].tolist()[1] == 0.3
-
-
-def test_a_trial_on_its_way_is_left_out_of_claims_and_one_that_diverged_is_not(folder):
-    rounds, _ = read_tables(folder)
-    last = rounds["round"].max()
-    begun = rounds[(rounds["trial"] == 0) & (rounds["round"] < last)].assign(trial=7, diverged=False)
-    more = pd.concat([rounds, begun])
-    assert set(without_trials_on_their_way(more)["trial"]) == set(rounds["trial"])
-    ended = begun.assign(diverged=begun["round"] == begun["round"].max())
-    assert 7 in set(without_trials_on_their_way(pd.concat([rounds, ended]))["trial"])
-    assert len(without_trials_on_their_way(rounds)) == len(rounds)

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from lthcore.report.measures import RunTables, falls_below, gain, smallest_winning
+from lthcore.report.measures import falls_below, gain, smallest_winning
+from lthcore.report.run_tables import RunTables
 from lthcore.report.tables import findings, round_nearest, summary, with_dense
 
 LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}

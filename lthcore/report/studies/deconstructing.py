@@ -9,9 +9,9 @@ from matplotlib.ticker import ScalarFormatter
 from lthcore.arms import arm_of
 from lthcore.report.comparisons import gaps, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of, untrained
-from lthcore.runs.files import read_tables
 
 
 def _looks_of(*arms: str) -> dict[str, tuple[str, str, str]]:
@@ -41,12 +41,12 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
     A row of panels for each group of criteria, with large final and random masks in both. `frozen` is the same run with
     pruned weights kept at their initial values instead of zero: what that changes.
     """
-    rounds, curves = read_tables(folder)
+    rounds, curves = read_whole_trials(folder)
     figure, panels = new_figure(4 if frozen else 3, 2)
     column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
     rows = [(rounds, column, "Trained"), (untrained(curves), "test_accuracy", "Untrained")]
     if frozen:
-        rows.append((_change(read_tables(frozen)[0], rounds, column), column, "Frozen, not zero"))
+        rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen, not zero"))
     for row, (table, of, what) in enumerate(rows):
         pair = panels[2 * row : 2 * row + 2]
         for axes, (group, arms) in zip(pair, CRITERIA.items(), strict=True):
@@ -89,7 +89,7 @@ def findings(root: Path) -> list[str]:
         folder = runs.get(f"lenet_mnist-{kind}")
         if folder is None:
             continue
-        rounds, curves = read_tables(folder)
+        rounds, curves = read_whole_trials(folder)
         start = 100 * curves[curves["iteration"] == 0].groupby(["arm", "round"])["test_accuracy"].mean()
         for k, left, by in middle_and_last(rounds):
             base, arms = by["oneshot"], {name_of(arm): by[arm] for arm in COMPARED if arm in by}

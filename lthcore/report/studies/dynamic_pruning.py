@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_of, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
-from lthcore.runs.files import read_record, read_tables
+from lthcore.runs.files import read_record
 
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
@@ -26,7 +27,7 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     """
     figure, (left, loss, accuracy) = new_figure(1, 3)
     for (label, folder), colour in zip(folders.items(), PALETTE, strict=False):
-        curves, settings = read_tables(folder)[1], read_record(folder)["settings"]
+        curves, settings = read_whole_trials(folder)[1], read_record(folder)["settings"]
         steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
         split = "val" if settings["validation"] else "test"
         means = curves.groupby("iteration").mean(numeric_only=True)

@@ -8,11 +8,11 @@ import numpy as np
 from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.methods import settings_of
 from lthcore.report.comparisons import published, runs_of
-from lthcore.report.measures import RunTables
+from lthcore.report.run_tables import RunTables, read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import findings as tickets
 from lthcore.runs.experiments import PROFILES
-from lthcore.runs.files import has_results, read_record, read_tables
+from lthcore.runs.files import has_results, read_record
 from lthcore.settings import Recipe
 
 
@@ -25,7 +25,7 @@ def findings(root: Path) -> list[str]:
             folder = runs.get(f"input_scaling-{network}-{scaling}")
             if folder is None:
                 continue
-            rounds, s = read_tables(folder)[0], settings_of(read_record(folder)["settings"])
+            rounds, s = read_whole_trials(folder)[0], settings_of(read_record(folder)["settings"])
             test, held = (mean_of(100 * rounds[f"es_{split}_accuracy"]).text() for split in ("test", "val"))
             at = ", ".join(f"{i:,}" for i in rounds["es_iteration"])
             stops.append(f"{scaling} {test}% of test and {held}% of validation images (n = {len(rounds)}; at {at})")
@@ -51,7 +51,7 @@ def convolutional(root: Path) -> list[str]:
         folder = next((f for f in folders if has_results(f) and RunTables.read(f).rounds["round"].max() > 0), None)
         if folder is None:
             continue
-        record, profile, rounds = read_record(folder), folder.parents[1].name, read_tables(folder)[0]
+        record, profile, rounds = read_record(folder), folder.parents[1].name, read_whole_trials(folder)[0]
         s, n, n_test = record["settings"], RunTables.of(rounds).n, record["n_test"]
         p = rounds[rounds["round"] == 0]["es_test_accuracy"].mean()
         lines.append(

@@ -11,10 +11,11 @@ from lthcore.analysis import prediction as predicting
 from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import run_with, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.studies.rewinding_and_connectivity import METHODS
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained
-from lthcore.runs.files import read_table, read_tables
+from lthcore.runs.files import read_table
 
 PREDICTED = {
     "before training": "#d1642a",
@@ -95,7 +96,7 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
             axes.scatter(part["percent_left"], part["test_accuracy"], s=10, color=colour, label=method)
         else:
             plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, method, colour)
-    start = untrained(read_tables(folder)[1]).query("round > 0")
+    start = untrained(read_whole_trials(folder)[1]).query("round > 0")
     for arm, (label, colour) in CHOSEN.items():
         if (start["arm"] == arm).any():
             part = start[start["arm"] == arm]

@@ -6,9 +6,10 @@ from matplotlib.figure import Figure
 
 from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, sparsity_axis
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained
-from lthcore.runs.files import read_record, read_tables
+from lthcore.runs.files import read_record
 
 TRANSFER = ("ticket", "transferred", "transferred-shuffled")
 
@@ -17,7 +18,7 @@ def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
     """A row for each run (title -> folder): masks from elsewhere and native ones, untrained and trained."""
     figure, panels = new_figure(len(folders), 2)
     for i, (title, folder) in enumerate(folders.items()):
-        rounds, curves = read_tables(folder)
+        rounds, curves = read_whole_trials(folder)
         for axes, table, column, when in (
             (panels[2 * i], untrained(curves), "test_accuracy", "untrained"),
             (panels[2 * i + 1], rounds, "es_test_accuracy", "trained"),
@@ -51,7 +52,7 @@ def _directions(folder: Path) -> str:
 
 def transfer_findings(folder: Path) -> list[str]:
     """What a run of transferred masks says: against its own tickets, and against the same masks shuffled."""
-    rounds, curves = read_tables(folder)
+    rounds, curves = read_whole_trials(folder)
     pruned, lines = rounds[rounds["round"] > 0], []
     start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
     by = pruned.set_index(["arm", "round", "trial"])["es_test_accuracy"]

@@ -11,8 +11,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure, plot_rounds, sparsity_axis
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
-from lthcore.runs.files import read_record, read_table, read_tables
+from lthcore.runs.files import read_record, read_table
 
 MOVEMENT = {
     "high_movement": ("high movement goes", "#1f5fa8"), "low_movement": ("low movement goes", "#d1642a"),
@@ -32,7 +33,7 @@ NETWORKS = {
 
 def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     """A run of iterative pruning round by round: curves by epoch, what validated best, and what it came to."""
-    rounds, curves = (table[table["arm"] == "ticket"] for table in read_tables(folder))
+    rounds, curves = (table[table["arm"] == "ticket"] for table in read_whole_trials(folder))
     settings = read_record(folder)["settings"]
     steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
     unit = "epoch" if settings["epochs"] else "iteration"
@@ -91,7 +92,7 @@ def movement_arms(root: Path) -> Figure | None:
         for name, (label, colour) in MOVEMENT.items():
             if f"{stem}-{name}" not in runs:
                 continue
-            rounds, _ = read_tables(runs[f"{stem}-{name}"])
+            rounds, _ = read_whole_trials(runs[f"{stem}-{name}"])
             plot_rounds(rounds, "final_test_accuracy", axes, label, colour)
             lowest = min(lowest, rounds["percent_left"].min())
             if "emptied" in rounds:
@@ -117,7 +118,7 @@ def movement_layers(root: Path) -> Figure | None:
     for axes, arm in zip(panels, arms, strict=False):
         folder = runs[f"{stem}-{arm}"]
         density = read_table(folder, "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
-        left = read_tables(folder)[0].groupby("round")["percent_left"].mean()
+        left = read_whole_trials(folder)[0].groupby("round")["percent_left"].mean()
         layers = list(density.index.get_level_values("layer").unique())
         for layer, colour in zip(layers, sns.color_palette("viridis", len(layers) + 1), strict=False):
             axes.plot(
@@ -158,7 +159,7 @@ def findings(root: Path) -> list[str]:
     runs, lines = runs_of(root, "movement_pruning"), []
     for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
         arms = ("high_movement", "low_movement", "magnitude", "magnitude_increase", "random")
-        tables = {arm: read_tables(runs[f"{stem}-{arm}"])[0] for arm in arms if f"{stem}-{arm}" in runs}
+        tables = {arm: read_whole_trials(runs[f"{stem}-{arm}"])[0] for arm in arms if f"{stem}-{arm}" in runs}
         if not {"high_movement", "random"} <= tables.keys():
             continue
         lowest = tables["high_movement"].groupby("trial")["percent_left"].min().max()

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from lthcore.report.comparisons import gaps, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms, plot_means, sparsity_axis
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
-from lthcore.runs.files import read_tables
 
 AT_INIT = {
     "ticket": ("iterative ticket", "#222222", "-"),
@@ -37,11 +37,11 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
 
     `during` are runs of networks that were pruned as they trained (label -> folders), drawn beside them.
     """
-    rounds, _ = read_tables(folder)
+    rounds, _ = read_whole_trials(folder)
     figure, panels = new_figure(2, 2, (9.0, 7.5))
     plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after")
     for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f"), strict=False):
-        table = pd.concat([read_tables(other)[0] for other in folders])
+        table = pd.concat([read_whole_trials(other)[0] for other in folders])
         plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
     for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
         label, colour, _ = AT_INIT[f"by_{name}"]
@@ -89,11 +89,11 @@ def findings(root: Path) -> list[str]:
     if folder is None:
         return []
     during, lines, checks = runs_of(root, "dynamic_pruning"), [], []
-    for _, left, by in middle_and_last(read_tables(folder)[0]):
+    for _, left, by in middle_and_last(read_whole_trials(folder)[0]):
         for name, label in (("rigl", "RigL"), ("rigl-gradual", "gradual magnitude")):
             other = during.get(f"lenet_mnist_{name}-{100 - left:.4g}")
             if other is not None:
-                by[label] = read_tables(other)[0].set_index("trial")["final_test_accuracy"]
+                by[label] = read_whole_trials(other)[0].set_index("trial")["final_test_accuracy"]
         arms = {name_of(arm): by[arm] for arm in (*FOUND_BEFORE, "RigL", "gradual magnitude") if arm in by}
         base = by["oneshot"]
         lines.append(

@@ -11,8 +11,9 @@ from lthcore.analysis import stability
 from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_rounds, sparsity_axis
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
-from lthcore.runs.files import read_table, read_tables
+from lthcore.runs.files import read_table
 
 DRAWN = "bars: range of trials, bands: 95% intervals"
 METHODS = {
@@ -32,7 +33,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     colours = dict(zip(points, sns.color_palette("viridis", len(points) + 1), strict=False))
     barriers = []
     for point in points:
-        rounds, _ = read_tables(folders[point])
+        rounds, _ = read_whole_trials(folders[point])
         tickets = rounds[rounds["arm"] == "ticket"]
         label = f"rewound to {point}" if point else "rewound to 0: ticket"
         plot_rounds(tickets, "final_test_accuracy", panels[0], label, colours[point])
@@ -85,7 +86,7 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
     """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on."""
     if 0 not in folders:
         return []
-    tables = {k: read_tables(folder)[0] for k, folder in folders.items()}
+    tables = {k: read_whole_trials(folder)[0] for k, folder in folders.items()}
     base = tables[0]
     left, last = base.groupby("round")["percent_left"].mean(), base["round"].max()
 
@@ -110,7 +111,7 @@ def findings(root: Path) -> list[str]:
     folders = {int(name.rpartition("-")[2]): folder for name, folder in runs if name.startswith("lenet_mnist-")}
     if 0 not in folders:
         return []
-    lowest = read_tables(folders[0])[0]["percent_left"].min()
+    lowest = read_whole_trials(folders[0])[0]["percent_left"].min()
     lines = [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
     if (folders[0] / "stability.csv").exists():
         lines += stability.findings(cached_table(folders[0], "stability"))

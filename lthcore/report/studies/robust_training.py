@@ -9,8 +9,9 @@ from matplotlib.ticker import ScalarFormatter
 
 from lthcore.report.comparisons import gap, runs_of, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, plot_rounds, sparsity_axis
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
-from lthcore.runs.files import read_record, read_tables
+from lthcore.runs.files import read_record
 
 ABLATION = {
     "base": "base: Adam", "clipping": "+ gradient clipping", "dropout": "+ dropout", "kaiming": "+ Kaiming",
@@ -117,7 +118,7 @@ def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
     """Epochs until a ticket's test accuracy first reaches a value, where it does in every trial."""
     rows = []
     for path in _folders(root):
-        curves, record = read_tables(path)[1], read_record(path)
+        curves, record = read_whole_trials(path)[1], read_record(path)
         steps = record["n_train"] // record["settings"]["batch_size"]
         tickets = curves[(curves["arm"] == "ticket") & (curves["test_accuracy"] >= accuracy)]
         first = tickets.groupby(["trial", "round"])[["iteration", "percent_left"]].min().reset_index()

@@ -10,8 +10,8 @@ from matplotlib.ticker import PercentFormatter
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_means
+from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
-from lthcore.runs.files import read_tables
 
 UNITS = {
     "l1": ("mean |w|", "#1f5fa8"), "l2": ("root mean square of w", "#3d8c5c"), "activation": ("mean output", "#d1642a"),
@@ -29,7 +29,7 @@ def structured_pruning(root: Path) -> Figure | None:
         return None
     figure, panels = new_figure(1, 3)
     for name, folder in found.items():
-        rounds, _ = read_tables(folder)
+        rounds, _ = read_whole_trials(folder)
         label, colour = UNITS[name]
         tickets = rounds[rounds["arm"] == "ticket"]
         _line_by_round(tickets, panels[1 if "global" in name else 0], label.split(",")[0], colour)
@@ -68,7 +68,7 @@ def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, st
 def findings(root: Path) -> list[str]:
     """Whole neurons pruned, by each criterion and scope: accuracy, and rewound against reinitialised."""
     runs, lines = runs_of(root, "structured_pruning"), []
-    tables = {name.removeprefix("lenet_mnist-"): read_tables(f)[0] for name, f in runs.items() if "lenet" in name}
+    tables = {name.removeprefix("lenet_mnist-"): read_whole_trials(f)[0] for name, f in runs.items() if "lenet" in name}
     for name, table in tables.items():
         last = table[table["round"] == table["round"].max()].set_index("trial")
         arms = {arm: part["es_test_accuracy"] for arm, part in last.groupby("arm")}

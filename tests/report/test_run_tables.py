@@ -1,0 +1,70 @@
+"""Reports read whole trials: one on its way changes no number of theirs, and one that diverged is not left out."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from lthcore.report.figure_specs import LENET
+from lthcore.report.paper_figures import describe
+from lthcore.report.plots import caption_of
+from lthcore.report.run_tables import RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
+from lthcore.runs import schemas
+
+WHOLE, LAST = 2, 3  # trials that are whole; the last round
+BEGUN = 7  # the trial on its way
+
+
+def rows_of(trial: int, rounds: int) -> list[dict]:
+    """The rows of a trial's tickets, accuracies of their own in each trial."""
+    return [
+        {"arm": "ticket", "trial": trial, "draw": 0, "round": k, "weights_left": 1000, "percent_left": 100 * 0.8**k,
+         "es_test_accuracy": 0.9 + 0.01 * trial, "iterations": 100, "seconds": 1.0, "diverged": False, "skipped": False}
+        for k in range(rounds)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of two whole trials, and of one that has come to the round before the last."""
+    folder = tmp_path / "cpu" / LENET
+    folder.mkdir(parents=True)
+    rows = [row for trial in range(WHOLE) for row in rows_of(trial, LAST + 1)] + rows_of(BEGUN, LAST)
+    rounds = pd.DataFrame(rows).reindex(columns=schemas.ROUNDS)
+    rounds.to_csv(folder / "rounds.csv", index=False)
+    curves = rounds[["arm", "trial", "draw", "round", "percent_left"]].assign(iteration=100, test_accuracy=0.9)
+    curves.reindex(columns=schemas.CURVES).to_csv(folder / "curves.csv", index=False)
+    record = {"run_key": "k", "settings": {}, "n": 3, "trainings_done": len(rows), "trainings_planned": 12}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_trial_on_its_way_is_left_out(folder):
+    rounds, curves = read_whole_trials(folder)
+    assert set(rounds["trial"]) == set(curves["trial"]) == set(range(WHOLE))
+    assert len(rounds) == len(curves) == WHOLE * (LAST + 1)
+    assert RunTables.read(folder).n == whole_trials(folder) == WHOLE
+
+
+def test_tables_beside_it_are_of_the_same_trials(folder):
+    structure = pd.DataFrame({"trial": [0, 1, BEGUN], "movement_kept": [1.0, 2.0, 100.0]})
+    structure.to_csv(folder / "structure.csv", index=False)
+    assert RunTables.read(folder).table("structure")["movement_kept"].tolist() == [1.0, 2.0]
+
+
+def test_captions_count_the_trials_that_are_drawn(folder):
+    assert f"n = {WHOLE} trials" in caption_of("LeNet", folder)
+    caption = describe(folder, read_whole_trials(folder)[0])
+    assert f"n = {WHOLE} trials" in caption and "11 of 12 trainings done" in caption
+
+
+def test_a_first_trial_on_its_way_is_all_there_is():
+    rounds = pd.DataFrame(rows_of(0, LAST))
+    assert len(without_trials_on_their_way(rounds)) == LAST
+
+
+def test_a_trial_that_diverged_is_not_on_its_way():
+    begun = pd.DataFrame(rows_of(BEGUN, LAST))
+    begun.loc[begun.index[-1], "diverged"] = True
+    rounds = pd.concat([pd.DataFrame(rows_of(0, LAST + 1)), begun])
+    assert set(without_trials_on_their_way(rounds)["trial"]) == {0, BEGUN}
