@@ -122,7 +122,6 @@ def panels(
 ) -> Figure:
     """A panel for each column (its title) with all series, as most of the paper's figures are."""
     series = list(series)
-    many = len(series) > 8  # then the legend stands above the panels
     across = 2 if len(columns) == 4 else min(len(columns), 3)
     figure, axes = new_figure(-(-len(columns) // across), across)
     handles, labels = [], []
@@ -143,10 +142,10 @@ def panels(
             legend.remove()
     for panel in axes[len(columns) :]:
         panel.set_axis_off()
-    if handles and many:
-        legend_above(figure, handles, labels)
+    if handles and len(axes) > len(columns):
+        axes[-1].legend(handles, labels, loc="center left")  # where no panel is
     elif handles:
-        axes[0].legend(handles, labels)
+        legend_above(figure, handles, labels)
     return captioned(figure, caption, missing)
 
 

@@ -106,6 +106,12 @@ def caption(figure) -> str:
     return " ".join(figure.get_supxlabel().split())  # it is broken into lines
 
 
+def legend_of(figure) -> list[str]:
+    """The names in a figure's one legend, above its panels or in one of them."""
+    [legend] = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    return [text.get_text() for text in legend.get_texts()]
+
+
 def lines_in(figure) -> int:
     return sum(len(axes.lines) for axes in figure.axes)
 
@@ -129,7 +135,7 @@ def test_without_a_validation_set_there_is_no_early_stop_and_its_panels_say_so()
     empty = plots.panels(series, {"es_iteration": "How fast", "es_test_accuracy": "How well"})
     assert [axes.texts[0].get_text() for axes in empty.axes] == ["no validation set, so no early stop"] * 2
     half = plots.panels(series, {"es_iteration": "How fast", "final_test_accuracy": "How well"})
-    assert lines_in(half) and half.axes[0].get_legend() is not None and not half.axes[1].texts
+    assert lines_in(half) and legend_of(half) and not half.axes[1].texts
     whole = plots.figure4(rounds)
     assert [len(axes.texts) for axes in whole.axes] == [1, 1, 1, 0]
     assert lines_in(figure3(rounds, curves)) > 0
@@ -208,8 +214,7 @@ def test_figures_of_a_whole_table_say_only_what_they_are():
 def test_figure_1_holds_tickets_against_random_networks_alone(tmp_path):
     write(tmp_path, "cpu", *ARMS)
     figure = paper_figures.draw(1, tmp_path)
-    [legend] = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
-    assert [text.get_text() for text in legend.get_texts()] == [ARMS["ticket"][0], ARMS["random"][0]]
+    assert legend_of(figure) == [ARMS["ticket"][0], ARMS["random"][0]]
     assert "conv2_cifar10, conv4_cifar10, conv6_cifar10" in caption(figure)
 
 
@@ -315,7 +320,7 @@ def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
     write(tmp_path, "smoke", "ticket", "random", run="iterative_pruning/conv2_cifar10")
     figure = paper_figures.draw(1, tmp_path)
     assert "conv2_cifar10" in caption(figure)  # as missing
-    assert len(figure.axes[0].get_legend().get_texts()) == 2
+    assert len(legend_of(figure)) == 2
 
 
 def test_the_45_figures_of_the_paper_but_the_table_of_networks_are_there():
@@ -345,18 +350,16 @@ def test_every_figure_is_drawn_from_tables_alone(number, all_tables):
     if sheet.kind == "panels":
         assert len(used) == len(sheet.columns)
         names = [name for run in sheet.runs for name in paper_figures.variants(run)]
-        labels = (figure.legends[0] if figure.legends else figure.axes[0].get_legend()).get_texts()
-        assert len(labels) == len(names) * len(sheet.arms)
+        assert len(legend_of(figure)) == len(names) * len(sheet.arms)
 
 
 def test_a_sweep_has_a_line_for_each_of_its_labels_with_the_means_of_its_table(all_tables):
     figure = paper_figures.draw(26, all_tables)
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == [name.split("/")[1] for name in paper_figures.variants("lenet_mnist_adam_rates")]
+    assert legend_of(figure) == [name.split("/")[1] for name in paper_figures.variants("lenet_mnist_adam_rates")]
     rounds, _ = tables(*ARMS)
     means = rounds[rounds["arm"] == "ticket"].groupby("round")["es_test_accuracy"].mean()
     lines = [line for line in figure.axes[1].lines if line.get_linestyle() == "-"]
-    assert len(lines) == len(labels)
+    assert len(lines) == len(legend_of(figure))
     for line in lines:
         assert np.allclose(sorted(line.get_ydata()), sorted(means))
 
