@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   lth run params/iterative_pruning/lenet_mnist.yaml              find winning tickets (profile cpu), or go on with it
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
   lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600     stop cleanly after ten minutes
-  lth show cpu/iterative_pruning/lenet_mnist                     a run's numbers
+  lth show paper/iterative_pruning/lenet_mnist                   a run's numbers
   lth export lenet_mnist --remaining 3.6 --to ticket.safetensors    a winning ticket to take home
   lth data verify mnist                                          is the data there, and is it as published?
   lth figures                                                    redraw figures/, the paper's and the studies'

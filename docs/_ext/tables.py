@@ -102,6 +102,14 @@ def arithmetic_claims() -> str:
     return _claims(card()[card()["run"].isna()], trained=False)
 
 
+def bars(*names: str) -> str:
+    """What an earlier system published, as claims: its words, ours and the grade; what has not run is named."""
+    rows = card()[card()["id"].isin(names)]
+    missing = sorted(set(names) - set(_trained(rows)["id"]))
+    rest = f"\n\nNot run yet: {', '.join(missing)} ([the paper side by side](paper.md) has them)." if missing else ""
+    return (_claims(_trained(rows), published="published") if len(_trained(rows)) else "") + rest
+
+
 def claims_not_run() -> str:
     """What has not been run yet, with what is expected."""
     rows = card()[card()["run"].notna() & (card()["word"] == NOT_RUN)]
@@ -113,7 +121,7 @@ def claims_not_run() -> str:
     return table(("claim", "the paper", "our prediction"), lines)
 
 
-def _claims(rows: pd.DataFrame, trained: bool = True) -> str:
+def _claims(rows: pd.DataFrame, trained: bool = True, published: str = "the paper") -> str:
     said, lines = load_claims(), []
     for (name, _, _), parts in rows.groupby(["id", "run", "profile"], sort=False, dropna=False):
         first = parts.iloc[0]
@@ -126,16 +134,14 @@ def _claims(rows: pd.DataFrame, trained: bool = True) -> str:
             run = f"`{first['run']}`, `{first['profile']}`, n = {first['n']:.0f}"
             line += (_predicted(said[name], parts) or "none", first["tolerance_fixed"], run)
         lines.append(line)
-    head = ("claim", "the paper", "here", "status")
+    head = ("claim", published, "here", "status")
     return table(head + (("our prediction", "its tolerance was fixed", "run") if trained else ()), lines)
 
 
 def _graded(row: pd.Series) -> str:
     if row["word"] != "undecided":
         return f"{row['part']} **{row['word']}**{str(row['grade']).removeprefix(row['word'])}"
-    enough = row["trials_needed"]
-    many = f"{enough:.0f} trials would tell" if enough == enough else "more trials would not tell"
-    return f"{row['part']} **undecided** ({many})"
+    return f"{row['part']} **undecided** ({scorecard.what_would_tell(row)})"
 
 
 def _predicted(claim: dict, parts: pd.DataFrame) -> str:
@@ -145,7 +151,7 @@ def _predicted(claim: dict, parts: pd.DataFrame) -> str:
     for part in ("direction", "size", "place"):
         if part in given and part in units_of:
             if part == "direction":
-                words.append("direction +" if float(given[part]) > 0 else "direction -")
+                words.append(f"direction {'more' if float(given[part]) > 0 else 'less'} than 0")
                 continue
             row = pd.Series({"unit": units_of[part], "value": float(given[part]), "n": float("nan")})
             words.append(f"{part} {scorecard.shown(row, 'value')}")
@@ -534,8 +540,9 @@ def face() -> str:
 PAGES = {"lenet_run": LENET_RUN} | {
     function.__name__: function
     for function in (
-        convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run, dense_networks,
-        others, paper_figures_status, runs_missing, published_numbers, figures, notebook_cards, notebook_toctree,
+        bars, convention, findings, file, grade_counts, graded_claims, arithmetic_claims, claims_not_run,
+        dense_networks, others,
+        paper_figures_status, runs_missing, published_numbers, figures, notebook_cards, notebook_toctree,
         studies, settings_table, datasets, architectures, criteria_table, arms_table, columns, module_docstring,
         command_help, commands, rooms, rooms_drawing, sequence_diagram, section, engines, parameter, cost, core_hours,
         count_trainings, wall_hours, hardware, compaction, faults, face,

@@ -5,7 +5,7 @@ asks for the interval that this mean and this spread would have with another num
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,12 @@ def mean_of(values: Iterable[float], as_if: int | None = None) -> Estimate:
         raise ValueError("no trials to take a mean of")
     half = float(half_widths(x, as_if))
     return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
+
+
+def mean_accuracy(values: Iterable[float], as_if: int | None = None) -> Estimate:
+    """The mean of accuracies, as shares of 1. Its interval ends where accuracies do."""
+    found = mean_of(values, as_if)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def difference(a: pd.Series, b: pd.Series, paired: bool, as_if: int | None = None) -> Estimate:

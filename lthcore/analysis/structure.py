@@ -1,5 +1,7 @@
 """Structure: the tables of what a run's winning tickets look like, from its saved tickets."""
 
+import math
+
 import pandas as pd
 
 from lthcore.analysis.cache import TicketStore
@@ -52,11 +54,10 @@ def degree_table(tickets: TicketStore) -> pd.DataFrame:
 def pixel_table(tickets: TicketStore) -> pd.DataFrame:
     """The share of the first layer's units that each pixel is connected to: round, row, column, share.
 
-    Of one channel, means over trials; of a network whose first layer is dense.
+    Means over channels and trials. Empty where the first layer is not a dense one.
     """
-    parts = []
-    for k in range(1, tickets.settings.rounds + 1):
-        name = next(iter(tickets(0, k).mask))
+    parts, name = [pd.DataFrame(columns=["row", "column", "share", "round"])], _first_dense(tickets)
+    for k in range(1, tickets.settings.rounds + 1) if name else ():
         maps = [pixel_map(tickets(trial, k).mask[name], tickets.shape) for trial in range(tickets.settings.trials)]
         mean = sum(maps).mean(0) / len(maps)
         flat = pd.DataFrame(mean).rename_axis("row").reset_index()
@@ -68,27 +69,33 @@ def first_layer(tickets: TicketStore) -> pd.DataFrame:
     """Where each arm's first layer looks: arm, trial, round, percent_left, and the two shares below.
 
     `at_idle_pixels`: of its connections, those from inputs that hardly vary (standard deviation over the training
-    images < IDLE). `units`: of its units, those that keep a connection. Of networks whose first layer is dense.
+    images < IDLE). `units`: of its units, those that keep a connection. Empty where the first layer is not a dense one.
     """
     pixels = tickets.data.train.images.flatten(1).cpu()
-    rows, idle = [], pixels.std(0) < IDLE * pixels.std()
-    for replicate in planned(tickets.settings):
+    rows, idle, name = [], pixels.std(0) < IDLE * pixels.std(), _first_dense(tickets)
+    for replicate in planned(tickets.settings) if name else ():
         arm, trial, draw, k = replicate
         if k == 0 or draw > 0:
             continue
-        first = next(iter(tickets(trial, k, arm).mask.values()))
+        first = tickets(trial, k, arm).mask[name]
         rows.append({
             "arm": arm, "trial": trial, "round": k, "percent_left": tickets.percent_left[k],
             "at_idle_pixels": float(first[:, idle].sum() / first.sum()),
             "units": float((incoming(first) > 0).float().mean()),
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["arm", "trial", "round", "percent_left", "at_idle_pixels", "units"])
+
+
+def _first_dense(tickets: TicketStore) -> str | None:
+    """The name of the weights that read the pixels, if they are a dense layer's."""
+    name, first = next(iter(tickets(0, 0).mask.items()))
+    return name if first.ndim == 2 and first.shape[1] == math.prod(tickets.shape) else None
 
 
 def path_table(tickets: TicketStore) -> pd.DataFrame:
     """Paths from inputs to outputs, as many as random masks of these densities would have, and weights on no path.
 
-    Per trial and round; of chains of dense layers.
+    Per trial and round. Empty where the network is not a chain of dense layers.
     """
     rows = []
     for trial in range(tickets.settings.trials):
@@ -100,7 +107,7 @@ def path_table(tickets: TicketStore) -> pd.DataFrame:
                 "trial": trial, "round": k, "percent_left": tickets.percent_left[k], "paths": paths,
                 "expected": expected, "on_no_path": 1 - on_paths / weights_left(mask),
             })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["trial", "round", "percent_left", "paths", "expected", "on_no_path"])
 
 
 def findings(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]:

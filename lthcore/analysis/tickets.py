@@ -179,9 +179,11 @@ def tables_of_tickets(
 
     structure: per trial, round and layer the density, the mean movement and the mean initial magnitude of the weights
     in the ticket and of those pruned, and dead units (no connection in, or none out). distributions: histograms,
-    summed over trials, of `quantities`, at every fourth round; `left` and `right` are the edges of a bin.
+    summed over trials, of `quantities`, at every fourth round (of fewer, at the last one); `left` and `right` are the
+    edges of a bin.
     """
     structure, values = [], {}
+    shown = range(SHOWN, settings.rounds + 1, SHOWN) or [settings.rounds]
     for trial in range(settings.trials):
         dense = ticket(trial, 0)
         for k in range(1, settings.rounds + 1):
@@ -198,7 +200,7 @@ def tables_of_tickets(
                     "units_without_input": int((incoming(kept) == 0).sum()),
                     "inputs_without_output": int((outgoing(kept) == 0).sum()),
                 })  # fmt: skip
-            if k % SHOWN == 0:
+            if k in shown:
                 for quantity, layer, tensor in found:
                     values.setdefault((k, quantity, layer), []).append(tensor.flatten().numpy())
     rows = [

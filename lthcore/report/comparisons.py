@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lthcore.analysis.statistics import difference, learned_anything, mean_of
+from lthcore.analysis.statistics import difference, learned_anything, mean_accuracy
 from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
 from lthcore.report.run_tables import read_whole_trials
@@ -227,7 +227,7 @@ def level(accuracies: pd.Series, interval: bool = False) -> str:
     if not learned.any():
         return "stuck at chance"
     stuck = f" ({(~learned).sum()} of {len(accuracies)} stuck at chance left out)" if not learned.all() else ""
-    found = mean_of(100 * accuracies[learned])
+    found = mean_accuracy(accuracies[learned]).times(100)
     return f"{found.text() if interval else f'{found.value:.2f}'}%{stuck}"
 
 

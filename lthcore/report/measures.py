@@ -5,12 +5,10 @@ network; their ends are where it would cross if every difference were at the bet
 interval. A largest gain, speed-up or accuracy is that of one round; its interval says nothing of how that was chosen.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 
-from lthcore.analysis.statistics import Estimate, difference, mean_of, ratio, share_trials
+from lthcore.analysis.statistics import Estimate, difference, mean_accuracy, mean_of, ratio, share_trials
 from lthcore.report.run_tables import NEAR, Absent, Bands, RunTables
 from lthcore.runs.files import read_record
 
@@ -77,19 +75,13 @@ def place_of_largest_speedup(run: RunTables) -> Estimate:
     return _place_of_best(run, -run.by_trial("es_iteration"), _fastest_round(run))
 
 
-def _level(values: pd.Series, as_if: int | None) -> Estimate:
-    """A mean accuracy. Its interval ends where accuracies do."""
-    found = mean_of(values, as_if)
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
-
-
 def least(run: RunTables, column: str, down_to: float, arm: str = "ticket") -> Estimate:
     """The least of an accuracy over the rounds of pruning down to a percentage of weights remaining."""
     if run.left[-1] > down_to * 1.1:
         raise Absent(f"rounds end above {down_to}%")
     values = run.by_trial(column, arm)
     rounds = [k for k in values.columns[1:] if run.left[k] >= down_to]
-    return _level(values[values[rounds].mean().idxmin()], run.as_if)
+    return mean_accuracy(values[values[rounds].mean().idxmin()], run.as_if)
 
 
 def best(run: RunTables, column: str, down_to: float, up_to: float, arm: str = "ticket") -> Estimate:
@@ -98,7 +90,7 @@ def best(run: RunTables, column: str, down_to: float, up_to: float, arm: str = "
     rounds = [k for k in values.columns if down_to <= run.left[k] <= up_to]
     if not rounds:
         raise Absent(f"no round between {down_to}% and {up_to}%")
-    return _level(values[values[rounds].mean().idxmax()], run.as_if)
+    return mean_accuracy(values[values[rounds].mean().idxmax()], run.as_if)
 
 
 def _first(left: np.ndarray, holds: np.ndarray, nowhere: float) -> float:
@@ -226,7 +218,7 @@ def _where_best(table: pd.DataFrame, by: str) -> pd.Series:
 
 def untrained(run: RunTables, arm: str) -> Estimate:
     """Test accuracy of an arm's masks before any training, in the round that validates best then."""
-    return _level(_without_training(run, arm), run.as_if)
+    return mean_accuracy(_without_training(run, arm), run.as_if)
 
 
 def learned_gain(run: RunTables, method: str, arm: str) -> Estimate:

@@ -18,7 +18,10 @@ PAPER = {
         "ahead down to 2% of weights remaining."
     ),
     6: "Dropout and winning tickets add up: each improves the accuracy of the other.",
-    7: "VGG-19 at learning rate 0.1 has no winning tickets under iterative pruning; with warm-up or at 0.01 it has.",
+    7: (
+        "VGG-19 at learning rate 0.1 has no winning tickets under iterative pruning; with warm-up it has. At 0.01 "
+        "subnetworks stay within a point of the dense network, which the paper does not call winning."
+    ),
     8: "The same for the 20-layer ResNet: tickets appear at 0.01, and at 0.03 with 20,000 iterations of warm-up.",
     9: (
         "Two ways of finding the mask: weights rewound in every round, or trained on from round to round; either "
@@ -35,20 +38,29 @@ PAPER = {
         "tickets is one of generalisation."
     ),
     13: "Figure 5 with training accuracy: 100% down to 2% of weights remaining.",
-    14: "Tickets end with the highest test accuracy, then reinitialisations, then random networks.",
+    14: (
+        "Tickets end with the highest test accuracy. Reinitialisations beat random networks for LeNet; for the "
+        "convolutional networks the two do not differ significantly."
+    ),
     15: "How the distribution of the initial weights that survive changes shape as pruning goes on.",
-    16: "Under SGD the same shapes.",
+    16: (
+        "Under SGD all three layers split in two, the first as well; the first leans to negative values, the other "
+        "two to positive ones."
+    ),
     17: (
         "Weights drawn anew from the ticket's own distribution do no better than the original initialisation's: "
         "what matters are the values in their places."
     ),
-    18: "Pruning by initial magnitude, before training, is worse than iterative pruning by trained magnitude.",
+    18: (
+        "Pruning by initial magnitude, before training, is worse than iterative pruning by trained magnitude, even "
+        "when the tickets of the latter are reinitialised."
+    ),
     19: "Weights that end in the ticket move more during the dense training than those pruned.",
-    20: "Weights of the ticket mostly grow in magnitude; the others hardly change.",
+    20: "Weights of the ticket are more likely to grow in magnitude than the others.",
     21: "How the connections that are kept spread over the units of each layer.",
     22: "The same under SGD.",
     23: "The same for outgoing connections: inputs differ, since pixels at the border say nothing.",
-    24: "The same under SGD.",
+    24: "Under SGD the inputs differ less.",
     25: (
         "Half a sigma of noise on the ticket's initial weights changes little; even at 3 sigma tickets beat "
         "reinitialisation."
@@ -78,32 +90,33 @@ PAPER = {
 # of figures that have tables; numbers are in the scorecard, which is measured
 HERE = {
     1: (
-        "The same order from the first round on, for LeNet and in the single, shorter trial of Conv-2, the only "
-        "convolutional network so far."
+        "The same order of the means from the first round on, for LeNet and in the single, shorter trial of Conv-2, "
+        "the only convolutional network so far."
     ),
     3: (
         "The same three pictures. At 21.1% of weights remaining the mean of the tickets lies above that of their "
         "reinitialisations at every evaluation."
     ),
     4: (
-        "Tickets reach a higher test accuracy than their reinitialisations. One-shot tickets, near the iterative ones "
-        "at first, fall behind them as weights go, and at last below both reinitialisations. The scorecard has the "
-        "numbers with their intervals beside the paper's."
+        "Tickets reach a higher test accuracy than their reinitialisations, which the trials tell from zero once about "
+        "a quarter of the weights remain. One-shot tickets, near the iterative ones at first, fall behind them as "
+        "weights go, and at last below both reinitialisations. The scorecard has the numbers with their intervals "
+        "beside the paper's."
     ),
     5: (
         "Of Conv-2 alone, in a single trial with fewer iterations than the paper's: tickets stop earlier than the "
-        "dense network and reach its test accuracy while more than a few percent of weights remain, and reinitialised "
-        "networks lose accuracy from the first round on. These had their least validation loss near their last "
-        "iteration, so a longer training may take them further."
+        "dense network down to 11.0% of weights remaining and reach its test accuracy down to 7.1% of weights "
+        "remaining, and reinitialised networks lose accuracy from the first round on. These had their least "
+        "validation loss near their last iteration, so a longer training may take them further."
     ),
     9: (
         "The scorecard has it as X1. The arm `continued_reset` has the second strategy's masks; what the tables "
         "call `continued`, the networks trained on from round to round, is not drawn here."
     ),
     11: (
-        "The same shape. From half of the weights down to a few percent, the minimum comes clearly before the dense "
-        "network's; where fewest remain it comes long after it. Beyond its minimum the loss rises, which is why the "
-        "early stop is chosen on it."
+        "The same shape. From half of the weights down to about a twentieth, the trials' minima come earlier than the "
+        "dense network's on average, in most rounds by more than the interval; where fewest remain they come long "
+        "after it. Beyond its minimum the loss rises, which is why the early stop is chosen on it."
     ),
     12: "The same until few weights remain.",
     13: "Of Conv-2 alone, as in Figure 5: with so few iterations no network fits all of its training images.",
@@ -120,7 +133,7 @@ HERE = {
     19: "The same in all layers (at 16.9% of weights remaining).",
     20: (
         "Weights of the ticket grow more than those pruned, in all three layers (at 16.9% of weights remaining); "
-        "but those pruned grow too."
+        "those pruned grow too."
     ),
     21: (
         "Connections are spread over the units: at 16.9% of weights remaining every unit of the first layer keeps some "
@@ -132,8 +145,8 @@ HERE = {
         "percent of theirs."
     ),
     25: (
-        "Half a sigma costs nothing that can be told from zero (X4). At 3 sigma tickets are not better than their "
-        "reinitialisations where many weights remain, nor where X4b reads it; on average they are from a round "
-        "later on."
+        "Half a sigma costs nothing that can be told from zero where X4 reads it, and less than a tenth of a point "
+        "where few weights remain. At 3 sigma tickets reach a lower test accuracy than their reinitialisations while "
+        "many weights remain, and where X4b reads it; on average they reach a higher one from a round later on."
     ),
 }

@@ -316,7 +316,7 @@ def caption_of(what: str, *folders: Path) -> str:
 def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
     """An empty figure in the style of all, and its panels in order; `size` in inches, else by their number."""
     plt.style.use(STYLE)
-    size = size or (WIDTHS[columns], 3.0 * rows)
+    size = size or (WIDTHS.get(columns, 2.75 * columns), 3.0 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     return figure, axes.ravel()
 

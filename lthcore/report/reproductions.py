@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from lthcore.analysis.statistics import Estimate, difference, mean_of
+from lthcore.analysis.statistics import Estimate, difference, mean_accuracy
 from lthcore.arms import arm_of
 from lthcore.errors import choose
 from lthcore.paths import project_root
@@ -115,7 +115,7 @@ def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, A
         return {
             "of": f"**this lab**, `{profile}`",
             "n": run.n,
-            "dense": _shown(mean_of(100 * dense), "{:.2f}"),
+            "dense": _shown(mean_accuracy(dense).times(100), "{:.2f}"),
             "best": best,
             "gains": "; ".join(_gains(run, measure, arm, levels)),
             "note": f"{note}{_held(run, measure.replace('test', 'val'), arm, n_validation)}",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lthcore.analysis.statistics import CONVENTION, MOST_TRIALS, mean_of
+from lthcore.analysis.statistics import CONVENTION, MOST_TRIALS, mean_accuracy
 from lthcore.report.claims import NOT_RUN, UNREADABLE, scorecard
 from lthcore.report.comparisons import published
 from lthcore.report.figure_specs import NOTEBOOK
@@ -27,9 +27,9 @@ def as_markdown(card: pd.DataFrame) -> str:
         numbers = numbers if len(numbers) else parts  # the direction is the sign of the size, where there is one
         cells = (
             *what,
-            "; ".join(_here(row) for _, row in numbers.iterrows()),
+            "; ".join(filter(None, (_here(row) for _, row in numbers.iterrows()))),
             "; ".join(filter(None, (shown(row, "end_value", "end_low", "end_high") for _, row in numbers.iterrows()))),
-            "; ".join(_grade(row) for _, row in parts.iterrows())
+            "; ".join(f"{row['part']} {row['grade']}{_why(row)}" for _, row in parts.iterrows())
             if first["value"] == first["value"]
             else first["grade"],
             first["tolerance_fixed"] if isinstance(first["tolerance_fixed"], str) else "",
@@ -41,17 +41,21 @@ def as_markdown(card: pd.DataFrame) -> str:
 
 def _here(row: pd.Series) -> str:
     predicted = shown(row, "predicted")
+    if predicted and row["part"] == "direction":  # of which a sign is predicted, and no size
+        predicted = "more than 0" if row["predicted"] > 0 else "less than 0"
     return "; ".join(filter(None, (shown(row, "value", "low", "high"), f"predicted: {predicted}" if predicted else "")))
 
 
-def _grade(row: pd.Series) -> str:
-    if row["grade"] != "undecided":
-        return f"{row['part']} {row['grade']}"
-    needed = row["trials_needed"]
-    count = f"not even n = {MOST_TRIALS:,} would tell" if pd.isna(needed) else f"n = {needed:.0f} would tell"
+def what_would_tell(row: pd.Series) -> str:
+    """Why a part is undecided: how many trials would tell, if mean and spread stayed what they are."""
     if row["n"] == 1:
-        count = "a single trial has no interval"
-    return f"{row['part']} undecided ({count})"
+        return "a single trial has no interval"
+    needed = row["trials_needed"]
+    return f"not even n = {MOST_TRIALS:,} would tell" if pd.isna(needed) else f"n = {needed:.0f} would tell"
+
+
+def _why(row: pd.Series) -> str:
+    return f" ({what_would_tell(row)})" if row["grade"] == "undecided" else ""
 
 
 def _run(row: pd.Series) -> str:
@@ -87,7 +91,7 @@ def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
             continue  # of another study
         run, network = RunTables.read(folder), read_record(folder).get("settings", {}).get("architecture")
         try:
-            early, end = (mean_of(100 * run.by_trial(column)[0]) for column in (EARLY_STOP, END))
+            early, end = (mean_accuracy(run.by_trial(column)[0]).times(100) for column in (EARLY_STOP, END))
         except Absent:
             continue
         paper = f"{theirs[network]:g}" if network in theirs else ""
@@ -121,8 +125,8 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
     trained = card["run"].notna() & (card["grade"] != NOT_RUN)
     parts = [
         f"{CONVENTION}\n\nA part of a claim is *reproduced* where its whole interval lies within the tolerance, "
-        "*differs* where none of it does, and is *undecided* where it straddles; then the number of trials is said "
-        "that would tell, if mean and spread stayed what they are.",
+        "*differs* where none of it does, and is *undecided* where it straddles, or where a single trial has no "
+        "interval; of the former the number of trials is said that would tell, if mean and spread stayed as they are.",
         f"{count_of(card[trained]).capitalize()}.",
         as_markdown(card[trained]),
     ]

@@ -198,6 +198,23 @@ def test_without_pymoo_one_line_says_what_to_install(folder, monkeypatch):
         supermasks.evolved_masks(tickets.settings, tickets.data, tickets(0, 0).start, seed=0)
 
 
+def test_a_convolutional_network_has_no_pixels_and_no_paths_of_units(tmp_path):
+    """Its other tables are there, and what is said of them."""
+    settings = SETTINGS.changed(architecture="conv2", widths=(), iterations=4, eval_every=4, rounds=1, arms=("ticket",))
+    run(settings, tmp_path, quiet=True)
+    makers = (
+        structure.layers,
+        structure.degree_table,
+        structure.pixel_table,
+        structure.path_table,
+        structure.first_layer,
+    )
+    layers, degrees, pixels, paths, first = (cached_table(tmp_path, make.__name__, make) for make in makers)
+    assert len(pixels) == len(paths) == len(first) == 0
+    assert set(layers["layer"]) == set(degrees["layer"]) == {"conv1", "conv2", "fc1", "fc2", "output"}
+    assert [line.split(":")[0] for line in structure.findings(layers, paths, 1)] == list(layers["layer"].unique())
+
+
 def test_first_layers_shares_are_counted_by_a_plain_loop(folder):
     tickets = TicketStore(folder)
     table = structure.first_layer(tickets).set_index(["arm", "trial", "round"])

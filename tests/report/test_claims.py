@@ -555,6 +555,12 @@ def test_undecided_says_how_many_trials_would_tell(folder, tmp_path):
     assert [measure(view.with_trials(n), gain).low > 0 for n in (4, 5)] == [False, True]
 
 
+def test_the_prediction_of_a_sign_is_no_size(folder, tmp_path):
+    predicted = {"date": "2026-11-20T21:00Z", "direction": 1, "why": "a guess"}
+    card = scorecard(tmp_path, one("P", run="later", predicted=predicted, direction=PASSING["direction"]))
+    assert "predicted: more than 0" in as_markdown(card) and "100" not in as_markdown(card)
+
+
 def test_a_prediction_is_shown_beside_a_run_that_came_after_it(folder, tmp_path):
     predicted = {"date": "2026-11-20T21:00Z", "size": 0.3, "why": "a guess"}
     assert scorecard(tmp_path, one("P", predicted=predicted, **PASSING))["predicted"].tolist()[1] == 0.3

@@ -251,6 +251,40 @@ def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
     plt.close("all")
 
 
+def test_each_network_is_rewound_within_its_own_runs(tmp_path):
+    """Whatever a sweep calls its points: `later` is one of ResNet-20's, and no point of LeNet's."""
+    runs = {"lenet_mnist-0": 0, "lenet_mnist-20": 20, "resnet20_cifar10-0": 0, "resnet20_cifar10-later": 87}
+    for variant, iteration in runs.items():
+        settings = Settings(rounds=1, trials=2, arms=["ticket"], rewind_to=iteration, iterations=100)
+        rows = [
+            {"arm": "ticket", "trial": t, "round": k, "percent_left": left,
+             "final_test_accuracy": 0.9 + (iteration == 87) / 100 + t / 50}
+            for t in (0, 1)
+            for k, left in ((0, 100.0), (1, 6.25))
+        ]  # fmt: skip
+        write(tmp_path, f"paper/rewinding_and_connectivity/{variant}", settings, rows)
+    points = rewinding_and_connectivity.points_of
+    assert {network: list(points(tmp_path, network)) for network in rewinding_and_connectivity.NETWORKS} == {
+        "lenet_mnist": [0, 20],
+        "resnet20_cifar10": [0, 87],
+    }
+    said = rewinding_and_connectivity.findings(tmp_path)
+    assert [line.split("rewound to ")[1].split(" ")[0] for line in said] == ["20", "87"]
+    assert "+0.00 points" in said[0] and "+1.00 points" in said[1]
+    for draw in rewinding_and_connectivity.STUDY.figures.values():
+        assert draw(tmp_path).axes[0].lines
+
+
+def test_a_result_stands_beside_a_published_one_with_the_epochs_of_both(root):
+    dynamic(root, "cpu/resnet18_cifar10_sparsities-dense", [0.94, 0.95], 100.0, architecture="resnet18")
+    said = dynamic_pruning.findings(root)
+    assert (
+        "resnet18_cifar10, profile cpu, 30 epochs: 94.00 [81.29, 100.00]% (n = 2), published 95.24% (200 epochs)."
+        in said
+    )
+    assert any(line.startswith("ResNet-18 pruned to 80% as it trains, against dense: 94.00% against") for line in said)
+
+
 def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
     """As papermill runs each of the sweep: its notebook has that run's folder and no other."""
     settings = Settings(

@@ -105,7 +105,15 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     panels[0].legend()
     n = min(table.groupby("variant").size().min() for table in found.values())
-    return captioned(figure, f"n >= {n} trials each")
+    trained = "; ".join(f"{title}: {_trained(table)}" for title, table in found.items())
+    return captioned(figure, f"n >= {n} trials each. {trained}")
+
+
+def _trained(table: pd.DataFrame) -> str:
+    """At which profile, and for how many epochs, the trainings of `trainings_of` ran."""
+    epochs = sorted(set(table["epochs"]))
+    many = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    return f"profile {', '.join(sorted(set(table['profile'])))}, {many} epochs"
 
 
 def dynamic_schedules(root: Path) -> Figure | None:
@@ -236,11 +244,18 @@ def findings(root: Path) -> list[str]:
     shifted = "lenet_mnist_augmented-{}".format
     say("With training images shifted and turned, 78.9%, against dense", shifted("78.9"), shifted("dense"))
     say("The same at 98%, against dense", shifted("98"), shifted("dense"))
-    theirs = published("dynamic_pruning")
-    for variant, bar in theirs["later"].dropna().items():
-        if variant in by:
-            ours = level(by[variant], interval=True)
-            lines.append(f"{variant}: {ours} (n = {len(by[variant])}), published {bar:.2f}%.")
+    resnet = "resnet18_cifar10_sparsities-{}".format
+    for asked, variant in (("80%", "resnet18_cifar10"), ("90%", resnet("90")), ("95%", resnet("95"))):
+        say(f"ResNet-18 pruned to {asked} as it trains, against dense", variant, resnet("dense"))
+    say(
+        "ResNet-18 with the mask on gradients alone (0% zero), against dense",
+        "resnet18_cifar10_gradients_only", resnet("dense"),
+    )  # fmt: skip
+    theirs = published("dynamic_pruning").dropna(subset="later")
+    for variant, bar in theirs[theirs.index.isin(by)].iterrows():
+        ours, trained = level(by[variant], interval=True), _trained(table[table["variant"] == variant])
+        of = f" ({bar['epochs']:.0f} epochs)" if bar["epochs"] == bar["epochs"] else ""
+        lines.append(f"{variant}, {trained}: {ours} (n = {len(by[variant])}), published {bar['later']:.2f}%{of}.")
     costs = pruning_costs(root)
     for sparsity, part in costs.groupby("sparsity") if len(costs) else ():
         dynamic = part[part["method"] == "dynamic"].set_index("trial")

@@ -5,7 +5,7 @@ from typing import get_args
 
 import numpy as np
 
-from lthcore.analysis.statistics import mean_of
+from lthcore.analysis.statistics import mean_accuracy
 from lthcore.lottery.methods import settings_of
 from lthcore.report.comparisons import published, runs_of
 from lthcore.report.run_tables import RunTables, read_whole_trials
@@ -26,7 +26,7 @@ def findings(root: Path) -> list[str]:
             if folder is None:
                 continue
             rounds, s = read_whole_trials(folder)[0], settings_of(read_record(folder)["settings"])
-            test, held = (mean_of(100 * rounds[f"es_{split}_accuracy"]).text() for split in ("test", "val"))
+            test, held = (mean_accuracy(rounds[f"es_{split}_accuracy"]).times(100).text() for split in ("test", "val"))
             at = ", ".join(f"{i:,}" for i in rounds["es_iteration"])
             stops.append(f"{scaling} {test}% of test and {held}% of validation images (n = {len(rounds)}; at {at})")
         if stops:

@@ -1,5 +1,6 @@
 """Where to rewind to, and when two copies end in one valley: figures and sentences."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +14,11 @@ from lthcore.report.comparisons import gap, runs_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_rounds, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
-from lthcore.runs.files import read_table
+from lthcore.runs.files import read_record, read_table
 
+STUDIED = "rewinding_and_connectivity"
 DRAWN = "bars: range of trials, bands: 95% intervals"
+NETWORKS = {"lenet_mnist": "LeNet-300-100 on MNIST, SGD with momentum", "resnet20_cifar10": "ResNet-20 on CIFAR-10"}
 METHODS = {
     "learned (edge-popup)": "#1f5fa8",
     "learned, weights as drawn": "#1f5fa8",
@@ -24,6 +27,13 @@ METHODS = {
     "ticket's mask": "#222222",
     "random mask": "#999999",
 }
+
+
+def points_of(root: Path, network: str) -> dict[int, Path]:
+    """The runs of a network of NETWORKS, by the iteration that tickets are rewound to."""
+    runs = runs_of(root, STUDIED).items()
+    folders = [folder for name, folder in runs if name.startswith(f"{network}-")]
+    return dict(sorted((read_record(folder)["settings"]["rewind_to"], folder) for folder in folders))
 
 
 def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
@@ -73,13 +83,10 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     return captioned(figure, caption)
 
 
-def rewinding_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST by SGD with momentum."""
-    studied = runs_of(root, "rewinding_and_connectivity").items()
-    folders = {int(n.rpartition("-")[2]): folder for n, folder in studied if n.startswith("lenet_mnist-")}
-    if 0 not in folders:
-        return None
-    return rewinding(folders, caption_of(f"LeNet-300-100 on MNIST, SGD with momentum, {DRAWN}", *folders.values()))
+def rewinding_of(network: str, root: Path) -> Figure | None:
+    """The figure of a network of NETWORKS, once tickets that are rewound to 0 are there."""
+    folders = points_of(root, network)
+    return rewinding(folders, caption_of(f"{NETWORKS[network]}, {DRAWN}", *folders.values())) if 0 in folders else None
 
 
 def rewinding_findings(folders: dict[int, Path]) -> list[str]:
@@ -106,21 +113,31 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
 
 
 def findings(root: Path) -> list[str]:
-    """LeNet where least is left: against rewinding to 0; and whether two copies end in one valley."""
-    runs = runs_of(root, "rewinding_and_connectivity").items()
-    folders = {int(name.rpartition("-")[2]): folder for name, folder in runs if name.startswith("lenet_mnist-")}
-    if 0 not in folders:
-        return []
-    lowest = read_whole_trials(folders[0])[0]["percent_left"].min()
-    lines = [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
-    if (folders[0] / "stability.csv").exists():
-        lines += stability.findings(cached_table(folders[0], "stability"))
+    """Each network where least is left: against rewinding to 0; and whether two copies end in one valley."""
+    lines = []
+    for network in NETWORKS:
+        folders = points_of(root, network)
+        if 0 not in folders:
+            continue
+        lowest = read_whole_trials(folders[0])[0]["percent_left"].min()
+        found = [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
+        if (folders[0] / "stability.csv").exists():
+            found += stability.findings(cached_table(folders[0], "stability"))
+        lines += [f"{_named(folders[0])}: {line}" for line in found]
     return lines
 
 
+def _named(folder: Path) -> str:
+    settings, profile = read_record(folder)["settings"], folder.parents[1].name
+    return f"{settings['architecture']} (`{profile}`, {settings['iterations']:,} iterations)"
+
+
 STUDY = Study(
-    "rewinding_and_connectivity",
+    STUDIED,
     "To which iteration should weights be rewound, and when is training stable?",
-    {"rewinding_and_connectivity": rewinding_lenet},
+    {
+        "rewinding_and_connectivity": partial(rewinding_of, "lenet_mnist"),
+        "rewinding_resnet20": partial(rewinding_of, "resnet20_cifar10"),
+    },
     findings,
 )
