@@ -345,8 +345,8 @@ class DynamicSettings(Recipe):
     prune_until: int = Field(0, ge=0, description="epoch at whose start the last update is, 0 for the last epoch")
     prune_every: int = Field(0, ge=0, description="iterations between updates of the mask, 0 for an epoch")
     reach_sparsity: bool = Field(True, description="false stops an update short, as the schedule s e / E does")
-    scope: Literal["layer", "global"] = Field(
-        "global", description="weights compete within their layer or all together"
+    scope: Literal["layer", "global", "erk"] = Field(
+        "global", description="weights compete within their layer, all together, or within layers of ERK densities"
     )
     prunable: tuple[Kind, ...] = Field(
         ("conv", "shortcut", "fc", "output"), description="kinds of layers that are pruned and counted"

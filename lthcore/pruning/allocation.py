@@ -29,7 +29,7 @@ def prune(
 ) -> Mask:
     """Drop the lowest-scored of the weights that remain, exactly floor(rate x remaining) of them.
 
-    scope "layer": each layer loses its own share. scope "global": the layers with a rate above zero are ranked
+    scope "layer" or "erk": each layer loses its own share. scope "global": the layers with a rate above zero are ranked
     together and lose the floor of what their rates add up to; a layer of rate 0 is left alone. Equal scores go by
     index, lower first. `keep_at_least` guards layers against collapse: each keeps that share of all its weights, and
     others are taken in their place while there are any. Returns a new mask, nested in `mask`. Raises LabError for
@@ -49,20 +49,40 @@ def prune(
 def prune_to(scores: Scores, mask: Mask, sparsity: float, names: list[str], scope: str = "global") -> Mask:
     """Drop the lowest-scored weights of the layers `names` until a share `sparsity` of them is pruned, to one weight.
 
-    scope "layer": of each of them; "global": of all of them together. What is pruned already stays so, and counts.
-    Otherwise as `prune`.
+    scope "layer": of each of them; "global": of all of them together; "erk": of each as much as `erk_densities` says.
+    What is pruned already stays so, and counts. Otherwise as `prune`.
     """
+    shares = dict.fromkeys(names, sparsity)
+    if scope == "erk":
+        shares = {name: 1 - d for name, d in erk_densities({n: mask[n].shape for n in names}, sparsity).items()}
     quotas = []
     for group in _groups(names, scope):
         gone = sum(int((~mask[name]).sum()) for name in group)
-        quotas.append((group, max(0, _floor(sparsity * sum(mask[name].numel() for name in group)) - gone)))
+        quotas.append((group, max(0, _floor(sum(shares[name] * mask[name].numel() for name in group)) - gone)))
     return _without_lowest(scores, mask, quotas)
+
+
+def erk_densities(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
+    """The share of its weights that each layer keeps, by Erdos-Renyi-kernel (arXiv 1911.11134, section 3).
+
+    A layer keeps weights in proportion to the sum of its dimensions, so wide layers are the sparsest. One that would
+    keep more than it has stays whole, and the others share what is left: a share `sparsity` of all weights is pruned.
+    """
+    sizes, whole = {name: math.prod(shape) for name, shape in shapes.items()}, set()
+    kept = (1 - sparsity) * sum(sizes.values())
+    while True:
+        thinned = [name for name in shapes if name not in whole]
+        per_dimension = (kept - sum(sizes[name] for name in whole)) / max(1, sum(sum(shapes[n]) for n in thinned))
+        full = {name for name in thinned if per_dimension * sum(shapes[name]) > sizes[name]}
+        if not full:
+            return {n: 1.0 if n in whole else per_dimension * sum(shapes[n]) / sizes[n] for n in shapes}
+        whole |= full
 
 
 def _groups(names: list[str], scope: str) -> list[list[str]]:
     """The layers that compete: each alone, or all together."""
-    choose("scope", scope, ("layer", "global"))
-    return [[name] for name in names] if scope == "layer" else [names]
+    choose("scope", scope, ("layer", "global", "erk"))
+    return [names] if scope == "global" else [[name] for name in names]
 
 
 def _floor(count: float) -> int:

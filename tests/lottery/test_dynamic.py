@@ -106,7 +106,7 @@ def test_updates_come_when_they_are_due_though_no_evaluation_falls_on_them(digit
 # Pruning as training goes
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("scope", ["layer", "global", "erk"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_true_sparsity_is_the_target_to_one_weight_at_every_epoch(schedule, scope, digits):
     settings = SMALL.changed(sparsity_schedule=schedule, scope=scope)
@@ -165,7 +165,7 @@ def test_a_weight_that_comes_back_has_the_value_it_was_pruned_at():
     assert state.remembered["fc1.weight"].tolist() == [pytest.approx([0.3, 0.1, -0.4, 0.5])]
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("scope", ["layer", "global", "erk"])
 def test_rigl_keeps_its_sparsity_exchanges_weights_and_starts_new_ones_at_zero(scope, digits):
     settings = RIGL.changed(scope=scope)
     state, before = fresh(settings, digits), None

@@ -11,7 +11,7 @@ from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.models import Weights, build, initial_weights
-from lthcore.pruning.allocation import layer_rates, prune, prune_to
+from lthcore.pruning.allocation import erk_densities, layer_rates, prune, prune_to
 from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.pruning.units import unit_activation
 from lthcore.registry import CRITERIA
@@ -159,6 +159,27 @@ def test_global_scope_may_take_all_from_the_weakest_layer():
     mask = {name: torch.ones(10, dtype=torch.bool) for name in worth}
     pruned = prune(worth, mask, {"weak": 0.5, "strong": 0.5}, scope="global")
     assert masks.counts(pruned) == {"weak": 0, "strong": 10}
+
+
+def test_erk_keeps_weights_in_proportion_to_a_layers_dimensions():
+    """LeNet at 25%: by hand, the output layer would keep 4,592 of its 1,000 weights, so the others share the rest."""
+    shapes = {"fc1": (300, 784), "fc2": (100, 300), "output": (10, 100)}
+    kept = {name: d * shapes[name][0] * shapes[name][1] for name, d in erk_densities(shapes, 0.75).items()}
+    each = (266_200 / 4 - 1000) / (300 + 784 + 100 + 300)
+    assert kept == pytest.approx({"fc1": 1084 * each, "fc2": 400 * each, "output": 1000})
+    kernels = erk_densities({"conv1": (64, 3, 3, 3), "conv2": (128, 64, 3, 3)}, 0.95)  # 73 and 198 dimensions
+    assert kernels["conv1"] == pytest.approx(0.05 * (1728 + 73_728) * 73 / (73 + 198) / 1728)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=5), st.floats(0, 0.999))
+def test_erk_densities_are_shares_that_add_up(shapes, sparsity):
+    shapes = {f"w{i}": shape for i, shape in enumerate(shapes)}
+    sizes = {name: a * b for name, (a, b) in shapes.items()}
+    found = erk_densities(shapes, sparsity)
+    assert all(0 < density <= 1 for density in found.values())
+    assert sum(found[n] * sizes[n] for n in sizes) == pytest.approx((1 - sparsity) * sum(sizes.values()))
+    thinned = [found[n] * sizes[n] / sum(shapes[n]) for n in sizes if found[n] < 1]
+    assert thinned == pytest.approx([thinned[0]] * len(thinned)) if thinned else sparsity < 1e-6
 
 
 def test_ties_go_by_index():

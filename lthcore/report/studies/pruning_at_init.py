@@ -40,7 +40,7 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     rounds, _ = read_whole_trials(folder)
     figure, panels = new_figure(2, 2, (9.0, 7.5))
     plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after")
-    for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f"), strict=False):
+    for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f", "#b8860b"), strict=False):
         table = pd.concat([read_whole_trials(other)[0] for other in folders])
         plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
     for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
@@ -74,12 +74,11 @@ def pruning_at_init_lenet(root: Path) -> Figure | None:
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
     if folder is None:
         return None
-    runs = {
-        n.removeprefix("lenet_mnist_rigl-"): f for n, f in runs_of(root, "dynamic_pruning").items() if "_rigl-" in n
-    }
-    kinds = {"RigL": [f for n, f in runs.items() if "gradual" not in n],
-             "gradual magnitude": [f for n, f in runs.items() if "gradual" in n]}  # fmt: skip
-    during = {label: folders for label, folders in kinds.items() if folders}
+    during: dict[str, list[Path]] = {}
+    for name, other in runs_of(root, "dynamic_pruning").items():
+        kind = name.rpartition("-")[0]
+        if kind in DURING:
+            during.setdefault(DURING[kind], []).append(other)
     return pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder), during)
 
 
@@ -90,11 +89,11 @@ def findings(root: Path) -> list[str]:
         return []
     during, lines, checks = runs_of(root, "dynamic_pruning"), [], []
     for _, left, by in middle_and_last(read_whole_trials(folder)[0]):
-        for name, label in (("rigl", "RigL"), ("rigl-gradual", "gradual magnitude")):
-            other = during.get(f"lenet_mnist_{name}-{100 - left:.4g}")
+        for kind, label in DURING.items():
+            other = during.get(f"{kind}-{100 - left:.4g}")
             if other is not None:
                 by[label] = read_whole_trials(other)[0].set_index("trial")["final_test_accuracy"]
-        arms = {name_of(arm): by[arm] for arm in (*FOUND_BEFORE, "RigL", "gradual magnitude") if arm in by}
+        arms = {name_of(arm): by[arm] for arm in (*FOUND_BEFORE, *DURING.values()) if arm in by}
         base = by["oneshot"]
         lines.append(
             f"{left:.3g}% of weights remaining, against one-shot tickets ({100 * base.mean():.2f}%): "
@@ -107,6 +106,12 @@ def findings(root: Path) -> list[str]:
     return lines + checks
 
 
+# runs of dynamic pruning, without their sparsities: networks that are pruned, or rewired, as they train
+DURING = {
+    "lenet_mnist_rigl": "RigL",
+    "lenet_mnist_rigl-erk": "RigL, ERK densities",
+    "lenet_mnist_rigl-gradual": "gradual magnitude",
+}
 FOUND_BEFORE = ("ticket", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_init", "by_random")
 
 

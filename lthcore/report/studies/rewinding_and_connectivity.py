@@ -1,6 +1,5 @@
 """Where to rewind to, and when two copies end in one valley: figures and sentences."""
 
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -83,8 +82,17 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     return captioned(figure, caption)
 
 
-def rewinding_of(network: str, root: Path) -> Figure | None:
-    """The figure of a network of NETWORKS, once tickets that are rewound to 0 are there."""
+def rewinding_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST by SGD with momentum."""
+    return _rewinding_of(root, "lenet_mnist")
+
+
+def rewinding_resnet20(root: Path) -> Figure | None:
+    """ResNet-20 on CIFAR-10, rewound to the start and to a later epoch."""
+    return _rewinding_of(root, "resnet20_cifar10")
+
+
+def _rewinding_of(root: Path, network: str) -> Figure | None:
     folders = points_of(root, network)
     return rewinding(folders, caption_of(f"{NETWORKS[network]}, {DRAWN}", *folders.values())) if 0 in folders else None
 
@@ -136,8 +144,8 @@ STUDY = Study(
     STUDIED,
     "To which iteration should weights be rewound, and when is training stable?",
     {
-        "rewinding_and_connectivity": partial(rewinding_of, "lenet_mnist"),
-        "rewinding_resnet20": partial(rewinding_of, "resnet20_cifar10"),
+        "rewinding_and_connectivity": rewinding_lenet,
+        "rewinding_resnet20": rewinding_resnet20,
     },
     findings,
 )

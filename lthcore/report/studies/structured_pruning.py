@@ -21,10 +21,26 @@ UNITS = {
 }  # fmt: skip
 
 
-def structured_pruning(root: Path) -> Figure | None:
+# variant -> the network, and what its units are
+NETWORKS = {
+    "lenet_mnist": ("LeNet-300-100 on MNIST", "neurons"),
+    "conv2_cifar10": ("Conv-2 on CIFAR-10", "filters and neurons"),
+}
+
+
+def structured_lenet(root: Path) -> Figure | None:
     """Whole neurons pruned: accuracy against what is left, by criterion and scope, tickets and reinitialisations."""
-    runs = runs_of(root, "structured_pruning")
-    found = {name: runs[f"lenet_mnist-{name}"] for name in UNITS if f"lenet_mnist-{name}" in runs}
+    return _structured(root, "lenet_mnist")
+
+
+def structured_conv2(root: Path) -> Figure | None:
+    """Whole filters and neurons pruned: accuracy against what is left, tickets and reinitialisations."""
+    return _structured(root, "conv2_cifar10")
+
+
+def _structured(root: Path, network: str) -> Figure | None:
+    runs, (title, units) = runs_of(root, "structured_pruning"), NETWORKS[network]
+    found = {name: runs[f"{network}-{name}"] for name in UNITS if f"{network}-{name}" in runs}
     if not found:
         return None
     figure, panels = new_figure(1, 3)
@@ -49,13 +65,8 @@ def structured_pruning(root: Path) -> Figure | None:
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
         axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
         axes.legend()
-    return captioned(
-        figure,
-        caption_of(
-            "LeNet-300-100 on MNIST, whole neurons, bars: range of trials, those stuck at chance left out",
-            *found.values(),
-        ),
-    )
+    what = f"{title}, whole {units}, bars: range of trials, those stuck at chance left out"
+    return captioned(figure, caption_of(what, *found.values()))
 
 
 def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
@@ -66,17 +77,20 @@ def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, st
 
 
 def findings(root: Path) -> list[str]:
-    """Whole neurons pruned, by each criterion and scope: accuracy, and rewound against reinitialised."""
-    runs, lines = runs_of(root, "structured_pruning"), []
-    tables = {name.removeprefix("lenet_mnist-"): read_whole_trials(f)[0] for name, f in runs.items() if "lenet" in name}
-    for name, table in tables.items():
+    """Whole units pruned, by each criterion and scope: accuracy, and rewound against reinitialised."""
+    lines = []
+    for variant, folder in runs_of(root, "structured_pruning").items():
+        network, _, name = variant.partition("-")
+        if network not in NETWORKS:
+            continue
+        table, (title, units) = read_whole_trials(folder)[0], NETWORKS[network]
         last = table[table["round"] == table["round"].max()].set_index("trial")
         arms = {arm: part["es_test_accuracy"] for arm, part in last.groupby("arm")}
         if "reinit" in arms:
             left = last["percent_left"].mean()
             lines.append(
-                f"Neurons by {name}, {left:.3g}% of weights remaining: {level(arms['ticket'])}, rewound against "
-                f"reinitialised {gap(arms['ticket'], arms['reinit'])}."
+                f"{title} (`{folder.parents[1].name}`), {units} by {name}, {left:.3g}% of weights remaining: "
+                f"{level(arms['ticket'])}, rewound against reinitialised {gap(arms['ticket'], arms['reinit'])}."
             )
     return lines
 
@@ -84,6 +98,9 @@ def findings(root: Path) -> list[str]:
 STUDY = Study(
     "structured_pruning",
     "Are there tickets of whole neurons and filters?",
-    {"structured_pruning": structured_pruning},
+    {
+        "structured_pruning": structured_lenet,
+        "structured_conv2": structured_conv2,
+    },
     findings,
 )
