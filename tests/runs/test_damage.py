@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.lineage import FILE
+from lthcore.paths import project_root
 from lthcore.runs import archives, checkpoints, files, runner
 from lthcore.runs.archives import pack, unpack
 from lthcore.runs.files import read_record, read_table, read_tables
@@ -375,3 +376,13 @@ def test_a_run_at_work_is_not_unpacked_into(root, tmp_path):
     with locked(tmp_path / NAME / "checkpoints" / "lock.json"), pytest.raises(LabError, match="is in use by process"):
         unpack(root / "tables.tar.gz", tmp_path)
     assert len(read_tables(tmp_path / NAME)[0]) == 1
+
+
+def test_every_committed_file_is_what_its_run_says_was_written():
+    wrong = [
+        f"{record.parent.relative_to(project_root())}/{name}"
+        for record in (project_root() / "results").glob("*/*/*/run.json")
+        for name, known in read_record(record.parent).get("digests", {}).items()
+        if files.digest((record.parent / name).read_bytes()) != known
+    ]
+    assert not wrong
