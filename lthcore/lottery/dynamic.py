@@ -21,7 +21,7 @@ from lthcore.models import Weights, build, kinds_of
 from lthcore.pruning.allocation import prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
-from lthcore.training.loop import epoch_batches, train_in_step
+from lthcore.training.loop import epoch_batches, one_thread, train_in_step
 from lthcore.training.state import Replicate, TrainState
 
 # share of the final sparsity that is reached at a share p of the way from the first update to the last
@@ -89,6 +89,7 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
     """RigL (arXiv 1911.11134): a share of the weights goes by magnitude, as many come back by their gradient, at zero.
 
     The first update draws the mask at random. The share falls from `rewired` to 0 by a cosine, with the last update.
+    A weight that goes and comes back at once stays as it is, and a layer of which nothing is pruned is left alone.
     """
     if state.diverged:
         return
@@ -100,13 +101,14 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
         mask = prune_to(drawn, mask, due[first], counted, settings.scope)
     else:
         share = settings.rewired * (1 + math.cos(math.pi * (state.iteration - first) / (last - first))) / 2
-        rates = {name: share if name in counted else 0.0 for name in mask}
+        before = mask
+        rates = {name: share if name in counted and not mask[name].all() else 0.0 for name in mask}
         kept = prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
         gradient = dense_gradient(settings, data, state)
         # what is kept must stay: it ranks above all that could come back
         scores = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
         mask = prune_to(scores, _whole(mask), due[state.iteration], counted, settings.scope)
-        regrown = {name: mask[name] & ~kept[name] for name in mask}
+        regrown = {name: mask[name] & ~before[name] for name in mask}
         state.weights = {n: w.masked_fill(regrown[n], 0.0) if n in mask else w for n, w in state.weights.items()}
         state.optimizer = masks.apply_to_optimizer({name: ~m for name, m in regrown.items()}, state.optimizer)
     state.weights = masks.apply(mask, state.weights)
@@ -122,8 +124,11 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> 
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())
     smoothing = settings.label_smoothing
-    loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch], label_smoothing=smoothing)
-    return dict(zip(state.mask, torch.autograd.grad(loss, [parameters[name] for name in state.mask]), strict=True))
+    with one_thread(), torch.random.fork_rng(devices=[]):  # as in training: the same anywhere, and from the one seed
+        torch.manual_seed(seed_for(state.seed, "rigl", state.iteration))
+        loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch], label_smoothing=smoothing)
+        gradients = torch.autograd.grad(loss, [parameters[name] for name in state.mask])
+    return dict(zip(state.mask, gradients, strict=True))
 
 
 def _whole(mask: masks.Mask) -> masks.Mask:

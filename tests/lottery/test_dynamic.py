@@ -223,15 +223,23 @@ def test_rigl_drops_the_smallest_of_all_layers_where_they_are_ranked_together(di
     assert len(gone) == math.floor(0.15 * masks.weights_left(before.mask)) and gone.max() <= kept.min()
 
 
-def test_a_weight_that_rigl_drops_and_takes_straight_back_starts_anew(digits, monkeypatch):
-    """It comes back as any other does: at zero, and without the momentum of the weight that went."""
+def test_a_weight_that_rigl_drops_and_takes_straight_back_stays_as_it_is(digits, monkeypatch):
+    """As in the published code, where only connections that were not there before start at zero."""
     before, after = rewired_at(40, digits, monkeypatch, comes_back=True)
     assert masks.equal(before.mask, after.mask)
     for name, m in before.mask.items():
-        back = m & (after.weights[name] == 0)
-        assert int(back.sum()) == math.floor(0.15 * int(m.sum()))
-        momentum = after.optimizer[f"{name}/momentum_buffer"]
-        assert not momentum[back].any() and momentum[m & ~back].all()
+        assert torch.equal(after.weights[name], before.weights[name])
+        assert after.optimizer[f"{name}/momentum_buffer"][m].all()
+
+
+def test_rigl_leaves_a_layer_alone_of_which_nothing_is_pruned(digits, monkeypatch):
+    before, after = rewired_at(40, digits, monkeypatch, False, RIGL.changed(scope="erk", sparsity=0.5))
+    whole = [name for name, m in before.mask.items() if m.all()]
+    assert whole and len(whole) < len(before.mask)
+    for name in before.mask:
+        assert masks.equal({name: before.mask[name]}, {name: after.mask[name]}) == (name in whole)
+        if name in whole:
+            assert torch.equal(after.weights[name], before.weights[name])
 
 
 def test_rigl_takes_back_the_weights_of_largest_gradient(digits):
