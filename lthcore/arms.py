@@ -104,6 +104,7 @@ ARMS = {
         Arm("dynamic", "training", "initial", "pruned while it trains", "#1f5fa8"),
     )
 }  # fmt: skip
+OURS = frozenset(ARMS)  # others are somebody's own
 PRUNED_THEMSELVES = tuple(name for name, arm in ARMS.items() if arm.is_pruned_itself)
 
 # What `by_<criterion>` may be followed by: a criterion without its weights, its places or its order.

@@ -60,7 +60,8 @@ def mlp(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Modul
 @register_model
 def lenet(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """LeNet-300-100, the fully-connected network of the paper's section 2 (266,200 weights on MNIST)."""
-    return mlp(settings.changed(widths=settings.widths or (300, 100)), shape, classes)
+    channels, height, width = shape
+    return nn.Sequential(_dense(channels * height * width, settings.widths or (300, 100), classes, settings.dropout))
 
 
 def _conv(settings: Recipe, shape: tuple[int, int, int], classes: int, blocks: tuple[int, ...]) -> nn.Module:
@@ -280,8 +281,8 @@ def kind_of(layer: nn.Module, name: str, output: str = "output.weight") -> Kind:
 def kinds_of(model: nn.Module) -> dict[str, Kind]:
     """The prunable weights of a network, by name in its order, and the kind of layer that each is of.
 
-    The output layer is the one that is called `output`, else the last dense layer. Raises LabError for a kind that
-    there is not, and where nothing is prunable.
+    The output layer is the one that is called `output`, else the last dense layer. Frozen weights (`requires_grad` is
+    False) have no mask. Raises LabError for a kind that there is not, and where nothing is prunable.
     """
     layers, found = dict(model.named_modules()), {}
     dense = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and not name.endswith("out_proj")]
@@ -290,7 +291,7 @@ def kinds_of(model: nn.Module) -> dict[str, Kind]:
     kind = getattr(model, "kind_of", partial(kind_of, output=f"{output}.weight"))
     for name, parameter in model.named_parameters():
         layer = layers[name.rpartition(".")[0]]
-        if parameter.ndim >= 2 and has_mask(layer, name):
+        if parameter.ndim >= 2 and parameter.requires_grad and has_mask(layer, name):
             found[name] = choose(f"kind of {name}", kind(layer, name), get_args(Kind))
     if not found:
         raise LabError(
@@ -305,12 +306,15 @@ def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
 
     Prunable weights follow from `settings.initialisation`; biases are 0, a norm's scale is 1. All other parameters
     (embeddings, positions, scales) are drawn as widely as the model was built with them, or stay where they are alike.
+    Frozen ones stay as the model was built.
     """
     generator = torch.Generator().manual_seed(seed)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     layers, masked = dict(model.named_modules()), kinds_of(model)
-    for name in dict(model.named_parameters()):
+    for name, parameter in model.named_parameters():
         weight, (place, _, own) = start[name], name.rpartition(".")
+        if not parameter.requires_grad:
+            continue
         if name in masked:
             _draw(weight, settings, generator)
         elif own.endswith("bias"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cloudpickle
 
+from lthcore.arms import ARMS, OURS
 from lthcore.errors import LabError, one_line
 from lthcore.paths import project_root
 from lthcore.registry import MODELS, is_own
@@ -55,7 +56,7 @@ def check_plugins(names: object) -> None:
 
 
 def extensions() -> bytes:
-    """The networks and data sets that are not this package's own, for `take_up` in another process; empty for none.
+    """The networks, data sets and arms that are not this package's, for `take_up` in another process; empty for none.
 
     Functions go by value, so that the other process need not have the notebook or the file that they are from.
     """
@@ -65,21 +66,23 @@ def extensions() -> bytes:
         for name, known in DATASETS.items()
         if is_own(known.reader) or name.endswith(".npz")
     }
-    if not models and not datasets:
+    arms = {name: arm for name, arm in ARMS.items() if name not in OURS}
+    if not models and not datasets and not arms:
         return b""
     for model in models.values():
         module = sys.modules.get(model.__module__)
         if module is not None and module.__name__ != "__main__":
             cloudpickle.register_pickle_by_value(module)
-    return cloudpickle.dumps((models, datasets))
+    return cloudpickle.dumps((models, datasets, arms))
 
 
 def take_up(carried: bytes) -> None:
     """Register in this process what `extensions` of another one has."""
     if carried:
-        models, datasets = pickle.loads(carried)
+        models, datasets, arms = pickle.loads(carried)
         MODELS.update(models)
         DATASETS.update(datasets)
+        ARMS.update(arms)
 
 
 def _found(name: str) -> Path:

@@ -10,7 +10,7 @@ from torch import nn
 from lthcore.arms import ARMS
 from lthcore.errors import LabError
 from lthcore.lottery.start import WEIGHTS, register_arm
-from lthcore.plugins import load_plugins
+from lthcore.plugins import extensions, load_plugins, take_up
 from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record
@@ -51,6 +51,21 @@ def only_for_this_test():
     for registry, content in before:
         registry.clear()
         registry.update(content)
+
+
+def test_an_arm_of_ones_own_reaches_the_processes_that_check_settings():
+    """There a network may be made of changed settings, whose arms are looked up."""
+
+    @register_arm(masks="oneshot", label="half the weights")
+    def halves(of):
+        return of.trial.theta_0
+
+    carried = extensions()
+    ARMS.pop("halves")
+    with pytest.raises(LabError, match="halves"):
+        SMALL.changed(arms=["ticket", "halves"])
+    take_up(carried)
+    assert SMALL.changed(arms=["ticket", "halves"]).arms[1] == "halves"
 
 
 @pytest.fixture

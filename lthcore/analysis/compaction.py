@@ -38,12 +38,14 @@ class Select(nn.Module):
 def compact(model: nn.Sequential, weights: Weights) -> nn.Sequential:
     """The network `model` with `weights` (pruned ones zero) as a smaller dense one: equal outputs, to rounding.
 
-    In evaluation mode. Residual streams keep the channels that any of their blocks needs.
+    In evaluation mode. Residual streams keep the channels that any of their blocks needs. Raises LabError for networks
+    that `streams_of` does not know, and for a layer that no rectifier follows: there less than zero is not nothing.
     """
     model = deepcopy(model).cpu().eval()
     model.load_state_dict(weights)
     layers = dict(model.named_modules())
     streams = streams_of(model)
+    _check_rectified(model)
     sizes = [_size(stream, layers) for stream in streams]
     alive = [torch.ones(n, dtype=torch.bool) for n in sizes]
     with torch.no_grad():
@@ -57,6 +59,14 @@ def compact(model: nn.Sequential, weights: Weights) -> nn.Sequential:
                 break
         index = [a.nonzero().squeeze(1) if a.any() else torch.tensor([0]) for a in alive]
         return _cut(model, layers, streams, index, sizes)
+
+
+def _check_rectified(model: nn.Sequential) -> None:
+    named = [(name, layer) for name, layer in model.named_children() if not isinstance(layer, nn.BatchNorm2d)]
+    weighted = [i for i, (_, layer) in enumerate(named) if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for i in weighted[:-1]:  # the last layer's outputs are the network's
+        if not isinstance(named[i + 1][1], nn.ReLU):
+            raise LabError(f"compact: {named[i][0]} has no ReLU after it, and only rectified units are known here")
 
 
 def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:

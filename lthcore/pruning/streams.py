@@ -33,11 +33,15 @@ class Stream(NamedTuple):
 def streams_of(model: nn.Sequential) -> list[Stream]:
     """The streams of a network from its inputs on; the outputs are nobody's units.
 
-    Raises LabError for a network of other layers than KNOWN, or that are not in a row: what reads its units is unknown.
+    Raises LabError for a network of other layers than KNOWN, or that are not in a row, or of which one is there twice:
+    what reads its units is unknown.
     """
-    strangers = [name for name, layer in model.named_children() if type(layer) not in KNOWN]
-    if type(model) is not nn.Sequential or strangers:
-        what = f"and {strangers[0]} is none of them" if strangers else f"and {type(model).__name__} is another module"
+    strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
+    in_a_row = type(model) is nn.Sequential and len(list(model.children())) == len(model)
+    if not in_a_row or strangers:
+        what = (
+            f"and {strangers[0]} is none of them" if strangers else "and here another module holds them, or one twice"
+        )
         raise LabError(
             f"units: those of dense layers, convolutions and residual blocks in an nn.Sequential are known, {what}; "
             "take granularity = weights"
@@ -62,6 +66,14 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
                 found.append(stream)
                 stream = Stream([f"{name}.conv2", f"{name}.shortcut"], [f"{name}.norm2", f"{name}.shortcut_norm"], [])
     return found
+
+
+def _is_known(layer: nn.Module) -> bool:
+    """Whether it is known which units a layer reads, and from where: a convolution reads all, side by side."""
+    if isinstance(layer, nn.Conv2d):
+        plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
+        return plain and type(layer) in KNOWN
+    return type(layer) in KNOWN
 
 
 def units_of(settings: Recipe, shape: tuple[int, int, int], classes: int) -> list[Stream]:

@@ -383,3 +383,84 @@ def test_weights_that_a_matrix_product_reads_in_parts_are_counted_by_their_parts
     assert costs.of({"attend.in_proj_weight": 192, "attend.out_proj.weight": 64, "output.weight": 80}) == (
         costs.multiply_adds
     )
+
+
+# What a stranger's network may hold
+
+
+def small(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 8 * 8, 10))
+
+
+def shared_relu() -> nn.Module:
+    relu = nn.ReLU()
+    return small(nn.Conv2d(1, 4, 3, padding=1), relu, nn.Conv2d(4, 4, 3, padding=1), relu)
+
+
+def dilated() -> nn.Module:
+    return small(nn.Conv2d(1, 4, 3, padding="same", dilation=2), nn.ReLU())
+
+
+def frozen() -> nn.Module:
+    model = small(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
+    model[0].requires_grad_(False)
+    return model
+
+
+def frozen_chain() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    model[1].requires_grad_(False)
+    return model
+
+
+class Volumes(nn.Module):
+    """A convolution over volumes, of which an image is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.output = nn.Conv3d(1, 4, 3, padding=1), nn.Linear(4 * 64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(self.conv(x[:, :, None]).relu().flatten(1))
+
+
+STRANGERS = {"shared_relu": shared_relu, "dilated": dilated, "frozen": frozen, "frozen_chain": frozen_chain,
+             "volumes": Volumes}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_whatever_engine_trains_it_a_network_is_trained_as_it_is(name, monkeypatch, tmp_path):
+    """Against the engine that asks PyTorch alone: the same curve, and what is frozen stays."""
+    monkeypatch.setitem(MODELS, name, lambda settings, shape, classes: STRANGERS[name]())
+    settings = Settings(
+        dataset="digits", architecture=name, validation=200, iterations=10, eval_every=5, trials=1, rounds=1,
+        arms=["ticket"], device="cpu", learning_rate=1e-2,
+    )  # fmt: skip
+    curves = [run(settings.changed(engine=engine), tmp_path / engine, quiet=True)[1] for engine in ("auto", "dense")]
+    assert np.allclose(curves[0]["val_loss"], curves[1]["val_loss"], atol=1e-4)
+    built = build(settings, SHAPE, 10)
+    for path in sorted((tmp_path / "auto" / "tickets").glob("*.safetensors")):
+        state = load_state(path)[0]
+        for parameter, weight in built.named_parameters():
+            assert torch.equal(weight, state.weights[parameter]) != weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("layers", "what"),
+    [
+        ((nn.Conv2d(1, 4, 3, padding=1),), "no ReLU"),
+        ((nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.ReLU()), "granularity"),
+        ((nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()), "granularity"),
+        ((nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU()), "granularity"),
+    ],
+    ids=["not rectified", "dilated", "reflected", "in groups"],
+)
+def test_what_compaction_does_not_know_it_refuses(layers, what):
+    model = small(*layers)
+    with pytest.raises(LabError, match=what):
+        compact(model, model.state_dict())
+
+
+def test_compaction_refuses_a_network_in_which_a_module_stands_twice():
+    with pytest.raises(LabError, match="twice"):
+        compact(shared_relu(), shared_relu().state_dict())

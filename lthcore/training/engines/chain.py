@@ -40,13 +40,22 @@ class Chain(Dense):
 def is_chain(model: nn.Module) -> bool:
     """Whether a network is a chain of dense layers with biases, which `Stack` can hold.
 
-    One of layers of other classes is not, be they made of these: what they compute is not known.
+    One of layers of other classes is not, be they made of these: what they compute is not known. Nor is one of which
+    something is frozen: every layer here learns.
     """
     layers = list(model) if type(model) is nn.Sequential else []
     biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
     flat = all((layer.start_dim, layer.end_dim) == (1, -1) for layer in layers if isinstance(layer, nn.Flatten))
     once = len(list(model.children())) == len(layers) > 0
-    return biased and flat and once and None not in map(_link, layers) and set(kinds_of(model)) == _weights_of(model)
+    learns = all(parameter.requires_grad for parameter in model.parameters())
+    return (
+        biased
+        and flat
+        and once
+        and learns
+        and None not in map(_link, layers)
+        and set(kinds_of(model)) == _weights_of(model)
+    )
 
 
 def is_plain_chain(settings: Recipe, model: nn.Module, device: torch.device) -> bool:

@@ -74,7 +74,8 @@ class ConvolutionLayer:
         self.module, self.rectified = module, rectified
         self.weight, self.bias = Cast(module.weight, dtype), Cast(module.bias, dtype)
         self.norm = Norm(norm) if norm is not None else None
-        self.padding = [(k - 1) // 2 if module.padding == "same" else 0 for k in module.kernel_size]
+        sizes = zip(module.kernel_size, module.dilation, strict=True)
+        self.padding = [d * (k - 1) // 2 if module.padding == "same" else 0 for k, d in sizes]
         if not isinstance(module.padding, str):
             self.padding = list(module.padding)
         self.first = False  # no gradient is needed of the images
@@ -323,9 +324,14 @@ class DropoutLayer:
 
 
 def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
-    """The layers of a network whose products are taken in `dtype`; None if it has one that is not known here."""
+    """The layers of a network whose products are taken in `dtype`; None if it has one that is not known here.
+
+    None also where a module stands in it twice, or something is frozen: here each layer keeps its inputs, and learns.
+    """
     layers: list[Layer] = []
-    modules = list(model.children()) if type(model) is nn.Sequential and all(map(_is_known, model.modules())) else []
+    known = type(model) is nn.Sequential and all(map(_is_known, model.modules()))
+    once = known and len(list(model.children())) == len(model)
+    modules = list(model) if once and all(parameter.requires_grad for parameter in model.parameters()) else []
     while modules:
         module = modules.pop(0)
         norm = modules.pop(0) if _follows(modules, nn.BatchNorm2d) and isinstance(module, nn.Conv2d) else None

@@ -45,6 +45,8 @@ class Replay:
             _set_rate(engine.optimizer, self.rate)
             try:
                 self._capture()
+            except torch.OutOfMemoryError:
+                raise  # fewer replicates may fit (lthcore/training/parallel.py)
             except RuntimeError as error:
                 warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
                 self.graph, engine.forward = None, getattr(engine, "model", engine.forward)  # nor compiled

@@ -34,7 +34,9 @@ class Dense:
         """Take `model` and the one replicate it is to be."""
         (state,) = states
         self.settings = settings
-        self.model = model.to(device, memory_format=torch.channels_last)  # of convolutions: faster, on CPUs too
+        planes = all(tensor.ndim != 5 for tensor in model.state_dict().values())  # no convolution over volumes
+        layout = torch.channels_last if planes else torch.preserve_format  # of convolutions: faster, on CPUs too
+        self.model = model.to(device, memory_format=layout)
         self.model.load_state_dict(masks.apply(state.mask, state.weights) if settings.masks_weights else state.weights)
         self.forward = torch.compile(self.model) if _pays_to_compile(settings, model, device) else self.model
         self.parameters, self.tensors = dict(self.model.named_parameters()), list(self.model.state_dict().values())
