@@ -40,7 +40,7 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     rounds, _ = read_whole_trials(folder)
     figure, panels = new_figure(2, 2, (9.0, 7.5))
     plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after")
-    for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#2a9d8f", "#b8860b"), strict=False):
+    for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#e58a8a", "#2a9d8f"), strict=False):
         table = pd.concat([read_whole_trials(other)[0] for other in folders])
         plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
     for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
@@ -49,7 +49,7 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
         plot_arms(rounds, arms, "final_test_accuracy", axes, f"{label}: sanity checks")
     below = _zoom(rounds[rounds["round"] > 0], panels)
     for axes in panels:
-        axes.legend(loc="lower left")
+        axes.legend(loc="lower left", fontsize=8.5, labelspacing=0.3)
     return captioned(figure, "; ".join(filter(None, (caption, below))))
 
 
@@ -108,8 +108,8 @@ def findings(root: Path) -> list[str]:
 
 # runs of dynamic pruning, without their sparsities: networks that are pruned, or rewired, as they train
 DURING = {
-    "lenet_mnist_rigl": "RigL",
-    "lenet_mnist_rigl-erk": "RigL, ERK densities",
+    "lenet_mnist_rigl": "RigL (uniform)",
+    "lenet_mnist_rigl-erk": "RigL (ERK)",
     "lenet_mnist_rigl-gradual": "gradual magnitude",
 }
 FOUND_BEFORE = ("ticket", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_init", "by_random")
