@@ -30,6 +30,7 @@ Engine = Literal["auto", "dense", "stack"]
 EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
 
 
+MOST_ROUNDS = 253  # a run's lineage has the round in which each weight is pruned in a byte
 LARGEST_PLAN = 100_000  # trainings of an experiment: a hundred times what the largest published one has
 WIDEST, DEEPEST = 1_000_000, 100  # neurons of a hidden layer, and such layers
 
@@ -133,6 +134,8 @@ class Recipe(BaseModel):
         self._forbid(self.rewind_to >= self.iterations, "rewind_to", f"allowed below iterations = {self.iterations}")
         evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
         self._forbid(not evaluated or len(self.read_at) > 3, "read_at", "up to three iterations that are evaluated")
+        skipped = any(i < self.rewind_to for i in self.read_at)
+        self._forbid(skipped, "read_at", f"allowed from rewind_to = {self.rewind_to} on, where tickets begin")
         self._forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
         large = len(self.widths) > DEEPEST or any(width > WIDEST for width in self.widths)
         self._forbid(large, "widths", f"allowed are up to {DEEPEST} layers of up to {WIDEST:,} neurons")
@@ -140,6 +143,8 @@ class Recipe(BaseModel):
         self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
         stretched = bool(self.augment) and self.input_scaling == "unit_norm"
         self._forbid(stretched, "input_scaling", "no unit_norm with augment, which would change the norms again")
+        resized = self.image_size > 0 and self.input_scaling == "unit_norm"
+        self._forbid(resized, "input_scaling", "no unit_norm with image_size, which would change the norms again")
         known = _known(self.dataset)
         mirrored = "flip" in self.augment and known is not None and not known.mirrored
         self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
@@ -235,7 +240,7 @@ class Settings(Recipe):
     arms: tuple[str, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
     reinit_draws: int = Field(3, gt=0, description="reinitialisations of each trial's mask")
     random_draws: int = Field(2, gt=0, description="random masks in each trial")
-    rounds: int = Field(20, ge=0, description="rounds of pruning")
+    rounds: int = Field(20, ge=0, le=MOST_ROUNDS, description="rounds of pruning")
     criterion: str = Field("magnitude", description="which weights are worth keeping")
     scope: Literal["layer", "global"] = Field("layer", description="weights compete within their layer or all together")
     pruned_to: Literal["zero", "initial"] = Field(

@@ -245,7 +245,7 @@ def test_trainings_are_counted_as_they_are_planned(values):
         assert settings.trainings == len(planned(settings))
 
 
-@pytest.mark.parametrize("key", ["trials", "rounds", "reinit_draws", "random_draws"])
+@pytest.mark.parametrize("key", ["trials", "reinit_draws", "random_draws"])
 def test_a_plan_that_no_machine_could_do_is_refused_by_its_number_of_trainings(key):
     message = refusal(**{key: 10**9})
     assert f"{key} = 1000000000" in message and ",000" in message and "trainings, and 100,000 are allowed" in message
@@ -545,3 +545,16 @@ def test_every_purpose_has_a_seed_of_its_own():
     seeds = {seed_for(*purpose) for purpose in purposes}
     assert len(seeds) == len(purposes)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"rewind_to": 200, "read_at": (100,), "eval_every": 100}, "read_at"),  # no ticket has an accuracy there
+        ({"rounds": 254}, "rounds"),
+        ({"input_scaling": "unit_norm", "image_size": 14}, "input_scaling"),
+    ],
+)
+def test_what_only_fails_after_hours_is_refused_at_once(values, key):
+    with pytest.raises(LabError, match=key):
+        Settings(**values)

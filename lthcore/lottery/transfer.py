@@ -7,7 +7,7 @@ mask lands on the very weights it was found with. Untrained accuracies are those
 from collections.abc import Iterator
 from typing import Protocol
 
-from lthcore.data.datasets import Data, image_shape
+from lthcore.data.datasets import Data, classes_of, image_shape
 from lthcore.errors import LabError
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.search import Cohort, Found, TrainCohort, find_tickets
@@ -42,6 +42,12 @@ def masks_elsewhere(settings: TransferSettings, search: Search) -> Found:
         raise LabError(
             f"masks_from = {settings.masks_from!r}: its images are {other}, those of {settings.dataset} {mine}; "
             "image_size makes them alike"
+        )
+    classes, others = classes_of(settings), classes_of(settings.source)
+    if classes != others:
+        raise LabError(
+            f"masks_from = {settings.masks_from!r}: it has {others} classes and {settings.dataset} {classes}, so masks "
+            "of the output layer do not fit"
         )
     found = {}
     for replicate, state in (pair for cohort in search(settings.source) for pair in cohort.items()):

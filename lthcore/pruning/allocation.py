@@ -36,6 +36,7 @@ def prune(
     scores that are not numbers.
     """
     remaining = {name: int(m.sum()) for name, m in mask.items()}
+    _check_numbers(scores, mask)
     quotas = [
         (names, _floor(sum(rates[name] * remaining[name] for name in names)))
         for names in _groups([name for name in mask if rates[name] > 0], scope)
@@ -52,6 +53,7 @@ def prune_to(scores: Scores, mask: Mask, sparsity: float, names: list[str], scop
     scope "layer": of each of them; "global": of all of them together; "erk": of each as much as `erk_densities` says.
     What is pruned already stays so, and counts. Otherwise as `prune`.
     """
+    _check_numbers(scores, mask)
     shares = dict.fromkeys(names, sparsity)
     if scope == "erk":
         shares = {name: 1 - d for name, d in erk_densities({n: mask[n].shape for n in names}, sparsity).items()}
@@ -93,9 +95,6 @@ def _without_lowest(scores: Scores, mask: Mask, quotas: list[tuple[list[str], in
     """A copy of the mask without, in each group of layers, so many of the lowest-scored weights that remain."""
     remaining = {name: m.flatten().nonzero().squeeze(1) for name, m in mask.items()}
     candidates = {name: scores[name].flatten()[remaining[name]] for name in mask}
-    for name in mask:
-        if candidates[name].isnan().any():
-            raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
     pruned = {name: m.clone(memory_format=torch.contiguous_format) for name, m in mask.items()}
     for names, quota in quotas:
         if quota:
@@ -103,6 +102,12 @@ def _without_lowest(scores: Scores, mask: Mask, quotas: list[tuple[list[str], in
             for name, drop in zip(names, dropped.split([len(remaining[name]) for name in names]), strict=True):
                 pruned[name].view(-1)[remaining[name][drop]] = False
     return pruned
+
+
+def _check_numbers(scores: Scores, mask: Mask) -> None:
+    for name, m in mask.items():
+        if scores[name].flatten()[m.flatten()].isnan().any():
+            raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
 
 
 def _guarded(scores: Scores, mask: Mask, share: float) -> tuple[Scores, dict[str, int]]:

@@ -11,6 +11,7 @@ import pandas as pd
 from lthcore.analysis.statistics import Estimate, half_widths
 from lthcore.runs.files import read_table, read_tables
 
+TICKETS = ("ticket", "dynamic")  # the arms that a trial is as far along as
 NEAR = 0.06  # a round is at a percentage where it is within this share of it
 
 
@@ -32,9 +33,9 @@ def whole_trials(folder: Path) -> int:
 
 def without_trials_on_their_way(rounds: pd.DataFrame) -> pd.DataFrame:
     """A rounds.csv without the trials whose tickets have not come as far as those of others, but for diverged ones."""
-    tickets = rounds[rounds["arm"].isin(["ticket", "dynamic"])]
+    tickets = rounds[rounds["arm"].isin(TICKETS)]
     last = tickets.groupby("trial")["round"].max()
-    diverged = set(rounds.loc[rounds["diverged"].eq(True), "trial"])
+    diverged = set(tickets.loc[tickets["diverged"].eq(True), "trial"])
     on_their_way = {trial for trial, k in last.items() if k < last.max()} - diverged
     return rounds[~rounds["trial"].isin(on_their_way)]
 

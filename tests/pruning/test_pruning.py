@@ -182,6 +182,13 @@ def test_erk_densities_are_shares_that_add_up(shapes, sparsity):
     assert thinned == pytest.approx([thinned[0]] * len(thinned)) if thinned else sparsity < 1e-6
 
 
+def test_scores_that_are_no_numbers_are_refused_where_layers_are_guarded_too():
+    worth, mask = {"w": torch.tensor([NAN, 1.0, 2.0, 3.0])}, {"w": torch.ones(4, dtype=torch.bool)}
+    for guard in (0.0, 0.5):
+        with pytest.raises(LabError, match="not numbers"):
+            prune(worth, mask, {"w": 0.25}, keep_at_least=guard)
+
+
 def test_ties_go_by_index():
     pruned = prune({"w": torch.ones(2, 5)}, {"w": torch.ones(2, 5, dtype=torch.bool)}, {"w": 0.6})
     assert pruned["w"].int().tolist() == [[0, 0, 0, 0, 0], [0, 1, 1, 1, 1]]

@@ -68,3 +68,10 @@ def test_a_trial_that_diverged_is_not_on_its_way():
     begun.loc[begun.index[-1], "diverged"] = True
     rounds = pd.concat([pd.DataFrame(rows_of(0, LAST + 1)), begun])
     assert set(without_trials_on_their_way(rounds)["trial"]) == {0, BEGUN}
+
+
+def test_a_control_that_diverged_makes_no_trial_whole():
+    begun = pd.DataFrame(rows_of(BEGUN, LAST))
+    control = begun.iloc[[-1]].assign(arm="reinit", diverged=True)
+    rounds = pd.concat([pd.DataFrame(rows_of(0, LAST + 1)), begun, control])
+    assert set(without_trials_on_their_way(rounds)["trial"]) == {0}

@@ -81,6 +81,13 @@ class Replay:
         weights = [tensor.clone() for tensor in engine.tensors]
         slots = {p: {k: t.clone() for k, t in slot.items()} for p, slot in engine.optimizer.state.items()}
         noise = [generator.get_state() for generator in engine.noise]
+        try:
+            graph = self._recorded()
+        finally:  # a capture that fails has taken steps, too
+            self._restore(weights, slots, noise)
+        self.graph = graph
+
+    def _recorded(self) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -88,10 +95,14 @@ class Replay:
                 self._step(self.batch)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        for generator in engine.noise:
+        for generator in self.engine.noise:
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph):
             self._step(self.batch)
+        return graph
+
+    def _restore(self, weights: list[Tensor], slots: dict[Tensor, dict[str, Tensor]], noise: list[Tensor]) -> None:
+        engine = self.engine
         with torch.no_grad():
             for tensor, before in zip(engine.tensors, weights, strict=True):
                 tensor.copy_(before)
@@ -100,7 +111,6 @@ class Replay:
                     tensor.copy_(slots[parameter][key]) if parameter in slots else tensor.zero_()
         for generator, before in zip(engine.noise, noise, strict=True):
             generator.set_state(before)
-        self.graph = graph
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
