@@ -60,8 +60,7 @@ def mlp(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Modul
 @register_model
 def lenet(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """LeNet-300-100, the fully-connected network of the paper's section 2 (266,200 weights on MNIST)."""
-    channels, height, width = shape
-    return nn.Sequential(_dense(channels * height * width, settings.widths or (300, 100), classes, settings.dropout))
+    return mlp(settings.changed(widths=settings.widths or (300, 100)), shape, classes)
 
 
 def _conv(settings: Recipe, shape: tuple[int, int, int], classes: int, blocks: tuple[int, ...]) -> nn.Module:
