@@ -268,6 +268,8 @@ class Settings(Recipe):
         self._forbid(any(arm.masks == "training" for arm in arms), "arms", "dynamic is for dynamic_pruning")
         by = [arm.name for arm in arms if arm.name.startswith("by_")]
         self._forbid("by_synflow-inverted" in by, "arms", "SynFlow has no inverse: it takes the scores anew each time")
+        synflow = any(arm.startswith("by_synflow") for arm in by)
+        self._forbid(synflow and self.keep_at_least > 0, "keep_at_least", "0 with by_synflow, which empties no layer")
         self._forbid(bool(by) and self.granularity == "units", "arms", "by_<criterion> is for granularity weights")
         late_arms = any(arm.startswith("by_late_") for arm in by) and self.validation == 0
         self._forbid(late_arms, "arms", "by_late_... needs a validation set, whose best point it looks at")

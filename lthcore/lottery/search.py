@@ -110,8 +110,8 @@ def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm:
     source = arm_of(arm).masks
     if source == "by_synflow":
         rates = layer_rates(settings, build(settings, data.shape, data.classes))
-        sparsity = sparsity_after(settings, trial.dense.mask, rates, k)
-        return synflow_mask(seen_by(settings, data, trial, source, k), sparsity)
+        densities = densities_after(settings, trial.dense.mask, rates, k)
+        return synflow_mask(seen_by(settings, data, trial, source, k), densities, settings.scope)
     last = settings.rounds if prunes_dense(source) else k
     for j in range(lineage.known.get((trial.number, source), 0) + 1, last + 1):
         lineage.note(trial.number, source, j, next_mask(settings, data, lineage, trial, source, j))
@@ -150,12 +150,16 @@ def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Ma
     return prune(scores, mask, rates, settings.scope, settings.keep_at_least)
 
 
-def sparsity_after(settings: Settings, mask: Mask, rates: dict[str, float], k: int) -> float:
-    """The share of all weights that k rounds at these rates prune."""
+def densities_after(settings: Settings, mask: Mask, rates: dict[str, float], k: int) -> dict[str, float]:
+    """The share of its weights that each layer with a rate has after k rounds; under scope "global", all together."""
     ties = {name: torch.zeros(m.shape) for name, m in mask.items()}
     for _ in range(k):
         mask = prune(ties, mask, rates, settings.scope)
-    return 1 - masks.weights_left(mask) / sum(m.numel() for m in mask.values())
+    pruned = {name: m for name, m in mask.items() if rates[name] > 0}
+    if settings.scope == "global":
+        total = sum(m.numel() for m in pruned.values())
+        return dict.fromkeys(pruned, masks.weights_left(pruned) / total if pruned else 1.0)
+    return {name: float(m.double().mean()) for name, m in pruned.items()}
 
 
 def check_settings(settings: Recipe) -> None:

@@ -53,12 +53,20 @@ def prune_to(scores: Scores, mask: Mask, sparsity: float, names: list[str], scop
     scope "layer": of each of them; "global": of all of them together; "erk": of each as much as `erk_densities` says.
     What is pruned already stays so, and counts. Otherwise as `prune`.
     """
-    _check_numbers(scores, mask)
     shares = dict.fromkeys(names, sparsity)
     if scope == "erk":
         shares = {name: 1 - d for name, d in erk_densities({n: mask[n].shape for n in names}, sparsity).items()}
+    return prune_to_shares(scores, mask, shares, scope)
+
+
+def prune_to_shares(scores: Scores, mask: Mask, shares: dict[str, float], scope: str) -> Mask:
+    """As `prune_to`, with a share to be pruned for each layer; under scope "global", of all together what they add to.
+
+    Layers without a share are left alone.
+    """
+    _check_numbers(scores, mask)
     quotas = []
-    for group in _groups(names, scope):
+    for group in _groups(list(shares), scope):
         gone = sum(int((~mask[name]).sum()) for name in group)
         quotas.append((group, max(0, _floor(sum(shares[name] * mask[name].numel() for name in group)) - gone)))
     return _without_lowest(scores, mask, quotas)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights, build
-from lthcore.pruning.allocation import prune_to
+from lthcore.pruning.allocation import prune_to_shares
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.registry import register_criterion
 
@@ -56,12 +56,18 @@ def synflow(seen: PruningContext) -> Scores:
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-def synflow_mask(seen: PruningContext, sparsity: float, rounds: int = ROUNDS) -> Mask:
-    """The mask that SynFlow finds in `rounds` rounds of an exponential schedule, scores taken anew in each."""
+def synflow_mask(
+    seen: PruningContext, densities: dict[str, float], scope: str = "global", rounds: int = ROUNDS
+) -> Mask:
+    """The mask that SynFlow finds in `rounds` rounds of an exponential schedule, scores taken anew in each.
+
+    `densities`: the share of its weights that each layer has in the end; under scope "global", as published, that all
+    of them have together. Layers without one are left whole.
+    """
     mask = seen.mask
     for k in range(1, rounds + 1):
-        scores = synflow(seen._replace(mask=mask))
-        mask = prune_to(scores, mask, 1 - (1 - sparsity) ** (k / rounds), list(mask), "global")
+        shares = {name: 1 - density ** (k / rounds) for name, density in densities.items()}
+        mask = prune_to_shares(synflow(seen._replace(mask=mask)), mask, shares, scope)
     return mask
 
 

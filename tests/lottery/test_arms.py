@@ -15,6 +15,7 @@ from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.search import (
     Cohort,
     check_settings,
+    densities_after,
     find_tickets,
     initial_weights_of,
     mask_of,
@@ -23,7 +24,6 @@ from lthcore.lottery.search import (
     next_round,
     planned,
     seen_by,
-    sparsity_after,
     untrained_networks,
 )
 from lthcore.lottery.start import WEIGHTS, Sources, Trial, begin, grown_from, start
@@ -321,21 +321,27 @@ def test_units_are_pruned_by_the_weights_of_their_training(digits):
     assert masks.equal(mask_of(settings, digits, Lineage(), trial, "ticket", 1), expected)
 
 
-def test_synflow_has_a_mask_for_each_round_at_the_tickets_sparsity(digits):
-    trial, left = trial_of(), sum(m.numel() for m in masks.full_mask(theta(0)).values())
-    seen = seen_by(SMALL, digits, trial, "by_synflow", 2)
-    two = by_hand({name: torch.zeros_like(theta(0)[name]) for name in LAYERS}, 2)
-    rates = layer_rates(SMALL, build(SMALL, SHAPE, 10))
-    assert sparsity_after(SMALL, trial.dense.mask, rates, 2) == pytest.approx(1 - masks.weights_left(two) / left)
-    expected = synflow_mask(seen, 1 - masks.weights_left(two) / left)
-    assert masks.equal(mask_of(SMALL, digits, Lineage(), trial, "by_synflow", 2), expected)
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_synflow_has_a_mask_for_each_round_of_as_many_weights_as_the_tickets(scope, digits):
+    settings, trial = SMALL.changed(scope=scope, prune_output=0.0), trial_of()
+    two = trial.dense.mask
+    for _ in range(2):
+        two = next_round(settings, digits, {name: theta(0)[name].abs() for name in LAYERS}, two)
+    found = mask_of(settings, digits, Lineage(), trial, "by_synflow", 2)
+    assert found["output.weight"].all()  # a layer of rate 0 is left alone
+    assert masks.weights_left(found) == masks.weights_left(two)
+    assert scope == "global" or masks.counts(found) == masks.counts(two)
+    seen = seen_by(settings, digits, trial, "by_synflow", 2)
+    densities = densities_after(settings, trial.dense.mask, layer_rates(settings, build(settings, SHAPE, 10)), 2)
+    assert masks.equal(found, synflow_mask(seen, densities, scope))
 
 
 def test_the_share_that_rounds_prune_is_by_the_scope_of_the_settings():
     mask = {"a.weight": torch.ones(1, 7, dtype=torch.bool), "b.weight": torch.ones(1, 7, dtype=torch.bool)}
     rates, settings = dict.fromkeys(mask, 0.25), SMALL  # of 7: one of each layer, of 14: three of both
-    assert sparsity_after(settings, mask, rates, 1) == pytest.approx(2 / 14)
-    assert sparsity_after(settings.changed(scope="global"), mask, rates, 1) == pytest.approx(3 / 14)
+    assert densities_after(settings, mask, rates, 1) == dict.fromkeys(mask, 6 / 7)
+    assert densities_after(settings.changed(scope="global"), mask, rates, 1) == dict.fromkeys(mask, 11 / 14)
+    assert densities_after(settings, mask, rates | {"b.weight": 0.0}, 1) == {"a.weight": 6 / 7}
 
 
 @pytest.mark.parametrize("criterion", ["late_movement", "late_stillness"])

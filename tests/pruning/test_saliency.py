@@ -90,7 +90,7 @@ def test_synflow_prunes_by_equal_shares_of_what_is_left(data):
         mask = prune_to(synflow(what._replace(mask=mask)), mask, 1 - 0.1 ** (k / 3), list(mask))
         left.append(sum(counts(mask).values()) / sum(m.numel() for m in mask.values()))
     assert left == pytest.approx([0.4642, 0.2154, 0.1], abs=1e-3)
-    found = synflow_mask(what, 0.9, rounds=3)
+    found = synflow_mask(what, dict.fromkeys(mask, 0.1), rounds=3)
     assert all(torch.equal(found[name], m) for name, m in mask.items())
 
 
@@ -98,7 +98,7 @@ def test_synflow_in_rounds_empties_no_layer_where_one_round_does(data):
     settings = SMALL.changed(widths=(300, 100))
     what = seen(data, settings=settings)
     total = sum(m.numel() for m in what.mask.values())
-    mask = synflow_mask(what, 0.999)
+    mask = synflow_mask(what, dict.fromkeys(what.mask, 0.001))
     assert sum(counts(mask).values()) == total - int(0.999 * total + 1e-9)
     assert min(counts(mask).values()) > 0
     by_snip = prune_to(snip(what), what.mask, 0.999, list(what.mask))
