@@ -119,7 +119,7 @@ def _clock(work: Callable[[], None], device: torch.device) -> float:
     started = perf_counter()
     work()
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return perf_counter() - started
 
 

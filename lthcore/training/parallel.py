@@ -54,7 +54,7 @@ def train_cohort(
     """
     device = data.train.images.device
     chain = is_chain(build(settings, data.shape, data.classes))
-    if chain and (settings.engine == "stack" or device.type == "cuda"):
+    if chain and (settings.engine == "stack" or (settings.engine == "auto" and device.type == "cuda")):
         yield from _train_stacks(settings, data, cohort, go_on, trainer)
         return
     workers = min(len(cohort), workers or worker_count()) if device.type == "cpu" else 1

@@ -415,6 +415,20 @@ def test_noise_comes_from_the_trainings_own_generator_and_not_the_global_one(val
         assert not torch.equal(state.weights["fc1.weight"], outcomes[0].weights["fc1.weight"])
 
 
+def test_a_training_moves_to_another_kind_of_device_and_draws_its_noise_by_seed_and_iteration_there(digits):
+    settings, outcomes = SMALL.changed(dropout=0.5), []
+    for noise in (bytes(16), bytes(range(16))):  # a CUDA generator's state is of 16 bytes, a CPU's of 5,056
+        moved = fresh(settings)
+        for _ in train(settings.changed(iterations=20), digits, moved):
+            pass
+        moved.noise = torch.tensor(list(noise), dtype=torch.uint8)
+        for _ in train(settings, digits, moved):
+            pass
+        outcomes.append(moved)
+    assert_same(*outcomes)
+    assert not torch.equal(outcomes[0].weights["fc1.weight"], trained(settings, digits).weights["fc1.weight"])
+
+
 def test_another_seed_of_the_training_means_other_batches(digits):
     other = replace(fresh(SMALL), seed=1)
     assert not torch.equal(

@@ -44,7 +44,8 @@ class Replay:
             self.rate = torch.tensor(0.0, device=batch.device)
             _set_rate(engine.optimizer, self.rate)
             try:
-                self._capture()
+                with torch.cuda.device(batch.device):  # streams and graphs are of the current device
+                    self._capture()
             except torch.OutOfMemoryError:
                 raise  # fewer replicates may fit (lthcore/training/parallel.py)
             except RuntimeError as error:

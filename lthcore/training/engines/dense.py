@@ -129,10 +129,16 @@ def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Sp
 
 
 def noise_of(state: TrainState, device: torch.device) -> torch.Generator:
-    """The generator of a replicate's dropout and augmentation, where it was left or at its beginning."""
+    """The generator of a replicate's dropout and augmentation, where it was left or at its beginning.
+
+    What a generator of another kind of device was left at says nothing here: then the seed and the iteration do.
+    """
     generator = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
-    if state.noise is not None:
-        generator.set_state(state.noise.cpu())
+    if state.noise is None:
+        return generator
+    if len(state.noise) != len(generator.get_state()):
+        return generator.manual_seed(seed_for(state.seed, "noise", state.iteration))
+    generator.set_state(state.noise.cpu())
     return generator
 
 
