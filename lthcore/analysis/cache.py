@@ -18,8 +18,11 @@ from lthcore.models import build
 from lthcore.runs.checkpoints import file_stem, load_state
 from lthcore.runs.files import read_record, read_table, read_tables, write_run
 from lthcore.runs.provenance import COMMIT, versions
+from lthcore.settings import Recipe
 from lthcore.training.loop import one_thread
 from lthcore.training.state import Replicate, TrainState
+
+NOTES = "derived.json"
 
 
 class TicketStore:
@@ -65,6 +68,18 @@ class TicketStore:
         return rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean().round(2).to_dict()
 
 
+def need_trials(settings: Recipe, least: int = 2) -> None:
+    """Raise LabError, before anything is trained, where a study that holds trials against each other has too few."""
+    if settings.trials < least:
+        raise LabError(f"trials = {settings.trials}: this study holds trials against each other, and needs {least}")
+
+
+def has_derived(folder: Path, *names: str) -> bool:
+    """Whether these tables of a run are there, of all its trainings."""
+    made, done = _made(folder), read_record(folder).get("trainings_done")
+    return all((folder / f"{n}.csv").exists() and made.get(n, {}).get("trainings") == done for n in names)
+
+
 def cached_table(
     folder: str | Path, name: str, make: Callable[[TicketStore], pd.DataFrame] | None = None
 ) -> pd.DataFrame:
@@ -73,17 +88,21 @@ def cached_table(
     Raises LabError where it would have to be made, and nothing says how.
     """
     folder, tickets = Path(folder), TicketStore(folder)
-    path, notes = folder / f"{name}.csv", folder / "derived.json"
-    made = json.loads(notes.read_text()) if notes.exists() else {}
-    done = tickets.record["trainings_done"]
-    if not path.exists() or made.get(name, {}).get("trainings") != done:
+    path = folder / f"{name}.csv"
+    if not has_derived(folder, name):
         if make is None:
             raise LabError(
                 f"results: {path} is missing or of fewer trainings than its run: execute the study's notebook"
             )
         with one_thread():
             table = make(tickets)
-        made[name] = {"trainings": done, "commit": COMMIT, "versions": versions()}
-        text = json.dumps(made, indent=2) + "\n"
-        write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), notes.name: text})
+        made = {"trainings": tickets.record["trainings_done"], "commit": COMMIT, "versions": versions()}
+        text = json.dumps(_made(folder) | {name: made}, indent=2) + "\n"
+        write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), NOTES: text})
     return read_table(folder, path.name)
+
+
+def _made(folder: Path) -> dict[str, dict]:
+    """What a run's derived tables were made of, and by what."""
+    path = folder / NOTES
+    return json.loads(path.read_text()) if path.exists() else {}

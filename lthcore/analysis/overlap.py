@@ -60,7 +60,7 @@ def between_seeds(tickets: TicketStore) -> pd.DataFrame:
         for a, b in combinations(range(len(states)), 2):
             where = {"a": a, "b": b, "round": k, "percent_left": tickets.percent_left[k]}
             rows += [where | row for row in compare(states[a], states[b], tickets)]
-    return pd.DataFrame(rows)
+    return _table(rows, "a", "b", "round")
 
 
 def between_rounds(tickets: TicketStore) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def between_rounds(tickets: TicketStore) -> pd.DataFrame:
             for against in {0, k - 1}:
                 where = {"trial": trial, "round": k, "percent_left": tickets.percent_left[k], "against": against}
                 rows += [where | row for row in compare(states[against], states[k], tickets)]
-    return pd.DataFrame(rows)
+    return _table(rows, "trial", "round", "against")
 
 
 def between_arms(tickets: TicketStore) -> pd.DataFrame:
@@ -83,7 +83,14 @@ def between_arms(tickets: TicketStore) -> pd.DataFrame:
             for k in range(1, tickets.settings.rounds + 1):
                 where = {"arm": arm, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
                 rows += [where | row for row in compare(tickets(trial, k), tickets(trial, k, arm), tickets)]
-    return pd.DataFrame(rows)
+    return _table(rows, "arm", "trial", "round")
+
+
+def _table(rows: list[dict], *keys: str) -> pd.DataFrame:
+    """With its columns, even where there is no row: a run may have tickets alone."""
+    order = {"round": ("round", "percent_left")}
+    columns = [name for key in keys for name in order.get(key, (key,))]
+    return pd.DataFrame(rows, columns=[*columns, "layer", *MEASURES])
 
 
 def findings(seeds: pd.DataFrame, k: int) -> list[str]:

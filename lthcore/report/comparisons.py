@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lthcore.analysis.cache import has_derived
 from lthcore.analysis.statistics import difference, learned_anything, mean_accuracy
 from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
@@ -18,8 +19,8 @@ from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
 
-def runs_of(root: Path, study: str) -> dict[str, Path]:
-    """Variant -> folder of each run of a study under a results root that is done, at its largest profile.
+def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) -> dict[str, Path]:
+    """Variant -> folder of each run of a study under a results root that is done, at the largest of these profiles.
 
     Done is what its params file asks for, as `lth list` has it, or else what its last run was asked for.
     Of the experiments that the params files define: runs made with `-p` have another variant, and are left out. So is,
@@ -31,7 +32,7 @@ def runs_of(root: Path, study: str) -> dict[str, Path]:
         for experiment in _readable(load_experiments, path, PROFILES[0]) or ()
     }
     found = {}
-    for profile in PROFILES[1:]:  # `smoke` only shows that it runs
+    for profile in profiles:  # `smoke` only shows that it runs
         for path in sorted((root / profile / study).glob("*/run.json")):
             folder = path.parent
             if folder.name in defined and _readable(_is_drawn, folder, defined[folder.name]):
@@ -39,11 +40,22 @@ def runs_of(root: Path, study: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def runs_beside(root: Path, study: str, base: str) -> dict[str, Path]:
+    """The runs of a study that may be held against `base`: all at the profile that it is read at; {} without it."""
+    folder = runs_of(root, study).get(base)
+    return runs_of(root, study, (profile_of(folder),)) if folder else {}
+
+
+def profile_of(folder: Path) -> str:
+    """The profile that a run was run at."""
+    return folder.parents[1].name
+
+
 def _is_drawn(folder: Path, params: Path) -> bool:
     """Whether a run is done, as far as was asked for or as its params file asks."""
     if read_record(folder).get("complete"):
         return True
-    root, profile = folder.parents[2], folder.parents[1].name
+    root, profile = folder.parents[2], profile_of(folder)
     same = [e for e in load_experiments(params, profile) if e.variant == folder.name]
     return any(status_of(experiment, root).is_drawn for experiment in same)
 
@@ -63,7 +75,7 @@ def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
     for variant, folder in runs.items():
         rounds, record = read_whole_trials(folder)[0], read_record(folder)
         values = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items() if k not in rounds}
-        parts.append(rounds.assign(variant=variant, profile=folder.parents[1].name, **values))
+        parts.append(rounds.assign(variant=variant, profile=profile_of(folder), **values))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -112,14 +124,12 @@ def pruning_costs(root: Path) -> pd.DataFrame:
     A row for each trial: sparsity, method, iterations in all (those of the dense network included), test accuracy at
     the end of training.
     """
-    dynamic = trainings_of(
-        {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k in ("lenet_mnist-78.9", "lenet_mnist-98")}
-    )
-    iterative = trainings_of(
-        {k: v for k, v in runs_of(root, "iterative_pruning").items() if k.startswith("lenet_mnist_against_dynamic")}
-    )
-    if len(dynamic) and len(iterative):
-        iterative = iterative[iterative["profile"].isin(dynamic["profile"].unique())]
+    runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-98")
+    if not runs:
+        return pd.DataFrame()
+    others = runs_of(root, "iterative_pruning", (profile_of(runs["lenet_mnist-98"]),))
+    dynamic = trainings_of({k: v for k, v in runs.items() if k in ("lenet_mnist-78.9", "lenet_mnist-98")})
+    iterative = trainings_of({k: v for k, v in others.items() if k.startswith("lenet_mnist_against_dynamic")})
     rows = [
         {"sparsity": r.sparsity, "method": "dynamic", "each": r.iterations, "in all": r.iterations,
          "trial": r.trial, "percent_left": r.percent_left, "accuracy": r.final_test_accuracy}
@@ -248,4 +258,4 @@ def _published(row: dict) -> str:
 def run_with(root: Path, study: str, *tables: str) -> Path | None:
     """The folder of a study's run of LeNet on MNIST, if it has these derived tables."""
     folder = runs_of(root, study).get("lenet_mnist")
-    return folder if folder and all((folder / f"{table}.csv").exists() for table in tables) else None
+    return folder if folder and has_derived(folder, *tables) else None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lthcore.analysis import overlap, perturbed_init, prediction, stability, structure, supermasks
-from lthcore.analysis.cache import TicketStore, cached_table
+from lthcore.analysis.cache import TicketStore, cached_table, has_derived, need_trials
 from lthcore.analysis.tickets import path_count
 from lthcore.errors import LabError
 from lthcore.masks import percent_left, shuffled
@@ -50,6 +50,28 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
     assert made == [2, 3]
     note = json.loads((place / "derived.json").read_text())["some"]
     assert note["trainings"] == 3 * 7 and note["versions"]["torch"]
+
+
+def test_a_table_of_fewer_trainings_than_its_run_is_not_there(folder, tmp_path):
+    """Figures read tables beside rounds.csv: their captions say how many trials that has."""
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    assert not has_derived(place, "seeds")
+    cached_table(place, "seeds", overlap.between_seeds)
+    assert has_derived(place, "seeds") and not has_derived(place, "seeds", "arms_alike")
+    run(SETTINGS.changed(trials=3), place, quiet=True)
+    assert not has_derived(place, "seeds")
+
+
+def test_a_run_of_tickets_alone_has_a_table_of_its_arms_without_rows(folder, tmp_path):
+    alone = SETTINGS.changed(arms=("ticket",), trials=1)
+    run(alone, tmp_path, quiet=True)
+    table = cached_table(tmp_path, "arms_alike", overlap.between_arms)
+    assert table.empty and list(table) == list(cached_table(folder, "arms_alike", overlap.between_arms))
+    assert cached_table(tmp_path, "seeds", overlap.between_seeds).empty
+    with pytest.raises(LabError, match="trials = 1"):
+        need_trials(alone)
+    need_trials(SETTINGS)
 
 
 def test_no_run_an_unfinished_one_and_missing_tickets_are_one_line(folder, tmp_path):

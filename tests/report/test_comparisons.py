@@ -18,6 +18,7 @@ from lthcore.report.comparisons import (
     level,
     pruning_costs,
     published,
+    runs_beside,
     runs_of,
     ticket_costs,
 )
@@ -130,6 +131,12 @@ def test_runs_with_changed_settings_and_other_profiles_are_not_mixed_in(root):
     dynamic(root, "paper/lenet_mnist-98-1a2b3c4d", [0.1], 2.0, sparsity=0.98)
     assert "lenet_mnist-98-1a2b3c4d" not in runs_of(root, "dynamic_pruning")
     dynamic(root, "cpu/lenet_mnist-dense", [0.97, 0.972], 100.0, sparsity=0.0)
+    assert list(runs_beside(root, "dynamic_pruning", "lenet_mnist-98")) == ["lenet_mnist-98"]
+    beside = runs_beside(root, "dynamic_pruning", "lenet_mnist-dense")
+    assert {variant: folder.parents[1].name for variant, folder in beside.items()} == {
+        "lenet_mnist-98": "cpu", "lenet_mnist-dense": "cpu", "resnet18_cifar10": "cpu",
+    }  # fmt: skip
+    assert runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9") == {}
     assert not [
         line for line in dynamic_pruning.findings(root) if "against dense" in line
     ]  # one is of paper, one of cpu

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gaps, runs_of
+from lthcore.report.comparisons import gaps, runs_beside
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -75,7 +75,7 @@ def _change(frozen: pd.DataFrame, zero: pd.DataFrame, column: str) -> pd.DataFra
 
 def deconstructing_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST, pruned weights at zero, and beside them frozen."""
-    runs = runs_of(root, "deconstructing")
+    runs = runs_beside(root, "deconstructing", "lenet_mnist-zero")
     folder, frozen = runs.get("lenet_mnist-zero"), runs.get("lenet_mnist-frozen")
     if folder is None:
         return None
@@ -84,7 +84,7 @@ def deconstructing_lenet(root: Path) -> Figure | None:
 
 def findings(root: Path) -> list[str]:
     """Masks of LeNet by criteria of the dense training, against the one-shot ticket's of as many weights."""
-    runs, lines, at_zero = runs_of(root, "deconstructing"), [], {}
+    runs, lines, at_zero = runs_beside(root, "deconstructing", "lenet_mnist-zero"), [], {}
     for kind, where in (("zero", "at zero"), ("frozen", "frozen at their initial values")):
         folder = runs.get(f"lenet_mnist-{kind}")
         if folder is None:

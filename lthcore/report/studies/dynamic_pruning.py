@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
 from lthcore.analysis.statistics import learned_anything
-from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_of, trainings_of
+from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_beside, runs_of, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -63,7 +63,7 @@ def dynamic_lenet(root: Path) -> Figure | None:
         "lenet_mnist_schedules-linear": "to 98%, linear to the end",
         "lenet_mnist_schedules-gradients_only": "mask on gradients only",
     }  # fmt: skip
-    runs = runs_of(root, "dynamic_pruning")
+    runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-dense")
     found = {label: runs[name] for name, label in wanted.items() if name in runs}
     return dynamic_training(found, caption_of("LeNet-300-100 on MNIST", *found.values())) if len(found) > 1 else None
 
@@ -118,8 +118,11 @@ def _trained(table: pd.DataFrame) -> str:
 
 def dynamic_schedules(root: Path) -> Figure | None:
     """Where the weights go when: the schedules of LeNet's 98%, and what each comes to."""
-    runs = {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k.startswith("lenet_mnist_schedules-")}
-    runs |= {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k == "lenet_mnist-98"}
+    runs = {
+        k: v
+        for k, v in runs_beside(root, "dynamic_pruning", "lenet_mnist-98").items()
+        if k.startswith("lenet_mnist_schedules-") or k == "lenet_mnist-98"
+    }
     if len(runs) < 3:
         return None
     table = trainings_of(runs)
@@ -138,10 +141,11 @@ def dynamic_schedules(root: Path) -> Figure | None:
 
 def dynamic_sensitivity(root: Path) -> Figure | None:
     """What one setting changes: LeNet pruned to 78.9% as it trains, batch, rate, momentum, epochs and depth."""
-    runs = {k: v for k, v in runs_of(root, "dynamic_pruning").items() if k.startswith("lenet_mnist_sensitivity-")}
-    base = runs_of(root, "dynamic_pruning").get("lenet_mnist-78.9")
-    if len(runs) < 3 or base is None:
+    beside = runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9")
+    runs = {k: v for k, v in beside.items() if k.startswith("lenet_mnist_sensitivity-")}
+    if len(runs) < 3:
         return None
+    base = beside["lenet_mnist-78.9"]
     factors = {
         "batch": ("images a batch", {"base": 128}),
         "rate": ("learning rate", {"base": 0.1}),

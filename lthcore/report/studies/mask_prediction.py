@@ -8,7 +8,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis import perturbed_init
 from lthcore.analysis import prediction as predicting
-from lthcore.analysis.cache import cached_table
+from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.report.comparisons import run_with, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
@@ -123,7 +123,7 @@ def seeding_lenet(root: Path) -> Figure | None:
 def supermasks_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST, learned supermasks."""
     folder = runs_of(root, "deconstructing").get("lenet_mnist-zero")
-    if folder is None or not (folder / "learned.csv").exists():
+    if folder is None or not has_derived(folder, "learned"):
         return None
     return supermasks(folder, "learned", caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder))
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lthcore.report.comparisons import gap, runs_of
+from lthcore.report.comparisons import gap, profile_of, runs_beside
 from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure, plot_rounds, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -71,23 +71,19 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
 
 def movement_rounds(root: Path) -> Figure | None:
     """High-movement pruning of the largest network it has been run on, round by round."""
-    runs = runs_of(root, "movement_pruning")
     for stem in NETWORKS:
-        if f"{stem}-high_movement" in runs:
-            return pruning_rounds(
-                runs[f"{stem}-high_movement"], caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"])
-            )
+        if folder := _runs(root, stem).get(f"{stem}-high_movement"):
+            return pruning_rounds(folder, caption_of(NETWORKS[stem], folder))
     return None
 
 
 def movement_arms(root: Path) -> Figure | None:
     """Accuracy against sparsity: high movement and its controls, as many a round; a panel for each network."""
-    runs = runs_of(root, "movement_pruning")
-    stems = [stem for stem in NETWORKS if f"{stem}-high_movement" in runs]
-    if not stems:
+    networks = {stem: runs for stem in NETWORKS if (runs := _runs(root, stem))}
+    if not networks:
         return None
-    figure, panels = new_figure(len(stems), 1, (7.5, 3.2 * len(stems) + 1))
-    for axes, stem in zip(panels, stems, strict=False):
+    figure, panels = new_figure(len(networks), 1, (7.5, 3.2 * len(networks) + 1))
+    for axes, (stem, runs) in zip(panels, networks.items(), strict=True):
         lowest = 100.0
         for name, (label, colour) in MOVEMENT.items():
             if f"{stem}-{name}" not in runs:
@@ -109,10 +105,10 @@ def movement_arms(root: Path) -> Figure | None:
 
 def movement_layers(root: Path) -> Figure | None:
     """What is left of each layer as rounds go by: where layers collapse, and where they do not."""
-    runs = runs_of(root, "movement_pruning")
-    stem = next((s for s in NETWORKS if f"{s}-high_movement" in runs), None)
+    stem = next((s for s in NETWORKS if _runs(root, s)), None)
+    runs = _runs(root, stem) if stem else {}
     arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
-    if stem is None or not arms:
+    if not arms:
         return None
     figure, panels = new_figure(-(-len(arms) // 3), 3)
     for axes, arm in zip(panels, arms, strict=False):
@@ -138,6 +134,11 @@ def movement_layers(root: Path) -> Figure | None:
     return captioned(figure, caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]))
 
 
+def _runs(root: Path, stem: str) -> dict[str, Path]:
+    """The runs of a network, all at the profile of high movement."""
+    return runs_beside(root, "movement_pruning", f"{stem}-high_movement")
+
+
 def _per_round(axes: Axes, values: pd.Series, title: str) -> None:
     axes.plot(values.index, values, color=ARMS["ticket"][1], marker="o", markersize=4)
     axes.set(title=title, xlabel="round")
@@ -156,8 +157,9 @@ def findings(root: Path) -> list[str]:
     Rounds that were skipped leave a trial behind the others, so trials are held against each other at equal weights
     left, not at equal rounds.
     """
-    runs, lines = runs_of(root, "movement_pruning"), []
+    lines = []
     for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
+        runs = _runs(root, stem)
         arms = ("high_movement", "low_movement", "magnitude", "magnitude_increase", "random")
         tables = {arm: read_whole_trials(runs[f"{stem}-{arm}"])[0] for arm in arms if f"{stem}-{arm}" in runs}
         if not {"high_movement", "random"} <= tables.keys():
@@ -165,7 +167,7 @@ def findings(root: Path) -> list[str]:
         lowest = tables["high_movement"].groupby("trial")["percent_left"].min().max()
         left = min(tables["random"]["percent_left"].unique(), key=lambda level: abs(level - lowest))
         at = {arm: _at(table, left) for arm, table in tables.items()}
-        profile = runs[f"{stem}-random"].parents[1].name
+        profile = profile_of(runs[f"{stem}-random"])
         lines += [
             f"{network} (`{profile}`), {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} and not at "
             f"random changes the test accuracy by {gap(at[arm], at['random'])}."

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lthcore.report.comparisons import gaps, runs_of
+from lthcore.report.comparisons import gaps, profile_of, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms, plot_means, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -75,7 +75,7 @@ def pruning_at_init_lenet(root: Path) -> Figure | None:
     if folder is None:
         return None
     during: dict[str, list[Path]] = {}
-    for name, other in runs_of(root, "dynamic_pruning").items():
+    for name, other in runs_of(root, "dynamic_pruning", (profile_of(folder),)).items():
         kind = name.rpartition("-")[0]
         if kind in DURING:
             during.setdefault(DURING[kind], []).append(other)
@@ -87,7 +87,7 @@ def findings(root: Path) -> list[str]:
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
     if folder is None:
         return []
-    during, lines, checks = runs_of(root, "dynamic_pruning"), [], []
+    during, lines, checks = runs_of(root, "dynamic_pruning", (profile_of(folder),)), [], []
     for _, left, by in middle_and_last(read_whole_trials(folder)[0]):
         for kind, label in DURING.items():
             other = during.get(f"{kind}-{100 - left:.4g}")

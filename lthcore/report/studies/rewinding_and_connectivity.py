@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from lthcore.analysis import stability
-from lthcore.analysis.cache import cached_table
-from lthcore.report.comparisons import gap, runs_of
+from lthcore.analysis.cache import cached_table, has_derived
+from lthcore.report.comparisons import gap, profile_of, runs_beside
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_rounds, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -29,8 +29,8 @@ METHODS = {
 
 
 def points_of(root: Path, network: str) -> dict[int, Path]:
-    """The runs of a network of NETWORKS, by the iteration that tickets are rewound to."""
-    runs = runs_of(root, STUDIED).items()
+    """The runs of a network of NETWORKS, by the iteration that tickets are rewound to, all at the profile of 0's."""
+    runs = runs_beside(root, STUDIED, f"{network}-0").items()
     folders = [folder for name, folder in runs if name.startswith(f"{network}-")]
     return dict(sorted((read_record(folder)["settings"]["rewind_to"], folder) for folder in folders))
 
@@ -54,7 +54,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
                     plot_rounds(
                         part, "final_test_accuracy", panels[1], text or ARMS[arm][0], ARMS[arm][1], ARMS[arm][2]
                     )
-        if (folders[point] / "stability.csv").exists():
+        if has_derived(folders[point], "stability"):
             barriers.append(read_table(folders[point], "stability.csv"))
     for axes, title in zip(panels, ("Rewound to iteration k", "Rewound, or trained on"), strict=False):
         axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at the end")
@@ -129,14 +129,14 @@ def findings(root: Path) -> list[str]:
             continue
         lowest = read_whole_trials(folders[0])[0]["percent_left"].min()
         found = [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
-        if (folders[0] / "stability.csv").exists():
+        if has_derived(folders[0], "stability"):
             found += stability.findings(cached_table(folders[0], "stability"))
         lines += [f"{_named(folders[0])}: {line}" for line in found]
     return lines
 
 
 def _named(folder: Path) -> str:
-    settings, profile = read_record(folder)["settings"], folder.parents[1].name
+    settings, profile = read_record(folder)["settings"], profile_of(folder)
     return f"{settings['architecture']} (`{profile}`, {settings['iterations']:,} iterations)"
 
 

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from lthcore.report.comparisons import gap, runs_of, trainings_of
+from lthcore.report.comparisons import gap, runs_beside, trainings_of
 from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, plot_rounds, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -111,7 +111,8 @@ def _ablation(root: Path) -> pd.DataFrame | None:
 
 
 def _folders(root: Path) -> list[Path]:
-    return [path for name, path in runs_of(root, "robust_training").items() if name.startswith("lenet_mnist-")]
+    runs = runs_beside(root, "robust_training", "lenet_mnist-base").items()
+    return [path for name, path in runs if name.startswith("lenet_mnist-")]
 
 
 def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
@@ -131,11 +132,10 @@ def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
 def findings(root: Path) -> list[str]:
     """What each change adds to base: test accuracy at the early stop, dense and at 6% of weights remaining."""
     prefix = "lenet_mnist-"
-    table = trainings_of({k: v for k, v in runs_of(root, "robust_training").items() if k.startswith(prefix)})
-    if table.empty or f"{prefix}base" not in set(table["variant"]):
+    table = trainings_of({path.name: path for path in _folders(root)})
+    if table.empty:
         return []
-    profile = table.loc[table["variant"] == f"{prefix}base", "profile"].iloc[0]
-    tickets, lines = table[(table["arm"] == "ticket") & (table["profile"] == profile)], []
+    tickets, lines = table[table["arm"] == "ticket"], []
     by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
     left = tickets.groupby("round")["percent_left"].mean()
     for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):

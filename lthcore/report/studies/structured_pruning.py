@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
-from lthcore.report.comparisons import gap, level, runs_of
+from lthcore.report.comparisons import gap, level, runs_beside, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -39,7 +39,7 @@ def structured_conv2(root: Path) -> Figure | None:
 
 
 def _structured(root: Path, network: str) -> Figure | None:
-    runs, (title, units) = runs_of(root, "structured_pruning"), NETWORKS[network]
+    runs, (title, units) = runs_beside(root, "structured_pruning", f"{network}-l1"), NETWORKS[network]
     found = {name: runs[f"{network}-{name}"] for name in UNITS if f"{network}-{name}" in runs}
     if not found:
         return None

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from lthcore.analysis import overlap
-from lthcore.analysis.cache import cached_table
+from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.report.comparisons import run_with
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
 from lthcore.report.study import Study
@@ -49,9 +49,8 @@ def similarity(folder: Path, caption: str = "") -> Figure:
         axes.set(title=title, ylim=(None, 1.02))
     panels[across].legend()
     other = panels[across + 2] if across > 2 else None
-    arms = folder / "arms_alike.csv"
-    if other is not None and arms.exists():
-        table = read_table(folder, arms.name)
+    if other is not None and has_derived(folder, "arms_alike"):
+        table = read_table(folder, "arms_alike.csv")
         for arm, (label, colour) in ARMS_ALIKE.items():
             part = table[(table["arm"] == arm) & (table["layer"] == names[0])]
             if len(part):
