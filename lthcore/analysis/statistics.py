@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lthcore.settings import Recipe
+
 CONVENTION = (
     "Numbers in brackets are 95% intervals over trials: Student's t for means, Fieller's for ratios of means. "
     "Differences are paired by trial where both sides share initial weights or the order of the images, also where "
@@ -21,7 +23,7 @@ AT_CHANCE = 0.12  # of ten classes: whoever always says one class is right in 9 
 MOST_TRIALS = 1000  # beyond this, asking for more trials is no advice
 
 # what two runs must have alike to start trial t from the same weights, or to show it images in the same order
-SAME_WEIGHTS = ("seed", "dataset", "architecture", "widths", "initialisation", "init_std")
+SAME_WEIGHTS = ("seed", "dataset", "image_size", "architecture", "widths", "padding", "initialisation", "init_std")
 SAME_ORDER = ("seed", "dataset", "train_examples", "validation", "batch_size")
 
 
@@ -123,7 +125,9 @@ def mean_of_pairs(values: pd.Series, first: pd.Series, second: pd.Series) -> Est
 
 def share_trials(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether trial t of two runs (their settings) is the same draw in both: the rule that decides what is paired."""
-    return any(all(one.get(k) == other.get(k) for k in fields) for fields in (SAME_WEIGHTS, SAME_ORDER))
+    defaults = {name: field.default for name, field in Recipe.model_fields.items()}  # of what older runs did not note
+    a, b = defaults | dict(one), defaults | dict(other)
+    return any(all(a[k] == b[k] for k in fields) for fields in (SAME_WEIGHTS, SAME_ORDER))
 
 
 def trials_needed(settled: Callable[[int], bool], n: int) -> int | None:

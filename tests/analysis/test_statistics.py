@@ -127,6 +127,9 @@ def test_runs_are_paired_where_trials_share_weights_or_the_order_of_images():
     assert share_trials(run, run | {"architecture": "mlp"})  # the same order
     assert not share_trials(run, run | {"seed": 1})
     assert not share_trials(run, run | {"architecture": "mlp", "batch_size": 128})
+    assert not share_trials(run, run | {"padding": "valid", "batch_size": 128})
+    older = {key: value for key, value in run.items() if key not in ("padding", "image_size")}  # of before there were
+    assert share_trials(older, run | {"batch_size": 128})
 
 
 def test_the_trials_it_takes_are_those_that_bring_the_interval_inside():
