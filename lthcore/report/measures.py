@@ -38,7 +38,7 @@ def earlier(run: RunTables, at: float) -> Estimate:
 
 
 def _best_round(run: RunTables, column: str, arm: str) -> int:
-    """The round of the best validation accuracy: were it chosen by test, noise alone would make a gain."""
+    """The round that validates best: were it chosen by test, noise alone would make a gain."""
     return 1 + int(np.nanargmax(run.by_trial(column.replace("test", "val"), arm).mean().to_numpy()[1:]))
 
 
@@ -85,12 +85,15 @@ def least(run: RunTables, column: str, down_to: float, arm: str = "ticket") -> E
 
 
 def best(run: RunTables, column: str, down_to: float, up_to: float, arm: str = "ticket") -> Estimate:
-    """The best of an accuracy over the rounds between two percentages of weights remaining."""
+    """An accuracy in the round that validates best between two percentages of weights remaining."""
     values = run.by_trial(column, arm)
     rounds = [k for k in values.columns if down_to <= run.left[k] <= up_to]
     if not rounds:
         raise Absent(f"no round between {down_to}% and {up_to}%")
-    return mean_accuracy(values[values[rounds].mean().idxmax()], run.as_if)
+    if len(rounds) > 1:
+        validation = "es_val_accuracy" if column.startswith("es_") else "final_val_accuracy"
+        rounds = [run.by_trial(validation, arm)[rounds].mean().idxmax()]
+    return mean_accuracy(values[rounds[0]], run.as_if)
 
 
 def _first(left: np.ndarray, holds: np.ndarray, nowhere: float) -> float:

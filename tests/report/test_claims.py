@@ -181,6 +181,14 @@ def test_the_largest_gain_is_read_in_the_round_that_validates_best(tmp_path, mon
     assert measure(view, {"measure": "place_of_largest_gain"}).value == 7.0
 
 
+def test_the_best_accuracy_is_that_of_the_round_that_validates_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(__name__ + ".VALIDATION", {4: 0.99})
+    view = RunTables.read(write(tmp_path, table({"ticket": TICKET})))
+    spec = {"measure": "best", "column": "es_test_accuracy", "up_to": 60.0}
+    assert measure(view, spec | {"down_to": 1.0}).value == pytest.approx(0.972)
+    assert measure(view, spec | {"down_to": 50.0}).value == pytest.approx(0.973)  # one round: no choice
+
+
 def test_gains_over_the_run_beside_are_paired_where_trials_are_the_same_draws(tmp_path):
     better = ([a + 0.01 for a in TICKET[0]], TICKET[1])
     folder = write(tmp_path, table({"ticket": better}, spread=0.01))
