@@ -77,12 +77,11 @@ ARMS = {
             "oneshot_reinit", "oneshot", "fresh", "reinitialised one-shot", "#b8860b", "--",
             drawn="reinit_draws", purpose="reinit",
         ),
-        # iterative pruning that goes on from the trained weights instead of rewinding; its mask, with weights rewound
-        # (the paper's Figure 9, second strategy)
+        # iterative pruning that goes on from the trained weights, by the schedule from `rewind_to` on: learning-rate
+        # rewinding (arXiv 2003.02389); its mask, with weights rewound (the paper's Figure 9, second strategy)
         Arm("continued", "continued", "trained", "continued training", "#767676", "-."),
         Arm("continued_reset", "continued", "rewound", "mask of continued training, rewound", "#8c6d31", "--"),
-        # as continued, but all at the learning rate that the dense training ended with (arXiv 2003.02389, whose
-        # learning-rate rewinding to iteration 0 is `continued`)
+        # as continued, but all at the learning rate that the dense training ended with: fine-tuning
         Arm("fine_tuned", "fine_tuned", "trained", "fine-tuned", "#b0486a", "-.", fine_tuned=True),
         # a mask found on another data set (lthcore/lottery/transfer.py), as it is and shuffled within its layers
         Arm("transferred", "elsewhere", "initial", "mask from the other data set", "#d1642a"),

@@ -133,7 +133,7 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
     seed = seed_for(settings.seed, *purpose)
     mask = masks.shuffled(mask, seed) if arm.shuffled else mask
     weights = WEIGHTS[arm.weights](Sources(settings, model, trial, arm, mask, seed))
-    iteration = settings.rewind_to if arm.weights == "rewound" else 0
+    iteration = settings.rewind_to if arm.weights in ("rewound", "trained") else 0  # where the schedule is rewound to
     training = begin(settings, trial.number, k, weights, mask, iteration)
     training.fine_tuned = arm.fine_tuned
     return training

@@ -27,7 +27,7 @@ def fresh(data):
 def test_between_equal_networks_there_is_no_barrier(data):
     model, weights = build(SMALL, data.shape, 10), fresh(data).weights
     values = path(model, weights, weights, data.test)
-    assert len(values) == 11 and len(set(values)) == 1
+    assert len(values) == 30 and len(set(values)) == 1
     assert barrier([error for _, error in values]) == 0
 
 
@@ -63,7 +63,7 @@ def test_norms_are_renewed_at_every_point_of_both_lines(data, monkeypatch):
     renewed = []
     monkeypatch.setattr(connectivity, "renew_norms", lambda model, split: renewed.append(split))
     instability(SMALL.changed(iterations=1), data, fresh(data))
-    assert len(renewed) == 2 * 11 and all(split is data.train for split in renewed)
+    assert len(renewed) == 2 * 30 and all(split is data.train for split in renewed)
 
 
 def test_barrier_is_the_height_above_the_mean_of_the_ends():

@@ -166,7 +166,16 @@ def test_arms_that_rewind_rewind_to_where_the_dense_network_was_then(arm):
     assert state.iteration == 15
 
 
-@pytest.mark.parametrize("arm", ["reinit", "random", "resampled", "noise_1", "continued", "by_snip-fresh"])
+@pytest.mark.parametrize(("arm", "seed"), [("continued", 22), ("fine_tuned", 24)])
+def test_arms_that_train_on_do_so_from_where_the_schedule_is_rewound_to(arm, seed):
+    """Learning-rate rewinding to k: the trained weights, and the last T - k steps (arXiv 2003.02389, section 3)."""
+    late, settings = trial_of(rewind=theta(7)), SMALL.changed(rewind_to=15)
+    state = started(arm, trial=late, settings=settings)
+    assert_starts_at(state, masks.apply(half(theta(2)), theta(seed)), half(theta(1)))
+    assert state.iteration == 15
+
+
+@pytest.mark.parametrize("arm", ["reinit", "random", "resampled", "noise_1", "by_snip-fresh"])
 def test_arms_that_do_not_rewind_train_from_the_first_iteration(arm):
     late, settings = trial_of(rewind=theta(7)), SMALL.changed(rewind_to=15)
     assert started(arm, trial=late, settings=settings).iteration == 0

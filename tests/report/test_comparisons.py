@@ -300,7 +300,7 @@ def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
     )  # fmt: skip
     run(settings, tmp_path, quiet=True)
     assert rewinding_findings({10: tmp_path}) == []
-    assert len(rewinding_and_connectivity.rewinding({10: tmp_path}).axes) == 3
+    assert len(rewinding_and_connectivity.rewinding({10: tmp_path}).axes) == 4
 
 
 def test_a_run_or_params_file_that_cannot_be_read_is_left_out_and_said_so(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,6 @@ from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.report.comparisons import run_with, runs_of
 from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.studies.rewinding_and_connectivity import METHODS
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained
 from lthcore.runs.files import read_table
@@ -27,6 +26,15 @@ PREDICTED = {
 CHOSEN = {  # arm -> label and colour of masks that training chose
     "by_magnitude_same_sign": ("large final, same sign, as drawn", "#1f5fa8"),
     "by_magnitude_same_sign-signed": ("large final, same sign, signed", "#2a9d8f"),
+}
+
+METHODS = {
+    "learned (edge-popup)": "#1f5fa8",
+    "learned, weights as drawn": "#1f5fa8",
+    "learned, weights signed": "#2a9d8f",
+    "evolved (NSGA-II)": "#d1642a",
+    "ticket's mask": "#222222",
+    "random mask": "#999999",
 }
 
 

@@ -18,14 +18,7 @@ from lthcore.runs.files import read_record, read_table
 STUDIED = "rewinding_and_connectivity"
 DRAWN = "bars: range of trials, bands: 95% intervals"
 NETWORKS = {"lenet_mnist": "LeNet-300-100 on MNIST, SGD with momentum", "resnet20_cifar10": "ResNet-20 on CIFAR-10"}
-METHODS = {
-    "learned (edge-popup)": "#1f5fa8",
-    "learned, weights as drawn": "#1f5fa8",
-    "learned, weights signed": "#2a9d8f",
-    "evolved (NSGA-II)": "#d1642a",
-    "ticket's mask": "#222222",
-    "random mask": "#999999",
-}
+WAYS = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialised"}
 
 
 def points_of(root: Path, network: str) -> dict[int, Path]:
@@ -36,27 +29,30 @@ def points_of(root: Path, network: str) -> dict[int, Path]:
 
 
 def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
-    """Runs by rewinding point: accuracy of tickets and of training on; and the barrier between copies parted there."""
+    """Runs by rewinding point: accuracy of tickets and of training on; and the barrier between copies parted there.
+
+    Panels: weights rewound to k; trained on by the schedule from k on; all ways for k = 0; the barrier.
+    """
     points = sorted(folders)
-    figure, panels = new_figure(1, 3)
+    figure, panels = new_figure(2, 2)
     colours = dict(zip(points, sns.color_palette("viridis", len(points) + 1), strict=False))
     barriers = []
     for point in points:
         rounds, _ = read_whole_trials(folders[point])
         tickets = rounds[rounds["arm"] == "ticket"]
-        label = f"rewound to {point}" if point else "rewound to 0: ticket"
-        plot_rounds(tickets, "final_test_accuracy", panels[0], label, colours[point])
+        plot_rounds(tickets, "final_test_accuracy", panels[0], f"k = {point:,}", colours[point])
+        by_arm = {arm: rounds[(rounds["arm"] == arm) | (rounds["round"] == 0)] for arm in rounds["arm"].unique()}
+        if "continued" in by_arm:
+            plot_rounds(by_arm["continued"], "final_test_accuracy", panels[1], f"k = {point:,}", colours[point])
         if point == 0:
-            plot_rounds(tickets, "final_test_accuracy", panels[1], label, colours[point])
-            for arm, text in (("continued", "learning-rate rewinding"), ("fine_tuned", "fine-tuning"), ("reinit", "")):
-                part = rounds[(rounds["arm"] == arm) | (rounds["round"] == 0)]
-                if (part["round"] > 0).any():
-                    plot_rounds(
-                        part, "final_test_accuracy", panels[1], text or ARMS[arm][0], ARMS[arm][1], ARMS[arm][2]
-                    )
+            plot_rounds(tickets, "final_test_accuracy", panels[2], "rewound: ticket", colours[point])
+            for arm, label in WAYS.items():
+                if arm in by_arm:
+                    plot_rounds(by_arm[arm], "final_test_accuracy", panels[2], label, ARMS[arm][1], ARMS[arm][2])
         if has_derived(folders[point], "stability"):
             barriers.append(read_table(folders[point], "stability.csv"))
-    for axes, title in zip(panels, ("Rewound to iteration k", "Rewound, or trained on"), strict=False):
+    titles = ("Weights rewound to iteration k", "Learning rate rewound to iteration k", "Ways to go on, k = 0")
+    for axes, title in zip(panels, titles, strict=False):
         axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at the end")
         sparsity_axis(axes, rounds["percent_left"].min())
         if axes.has_data():
@@ -64,21 +60,23 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         else:  # these go with rewinding to 0
             axes.set_visible(False)
     if barriers:
-        table = pd.concat(barriers)
+        barrier, table = panels[3], pd.concat(barriers)
         lefts = sorted(table["percent_left"].unique(), reverse=True)
         shades = sns.color_palette("mako", len(lefts) + 1)
         for left, colour in zip(lefts, shades, strict=False):
             part = table[table["percent_left"] == left]
-            plot_intervals(part, "rewind_to", "error_barrier", panels[2], f"{left:.3g}% remaining", colour)
-        panels[2].set(
+            plot_intervals(part, "rewind_to", "error_barrier", barrier, f"{left:.3g}% remaining", colour)
+        barrier.set(
             title="Error barrier of two copies", xlabel="iteration k at which they part", ylabel="error barrier"
         )
-        panels[2].set_xscale("symlog", linthresh=max(1, min(filter(None, points), default=1)))
-        panels[2].set_xticks(points)
-        panels[2].xaxis.set_major_formatter(ScalarFormatter())
-        panels[2].minorticks_off()
-        panels[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        panels[2].legend()
+        barrier.set_xscale("symlog", linthresh=max(1, min(filter(None, points), default=1)))
+        barrier.set_xticks(points)
+        barrier.xaxis.set_major_formatter(ScalarFormatter())
+        barrier.minorticks_off()
+        barrier.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        barrier.legend()
+    else:
+        panels[3].set_visible(False)
     return captioned(figure, caption)
 
 
@@ -111,11 +109,16 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
     lines = []
     for k in sorted({last // 2, last}):
         against = {f"rewound to {point}": at(tables[point], "ticket", k) for point in sorted(tables) if point}
-        names = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialised"}
-        against |= {name: at(base, arm, k) for arm, name in names.items() if arm in set(base["arm"])}
+        against |= {name: at(base, arm, k) for arm, name in WAYS.items() if arm in set(base["arm"])}
         lines += [
             f"{left[k]:.3g}% of weights remaining, {name} against rewound to 0: {gap(values, at(base, 'ticket', k))}."
             for name, values in against.items()
+        ]
+        lines += [
+            f"{left[k]:.3g}% of weights remaining, learning rate against weights rewound to {point}: "
+            f"{gap(at(table, 'continued', k), at(table, 'ticket', k))}."
+            for point, table in sorted(tables.items())
+            if point and "continued" in set(table["arm"])
         ]
     return lines
 
