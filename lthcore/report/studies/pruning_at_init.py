@@ -4,14 +4,27 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lthcore.report.comparisons import gaps, profile_of, runs_of
-from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms, plot_means, sparsity_axis
+from lthcore.analysis import early_bird
+from lthcore.analysis.cache import cached_table
+from lthcore.report.comparisons import gaps, profile_of, run_with, runs_of
+from lthcore.report.plots import (
+    caption_of,
+    captioned,
+    new_figure,
+    plot_arms,
+    plot_intervals,
+    plot_means,
+    sparsity_axis,
+)
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
+from lthcore.runs.files import read_table
 
 AT_INIT = {
     "ticket": ("iterative ticket", "#222222", "-"),
@@ -22,6 +35,8 @@ AT_INIT = {
     "by_magnitude_at_init": ("magnitude at init", "#b8860b", "-"),
     "by_random": ("random", "#999999", "-"),
 }
+
+EARLY_BIRD = ("early_bird", "early_bird_tickets")  # derived tables
 
 
 SANITY = {
@@ -82,6 +97,52 @@ def pruning_at_init_lenet(root: Path) -> Figure | None:
     return pruning_at_init(folder, caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder), during)
 
 
+def early_birds(folder: Path, caption: str = "") -> Figure:
+    """How early in the dense training a mask stops changing, and what is reached by pruning there."""
+    masks, found = (read_table(folder, f"{name}.csv") for name in EARLY_BIRD)
+    rounds, _ = read_whole_trials(folder)
+    figure, (still, alike, accuracy) = new_figure(1, 3)
+    lefts = sorted(masks["percent_left"].unique(), reverse=True)
+    for left, colour in zip(lefts, sns.color_palette("viridis", len(lefts) + 1), strict=False):
+        part, label = masks[masks["percent_left"] == left], f"{left:.3g}% remaining"
+        plot_intervals(part, "iteration", "farthest", still, label, colour)
+        plot_intervals(part, "iteration", "overlap", alike, label, colour)
+    still.axhline(early_bird.CLOSE, color="#888888", linewidth=1, linestyle=":")
+    still.set(title="Distance to five masks before", ylabel="share of all weights")
+    alike.set(title="Overlap with the mask at the end", ylabel="Jaccard index")
+    still.set_xlim(alike.get_xlim())
+    for axes in (still, alike):
+        axes.set_xlabel("training iterations")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    still.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for arm, label in (("oneshot", "one-shot ticket"), ("by_random", "random")):
+        part = rounds[(rounds["arm"] == arm) & (rounds["round"] > 0)]
+        plot_means(part["final_test_accuracy"], part["percent_left"], accuracy, label, *AT_INIT[arm][1:])
+    plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#c07fae", "--")
+    sparsity_axis(accuracy, min(lefts), max(lefts), lefts)
+    accuracy.set(title="Pruned where it is first stable", ylabel="test accuracy at the end")
+    accuracy.set_xlabel("% of weights remaining")
+    alike.legend()
+    accuracy.legend(loc="lower left")
+    return captioned(figure, caption)
+
+
+def early_birds_lenet(root: Path) -> Figure | None:
+    """LeNet on MNIST: masks as its dense network trains, and early-bird tickets."""
+    folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
+    what = "LeNet-300-100 on MNIST, dotted: what counts as stable; bands: 95% intervals, bars: range of trials"
+    return early_birds(folder, caption_of(what, folder)) if folder else None
+
+
+def early_bird_findings(root: Path) -> list[str]:
+    """When LeNet's masks are stable, and what early-bird tickets reach."""
+    folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
+    if folder is None:
+        return []
+    rounds, _ = read_whole_trials(folder)
+    return early_bird.findings(*(cached_table(folder, n) for n in EARLY_BIRD), rounds[rounds["arm"] == "oneshot"])
+
+
 def findings(root: Path) -> list[str]:
     """Masks of LeNet found before training, against the one-shot ticket's of as many weights; and their checks."""
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
@@ -103,7 +164,7 @@ def findings(root: Path) -> list[str]:
             others = {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
             if others:
                 checks.append(f"{left:.3g}% of weights remaining, against {name_of(arm)}: {gaps(others, by[arm])}.")
-    return lines + checks
+    return lines + checks + [f"Early-bird tickets, {line}" for line in early_bird_findings(root)]
 
 
 # runs of dynamic pruning, without their sparsities: networks that are pruned, or rewired, as they train
@@ -119,5 +180,8 @@ CHECKS = {"shuffled": "its mask shuffled in layers", "fresh": "other weights", "
 
 
 STUDY = Study(
-    "pruning_at_init", "Can tickets be found before any training?", {"pruning_at_init": pruning_at_init_lenet}, findings
+    "pruning_at_init",
+    "Can tickets be found before any training, or early in it?",
+    {"pruning_at_init": pruning_at_init_lenet, "early_bird": early_birds_lenet},
+    findings,
 )

@@ -1,0 +1,124 @@
+"""Early-bird tickets: how early in the dense training a mask stops changing, and what it is worth (arXiv 1909.11957).
+
+There a mask is of channels, by the scales of their batch norms. Here it is of weights, by magnitude, of the same
+percentages as the run's one-shot tickets.
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lthcore.analysis.cache import TicketStore
+from lthcore.analysis.similarity import jaccard
+from lthcore.analysis.statistics import difference, mean_accuracy, mean_of
+from lthcore.lottery.search import initial_weights_of, next_round
+from lthcore.lottery.start import begin
+from lthcore.masks import Mask, full_mask
+from lthcore.models import Weights
+from lthcore.training.loop import train
+
+PATIENCE, CLOSE = 5, 0.1  # a mask is stable where it is that close to each of as many before it
+BOUND = 100 * CLOSE  # percent: two masks of p% of the weights differ in at most 2p% of them
+
+
+class Snapshot(NamedTuple):
+    """The dense network at an evaluation, and the masks of all rounds that magnitude pruning would find then."""
+
+    iteration: int
+    weights: Weights
+    masks: list[Mask]
+
+
+def distance(a: Mask, b: Mask) -> float:
+    """The share of all weights on which two masks differ (normalised Hamming distance, section 3.1)."""
+    return float((_flat(a) ^ _flat(b)).double().mean())
+
+
+def farthest(masks: list[Mask]) -> float:
+    """How far the last of these masks is from the PATIENCE before it, at most; nan where there are fewer."""
+    before = masks[-PATIENCE - 1 : -1]
+    return max(distance(masks[-1], mask) for mask in before) if len(before) == PATIENCE else float("nan")
+
+
+def snapshots(tickets: TicketStore, trial: int) -> list[Snapshot]:
+    """A trial's dense training once more, evaluation by evaluation."""
+    s, data, found = tickets.settings, tickets.data, []
+    for state in train(s, data, begin(s, trial, 0, initial_weights_of(s, trial))):
+        weights = {name: w.detach().cpu().clone() for name, w in state.weights.items()}
+        scores, masks = {name: weights[name].abs() for name in state.mask}, [full_mask(tickets.model)]
+        for _ in range(s.rounds):
+            masks.append(next_round(s, data, scores, masks[-1]))
+        found.append(Snapshot(state.iteration, weights, masks))
+    return found
+
+
+def early_bird(tickets: TicketStore) -> pd.DataFrame:
+    """Masks as the dense network trains: a row for each trial, round and evaluation.
+
+    Columns: `farthest` from the PATIENCE masks before, and `overlap` (Jaccard index) with the mask at the end.
+    """
+    rows = []
+    for trial in range(tickets.settings.trials):
+        seen = snapshots(tickets, trial)
+        for k in range(1, tickets.settings.rounds + 1):
+            masks = [snapshot.masks[k] for snapshot in seen]
+            where = {"trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
+            rows += [
+                where
+                | {"iteration": snapshot.iteration, "farthest": farthest(masks[: i + 1])}
+                | {"overlap": jaccard(_flat(masks[i]), _flat(masks[-1]))}
+                for i, snapshot in enumerate(seen)
+            ]
+    return pd.DataFrame(rows)
+
+
+def early_bird_tickets(tickets: TicketStore) -> pd.DataFrame:
+    """What comes of pruning where the mask is first stable: a row for each trial and round that has such a place.
+
+    Training goes on from there, under the mask, by the rest of the schedule: all of it is as long as one training.
+    """
+    s, rows = tickets.settings, []
+    for trial in range(s.trials):
+        seen = snapshots(tickets, trial)
+        for k in range(1, s.rounds + 1):
+            masks = [snapshot.masks[k] for snapshot in seen]
+            stable = (i for i in range(len(seen)) if farthest(masks[: i + 1]) < CLOSE)
+            first = next(stable, None)
+            if first is None or seen[first].iteration == s.iterations:
+                continue
+            state = begin(s, trial, k, seen[first].weights, masks[first], seen[first].iteration)
+            for _ in train(s, tickets.data, state):
+                pass
+            where = {"trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
+            found = {"iteration": seen[first].iteration, "final_test_accuracy": state.curve[-1].test_accuracy}
+            rows.append(where | found)
+    columns = ["trial", "round", "percent_left", "iteration", "final_test_accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) -> list[str]:
+    """Where masks are first stable, and what those tickets are worth against one-shot tickets of the same trials.
+
+    `oneshot`: the rows of that arm in rounds.csv.
+    """
+    lines, last = [], masks["iteration"].max()
+    for (k, left), part in found.groupby(["round", "percent_left"]):
+        early, late = (
+            t[t["round"] == k].set_index("trial")["final_test_accuracy"].rename_axis(None) for t in (part, oneshot)
+        )
+        gain = difference(early, late.reindex(early.index), paired=True).times(100)
+        overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
+        stable = mean_of(part["iteration"]).text("{:,.0f}")
+        never = f" (no two masks of as many are further apart than {2 * left:.2g}%)" if 2 * left < BOUND else ""
+        lines.append(
+            f"{left:.3g}% of weights remaining: the mask is first stable after {stable} of {last:,} iterations{never}, "
+            f"when its Jaccard index with that at the end is {mean_accuracy(overlap).text()}; pruned there and trained on, "
+            f"against the one-shot ticket {gain.text('{:+.2f}')} points (n = {len(part)})."
+        )
+    return lines
+
+
+def _flat(mask: Mask) -> Tensor:
+    return torch.cat([m.flatten() for m in mask.values()])

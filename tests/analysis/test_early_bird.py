@@ -1,0 +1,81 @@
+"""Early-bird tickets: distances by hand, masks against those of the run, and a training that goes on where it stood."""
+
+import numpy as np
+import pytest
+import torch
+
+from lthcore import masks
+from lthcore.analysis import early_bird
+from lthcore.analysis.cache import TicketStore, cached_table
+from lthcore.report.studies import pruning_at_init
+from lthcore.runs.files import read_tables
+from lthcore.runs.runner import run
+from lthcore.settings import Settings
+
+SETTINGS = Settings(
+    dataset="digits", validation=300, architecture="mlp", optimizer="sgd", learning_rate=0.1, momentum=0.9,
+    schedule="cosine", epochs=12, arms=["ticket", "oneshot", "by_magnitude_at_init", "by_random"], trials=2, rounds=2,
+    scope="global", prune_fc=0.6, prune_output=0.6,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("early") / "digits"
+    run(SETTINGS, place, quiet=True)
+    return place
+
+
+def mask(*kept: int) -> masks.Mask:
+    flat = torch.zeros(10, dtype=torch.bool)
+    flat[list(kept)] = True
+    return {"a.weight": flat[:4].view(2, 2), "b.weight": flat[4:].view(2, 3)}
+
+
+def test_the_distance_is_the_share_of_weights_on_which_masks_differ():
+    assert early_bird.distance(mask(0, 1, 5), mask(0, 1, 5)) == 0
+    assert early_bird.distance(mask(0, 1, 5), mask(0, 2, 5)) == pytest.approx(0.2)
+    assert early_bird.distance(mask(0, 1, 5), mask(6, 7, 8)) == pytest.approx(0.6)  # at most twice the share kept
+
+
+def test_a_mask_is_held_against_the_five_before_it():
+    drawn = [mask(9), mask(0, 1, 2), *[mask(0)] * 4, mask(0, 1)]
+    assert np.isnan(early_bird.farthest(drawn[:5]))
+    assert early_bird.farthest(drawn[:6]) == pytest.approx(0.2)  # still sees the first one
+    assert early_bird.farthest(drawn) == pytest.approx(0.1)  # no longer
+
+
+def test_the_training_is_the_dense_networks_and_its_masks_those_of_the_run(folder):
+    tickets = TicketStore(folder)
+    seen = early_bird.snapshots(tickets, 1)
+    dense = tickets(1, 0)
+    assert [snapshot.iteration for snapshot in seen] == [point.iteration for point in dense.curve]
+    assert all(torch.equal(w, dense.weights[name]) for name, w in seen[-1].weights.items())
+    for k in (1, 2):
+        assert masks.equal(seen[0].masks[k], tickets(1, k, "by_magnitude_at_init").mask)
+        assert masks.equal(seen[-1].masks[k], tickets(1, k, "oneshot").mask)
+
+
+def test_early_bird_tickets_are_pruned_where_the_mask_is_first_stable(folder):
+    drawn = cached_table(folder, "early_bird", early_bird.early_bird)
+    found = cached_table(folder, "early_bird_tickets", early_bird.early_bird_tickets)
+    assert len(drawn) == 2 * 2 * (SETTINGS.epochs + 1) and len(found) == 4
+    assert (drawn[drawn["iteration"] == SETTINGS.iterations]["overlap"] == 1).all()
+    stable = drawn[drawn["farthest"] < early_bird.CLOSE].groupby(["trial", "round"])["iteration"].min()
+    assert stable.tolist() == found["iteration"].tolist() and (found["iteration"] < SETTINGS.iterations).all()
+    rounds, _ = read_tables(folder)
+    by_random = rounds[rounds["arm"] == "by_random"]["final_test_accuracy"].mean()
+    assert found["final_test_accuracy"].mean() > by_random
+    lines = early_bird.findings(drawn, found, rounds[rounds["arm"] == "oneshot"])
+    assert len(lines) == 2 and all("against the one-shot ticket" in line and "(n = 2)" in line for line in lines)
+    assert [axes.get_ylabel() for axes in pruning_at_init.early_birds(folder).axes] == [
+        "share of all weights", "Jaccard index", "test accuracy at the end",
+    ]  # fmt: skip
+
+
+def test_what_is_stable_by_its_few_weights_alone_is_said(folder):
+    drawn = cached_table(folder, "early_bird", early_bird.early_bird)
+    found = cached_table(folder, "early_bird_tickets", early_bird.early_bird_tickets)
+    oneshot = read_tables(folder)[0].query("arm == 'oneshot'")
+    few = (table.assign(percent_left=table["percent_left"] / 10) for table in (drawn, found))
+    assert "no two masks of as many are further apart than 8%" in early_bird.findings(*few, oneshot)[0]
