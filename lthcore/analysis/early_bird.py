@@ -111,11 +111,11 @@ def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) ->
         gain = difference(early, late.reindex(early.index), paired=True).times(100)
         overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
         stable = mean_of(part["iteration"]).text("{:,.0f}")
-        never = f" (no two masks of as many are further apart than {2 * left:.2g}%)" if 2 * left < BOUND else ""
+        near = f" (no two masks of as many are further apart than {2 * left:.2g}%)" if 2 * left < BOUND else ""
         lines.append(
-            f"{left:.3g}% of weights remaining: the mask is first stable after {stable} of {last:,} iterations{never}, "
-            f"when its Jaccard index with that at the end is {mean_accuracy(overlap).text()}; pruned there and trained on, "
-            f"against the one-shot ticket {gain.text('{:+.2f}')} points (n = {len(part)})."
+            f"{left:.3g}% of weights remaining: the mask is first stable after {stable} of {last:,} iterations{near}, "
+            f"when its Jaccard index with that at the end is {mean_accuracy(overlap).text()}; pruned there and trained "
+            f"on, against the one-shot ticket {gain.text('{:+.2f}')} points (n = {len(part)})."
         )
     return lines
 

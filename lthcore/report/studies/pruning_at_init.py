@@ -181,7 +181,7 @@ CHECKS = {"shuffled": "its mask shuffled in layers", "fresh": "other weights", "
 
 STUDY = Study(
     "pruning_at_init",
-    "Can tickets be found before any training, or early in it?",
+    "Can tickets be found before any training?",
     {"pruning_at_init": pruning_at_init_lenet, "early_bird": early_birds_lenet},
     findings,
 )
