@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from pathlib import PurePath
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,7 @@ Schedule = Literal["constant", "step", "cosine"]
 SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
 Padding = Literal["same", "valid"]
 Engine = Literal["auto", "dense", "stack"]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 # How much of an experiment is run, and where: none of these changes any single training, so they
 # stay out of the run key, and raising one of them extends a run instead of starting another.
@@ -251,11 +252,20 @@ class Settings(Recipe):
     prune_fc: float = Field(0.2, ge=0, lt=1, description="share of the remaining dense weights pruned in a round")
     prune_conv: float = Field(0.1, ge=0, lt=1, description="share of the remaining convolution weights")
     prune_output: float = Field(0.1, ge=0, lt=1, description="share of the remaining weights of the output layer")
+    prune_layers: tuple[tuple[str, Rate], ...] = Field(
+        (), description="shares of single layers in place of those of their kind, as {fc1: 0.3}"
+    )
 
     restart: Literal["rewind", "best"] = Field(
         "rewind", description="best lets tickets go on from the weights that validated best"
     )
     keep_optimizer: bool = Field(False, description="with restart best, tickets go on with the optimizer's state too")
+
+    @field_validator("prune_layers", mode="before")
+    @classmethod
+    def _in_order(cls, value: Any) -> Any:
+        """A mapping is kept as its items, and in one order: a run's key follows from it."""
+        return sorted(value.items()) if isinstance(value, dict) and all(isinstance(k, str) for k in value) else value
 
     @model_validator(mode="after")
     def _search(self) -> Self:
@@ -292,6 +302,8 @@ class Settings(Recipe):
         late = self.criterion.startswith("late_") and self.validation == 0
         self._forbid(late, "criterion", "needs a validation set, whose best point it looks at")
         units = self.granularity == "units"
+        self._forbid(units and bool(self.prune_layers), "prune_layers", "for granularity weights")
+        self._forbid(len(dict(self.prune_layers)) < len(self.prune_layers), "prune_layers", "each layer once")
         self._forbid(units and self.keep_at_least > 0, "keep_at_least", "for weights; of units one always stays")
         return self
 

@@ -175,6 +175,8 @@ def check_settings(settings: Recipe) -> None:
     check_size(settings)
     model = outline(settings, image_shape(settings), classes_of(settings))
     check_outputs(settings, image_shape(settings), classes_of(settings))
+    if isinstance(settings, Settings):
+        layer_rates(settings, model)
     if getattr(settings, "granularity", "weights") == "units":
         streams_of(model)
 

@@ -16,12 +16,16 @@ def layer_rates(settings: Settings, model: nn.Module) -> dict[str, float]:
     """The share of its remaining weights that each layer of a network loses in a round (the paper's Figure 2).
 
     Which layers are prunable, and what kind each is, is asked of the network (`models.kinds_of`). The paper's section 4
-    leaves shortcuts whole.
+    leaves shortcuts whole. `prune_layers` has a rate of its own for a layer. Raises LabError for a layer that is none.
     """
     rates = {
         "conv": settings.prune_conv, "fc": settings.prune_fc, "output": settings.prune_output, "shortcut": 0.0,
     }  # fmt: skip
-    return {name: rates[kind] for name, kind in kinds_of(model).items()}
+    found = {name: rates[kind] for name, kind in kinds_of(model).items()}
+    for layer, rate in settings.prune_layers:
+        choose("prune_layers", layer, [name.removesuffix(".weight") for name in found])
+        found[f"{layer}.weight"] = rate
+    return found
 
 
 def prune(
