@@ -109,15 +109,16 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
         plot_intervals(part, "iteration", "overlap", alike, label, colour)
     still.axhline(early_bird.CLOSE, color="#888888", linewidth=1, linestyle=":")
     still.set(title="Distance to five masks before", ylabel="share of all weights")
-    alike.set(title="Overlap with the mask at the end", ylabel="Jaccard index")
+    alike.set(title="Overlap with the last mask", ylabel="Jaccard index")
     still.set_xlim(alike.get_xlim())
     for axes in (still, alike):
         axes.set_xlabel("training iterations")
         axes.xaxis.set_major_locator(MaxNLocator(4))
     still.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    for arm, label in (("oneshot", "one-shot ticket"), ("by_random", "random")):
+    for arm in ("ticket", "oneshot", "by_snip"):
         part = rounds[(rounds["arm"] == arm) & (rounds["round"] > 0)]
-        plot_means(part["final_test_accuracy"], part["percent_left"], accuracy, label, *AT_INIT[arm][1:])
+        if len(part):
+            plot_means(part["final_test_accuracy"], part["percent_left"], accuracy, *AT_INIT[arm])
     plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#c07fae", "--")
     sparsity_axis(accuracy, min(lefts), max(lefts), lefts)
     accuracy.set(title="Pruned where it is first stable", ylabel="test accuracy at the end")
@@ -130,7 +131,7 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
 def early_birds_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST: masks as its dense network trains, and early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
-    what = "LeNet-300-100 on MNIST, dotted: what counts as stable; bands: 95% intervals, bars: range of trials"
+    what = "LeNet-300-100 on MNIST, dotted: stable below; bands: 95% intervals, bars: range of trials"
     return early_birds(folder, caption_of(what, folder)) if folder else None
 
 
