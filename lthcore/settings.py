@@ -294,6 +294,8 @@ class Settings(Recipe):
         self._forbid(frozen and self.granularity == "units", "pruned_to", "zero with granularity units")
         trained_on = any(arm in self.arms for arm in ("continued", "fine_tuned"))
         self._forbid(frozen and trained_on, "pruned_to", "zero with the arms continued and fine_tuned")
+        tuned = "fine_tuned" in self.arms and self.schedule == "cosine"
+        self._forbid(tuned, "arms", "no fine_tuned with schedule cosine, which ends at a rate of 0")
         best = self.restart == "best"
         self._forbid(frozen and best, "pruned_to", "zero with restart best")
         self._forbid(best and self.validation == 0, "restart", "best needs a validation set")

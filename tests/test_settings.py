@@ -181,6 +181,7 @@ def test_lists_of_yaml_become_tuples():
         ({"arms": ("reinit",)}, "arms"),
         ({"arms": ()}, "arms"),
         ({"arms": ("ticket", "ticket")}, "arms"),
+        ({"arms": ("ticket", "fine_tuned"), "schedule": "cosine"}, "arms"),  # whose last rate is none
         ({"widths": (300, 0)}, "widths"),
         ({"weight_decay": 1.0}, "weight_decay"),
     ],

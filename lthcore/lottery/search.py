@@ -12,11 +12,11 @@ import torch
 from lthcore import masks
 from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of, prunes_dense
 from lthcore.data.datasets import Data, check_size, classes_of, image_shape, pick_device
-from lthcore.errors import choose
+from lthcore.errors import LabError, choose
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
-from lthcore.models import Weights, build, check_outputs, initial_weights, outline
+from lthcore.models import Weights, build, check_outputs, initial_weights, kinds_of, outline
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask
@@ -24,7 +24,7 @@ from lthcore.pruning.streams import streams_of, units_of
 from lthcore.pruning.units import prune_units
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import DynamicSettings, Recipe, Settings
 from lthcore.sources.catalogue import dataset_of
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, TrainState
@@ -177,6 +177,8 @@ def check_settings(settings: Recipe) -> None:
     check_outputs(settings, image_shape(settings), classes_of(settings))
     if isinstance(settings, Settings):
         layer_rates(settings, model)
+    if isinstance(settings, DynamicSettings) and not set(settings.prunable) & set(kinds_of(model).values()):
+        raise LabError(f"prunable = {list(settings.prunable)}: {settings.architecture} has no layer of these kinds")
     if getattr(settings, "granularity", "weights") == "units":
         streams_of(model)
 

@@ -18,7 +18,7 @@ from lthcore.lottery.start import Trial, begin, check_rewound
 from lthcore.models import Weights, build, initial_weights
 from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
-from lthcore.settings import Settings
+from lthcore.settings import DynamicSettings, Settings
 from lthcore.training.loop import train
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
@@ -358,6 +358,13 @@ def test_unknown_device_is_refused():
     check_settings(SMALL)
     with pytest.raises(LabError, match="device = 'gpu'"):
         check_settings(SMALL.changed(device="gpu"))
+
+
+def test_dynamic_pruning_of_kinds_of_layers_that_the_network_lacks_is_refused():
+    mlp = DynamicSettings(dataset="digits", validation=300, architecture="mlp", widths=(16,), epochs=2, trials=1)
+    check_settings(mlp.changed(prunable=("conv", "fc")))
+    with pytest.raises(LabError, match=r"prunable = \['conv', 'shortcut'\]: mlp has no layer"):
+        check_settings(mlp.changed(prunable=("conv", "shortcut")))
 
 
 def test_fine_tuning_goes_on_from_the_trained_weights_at_the_last_learning_rate(digits):
