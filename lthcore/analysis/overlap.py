@@ -27,7 +27,7 @@ from lthcore.seeds import seed_for
 from lthcore.training.state import TrainState
 
 IMAGES = 1000  # of the test set, that activations are compared on
-MEASURES = ("jaccard", "chance", "aligned", "aligned_chance", "signs", "cosine", "cka", "cca")
+MEASURES = ("jaccard", "chance", "aligned", "aligned_chance", "signs", "cosine", "cosine_columns", "cka", "cca")
 
 
 def compare(a: TrainState, b: TrainState, tickets: TicketStore) -> Iterator[dict]:
@@ -42,12 +42,13 @@ def compare(a: TrainState, b: TrainState, tickets: TicketStore) -> Iterator[dict
     xs, ys = (activations(model, masks.apply(t.mask, t.weights), images) for t in (a, b))
     for name, m in a.mask.items():
         layer, other = name.removesuffix(".weight"), b.mask[name]
+        kept = (a.weights[name] * m, b.weights[name] * other)
         yield {
             "layer": layer, "jaccard": jaccard(m, other),
             "chance": chance_jaccard(float(m.float().mean()), float(other.float().mean())),
             "aligned": jaccard(m, aligned[name]), "aligned_chance": jaccard(m, chance[name]),
             "signs": sign_agreement(a.weights[name], b.weights[name], m, other),
-            "cosine": cosine_of_rows(a.weights[name] * m, b.weights[name] * other),
+            "cosine": cosine_of_rows(*kept), "cosine_columns": cosine_of_rows(*(w.transpose(0, 1) for w in kept)),
             "cka": linear_cka(xs[layer], ys[layer]), "cca": mean_cca(xs[layer], ys[layer]),
         }  # fmt: skip
 

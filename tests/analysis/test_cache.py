@@ -109,6 +109,7 @@ def test_a_ticket_is_as_one_shot_at_round_1_and_equals_itself(folder):
     arms = cached_table(folder, "arms_alike", overlap.between_arms)
     first = arms.query("arm == 'oneshot' and round == 1")
     assert (first[["jaccard", "signs", "cka"]] == 1).all(axis=None)
+    assert first[["cosine", "cosine_columns"]].to_numpy() == pytest.approx(1)
     other = arms.query("arm == 'random' and layer == 'fc1'")
     assert (other["jaccard"] - other["chance"]).abs().max() < 0.06
     tickets = TicketStore(folder)

@@ -87,6 +87,7 @@ def test_cosine_of_rows_ignores_scale_and_dead_units():
     a = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     b = torch.tensor([[5.0, 0.0], [1.0, -1.0], [1.0, 0.0]])
     assert similarity.cosine_of_rows(a, b) == pytest.approx(0.5)
+    assert similarity.cosine_of_rows(a.T, b.T) == pytest.approx((6 / 54**0.5 - 1) / 2)
 
 
 def test_cka_is_1_for_rotated_activations_and_small_for_unrelated_ones():

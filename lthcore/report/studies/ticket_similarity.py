@@ -20,6 +20,13 @@ ALIKE = {
 }
 
 
+BY_LAYER = (  # column, title, what chance gives
+    ("cka", "Linear CKA of activations", None),
+    ("cca", "Mean CCA of activations", None),
+    ("cosine", "Cosine of incoming weights", 0),
+    ("cosine_columns", "Cosine of outgoing weights", 0),
+    ("signs", "Signs shared, of shared weights", 0.5),
+)
 ARMS_ALIKE = {
     "oneshot": ("one-shot ticket", "#7a4fa3"),
     "random": ("random mask", "#999999"),
@@ -28,11 +35,12 @@ ARMS_ALIKE = {
 
 
 def similarity(folder: Path, caption: str = "") -> Figure:
-    """Tickets of two seeds, layer by layer: their masks against chance, and their activations."""
+    """Tickets of two seeds, layer by layer: their masks against chance, their activations, and their weights."""
     seeds = read_table(folder, "seeds.csv")
     names = list(dict.fromkeys(seeds["layer"]))
-    figure, panels = new_figure(2, max(2, len(names)))
-    pruned, across = seeds[seeds["round"] > 0], max(2, len(names))
+    across = max(3, len(names))
+    figure, panels = new_figure(3, across)
+    pruned = seeds[seeds["round"] > 0]
     for axes, name in zip(panels, names, strict=False):
         for column, (label, colour, style) in ALIKE.items():
             part = pruned[pruned["layer"] == name]
@@ -40,17 +48,18 @@ def similarity(folder: Path, caption: str = "") -> Figure:
         axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index")
     panels[0].legend()
     colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
-    for axes, (column, title) in zip(
-        panels[across:], {"cka": "linear CKA of activations", "cca": "mean CCA of activations"}.items(), strict=False
+    for axes, (column, title, chance) in zip(
+        (*panels[across : across + 2], *panels[2 * across :]), BY_LAYER, strict=False
     ):
         for name in names:
             part = seeds[seeds["layer"] == name]
             plot_intervals(part, "percent_left", column, axes, name, colours[name])
-        axes.set(title=title, ylim=(None, 1.02))
+        axes.set_title(title)
+        if chance is not None:
+            axes.axhline(chance, color="#888888", linewidth=1, linestyle=":")
     panels[across].legend()
-    other = panels[across + 2] if across > 2 else None
-    if other is not None and has_derived(folder, "arms_alike"):
-        table = read_table(folder, "arms_alike.csv")
+    if has_derived(folder, "arms_alike"):
+        other, table = panels[across + 2], read_table(folder, "arms_alike.csv")
         for arm, (label, colour) in ARMS_ALIKE.items():
             part = table[(table["arm"] == arm) & (table["layer"] == names[0])]
             if len(part):
