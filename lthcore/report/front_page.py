@@ -28,6 +28,10 @@ SENTENCES = {
         "At 13.5% the gain of LeNet's tickets over the dense network is {here} at the early stop (the paper: {paper}), "
         "{end} at the end of training.",
     ),
+    "C2": (
+        "Do convolutional networks gain more?",
+        "The gain of Conv-2's tickets where they validate best is {here} (the paper: {paper}), {end} at the end.",
+    ),
     "L7": (
         "Do tickets need their own initial weights?",
         "At 21.1% their gain over reinitialised ones is {here} (the paper: {paper}), {end} at the end.",
@@ -78,11 +82,16 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
         end=shown(size, "end_value", "end_low", "end_high"),
         paper=size["paper"].split(" (")[0].removesuffix(" earlier"),
     )
-    graded = ", ".join(f"{part} {grade}" for part, grade in grades.items()).capitalize()
+    alike = {grade: [part for part in grades if grades[part] == grade] for grade in grades.values()}
+    graded = ", ".join(f"{_and(parts)} {grade}" for grade, parts in alike.items()).capitalize()
     profile = "" if size["profile"] == "paper" else f", profile `{size['profile']}`"
     other = f", {RUNS[size['run']]}" if size["run"] in RUNS else ""
     count = f"(n = {size['n']:.0f}{profile}{other})"
     return f"**{head}** {said} *{graded}* {count}{_elsewhere(rows, run.iloc[0])}.", list(grades.values())
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
