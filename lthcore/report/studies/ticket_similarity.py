@@ -39,7 +39,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
     seeds = read_table(folder, "seeds.csv")
     names = list(dict.fromkeys(seeds["layer"]))
     across = max(3, len(names))
-    figure, panels = new_figure(3, across)
+    figure, panels = new_figure(3, across, (3.2 * across, 8.0))
     pruned = seeds[seeds["round"] > 0]
     for axes, name in zip(panels, names, strict=False):
         for column, (label, colour, style) in ALIKE.items():
