@@ -28,9 +28,13 @@ SENTENCES = {
         "At 13.5% the gain of LeNet's tickets over the dense network is {here} at the early stop (the paper: {paper}), "
         "{end} at the end of training.",
     ),
+    "C1": (
+        "How much earlier do convolutional tickets stop?",
+        "Those of Conv-2 up to {here} times (the paper: {paper}).",
+    ),
     "C2": (
-        "Do convolutional networks gain more?",
-        "The gain of Conv-2's tickets where they validate best is {here} (the paper: {paper}), {end} at the end.",
+        "How much do they gain?",
+        "Conv-2's, where they validate best, {here} (the paper: {paper}), {end} at the end.",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
@@ -80,7 +84,7 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
     said = sentence.format(
         here=shown(size, "value", "low", "high"),
         end=shown(size, "end_value", "end_low", "end_high"),
-        paper=size["paper"].split(" (")[0].removesuffix(" earlier"),
+        paper=size["paper"].split(" (")[0].removesuffix(" earlier").removesuffix(" of weights remaining"),
     )
     alike = {grade: [part for part in grades if grades[part] == grade] for grade in grades.values()}
     graded = ", ".join(f"{_and(parts)} {grade}" for grade, parts in alike.items()).capitalize()
