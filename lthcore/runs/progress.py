@@ -92,16 +92,21 @@ class RunProgress:
             self.over.add(replicate)
 
     def round_line(self, k: int, percent: float, arm: str, accuracy: float) -> str:
-        """What is said of a round, as `round  3/20:  51.3% of weights remaining, ticket test accuracy 98.10%, ...`."""
-        place = f"round {k:2}/{self.rounds}: {percent:5.1f}% of weights remaining"
-        return f"{place}, {arm} test accuracy {accuracy:.2%}{self._pace()}"
+        """What is said of a round, as `round  3/20:  51.3% of weights remaining, ticket test accuracy 98.10%, ...`.
+
+        Where there are no rounds, all trainings are one: how far they are is said instead.
+        """
+        place = f"round {k:2}/{self.rounds}" if self.rounds else f"{self.taken:,} of {self.total:,} iterations"
+        return f"{place}: {percent:5.1f}% of weights remaining, {arm} test accuracy {accuracy:.2%}{self._pace()}"
 
     def _pace(self) -> str:
         seconds = time.perf_counter() - self.began
         if not self.taken or seconds <= 0:
             return ""
         rate = self.taken / seconds
-        return f", {rate:,.0f} it/s, {duration(max(0, self.total - self.taken) / rate)} left"
+        return (
+            f", {rate:{',.0f' if rate >= 10 else '.2g'}} it/s, {duration(max(0, self.total - self.taken) / rate)} left"
+        )
 
     def _listen(self) -> None:
         """Take what trainings say, until the run itself says that it has ended."""

@@ -11,7 +11,7 @@ import torch
 from lthcore.runs import progress
 from lthcore.runs.progress import Report, RunProgress
 from lthcore.runs.runner import run
-from lthcore.settings import Settings
+from lthcore.settings import DynamicSettings, Settings
 from lthcore.training.state import Evaluation, Replicate, TrainState
 
 SETTINGS = Settings(
@@ -44,6 +44,20 @@ def told(progress: RunProgress, *words: tuple[Replicate, int]) -> None:
     with progress:
         for replicate, iteration in words:
             progress.report(replicate, at(iteration))
+
+
+def test_slow_trainings_without_rounds_say_how_far_they_are(every_word, monkeypatch):
+    monkeypatch.setenv("LTH_PLAIN", "1")
+    settings = DynamicSettings(dataset="digits", architecture="mlp", validation=200, iterations=1000, eval_every=100)
+    replicate = Replicate("dynamic", 0, 0, 0)
+    progress = RunProgress(settings, [replicate], 0)
+    told(progress, (replicate, 0), (replicate, 100))
+    progress.began -= 200
+    line = progress.round_line(0, 80.0, "dynamic", 0.5)
+    assert re.fullmatch(
+        r"100 of 1,000 iterations:  80\.0% of weights remaining, dynamic test accuracy 50\.00%, 0\.5 it/s, 30 min left",
+        line,
+    )
 
 
 def test_steps_within_trainings_are_counted_and_those_before_a_checkpoint_are_not(every_word, monkeypatch):
