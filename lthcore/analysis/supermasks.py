@@ -17,7 +17,7 @@ from lthcore.analysis.cache import TicketStore
 from lthcore.data.datasets import Data, Split
 from lthcore.errors import LabError
 from lthcore.lottery.start import signed
-from lthcore.masks import Mask, apply, full_mask, shuffled, weights_left
+from lthcore.masks import Mask, apply, full_mask, percent_left, shuffled
 from lthcore.models import Weights, build, kinds_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
@@ -164,8 +164,7 @@ def _row(settings: Recipe, data: Data, weights: Weights, mask: Mask, trial: int,
     model.load_state_dict(apply(mask, weights))
     held = data.validation or data.train
     (_, validation), (_, test) = evaluate(model, held, data.test)[0:2]
-    left = 100 * weights_left(mask) / sum(m.numel() for m in mask.values())
     return {
-        "method": method, "trial": trial, "percent_left": round(left, 4),
+        "method": method, "trial": trial, "percent_left": round(percent_left(mask), 4),
         "val_accuracy": validation, "test_accuracy": test,
     }  # fmt: skip

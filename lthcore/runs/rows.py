@@ -7,7 +7,7 @@ import numpy as np
 from lthcore import masks
 from lthcore.runs.schemas import READ, REPLICATE
 from lthcore.settings import Recipe
-from lthcore.training.loop import weights_left
+from lthcore.training.loop import left_in, percent_left_in
 from lthcore.training.state import Evaluation, Replicate, TrainState
 
 # How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
@@ -23,7 +23,7 @@ def round_row(
     `before` is the row of the training that it was pruned from, None where there is none; `multiply_adds` is what one
     image costs its network, without the weights that are pruned.
     """
-    left = weights_left(settings, state)
+    left = left_in(settings, state)
     stop, last = state.early_stop_point, state.curve[-1]
     accuracies = {point.iteration: point.test_accuracy for point in state.curve}
     read = [accuracies[iteration] for iteration in settings.read_at]
@@ -70,7 +70,7 @@ def thinned(rows: list[dict], every: int) -> list[dict]:
 
 
 def _percent(settings: Recipe, state: TrainState) -> float:
-    return round(100 * weights_left(settings, state) / sum(m.numel() for m in state.mask.values()), 4)
+    return round(percent_left_in(settings, state), 4)
 
 
 def _percent_at(point: Evaluation, percent: float) -> float:

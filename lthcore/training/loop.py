@@ -140,9 +140,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def weights_left(settings: Recipe, state: TrainState) -> int:
+def left_in(settings: Recipe, state: TrainState) -> int:
     """How many weights are left: those of the mask, and where it does not hold (`masking: gradients`) all but zeros."""
     return masks.nonzero(state.weights, state.mask) if settings.counts_zeros else masks.weights_left(state.mask)
+
+
+def percent_left_in(settings: Recipe, state: TrainState) -> float:
+    """The percentage of its prunable weights that a training has left."""
+    return 100 * left_in(settings, state) / sum(m.numel() for m in state.mask.values())
 
 
 def _record(
@@ -153,7 +158,7 @@ def _record(
     held = [] if data.validation is None else [data.validation]
     for state, results in zip(states, engine.evaluate(*held, data.test), strict=True):
         *validation, test = results
-        percent = 100 * weights_left(settings, state) / sum(m.numel() for m in state.mask.values())
+        percent = percent_left_in(settings, state)
         validation = validation[0] if held else (float("nan"),) * 2
         state.curve.append(Evaluation(iteration, *validation, *test, percent_left=percent))
         if state.early_stop_point is state.curve[-1]:
