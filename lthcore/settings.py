@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,7 +24,6 @@ Schedule = Literal["constant", "step", "cosine"]
 SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
 Padding = Literal["same", "valid"]
 Engine = Literal["auto", "dense", "stack"]
-Rate = Annotated[float, Field(ge=0, lt=1)]
 
 # How much of an experiment is run, and where: none of these changes any single training, so they
 # stay out of the run key, and raising one of them extends a run instead of starting another.
@@ -252,7 +251,7 @@ class Settings(Recipe):
     prune_fc: float = Field(0.2, ge=0, lt=1, description="share of the remaining dense weights pruned in a round")
     prune_conv: float = Field(0.1, ge=0, lt=1, description="share of the remaining convolution weights")
     prune_output: float = Field(0.1, ge=0, lt=1, description="share of the remaining weights of the output layer")
-    prune_layers: tuple[tuple[str, Rate], ...] = Field(
+    prune_layers: tuple[tuple[str, float], ...] = Field(
         (), description="shares of single layers in place of those of their kind, as {fc1: 0.3}"
     )
 
@@ -305,6 +304,8 @@ class Settings(Recipe):
         self._forbid(late, "criterion", "needs a validation set, whose best point it looks at")
         units = self.granularity == "units"
         self._forbid(units and bool(self.prune_layers), "prune_layers", "for granularity weights")
+        outside = any(not 0 <= rate < 1 for _, rate in self.prune_layers)
+        self._forbid(outside, "prune_layers", "shares from 0 to below 1")
         self._forbid(len(dict(self.prune_layers)) < len(self.prune_layers), "prune_layers", "each layer once")
         self._forbid(units and self.keep_at_least > 0, "keep_at_least", "for weights; of units one always stays")
         return self
