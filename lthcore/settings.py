@@ -263,8 +263,13 @@ class Settings(Recipe):
     @field_validator("prune_layers", mode="before")
     @classmethod
     def _in_order(cls, value: Any) -> Any:
-        """A mapping is kept as its items, and in one order: a run's key follows from it."""
-        return sorted(value.items()) if isinstance(value, dict) and all(isinstance(k, str) for k in value) else value
+        """Kept as pairs in one order, from which a run's key follows."""
+        pairs = list(value.items()) if isinstance(value, dict) else value
+        if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+            return value
+        if any(isinstance(rate, bool) or not isinstance(layer, str) for layer, rate in pairs):
+            raise ValueError("must be a mapping from layers to numbers, as {fc1: 0.3}")
+        return sorted(tuple(pair) for pair in pairs)
 
     @model_validator(mode="after")
     def _search(self) -> Self:

@@ -22,9 +22,9 @@ def layer_rates(settings: Settings, model: nn.Module) -> dict[str, float]:
         "conv": settings.prune_conv, "fc": settings.prune_fc, "output": settings.prune_output, "shortcut": 0.0,
     }  # fmt: skip
     found = {name: rates[kind] for name, kind in kinds_of(model).items()}
+    by_layer = {name.removesuffix(".weight"): name for name in found}
     for layer, rate in settings.prune_layers:
-        choose("prune_layers", layer, [name.removesuffix(".weight") for name in found])
-        found[f"{layer}.weight"] = rate
+        found[by_layer[choose("prune_layers", layer, by_layer)]] = rate
     return found
 
 

@@ -111,11 +111,11 @@ def test_a_layer_may_have_a_rate_of_its_own():
     settings = Settings(architecture="conv2", prune_layers={"fc1": 0.5, "conv2": 0.0})
     rates, by_kind = (layer_rates(s, build(s, CIFAR10, 10)) for s in (settings, Settings(architecture="conv2")))
     assert rates == by_kind | {"fc1.weight": 0.5, "conv2.weight": 0.0}
-    again = Settings(architecture="conv2", prune_layers=[["conv2", 0.0], ["fc1", 0.5]])  # as run.json has them
+    again = Settings(architecture="conv2", prune_layers=[["fc1", 0.5], ["conv2", 0.0]])  # pairs, as run.json has them
     assert again == settings and again.key == settings.key != Settings(architecture="conv2").key
     with pytest.raises(LabError, match=r"prune_layers = 'fc9' .did you mean 'fc2'"):
         check_settings(settings.changed(prune_layers={"fc9": 0.5}))
-    for wrong in ({"fc1": 1.0}, {"fc1": "x"}, {1: 0.2}, "fc1", [["fc1", 0.2], ["fc1", 0.3]]):
+    for wrong in ({"fc1": 1.0}, {"fc1": "x"}, {1: 0.2}, {"fc1": False}, "fc1", [["fc1", 0.2], ["fc1", 0.3]]):
         with pytest.raises(LabError, match="prune_layers"):
             settings.changed(prune_layers=wrong)
 
