@@ -108,14 +108,19 @@ def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) ->
         early, late = (
             t[t["round"] == k].set_index("trial")["final_test_accuracy"].rename_axis(None) for t in (part, oneshot)
         )
-        gain = difference(early, late.reindex(early.index), paired=True).times(100)
+        both = early.index.intersection(late.index)
+        if both.empty:
+            continue  # no one-shot tickets to hold them against
+        gain = difference(early[both], late[both], paired=True).times(100)
         overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
-        stable = mean_of(part["iteration"]).text("{:,.0f}")
+        earliest = masks.loc[masks["farthest"].notna(), "iteration"].min()
+        at = "the first evaluation at which it can be, " if (part["iteration"] == earliest).all() else ""
+        stable = at + mean_of(part["iteration"]).text("{:,.0f}")
         near = f" (no two masks of as many are further apart than {2 * left:.2g}%)" if 2 * left < BOUND else ""
         lines.append(
             f"{left:.3g}% of weights remaining: the mask is first stable after {stable} of {last:,} iterations{near}, "
             f"when its Jaccard index with that at the end is {mean_accuracy(overlap).text()}; pruned there and trained "
-            f"on, against the one-shot ticket {gain.text('{:+.2f}')} points (n = {len(part)})."
+            f"on, against the one-shot ticket {gain.text('{:+.2f}')} points (n = {gain.n})."
         )
     return lines
 
