@@ -181,6 +181,8 @@ class RunFolder:
         wrong = None
         if saved != replicate or (like is not None and state.seed != like.seed):
             wrong = f"is of another training ({file_stem(saved)})"
+        elif like is not None and state.curve[0].iteration != like.iteration:
+            wrong = f"begins at iteration {state.curve[0].iteration:,}, and this training at {like.iteration:,}"
         elif like is not None and _layout(like.weights) != _layout(state.weights):
             wrong = "is of another network"
         elif like is not None and arm_of(replicate.arm).masks != "training" and not masks.equal(state.mask, like.mask):

@@ -22,7 +22,7 @@ from lthcore.runs.checkpoints import load_state, save_state
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.engines import conv, dense
-from lthcore.training.engines.dense import evaluate
+from lthcore.training.engines.dense import evaluate, noise_of
 from lthcore.training.loop import learning_rate, one_thread, train, train_in_step
 from lthcore.training.parallel import _train_mapped, stack_size, train_cohort, worker_count
 from lthcore.training.state import Evaluation, Replicate, TrainState
@@ -426,7 +426,13 @@ def test_a_training_moves_to_another_kind_of_device_and_draws_its_noise_by_seed_
             pass
         outcomes.append(moved)
     assert_same(*outcomes)
-    assert not torch.equal(outcomes[0].weights["fc1.weight"], trained(settings, digits).weights["fc1.weight"])
+    moved.noise = torch.zeros(16, dtype=torch.uint8)
+    drawn = []
+    for moved.iteration in (20, 40):
+        drawn.append(noise_of(moved, torch.device("cpu")).get_state())
+        expected = torch.Generator().manual_seed(seed_for(moved.seed, "noise", moved.iteration))
+        assert torch.equal(drawn[-1], expected.get_state())
+    assert not torch.equal(*drawn)
 
 
 def test_another_seed_of_the_training_means_other_batches(digits):
