@@ -100,7 +100,8 @@ def _groups(names: list[str], scope: str) -> list[list[str]]:
 
 
 def _floor(count: float) -> int:
-    return math.floor(count + 1e-9)  # undoes the rounding of products such as 0.29 x 100 = 28.999999999999996
+    # undoes the rounding of products such as 0.29 x 100 = 28.999999999999996, and of sums of them in large networks
+    return math.floor(count + 1e-9 + 1e-15 * count)
 
 
 def _without_lowest(scores: Scores, mask: Mask, quotas: list[tuple[list[str], int]]) -> Mask:

@@ -33,8 +33,8 @@ SENTENCES = {
         "Those of Conv-2 up to {here} times (the paper: {paper}).",
     ),
     "C2": (
-        "How much do they gain?",
-        "Conv-2's, where they validate best, {here} (the paper: {paper}), {end} at the end.",
+        "How much do Conv-2's tickets gain?",
+        "Where they validate best {here} (the paper: {paper}), {end} at the end.",
     ),
     "L7": (
         "Do tickets need their own initial weights?",

@@ -94,9 +94,9 @@ class RunProgress:
     def round_line(self, k: int, percent: float, arm: str, accuracy: float) -> str:
         """What is said of a round, as `round  3/20:  51.3% of weights remaining, ticket test accuracy 98.10%, ...`.
 
-        Where there are no rounds, all trainings are one: how far they are is said instead.
+        Where there are no rounds, it says how many iterations are left instead.
         """
-        place = f"round {k:2}/{self.rounds}" if self.rounds else f"{self.taken:,} of {self.total:,} iterations"
+        place = f"round {k:2}/{self.rounds}" if self.rounds else f"{self.total - self.taken:,} iterations to go"
         return f"{place}: {percent:5.1f}% of weights remaining, {arm} test accuracy {accuracy:.2%}{self._pace()}"
 
     def _pace(self) -> str:
@@ -150,8 +150,9 @@ class RunProgress:
             return
         if not self.plain:
             self.bar.total = self.total
-            place = f"round {replicate.round}/{self.rounds}: {percent:.1f}% of weights remaining"
-            self.bar.set_postfix_str(f"{place}, {replicate.arm} {accuracy:.2%}", refresh=False)
+            place = f"round {replicate.round}/{self.rounds}: " if self.rounds else ""  # the bar counts iterations
+            at = f"{place}{percent:.1f}% of weights remaining, {replicate.arm} {accuracy:.2%}"
+            self.bar.set_postfix_str(at, refresh=False)
             self.bar.update(steps)
         elif not (self.quiet or ended) and time.perf_counter() - self.printed > LINE_EVERY:
             self.printed = time.perf_counter()

@@ -12,6 +12,7 @@ from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery.search import check_settings
 from lthcore.models import Weights, build, initial_weights
+from lthcore.pruning import allocation
 from lthcore.pruning.allocation import erk_densities, layer_rates, prune, prune_to
 from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.pruning.units import unit_activation
@@ -118,6 +119,14 @@ def test_a_layer_may_have_a_rate_of_its_own():
     for wrong in ({"fc1": 1.0}, {"fc1": "x"}, {1: 0.2}, {"fc1": False}, "fc1", [["fc1", 0.2], ["fc1", 0.3]]):
         with pytest.raises(LabError, match="prune_layers"):
             settings.changed(prune_layers=wrong)
+
+
+@given(kept=st.integers(1, 20_000_000))
+def test_a_share_of_a_large_network_is_the_count_that_it_was_made_of(kept):
+    """As SynFlow has it: from how many weights are to stay, over their share, back to how many go."""
+    sizes = [1728, 294_912, 2_359_296, 2_359_296, 4_718_592, 10_266_176]  # 20 million in all
+    total, density = sum(sizes), kept / sum(sizes)
+    assert allocation._floor(sum((1 - density) * size for size in sizes)) == total - kept
 
 
 # Counts and order

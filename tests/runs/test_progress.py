@@ -55,8 +55,21 @@ def test_slow_trainings_without_rounds_say_how_far_they_are(every_word, monkeypa
     progress.began -= 200
     line = progress.round_line(0, 80.0, "dynamic", 0.5)
     assert re.fullmatch(
-        r"100 of 1,000 iterations:  80\.0% of weights remaining, dynamic test accuracy 50\.00%, 0\.5 it/s, 30 min left",
+        r"900 iterations to go:  80\.0% of weights remaining, dynamic test accuracy 50\.00%, 0\.5 it/s, 30 min left",
         line,
+    )
+
+
+def test_a_bar_of_trainings_without_rounds_names_none(every_word, monkeypatch):
+    monkeypatch.delenv("LTH_PLAIN", raising=False)
+    screen, replicate = Terminal(), Replicate("dynamic", 0, 0, 0)
+    monkeypatch.setattr(sys, "stderr", screen)
+    settings = DynamicSettings(dataset="digits", architecture="mlp", validation=200, iterations=1000, eval_every=100)
+    progress = RunProgress(settings, [replicate], 0)
+    progress.bar.mininterval, progress.bar.ncols = 0, 150
+    told(progress, (replicate, 0), (replicate, 100))
+    assert (
+        "100/1000" in screen.getvalue() and "dynamic 90.00%" in screen.getvalue() and "round" not in screen.getvalue()
     )
 
 
