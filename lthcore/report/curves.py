@@ -21,6 +21,16 @@ def colours_of(rounds: Iterable[int]) -> dict[int, Any]:
     return {0: "#222222"} | dict(zip(pruned, sns.color_palette("turbo", len(pruned), desat=0.65), strict=True))
 
 
+def at_shared_iterations(curves: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a training's curves at which each of its trials has one.
+
+    A long curve is stored in part, and the iteration of a trial's early stop of this trial alone: a mean over trials
+    there would be one of fewer trials than its neighbours.
+    """
+    trials = curves.groupby("iteration")["trial"].transform("nunique")
+    return curves[trials == curves["trial"].nunique()]
+
+
 def plot_curves(
     curves: pd.DataFrame,
     series: Iterable[tuple[str, int]],
@@ -33,7 +43,7 @@ def plot_curves(
     series = [(arm, k) for arm, k in series if ((curves["arm"] == arm) & (curves["round"] == k)).any()]
     colours = colours or colours_of(k for _, k in series)
     for arm, k in series:
-        part = curves[(curves["arm"] == arm) & (curves["round"] == k)]
+        part = at_shared_iterations(curves[(curves["arm"] == arm) & (curves["round"] == k)])
         spread = part.groupby("iteration")[column].agg(["mean", "min", "max"])
         left = f"{part['percent_left'].mean():.1f}%"
         style, label = ("-", left) if arm == "ticket" else (ARMS[arm][2], f"{left} {arm}")

@@ -194,6 +194,15 @@ def test_curves_are_means_in_a_band_from_min_to_max():
         assert (heights.min(), heights.max()) == pytest.approx((top - 0.02, top + 0.04))
 
 
+def test_a_curve_has_no_mean_where_only_some_of_its_trials_were_evaluated():
+    _, curves = tables("ticket")
+    early = curves[curves["trial"] == 0].assign(iteration=1500).drop_duplicates(["arm", "round", "iteration"])
+    axes = plot_curves(pd.concat([curves, early]), [("ticket", 1)])
+    assert list(axes.lines[0].get_xdata()) == [0, 1000, 2000]
+    alone = plot_curves(pd.concat([curves[curves["trial"] == 0], early]), [("ticket", 1)])
+    assert list(alone.lines[0].get_xdata()) == [0, 1000, 1500, 2000]
+
+
 def test_nearest_round_is_the_one_within_5_percent():
     rounds, _ = tables("ticket", "random")
     assert [round_nearest(rounds, left) for left in (100, 51.3, 21.1, 1.9)] == [0, 1, 2, 5]

@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_beside, runs_of, trainings_of
+from lthcore.report.curves import at_shared_iterations
 from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -30,7 +31,7 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
         curves, settings = read_whole_trials(folder)[1], read_record(folder)["settings"]
         steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
         split = "val" if settings["validation"] else "test"
-        means = curves.groupby("iteration").mean(numeric_only=True)
+        means = at_shared_iterations(curves).groupby("iteration").mean(numeric_only=True)
         epoch = means.index / steps
         # the mask tightens at the start of an epoch, and is read at its end: so a step, held back to the start
         left.step(epoch, means["percent_left"], where="pre", color=colour, label=label)

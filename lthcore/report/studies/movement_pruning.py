@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.report.comparisons import gap, profile_of, runs_beside
+from lthcore.report.curves import at_shared_iterations
 from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure, plot_rounds, sparsity_axis
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -41,7 +42,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     ks = sorted(curves["round"].unique())
     colours = dict(zip(ks, sns.color_palette("viridis", len(ks) + 1), strict=False))
     for k in ks:
-        means = curves[curves["round"] == k].groupby("iteration").mean(numeric_only=True)
+        means = at_shared_iterations(curves[curves["round"] == k]).groupby("iteration").mean(numeric_only=True)
         for axes, column in zip(panels, ("test_accuracy", "test_loss", "val_loss"), strict=False):
             label = f"{means['percent_left'].iloc[-1]:.3g}%"
             axes.plot(means.index / steps, means[column], color=colours[k], label=label)
