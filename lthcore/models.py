@@ -280,12 +280,13 @@ def kind_of(layer: nn.Module, name: str, output: str = "output.weight") -> Kind:
 def kinds_of(model: nn.Module) -> dict[str, Kind]:
     """The prunable weights of a network, by name in its order, and the kind of layer that each is of.
 
-    The output layer is the one that is called `output`, else the last dense layer. Frozen weights (`requires_grad` is
-    False) have no mask. Raises LabError for a kind that there is not, and where nothing is prunable.
+    The output layer is the dense layer or convolution that is called `output`, else the last dense layer. Frozen
+    weights (`requires_grad` is False) have no mask. Raises LabError for a kind that there is not, and where nothing is
+    prunable.
     """
     layers, found = dict(model.named_modules()), {}
     dense = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and not name.endswith("out_proj")]
-    output = "output" if "output" in layers else (dense or [""])[-1]
+    output = "output" if isinstance(layers.get("output"), nn.Linear | CONVOLUTIONS) else (dense or [""])[-1]
     has_mask = getattr(model, "prunable", prunable)
     kind = getattr(model, "kind_of", partial(kind_of, output=f"{output}.weight"))
     for name, parameter in model.named_parameters():

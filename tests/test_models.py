@@ -2,6 +2,8 @@
 
 import ast
 import math
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 
 from lthcore.errors import LabError
 from lthcore.masks import counts, full_mask
-from lthcore.models import Dropout, build, initial_weights
+from lthcore.models import Dropout, build, initial_weights, kinds_of
 from lthcore.registry import MODELS
 from lthcore.settings import Settings
 
@@ -90,6 +92,17 @@ def test_vgg_networks_have_the_convolutions_of_torchvisions(architecture, theirs
     assert shapes(build(Settings(architecture=architecture), CIFAR10, 10)) == shapes(
         getattr(torchvision.models, theirs)()
     )
+
+
+def test_the_output_layer_is_the_layer_called_output_else_the_last_dense_one():
+    def kinds(**layers):
+        return list(kinds_of(nn.Sequential(OrderedDict(layers))).values())
+
+    dense, convolution = partial(nn.Linear, 4, 4), partial(nn.Conv2d, 1, 1, 1)
+    assert kinds(output=dense(), later=dense()) == ["output", "fc"]
+    assert kinds(first=convolution(), output=convolution()) == ["conv", "output"]
+    assert kinds(first=dense(), later=dense()) == ["fc", "output"]
+    assert kinds(output=nn.Sequential(dense(), nn.ReLU(), dense())) == ["fc", "output"]  # a part that only holds layers
 
 
 def test_kaiming_fan_out_is_torchs():

@@ -10,46 +10,42 @@ from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.search import initial_weights_of, next_round
 from lthcore.lottery.start import begin
-from lthcore.masks import full_mask
+from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights
 from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
 
 SHARE = 0.2  # of each layer's weights, the largest or the smallest
-# label -> which weights, and what becomes of them
+# label -> which weights of a layer, and what they become
 SEEDINGS = {
     "largest, as drawn": ("largest", lambda w: w),
     "largest, halved": ("largest", lambda w: w / 2),
     "largest, doubled": ("largest", lambda w: w * 2),
     "largest, made positive": ("largest", Tensor.abs),
     "smallest, as drawn": ("smallest", lambda w: w),
-    "smallest, to the layer's sigma": ("smallest", lambda w: w.sign()),  # times sigma
+    "smallest, to the layer's sigma": ("smallest", lambda w: w.sign() * w.std()),
     "smallest, made positive": ("smallest", Tensor.abs),
 }
 
 
-def chosen(initial: Weights, which: str) -> dict[str, Tensor]:
-    """The share of each prunable weight tensor that is largest or smallest in magnitude, as masks."""
+def chosen(initial: Weights, full: Mask, which: str) -> Mask:
+    """The share of weights that is largest or smallest in magnitude, in each layer of `full`, as a mask."""
     found = {}
-    for name, w in initial.items():
-        if w.ndim >= 2:
-            order = w.abs().flatten().argsort(descending=which == "largest", stable=True)
-            mask = torch.zeros(w.numel(), dtype=torch.bool)
-            mask[order[: round(SHARE * w.numel())]] = True
-            found[name] = mask.view(w.shape)
+    for name in full:
+        w = initial[name]
+        order = w.abs().flatten().argsort(descending=which == "largest", stable=True)
+        mask = torch.zeros(w.numel(), dtype=torch.bool)
+        mask[order[: round(SHARE * w.numel())]] = True
+        found[name] = mask.view(w.shape)
     return found
 
 
-def seeded(initial: Weights, label: str) -> Weights:
-    """Initial weights with one of SEEDINGS applied; all others as drawn."""
+def seeded(initial: Weights, full: Mask, label: str) -> Weights:
+    """Initial weights with one of SEEDINGS applied in the layers of `full`; all others as drawn."""
     which, change = SEEDINGS[label]
-    sigma = "sigma" in label
-    out = dict(initial)
-    for name, mask in chosen(initial, which).items():
-        w = initial[name]
-        out[name] = torch.where(mask, change(w) * w.std() if sigma else change(w), w)
-    return out
+    masks = chosen(initial, full, which)
+    return initial | {name: torch.where(m, change(initial[name]), initial[name]) for name, m in masks.items()}
 
 
 def survival(tickets: TicketStore) -> pd.DataFrame:
@@ -60,20 +56,18 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
     settings, data, full = tickets.settings, tickets.data, full_mask(tickets.model)
     starts = {
         Replicate(label, trial, 0, 0): begin(
-            settings, trial, 0, seeded(initial_weights_of(settings, trial), label), full
+            settings, trial, 0, seeded(initial_weights_of(settings, trial), full, label), full
         )
         for label in SEEDINGS
         for trial in range(settings.trials)
+        if label != "smallest, as drawn"
     }
-    once = {key: state for key, state in starts.items() if not key.arm.startswith("smallest, as drawn")}
-    outcomes = dict(train_cohort(settings, data, once))
-    for trial in range(settings.trials):  # as drawn is as drawn: the same training, other weights looked at
-        outcomes[Replicate("smallest, as drawn", trial, 0, 0)] = outcomes[Replicate("largest, as drawn", trial, 0, 0)]
-    rows = []
+    rows, outcomes = [], dict(train_cohort(settings, data, starts))
     for label in SEEDINGS:
         for trial in range(settings.trials):
-            done, initial = outcomes[Replicate(label, trial, 0, 0)], initial_weights_of(settings, trial)
-            these, mask = chosen(initial, SEEDINGS[label][0]), full
+            trained = label if label != "smallest, as drawn" else "largest, as drawn"  # one training, other weights
+            done, initial = outcomes[Replicate(trained, trial, 0, 0)], initial_weights_of(settings, trial)
+            these, mask = chosen(initial, full, SEEDINGS[label][0]), full
             seen = PruningContext(settings, data, mask, done.start, done.weights, done.weights, 0)
             keep = partial(next_round, settings, data, scores_of("magnitude", seen))
             for k in range(1, settings.rounds + 1):
@@ -96,7 +90,7 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
     ]
 
 
-def _share(mask: dict[str, Tensor], these: dict[str, Tensor], inside: bool) -> float:
+def _share(mask: Mask, these: Mask, inside: bool) -> float:
     """The share of the weights in (or outside) `these` that a mask keeps."""
     kept = sum(int((mask[name] & (these[name] == inside)).sum()) for name in mask)
     return kept / sum(int((these[name] == inside).sum()) for name in mask)

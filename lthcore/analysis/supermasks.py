@@ -50,9 +50,9 @@ def learned_mask(settings: Recipe, data: Data, weights: Weights, density: float,
     """A mask that keeps `density` of each layer, found by edge-popup (arXiv 1911.13299): weights stay as they are.
 
     Each weight has a score; the highest of a layer are in the mask, and gradients of the loss on `steps` batches go to
-    the scores.
+    the scores. The network is the one that is evaluated: no dropout, and batch norms with the statistics in `weights`.
     """
-    model = build(settings.changed(dropout=0.0), data.shape, data.classes).to(data.train.images.device)
+    model = build(settings, data.shape, data.classes).to(data.train.images.device).eval()
     generator = torch.Generator().manual_seed(seed)
     bounds = {name: math.sqrt(6 / weights[name][0].numel()) for name in kinds_of(model)}
     scores = {

@@ -11,7 +11,9 @@ import torch
 from lthcore.analysis import overlap, perturbed_init, prediction, stability, structure, supermasks
 from lthcore.analysis.cache import TicketStore, cached_table, has_derived, need_trials
 from lthcore.analysis.tickets import path_count
+from lthcore.data.datasets import load
 from lthcore.errors import LabError
+from lthcore.lottery.search import initial_weights_of
 from lthcore.masks import percent_left, shuffled
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -155,9 +157,14 @@ def test_features_are_of_the_initial_and_the_early_network_alone(folder):
 
 
 def test_seeding_changes_just_the_weights_it_names():
-    initial = {"fc1.weight": torch.randn(20, 50), "fc1.bias": torch.zeros(20)}
+    initial = {"fc1.weight": torch.randn(20, 50), "fc1.bias": torch.zeros(20), "table.weight": torch.randn(4, 4)}
+    full = {"fc1.weight": torch.ones(20, 50, dtype=torch.bool)}
     for label, (which, _) in perturbed_init.SEEDINGS.items():
-        mask, new = perturbed_init.chosen(initial, which)["fc1.weight"], perturbed_init.seeded(initial, label)
+        mask, new = (
+            perturbed_init.chosen(initial, full, which)["fc1.weight"],
+            perturbed_init.seeded(initial, full, label),
+        )
+        assert all(torch.equal(new[name], initial[name]) for name in ("fc1.bias", "table.weight"))
         assert int(mask.sum()) == 200 and torch.equal(new["fc1.weight"][~mask], initial["fc1.weight"][~mask])
         old, changed = initial["fc1.weight"][mask].abs(), new["fc1.weight"][mask]
         inside, outside = old, initial["fc1.weight"][~mask].abs()
@@ -200,6 +207,17 @@ def test_a_learned_mask_of_untrained_weights_beats_random_ones_by_far(folder):
     assert accuracy(mask) > 0.2 + max(accuracy(shuffled(mask, seed)) for seed in range(5))
     again = supermasks.learned_mask(*search, seed=0, steps=400)
     assert all(torch.equal(mask[name], again[name]) for name in mask)
+
+
+def test_searching_a_mask_leaves_the_statistics_of_batch_norms_as_they_are():
+    settings = Settings(
+        dataset="digits", architecture="resnet20", widths=(4, 4, 4), iterations=2, batch_size=20, validation=300,
+        prune_conv=0.2, prune_fc=0, prune_output=0,
+    )  # fmt: skip
+    data, initial = load(settings), initial_weights_of(settings, 0)
+    before = {name: w.clone() for name, w in initial.items()}
+    mask = supermasks.learned_mask(settings, data, initial, 0.5, seed=0, steps=2)
+    assert len(mask) > 20 and all(torch.equal(initial[name], w) for name, w in before.items())
 
 
 def test_evolved_masks_are_a_front_each_better_in_something(folder):
