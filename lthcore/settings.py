@@ -147,7 +147,7 @@ class Recipe(BaseModel):
         self._forbid(resized, "input_scaling", "no unit_norm with image_size, which would change the norms again")
         known = _known(self.dataset)
         mirrored = "flip" in self.augment and known is not None and not known.mirrored
-        self._forbid(mirrored, "augment", "no flip here, since a mirrored digit is none")
+        self._forbid(mirrored, "augment", "no flip here, since a mirrored image is none of its class")
         if self.trainings > LARGEST_PLAN:
             names = [name for name in ("trials", "rounds", "reinit_draws", "random_draws") if hasattr(self, name)]
             values = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)

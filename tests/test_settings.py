@@ -184,6 +184,8 @@ def test_lists_of_yaml_become_tuples():
         ({"arms": ("ticket", "fine_tuned"), "schedule": "cosine"}, "arms"),  # whose last rate is none
         ({"widths": (300, 0)}, "widths"),
         ({"weight_decay": 1.0}, "weight_decay"),
+        ({"dataset": "mnist", "augment": ("flip",)}, "augment"),
+        ({"dataset": "fashion_mnist_permuted", "augment": ("flip",)}, "augment"),
     ],
 )
 def test_impossible_combinations_are_refused(values, key):
@@ -198,6 +200,7 @@ def test_impossible_combinations_are_refused(values, key):
         {"warmup": 10, "iterations": 10},
         {"rewind_to": 9, "iterations": 10},
         {"optimizer": "adamw", "weight_decay": 0.01},
+        {"dataset": "fashion_mnist", "augment": ("flip",)},
     ],
 )
 def test_combinations_at_the_edge_are_allowed(values):

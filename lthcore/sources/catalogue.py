@@ -39,7 +39,8 @@ def _permuted(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
 for _dataset in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, CIFAR100):
     register_dataset(_dataset)
 for _dataset in (DIGITS, MNIST, FASHION_MNIST):
-    register_dataset(replace(_dataset, name=f"{_dataset.name}_permuted", reader=_permuted(_dataset.reader)))
+    _reader = _permuted(_dataset.reader)
+    register_dataset(replace(_dataset, name=f"{_dataset.name}_permuted", reader=_reader, mirrored=False))
 
 
 def dataset_of(name: str) -> Dataset:
