@@ -96,9 +96,9 @@ ARMS = {
         ),
         # the ticket with Gaussian noise added
         Arm("noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#5b8fc9", sigmas=0.5),
-        Arm("noise_1", "ticket", "noisy", "ticket + 1 sigma", "#8a6fc0", sigmas=1.0),
-        Arm("noise_2", "ticket", "noisy", "ticket + 2 sigma", "#c07fae", sigmas=2.0),
-        Arm("noise_3", "ticket", "noisy", "ticket + 3 sigma", "#c0504d", sigmas=3.0),
+        Arm("noise_1", "ticket", "noisy", "ticket + 1 sigma of noise", "#8a6fc0", sigmas=1.0),
+        Arm("noise_2", "ticket", "noisy", "ticket + 2 sigma of noise", "#c07fae", sigmas=2.0),
+        Arm("noise_3", "ticket", "noisy", "ticket + 3 sigma of noise", "#c0504d", sigmas=3.0),
         # no arm of a search: a network that is pruned while it trains (lthcore/lottery/dynamic.py)
         Arm("dynamic", "training", "initial", "pruned while it trains", "#1f5fa8"),
     )

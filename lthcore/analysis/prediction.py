@@ -30,6 +30,11 @@ BEFORE = ("layer", "initial magnitude", "z-score", "gradient x weight", "SynFlow
 EARLY = (*BEFORE, "early movement", "early magnitude")
 LEAKY = (*EARLY, "final magnitude (leaky)")
 SETS = {"before training": BEFORE, "and early in it": EARLY, "and its end (leaky)": LEAKY}
+SAID = {  # of these sets, where they stand alone
+    "before training": "features before training",
+    "and early in it": "features before and early in training",
+    "and its end (leaky)": "features before training, early in it and at its end (leaky)",
+}
 SAMPLE = 20_000  # weights of each trial
 EARLY_SHARE = 1 / 30  # of the iterations
 
@@ -129,7 +134,8 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
     at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
     left = at["percent_left"].iloc[0]
     return [
-        f"{left:.3g}% of weights remaining, {name}: ROC-AUC {mean_of(part['auc']).text('{:.3f}')} (n = {len(part)})."
+        f"{left:.3g}% of weights remaining, {SAID[name]}: ROC-AUC {mean_of(part['auc']).text('{:.3f}')} "
+        f"(n = {len(part)})."
         for name, part in at.groupby("features", sort=False)
     ]
 

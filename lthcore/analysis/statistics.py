@@ -15,9 +15,10 @@ from scipy import stats
 from lthcore.settings import Recipe
 
 CONVENTION = (
-    "Numbers in brackets are 95% intervals over trials: Student's t for means, Fieller's for ratios of means. "
-    "Differences are paired by trial where both sides share initial weights or the order of the images, also where "
-    "that widens the interval; where they share neither, the interval is Welch's."
+    "Numbers in brackets are 95% intervals over trials; where that of a difference contains 0, the trials do not tell "
+    "the two apart. They are Student's t for means (paired by trial where both sides share initial weights or the "
+    "order of the images, else Welch's), Fieller's for ratios of means, the jackknife's over pairs of trials. Those of "
+    "a place are the places that the intervals of the differences allow."
 )
 AT_CHANCE = 0.12  # of ten classes: whoever always says one class is right in 9 to 11.4% of the test images used here
 MOST_TRIALS = 1000  # beyond this, asking for more trials is no advice

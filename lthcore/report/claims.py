@@ -36,8 +36,9 @@ PARTS = ("direction", "size", "place")
 ASIDE = ("measure", "within", "sign", "unit")  # keys of a part that are no arguments of its measure
 NOT_RUN, UNREADABLE = "not run", "not graded: its run cannot be read, or diverged"
 COLUMNS = [
-    "id", "claim", "paper", "part", "run", "profile", "n", "value", "low", "high", "unit", "tolerance", "grade",
-    "trials_needed", "end_value", "end_low", "end_high", "tolerance_fixed", "predicted", "run_key",
+    "id", "claim", "paper", "part", "run", "profile", "training", "n", "value", "low", "high", "unit", "tolerance",
+    "grade", "trials_needed", "end_value", "end_low", "end_high", "end_grade", "tolerance_fixed", "predicted",
+    "run_key",
 ]  # fmt: skip
 
 
@@ -157,7 +158,8 @@ def grade(part: str, found: Estimate, spec: dict) -> str:
         return "undecided"
     off = found.value - (low if found.value < low else high)
     scale, digits = (100, 2) if spec.get("unit") else (1, 2 if abs(off) < 100 else 0)
-    return f"differs (by {off * scale:+.{digits}f})"
+    points = " points" if spec.get("unit") or part == "place" else ""
+    return f"differs (by {off * scale:+.{digits}f}{points})"
 
 
 def measure(run: RunTables, spec: dict) -> Estimate:
@@ -225,6 +227,13 @@ def _ungraded(claim: dict, why: str) -> list[dict]:
     return [{"part": part, "run": run, "grade": why} for part in parts_of(claim)]
 
 
+def training_of(record: dict) -> str:
+    """How long each training of a run is, and in which precision where that is not float32."""
+    settings = record.get("settings", {})
+    rounded = settings.get("precision", "float32")
+    return f"{settings.get('iterations', 0):,} iterations{'' if rounded == 'float32' else f', {rounded}'}"
+
+
 def label(study: str, run: str) -> str:
     """What a run is called in the scorecard: those of other studies than the search for tickets by both names."""
     return run if study == NOTEBOOK else f"{study}/{run}"
@@ -254,7 +263,8 @@ def _graded(root: Path, claim: dict, read: Callable[..., RunTables]) -> Iterator
                         f"{folder}: a ticket diverged, and so the rounds after it are not there in all trials"
                     )
                 continue  # its tickets are still on their way down
-            where = {"run": label(study, name), "profile": profile, "run_key": record.get("run_key")}
+            where = {"run": label(study, name), "profile": profile, "training": training_of(record)}
+            where["run_key"] = record.get("run_key")
             try:
                 rows = [where | _part_of(run, record, claim, part) for part in parts_of(claim)]
             except Absent:
@@ -268,7 +278,7 @@ def _part_of(run: RunTables, record: dict, claim: dict, part: str) -> dict:
     found, end = measure(run, spec), at_the_end(run, spec)
     row = {"part": part, **_numbers(found), "grade": grade(part, found, spec)}
     if end:
-        row |= {"end_value": end.value, "end_low": end.low, "end_high": end.high}
+        row |= {"end_value": end.value, "end_low": end.low, "end_high": end.high, "end_grade": grade(part, end, spec)}
     if row["grade"] == "undecided" and found.n > 1:
         row["trials_needed"] = trials_needed(
             lambda n: grade(part, measure(run.with_trials(n), spec), spec) != "undecided", found.n

@@ -13,6 +13,10 @@ LENET = f"{NOTEBOOK}/{LENET_RUN}"
 # the same experiment on inputs scaled otherwise: drawn where it has more of a figure's arms
 INSTEAD = {LENET: f"{NOTEBOOK}/lenet_mnist_standardised"}
 CONVS = ("conv2_cifar10", "conv4_cifar10", "conv6_cifar10")
+TRAINED = {  # architecture -> what the paper's experiments with it are called
+    "lenet": "LeNet on MNIST", "conv2": "Conv-2 on CIFAR-10", "conv4": "Conv-4 on CIFAR-10",
+    "conv6": "Conv-6 on CIFAR-10", "resnet20": "ResNet-18 on CIFAR-10", "vgg19": "VGG-19 on CIFAR-10",
+}  # fmt: skip
 PAIR = ("es_iteration", "es_test_accuracy")
 FOUR = (*PAIR, "es_train_accuracy", "final_test_accuracy")
 SWEEP = ("es_iteration", "es_val_accuracy", "es_train_accuracy", "final_test_accuracy")

@@ -1,17 +1,15 @@
 """The front page: findings in plain English, and where each study stands, from the committed tables."""
 
-from pathlib import Path
+from operator import itemgetter
 
 import pandas as pd
 
 from lthcore.report.claims import NOT_RUN, UNREADABLE
-from lthcore.report.comparisons import runs_of
 from lthcore.report.scorecard import shown
 from lthcore.report.studies import STUDIES
-from lthcore.runs.files import read_record
 
-# Claim -> what was found of it, in a few words that hold whatever its grade, and the numbers. Percentages are of
-# weights remaining.
+# Claim -> what was found of it, in a few words that hold whatever its grade, and the numbers: {here} at the early stop,
+# {end} at the end of training, {C2} of another claim. Percentages are of weights remaining.
 LEAD = (
     "L3",
     "LeNet's smallest winning tickets",
@@ -20,33 +18,35 @@ LEAD = (
 SENTENCES = {
     "L1": (
         "Do tickets learn faster?",
-        "At 21.1% the early stop of LeNet's tickets is earlier than the dense network's by "
-        "{here} (the paper: {paper}).",
+        "At 21.1% LeNet's early stop is earlier than the dense network's by {here} (the paper: {paper}).",
     ),
     "L2": (
         "Do tickets reach a higher test accuracy?",
-        "At 13.5% the gain of LeNet's tickets over the dense network is {here} at the early stop (the paper: {paper}), "
-        "{end} at the end of training.",
+        "At 13.5% LeNet's tickets gain {here} over the dense network (the paper: {paper}), {end} at the end.",
     ),
     "C1": (
         "How much earlier do convolutional tickets stop?",
         "Those of Conv-2 up to {here} times (the paper: {paper}).",
     ),
-    "C2": (
+    "C2p": (
         "How much do Conv-2's tickets gain?",
-        "Where they validate best {here} (the paper: {paper}), {end} at the end.",
+        "At 4.6% they gain {here} (the paper: {paper}); at their best by validation {C2}.",
+    ),
+    "C4": (
+        "Do Conv-2's tickets fit their training images?",
+        "The least accurate to {here} at the end (the paper: {paper}).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
-        "At 21.1% their gain over reinitialised ones is {here} (the paper: {paper}), {end} at the end.",
+        "At 21.1% LeNet's tickets gain {here} over reinitialised ones (the paper: {paper}).",
     ),
     "X4b": (
-        "Do tickets survive noise of three standard deviations on their initial weights?",
-        "At 7.0% their gain over reinitialised ones is {here}, {end} at the end (the paper: above 0).",
+        "Do tickets survive noise of 3 sigma on their initial weights?",
+        "They gain {X4c} over reinitialised ones at 21.1%, {here} at 7.0%, {X4d} at 1.5% (the paper: above 0).",
     ),
     "F6": (
-        "May a mask found before training by SNIP be shuffled within its layers?",
-        "At 1.56% shuffling changes LeNet's test accuracy at the end by {here} (arXiv 2009.08576: no loss).",
+        "May a mask that SNIP finds before training be shuffled within its layers?",
+        "LeNet gains {F6b} at 6.25%, {here} at 1.56%, at the end (arXiv 2009.08576: no loss).",
     ),
 }
 WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}
@@ -65,7 +65,7 @@ def findings(card: pd.DataFrame) -> list[str]:
         said, grades = _said(card, name, question, sentence)
         if said:
             found.append((min(ORDER.index(grade) for grade in grades), said))
-    return [line for _, line in sorted(found)]
+    return [line for _, line in sorted(found, key=itemgetter(0))]
 
 
 def lead(card: pd.DataFrame) -> str:
@@ -80,18 +80,33 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
         return "", []
     run = rows[(rows["run"] == rows["run"].iloc[0]) & (rows["profile"] == rows["profile"].iloc[0])]
     grades = {row.part: row.grade.split(" ")[0] for row in run.itertuples()}
-    size = run.sort_values("part", ascending=False).iloc[0]  # before its direction
-    said = sentence.format(
-        here=shown(size, "value", "low", "high"),
-        end=shown(size, "end_value", "end_low", "end_high"),
-        paper=size["paper"].split(" (")[0].removesuffix(" earlier").removesuffix(" of weights remaining"),
+    size = _size_of(run)
+    said = sentence.format_map(
+        _numbers(card)
+        | {
+            "here": shown(size, "value", "low", "high"),
+            "end": shown(size, "end_value", "end_low", "end_high"),
+            "paper": size["paper"].split(" (")[0].removesuffix(" earlier").removesuffix(" of weights remaining"),
+        }
     )
     alike = {grade: [part for part in grades if grades[part] == grade] for grade in grades.values()}
     graded = ", ".join(f"{_and(parts)} {grade}" for grade, parts in alike.items()).capitalize()
-    profile = "" if size["profile"] == "paper" else f", profile `{size['profile']}`"
     other = f", {RUNS[size['run']]}" if size["run"] in RUNS else ""
-    count = f"(n = {size['n']:.0f}{profile}{other})"
+    count = f"(n = {size['n']:.0f}, {size['training']}{other})"
     return f"**{head}** {said} *{graded}* {count}{_elsewhere(rows, run.iloc[0])}.", list(grades.values())
+
+
+def _numbers(card: pd.DataFrame) -> dict[str, str]:
+    """What was measured of each claim in the first run that it is graded in."""
+    measured = card[card["value"].notna() & card["run"].notna()]
+    first = measured.drop_duplicates(["id", "part"])
+    found = {name: shown(_size_of(parts), "value", "low", "high") for name, parts in first.groupby("id")}
+    return dict.fromkeys(card["id"], "not measured") | found
+
+
+def _size_of(parts: pd.DataFrame) -> pd.Series:
+    """The size of a claim, else its place, else its direction."""
+    return parts.sort_values("part", ascending=False).iloc[0]
 
 
 def _and(words: list[str]) -> str:
@@ -107,13 +122,12 @@ def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
     return "".join(f"; {o.part} {o.grade} {RUNS.get(o.run, f'in `{o.run}`')}" for o in unlike)
 
 
-def status_of_studies(root: Path, card: pd.DataFrame) -> str:
-    """A table in Markdown: each study, its question, its notebook, what was run, and how its claims were graded."""
-    lines = ["| study | question | networks | status |", "|---|---|---|---|"]
+def status_of_studies(card: pd.DataFrame) -> str:
+    """A table in Markdown: each study, its question, its notebook, and how its claims were graded."""
+    lines = ["| study | question | status |", "|---|---|---|"]
     for name, study in STUDIES.items():
         link = f"[{name.replace('_', ' ')}](notebooks/{name}.ipynb)"
-        ran = {read_record(folder)["settings"]["architecture"] for folder in runs_of(root, name).values()}
-        lines.append(f"| {link} | {study.question} | {', '.join(sorted(ran)) or 'none yet'} | {_status(card, name)} |")
+        lines.append(f"| {link} | {study.question} | {_status(card, name)} |")
     return "\n".join(lines)
 
 

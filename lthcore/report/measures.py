@@ -96,6 +96,11 @@ def best(run: RunTables, column: str, down_to: float, up_to: float, arm: str = "
     return mean_accuracy(values[rounds[0]], run.as_if)
 
 
+def last(run: RunTables, column: str, arm: str) -> Estimate:
+    """An accuracy in an arm's last round; of dynamic pruning, which has one, the accuracy of its training."""
+    return mean_accuracy(run.by_trial(column, arm).iloc[:, -1], run.as_if)
+
+
 def _first(left: np.ndarray, holds: np.ndarray, nowhere: float) -> float:
     return float(left[np.argmax(holds)]) if holds.any() else nowhere
 
@@ -242,7 +247,7 @@ MEASURES = {
     f.__name__: f
     for f in (
         gain, times, times_less_one, earlier, largest_gain, place_of_largest_gain, largest_speedup,
-        place_of_largest_speedup, least, best, ahead_from, ahead_to, ahead_further, falls_below, within_a_point,
+        place_of_largest_speedup, least, best, last, ahead_from, ahead_to, ahead_further, falls_below, within_a_point,
         smallest_winning, weights_back_at_dense, dense_gain, gain_beside, movement_less_one, untrained, learned_gain,
         error_barrier,
     )

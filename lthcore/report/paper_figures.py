@@ -18,7 +18,7 @@ from lthcore.lottery.search import planned
 from lthcore.paths import project_root
 from lthcore.report import plots
 from lthcore.report.curves import figure3
-from lthcore.report.figure_specs import FIGURES, INSTEAD, NOTEBOOK, PAIR, FigureSpec
+from lthcore.report.figure_specs import FIGURES, INSTEAD, NOTEBOOK, PAIR, TRAINED, FigureSpec
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import TITLES, Series
 from lthcore.report.run_tables import read_whole_trials
@@ -78,7 +78,10 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
     partial = "" if done >= planned else f", {done} of {planned} trainings done"
     n, iterations = rounds["trial"].nunique(), rounds["iterations"].max()
     trials = "1 trial" if n == 1 else f"{n} trials"
-    what = f"{folder.name}, profile {profile_of(folder)}: n = {trials} of {iterations:,} iterations"
+    precision, n_test = record.get("settings", {}).get("precision", "float32"), record.get("n_test", 10_000)
+    rounded = "" if precision == "float32" else f" in {precision}"
+    few = f", {n_test:,} test images" if n_test < 10_000 else ""
+    what = f"{folder.name}, profile {profile_of(folder)}: n = {trials} of {iterations:,} iterations{rounded}{few}"
     return f"{what}, bars: range of trials{partial} ({record['run_key']})"
 
 
@@ -192,12 +195,18 @@ def _draw_networks(sheet: FigureSpec, found: dict[str, Path], missing: list[str]
     jobs = [(folder, column) for folder in found.values() for column in sheet.columns]
     for axes, (folder, column) in zip(panels, jobs, strict=False):
         plots.plot_against_sparsity(read_whole_trials(folder)[0], column, sheet.arms, axes)
-        axes.set_title(folder.name)
+        axes.set_title(_network_of(folder))
         if axes is not panels[0] and axes.get_legend():
             axes.get_legend().remove()
     for axes in panels[len(jobs) :]:
         axes.set_axis_off()
     return plots.captioned(figure, _describe_all(found), missing)
+
+
+def _network_of(folder: Path) -> str:
+    """What a run trains, as a title."""
+    network = TRAINED.get(read_record(folder).get("settings", {}).get("architecture"), folder.name)
+    return f"{network}, standardised pixels" if folder.name.endswith("_standardised") else network
 
 
 def _describe_all(found: dict[str, Path]) -> str:

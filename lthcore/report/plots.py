@@ -19,7 +19,7 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS as RECORDS
@@ -27,6 +27,7 @@ from lthcore.arms import arm_of
 from lthcore.registry import UNCOLOURED
 from lthcore.report.run_tables import whole_trials
 from lthcore.report.tables import with_dense
+from lthcore.runs.files import read_record
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
@@ -44,6 +45,11 @@ TITLES = {
     "read_2_test_accuracy": "Test accuracy, second reading",
     "read_3_test_accuracy": "Test accuracy, third reading",
 }
+AXES = {  # of distributions: what a quantity is
+    "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
+    "magnitude change": "|w at the end| - |w at the start|", "incoming connections kept": "share of connections kept",
+    "outgoing connections kept": "share of connections kept",
+}  # fmt: skip
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
@@ -181,19 +187,36 @@ def plot_distributions(
                 label = quantity.split(", ")[-1] if together else f"{left:.1f}% remaining"
                 panel.plot(x, y, color=f"C{row}" if together else colour, label=label)
             title = quantity.split(",")[0] if together else quantity
-            panel.set(title=f"{layer}: {title}", xlabel="", ylabel=what if column == 0 else "")
+            panel.set(
+                title=f"{layer}: {title}", xlabel=AXES[quantity.split(",")[0]], ylabel=what if column == 0 else ""
+            )
     legend_above(figure, *axes[0].get_legend_handles_labels())
     return captioned(figure, caption)
 
 
-def sparsity_axis(axes: Axes, lowest: float, highest: float = 100, ticks: Iterable[float] = TICKS) -> None:
-    """A falling logarithmic axis of weights left, with the paper's ticks or others; with its own where they are few."""
+def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
+    """A falling logarithmic axis of weights left, its ticks where the lines that are drawn have points.
+
+    They are the paper's where the lines have at least four of these.
+    """
     axes.set_xscale("log")
     axes.set_xlim(1.15 * highest, lowest / 1.15)
-    shown = [tick for tick in ticks if tick >= lowest / 1.15]
-    axes.set_xticks(shown if len(shown) > 2 else np.geomspace(highest, lowest, 4).round(1))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    drawn = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
+    levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x >= lowest / 1.15}, reverse=True)
+    papers = [tick for tick in TICKS if any(abs(level / tick - 1) < 0.03 for level in levels)]
+    apart = (highest / lowest) ** (1 / 8.5)  # of one tick from the next, so that their labels do not touch
+    axes.set_xticks(papers if len(papers) > 3 else _thinned(levels or [highest, lowest], apart))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))
     axes.minorticks_off()
+
+
+def _thinned(levels: list[float], apart: float) -> list[float]:
+    """Some of these falling levels, each by a factor smaller than the one before."""
+    shown = levels[:1]
+    for level in levels[1:]:
+        if shown[-1] / level >= apart:
+            shown.append(level)
+    return shown
 
 
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
@@ -308,9 +331,18 @@ def _interval(part: pd.DataFrame, y: str, over: str) -> Estimate:
 
 
 def caption_of(what: str, *folders: Path) -> str:
-    """What a figure is of, how many trials its runs have, and at which profile they were run."""
+    """What a figure is of, how many trials its runs have, how long these are, and at which profile they were run."""
     profiles = sorted({folder.parents[1].name for folder in folders})
-    return f"{what}; n = {min(map(whole_trials, folders))} trials each, profile {', '.join(profiles)}"
+    settings = [read_record(folder).get("settings", {}) for folder in folders]
+    steps, trials = ({*values} for values in ([s.get("iterations", 0) for s in settings], map(whole_trials, folders)))
+    rounded = sorted({s["precision"] for s in settings if s.get("precision", "float32") != "float32"})
+    said = [f"n = {span(trials)} trials of {span(steps)} iterations", *rounded, f"profile {', '.join(profiles)}"]
+    return f"{what}; {', '.join(said)}"
+
+
+def span(numbers: set[int]) -> str:
+    """One number, or from the least to the greatest."""
+    return f"{min(numbers):,} to {max(numbers):,}" if len(numbers) > 1 else f"{min(numbers):,}"
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
@@ -347,9 +379,12 @@ def legend_above(figure: Figure, handles: Iterable[Artist], labels: Iterable[str
 def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
     """A column of rounds.csv against weights left: means over trials, bars from the lowest to the highest.
 
-    By what is left and not by round: a trial that skips a round is behind the others from there on.
+    By what is left and not by round, as far as every trial came down: a trial that skips a round is behind the others
+    from there on.
     """
-    plot_means(rounds[column], rounds["percent_left"].round(2), axes, label, colour, style)
+    left = rounds["percent_left"].round(2)
+    everyone = rounds.groupby(left)["trial"].transform("nunique") == rounds["trial"].nunique()
+    plot_means(rounds[column][everyone], left[everyone], axes, label, colour, style)
 
 
 def plot_arms(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: str, axes: Axes, title: str) -> None:

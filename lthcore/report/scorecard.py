@@ -13,7 +13,7 @@ from lthcore.report.run_tables import Absent, RunTables
 from lthcore.runs.files import read_record
 
 HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"
-FORMS = {"points": (100, 2), "%": (100, 1), "% of weights": (1, 1)}  # unit -> factor and digits
+FORMS = {"points": (100, 2), "%": (100, 1), "accuracy": (100, 2), "% of weights": (1, 1)}  # its factor and digits
 
 
 def as_markdown(card: pd.DataFrame) -> str:
@@ -28,7 +28,7 @@ def as_markdown(card: pd.DataFrame) -> str:
         cells = (
             *what,
             "; ".join(filter(None, (_here(row) for _, row in numbers.iterrows()))),
-            "; ".join(filter(None, (shown(row, "end_value", "end_low", "end_high") for _, row in numbers.iterrows()))),
+            "; ".join(filter(None, (*(_end(row) for _, row in numbers.iterrows()), _otherwise(parts)))),
             "; ".join(f"{row['part']} {row['grade']}{_why(row)}" for _, row in parts.iterrows())
             if first["value"] == first["value"]
             else first["grade"],
@@ -46,6 +46,25 @@ def _here(row: pd.Series) -> str:
     return "; ".join(filter(None, (shown(row, "value", "low", "high"), f"predicted: {predicted}" if predicted else "")))
 
 
+def _end(row: pd.Series) -> str:
+    return shown(row, "end_value", "end_low", "end_high")
+
+
+def _otherwise(parts: pd.DataFrame) -> str:
+    """Which parts would have another grade at the end of training."""
+    return "; ".join(f"*{row.part} {row.end_grade}*" for row in parts[graded_otherwise(parts)].itertuples())
+
+
+def graded_otherwise(card: pd.DataFrame) -> pd.Series:
+    """Whether the same at the end of training has another grade."""
+    return card["end_grade"].notna() & (_grades(card["end_grade"]) != _grades(card["grade"]))
+
+
+def _grades(column: pd.Series) -> pd.Series:
+    """Grades without what stands in brackets behind them."""
+    return column.astype("string").str.split(" (", regex=False).str[0]
+
+
 def what_would_tell(row: pd.Series) -> str:
     """Why a part is undecided: how many trials would tell, if mean and spread stayed what they are."""
     if row["n"] == 1:
@@ -61,7 +80,7 @@ def _why(row: pd.Series) -> str:
 def _run(row: pd.Series) -> str:
     if not isinstance(row["profile"], str):
         return row["run"] if isinstance(row["run"], str) else "arithmetic"
-    return f"{row['run']}, `{row['profile']}`, n = {row['n']:.0f}"
+    return f"{row['run']}, `{row['profile']}`, {row['training']}, n = {row['n']:.0f}"
 
 
 def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
@@ -71,6 +90,7 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     unit, number = row["unit"], float(row[value])
     factor, digits = FORMS.get(unit, (1, 2 if abs(number) < 100 else 0))
     sign = "+" if unit == "points" else ""
+    unit = "%" if unit == "accuracy" else unit
     text = f"{factor * number:{sign},.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}"
     if not low or row["n"] != row["n"]:  # arithmetic is exact
         return text
@@ -104,14 +124,27 @@ def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
 
 def count_of(card: pd.DataFrame) -> str:
     """How many parts of claims, each counted in each of its runs, got which grade."""
-    grades = (
-        card[~card["grade"].isin((NOT_RUN, UNREADABLE))]["grade"]
-        .astype(str)
-        .str.split(" (", regex=False)
-        .str[0]
-        .value_counts()
-    )
+    grades = _grades(card[~card["grade"].isin((NOT_RUN, UNREADABLE))]["grade"]).value_counts()
     return f"of {grades.sum()} graded parts {', '.join(f'{n} {name}' for name, n in grades.items()) or 'none'}"
+
+
+def counts_in_full(card: pd.DataFrame) -> str:
+    """The same as sentences: also by when the tolerance was fixed, and at the end of training."""
+    said = [f"{count_of(card).capitalize()}."]
+    for fixed in ("before the run", "during the run", "after the run"):
+        rows = card[card["tolerance_fixed"] == fixed]
+        if len(rows):
+            said.append(f"Tolerance fixed {fixed}: {count_of(rows)}.")
+    if changed := int(graded_otherwise(card).sum()):
+        parts = f"{changed} part{'s' if changed > 1 else ''}"
+        said.append(f"Read at the end of training instead, {parts} would have another grade, which the table has *so*.")
+    said.append(
+        "A place is the percentage of a round of the run; the first round's stands for all above it. A largest gain or "
+        "speed-up is of a chosen round, which its interval leaves out of account. "
+        "Parts are not independent: runs of one experiment share their seeds, some parts are of one number, and A1 is "
+        "L3 with a wider tolerance."
+    )
+    return " ".join(said)
 
 
 def table_of(frame: pd.DataFrame) -> str:
@@ -127,7 +160,7 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
         f"{CONVENTION}\n\nA part of a claim is *reproduced* where its whole interval lies within the tolerance, "
         "*differs* where none of it does, and is *undecided* where it straddles, or where a single trial has no "
         "interval; of the former the number of trials is said that would tell, if mean and spread stayed as they are.",
-        f"{count_of(card[trained]).capitalize()}.",
+        counts_in_full(card[trained]),
         as_markdown(card[trained]),
     ]
     dense = baselines(root, card[trained])

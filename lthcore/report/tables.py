@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from lthcore.arms import arm_of
 from lthcore.report.measures import END, earlier, falls_below, gain, smallest_winning
 from lthcore.report.run_tables import Absent, RunTables
 
@@ -44,17 +45,16 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
         lines.append("Without a validation set there is no early stop: what follows is read at the end of training.")
     run = RunTables.of(rounds)
     rounds, n = run.rounds, run.n
-    smallest, among = smallest_winning(run), f"means of {n} trials" if n > 1 else "in a single trial"
+    smallest, among = smallest_winning(run), f"By the means of {n} trials" if n > 1 else "In a single trial"
     lines.append(
-        f"Winning tickets down to {smallest.text('{:.1f}%')} of the weights ({among}: stop no later, "
-        "reach no lower test accuracy)."
+        f"{among} tickets stop no later and reach no lower test accuracy than the dense network down to "
+        f"{smallest.text('{:.1f}%')} of the weights."
         if smallest.value < 100
-        else f"At no round do tickets ({among}) both stop no later than the dense network and reach no "
-        "lower test accuracy."
+        else f"{among} tickets of no round both stop no later than the dense network and reach no lower test accuracy."
     )
     levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
     for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
-        lines.append(f"At {run.left[k]:.1f}% of weights remaining: {_at(run, run.left[k])} (n = {n}).")
+        lines.append(f"At {run.left[k]:.1f}% of weights remaining {_at(run, run.left[k])} (n = {n}).")
     labels = {"ticket": "Tickets", "reinit": "Reinitialised tickets", "random": "Random sparse networks"}
     for arm in (arm for arm in labels if arm in set(rounds["arm"])):
         try:
@@ -66,18 +66,18 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
 
 def _at(run: RunTables, percent: float) -> str:
     """What tickets of as many weights are worth, against the dense network and against their reinitialisations."""
-    parts = [
-        f"early stop {earlier(run, percent).times(-100).text('{:+.0f}%')}",
-        f"test accuracy {gain(run, percent).times(100).text('{:+.2f}')} points against the dense network",
-    ]
+    said = (
+        f"the early stop of tickets differs by {earlier(run, percent).times(-100).text('{:+.0f}%')} from the dense "
+        f"network's, their test accuracy there by {gain(run, percent).times(100).text('{:+.2f}')} points"
+    )
     if run.has("final_test_accuracy"):
-        parts.append(f"at the end of training {gain(run, percent, column=END).times(100).text('{:+.2f}')}")
+        said += f" and at the end of training by {gain(run, percent, column=END).times(100).text('{:+.2f}')}"
     try:
         against = gain(run, percent, against="reinit").times(100)
-        parts.append(f"at the early stop {against.text('{:+.2f}')} against its reinitialisation")
+        said += f"; from their reinitialisations' it differs by {against.text('{:+.2f}')} points at the early stop"
     except Absent:
         pass
-    return ", ".join(parts)
+    return said
 
 
 def _fall(run: RunTables, arm: str, label: str) -> str:
@@ -100,8 +100,8 @@ NAMES = {"oneshot": "large final", "by_snip": "SNIP", "by_grasp": "GraSP", "by_s
 
 
 def name_of(arm: str) -> str:
-    """What an arm is called in a sentence."""
-    return NAMES.get(arm, arm.removeprefix("by_").replace("_", " "))
+    """What an arm is called in a sentence, as in the figures."""
+    return NAMES.get(arm) or arm_of(arm).label
 
 
 def middle_and_last(rounds: pd.DataFrame) -> Iterator[tuple[int, float, dict[str, pd.Series]]]:

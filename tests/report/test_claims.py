@@ -13,7 +13,7 @@ from lthcore.report import arithmetic, claims
 from lthcore.report.claims import Absent, at_the_end, grade, load_claims, measure, scorecard, timing, when
 from lthcore.report.readme import write_pages
 from lthcore.report.run_tables import RunTables
-from lthcore.report.scorecard import as_markdown, baselines, write_scorecard
+from lthcore.report.scorecard import as_markdown, baselines, counts_in_full, write_scorecard
 from lthcore.runs import schemas
 from lthcore.runs.experiments import load_experiments, params_files
 
@@ -84,6 +84,7 @@ def folder(tmp_path):
         ({"measure": "within_a_point", "column": "es_test_accuracy"}, 1.9),
         ({"measure": "least", "column": "es_test_accuracy", "down_to": 2.0}, 0.97),
         ({"measure": "best", "column": "es_test_accuracy", "down_to": 3.0, "up_to": 8.0}, 0.972),
+        ({"measure": "last", "column": "es_test_accuracy", "arm": "reinit"}, 0.940),
     ],
     ids=lambda value: value.get("measure") if isinstance(value, dict) else None,
 )
@@ -246,9 +247,9 @@ def test_grades_follow_from_the_whole_interval():
 def test_what_differs_says_by_how_much():
     assert grade("direction", exactly(-0.1), {"sign": 1}) == "differs (sign -)"
     assert grade("size", exactly(0.2), {"within": [0.2, 0.5]}) == "reproduced"
-    assert grade("size", exactly(0.19), {"within": [0.2, 0.5], "unit": "%"}) == "differs (by -1.00)"
-    assert grade("size", exactly(0.008), {"within": [0.0015, 0.006], "unit": "points"}) == "differs (by +0.20)"
-    assert grade("place", exactly(1.2), {"within": [1.8, 4.6]}) == "differs (by -0.60)"
+    assert grade("size", exactly(0.19), {"within": [0.2, 0.5], "unit": "%"}) == "differs (by -1.00 points)"
+    assert grade("size", exactly(0.008), {"within": [0.0015, 0.006], "unit": "points"}) == "differs (by +0.20 points)"
+    assert grade("place", exactly(1.2), {"within": [1.8, 4.6]}) == "differs (by -0.60 points)"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_table_built_to_pass_passes(folder, tmp_path):
 
 def test_a_table_built_to_fail_fails_and_says_by_how_much(folder, tmp_path):
     card = scorecard(tmp_path, one("F", **FAILING))
-    assert list(card["grade"]) == ["differs (by -0.05)", "differs (by +16.10)"]
+    assert list(card["grade"]) == ["differs (by -0.05)", "differs (by +16.10 points)"]
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ def test_a_table_built_to_fail_fails_and_says_by_how_much(folder, tmp_path):
         ("size", (0.5, 0.9), {"within": [0.2, 0.5]}, "undecided"),
         ("size", (0.0, 0.2), {"within": [0.2, 0.5]}, "undecided"),
         ("size", (0.6, 0.9), {"within": [0.2, 0.5]}, "differs (by +0.25)"),
-        ("size", (0.01, 0.03), {"within": [-0.5, 0.0], "unit": "points"}, "differs (by +2.00)"),
+        ("size", (0.01, 0.03), {"within": [-0.5, 0.0], "unit": "points"}, "differs (by +2.00 points)"),
         ("size", (250, 350), {"within": [0, 100]}, "differs (by +200)"),
         ("size", (-np.inf, np.inf), {"within": [0, 100]}, "undecided"),
         ("size", (np.nan, np.nan), {"within": [0, 100]}, "undecided"),
@@ -543,6 +544,20 @@ def test_what_is_read_at_the_early_stop_is_read_at_the_end_beside_it(folder, tmp
     assert at_the_end(RunTables.read(folder), EARLIER) is None
     card = scorecard(tmp_path, one("P", size=gain | {"within": [0, 1], "unit": "points"}))
     assert "| +0.50 points [+0.50, +0.50] | +0.50 points [+0.50, +0.50] |" in as_markdown(card)
+
+
+def test_another_grade_at_the_end_of_training_is_said_beside_its_value(folder, tmp_path):
+    rounds = table({"ticket": TICKET, "reinit": REINIT})
+    tickets = (rounds["arm"] == "ticket") & (rounds["round"] > 0)
+    rounds.loc[tickets, "final_test_accuracy"] -= 0.02
+    rounds.to_csv(folder / "rounds.csv", index=False)
+    card = scorecard(tmp_path, one("G", direction={"measure": "gain", "at": 21.1, "sign": 1, "unit": "points"}))
+    assert list(card["end_grade"]) == ["differs (sign -)"] and list(card["grade"]) == ["reproduced"]
+    assert "| +0.50 points [+0.50, +0.50] | -1.50 points [-1.50, -1.50]; *direction differs (sign -)* |" in as_markdown(
+        card
+    )
+    assert "Read at the end of training instead, 1 part would have another grade" in counts_in_full(card)
+    assert "Tolerance fixed during the run: of 1 graded parts 1 reproduced." in counts_in_full(card)
 
 
 def test_the_dense_networks_stand_beside_the_papers(folder, tmp_path):

@@ -244,7 +244,7 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
         write(tmp_path, f"paper/robust_training/lenet_mnist-{label}", settings, rows)
     first, second = robust_training.findings(tmp_path)
     assert first == "Base, by % of weights remaining: 97.50% at 100%, 97.50% at 6.25%."
-    assert second.startswith("dropout against base: at 100% of weights remaining +0.20 points [+0.20, +0.20] (n = 2)")
+    assert second.startswith("+ dropout against base: at 100% of weights remaining +0.20 points [+0.20, +0.20] (n = 2)")
 
 
 @pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "robust_training",
@@ -254,7 +254,9 @@ def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
     shown = [axes for axes in figure.axes if axes.axison]
     assert shown and all(axes.lines or axes.collections or axes.patches for axes in shown)
     said = [figure._supxlabel.get_text(), *(axes.get_title(loc="left") for axes in figure.axes)]
-    assert any(re.search(r"n = \d+( trials each)?, profile", text) for text in map(" ".join, map(str.split, said)))
+    assert any(
+        re.search(r"n = \d+ trials of [\d,]+ iterations, profile", text) for text in map(" ".join, map(str.split, said))
+    )
     plt.close("all")
 
 

@@ -67,7 +67,8 @@ def test_the_sentences_of_a_single_trial_say_how_little_it_tells(tmp_path):
     write(tmp_path, 1)
     lines = found_in("convolutional", tmp_path)
     assert "1 trial. An accuracy on 1,000 test images has a standard error of 1.5 points" in lines[0]
-    assert "Conv-2: Winning tickets down to 26.5% of the weights (in a single trial: " in lines[1]
+    assert lines[1].startswith("Conv-2: At the end of training the dense network has ")
+    assert "Conv-2: In a single trial tickets stop no later" in lines[2] and "down to 26.5% of the weights" in lines[2]
     assert all("[" not in line for line in lines) and found_in("convolutional", tmp_path / "empty") == []
 
 

@@ -62,10 +62,10 @@ def test_findings_state_the_numbers_their_n_and_their_spread(rounds):
     lines = findings(rounds)
     assert "21.1%" in lines[0] and "2 trials" in lines[0]
     at = next(line for line in lines if line.startswith("At 21.1%"))
-    assert "early stop -40% [-40%, -40%]" in at
-    assert "test accuracy +0.40 [+0.40, +0.40] points against the dense network" in at
-    assert "at the end of training +0.10 [+0.10, +0.10]" in at
-    assert "at the early stop +0.90 [+0.90, +0.90] against its reinitialisation" in at
+    assert "the early stop of tickets differs by -40% [-40%, -40%] from the dense network's" in at
+    assert "their test accuracy there by +0.40 [+0.40, +0.40] points" in at
+    assert "at the end of training by +0.10 [+0.10, +0.10]" in at
+    assert "from their reinitialisations' it differs by +0.90 [+0.90, +0.90] points at the early stop" in at
     assert "n = 2" in at
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_beside, runs_of, trainings_of
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure
+from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure, span
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
@@ -18,7 +18,7 @@ from lthcore.runs.files import read_record
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks
-COLOURS = {"dynamic": ARMS["ticket"][1], "iterative, rewound": ARMS["reinit"][1], "iterative, trained on": GREY}
+COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": ARMS["ticket"][1], "iterative, trained on": GREY}
 
 
 def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
@@ -28,15 +28,16 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     """
     figure, (left, loss, accuracy) = new_figure(1, 3)
     for (label, folder), colour in zip(folders.items(), PALETTE, strict=False):
+        style = "--" if "gradients" in label else "-"  # which lie on those of the dense network
         curves, settings = read_whole_trials(folder)[1], read_record(folder)["settings"]
         steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
         split = "val" if settings["validation"] else "test"
         means = at_shared_iterations(curves).groupby("iteration").mean(numeric_only=True)
         epoch = means.index / steps
         # the mask tightens at the start of an epoch, and is read at its end: so a step, held back to the start
-        left.step(epoch, means["percent_left"], where="pre", color=colour, label=label)
-        loss.plot(epoch, means[f"{split}_loss"], color=colour)
-        accuracy.plot(epoch, means[f"{split}_accuracy"], color=colour)
+        left.step(epoch, means["percent_left"], where="pre", color=colour, label=label, linestyle=style)
+        loss.plot(epoch, means[f"{split}_loss"], style, color=colour)
+        accuracy.plot(epoch, means[f"{split}_accuracy"], style, color=colour)
     left.set(title="Weights that are not zero", ylabel="share of all weights", ylim=(-3, 103))
     left.yaxis.set_major_formatter(PercentFormatter(100, decimals=0))
     what = {"val": "validation", "test": "test"}[split]
@@ -105,9 +106,9 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         )
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     panels[0].legend()
-    n = min(table.groupby("variant").size().min() for table in found.values())
+    sizes = {int(n) for table in found.values() for n in table.groupby("variant").size()}
     trained = "; ".join(f"{title}: {_trained(table)}" for title, table in found.items())
-    return captioned(figure, f"n >= {n} trials each. {trained}")
+    return captioned(figure, f"n = {span(sizes)} trials. {trained}")
 
 
 def _trained(table: pd.DataFrame) -> str:
@@ -164,12 +165,18 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         order = sorted(set(part["value"]))
         place = part["value"].map({v: i for i, v in enumerate(order)})
         axes.scatter(place, part["final_test_accuracy"], s=16, color=COLOURS["dynamic"], alpha=0.6)
-        means = part[learned_anything(part["final_test_accuracy"])].groupby("value")["final_test_accuracy"].mean()
+        whole = learned_anything(part["final_test_accuracy"])
+        means = part[whole].groupby("value")["final_test_accuracy"].mean()
         axes.plot(range(len(order)), means.reindex(order), color=COLOURS["dynamic"])
+        low, high = part["final_test_accuracy"][whole].agg(["min", "max"])
+        axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
+        for v, stuck in part[~whole].groupby("value").size().items():
+            said = f"{stuck} of {(part['value'] == v).sum()}\nat chance"
+            axes.text(order.index(v), low - 0.1 * (high - low), said, ha="center", va="bottom", fontsize=8.5)
         axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
         axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label}")
         axes.margins(x=0.15)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     for axes in panels[len(factors) :]:
         axes.set_axis_off()
     return captioned(
@@ -183,7 +190,7 @@ def dynamic_costs(root: Path) -> Figure | None:
     table = pruning_costs(root)
     if table.empty or table["method"].nunique() < 2:
         return None
-    levels = sorted(table["sparsity"].unique())
+    levels, sizes = sorted(table["sparsity"].unique()), set()
     figure, panels = new_figure(1, max(2, len(levels)))
     for axes, sparsity in zip(panels, levels, strict=False):
         part = table[table["sparsity"] == sparsity]
@@ -193,10 +200,10 @@ def dynamic_costs(root: Path) -> Figure | None:
             mine = part["method"] == method
             at = budget[mine].map(places) + 0.2 * (i - 1)
             axes.scatter(at, part.loc[mine, "accuracy"], s=18, color=colour, alpha=0.6)
-            for b, mean in part[mine].groupby(budget[mine])["accuracy"].mean().items():
-                axes.plot(
-                    [places[b] + 0.2 * (i - 1) - 0.08, places[b] + 0.2 * (i - 1) + 0.08], [mean] * 2, color=colour
-                )
+            for b, values in part[mine].groupby(budget[mine])["accuracy"]:
+                there = places[b] + 0.2 * (i - 1)
+                axes.plot([there - 0.08, there + 0.08], [values.mean()] * 2, color=colour)
+                sizes.add(len(values))
             axes.plot([], [], "o", color=colour, label=method)
         axes.set_xticks(range(len(places)), [f"{b:,.0f}" for b in places])
         axes.set(title=f"{sparsity:.1%} sparse", xlabel="training iterations in all", ylabel="test accuracy at the end")
@@ -205,7 +212,10 @@ def dynamic_costs(root: Path) -> Figure | None:
     for axes in panels[len(levels) :]:
         axes.set_axis_off()
     legend_above(figure, *panels[0].get_legend_handles_labels())
-    return captioned(figure, "LeNet-300-100 on MNIST, one recipe for all; a dot a trial, a bar their mean")
+    return captioned(
+        figure,
+        f"LeNet-300-100 on MNIST, one recipe for all; n = {span(sizes)} trials; a dot a trial, a bar their mean",
+    )
 
 
 def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dict[str, Path]) -> Figure:

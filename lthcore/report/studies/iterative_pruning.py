@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 
 from lthcore.analysis.statistics import mean_accuracy
 from lthcore.lottery.methods import settings_of
@@ -59,8 +60,22 @@ def convolutional(root: Path) -> list[str]:
             f"{n} {'trials' if n > 1 else 'trial'}. An accuracy on {n_test:,} test images has a standard error of "
             f"{100 * np.sqrt(p * (1 - p) / n_test):.1f} points by the draw of the images alone."
         )
-        lines += [f"{network}: {line}" for line in tickets(rounds, percents)]
+        lines += [f"{network}: {line}" for line in (_fitted(rounds), *tickets(rounds, percents)) if line]
     return lines
+
+
+def _fitted(rounds: pd.DataFrame) -> str:
+    """How many training images networks have right at the end: the dense one, and the tickets that have fewest."""
+    tickets = rounds[rounds["arm"] == "ticket"].pivot(index="trial", columns="round", values="final_train_accuracy")
+    if tickets.isna().all().all():
+        return ""
+    worst = tickets.iloc[:, 1:].mean().idxmin()
+    left = rounds.loc[(rounds["arm"] == "ticket") & (rounds["round"] == worst), "percent_left"].mean()
+    dense, least = (mean_accuracy(tickets[k]).times(100).text() for k in (0, worst))
+    return (
+        f"At the end of training the dense network has {dense}% of its training images right, the tickets that have "
+        f"fewest {least}%, with {left:.1f}% of weights remaining."
+    )
 
 
 STUDY = Study(

@@ -23,6 +23,7 @@ PREDICTED = {
 }
 
 
+WHEN = {"before training": "before training", "and early in it": "and early", "and its end (leaky)": "and late (leaky)"}
 CHOSEN = {  # arm -> label and colour of masks that training chose
     "by_magnitude_same_sign": ("large final, same sign, as drawn", "#1f5fa8"),
     "by_magnitude_same_sign-signed": ("large final, same sign, signed", "#2a9d8f"),
@@ -45,7 +46,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     for name, colour in PREDICTED.items():
         for model, style in (("gradient boosting", "-"), ("logistic regression", "--")):
             part = table[(table["features"] == name) & (table["model"] == model)]
-            plot_intervals(part, "percent_left", "auc", panels[0], f"{name}, {model}", colour, style)
+            plot_intervals(part, "percent_left", "auc", panels[0], f"{WHEN[name]}, {model}", colour, style)
     alone = table[table["model"] == "alone"]
     names = list(dict.fromkeys(alone["features"]))
     for name, colour in zip(names, sns.color_palette("husl", len(names)), strict=True):
@@ -64,7 +65,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
         heights = [i + shift for i in range(len(order))]
         panels[2].barh(heights, means.loc[order, k], height=0.38, color=colour, label=f"{left[k]:.3g}% remaining")
     panels[2].set_yticks(range(len(order)), order)
-    panels[2].set(title="What AUC loses without it (shuffled)", xlabel="loss of ROC-AUC")
+    panels[2].set(title="What AUC loses when one is shuffled", xlabel="loss of ROC-AUC")
     panels[2].legend(loc="lower right")
     return captioned(figure, caption)
 

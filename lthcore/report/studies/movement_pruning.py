@@ -96,12 +96,13 @@ def movement_arms(root: Path) -> Figure | None:
                 empty = rounds[rounds["emptied"].notna()]
                 axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
         sparsity_axis(axes, lowest)
-        title = caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]).replace(" trials each", "")
+        title = caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"])
         axes.set(title=title, ylabel="test accuracy at the end", xlabel="% of weights remaining")
         axes.legend().remove()
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_above(figure, handles.values(), handles.keys())
-    return captioned(figure, "bars: range of trials; red crosses: a layer was emptied")
+    note = "as far as every trial came down, since rounds may be skipped; bars: range of trials; red crosses: a layer "
+    return captioned(figure, f"{note}was emptied")
 
 
 def movement_layers(root: Path) -> Figure | None:
@@ -171,7 +172,7 @@ def findings(root: Path) -> list[str]:
         profile = profile_of(runs[f"{stem}-random"])
         lines += [
             f"{network} (`{profile}`), {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} and not at "
-            f"random changes the test accuracy by {gap(at[arm], at['random'])}."
+            f"random changes the test accuracy at the end of training by {gap(at[arm], at['random'])}."
             for arm in tables
             if arm != "random"
         ]

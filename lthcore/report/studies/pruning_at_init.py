@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.analysis import early_bird
@@ -32,7 +33,7 @@ AT_INIT = {
     "by_snip": ("SNIP", "#3d8c5c", "-"),
     "by_grasp": ("GraSP", "#d1642a", "-"),
     "by_synflow": ("SynFlow", "#7a4fa3", "-"),
-    "by_magnitude_at_init": ("magnitude at init", "#b8860b", "-"),
+    "by_magnitude_at_init": ("large at init", "#b8860b", "-"),
     "by_random": ("random", "#999999", "-"),
 }
 
@@ -63,8 +64,9 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
         arms = {f"by_{name}{suffix}": (text, colour, style) for suffix, (text, style) in SANITY.items()}
         plot_arms(rounds, arms, "final_test_accuracy", axes, f"{label}: sanity checks")
     below = _zoom(rounds[rounds["round"] > 0], panels)
-    for axes in panels:
-        axes.legend(loc="lower left", fontsize=8.5, labelspacing=0.3)
+    panels[0].legend(loc="lower left", fontsize=8.5, labelspacing=0.3)
+    ways = [Line2D([], [], color="#444444", linestyle=style) for _, style in SANITY.values()]
+    panels[3].legend(ways, [text for text, _ in SANITY.values()], loc="lower left", title="in these three panels")
     return captioned(figure, "; ".join(filter(None, (caption, below))))
 
 
@@ -75,7 +77,7 @@ def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
     lowest = max(0.0, means.quantile(0.1) - 0.6 * (means.max() - means.quantile(0.1)))
     for axes in panels:
         axes.set_ylim(lowest, means.max() + 0.1 * (means.max() - lowest))
-        sparsity_axis(axes, left.min(), left.max(), left)
+        sparsity_axis(axes, left.min(), left.max())
     fallen = [
         f"{arm.removeprefix('by_').replace('-inverted', ', worst kept,')} {mean:.0%} ({left[k]:.1f}% remaining)"
         for (arm, k), mean in means.items()
@@ -120,7 +122,7 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
         if len(part):
             plot_means(part["final_test_accuracy"], part["percent_left"], accuracy, *AT_INIT[arm])
     plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#c07fae", "--")
-    sparsity_axis(accuracy, min(lefts), max(lefts), lefts)
+    sparsity_axis(accuracy, min(lefts), max(lefts))
     accuracy.set(title="Pruned where it is first stable", ylabel="test accuracy at the end")
     accuracy.set_xlabel("% of weights remaining")
     alike.legend()
@@ -155,7 +157,8 @@ def findings(root: Path) -> list[str]:
             other = during.get(f"{kind}-{100 - left:.4g}")
             if other is not None:
                 by[label] = read_whole_trials(other)[0].set_index("trial")["final_test_accuracy"]
-        arms = {name_of(arm): by[arm] for arm in (*FOUND_BEFORE, *DURING.values()) if arm in by}
+        arms = {name_of(arm): by[arm] for arm in FOUND_BEFORE if arm in by}
+        arms |= {label: by[label] for label in DURING.values() if label in by}
         base = by["oneshot"]
         lines.append(
             f"{left:.3g}% of weights remaining, against one-shot tickets ({100 * base.mean():.2f}%): "

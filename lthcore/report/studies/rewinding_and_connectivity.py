@@ -18,7 +18,8 @@ from lthcore.runs.files import read_record, read_table
 STUDIED = "rewinding_and_connectivity"
 DRAWN = "bars: range of trials, bands: 95% intervals"
 NETWORKS = {"lenet_mnist": "LeNet-300-100 on MNIST, SGD with momentum", "resnet20_cifar10": "ResNet-20 on CIFAR-10"}
-WAYS = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialised"}
+WAYS = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialisation"}
+COLLAPSED = 0.05  # of test accuracy: so far below its counterpart a training is said to be
 
 
 def points_of(root: Path, network: str) -> dict[int, Path]:
@@ -109,18 +110,30 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
     lines = []
     for k in sorted({last // 2, last}):
         against = {f"rewound to {point}": at(tables[point], "ticket", k) for point in sorted(tables) if point}
-        against |= {name: at(base, arm, k) for arm, name in WAYS.items() if arm in set(base["arm"])}
+        against |= {f"with {name}": at(base, arm, k) for arm, name in WAYS.items() if arm in set(base["arm"])}
         lines += [
-            f"{left[k]:.3g}% of weights remaining, {name} against rewound to 0: {gap(values, at(base, 'ticket', k))}."
+            _differs(left[k], f"of networks {name}", values, "of those rewound to 0", at(base, "ticket", k))
             for name, values in against.items()
         ]
         lines += [
-            f"{left[k]:.3g}% of weights remaining, learning rate against weights rewound to {point}: "
-            f"{gap(at(table, 'continued', k), at(table, 'ticket', k))}."
+            _differs(
+                left[k], f"with the learning rate rewound to {point}", at(table, "continued", k),
+                "with the weights rewound to it too", at(table, "ticket", k),
+            )
             for point, table in sorted(tables.items())
             if point and "continued" in set(table["arm"])
-        ]
+        ]  # fmt: skip
     return lines
+
+
+def _differs(left: float, one: str, values: pd.Series, other: str, base: pd.Series) -> str:
+    """A sentence on how far the test accuracies of two ways are apart, and on trainings that collapsed."""
+    collapsed = int((values - base < -COLLAPSED).sum())
+    by_far = f", and in {collapsed} of them by more than {100 * COLLAPSED:.0f}" if collapsed else ""
+    return (
+        f"With {left:.3g}% of weights remaining the test accuracy at the end {one} differs from that {other} by "
+        f"{gap(values, base)}{by_far}."
+    )
 
 
 def findings(root: Path) -> list[str]:
@@ -131,7 +144,7 @@ def findings(root: Path) -> list[str]:
         if 0 not in folders:
             continue
         lowest = read_whole_trials(folders[0])[0]["percent_left"].min()
-        found = [line for line in rewinding_findings(folders) if line.startswith(f"{lowest:.3g}%")]
+        found = [line for line in rewinding_findings(folders) if line.startswith(f"With {lowest:.3g}%")]
         if has_derived(folders[0], "stability"):
             found += stability.findings(cached_table(folders[0], "stability"))
         lines += [f"{_named(folders[0])}: {line}" for line in found]

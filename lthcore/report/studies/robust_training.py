@@ -8,7 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from lthcore.report.comparisons import gap, runs_beside, trainings_of
-from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, plot_rounds, sparsity_axis
+from lthcore.report.plots import (
+    ARMS,
+    caption_of,
+    captioned,
+    legend_above,
+    new_figure,
+    plot_means,
+    plot_rounds,
+    sparsity_axis,
+)
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
@@ -30,7 +39,7 @@ def robust_training(root: Path) -> Figure | None:
     found = _ablation(root)
     if found is None:
         return None
-    figure, panels = new_figure(1, 3)
+    figure, panels = new_figure(1, 3, (11.0, 4.0))
     below = []
     for axes, arm in zip(panels, ("ticket", "reinit"), strict=False):
         for name, part in _against_base(found, arm).groupby("label", sort=False):
@@ -50,8 +59,8 @@ def robust_training(root: Path) -> Figure | None:
     for axes in panels:
         sparsity_axis(axes, found["percent_left"].min())
         axes.set(xlabel="% of weights remaining")
-    panels[0].legend()
     panels[2].legend()
+    legend_above(figure, *panels[0].get_legend_handles_labels())
     what = "LeNet-300-100 on MNIST, test accuracy at the early stop, bars: range of trials"
     below = f"; below the panels: {', '.join(below)}" if below else ""
     return captioned(figure, caption_of(what, *_folders(root)) + below)
@@ -139,11 +148,11 @@ def findings(root: Path) -> list[str]:
     by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
     left = tickets.groupby("round")["percent_left"].mean()
     for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):
-        parts = []
+        name, parts = variant.removeprefix(prefix), []
         for k in (0, (left - 6.25).abs().idxmin()):
             mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
             parts.append(f"at {left[k]:.3g}% of weights remaining {gap(mine, base)}")
-        lines.append(f"{variant.removeprefix(prefix)} against base: {', '.join(parts)}.")
+        lines.append(f"{ABLATION.get(name, name)} against base: {', '.join(parts)}.")
     base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
     values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}%" for k in base.index)
     return [f"Base, by % of weights remaining: {values}.", *lines]

@@ -54,7 +54,7 @@ def _structured(root: Path, network: str) -> Figure | None:
             other = rounds[(rounds["arm"] == "reinit") | (rounds["round"] == 0)]
             _line_by_round(other, panels[2], f"{label}, reinitialised", colour, "--")
     titles = ("Within each layer", "All layers together", "Rewound against reinitialised")
-    for axes, title in zip(panels, titles, strict=True):
+    for axes, of in zip(panels, titles, strict=True):
         if not axes.lines:
             axes.set_axis_off()
             continue
@@ -63,8 +63,8 @@ def _structured(root: Path, network: str) -> Figure | None:
         axes.set_xticks([100, 60, 40, 25, 15])
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
-        axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
-        axes.legend()
+        axes.set(title=of, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
+        axes.legend(loc="lower left" if of == titles[1] else "upper right")
     what = f"{title}, whole {units}, bars: range of trials, those stuck at chance left out"
     return captioned(figure, caption_of(what, *found.values()))
 
@@ -87,9 +87,9 @@ def findings(root: Path) -> list[str]:
         last = table[table["round"] == table["round"].max()].set_index("trial")
         arms = {arm: part["es_test_accuracy"] for arm, part in last.groupby("arm")}
         if "reinit" in arms:
-            left = last["percent_left"].mean()
+            left, criterion = last["percent_left"].mean(), UNITS.get(name, [name])[0]
             lines.append(
-                f"{title} (`{folder.parents[1].name}`), {units} by {name}, {left:.3g}% of weights remaining: "
+                f"{title} (`{folder.parents[1].name}`), {units} by {criterion}, {left:.3g}% of weights remaining: "
                 f"{level(arms['ticket'])}, rewound against reinitialised {gap(arms['ticket'], arms['reinit'])}."
             )
     return lines
