@@ -67,9 +67,19 @@ def test_the_sentences_of_a_single_trial_say_how_little_it_tells(tmp_path):
     write(tmp_path, 1)
     lines = found_in("convolutional", tmp_path)
     assert "1 trial. An accuracy on 1,000 test images has a standard error of 1.5 points" in lines[0]
-    assert lines[1].startswith("Conv-2: At the end of training the dense network has ")
-    assert "Conv-2: In a single trial tickets stop no later" in lines[2] and "down to 26.5% of the weights" in lines[2]
+    assert "Conv-2: In a single trial tickets stop no later" in lines[1] and "down to 26.5% of the weights" in lines[1]
     assert all("[" not in line for line in lines) and found_in("convolutional", tmp_path / "empty") == []
+
+
+def test_the_training_images_that_the_least_fitted_tickets_have_right_stand_beside_the_dense_networks(tmp_path):
+    write(tmp_path, 3)
+    path = tmp_path / "cpu" / "iterative_pruning" / "conv2_cifar10" / "rounds.csv"
+    rounds = pd.read_csv(path)
+    rounds.assign(final_train_accuracy=0.9 - 0.1 * rounds["round"]).to_csv(path, index=False)
+    left, last = rounds.groupby("round")["percent_left"].mean(), rounds["round"].max()
+    line = next(line for line in found_in("convolutional", tmp_path) if "training images right" in line)
+    assert "the dense network has 90.00 [90.00, 90.00]%" in line
+    assert f"fewest {90 - 10 * last:.2f} [" in line and f"with {left[last]:.1f}% of weights remaining" in line
 
 
 def test_what_has_not_been_run_is_said(tmp_path):
