@@ -303,7 +303,8 @@ def remove_old(folder: Path, managed: Iterable[str], drawn: Iterable[str]) -> li
 def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-") -> None:
     """Accuracies against weights left (%): means of those with as much left, bars from the lowest to the highest."""
     found = values.groupby(left).agg(["mean", "min", "max"]).sort_index(ascending=False)
-    bars = [found["mean"] - found["min"], found["max"] - found["mean"]]
+    # a mean of equal numbers may be off by a rounding
+    bars = [(found["mean"] - found["min"]).clip(0), (found["max"] - found["mean"]).clip(0)]
     axes.errorbar(
         found.index, found["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5,
         capsize=2, elinewidth=0.8, linewidth=1.4,
