@@ -114,7 +114,7 @@ CHANGES = {
     "inverted": ({}, ", worst weights kept", "-."),
     "signed": ({"weights": "signed_initial"}, ", signs alone", "--"),
 }
-BY_CRITERION = re.compile(rf"by_([a-z_]+)(?:-({'|'.join(filter(None, CHANGES))}))?")
+BY_CRITERION = re.compile(rf"by_([A-Za-z_]\w*?)(?:-({'|'.join(filter(None, CHANGES))}))?")
 
 
 def arm_of(name: str) -> Arm:

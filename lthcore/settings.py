@@ -182,6 +182,8 @@ class Recipe(BaseModel):
         mine = self.given()
         if values.get("epochs"):
             mine.pop("iterations", None)
+            if not self.epochs and self.eval_every == type(self).model_fields["eval_every"].default:
+                del mine["eval_every"]
         elif "iterations" in values and self.epochs and "epochs" not in values:
             mine |= {"epochs": 0, "eval_every": self.eval_every}
         return type(self)(**{**mine, **values})

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lthcore.arms import ARMS
+from lthcore.arms import ARMS, arm_of
 from lthcore.errors import LabError
 from lthcore.lottery.start import WEIGHTS, register_arm
 from lthcore.plugins import extensions, load_plugins, take_up
@@ -259,3 +260,22 @@ def test_classes_without_a_training_image_are_said(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     read("from_one.npz")
     assert "from_one.npz has 13 classes, of which 1 have no training image (0); labels" in capsys.readouterr().err
+
+
+def test_each_draw_of_an_arm_of_ones_own_has_a_seed_of_its_own(tmp_path):
+    @register_arm(masks="ticket", drawn="reinit_draws")
+    def own_draws(of):
+        generator = torch.Generator().manual_seed(of.seed)
+        return {name: torch.randn(w.shape, generator=generator) / 10 for name, w in of.trial.theta_0.items()}
+
+    rounds, _ = run(SMALL.changed(arms=("ticket", "own_draws"), reinit_draws=3), tmp_path, quiet=True)
+    assert rounds[rounds["arm"] == "own_draws"].groupby(["trial", "round"])["es_val_loss"].nunique().eq(3).all()
+
+
+def test_a_criterion_with_a_digit_in_its_name_is_an_arm_too():
+    @register_criterion
+    def l2_at_init(seen):
+        return {name: seen.initial[name].square() for name in seen.mask}
+
+    assert arm_of("by_l2_at_init").masks == "by_l2_at_init"
+    assert arm_of("by_l2_at_init-shuffled").shuffled and arm_of("by_l2_at_init-inverted").masks.endswith("-inverted")

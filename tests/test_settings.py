@@ -340,6 +340,7 @@ def test_changed_epochs_take_the_place_of_iterations_and_the_reverse():
     by_steps = Settings(iterations=5_000, eval_every=200)
     by_epochs = by_steps.changed(epochs=2)
     assert (by_epochs.epochs, by_epochs.iterations, by_epochs.eval_every) == (2, 2 * 916, 200)
+    assert Settings().changed(epochs=3) == Settings(epochs=3)  # evaluated once an epoch, where nothing else was said
     back = Settings(epochs=2).changed(iterations=700)
     assert (back.epochs, back.iterations, back.eval_every) == (0, 700, 916)
     assert Settings(epochs=2).changed(iterations=700, eval_every=50).eval_every == 50

@@ -17,6 +17,7 @@ from lthcore.lottery.methods import settings_of
 from lthcore.models import build
 from lthcore.runs.checkpoints import file_stem, load_state
 from lthcore.runs.files import read_record, read_table, read_tables, write_run
+from lthcore.runs.lock import locked
 from lthcore.runs.provenance import COMMIT, versions
 from lthcore.settings import Recipe
 from lthcore.training.loop import one_thread
@@ -97,8 +98,9 @@ def cached_table(
         with one_thread():
             table = make(tickets)
         made = {"trainings": tickets.record["trainings_done"], "commit": COMMIT, "versions": versions()}
-        text = json.dumps(_made(folder) | {name: made}, indent=2) + "\n"
-        write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), NOTES: text})
+        with locked(folder / "checkpoints" / "lock.json", wait=True):  # others may make other tables of the same run
+            text = json.dumps(_made(folder) | {name: made}, indent=2) + "\n"
+            write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), NOTES: text})
     return read_table(folder, path.name)
 
 

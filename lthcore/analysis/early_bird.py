@@ -45,7 +45,7 @@ def farthest(masks: list[Mask]) -> float:
 def snapshots(tickets: TicketStore, trial: int) -> list[Snapshot]:
     """A trial's dense training once more, evaluation by evaluation."""
     s, data, found = tickets.settings, tickets.data, []
-    for state in train(s, data, begin(s, trial, 0, initial_weights_of(s, trial))):
+    for state in train(s, data, begin(s, trial, 0, initial_weights_of(s, trial), full_mask(tickets.model))):
         weights = {name: w.detach().cpu().clone() for name, w in state.weights.items()}
         scores, masks = {name: weights[name].abs() for name in state.mask}, [full_mask(tickets.model)]
         for _ in range(s.rounds):

@@ -24,6 +24,7 @@ from lthcore.masks import Mask
 from lthcore.models import Weights
 from lthcore.pruning.streams import columns, streams_of
 from lthcore.runs.files import read_file, read_record, read_table, write_run
+from lthcore.runs.lock import locked
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import TrainState
@@ -155,7 +156,8 @@ def write_ticket_tables(folder: Path) -> None:
 
     structure, distributions = tables_of_tickets(ticket, settings)
     tables = {STRUCTURE: structure.to_csv(index=False), DISTRIBUTIONS: distributions.to_csv(index=False)}
-    write_run(folder, read_record(folder), tables)
+    with locked(folder / "checkpoints" / "lock.json", wait=True):
+        write_run(folder, read_record(folder), tables)
 
 
 def _are_whole(folder: Path, settings: Settings) -> bool:

@@ -129,8 +129,8 @@ def _guarded(scores: Scores, mask: Mask, share: float) -> tuple[Scores, dict[str
     for name, m in mask.items():
         guarded[name] = min(math.ceil(share * m.numel()), int(m.sum()))
         flat = torch.where(m, scores[name].double(), -math.inf).flatten()
-        best = flat.topk(guarded[name]).indices
-        out[name] = flat.index_fill(0, best, math.inf).view(m.shape)
+        best = _lowest(-flat, guarded[name]) if guarded[name] else torch.zeros_like(flat, dtype=torch.bool)
+        out[name] = flat.masked_fill(best, math.inf).view(m.shape)
     return out, guarded
 
 

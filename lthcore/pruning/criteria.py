@@ -91,8 +91,11 @@ def small_magnitude_at_init(seen: PruningContext) -> Scores:
 @register_criterion(label="large at both ends", colour="#7a4fa3")
 def large_init_large_final(seen: PruningContext) -> Scores:
     """min(a |w_T|, |w_0|): large at both ends; a makes the two equal in mean (arXiv 1905.01067)."""
-    ends = {name: (seen.final[name].abs(), seen.initial[name].abs()) for name in seen.mask}
-    return {name: torch.minimum(t * (o.mean() / t.mean().clamp(min=1e-12)), o) for name, (t, o) in ends.items()}
+    scores = {}
+    for name, m in seen.mask.items():  # of what is left: pruned weights are zero at one end and not at the other
+        t, o = seen.final[name].abs(), seen.initial[name].abs()
+        scores[name] = torch.minimum(t * (o[m].mean() / t[m].mean().clamp(min=1e-12)), o)
+    return scores
 
 
 @register_criterion(label="large final, same sign", colour="#2a9d8f")

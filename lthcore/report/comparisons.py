@@ -206,8 +206,8 @@ def compaction_table(root: Path) -> pd.DataFrame:
 def gap(a: pd.Series, b: pd.Series) -> str:
     """The mean difference of two series by trial, in points, with its interval.
 
-    Of trainings that share trials (`share_trials`): of one run, or of runs of one seed and network. Trials in which
-    either is stuck at chance are left out, and counted.
+    Of trainings that share trials (`share_trials`): of one run, or of runs of one seed and network; the draws of a
+    trial are averaged. Trials in which either is stuck at chance are left out, and counted.
     """
     return gaps({"": a}, b).strip()
 
@@ -216,7 +216,9 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -
     """As `gap`, of several named series against one, or each against its own; n is said where it changes."""
     parts, said = [], ""
     for name, other in others.items():
-        a, b = other.align(base[name] if isinstance(base, dict) else base, join="inner")
+        both = (other, base[name] if isinstance(base, dict) else base)
+        a, b = (values.groupby(level=0).mean() for values in both)
+        a, b = a.align(b, join="inner")
         learned = learned_anything(a) & learned_anything(b)
         stuck = f", {(~learned).sum()} stuck at chance left out" if not learned.all() else ""
         if not learned.any():

@@ -48,6 +48,7 @@ class Header(BaseModel):
     replicate: Json[Replicate]
     state: Json[Scalars]
     curve: Json[Annotated[list[tuple[NonNegativeInt, Loss, Accuracy, Loss, Accuracy, float]], Field(min_length=1)]]
+    order: Json[dict[str, list[str]]] = {}
     digest: str
 
 
@@ -91,6 +92,8 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainS
         "replicate": json.dumps(replicate),
         "state": json.dumps({name: getattr(state, name) for name in scalars}),
         "curve": json.dumps([list(asdict(point).values()) for point in state.curve]),
+        # which a file does not keep, and random numbers are drawn in
+        "order": json.dumps({group: list(content) for group, content in groups.items() if content}),
     }
     metadata["digest"] = _digest(metadata, tensors.items())
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,7 @@ def _state_of(path: Path) -> tuple[Header, TrainState]:
         for key, tensor in tensors.items():
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = tensor[0]
+        groups = {of: {name: group[name] for name in header.order.get(of, group)} for of, group in groups.items()}
         state = TrainState(
             **header.state.model_dump(),
             weights=groups["final"],

@@ -77,13 +77,16 @@ class RunFolder:
         self.data = data
 
     def empty(self) -> None:
-        """Delete the run that is here, for another to take its place."""
+        """Delete the run that is here, for another to take its place; files that are none of a run's stay."""
         for name in ("tickets", "checkpoints"):
             for file in (self.folder / name).glob("*.safetensors"):
                 file.unlink()
-        for file in self.folder.glob("*.*"):
-            if file.is_file():
-                file.unlink()
+        try:
+            written = read_record(self.folder).get("digests", {})
+        except LabError:  # it is damaged
+            written = {}
+        for name in {"run.json", *COLUMNS, lineage.FILE, *written, f"{self.folder.name}.ipynb"}:
+            (self.folder / name).unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
         """Delete the files that a run which was killed had begun to write."""
@@ -193,6 +196,9 @@ class RunFolder:
             wrong = "does not start from the weights that this training starts from"
         if wrong:
             raise LabError(f"results: {path} {wrong}; delete it and give the command again")
+        if like is not None:  # files of older versions have their layers by name
+            state.mask = {name: state.mask[name] for name in like.mask}
+            state.weights = {name: state.weights[name] for name in like.weights}
         return state
 
     def _tables(self) -> dict[str, str]:
@@ -208,7 +214,9 @@ class RunFolder:
         return {"curves.csv": curves.to_csv(index=False), "rounds.csv": rounds.to_csv(index=False)}
 
     def _iterations(self) -> int:
-        return sum(row["iterations"] for row in self.rows.values())
+        """How many steps were taken: rewound tickets count theirs from where they are rewound to."""
+        begun = {replicate: points[0]["iteration"] for replicate, points in self.points.items()}
+        return sum(row["iterations"] - begun.get(replicate, 0) for replicate, row in self.rows.items())
 
     def _as_record(self, data: Data) -> dict:
         """run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""

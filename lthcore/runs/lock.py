@@ -21,8 +21,8 @@ except ImportError:  # Windows has no such locks
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`. Raises LabError naming the owner where another process holds it.
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`. Raises LabError naming the owner where another process holds it, unless told to wait.
 
     The system lets go of the lock when its process dies, however that happens: no stale lock is ever in the way. The
     file stays: were it removed, a process that had just opened it would hold a lock that nobody else sees.
@@ -31,7 +31,7 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         if fcntl:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise LabError(
                     f"results: {path.parents[1]} is in use by {_owner(path)}; wait for it, or stop it"

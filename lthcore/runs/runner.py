@@ -173,10 +173,16 @@ class _Runner:
         found, before = RunFolder(folder, settings), {}
         for replicate in planned(settings):
             name = f"{folder}/tickets/{file_stem(replicate)}.safetensors"
-            if not found.has_ticket(replicate):
+            mask = found.lineage.mask(replicate.trial, "ticket", replicate.round) if replicate.round else None
+            if found.has_ticket(replicate):
+                state = found.load_ticket(replicate)
+            elif mask is not None:
+                state = TrainState(settings.iterations, {}, mask, settings.seed)
+            elif replicate.round == 0 and replicate in found.rows:
+                continue  # the dense network, which has no mask to transfer
+            else:
                 raise LabError(f"results: {name} is missing, and a mask with it; run with --force to search anew")
-            state = found.load_ticket(replicate)
-            if replicate.round and not masks.is_nested(state.mask, before[replicate.trial]):
+            if replicate.trial in before and not masks.is_nested(state.mask, before[replicate.trial]):
                 wrong = "has a mask that is no part of the one before"
                 raise LabError(f"results: {name} {wrong}; delete it and give the command again")
             before[replicate.trial] = state.mask

@@ -60,8 +60,8 @@ def _checked(path: Path, md5: str, name: str) -> bytes:
 
 def _fetch(root: Path, folder: str, files: dict[str, tuple[str, str | None]], mirrors: tuple[str, ...]) -> None:
     for file, (md5, _) in files.items():
-        (root / folder / "raw" / file).unlink(missing_ok=True)
         download(root / folder / "raw", mirrors, f"{file}.gz", md5)
+        (root / folder / "raw" / file).unlink(missing_ok=True)  # what is read first, and may be damaged
 
 
 def _mnist(root: Path) -> Raw:

@@ -4,6 +4,7 @@ import os
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,6 +14,7 @@ from lthcore import masks
 from lthcore.data.datasets import load, read
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import transfer as transfer_room
+from lthcore.lottery.lineage import FILE
 from lthcore.lottery.search import find_tickets
 from lthcore.lottery.transfer import masks_elsewhere, transfer
 from lthcore.runs import checkpoints, runner
@@ -110,7 +112,6 @@ def interrupted(tmp_path, monkeypatch):
 def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
     tickets = interrupted / SOURCE / "tickets"
     first, second = (tickets / f"ticket-trial0-draw0-round0{k}.safetensors" for k in (1, 2))
-    kept = second.read_bytes()
     with safe_open(second, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     dense = {key: torch.ones_like(t) if key.startswith("mask/") else t for key, t in tensors.items()}
@@ -121,10 +122,15 @@ def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
     with pytest.raises(LabError, match=r"round02\.safetensors is of another training \(ticket-trial0-draw0-round01\)"):
         run(SETTINGS, interrupted, quiet=True)
     second.unlink()
+    lineage = interrupted / SOURCE / FILE
+    held = lineage.read_bytes()
+    lineage.unlink()
     with pytest.raises(LabError, match="is missing, and a mask with it; run with --force"):
         run(SETTINGS, interrupted, quiet=True)
-    second.write_bytes(kept)
-    assert len(run(SETTINGS, interrupted, quiet=True)[0]) == 7
+    lineage.write_bytes(held)  # which has the masks of tickets that are elsewhere
+    ended = run(SETTINGS, interrupted, quiet=True)[0]
+    whole = run(SETTINGS, interrupted.parent / "whole", quiet=True)[0]
+    pd.testing.assert_frame_equal(ended.drop(columns="seconds"), whole.drop(columns="seconds"))
 
 
 def test_sigterm_after_the_last_training_of_the_search_stops_the_transfer_too(tmp_path, monkeypatch):

@@ -444,3 +444,20 @@ def test_a_mask_of_transposed_memory_is_pruned_at_its_own_places():
     mask = {"w": torch.ones(5, 2, dtype=torch.bool).T}
     pruned = prune({"w": torch.arange(10.0).view(2, 5)}, mask, {"w": 0.3})
     assert pruned["w"].flatten().tolist() == [False] * 3 + [True] * 7 and pruned["w"].is_contiguous()
+
+
+def test_of_equal_scores_the_first_go_under_a_guard_too():
+    worth, mask = {"w": torch.zeros(4, 5)}, {"w": torch.ones(4, 5, dtype=torch.bool)}
+    alone, guarded = (prune(worth, mask, {"w": 0.5}, keep_at_least=guard) for guard in (0.0, 0.2))
+    assert alone["w"].flatten().tolist() == [False] * 10 + [True] * 10
+    assert masks.weights_left(guarded) == 10 and guarded["w"].flatten()[:4].all()  # the first are the guarded ones
+
+
+def test_large_at_both_ends_weighs_the_ends_by_what_is_left():
+    """Pruned weights are zero in the end and not at the start: over all of them the start would seem larger."""
+    initial = {"fc1.weight": torch.tensor([[2.0, 4.0, 9.0, 9.0]])}
+    final = {"fc1.weight": torch.tensor([[1.0, 0.5, 0.0, 0.0]])}
+    left = {"fc1.weight": torch.tensor([[True, True, False, False]])}
+    what = PruningContext(Settings(), None, left, initial, final, final, 0)
+    scores = scores_of("large_init_large_final", what)["fc1.weight"]
+    assert scores[0, :2].tolist() == [2.0, 2.0]  # 4 |w_T| against |w_0|

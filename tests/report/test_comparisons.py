@@ -319,3 +319,10 @@ def test_a_run_or_params_file_that_cannot_be_read_is_left_out_and_said_so(tmp_pa
     assert list(runs_of(tmp_path / "results", "lab")) == ["a-x"]
     err = capsys.readouterr().err
     assert "note: left out: " in err and "b.yaml" in err and "a-y" in err
+
+
+def test_draws_of_a_trial_count_once():
+    ours = pd.Series([0.92, 0.93, 0.95, 0.91], index=[0, 0, 1, 2])
+    base = pd.Series([0.90, 0.91, 0.90], index=[0, 1, 2])
+    averaged = pd.Series([0.925, 0.95, 0.91], index=[0, 1, 2])
+    assert gap(ours, base) == gap(averaged, base) and "(n = 3)" in gap(ours, base)

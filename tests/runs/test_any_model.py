@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.analysis.compaction import compact
-from lthcore.analysis.tickets import write_ticket_tables
+from lthcore.analysis.tickets import path_count, write_ticket_tables
 from lthcore.costs import costs_of
 from lthcore.data import datasets
+from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import check_settings
 from lthcore.models import build, initial_weights, kind_of, kinds_of, outline, prunable
@@ -27,7 +28,7 @@ from lthcore.settings import DynamicSettings, Settings
 from lthcore.sources.dataset import DATASETS, Raw
 from lthcore.training.engines import conv
 from lthcore.training.engines.chain import is_chain
-from lthcore.training.engines.dense import Dense
+from lthcore.training.engines.dense import Dense, evaluate
 from lthcore.training.loop import engine_for
 
 SHAPE, WIDTH, TOKENS = (1, 8, 8), 16, 16
@@ -63,12 +64,24 @@ class Words(nn.Module):
         return self.head(torch.relu(self.hidden(words @ self.gate * self.scale)))
 
 
+class Falling(nn.Module):
+    """A network whose layers do not stand in the order of their names, as those of a ResNet do not."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem, self.body, self.output = nn.Linear(64, 12), nn.Linear(12, 8), nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(torch.relu(self.body(torch.relu(self.stem(x.flatten(1))))))
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The models under names of their own, in this process, which trains by itself."""
     monkeypatch.setenv("LTH_WORKERS", "1")
     monkeypatch.setitem(MODELS, "transformer", lambda settings, shape, classes: Transformer(classes))
     monkeypatch.setitem(MODELS, "words", lambda settings, shape, classes: Words(classes))
+    monkeypatch.setitem(MODELS, "falling", lambda settings, shape, classes: Falling(classes))
     monkeypatch.setitem(
         MODELS, "mobilenet", lambda settings, shape, classes: torchvision.models.mobilenet_v3_small(num_classes=classes)
     )
@@ -464,3 +477,29 @@ def test_what_compaction_does_not_know_it_refuses(layers, what):
 def test_compaction_refuses_a_network_in_which_a_module_stands_twice():
     with pytest.raises(LabError, match="twice"):
         compact(shared_relu(), shared_relu().state_dict())
+
+
+def test_layers_keep_their_order_in_a_file_so_that_random_masks_do_not_change_when_a_run_goes_on(tmp_path):
+    arms = ("ticket", "random", "by_random", "resampled")
+    whole = SMALL.changed(architecture="falling", arms=arms, random_draws=1, reinit_draws=1)
+    first, _ = run(whole, tmp_path / "whole", quiet=True)
+    run(whole.changed(arms=("ticket",), rounds=1), tmp_path / "parts", quiet=True)
+    again, _ = run(whole, tmp_path / "parts", quiet=True)
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), again.drop(columns="seconds"))
+    state, _, _ = load_state(tmp_path / "whole" / "tickets" / "ticket-trial0-draw0-round01.safetensors")
+    assert list(state.mask) == list(kinds_of(Falling(10))) and list(state.weights) == list(Falling(10).state_dict())
+
+
+def test_paths_are_counted_in_the_order_of_the_layers(tmp_path):
+    run(SMALL.changed(architecture="falling", arms=("ticket",)), tmp_path, quiet=True)
+    state, _, _ = load_state(tmp_path / "tickets" / "ticket-trial0-draw0-round02.safetensors")
+    paths, expected = path_count(state.mask)
+    assert paths > 0 and expected > 0
+
+
+def test_an_evaluation_leaves_a_part_that_never_trains_as_it_is():
+    settings, data = SMALL.changed(architecture="falling"), load(SMALL)
+    model = build(settings, data.shape, data.classes)
+    model.body.eval()
+    evaluate(model, data.test)
+    assert model.training and model.stem.training and not model.body.training

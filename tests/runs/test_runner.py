@@ -429,6 +429,14 @@ def test_force_replaces_a_run(copied, tmp_path):
     assert_same_tables(copied, tmp_path / "fresh")
 
 
+def test_force_leaves_what_is_not_of_the_run(copied):
+    for name in ("thesis.tex", "data.csv", ".gitignore"):
+        (copied / name).write_text("mine")
+    run(SMALL.changed(seed=7), copied, force=True, quiet=True)
+    assert all((copied / name).read_text() == "mine" for name in ("thesis.tex", "data.csv", ".gitignore"))
+    assert read_record(copied)["settings"]["seed"] == 7
+
+
 def test_force_keeps_the_old_run_where_the_new_one_cannot_start(copied):
     """Without the data, or with settings that the data cannot meet, nothing must be thrown away."""
     with pytest.raises(LabError, match="validation"):

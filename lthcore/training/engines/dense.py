@@ -113,6 +113,7 @@ def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Sp
 
     `precision` is that of the training: bfloat16 takes a fraction of the time where a processor has units for it.
     """
+    training = [module for module in model.modules() if module.training]
     model.eval()
     device = splits[0].labels.device
     totals = torch.zeros(len(splits), 2, dtype=torch.float64, device=device)
@@ -124,7 +125,8 @@ def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Sp
                 logits = model(x).float()
             total += torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()])
         total /= len(labels)
-    model.train()
+    for module in training:  # not all: a part of a network of one's own may never train
+        module.training = True
     return [tuple(total) for total in totals.tolist()]
 
 

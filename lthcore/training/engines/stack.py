@@ -80,7 +80,8 @@ class Stack(Dense):
         size = EVALUATION_BATCH[device.type]
         for total, (images, labels) in zip(totals, splits, strict=True):
             for x, y in zip(images.split(size), labels.split(size), strict=True):
-                logits = self.forward(x.expand(k, *x.shape), training=False)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+                    logits = self.forward(x.expand(k, *x.shape), training=False).float()
                 losses = F.cross_entropy(logits.transpose(1, 2), y.expand(k, -1), reduction="none")
                 total += torch.stack([losses.sum(1), (logits.argmax(2) == y).sum(1)])
             total /= len(labels)
