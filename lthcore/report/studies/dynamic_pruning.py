@@ -106,9 +106,13 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         )
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     panels[0].legend()
-    sizes = {int(n) for table in found.values() for n in table.groupby("variant").size()}
-    trained = "; ".join(f"{title}: {_trained(table)}" for title, table in found.items())
-    return captioned(figure, f"n = {span(sizes)} trials. {trained}")
+    said = []
+    for title, table in found.items():
+        epochs = {int(n) for n in theirs.reindex(table["variant"].unique())["epochs"].dropna()}
+        longer = f" (published: {span(epochs)})" if epochs else ""
+        n = span({int(n) for n in table.groupby("variant").size()})
+        said.append(f"{title}: n = {n}, {_trained(table)}{longer}")
+    return captioned(figure, "; ".join(said))
 
 
 def _trained(table: pd.DataFrame) -> str:
@@ -268,9 +272,10 @@ def findings(root: Path) -> list[str]:
     )  # fmt: skip
     theirs = published("dynamic_pruning").dropna(subset="later")
     for variant, bar in theirs[theirs.index.isin(by)].iterrows():
-        ours, trained = level(by[variant], interval=True), _trained(table[table["variant"] == variant])
+        trained, n = _trained(table[table["variant"] == variant]), len(by[variant])
+        ours = level(by[variant], interval=n > 1)
         of = f" ({bar['epochs']:.0f} epochs)" if bar["epochs"] == bar["epochs"] else ""
-        lines.append(f"{variant}, {trained}: {ours} (n = {len(by[variant])}), published {bar['later']:.2f}%{of}.")
+        lines.append(f"{variant}, {trained}: {ours} (n = {n}), published {bar['later']:.2f}%{of}.")
     costs = pruning_costs(root)
     for sparsity, part in costs.groupby("sparsity") if len(costs) else ():
         dynamic = part[part["method"] == "dynamic"].set_index("trial")
