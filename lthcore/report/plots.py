@@ -45,6 +45,7 @@ TITLES = {
     "read_2_test_accuracy": "Test accuracy, second reading",
     "read_3_test_accuracy": "Test accuracy, third reading",
 }
+LABEL = 0.4  # inches that the label of a tick takes, with some room
 AXES = {  # of distributions: what a quantity is
     "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
     "magnitude change": "|w at the end| - |w at the start|", "incoming connections kept": "share of connections kept",
@@ -204,7 +205,8 @@ def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
     drawn = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
     levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x >= lowest / 1.15}, reverse=True)
     papers = [tick for tick in TICKS if any(abs(level / tick - 1) < 0.03 for level in levels)]
-    apart = (highest / lowest) ** (1 / 8.5)  # of one tick from the next, so that their labels do not touch
+    wide = 0.8 * axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols  # inches, about
+    apart = (highest / lowest) ** (LABEL / wide)  # of one tick from the next, so that their labels do not touch
     axes.set_xticks(papers if len(papers) > 3 else _thinned(levels or [highest, lowest], apart))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))
     axes.minorticks_off()
@@ -257,14 +259,17 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     grades = rows["grade"].str.split(" (", regex=False).str[0]
     ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
     axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
+    beyond = np.sign(ends[1]) * (np.abs(ends[1]) == 4)
     for grade, colour in GRADES.items():
         of = (grades == grade).to_numpy()
-        at = np.flatnonzero(of)
-        axes.hlines(at, ends[0][of], ends[2][of], color=colour, linewidth=1.6)
-        axes.scatter(ends[1][of], at, color=colour, s=22, zorder=3, label=grade)
+        axes.hlines(np.flatnonzero(of), ends[0][of], ends[2][of], color=colour, linewidth=1.6, label=grade)
+        for side, marker in ((0, "o"), (1, ">"), (-1, "<")):  # an arrow where the value itself is off the axis
+            at = np.flatnonzero(of & (beyond == side))
+            axes.scatter(ends[1].iloc[at], at, color=colour, marker=marker, s=22, zorder=3)
     axes.set_yticks(range(len(rows)), [f"{row.id} {row.part} ({row.run}, {row.profile})" for row in rows.itertuples()])
     axes.tick_params(axis="y", labelsize=7)
-    axes.set(xlim=(-4.2, 4.2), xlabel="measured, in half widths of the tolerance (clipped at 4)")
+    axes.set(xlim=(-4.2, 4.2), xlabel="measured, in half widths of the tolerance (arrows: beyond 4)")
+    axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_title("Sizes and places against their tolerance, with 95% intervals")
     figure.legend(loc="outside lower center", ncols=len(GRADES))
     return figure

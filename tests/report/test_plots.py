@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import same_color
 
 from lthcore.report import figure_specs, paper_figures, plots
@@ -420,9 +421,9 @@ def test_the_scorecards_figure_has_a_colour_for_each_grade():
          "high": value + 0.5, "tolerance": "[0, 2]"} for name, grade, value in rows
     ])  # fmt: skip
     axes = plots.plot_scorecard(pd.concat([card, card.assign(profile=None)])).axes[0]
-    points = [c for c in axes.collections if not c.get_label().startswith("_")]
-    assert [c.get_label() for c in points] == ["reproduced", "undecided", "differs"]
-    assert [float(c.get_offsets()[0][0]) for c in points] == [0, 1, 4]  # in half widths of the tolerance
+    assert axes.get_legend_handles_labels()[1] == ["reproduced", "undecided", "differs"]
+    points = [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
+    assert [float(p[0][0]) for p in points] == [0, 1, 4]  # in half widths of the tolerance
     assert len(axes.get_yticks()) == 3  # arithmetic is not drawn
 
 

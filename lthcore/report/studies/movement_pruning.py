@@ -55,7 +55,9 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
             axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
     handles, labels = panels[0].get_legend_handles_labels()
     few = range(0, len(labels), max(1, len(labels) // 5))
-    panels[0].legend([handles[i] for i in few], [labels[i] for i in few], title="% of weights remaining")
+    panels[0].legend(
+        [handles[i] for i in few], [labels[i] for i in few], title="% of weights remaining", loc="lower right"
+    )
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
     _per_round(panels[3], by_round["es_val_loss"].mean(), "Best validation loss")

@@ -64,7 +64,9 @@ def _structured(root: Path, network: str) -> Figure | None:
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
         axes.set(title=of, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
-        axes.legend(loc="lower left" if of == titles[1] else "upper right")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - (0.5 if axes is not panels[1] else 0) * (high - low), high)  # room for the legend
+        axes.legend(loc="lower left")
     what = f"{title}, whole {units}, bars: range of trials, those stuck at chance left out"
     return captioned(figure, caption_of(what, *found.values()))
 
