@@ -205,6 +205,23 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Mod
     return model
 
 
+def check_takes(settings: Recipe, shape: tuple[int, int, int], classes: int) -> None:
+    """Raise LabError for a setting of the network that a network of this package takes no notice of.
+
+    It would give two runs, of different names and keys, of one and the same network.
+    """
+    if is_own(MODELS[settings.architecture]):
+        return  # which may heed it where no one sees it, as in its `forward`
+    for name, others in (("widths", ((2,), (3,))), ("dropout", (0.0, 0.5)), ("padding", ("same", "valid"))):
+        value = getattr(settings, name)
+        if value == type(settings).model_fields[name].default:
+            continue
+        with torch.device("meta"):
+            one, another = (str(build(settings.changed(**{name: v}), shape, classes)) for v in others)
+        if one == another:
+            raise LabError(f"{name} = {shown(value)}: the network {settings.architecture} has no use for it")
+
+
 def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -> None:
     """Raise LabError unless a network of one's own turns images of `shape` into a number for each class.
 

@@ -16,7 +16,7 @@ from lthcore.errors import LabError, choose
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
-from lthcore.models import Weights, build, check_outputs, initial_weights, kinds_of, outline
+from lthcore.models import Weights, build, check_outputs, check_takes, initial_weights, kinds_of, outline
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask
@@ -175,6 +175,7 @@ def check_settings(settings: Recipe) -> None:
     check_size(settings)
     model = outline(settings, image_shape(settings), classes_of(settings))
     check_outputs(settings, image_shape(settings), classes_of(settings))
+    check_takes(settings, image_shape(settings), classes_of(settings))
     if isinstance(settings, Settings):
         layer_rates(settings, model)
     if isinstance(settings, DynamicSettings) and not set(settings.prunable) & set(kinds_of(model).values()):

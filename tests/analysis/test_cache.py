@@ -211,7 +211,7 @@ def test_a_learned_mask_of_untrained_weights_beats_random_ones_by_far(folder):
 
 def test_searching_a_mask_leaves_the_statistics_of_batch_norms_as_they_are():
     settings = Settings(
-        dataset="digits", architecture="resnet20", widths=(4, 4, 4), iterations=2, batch_size=20, validation=300,
+        dataset="digits", architecture="resnet20", iterations=2, batch_size=20, validation=300,
         prune_conv=0.2, prune_fc=0, prune_output=0,
     )  # fmt: skip
     data, initial = load(settings), initial_weights_of(settings, 0)

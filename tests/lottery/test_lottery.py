@@ -360,6 +360,25 @@ def test_unknown_device_is_refused():
         check_settings(SMALL.changed(device="gpu"))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "values", "said"),
+    [
+        ("resnet20", {"dropout": 0.5}, "dropout = 0.5: the network resnet20 has no use for it"),
+        ("vgg_like", {"widths": (64,)}, r"widths = \(64,\): the network vgg_like has no use for it"),
+        ("lenet", {"padding": "valid"}, "padding = 'valid': the network lenet has no use for it"),
+    ],
+)
+def test_settings_that_a_network_takes_no_notice_of_are_refused(architecture, values, said):
+    with pytest.raises(LabError, match=said):
+        check_settings(Settings(dataset="cifar10", architecture=architecture, **values))
+
+
+def test_settings_that_a_network_takes_notice_of_are_allowed():
+    check_settings(Settings(dataset="cifar10", architecture="vgg_like", dropout=0.5))
+    check_settings(Settings(dataset="cifar10", architecture="conv2", widths=(20,), dropout=0.5, padding="valid"))
+    check_settings(Settings(architecture="lenet", widths=(300, 100)))
+
+
 def test_dynamic_pruning_of_kinds_of_layers_that_the_network_lacks_is_refused():
     mlp = DynamicSettings(dataset="digits", validation=300, architecture="mlp", widths=(16,), epochs=2, trials=1)
     check_settings(mlp.changed(prunable=("conv", "fc")))
