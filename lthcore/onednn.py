@@ -16,7 +16,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """x @ weight.T + bias."""
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if _ONEDNN is None or not plain or x.ndim != 2:
+        if _ONEDNN is None or not plain or x.ndim != 2 or self.bias is None:
             return super().forward(x)
         return _Product.apply(x, self.weight, self.bias)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from lthcore.errors import LabError
 from lthcore.masks import counts, full_mask
 from lthcore.models import Dropout, build, initial_weights, kinds_of
+from lthcore.onednn import Linear
 from lthcore.registry import MODELS
 from lthcore.settings import Settings
 
@@ -267,3 +268,12 @@ def test_the_number_of_classes_is_nowhere_written_into_the_code():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("build", "outline"):
                 assert not isinstance(node.args[2], ast.Constant), f"{path}, line {node.lineno}"
+
+
+def test_a_dense_layer_without_a_bias_is_trained_too():
+    ours, theirs = Linear(5, 3, bias=False), nn.Linear(5, 3, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(4, 5)
+    for layer in (ours, theirs):
+        layer(x).square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)

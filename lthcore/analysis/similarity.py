@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.pruning.streams import Stream, columns
+from lthcore.pruning.streams import Stream, columns, norms_of, streams_of
 
 
 def jaccard(a: Tensor, b: Tensor) -> float:
@@ -82,18 +82,24 @@ def mean_cca(x: Tensor, y: Tensor) -> float:
 
 
 def activations(model: nn.Module, weights: Weights, images: Tensor) -> dict[str, Tensor]:
-    """What each layer puts out for images, rectified but for the last: layer -> (images, units), filters averaged."""
+    """What each layer puts out for images: layer -> (images, units), filters averaged.
+
+    Hidden layers are rectified, behind their batch norms; the last layer is not.
+    """
     found: dict[str, Tensor] = {}
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    streams, modules = streams_of(model), dict(model.named_modules())
+    hidden = {layer for stream in streams for layer in stream.producers}
+    norm_of = norms_of(streams)
 
     def note(name: str) -> Callable:
         def hook(_: nn.Module, __: tuple, out: Tensor) -> None:
-            out = out if name == "output" else out.relu()
+            out = out.relu() if name in hidden else out
             found[name] = out.mean((2, 3)) if out.ndim == 4 else out
 
         return hook
 
-    hooks = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    layers = [name for name, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [modules[norm_of.get(name, name)].register_forward_hook(note(name)) for name in layers]
     model.load_state_dict(weights)
     with torch.no_grad():
         model.eval()(images)

@@ -30,6 +30,12 @@ class Stream(NamedTuple):
     consumers: list[str]
 
 
+def norms_of(streams: list[Stream]) -> dict[str, str]:
+    """Layer -> the batch norm behind it, of the layers that have one and whose units are hidden."""
+    pairs = (pair for stream in streams for pair in zip(stream.producers, stream.norms, strict=True))
+    return {layer: norm for layer, norm in pairs if norm}
+
+
 def streams_of(model: nn.Sequential) -> list[Stream]:
     """The streams of a network from its inputs on; the outputs are nobody's units.
 

@@ -9,7 +9,7 @@ from lthcore.errors import LabError
 from lthcore.masks import Mask
 from lthcore.models import build
 from lthcore.pruning.criteria import PruningContext, Scores
-from lthcore.pruning.streams import Stream, columns, streams_of
+from lthcore.pruning.streams import Stream, columns, norms_of, streams_of
 from lthcore.registry import register_criterion
 from lthcore.settings import Settings
 
@@ -77,10 +77,7 @@ def unit_activation(seen: PruningContext) -> Scores:
     """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
     model, means = build(seen.settings, seen.data.shape, seen.data.classes), {}
     model.load_state_dict(seen.final)
-    norm_of = {
-        layer: norm for stream in streams_of(model) for layer, norm in zip(stream.producers, stream.norms, strict=True)
-    }
-    layers = dict(model.named_modules())
+    layers, norm_of = dict(model.named_modules()), norms_of(streams_of(model))
 
     def note(name: str) -> Callable:
         def hook(_: nn.Module, __: tuple, out: Tensor) -> None:
@@ -89,7 +86,7 @@ def unit_activation(seen: PruningContext) -> Scores:
         return hook
 
     made_by = {name: name.removesuffix(".weight") for name in seen.mask}
-    hooks = [layers[norm_of.get(by) or by].register_forward_hook(note(name)) for name, by in made_by.items()]
+    hooks = [layers[norm_of.get(by, by)].register_forward_hook(note(name)) for name, by in made_by.items()]
     with torch.no_grad():
         model.eval()(seen.data.train.images[:1000].cpu())
     for hook in hooks:

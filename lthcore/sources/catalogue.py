@@ -5,6 +5,7 @@ Files lie under the data root (`LTH_DATA`, default data/ of the project) in the 
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,15 @@ for _dataset in (DIGITS, MNIST, FASHION_MNIST):
 
 def dataset_of(name: str) -> Dataset:
     """The data set of a name, or in the .npz file of this name. Raises LabError where there is none."""
-    if name not in DATASETS and name.endswith(".npz"):
-        register_dataset(npz_dataset(name, find_npz(name)))
+    if name.endswith(".npz"):
+        path = find_npz(name)
+        register_dataset(_npz(name, path, path.stat().st_mtime_ns))
     return DATASETS[choose("dataset", name, DATASETS)]
+
+
+@lru_cache(maxsize=16)
+def _npz(name: str, path: Path, written: int) -> Dataset:
+    return npz_dataset(name, path)
 
 
 def read(name: str, root: Path | None = None) -> Raw:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from lthcore.analysis import similarity
 from lthcore.analysis.similarity import align, chance_jaccard, jaccard, linear_cka, mean_cca
@@ -121,3 +122,13 @@ def test_activations_of_a_permuted_network_are_permuted_so_cka_is_1(architecture
     assert all((here[name] >= 0).all() for name in here if name != "output")
     torch.testing.assert_close(here["output"], there["output"], atol=1e-5, rtol=1e-4)
     assert all(linear_cka(here[name], there[name]) == pytest.approx(1.0, abs=1e-5) for name in here)
+
+
+def test_hidden_layers_are_seen_behind_their_norms_and_only_the_last_layer_is_not_rectified():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    model[1].running_mean.fill_(0.5), model[1].weight.data.fill_(-2.0)
+    images = torch.randn(50, 1, 4, 4, generator=GENERATOR)
+    seen = similarity.activations(model, model.state_dict(), images)
+    with torch.no_grad():
+        torch.testing.assert_close(seen["0"], model.eval()[:3](images).mean((2, 3)))
+        torch.testing.assert_close(seen["4"], model(images))

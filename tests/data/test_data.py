@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import struct
 import warnings
 from collections.abc import Callable
@@ -717,3 +718,13 @@ def test_cuda_where_there_is_none_is_an_error(monkeypatch):
     assert datasets.pick_device("auto") == torch.device("cpu")
     with pytest.raises(LabError, match="no CUDA device"):
         datasets.pick_device("cuda")
+
+
+def test_a_file_of_ones_own_that_is_written_anew_is_another_data_set(tmp_path):
+    path = tmp_path / "own.npz"
+    for classes in (3, 2):
+        labels = np.arange(60) % classes
+        np.savez(path, images=np.full((60, 4, 4), 50 * classes, np.uint8), labels=labels)
+        os.utime(path, ns=(classes, classes))
+        known = catalogue.dataset_of(str(path))
+        assert known.classes == classes and known.mean[0] == pytest.approx(50 * classes / 255)
