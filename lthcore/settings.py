@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lthcore.arms import arm_of
+from lthcore.arms import Arm, arm_of
 from lthcore.errors import LabError, shown
 from lthcore.plugins import load_plugins
 from lthcore.sources.catalogue import dataset_of
@@ -122,32 +122,33 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _recipe(self) -> Self:
-        sgd, adam = self.optimizer == "sgd", self.optimizer == "adam"
-        self._forbid(self.momentum > 0 and not sgd, "momentum", "allowed with optimizer sgd only")
-        self._forbid(self.nesterov and self.momentum == 0, "nesterov", "allowed with momentum > 0 only")
+        sgd, adam, forbid = self.optimizer == "sgd", self.optimizer == "adam", self._forbid
+        forbid("momentum", "allowed with optimizer sgd only", when=self.momentum > 0 and not sgd)
+        forbid("nesterov", "allowed with momentum > 0 only", when=self.nesterov and self.momentum == 0)
+        forbid("weight_decay", "allowed below 1", when=adam and self.weight_decay >= 1)
         steps = self.schedule == "step"
-        self._forbid(bool(self.milestones) != steps, "milestones", "for schedule step, and for it only")
-        self._forbid(list(self.milestones) != sorted(set(self.milestones)), "milestones", "must rise")
+        forbid("milestones", "for schedule step, and for it only", when=bool(self.milestones) != steps)
+        forbid("milestones", "must rise", when=list(self.milestones) != sorted(set(self.milestones)))
         whole = self.epochs == 0 or self.iterations == self.epochs * self.steps_per_epoch
-        self._forbid(not whole, "epochs", "epochs, images and batch_size must be whole numbers")
-        self._forbid(self.warmup > self.iterations, "warmup", f"allowed up to iterations = {self.iterations}")
-        self._forbid(self.rewind_to >= self.iterations, "rewind_to", f"allowed below iterations = {self.iterations}")
+        forbid("epochs", "epochs, images and batch_size must be whole numbers", when=not whole)
+        last = f"iterations = {self.iterations}"
+        forbid("warmup", f"allowed up to {last}", when=self.warmup > self.iterations)
+        forbid("rewind_to", f"allowed below {last}", when=self.rewind_to >= self.iterations)
         evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
-        self._forbid(not evaluated or len(self.read_at) > 3, "read_at", "up to three iterations that are evaluated")
-        skipped = any(i < self.rewind_to for i in self.read_at)
-        self._forbid(skipped, "read_at", f"allowed from rewind_to = {self.rewind_to} on, where tickets begin")
-        self._forbid(any(width < 1 for width in self.widths), "widths", "must be positive")
+        many = len(self.read_at) > 3
+        forbid("read_at", "up to three iterations that are evaluated", when=many or not evaluated)
+        skipped, begin = any(i < self.rewind_to for i in self.read_at), f"rewind_to = {self.rewind_to}"
+        forbid("read_at", f"allowed from {begin} on, where tickets begin", when=skipped)
+        forbid("widths", "must be positive", when=any(width < 1 for width in self.widths))
         large = len(self.widths) > DEEPEST or any(width > WIDEST for width in self.widths)
-        self._forbid(large, "widths", f"allowed are up to {DEEPEST} layers of up to {WIDEST:,} neurons")
-        self._forbid(adam and self.weight_decay >= 1, "weight_decay", "allowed below 1")
-        self._forbid(len(set(self.augment)) < len(self.augment), "augment", "each augmentation once")
-        stretched = bool(self.augment) and self.input_scaling == "unit_norm"
-        self._forbid(stretched, "input_scaling", "no unit_norm with augment, which would change the norms again")
-        resized = self.image_size > 0 and self.input_scaling == "unit_norm"
-        self._forbid(resized, "input_scaling", "no unit_norm with image_size, which would change the norms again")
+        forbid("widths", f"allowed are up to {DEEPEST} layers of up to {WIDEST:,} neurons", when=large)
+        forbid("augment", "each augmentation once", when=len(set(self.augment)) < len(self.augment))
         known = _known(self.dataset)
         mirrored = "flip" in self.augment and known is not None and not known.mirrored
-        self._forbid(mirrored, "augment", "no flip here, since a mirrored image is none of its class")
+        forbid("augment", "no flip here, since a mirrored image is none of its class", when=mirrored)
+        for key, changes in (("augment", bool(self.augment)), ("image_size", self.image_size > 0)):
+            stretched = changes and self.input_scaling == "unit_norm"
+            forbid("input_scaling", f"no unit_norm with {key}, which would change the norms again", when=stretched)
         if self.trainings > LARGEST_PLAN:
             names = [name for name in ("trials", "rounds", "reinit_draws", "random_draws") if hasattr(self, name)]
             values = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)
@@ -156,8 +157,8 @@ class Recipe(BaseModel):
             )
         return self
 
-    def _forbid(self, wrong: bool, key: str, allowed: str) -> None:
-        if wrong:
+    def _forbid(self, key: str, allowed: str, when: bool) -> None:
+        if when:
             raise ValueError(f"{key} = {shown(getattr(self, key))}: {allowed}")
 
     def __init__(self, /, **values: Any) -> None:
@@ -279,43 +280,60 @@ class Settings(Recipe):
             arms = [arm_of(arm) for arm in self.arms]
         except LabError as error:
             raise ValueError(str(error)) from None
-        elsewhere = [arm.name for arm in arms if arm.masks == "elsewhere"]
-        self._forbid(bool(elsewhere) and not self.has_masks_from_elsewhere, "arms", "transferred is for mask_transfer")
-        self._forbid(any(arm.masks == "training" for arm in arms), "arms", "dynamic is for dynamic_pruning")
-        by = [arm.name for arm in arms if arm.name.startswith("by_")]
-        self._forbid("by_synflow-inverted" in by, "arms", "SynFlow has no inverse: it takes the scores anew each time")
-        synflow = any(arm.startswith("by_synflow") for arm in by)
-        self._forbid(synflow and self.keep_at_least > 0, "keep_at_least", "0 with by_synflow, which empties no layer")
-        self._forbid(bool(by) and self.granularity == "units", "arms", "by_<criterion> is for granularity weights")
-        late_arms = any(arm.startswith("by_late_") for arm in by) and self.validation == 0
-        self._forbid(late_arms, "arms", "by_late_... needs a validation set, whose best point it looks at")
-        self._forbid("ticket" not in self.arms, "arms", "must contain ticket, the arm the others are held against")
-        self._forbid(len(set(self.arms)) < len(self.arms), "arms", "each arm once")
-        grown = "continued_reset" not in self.arms or "continued" in self.arms
-        self._forbid(not grown, "arms", "continued_reset needs continued, whose mask it has")
-        frozen = self.pruned_to == "initial"
-        self._forbid(
-            frozen and self.weight_decay > 0, "pruned_to", "initial needs weight_decay = 0, which moves weights"
-        )
-        self._forbid(frozen and self.granularity == "units", "pruned_to", "zero with granularity units")
-        trained_on = any(arm in self.arms for arm in ("continued", "fine_tuned"))
-        self._forbid(frozen and trained_on, "pruned_to", "zero with the arms continued and fine_tuned")
-        tuned = "fine_tuned" in self.arms and self.schedule == "cosine"
-        self._forbid(tuned, "arms", "no fine_tuned with schedule cosine, which ends at a rate of 0")
-        best = self.restart == "best"
-        self._forbid(frozen and best, "pruned_to", "zero with restart best")
-        self._forbid(best and self.validation == 0, "restart", "best needs a validation set")
-        self._forbid(best and self.rewind_to > 0, "restart", "best goes with rewind_to = 0")
-        self._forbid(self.keep_optimizer and not best, "keep_optimizer", "allowed with restart best")
-        late = self.criterion.startswith("late_") and self.validation == 0
-        self._forbid(late, "criterion", "needs a validation set, whose best point it looks at")
-        units = self.granularity == "units"
-        self._forbid(units and bool(self.prune_layers), "prune_layers", "for granularity weights")
-        outside = any(not 0 <= rate < 1 for _, rate in self.prune_layers)
-        self._forbid(outside, "prune_layers", "shares from 0 to below 1")
-        self._forbid(len(dict(self.prune_layers)) < len(self.prune_layers), "prune_layers", "each layer once")
-        self._forbid(units and self.keep_at_least > 0, "keep_at_least", "for weights; of units one always stays")
+        self._check_arms(arms)
+        self._check_criteria([arm.name for arm in arms if arm.name.startswith("by_")])
+        self._check_frozen()
+        self._check_restart()
+        self._check_layers()
         return self
+
+    def _check_arms(self, arms: list[Arm]) -> None:
+        elsewhere = any(arm.masks == "elsewhere" for arm in arms) and not self.has_masks_from_elsewhere
+        self._forbid("arms", "transferred is for mask_transfer", when=elsewhere)
+        self._forbid("arms", "dynamic is for dynamic_pruning", when=any(arm.masks == "training" for arm in arms))
+        self._forbid("arms", "must contain ticket, the arm the others are held against", when="ticket" not in self.arms)
+        self._forbid("arms", "each arm once", when=len(set(self.arms)) < len(self.arms))
+        no_mask = "continued_reset" in self.arms and "continued" not in self.arms
+        self._forbid("arms", "continued_reset needs continued, whose mask it has", when=no_mask)
+        no_rate = "fine_tuned" in self.arms and self.schedule == "cosine"
+        self._forbid("arms", "no fine_tuned with schedule cosine, which ends at a rate of 0", when=no_rate)
+
+    def _check_criteria(self, by: list[str]) -> None:
+        """Of the run, and of its arms `by_<criterion>`."""
+        blind = self.validation == 0
+        needs = "needs a validation set, whose best point it looks at"
+        self._forbid("criterion", needs, when=blind and self.criterion.startswith("late_"))
+        self._forbid("arms", f"by_late_... {needs}", when=blind and any(arm.startswith("by_late_") for arm in by))
+        no_inverse = "SynFlow has no inverse: it takes the scores anew each time"
+        self._forbid("arms", no_inverse, when="by_synflow-inverted" in by)
+        guarded = self.keep_at_least > 0 and any(arm.startswith("by_synflow") for arm in by)
+        self._forbid("keep_at_least", "0 with by_synflow, which empties no layer", when=guarded)
+        self._forbid("arms", "by_<criterion> is for granularity weights", when=bool(by) and self.granularity == "units")
+
+    def _check_frozen(self) -> None:
+        """Of pruned weights that stay where they started."""
+        frozen, trained_on = self.pruned_to == "initial", {"continued", "fine_tuned"} & set(self.arms)
+        moved = "initial needs weight_decay = 0, which moves weights"
+        self._forbid("pruned_to", moved, when=frozen and self.weight_decay > 0)
+        self._forbid("pruned_to", "zero with granularity units", when=frozen and self.granularity == "units")
+        self._forbid("pruned_to", "zero with the arms continued and fine_tuned", when=frozen and bool(trained_on))
+        self._forbid("pruned_to", "zero with restart best", when=frozen and self.restart == "best")
+
+    def _check_restart(self) -> None:
+        best = self.restart == "best"
+        self._forbid("restart", "best needs a validation set", when=best and self.validation == 0)
+        self._forbid("restart", "best goes with rewind_to = 0", when=best and self.rewind_to > 0)
+        self._forbid("keep_optimizer", "allowed with restart best", when=self.keep_optimizer and not best)
+
+    def _check_layers(self) -> None:
+        """Of what single layers lose and keep."""
+        units = self.granularity == "units"
+        self._forbid("prune_layers", "for granularity weights", when=units and bool(self.prune_layers))
+        outside = any(not 0 <= rate < 1 for _, rate in self.prune_layers)
+        self._forbid("prune_layers", "shares from 0 to below 1", when=outside)
+        self._forbid("prune_layers", "each layer once", when=len(dict(self.prune_layers)) < len(self.prune_layers))
+        one_stays = units and self.keep_at_least > 0
+        self._forbid("keep_at_least", "for weights; of units one always stays", when=one_stays)
 
     @property
     def trainings(self) -> int:
@@ -348,7 +366,8 @@ class TransferSettings(Settings):
 
     @model_validator(mode="after")
     def _transfer(self) -> Self:
-        self._forbid(self.masks_from == self.dataset, "masks_from", f"another data set than {self.dataset}")
+        same = self.masks_from == self.dataset
+        self._forbid("masks_from", f"another data set than {self.dataset}", when=same)
         return self
 
     @property
@@ -391,16 +410,17 @@ class DynamicSettings(Recipe):
     @model_validator(mode="after")
     def _updates(self) -> Self:
         last = (self.iterations - 1) // self.steps_per_epoch
-        self._forbid(self.prune_until > last, "prune_until", f"allowed up to the last epoch, {last} from 0")
+        self._forbid("prune_until", f"allowed up to the last epoch, {last} from 0", when=self.prune_until > last)
         until = self.prune_until or last
-        self._forbid(self.prune_from > until, "prune_from", f"allowed up to epoch {until}, of the last update")
+        self._forbid("prune_from", f"allowed up to epoch {until}, of the last update", when=self.prune_from > until)
         many = self.prune_every > 0 and self.iterations // self.prune_every > LARGEST_PLAN
-        self._forbid(many, "prune_every", f"allowed are up to {LARGEST_PLAN:,} updates")
-        self._forbid(not self.prunable, "prunable", "must name a kind of layer")
+        self._forbid("prune_every", f"allowed are up to {LARGEST_PLAN:,} updates", when=many)
+        self._forbid("prunable", "must name a kind of layer", when=not self.prunable)
         rigl = self.regrowth == "gradient" and self.sparsity_schedule != "constant"
-        self._forbid(rigl, "sparsity_schedule", "constant with regrowth gradient, which is sparse from the start")
+        self._forbid("sparsity_schedule", "constant with regrowth gradient, which is sparse from the start", when=rigl)
         both = self.regrowth != "none" and self.masking == "gradients"
-        self._forbid(both, "regrowth", "for masking weights only, since under gradients every weight lives on")
+        weights_only = "for masking weights only, since under gradients every weight lives on"
+        self._forbid("regrowth", weights_only, when=both)
         return self
 
     @property
