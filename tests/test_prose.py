@@ -74,7 +74,7 @@ def named(text: str) -> set[int]:
 def drawn_of(run: str) -> set[int]:
     """The figures that a params file of iterative pruning feeds; LeNet's by either scaling of its pixels."""
     run = LENET_RUN if run == "lenet_mnist_standardised" else run
-    return {number for number, sheet in FIGURES.items() if run in sheet.runs}
+    return {number for number, spec in FIGURES.items() if run in spec.runs}
 
 
 @pytest.mark.parametrize("name", prose())
@@ -107,8 +107,8 @@ def test_figures_are_called_by_their_numbers_and_titles():
     rows = re.findall(
         r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "params/FIGURES.md").read_text(), re.MULTILINE
     )
-    sheets = {n: (sheet.title, ", ".join(sheet.runs), ", ".join(sheet.arms)) for n, sheet in FIGURES.items()}
-    assert {int(number): tuple(row) for number, *row in rows} == sheets
+    specs = {n: (spec.title, ", ".join(spec.runs), ", ".join(spec.arms)) for n, spec in FIGURES.items()}
+    assert {int(number): tuple(row) for number, *row in rows} == specs
 
 
 def test_figures_that_are_published_are_known_and_whole():

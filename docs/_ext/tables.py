@@ -172,17 +172,17 @@ def dense_networks() -> str:
 def paper_figures_status() -> str:
     """Every figure of the paper: what it is drawn of, and whether there are tables."""
     rows = []
-    for number, sheet in FIGURES.items():
+    for number, spec in FIGURES.items():
         drawn = f"fig{number:02}"
         status = f"[drawn](gallery/figures.md#{drawn})" if (ROOT / "figures" / f"{drawn}.png").exists() else NOT_RUN
-        runs = ", ".join(file(f"params/{NOTEBOOK}/{run}.yaml", run) for run in sheet.runs)
-        rows.append((number, sheet.title, runs, ", ".join(sheet.arms), status))
+        runs = ", ".join(file(f"params/{NOTEBOOK}/{run}.yaml", run) for run in spec.runs)
+        rows.append((number, spec.title, runs, ", ".join(spec.arms), status))
     return table(("figure", "shows", "runs", "arms", "status"), rows)
 
 
 def runs_missing() -> str:
     """The params files of the paper's figures that have no table beyond profile `smoke`."""
-    runs = dict.fromkeys(run for sheet in FIGURES.values() for run in sheet.runs)
+    runs = dict.fromkeys(run for spec in FIGURES.values() for run in spec.runs)
     missing = [r for r in runs if not any(largest_run(RESULTS, name, (), PROFILES[1:]) for name in variants(r))]
     return ", ".join(f"`{run}`" for run in missing) or "none"
 
@@ -211,12 +211,12 @@ def _plain(docstring: str | None) -> str:
 def figures() -> str:
     """Every figure that is there, in the paper's order and then by study: picture, caption, and its tables."""
     parts = []
-    for number, sheet in FIGURES.items():
-        folders = (largest_run(RESULTS, name, sheet.arms, PROFILES[1:]) for run in sheet.runs for name in variants(run))
+    for number, spec in FIGURES.items():
+        folders = (largest_run(RESULTS, name, spec.arms, PROFILES[1:]) for run in spec.runs for name in variants(run))
         shown = [folder for folder in folders if folder]
-        named = ", ".join(arms.arm_of(arm).label for arm in sheet.arms)
+        named = ", ".join(arms.arm_of(arm).label for arm in spec.arms)
         caption = f"{named.capitalize()}: {describe(shown[0], read_table(shown[0], 'rounds.csv'))}." if shown else ""
-        parts += _figure(f"fig{number:02}", f"Figure {number}: {sheet.title}", caption, shown)
+        parts += _figure(f"fig{number:02}", f"Figure {number}: {spec.title}", caption, shown)
     for study in STUDIES.values():
         runs = list(runs_of(RESULTS, study.name).values())
         for name, draw in study.figures.items():

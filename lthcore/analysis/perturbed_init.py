@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.statistics import mean_of
-from lthcore.lottery.search import initial_weights_of, next_round
+from lthcore.lottery.masks_of_arms import next_round
+from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights

@@ -19,7 +19,8 @@ import torch
 from lthcore.arms import PRUNED_THEMSELVES, arm_of, prunes_dense
 from lthcore.data.datasets import Data
 from lthcore.lottery.lineage import Groups, Lineage
-from lthcore.lottery.search import initial_weights_of, mask_of, needs_training
+from lthcore.lottery.masks_of_arms import mask_of, needs_training
+from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import Trial, grown_from
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import Replicate, TrainState

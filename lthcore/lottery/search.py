@@ -7,21 +7,17 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Protocol
 
-import torch
-
 from lthcore import masks
-from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of, prunes_dense
+from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of
 from lthcore.data.datasets import Data, check_size, classes_of, image_shape, pick_device
 from lthcore.errors import LabError, choose
 from lthcore.lottery.lineage import Lineage
+from lthcore.lottery.masks_of_arms import mask_of
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, check_outputs, check_takes, initial_weights, kinds_of, outline
-from lthcore.pruning.allocation import layer_rates, prune
-from lthcore.pruning.criteria import PruningContext, Scores, scores_of
-from lthcore.pruning.saliency import synflow_mask
-from lthcore.pruning.streams import streams_of, units_of
-from lthcore.pruning.units import prune_units
+from lthcore.pruning.allocation import layer_rates
+from lthcore.pruning.streams import streams_of
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings, Recipe, Settings
@@ -94,72 +90,6 @@ def initial_weights_of(settings: Recipe, trial: int) -> Weights:
     """The weights that a trial starts from, which follow from the seed."""
     model = build(settings, image_shape(settings), classes_of(settings))
     return initial_weights(model, settings, seed_for(settings.seed, "init", trial))
-
-
-def needs_training(source: str) -> bool:
-    """Whether masks of a source follow from trained weights; those of the others are found anew anywhere."""
-    criterion = criterion_of(source)
-    return not criterion or CRITERIA[criterion].trained
-
-
-def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm: str, k: int) -> Mask:
-    """The mask of `arm` at round k: from the lineage where it is known, else found now and noted there.
-
-    All masks that follow from the dense network are noted at once, while its weights are at hand.
-    """
-    source = arm_of(arm).masks
-    if source == "by_synflow":
-        rates = layer_rates(settings, build(settings, data.shape, data.classes))
-        densities = densities_after(settings, trial.dense.mask, rates, k)
-        return synflow_mask(seen_by(settings, data, trial, source, k), densities, settings.scope)
-    last = settings.rounds if prunes_dense(source) else k
-    for j in range(lineage.known.get((trial.number, source), 0) + 1, last + 1):
-        lineage.note(trial.number, source, j, next_mask(settings, data, lineage, trial, source, j))
-    return lineage.mask(trial.number, source, k)
-
-
-def next_mask(settings: Settings, data: Data, lineage: Lineage, trial: Trial, source: str, k: int) -> Mask:
-    """The mask of a source at round k: what the trained network it grows from keeps of the weights it had.
-
-    One-shot pruning prunes k times by the same scores, those of the dense network: as many weights as the ticket's, to
-    the weight. `by_<criterion>` is one-shot pruning by that criterion.
-    """
-    criterion = criterion_of(source) or settings.criterion
-    scores = scores_of(criterion, seen_by(settings, data, trial, source, k))
-    before = lineage.mask(trial.number, source, k - 1) if k > 1 else trial.dense.mask
-    if criterion.startswith("late_") and not any(score.any() for score in scores.values()):
-        return before  # the training ended at its best: there is nothing to go by, and the round prunes nothing
-    scores = {name: -score for name, score in scores.items()} if source.endswith("-inverted") else scores
-    return next_round(settings, data, scores, before)
-
-
-def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> PruningContext:
-    """What the criterion of a source may look at for round k."""
-    once = prunes_dense(source)
-    grown = trial.dense if once else trial.latest[source]
-    seed = seed_for(settings.seed, "criterion", trial.number, "oneshot" if once else source, 0 if once else k)
-    best = grown.early_stop or grown.weights
-    return PruningContext(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed)
-
-
-def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Mask:
-    """The mask after one more round of pruning by these scores."""
-    if settings.granularity == "units":
-        return prune_units(scores, mask, units_of(settings, data.shape, data.classes), settings)
-    rates = layer_rates(settings, build(settings, data.shape, data.classes))
-    return prune(scores, mask, rates, settings.scope, settings.keep_at_least)
-
-
-def densities_after(settings: Settings, mask: Mask, rates: dict[str, float], k: int) -> dict[str, float]:
-    """The share of its weights that each layer with a rate has after k rounds; under scope "global", all together."""
-    ties = {name: torch.zeros(m.shape) for name, m in mask.items()}
-    for _ in range(k):
-        mask = prune(ties, mask, rates, settings.scope)
-    pruned = {name: m for name, m in mask.items() if rates[name] > 0}
-    if settings.scope == "global":
-        total = sum(m.numel() for m in pruned.values())
-        return dict.fromkeys(pruned, masks.weights_left(pruned) / total if pruned else 1.0)
-    return {name: float(m.double().mean()) for name, m in pruned.items()}
 
 
 def check_settings(settings: Recipe) -> None:

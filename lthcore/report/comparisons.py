@@ -47,7 +47,7 @@ def runs_beside(root: Path, study: str, base: str) -> dict[str, Path]:
 
 
 def profile_of(folder: Path) -> str:
-    """The profile that a run was run at."""
+    """The profile that a run was run at, from its folder `<profile>/<notebook>/<variant>`."""
     return folder.parents[1].name
 
 

@@ -17,6 +17,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.search import planned
 from lthcore.paths import project_root
 from lthcore.report import plots
+from lthcore.report.comparisons import profile_of
 from lthcore.report.curves import figure3
 from lthcore.report.figure_specs import FIGURES, INSTEAD, NOTEBOOK, PAIR, TRAINED, FigureSpec
 from lthcore.report.paper_words import HERE, PAPER
@@ -85,29 +86,24 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
     return f"{what}, bars: range of trials{partial} ({record['run_key']})"
 
 
-def profile_of(folder: Path) -> str:
-    """The profile of a run's folder, `<profile>/<notebook>/<variant>`."""
-    return folder.parents[1].name
-
-
 def sources(number: int, root: Path) -> dict[str, Path]:
     """The runs (`<notebook>/<variant>` -> folder) that a figure is drawn of: none where its subject has no tables.
 
     Smoke runs do not count: they show that it runs, not what is found.
     """
-    sheet = FIGURES[number]
-    names = _all_variants(sheet)
+    spec = FIGURES[number]
+    names = _all_variants(spec)
     real = ("cpu", "paper")
-    if sheet.kind in ("distributions", "together"):
-        name = f"{NOTEBOOK}/{sheet.runs[0]}"
+    if spec.kind in ("distributions", "together"):
+        name = f"{NOTEBOOK}/{spec.runs[0]}"
         places = [Path(root) / profile / name for profile in reversed(real)]
         return next(({name: place} for place in places if _has_distributions(place)), {})
-    found = {name: folder for name in names if (folder := largest_run(root, name, sheet.arms, real))}
-    return found if found and _has_subject(sheet, found) else {}
+    found = {name: folder for name in names if (folder := largest_run(root, name, spec.arms, real))}
+    return found if found and _has_subject(spec, found) else {}
 
 
-def _all_variants(sheet: FigureSpec) -> list[str]:
-    return [name for run in sheet.runs for name in variants(run)]
+def _all_variants(spec: FigureSpec) -> list[str]:
+    return [name for run in spec.runs for name in variants(run)]
 
 
 def _has_distributions(folder: Path) -> bool:
@@ -117,33 +113,33 @@ def _has_distributions(folder: Path) -> bool:
 def status(root: Path) -> pd.DataFrame:
     """Every figure of the paper: its subject, whether its tables are below `root`, how much of them and the profile."""
     rows = []
-    for number, sheet in FIGURES.items():
+    for number, spec in FIGURES.items():
         found = sources(number, root)
-        names = sheet.runs[:1] if sheet.kind in ("distributions", "together") else _all_variants(sheet)
+        names = spec.runs[:1] if spec.kind in ("distributions", "together") else _all_variants(spec)
         profiles = ", ".join(sorted({profile_of(folder) for folder in found.values()}))
         data = f"{len(found)} of {len(names)} runs" if found else "none"
-        rows.append((f"Figure {number}", sheet.title, data, profiles))
+        rows.append((f"Figure {number}", spec.title, data, profiles))
     return pd.DataFrame(rows, columns=["figure", "subject", "data", "profile"]).set_index("figure")
 
 
 def draw(number: int, root: Path) -> Figure | None:
     """One of the paper's figures, or None where the tables of its subject are not there beyond smoke runs."""
-    sheet, found = FIGURES[number], sources(number, root)
+    spec, found = FIGURES[number], sources(number, root)
     if not found:
         return None
     folder = next(iter(found.values()))
-    if sheet.kind in ("distributions", "together"):
-        return _draw_distributions(sheet, folder)
-    missing = [name.split("/")[1] for name in _all_variants(sheet) if name not in found]
+    if spec.kind in ("distributions", "together"):
+        return _draw_distributions(spec, folder)
+    missing = [name.split("/")[1] for name in _all_variants(spec) if name not in found]
     rounds, curves = read_whole_trials(folder)
-    if sheet.kind == "curves":
+    if spec.kind == "curves":
         caption = describe(folder, rounds).replace("bars:", "bands:")
-        return figure3(rounds, curves, caption, sheet.columns[0])
-    if sheet.kind == "figure4":
+        return figure3(rounds, curves, caption, spec.columns[0])
+    if spec.kind == "figure4":
         return plots.figure4(rounds, describe(folder, rounds))
-    if sheet.kind == "networks" and len(found) > 1:
-        return _draw_networks(sheet, found, missing)
-    return _draw_panels(sheet, found, missing)
+    if spec.kind == "networks" and len(found) > 1:
+        return _draw_networks(spec, found, missing)
+    return _draw_panels(spec, found, missing)
 
 
 def figures_of(folder: Path) -> dict[str, Figure]:
@@ -162,39 +158,37 @@ def figures_of(folder: Path) -> dict[str, Figure]:
     return figures
 
 
-def _has_subject(sheet: FigureSpec, found: dict[str, Path]) -> bool:
-    if sheet.subject in sheet.runs:
-        return any(name in found for name in variants(sheet.subject))
-    return not sheet.subject or any(sheet.subject in _arms(folder) for folder in found.values())
+def _has_subject(spec: FigureSpec, found: dict[str, Path]) -> bool:
+    if spec.subject in spec.runs:
+        return any(name in found for name in variants(spec.subject))
+    return not spec.subject or any(spec.subject in _arms(folder) for folder in found.values())
 
 
-def _draw_panels(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
+def _draw_panels(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
     tables = {name: read_whole_trials(folder)[0] for name, folder in found.items()}
-    columns = {column: TITLES[column] for column in sheet.columns}
+    columns = {column: TITLES[column] for column in spec.columns}
     if len(tables) == 1:
         ((name, rounds),) = tables.items()
-        absent = missing + plots.absent(rounds, sheet.arms)
-        return plots.panels(
-            plots.series_of(rounds, sheet.arms), columns, describe(found[name], rounds), sheet.x, absent
-        )
+        absent = missing + plots.absent(rounds, spec.arms)
+        return plots.panels(plots.series_of(rounds, spec.arms), columns, describe(found[name], rounds), spec.x, absent)
     colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
     series = []
     for colour, (name, rounds) in zip(colours, tables.items(), strict=False):
         profile, label = profile_of(found[name]), found[name].name
         profile = "" if profile == "paper" else f" ({profile})"
-        for one in plots.series_of(rounds, sheet.arms):
+        for one in plots.series_of(rounds, spec.arms):
             arm = "" if one.arm == "ticket" else f", {one.arm}"
             series.append(Series(rounds, one.arm, f"{label}{arm}{profile}", colour, one.style))
-    return plots.panels(series, columns, _describe_all(found), sheet.x, missing)
+    return plots.panels(series, columns, _describe_all(found), spec.x, missing)
 
 
-def _draw_networks(sheet: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
+def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
     """A panel for each network and column: networks on different data share no axis."""
-    across = len(sheet.columns) if len(sheet.columns) > 1 else min(len(found), 3)
-    figure, panels = plots.new_figure(-(-len(found) * len(sheet.columns) // across), across)
-    jobs = [(folder, column) for folder in found.values() for column in sheet.columns]
+    across = len(spec.columns) if len(spec.columns) > 1 else min(len(found), 3)
+    figure, panels = plots.new_figure(-(-len(found) * len(spec.columns) // across), across)
+    jobs = [(folder, column) for folder in found.values() for column in spec.columns]
     for axes, (folder, column) in zip(panels, jobs, strict=False):
-        plots.plot_against_sparsity(read_whole_trials(folder)[0], column, sheet.arms, axes)
+        plots.plot_against_sparsity(read_whole_trials(folder)[0], column, spec.arms, axes)
         axes.set_title(_network_of(folder))
         if axes is not panels[0] and axes.get_legend():
             axes.get_legend().remove()
@@ -216,16 +210,16 @@ def _describe_all(found: dict[str, Path]) -> str:
     return f"{said.replace(', bars: range of trials', '')}; bars: range of trials"
 
 
-def _draw_distributions(sheet: FigureSpec, folder: Path) -> Figure:
+def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
     table = read_table(folder, "distributions.csv")
     rounds, _ = read_whole_trials(folder)
     left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
     shown = {k: left[k] for k in sorted(table["round"].unique())}
-    if sheet.kind == "together":  # one level: half of the way on the logarithmic axis
+    if spec.kind == "together":  # one level: half of the way on the logarithmic axis
         level = min(shown, key=lambda k: abs(shown[k] - 16.9))
         shown = {level: shown[level]}
     caption = describe(folder, rounds).replace("bars: range of trials", "summed over trials")
-    return plots.plot_distributions(table, sheet.columns, shown, caption, sheet.kind == "together")
+    return plots.plot_distributions(table, spec.columns, shown, caption, spec.kind == "together")
 
 
 def show(number: int, root: Path) -> None:
@@ -257,8 +251,8 @@ def figures_table() -> str:
         "| figure | shows | runs | arms |",
         "|---|---|---|---|",
     ]
-    for number, sheet in FIGURES.items():
-        lines.append(f"| {number} | {sheet.title} | {', '.join(sheet.runs)} | {', '.join(sheet.arms)} |")
+    for number, spec in FIGURES.items():
+        lines.append(f"| {number} | {spec.title} | {', '.join(spec.runs)} | {', '.join(spec.arms)} |")
     lines += [
         "",
         f"## What the runs cost at profile `paper`, on {gpu or f'{cores} cores ({cpu})'}",
@@ -269,11 +263,11 @@ def figures_table() -> str:
         "| run | figures | variants | trainings | iterations | steps a second | hours |",
         "|---|---|---|---|---|---|---|",
     ]
-    for run in dict.fromkeys(run for sheet in FIGURES.values() for run in sheet.runs):
+    for run in dict.fromkeys(run for spec in FIGURES.values() for run in spec.runs):
         settings = [experiment.settings for experiment in load_experiments(params_of(run), "paper")]
         trainings = sum(len(planned(s)) for s in settings)
         hours = sum(seconds_of(s, planned(s)) for s in settings) / 3600
-        figures = ", ".join(str(number) for number, sheet in FIGURES.items() if run in sheet.runs)
+        figures = ", ".join(str(number) for number, spec in FIGURES.items() if run in spec.runs)
         steps = sorted({s.iterations for s in settings})
         speeds = sorted({round(1 / timed(s)[0], 1) for s in settings})
         lines.append(
@@ -301,5 +295,5 @@ def words_of(number: int) -> str:
 
 def lacking(number: int) -> str:
     """What is missing where one of the paper's figures is not drawn."""
-    sheet = FIGURES[number]
-    return f"no tables of {sheet.subject or ', '.join(sheet.runs)} yet"
+    spec = FIGURES[number]
+    return f"no tables of {spec.subject or ', '.join(spec.runs)} yet"

@@ -43,16 +43,16 @@ class Reporting:
     """Called in a task after every evaluation: tells the queue's view where a training is, then goes on as before."""
 
     go_on: Checkpointer
-    board: object
+    actor: object
     experiment: str
     until: float = float("inf")  # by the wall clock: each machine's monotonic one counts from its own start
     answer: object = None
 
     def __call__(self, key: Hashable, state: TrainState) -> bool:
         """Whether to go on training: not past the deadline, nor once the queue is asked to stop."""
-        told = self.board.report(self.experiment, file_stem(key), state.iteration)
+        told = self.actor.report(self.experiment, file_stem(key), state.iteration)
         first = self.answer is None  # that one is waited for: a task may have had its turn after the queue was stopped
-        if self.board.is_to_stop(told if first else self.answer, PATIENCE if first else 0.0):
+        if self.actor.is_to_stop(told if first else self.answer, PATIENCE if first else 0.0):
             self.go_on.deadline = float("-inf")
         self.answer = told
         return self.go_on(key, state)
@@ -100,7 +100,7 @@ class Cluster:
                 f"{most['GPU']:g}); lower --cpus-per-run or --gpus-per-run"
             )
         self.slots = max(1, sum(_fits(node, cpus, gpus) for node in nodes))
-        self.board = ray.remote(num_cpus=0, scheduling_strategy=self._here())(ProgressActor).remote()
+        self.actor = ray.remote(num_cpus=0, scheduling_strategy=self._here())(ProgressActor).remote()
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_train_there)
         self.data: dict[tuple, Data] = {}
         self.stored: WeakKeyDictionary[Data, object] = WeakKeyDictionary()  # Ray's copies live as long as the data
@@ -125,7 +125,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Ask all trainings to save and stop, on whatever machine, at their next evaluation or the one after it."""
-        self.board.stop.remote()
+        self.actor.stop.remote()
 
     def result(self, reference: object, what: str) -> object:
         """What a task returned. Raises LabError for what a user can mend, and for a task that is lost too often."""
@@ -146,7 +146,7 @@ class Cluster:
 
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
         """As `ProgressActor.poll`."""
-        return self.ray.get(self.board.poll.remote())
+        return self.ray.get(self.actor.poll.remote())
 
     def notebook(self, work: Callable, *arguments: object) -> object:
         """Run `work` (papermill) in a task of its own on this machine, which has the tables, and wait for it."""
@@ -186,13 +186,13 @@ class RayExecutor:
             stems = [file_stem(key) for key in part]
             task = cluster.task.options(name=f"{self.experiment} {stems[0]}")
             until = time.time() + go_on.deadline - time.monotonic()
-            reporting = Reporting(go_on, ProgressClient(cluster.board), self.experiment, until)
+            reporting = Reporting(go_on, ProgressClient(cluster.actor), self.experiment, until)
             waiting[task.remote(extensions(), settings, stored, part, reporting, trainer)] = stems
         try:
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
                 stems = waiting.pop(done)
-                cluster.board.end.remote(self.experiment, stems)
+                cluster.actor.end.remote(self.experiment, stems)
                 yield from cluster.result(done, f"training {stems[0]}").items()
         finally:
             for task in waiting:  # of an experiment that failed
@@ -200,7 +200,7 @@ class RayExecutor:
 
     def hardware(self, data: Data) -> dict | None:
         """What has trained of this experiment: processors and GPUs, on how many nodes, and trainings at once."""
-        seen = self.cluster.ray.get(self.cluster.board.hardware.remote(self.experiment))
+        seen = self.cluster.ray.get(self.cluster.actor.hardware.remote(self.experiment))
         if not seen:
             return None
         cpus, gpus = ({machine[kind] for machine in seen.values() if machine[kind]} for kind in ("cpu", "gpu"))
@@ -220,7 +220,7 @@ def _train_there(
     """Train a part of a cohort in a task. What it had to leave unfinished comes back without its tensors."""
     take_up(carried)
     data = _on(Data.from_arrays(arrays), settings)
-    go_on.board.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
+    go_on.actor.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
     go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()
     part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # of a worker that died before
     outcomes = {}

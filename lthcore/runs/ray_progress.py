@@ -46,15 +46,15 @@ class ProgressActor:
 class ProgressClient:
     """What a task reports by, without waiting for an answer."""
 
-    board: object
+    actor: object
 
     def report(self, *told: object) -> object:
         """Report to the actor; whether to stop is asked of what comes back, later."""
-        return self.board.report.remote(*told)
+        return self.actor.report.remote(*told)
 
     def trains(self, *told: object) -> None:
         """Report which hardware trains."""
-        self.board.trains.remote(*told)
+        self.actor.trains.remote(*told)
 
     def is_to_stop(self, answer: object, patience: float) -> bool:
         """Whether an answer is there, within so many seconds, and is to stop."""

@@ -1,6 +1,7 @@
 """Arms: what each starts from and under which mask, read off without any training; and which draws they share."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -12,25 +13,14 @@ from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery import search
 from lthcore.lottery.lineage import Lineage
-from lthcore.lottery.search import (
-    Cohort,
-    check_settings,
-    densities_after,
-    find_tickets,
-    initial_weights_of,
-    mask_of,
-    needs_training,
-    next_mask,
-    next_round,
-    planned,
-    seen_by,
-    untrained_networks,
-)
+from lthcore.lottery.masks_of_arms import densities_after, mask_of, needs_training, next_round, seen_by
+from lthcore.lottery.search import Cohort, check_settings, find_tickets, initial_weights_of, planned, untrained_networks
 from lthcore.lottery.start import WEIGHTS, Sources, Trial, begin, grown_from, start
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.saliency import synflow_mask
+from lthcore.registry import CRITERIA
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings, TransferSettings
 from lthcore.training.state import Replicate, TrainState
@@ -358,11 +348,11 @@ def test_a_training_that_ended_at_its_best_prunes_nothing_by_what_moved_since(cr
     settings, trial = SMALL.changed(criterion=criterion), trial_of()
     trial.latest["ticket"] = trial.dense
     trial.dense.early_stop = trial.dense.weights
-    assert masks.equal(next_mask(settings, digits, Lineage(), trial, "ticket", 1), masks.full_mask(theta(0)))
+    assert masks.equal(mask_of(settings, digits, Lineage(), trial, "ticket", 1), masks.full_mask(theta(0)))
     moved = {n: w.clone() for n, w in trial.dense.weights.items()}
     moved["fc1.weight"][0, 0] += 1  # in one layer alone
     trial.dense.early_stop = moved
-    assert masks.weights_left(next_mask(settings, digits, Lineage(), trial, "ticket", 1)) < 12 * 64 + 12 * 8 + 80
+    assert masks.weights_left(mask_of(settings, digits, Lineage(), trial, "ticket", 1)) < 12 * 64 + 12 * 8 + 80
 
 
 def test_a_round_prunes_by_scope_and_guard_or_whole_units(digits):
@@ -531,3 +521,14 @@ def test_the_plan_is_by_arm_trial_draw_and_round():
         *(Replicate("ticket", trial, 0, k) for trial in (0, 1) for k in (0, 1)),
         *(Replicate("reinit", trial, draw, 1) for trial in (0, 1) for draw in (0, 1)),
     ]
+
+
+def test_one_shot_pruning_scores_the_dense_network_once(digits, monkeypatch):
+    counted = []
+    score = CRITERIA["magnitude"].score
+    monkeypatch.setitem(
+        CRITERIA, "magnitude", replace(CRITERIA["magnitude"], score=lambda seen: counted.append(seen) or score(seen))
+    )
+    settings = SMALL.changed(rounds=4)
+    mask_of(settings, digits, Lineage(), trial_of(), "oneshot", 1)
+    assert len(counted) == 1

@@ -9,12 +9,12 @@ import yaml
 from lthcore import masks
 from lthcore.data.datasets import Data, Split, image_shape, load
 from lthcore.errors import LabError
-from lthcore.lottery import search
-from lthcore.lottery.search import PruningContext, find_tickets, train_in_memory
+from lthcore.lottery import masks_of_arms
+from lthcore.lottery.search import find_tickets, train_in_memory
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.paths import project_root
-from lthcore.pruning.criteria import scores_of
+from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.runs import energy
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record
@@ -72,7 +72,9 @@ def test_a_round_that_empties_a_layer_is_recorded(tmp_path, monkeypatch):
     assert rounds["emptied"].isna().all()  # 123 weights stay, some in each layer
     assert list(rounds["multiply_adds"]) == list(rounds["weights_left"])  # dense layers use a weight once
     weights = initial_weights(build(settings, (1, 8, 8), 10), settings, 0)
-    monkeypatch.setattr(search, "prune", lambda worth, mask, *_: mask | {"fc2.weight": mask["fc2.weight"] & False})
+    monkeypatch.setattr(
+        masks_of_arms, "prune", lambda worth, mask, *_: mask | {"fc2.weight": mask["fc2.weight"] & False}
+    )
     rounds, _ = run(settings.changed(seed=1), tmp_path / "emptied", quiet=True)
     assert list(rounds["emptied"].fillna("")) == ["", "fc2.weight"] and weights["fc2.weight"].numel() == 2048
 

@@ -53,10 +53,7 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
 def distributions() -> pd.DataFrame:
     """distributions.csv: a triangle of three bins for each round, layer and quantity, higher round by round."""
     quantities = {
-        q
-        for sheet in paper_figures.FIGURES.values()
-        if sheet.kind in ("distributions", "together")
-        for q in sheet.columns
+        q for spec in paper_figures.FIGURES.values() if spec.kind in ("distributions", "together") for q in spec.columns
     }
     return pd.DataFrame([
         {"round": k, "quantity": quantity, "layer": layer, "left": i * 0.1, "right": (i + 1) * 0.1, "count": count * k}
@@ -335,8 +332,8 @@ def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
 
 def test_the_45_figures_of_the_paper_but_the_table_of_networks_are_there():
     assert set(paper_figures.FIGURES) == set(range(1, 46)) - {2}
-    for sheet in paper_figures.FIGURES.values():
-        for run in sheet.runs:
+    for spec in paper_figures.FIGURES.values():
+        for run in spec.runs:
             assert paper_figures.params_of(run).exists()
 
 
@@ -345,7 +342,7 @@ def all_tables(tmp_path_factory) -> Path:
     """Results in which every run of every figure has tables."""
     root = tmp_path_factory.mktemp("all")
     for name in {
-        name for sheet in paper_figures.FIGURES.values() for run in sheet.runs for name in paper_figures.variants(run)
+        name for spec in paper_figures.FIGURES.values() for run in spec.runs for name in paper_figures.variants(run)
     }:
         write(root, "paper", *ARMS, run=name)
     return root
@@ -353,14 +350,14 @@ def all_tables(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("number", paper_figures.FIGURES)
 def test_every_figure_is_drawn_from_tables_alone(number, all_tables):
-    sheet, figure = paper_figures.FIGURES[number], paper_figures.draw(number, all_tables)
+    spec, figure = paper_figures.FIGURES[number], paper_figures.draw(number, all_tables)
     assert lines_in(figure) > 0 and "not in the table" not in caption(figure)
     used = [axes for axes in figure.axes if axes.axison]
     assert all(axes.lines and axes.get_title(loc="left") for axes in used)
-    if sheet.kind == "panels":
-        assert len(used) == len(sheet.columns)
-        names = [name for run in sheet.runs for name in paper_figures.variants(run)]
-        assert len(legend_of(figure)) == len(names) * len(sheet.arms)
+    if spec.kind == "panels":
+        assert len(used) == len(spec.columns)
+        names = [name for run in spec.runs for name in paper_figures.variants(run)]
+        assert len(legend_of(figure)) == len(names) * len(spec.arms)
 
 
 def test_a_sweep_has_a_line_for_each_of_its_labels_with_the_means_of_its_table(all_tables):

@@ -48,13 +48,13 @@ def experiment(name: str, **values) -> Experiment:
 
 
 def test_the_board_counts_steps_and_forgets_what_has_ended():
-    board = ProgressActor()
+    actor = ProgressActor()
     for at in (0, 10, 30):
-        board.report("a", "one", at)
-    board.report("b", "two", 500)  # resumed: no step was taken here
-    assert board.poll() == ({("a", "one"): 30, ("b", "two"): 500}, {"a": 30, "b": 0})
-    board.end("a", ["one"])
-    assert board.poll()[0] == {("b", "two"): 500}
+        actor.report("a", "one", at)
+    actor.report("b", "two", 500)  # resumed: no step was taken here
+    assert actor.poll() == ({("a", "one"): 30, ("b", "two"): 500}, {"a": 30, "b": 0})
+    actor.end("a", ["one"])
+    assert actor.poll()[0] == {("b", "two"): 500}
 
 
 def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
     class Telling:
         def __init__(self, go_on):
             self.go_on, self.seen, self.until, self.experiment = go_on, [], float("inf"), "x"
-            self.board = SimpleNamespace(trains=lambda *told: self.seen.append(told[0]))
+            self.actor = SimpleNamespace(trains=lambda *told: self.seen.append(told[0]))
 
         def __call__(self, key, state):
             self.seen.append(state.iteration)
@@ -246,8 +246,8 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
 
 
 def test_a_training_ends_when_the_board_says_stop(tmp_path):
-    board = ProgressActor()
-    line = SimpleNamespace(report=board.report, is_to_stop=lambda answer, patience: answer)
+    actor = ProgressActor()
+    line = SimpleNamespace(report=actor.report, is_to_stop=lambda answer, patience: answer)
     reporting = Reporting(Checkpointer(tmp_path, SMALL), line, "x")
     key, data = Replicate("ticket", 0, 0, 0), load(SMALL)
     state = begin(SMALL, 0, 0, initial_weights(build(SMALL, data.shape, 10), SMALL, 0))
@@ -255,7 +255,7 @@ def test_a_training_ends_when_the_board_says_stop(tmp_path):
     for now in train(SMALL, data, state):
         said.append(reporting(key, now))
         if now.iteration == 10:
-            board.stop()
+            actor.stop()
         if not said[-1]:
             break
     assert said == [True, True, True, False] and now.iteration == 30  # told at 20, hears of it at 30
@@ -283,7 +283,7 @@ def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path)
 
 
 def test_a_local_ray_listens_on_loopback_alone_and_has_no_dashboard(ray_cluster):
-    ray_cluster.ray.get(ray_cluster.board.poll.remote())  # that a worker is there, which listens too
+    ray_cluster.ray.get(ray_cluster.actor.poll.remote())  # that a worker is there, which listens too
     here = psutil.Process()
     sockets = [
         (process.name(), *socket.laddr)
