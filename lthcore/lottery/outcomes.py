@@ -41,16 +41,17 @@ def keep_for_later_rounds(
     pruned_themselves = [other for other in settings.arms if arm_of(other).is_pruned_itself]
     grow_from_it = pruned_themselves if k == 0 else [arm]  # round 0, the dense network, is every arm's
 
-    grown = Trial(trial, initial_weights_of(settings, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
+    ended = Trial(trial, initial_weights_of(settings, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
     for source in _mask_sources(settings.arms):
         if source in grow_from_it or (k == 0 and prunes_dense(source)):
-            mask_of(settings, data, lineage, grown, source, k + 1)
+            mask_of(settings, data, lineage, ended, source, k + 1)
 
     if k == 0 and outcome.rewind is not None:
         lineage.carry(trial, ORIGIN, 0, {"rewind": outcome.rewind})
     for other in grow_from_it:
         if _carried(lineage, trial, other)[0] < k:
-            lineage.carry(trial, other, k, grown_from(settings, other, outcome) if k < settings.rounds else {})
+            groups = grown_from(settings, other) if k < settings.rounds else ()
+            lineage.carry(trial, other, k, {group: getattr(outcome, group) for group in groups})
 
 
 def release_tensors(settings: Recipe, replicate: Replicate, *states: TrainState) -> None:
@@ -87,18 +88,18 @@ def outcome_from_lineage(
         return start
     if diverged:
         return _diverged(start)
-    later = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
-    if not _has_masks(settings, lineage, trial, k, later):
+    due = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
+    if not _has_masks(settings, lineage, trial, k, due):
         return None
     outcome = replace(start, early_stop=start.weights)  # what is done already is only read again
-    for grown in later & set(PRUNED_THEMSELVES):
-        at, groups = _carried(lineage, trial, grown)
-        if grown_from(settings, grown, start) and (at < k or not groups):
+    for other in due & set(PRUNED_THEMSELVES):
+        at, groups = _carried(lineage, trial, other)
+        if grown_from(settings, other) and (at < k or not groups):
             return None
         if at == k:
             for group, tensors in groups.items():
                 setattr(outcome, group, tensors)
-    if k == 0 and later and settings.rewind_to:
+    if k == 0 and due and settings.rewind_to:
         outcome.rewind = _carried(lineage, trial, ORIGIN)[1].get("rewind")
         return None if outcome.rewind is None else outcome
     return outcome

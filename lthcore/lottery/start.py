@@ -10,7 +10,6 @@ from torch import nn
 from lthcore import masks
 from lthcore.arms import ARMS, Arm, arm_of, criterion_of
 from lthcore.errors import LabError
-from lthcore.lottery.lineage import Groups
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, initial_weights
 from lthcore.registry import UNCOLOURED
@@ -151,14 +150,13 @@ def begin(
     return TrainState(iteration, masked, mask, seed_for(settings.seed, "training", trial, k), start=masked)
 
 
-def grown_from(settings: Settings, name: str, outcome: TrainState) -> Groups:
-    """What of the outcome of a round the next one of arm `name` starts from, beyond the mask."""
+def grown_from(settings: Settings, name: str) -> tuple[str, ...]:
+    """Which tensors of the outcome of a round the next one of arm `name` starts from, beyond the mask."""
     if arm_of(name).weights == "trained":
-        return {"weights": outcome.weights}
+        return ("weights",)
     if settings.restart == "rewind":
-        return {}
-    optimizer = {"optimizer": outcome.optimizer} if settings.keep_optimizer else {}
-    return {"early_stop": outcome.early_stop} | optimizer
+        return ()
+    return ("early_stop", "optimizer") if settings.keep_optimizer else ("early_stop",)
 
 
 def check_rewound(ticket: TrainState, trial: Trial) -> None:

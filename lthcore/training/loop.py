@@ -83,19 +83,7 @@ def train_in_step(
                 known = [state.mask for state in states]
             evaluated = min(settings.iterations, (at // settings.eval_every + 1) * settings.eval_every)
             stop = next((i for i in range(at + 1, evaluated) if i in pauses), evaluated)
-            while at < stop:
-                end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
-                batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
-                last = settings.iterations - 1 if states[0].fine_tuned else 0
-                rates = [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
-                with torch.random.fork_rng(devices=[]):  # for layers that draw numbers and know no generator
-                    torch.random.default_generator.manual_seed(seed_for(states[0].seed, "layers", at))
-                    engine.steps(data, batches, rates)
-                at += batches.shape[1]
-                if at == settings.rewind_to:
-                    engine.sync_to(states)
-                    for state in states:
-                        state.rewind = _copy(state.weights)
+            at = _advance(settings, engine, data, states, at, stop)
             if at == evaluated:
                 _record(settings, engine, data, states, at)
             else:
@@ -105,6 +93,26 @@ def train_in_step(
         for state in states:
             state.seconds += (time.perf_counter() - started) / len(states)
         yield
+
+
+def _advance(
+    settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState], at: int, stop: int
+) -> int:
+    """Take the steps from iteration `at` to `stop`, an epoch's at once; keep the weights that tickets rewind to."""
+    while at < stop:
+        end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
+        batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
+        last = settings.iterations - 1 if states[0].fine_tuned else 0
+        rates = [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
+        with torch.random.fork_rng(devices=[]):  # for layers that draw numbers and know no generator
+            torch.random.default_generator.manual_seed(seed_for(states[0].seed, "layers", at))
+            engine.steps(data, batches, rates)
+        at += batches.shape[1]
+        if at == settings.rewind_to:
+            engine.sync_to(states)
+            for state in states:
+                state.rewind = _copy(state.weights)
+    return at
 
 
 def epoch_batches(settings: Recipe, data: Data, state: TrainState, start: int, stop: int) -> Tensor:
