@@ -635,3 +635,11 @@ def test_a_duration_that_was_once_unknown_stays_so(copied):
     (copied / "run.json").write_text(json.dumps(record))
     run(SMALL.changed(trials=3), copied, quiet=True)
     assert "wall_seconds" not in read_record(copied)
+
+
+def test_steps_before_the_point_that_tickets_rewind_to_are_not_counted_again(tmp_path):
+    settings = SMALL.changed(rewind_to=20, arms=("ticket",), trials=1, rounds=2)
+    rounds, _ = run(settings, tmp_path, quiet=True)
+    record, dense = read_record(tmp_path), rounds["multiply_adds"].max()
+    steps = settings.iterations + 2 * (settings.iterations - 20)
+    assert record["training_flops"] == 6 * dense * settings.batch_size * steps
