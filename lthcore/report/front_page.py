@@ -30,7 +30,7 @@ SENTENCES = {
     ),
     "C2p": (
         "How much do Conv-2's tickets gain?",
-        "At 4.6% they gain {here} (the paper: {paper}); at their best by validation {C2}.",
+        "At 4.6% the gain is {here} (the paper: {paper}); at its best by validation {C2}.",
     ),
     "C4": (
         "Do Conv-2's tickets fit their training images?",
@@ -42,11 +42,11 @@ SENTENCES = {
     ),
     "X4b": (
         "Do tickets survive noise of 3 sigma on their initial weights?",
-        "They gain {X4c} over reinitialised ones at 21.1%, {here} at 7.0%, {X4d} at 1.5% (the paper: above 0).",
+        "The gain over reinitialised ones is {X4c} at 21.1%, {here} at 7.0%, {X4d} at 1.5% (the paper: above 0).",
     ),
     "F6": (
         "May a mask that SNIP finds before training be shuffled within its layers?",
-        "LeNet gains {F6b} at 6.25%, {here} at 1.56%, at the end (arXiv 2009.08576: no loss).",
+        "That changes LeNet's accuracy at the end by {F6b} at 6.25%, {here} at 1.56% (arXiv 2009.08576: no loss).",
     ),
 }
 WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}
