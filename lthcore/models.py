@@ -243,6 +243,12 @@ def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -
         raise LabError(f"models: {name} turns 2 images into {given}, not into (2, {classes}), a number for each class")
 
 
+def in_a_row(model: nn.Module) -> list[nn.Module] | None:
+    """The layers of a network that is a plain nn.Sequential in which each stands once; None for any other."""
+    plain = type(model) is nn.Sequential and len(list(model.children())) == len(model)
+    return list(model) if plain else None
+
+
 def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The network as `build` makes it, but without memory for its weights (on the device meta).
 

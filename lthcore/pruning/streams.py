@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
-from lthcore.models import Dropout, Residual, build
+from lthcore.models import Dropout, Residual, build, in_a_row
 from lthcore.onednn import Linear
 from lthcore.settings import Recipe
 
@@ -43,8 +43,7 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
     what reads its units is unknown.
     """
     strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
-    in_a_row = type(model) is nn.Sequential and len(list(model.children())) == len(model)
-    if not in_a_row or strangers:
+    if in_a_row(model) is None or strangers:
         what = (
             f"and {strangers[0]} is none of them" if strangers else "and here another module holds them, or one twice"
         )

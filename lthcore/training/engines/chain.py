@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import Data
-from lthcore.models import Dropout, kinds_of
+from lthcore.models import Dropout, in_a_row, kinds_of
 from lthcore.onednn import Linear, times_transposed
 from lthcore.settings import Recipe
-from lthcore.training.engines.dense import Dense
+from lthcore.training.engines.dense import Dense, loss_gradient, smoothed_targets
 from lthcore.training.state import TrainState
 
 CHAIN = (nn.Flatten, (nn.Linear, Linear), nn.ReLU, Dropout)  # kinds, and no classes made of them
@@ -20,8 +20,7 @@ class Chain(Dense):
         """Take `model` and the one replicate it is to be."""
         super().__init__(settings, model, device, states)
         self.layers = [(layer.weight, layer.bias) for layer in model if isinstance(layer, nn.Linear)]
-        classes, smoothing = len(self.layers[-1][1]), settings.label_smoothing
-        self.targets = torch.eye(classes) * (1 - smoothing) + smoothing / classes
+        self.targets = smoothed_targets(settings, len(self.layers[-1][1]))
 
     def gradients(self, data: Data, batch: Tensor) -> None:
         """Set the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
@@ -30,7 +29,7 @@ class Chain(Dense):
             for i, (weight, bias) in enumerate(self.layers, start=1):
                 inputs.append(x)
                 x = times_transposed(x, weight, bias, relu=i < len(self.layers))
-            back = (x.softmax(1) - self.targets[data.train.labels[batch[0]]]) / len(x)  # of the cross-entropy
+            back = loss_gradient(x, self.targets[data.train.labels[batch[0]]])
             for (weight, bias), x in zip(reversed(self.layers), reversed(inputs), strict=True):
                 weight.grad, bias.grad = times_transposed(back.t(), x.t()), back.sum(0)
                 if weight is not self.layers[0][0]:
@@ -43,15 +42,14 @@ def is_chain(model: nn.Module) -> bool:
     One of layers of other classes is not, be they made of these: what they compute is not known. Nor is one of which
     something is frozen: every layer here learns.
     """
-    layers = list(model) if type(model) is nn.Sequential else []
+    layers = in_a_row(model) or []
     biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
     flat = all((layer.start_dim, layer.end_dim) == (1, -1) for layer in layers if isinstance(layer, nn.Flatten))
-    once = len(list(model.children())) == len(layers) > 0
     learns = all(parameter.requires_grad for parameter in model.parameters())
     return (
-        biased
+        bool(layers)
+        and biased
         and flat
-        and once
         and learns
         and None not in map(_link, layers)
         and set(kinds_of(model)) == _weights_of(model)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
 from lthcore.settings import Recipe
-from lthcore.training.engines.dense import CONVOLUTIONAL_BATCH, Dense, SplitResults
+from lthcore.training.engines.dense import CONVOLUTIONAL_BATCH, Dense, SplitResults, loss_gradient, smoothed_targets
 from lthcore.training.state import TrainState
 
 try:
@@ -37,8 +37,7 @@ class ConvolutionalNetwork(Dense):
         super().__init__(settings, model, device, states)
         self.dtype = DTYPES[settings.precision]
         self.layers = layers_of(self.model, self.dtype)
-        classes, smoothing = self.layers[-1].module.out_features, settings.label_smoothing
-        self.targets = torch.eye(classes) * (1 - smoothing) + smoothing / classes
+        self.targets = smoothed_targets(settings, self.layers[-1].module.out_features)
 
     @torch.no_grad()
     def gradients(self, data: Data, batch: Tensor) -> None:
@@ -48,8 +47,7 @@ class ConvolutionalNetwork(Dense):
         x = x.to(self.dtype, memory_format=torch.channels_last)
         for layer in self.layers:
             x = layer.forward(x)
-        back = (x.float().softmax(1) - self.targets[labels]) / len(x)  # of the cross-entropy
-        back = back.to(self.dtype)
+        back = loss_gradient(x.float(), self.targets[labels]).to(self.dtype)
         for layer in reversed(self.layers):
             back = layer.backward(back)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore.models import Dropout, Residual
+from lthcore.models import Dropout, Residual, in_a_row
 from lthcore.onednn import Linear, times_transposed
 from lthcore.training.engines import conv_kernels as kernels
 
@@ -329,9 +329,8 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
     None also where a module stands in it twice, or something is frozen: here each layer keeps its inputs, and learns.
     """
     layers: list[Layer] = []
-    known = type(model) is nn.Sequential and all(map(_is_known, model.modules()))
-    once = known and len(list(model.children())) == len(model)
-    modules = list(model) if once and all(parameter.requires_grad for parameter in model.parameters()) else []
+    known = all(map(_is_known, model.modules())) and all(parameter.requires_grad for parameter in model.parameters())
+    modules = (in_a_row(model) or []) if known else []
     while modules:
         module = modules.pop(0)
         norm = modules.pop(0) if _follows(modules, nn.BatchNorm2d) and isinstance(module, nn.Conv2d) else None

@@ -130,6 +130,16 @@ def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Sp
     return [tuple(total) for total in totals.tolist()]
 
 
+def smoothed_targets(settings: Recipe, classes: int) -> Tensor:
+    """What the softmax should be for each label, with label smoothing: (classes, classes), rows that sum to 1."""
+    return torch.eye(classes) * (1 - settings.label_smoothing) + settings.label_smoothing / classes
+
+
+def loss_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of the mean cross-entropy by the logits (batch, classes)."""
+    return (logits.softmax(1) - targets) / len(logits)
+
+
 def noise_of(state: TrainState, device: torch.device) -> torch.Generator:
     """The generator of a replicate's dropout and augmentation, where it was left or at its beginning.
 
