@@ -104,8 +104,7 @@ def _advance(
         batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
         last = settings.iterations - 1 if states[0].fine_tuned else 0
         rates = [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
-        with torch.random.fork_rng(devices=[]):  # for layers that draw numbers and know no generator
-            torch.random.default_generator.manual_seed(seed_for(states[0].seed, "layers", at))
+        with _seeded(seed_for(states[0].seed, "layers", at), batches.device):
             engine.steps(data, batches, rates)
         at += batches.shape[1]
         if at == settings.rewind_to:
@@ -113,6 +112,16 @@ def _advance(
             for state in states:
                 state.rewind = _copy(state.weights)
     return at
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, for layers that draw numbers and know no other; they are put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.random.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def epoch_batches(settings: Recipe, data: Data, state: TrainState, start: int, stop: int) -> Tensor:
