@@ -128,7 +128,7 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
         going_on = begin(settings, trial.number, k, past.early_stop, mask)
         going_on.optimizer = masks.apply_to_optimizer(mask, past.optimizer) if settings.keep_optimizer else {}
         return going_on
-    purpose = (arm.purpose or name, trial.number, draw, k) if arm.drawn else (name, trial.number, k)
+    purpose = (arm.purpose or name, trial.number, draw, k) if arm.drawn or arm.purpose else (name, trial.number, k)
     seed = seed_for(settings.seed, *purpose)
     mask = masks.shuffled(mask, seed) if arm.shuffled else mask
     weights = WEIGHTS[arm.weights](Sources(settings, model, trial, arm, mask, seed))

@@ -18,23 +18,23 @@ LEAD = (
 SENTENCES = {
     "L1": (
         "Do tickets learn faster?",
-        "At 21.1% LeNet's early stop is earlier than the dense network's by {here} (the paper: {paper}).",
+        "At 21.1% LeNet's tickets stop {here} earlier than the dense network (the paper: {paper}).",
     ),
     "L2": (
         "Do tickets reach a higher test accuracy?",
-        "At 13.5% LeNet's tickets gain {here} over the dense network (the paper: {paper}), {end} at the end.",
+        "At 13.5% LeNet's tickets gain {here} over the dense network (the paper: {paper}).",
     ),
     "C1": (
         "How much earlier do convolutional tickets stop?",
-        "Those of Conv-2 up to {here} times (the paper: {paper}).",
+        "Those of Conv-2 stop up to {here} times earlier (the paper: {paper}).",
     ),
     "C2p": (
         "How much do Conv-2's tickets gain?",
-        "At 4.6% the gain is {here} (the paper: {paper}); at its best by validation {C2}.",
+        "At its best by validation {C2}; at 4.6%, as graded, {here} (the paper: {paper}).",
     ),
     "C4": (
         "Do Conv-2's tickets fit their training images?",
-        "The least accurate to {here} at the end (the paper: {paper}).",
+        "Down to 2% the least accurate end with {here} of them right (the paper: {paper}).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
@@ -42,11 +42,13 @@ SENTENCES = {
     ),
     "X4b": (
         "Do tickets survive noise of 3 sigma on their initial weights?",
-        "The gain over reinitialised ones is {X4c} at 21.1%, {here} at 7.0%, {X4d} at 1.5% (the paper: above 0).",
+        "The gain over reinitialised ones is {X4c} at 21.1%, {X4d} at 1.5%; as graded, at 7.0%, {here} (the paper: "
+        "above 0).",
     ),
     "F6": (
         "May a mask that SNIP finds before training be shuffled within its layers?",
-        "That changes LeNet's accuracy at the end by {F6b} at 6.25%, {here} at 1.56% (arXiv 2009.08576: no loss).",
+        "That changes LeNet's accuracy at the end by {F6b} at 6.25%; as graded, at 1.56%, {here} (arXiv 2009.08576: no "
+        "loss).",
     ),
 }
 WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}

@@ -92,7 +92,8 @@ PAPER = {
 HERE = {
     1: (
         "The same order of the means from the first round on, for LeNet and in the three shorter trials of Conv-2, "
-        "the only convolutional network so far, in whose last round neither has stopped when its training ends."
+        "the only convolutional network whose tickets were searched, in whose last round neither has stopped when its "
+        "training ends."
     ),
     3: (
         "The same three pictures. At 21.1% of weights remaining the mean of the tickets lies above that of their "
@@ -134,8 +135,8 @@ HERE = {
         "Small initial values go in the second and the output layer, the more the more is pruned: what survives leans "
         "to positive values in the second layer and splits in two in the output layer, most of it negative. In the "
         "first layer this is weaker: the weights kept start only a little larger than those pruned, and the "
-        "distribution keeps its shape. With standardised pixels, as in the study of what tickets look like, they start "
-        "much larger."
+        "distribution keeps its shape. With standardised pixels they start about half as large again once half of the "
+        "weights are gone, and in the shorter trainings of the study of what tickets look like nearly twice as large."
     ),
     19: "The same in all layers (at 16.9% of weights remaining).",
     20: (

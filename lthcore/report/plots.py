@@ -205,7 +205,8 @@ def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
     drawn = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
     levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x >= lowest / 1.15}, reverse=True)
     papers = [tick for tick in TICKS if any(abs(level / tick - 1) < 0.03 for level in levels)]
-    wide = 0.8 * axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols  # inches, about
+    place = axes.get_subplotspec()
+    wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, about
     apart = (highest / lowest) ** (LABEL / wide)  # of one tick from the next, so that their labels do not touch
     axes.set_xticks(papers if len(papers) > 3 else _thinned(levels or [highest, lowest], apart))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))

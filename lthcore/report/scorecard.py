@@ -137,12 +137,14 @@ def counts_in_full(card: pd.DataFrame) -> str:
             said.append(f"Tolerance fixed {fixed}: {count_of(rows)}.")
     if changed := int(graded_otherwise(card).sum()):
         parts = f"{changed} part{'s' if changed > 1 else ''}"
-        said.append(f"Read at the end of training instead, {parts} would have another grade, which the table has *so*.")
+        said.append(
+            f"Read at the end of training instead, {parts} would have another grade, which the table gives in italics."
+        )
     said.append(
         "A place is the percentage of a round of the run; the first round's stands for all above it. A largest gain or "
         "speed-up is of a chosen round, which its interval leaves out of account. "
-        "Parts are not independent: runs of one experiment share their seeds, some parts are of one number, and A1 is "
-        "L3 with a wider tolerance."
+        "Parts are not independent: runs of one experiment share their seeds, some parts are of one number, and A1 is, "
+        "for LeNet, L3 with a wider tolerance."
     )
     return " ".join(said)
 

@@ -82,10 +82,12 @@ class RunFolder:
             for file in (self.folder / name).glob("*.safetensors"):
                 file.unlink()
         try:
-            written = read_record(self.folder).get("digests", {})
+            record = read_record(self.folder)
         except LabError:  # it is damaged
-            written = {}
-        for name in {"run.json", *COLUMNS, lineage.FILE, *written, f"{self.folder.name}.ipynb"}:
+            record = {}
+        written = {**record.get("digests", {}), **record.get("writing", {})}
+        written = written or [path.name for path in self.folder.glob("*.csv")]  # nothing says which are the run's
+        for name in {"run.json", *COLUMNS, lineage.FILE, "derived.json", *written, f"{self.folder.name}.ipynb"}:
             (self.folder / name).unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:

@@ -31,11 +31,14 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         if fcntl:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise LabError(
-                    f"results: {path.parents[1]} is in use by {_owner(path)}; wait for it, or stop it"
-                ) from None
+                if not wait:
+                    raise LabError(
+                        f"results: {path.parents[1]} is in use by {_owner(path)}; wait for it, or stop it"
+                    ) from None
+                print(f"note: waiting for {_owner(path)}, which uses {path.parents[1]}", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:  # some network file systems
                 note = f"note: no locks here ({error.strerror}): do not run an experiment twice at once"
                 print(note, file=sys.stderr)

@@ -46,7 +46,8 @@ for _dataset in (DIGITS, MNIST, FASHION_MNIST):
 
 def dataset_of(name: str) -> Dataset:
     """The data set of a name, or in the .npz file of this name. Raises LabError where there is none."""
-    if name.endswith(".npz"):
+    known = DATASETS.get(name)
+    if name.endswith(".npz") and (known is None or known.reader is not None):  # what `take_up` entered has no reader
         path = find_npz(name)
         register_dataset(_npz(name, path, path.stat().st_mtime_ns))
     return DATASETS[choose("dataset", name, DATASETS)]

@@ -728,3 +728,12 @@ def test_a_file_of_ones_own_that_is_written_anew_is_another_data_set(tmp_path):
         os.utime(path, ns=(classes, classes))
         known = catalogue.dataset_of(str(path))
         assert known.classes == classes and known.mean[0] == pytest.approx(50 * classes / 255)
+
+
+def test_what_a_worker_was_told_of_an_npz_holds_where_the_file_is_not(tmp_path, monkeypatch):
+    path = tmp_path / "own.npz"
+    np.savez(path, images=np.zeros((60, 4, 4), np.uint8), labels=np.arange(60) % 3)
+    known = replace(catalogue.dataset_of(str(path)), reader=None)
+    path.unlink()
+    monkeypatch.setitem(DATASETS, str(path), known)
+    assert catalogue.dataset_of(str(path)) is known

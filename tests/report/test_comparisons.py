@@ -244,7 +244,9 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
         write(tmp_path, f"paper/robust_training/lenet_mnist-{label}", settings, rows)
     first, second = robust_training.findings(tmp_path)
     assert first == "Base, by % of weights remaining: 97.50% at 100%, 97.50% at 6.25%."
-    assert second.startswith("+ dropout against base: at 100% of weights remaining +0.20 points [+0.20, +0.20] (n = 2)")
+    assert second.startswith(
+        "with dropout against base: at 100% of weights remaining +0.20 points [+0.20, +0.20] (n = 2)"
+    )
 
 
 @pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "robust_training",

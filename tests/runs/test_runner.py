@@ -437,6 +437,14 @@ def test_force_leaves_what_is_not_of_the_run(copied):
     assert read_record(copied)["settings"]["seed"] == 7
 
 
+def test_force_leaves_no_table_of_a_run_whose_record_is_gone(copied):
+    (copied / "layers.csv").write_text("of,the,old,run\n")
+    (copied / "derived.json").write_text("{}")
+    (copied / "run.json").unlink()
+    run(SMALL.changed(seed=7), copied, force=True, quiet=True)
+    assert not (copied / "layers.csv").exists() and not (copied / "derived.json").exists()
+
+
 def test_force_keeps_the_old_run_where_the_new_one_cannot_start(copied):
     """Without the data, or with settings that the data cannot meet, nothing must be thrown away."""
     with pytest.raises(LabError, match="validation"):

@@ -128,8 +128,10 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
 
 def _differs(left: float, one: str, values: pd.Series, other: str, base: pd.Series) -> str:
     """A sentence on how far the test accuracies of two ways are apart, and on trainings that collapsed."""
-    collapsed = int((values - base < -COLLAPSED).sum())
-    by_far = f", and in {collapsed} of them by more than {100 * COLLAPSED:.0f}" if collapsed else ""
+    collapsed = int((values.groupby(level=0).mean() - base.groupby(level=0).mean() < -COLLAPSED).sum())
+    by_far = (
+        f"; in {collapsed} of the trials it is lower by more than {100 * COLLAPSED:.0f} points" if collapsed else ""
+    )
     return (
         f"With {left:.3g}% of weights remaining the test accuracy at the end {one} differs from that {other} by "
         f"{gap(values, base)}{by_far}."

@@ -152,7 +152,7 @@ def findings(root: Path) -> list[str]:
         for k in (0, (left - 6.25).abs().idxmin()):
             mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
             parts.append(f"at {left[k]:.3g}% of weights remaining {gap(mine, base)}")
-        lines.append(f"{ABLATION.get(name, name)} against base: {', '.join(parts)}.")
+        lines.append(f"{ABLATION.get(name, name).replace('+ ', 'with ')} against base: {', '.join(parts)}.")
     base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
     values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}%" for k in base.index)
     return [f"Base, by % of weights remaining: {values}.", *lines]
