@@ -98,7 +98,7 @@ def large_init_large_final(seen: PruningContext) -> Scores:
     return scores
 
 
-@register_criterion(label="large final, same sign", colour="#2a9d8f")
+@register_criterion(label="large final of the same sign", colour="#2a9d8f")
 def magnitude_same_sign(seen: PruningContext) -> Scores:
     """max(0, w_T sign(w_0)): large at the end with the sign of the start (arXiv 1905.01067)."""
     return {name: (seen.final[name] * seen.initial[name].sign()).clamp(min=0) for name in seen.mask}

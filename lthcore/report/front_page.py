@@ -5,7 +5,7 @@ from operator import itemgetter
 import pandas as pd
 
 from lthcore.report.claims import NOT_RUN, UNREADABLE
-from lthcore.report.scorecard import shown
+from lthcore.report.scorecard import WORDS, shown
 from lthcore.report.studies import STUDIES
 
 # Claim -> what was found of it, in a few words that hold whatever its grade, and the numbers: {here} at the early stop,
@@ -51,7 +51,6 @@ SENTENCES = {
         "loss).",
     ),
 }
-WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}
 ORDER = ("differs", "undecided", "reproduced")  # what is not as published is said first
 RUNS = {"lenet_mnist_standardised": "on standardised pixels"}  # what sets a run apart from the first of its claims
 

@@ -13,6 +13,7 @@ from lthcore.report.run_tables import Absent, RunTables
 from lthcore.runs.files import read_record
 
 HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"
+WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}  # grades, of several parts
 FORMS = {"points": (100, 2), "%": (100, 1), "accuracy": (100, 2), "% of weights": (1, 1)}  # its factor and digits
 
 
@@ -125,7 +126,8 @@ def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
 def count_of(card: pd.DataFrame) -> str:
     """How many parts of claims, each counted in each of its runs, got which grade."""
     grades = _grades(card[~card["grade"].isin((NOT_RUN, UNREADABLE))]["grade"]).value_counts()
-    return f"of {grades.sum()} graded parts {', '.join(f'{n} {name}' for name, n in grades.items()) or 'none'}"
+    said = ", ".join(f"{n} {WORDS.get(name, name)}" for name, n in grades.items())
+    return f"of {grades.sum()} graded parts {said or 'none'}"
 
 
 def counts_in_full(card: pd.DataFrame) -> str:

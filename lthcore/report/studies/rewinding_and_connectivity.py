@@ -96,8 +96,11 @@ def _rewinding_of(root: Path, network: str) -> Figure | None:
     return rewinding(folders, caption_of(f"{NETWORKS[network]}, {DRAWN}", *folders.values())) if 0 in folders else None
 
 
-def rewinding_findings(folders: dict[int, Path]) -> list[str]:
-    """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on."""
+def rewinding_findings(folders: dict[int, Path], last_alone: bool = False) -> list[str]:
+    """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on.
+
+    Of a round in the middle and the last one, or of the last one alone.
+    """
     if 0 not in folders:
         return []
     tables = {k: read_whole_trials(folder)[0] for k, folder in folders.items()}
@@ -108,7 +111,7 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
         return table[(table["arm"] == arm) & (table["round"] == k)].set_index("trial")["final_test_accuracy"]
 
     lines = []
-    for k in sorted({last // 2, last}):
+    for k in sorted({last} if last_alone else {last // 2, last}):
         against = {f"rewound to {point}": at(tables[point], "ticket", k) for point in sorted(tables) if point}
         against |= {f"with {name}": at(base, arm, k) for arm, name in WAYS.items() if arm in set(base["arm"])}
         lines += [
@@ -145,8 +148,7 @@ def findings(root: Path) -> list[str]:
         folders = points_of(root, network)
         if 0 not in folders:
             continue
-        lowest = read_whole_trials(folders[0])[0]["percent_left"].min()
-        found = [line for line in rewinding_findings(folders) if line.startswith(f"With {lowest:.3g}%")]
+        found = rewinding_findings(folders, last_alone=True)
         if has_derived(folders[0], "stability"):
             found += stability.findings(cached_table(folders[0], "stability"))
         lines += [f"{_named(folders[0])}: {line}" for line in found]
