@@ -25,6 +25,20 @@ def hardware(device: torch.device) -> dict:
     return {"cpu": cpu, "instruction_sets": sets, "cores": cpu_count(), "gpu": gpu}
 
 
+def hardware_of_nodes(nodes: dict[str, dict]) -> dict:
+    """What several machines are together (name -> `hardware` of it): what any of them has, and all their cores."""
+    machines = list(nodes.values())
+    sets = {name for machine in machines for name in machine["instruction_sets"]}
+    gpus = {machine["gpu"] for machine in machines if machine["gpu"]}
+    return {
+        "cpu": ", ".join(sorted({machine["cpu"] for machine in machines})),
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in sets],
+        "cores": sum(machine["cores"] for machine in machines),
+        "gpu": ", ".join(sorted(gpus)) or None,
+        "nodes": len(machines),
+    }
+
+
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     found = {"python": platform.python_version(), "lthcore": __version__}

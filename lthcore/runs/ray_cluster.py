@@ -22,7 +22,7 @@ from lthcore.lottery.search import Cohort
 from lthcore.plugins import extensions, take_up
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.executor import Checkpointer
-from lthcore.runs.provenance import hardware
+from lthcore.runs.provenance import hardware, hardware_of_nodes
 from lthcore.runs.ray_progress import ProgressActor, ProgressClient
 from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
@@ -201,13 +201,7 @@ class RayExecutor:
     def hardware(self, data: Data) -> dict | None:
         """What has trained of this experiment: processors and GPUs, on how many nodes, and trainings at once."""
         seen = self.cluster.ray.get(self.cluster.actor.hardware.remote(self.experiment))
-        if not seen:
-            return None
-        cpus, gpus = ({machine[kind] for machine in seen.values() if machine[kind]} for kind in ("cpu", "gpu"))
-        return {
-            "cpu": ", ".join(sorted(cpus)), "gpu": ", ".join(sorted(gpus)) or None, "nodes": len(seen),
-            "cores": sum(machine["cores"] for machine in seen.values()), "slots": self.cluster.slots,
-        }  # fmt: skip
+        return {**hardware_of_nodes(seen), "slots": self.cluster.slots} if seen else None
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
         """Meters nothing more: what this machine uses is not what the nodes use."""

@@ -3,8 +3,9 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from lthcore.errors import LabError, TimeLimit, one_line
@@ -36,70 +37,95 @@ def run_queue(
     before its notebook is executed. Returns the errors of those that could not run. Raises
     TimeLimit after `time_limit` seconds or at SIGTERM, everything so far saved; at Ctrl-C too all is saved.
     """
-    deadline, failures, late, stop = time.monotonic() + time_limit, {}, threading.Event(), threading.Event()
-    root = root.resolve()  # tasks have working directories of their own
-    todo = _by_name(experiments)
-    states = dict.fromkeys(todo, "waiting")
+    todo, root = _by_name(experiments), root.resolve()  # tasks have working directories of their own
+    queue = _Queue(list(todo), cluster, time_limit)
+
+    def whole(experiment: Experiment, folder: Path, seconds: float) -> None:
+        """Train an experiment, then draw and execute what its folder gets."""
+        run(experiment.settings, folder, seconds, quiet=True, executor=RayExecutor(cluster, experiment.name))
+        afterwards(folder)
+        if notebook is not None:
+            cluster.notebook(notebook, experiment, folder)
 
     def one(experiment: Experiment) -> None:
-        folder = folder_of(experiment.name, root)
-        if stop.is_set() or time.monotonic() >= deadline:
-            late.set()
+        name, folder = experiment.name, folder_of(experiment.name, root)
+        if not queue.is_open():
             return
-        states[experiment.name] = "running"
-        try:
-            left, executor = deadline - time.monotonic(), RayExecutor(cluster, experiment.name)
-            run(experiment.settings, folder, left, quiet=True, executor=executor)
-            afterwards(folder)
-            if notebook is not None:
-                cluster.notebook(notebook, experiment, folder)
-            states[experiment.name] = "done"
-        except TimeLimit:
-            late.set()
-            states[experiment.name] = "stopped"
-        except (LabError, OSError) as error:
-            failures[experiment.name] = error
-            states[experiment.name] = "failed"
-        except Exception as error:  # what nobody foresaw of one experiment must not end the others
-            failures[experiment.name] = LabError(f"unexpected {type(error).__name__}: {one_line(error)}")
-            states[experiment.name] = "failed"
-        except BaseException:
-            states[experiment.name] = "failed"
-            raise
-        finally:
-            if mirror_to:
-                try:
-                    mirror(folder, root, mirror_to)
-                except LabError as error:
-                    failures.setdefault(experiment.name, error)
-
-    def end_all(*_: object) -> None:
-        """Ask those that run to save and end, and start no more."""
-        stop.set()
-        cluster.stop()
-
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, end_all) if main else None  # Ray's own would end this process at once
-    try:
-        with ThreadPoolExecutor(max_workers=max(1, min(len(todo), cluster.slots + PREFETCH))) as pool:
-            futures = [pool.submit(one, experiment) for experiment in todo.values()]
+        queue.attempt(name, lambda seconds: whole(experiment, folder, seconds))
+        if mirror_to:
             try:
-                watch = QueueStatus(list(todo.values()), cluster)
-                while not all(future.done() for future in futures):
-                    time.sleep(EVERY)
-                    show(watch.rows(states))
-                show(watch.rows(states))
-            except BaseException:  # Ctrl-C, or a view that fails: the pool waits for those that run
-                end_all()
-                raise
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+                mirror(folder, root, mirror_to)
+            except LabError as error:
+                queue.failures.setdefault(name, error)
+
+    beside = max(1, min(len(todo), cluster.slots + PREFETCH))
+    with queue.ended_by_sigterm(), ThreadPoolExecutor(beside) as pool:
+        futures = [pool.submit(one, experiment) for experiment in todo.values()]
+        try:
+            watch = QueueStatus(list(todo.values()), cluster)
+            while not all(future.done() for future in futures):
+                time.sleep(EVERY)
+                show(watch.rows(queue.states))
+            show(watch.rows(queue.states))
+        except BaseException:  # Ctrl-C, or a view that fails: the pool waits for those that run
+            queue.end()
+            raise
     for future in futures:
         future.result()  # what nobody foresaw
-    if late.is_set():
-        raise TimeLimit(f"{'asked to stop' if stop.is_set() else 'time limit reached'}; the same command goes on")
-    return failures
+    if queue.late.is_set():
+        why = "asked to stop" if queue.stop.is_set() else "time limit reached"
+        raise TimeLimit(f"{why}; the same command goes on")
+    return queue.failures
+
+
+class _Queue:
+    """What the threads of a queue share: the state of each experiment, what failed, and when to end."""
+
+    def __init__(self, names: list[str], cluster: Cluster, time_limit: float) -> None:
+        self.states = dict.fromkeys(names, "waiting")
+        self.failures: dict[str, LabError] = {}
+        self.cluster, self.deadline = cluster, time.monotonic() + time_limit
+        self.stop, self.late = threading.Event(), threading.Event()
+
+    def is_open(self) -> bool:
+        """Whether one more experiment may begin. That one was refused is remembered: the queue is not whole."""
+        if self.stop.is_set() or time.monotonic() >= self.deadline:
+            self.late.set()
+            return False
+        return True
+
+    def attempt(self, name: str, work: Callable[[float], None]) -> None:
+        """Do the work of an experiment, which is told the seconds left, and note how it ended."""
+        self.states[name], state = "running", "failed"
+        try:
+            work(self.deadline - time.monotonic())
+            state = "done"
+        except TimeLimit:
+            self.late.set()
+            state = "stopped"
+        except (LabError, OSError) as error:
+            self.failures[name] = error
+        except Exception as error:  # what nobody foresaw of one experiment must not end the others
+            self.failures[name] = LabError(f"unexpected {type(error).__name__}: {one_line(error)}")
+        finally:
+            self.states[name] = state
+
+    def end(self, *_: object) -> None:
+        """Ask those that run to save and end, and let no more begin."""
+        self.stop.set()
+        self.cluster.stop()
+
+    @contextmanager
+    def ended_by_sigterm(self) -> Iterator[None]:
+        """End the queue in order at SIGTERM; Ray's own handler would end this process at once."""
+        if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self.end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 class QueueStatus:

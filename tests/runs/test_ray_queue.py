@@ -26,7 +26,7 @@ from lthcore.runs.archives import mirror, mirror_of
 from lthcore.runs.executor import Checkpointer, LocalExecutor
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.files import read_record
-from lthcore.runs.provenance import hardware
+from lthcore.runs.provenance import hardware, hardware_of_nodes
 from lthcore.runs.ray_cluster import DATA_SETS, Cluster, Reporting, _fits, _on_cpu, _parts, _train_there
 from lthcore.runs.ray_progress import ProgressActor
 from lthcore.runs.ray_queue import QueueStatus, run_queue
@@ -72,6 +72,16 @@ def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
     x, y = view.rows({x: "running", y: "failed"})
     assert (x["state"], x["of"], x["now"]) == ("running", 6, "ticket-trial0-draw0-round01") and x["eta"] > 0
     assert (y["state"], y["eta"]) == ("failed", 0)
+
+
+def test_the_hardware_of_a_cluster_is_what_any_of_its_nodes_has():
+    here = {"cpu": "a", "instruction_sets": ["avx2", "avx512_bf16"], "cores": 2, "gpu": None}
+    there = {"cpu": "b", "instruction_sets": ["avx2", "fma"], "cores": 8, "gpu": "g"}
+    assert hardware_of_nodes({"x": here}) == here | {"nodes": 1}
+    assert hardware_of_nodes({"x": here, "y": there, "z": there}) == {
+        "cpu": "a, b", "instruction_sets": ["avx2", "fma", "avx512_bf16"], "cores": 18, "gpu": "g", "nodes": 3,
+    }  # fmt: skip
+    assert hardware_of_nodes({"x": hardware(torch.device("cpu"))}) == hardware(torch.device("cpu")) | {"nodes": 1}
 
 
 def test_a_task_is_a_training_or_on_a_gpu_a_trial():
