@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import initial_weights_of
 from lthcore.masks import percent_left, shuffled
+from lthcore.runs.lock import locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 
@@ -52,6 +54,26 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
     assert made == [2, 3]
     note = json.loads((place / "derived.json").read_text())["some"]
     assert note["trainings"] == 3 * 7 and note["versions"]["torch"]
+
+
+def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, tmp_path):
+    """Notebooks of several studies derive tables of one run, beside each other: notes are read and written in turn."""
+    place, made = tmp_path / "copy", threading.Event()
+    shutil.copytree(folder, place)
+
+    def make(tickets: TicketStore) -> pd.DataFrame:
+        made.set()
+        return pd.DataFrame({"x": [1.0]})
+
+    other = threading.Thread(target=cached_table, args=(place, "mine", make))
+    with locked(place / "checkpoints" / "lock.json"):
+        other.start()
+        assert made.wait(60)
+        other.join(0.3)  # it would be done by now, did it not wait
+        assert not (place / "mine.csv").exists()
+        (place / "derived.json").write_text(json.dumps({"theirs": {"trainings": 14}}))
+    other.join(60)
+    assert set(json.loads((place / "derived.json").read_text())) == {"mine", "theirs"}
 
 
 def test_a_table_of_fewer_trainings_than_its_run_is_not_there(folder, tmp_path):

@@ -77,6 +77,22 @@ def test_in_step_equals_alone(recipe):
         assert masks.is_masked(one.weights, one.mask)
 
 
+def test_in_bfloat16_replicates_are_evaluated_in_bfloat16_together_as_alone():
+    """As Dense does: products of bfloat16, losses and counts of what comes out in float32."""
+    settings = BASE.changed(precision="bfloat16")
+    data, cohort = cohort_of(settings)
+
+    def losses(settings: Settings, states: list) -> list[float]:
+        found = engine_for(settings, data, copy.deepcopy(states)).evaluate(*data.splits.values())
+        return [loss for replicate in found for loss, _ in replicate]
+
+    states = list(cohort.values())
+    together, exact = losses(settings, states), losses(settings.changed(precision="float32"), states)
+    alone = [loss for state in states for loss in losses(settings.changed(engine="dense"), [state])]
+    assert together == pytest.approx(alone, rel=1e-3)  # sums in another order round to another bfloat16
+    assert together == pytest.approx(exact, rel=2e-2) and together != pytest.approx(exact, rel=1e-6)
+
+
 def test_every_parameter_carries_a_leading_replicate_dimension():
     data, cohort = cohort_of(BASE)
     engine = engine_for(BASE, data, list(cohort.values()))
