@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from faults import command, finish, project
 
 from lthcore.runs.notebook import ending_with_this_process
 from lthcore.training import orphans
@@ -61,6 +62,14 @@ def test_a_signal_stops_the_run_in_a_notebook_and_the_kernel(
     assert notebook_says in (tmp_path / "out.ipynb").read_text()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "kernel").read_text()), 0)
+
+
+def test_the_notebook_of_a_run_needs_no_other_tables_in_the_project(tmp_path):
+    """A project of one's own has none of the committed ones: the run is complete, and its notebook is too."""
+    done = finish(command(project(tmp_path / "lab"), notebook=True))
+    assert done[0] == 0, done[1]
+    (executed,) = (tmp_path / "lab" / "results" / "smoke" / "iterative_pruning" / "faulty").glob("*.ipynb")
+    assert "no tables of iterative_pruning/lenet_mnist here yet" in executed.read_text()
 
 
 def test_a_kernel_is_told_whom_to_end_with_by_a_line_that_it_can_execute(monkeypatch):

@@ -9,6 +9,8 @@ import pandas as pd
 from lthcore.analysis.statistics import mean_accuracy
 from lthcore.lottery.methods import settings_of
 from lthcore.report.comparisons import published, runs_of
+from lthcore.report.figure_specs import LENET
+from lthcore.report.paper_figures import largest_run
 from lthcore.report.run_tables import RunTables, read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import findings as tickets
@@ -42,6 +44,14 @@ CONVOLUTIONAL = {
     "conv4_cifar10": ("Conv-4", (29.1, 11.1, 4.5)),
     "conv6_cifar10": ("Conv-6", (26.4, 11.1, 5.0)),
 }
+
+
+def committed(root: Path) -> list[str]:
+    """What the searches with the paper's networks found, as far as their tables are below a results root."""
+    folder = largest_run(root, LENET)
+    if folder is None:
+        return [f"no tables of {LENET} here yet: `lth run params/{LENET}.yaml` makes them", *convolutional(root)]
+    return ["LeNet on MNIST:", *tickets(read_whole_trials(folder)[0]), *convolutional(root)]
 
 
 def convolutional(root: Path) -> list[str]:
