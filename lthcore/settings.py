@@ -105,13 +105,6 @@ class Recipe(BaseModel):
             )
         return {"eval_every": max(1, steps)} | values | {"iterations": max(1, total)}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_older_records(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """`augment` was once a switch, for crop and flip."""
-        switch = values.get("augment")
-        return values | {"augment": ("crop", "flip") if switch else ()} if isinstance(switch, bool) else values
-
     @field_validator("*", mode="before")
     @classmethod
     def _no_number_from_bool(cls, value: Any, info: Any) -> Any:

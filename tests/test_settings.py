@@ -227,11 +227,6 @@ def test_committed_records_are_of_settings_that_this_version_reads_under_their_o
     assert settings.key == record["run_key"]
 
 
-def test_records_of_versions_whose_augmentation_was_a_switch_are_read():
-    assert Settings(dataset="cifar10", augment=True).augment == ("crop", "flip")
-    assert Settings(augment=False).augment == ()
-
-
 # Sizes
 
 
