@@ -1,11 +1,11 @@
-"""lthcore: the lottery ticket hypothesis, from data and masks to figures. What most people need is here by name.
+"""lthcore: the lottery ticket hypothesis, from data and masks to figures. The main names can be imported from here.
 
     from lthcore import Settings, find_tickets, load_data
     settings = Settings(dataset="digits", architecture="mlp", validation=200, iterations=500)
     for outcomes in find_tickets(settings, load_data(settings)):
         ...
 
-Nothing is imported before it is asked for.
+Each name is imported on first access.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m lthcore` is the command `lth`."""
+"""Entry point of the command `lth`, also available as `python -m lthcore`."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C is one line and exit status 130, also while modules are still being imported."""
+    """Run the command line. Ctrl-C prints one line and exits with status 130, even while modules are being imported."""
     signal.signal(signal.SIGINT, _interrupted)
     from lthcore.cli import main as run
 
@@ -14,9 +14,9 @@ def main() -> None:
 
 
 def _interrupted(_: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt; within an import, end at once: an exception there can leave a module half made.
+    """Raise KeyboardInterrupt, or exit at once during an import, where an exception could leave a module half loaded.
 
-    What was done is kept then too, since files are written whole.
+    Results are kept in both cases, since a file is only replaced once its new content is complete.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

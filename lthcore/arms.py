@@ -1,7 +1,7 @@
-"""Arms: what is trained at each round of a search, each as a record of where its masks and its weights come from.
+"""Arms of a search: the networks that are trained in each round, defined by the sources of their masks and weights.
 
-All arms share the data split, and at equal (trial, round) the batches. Round 0 is the dense network; it is the
-ticket's, and all other arms start from it.
+All arms share the data split, and at equal (trial, round) the batches. Round 0 is the dense network. It belongs to the
+arm `ticket`, and all other arms start from it.
 """
 
 import re
@@ -13,13 +13,14 @@ from lthcore.registry import CRITERIA, UNCOLOURED
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm.
+    """One arm of a search.
 
-    `masks` is the source of its masks: an arm that is pruned by its own outcomes, `oneshot` for pruning the trained
-    dense network once, `by_<criterion>` for doing so by another criterion, with `-inverted` its worst weights kept,
-    `elsewhere`, or the `training` itself, in which they change. `weights` is what it starts from, a name of WEIGHTS in
-    lthcore/lottery/start.py. `drawn` names the setting that says how often it is drawn in each trial, empty for once,
-    and `purpose` what its random numbers are seeded for, empty for its name.
+    `masks` is the source of its masks: an arm that is pruned by its own outcomes; `oneshot` for pruning the trained
+    dense network once; `by_<criterion>` for pruning it once by another criterion (`by_<criterion>-inverted` keeps the
+    worst weights); `elsewhere` for masks found on another data set; or `training` for masks that change during
+    training. `weights` names the function in WEIGHTS (lthcore/lottery/start.py) that returns its starting weights.
+    `drawn` names the setting for the number of draws in each trial (empty: one draw). Its random numbers are
+    seeded for `purpose` (empty: for its name).
     """
 
     name: str
@@ -28,85 +29,87 @@ class Arm:
     label: str
     colour: str
     style: str = "-"
-    shuffled: bool = False  # its masks, within their layers
+    shuffled: bool = False  # whether its masks are shuffled within each layer
     drawn: str = ""
     purpose: str = ""
-    sigmas: float = 0.0  # of noise on its weights, in standard deviations of each layer
-    fine_tuned: bool = False  # trained at the learning rate that the dense network ended with
+    sigmas: float = 0.0  # noise on its weights, in standard deviations of each layer
+    fine_tuned: bool = False  # whether it trains at the final learning rate of the dense network
 
     @property
     def is_pruned_itself(self) -> bool:
-        """Whether its masks follow from its own outcomes, round by round."""
+        """Whether its masks are found by pruning its own outcomes, round by round."""
         return self.masks == self.name and not prunes_dense(self.masks)
 
     @property
     def grows_from(self) -> str:
-        """The arm whose round before must be there for this one's round."""
+        """Name of the arm whose previous round must be complete before this arm's round can start."""
         return self.masks if self.masks in PRUNED_THEMSELVES else "ticket"
 
 
 def criterion_of(source: str) -> str:
-    """The criterion of a source `by_<criterion>`; empty for other sources."""
+    """Return the criterion of a mask source `by_<criterion>`, or an empty string for other sources."""
     return source.removeprefix("by_").partition("-")[0] if source.startswith("by_") else ""
 
 
 def prunes_dense(source: str) -> bool:
-    """Whether all masks of a source follow from the dense network of a trial."""
+    """Return whether all masks of a source are found by pruning the dense network of a trial."""
     return source == "oneshot" or bool(criterion_of(source))
 
 
 ARMS = {
     arm.name: arm
     for arm in (
-        # the mask found by iterative pruning, weights rewound (to iteration 0, or `rewind_to`; with `restart: best` it
-        # goes on from those that validated best)
+        # the mask found by iterative pruning, with weights rewound to iteration 0 or `rewind_to` (with `restart: best`
+        # it continues from the weights at early stopping)
         Arm("ticket", "ticket", "rewound", "winning ticket", "#1f5fa8"),
-        # the ticket's mask, fresh weights
+        # the ticket's mask, with newly drawn weights
         Arm(
             "reinit", "ticket", "fresh", "reinitialised ticket", "#d1642a", "--",
             drawn="reinit_draws", purpose="reinit",
         ),
-        # as many weights in each layer at random, the initial weights
+        # a random mask with as many weights in each layer as the ticket, and the initial weights
         Arm(
             "random", "ticket", "initial", "random sparse network", "#3d8c5c", ":",
             shuffled=True, drawn="random_draws", purpose="random mask",
         ),
-        # as many weights, chosen by pruning the trained dense network once; weights rewound, or fresh
+        # as many weights as the ticket, chosen by pruning the trained dense network once; weights rewound, or redrawn
         Arm("oneshot", "oneshot", "rewound", "one-shot ticket", "#7a4fa3"),
         Arm(
             "oneshot_reinit", "oneshot", "fresh", "reinitialised one-shot", "#b8860b", "--",
             drawn="reinit_draws", purpose="reinit",
         ),
-        # iterative pruning that goes on from the trained weights, by the schedule from `rewind_to` on: learning-rate
-        # rewinding (arXiv 2003.02389); its mask, with weights rewound (the paper's Figure 9, second strategy)
+        # iterative pruning that continues from the trained weights, with the learning-rate schedule from `rewind_to` on
+        # (learning-rate rewinding, arXiv 2003.02389); and its mask with rewound weights (the paper's Figure 9, second
+        # strategy)
         Arm("continued", "continued", "trained", "continued training", "#767676", "-."),
         Arm("continued_reset", "continued", "rewound", "mask of continued training, rewound", "#8c6d31", "--"),
-        # as continued, but all at the learning rate that the dense training ended with: fine-tuning
+        # like continued, but at the final learning rate of the dense network throughout: fine-tuning
         Arm("fine_tuned", "fine_tuned", "trained", "fine-tuned", "#b0486a", "-.", fine_tuned=True),
-        # a mask found on another data set (lthcore/lottery/transfer.py), as it is and shuffled within its layers
+        # a mask found on another data set (lthcore/lottery/transfer.py), unchanged and shuffled within each layer
         Arm("transferred", "elsewhere", "initial", "mask from the other data set", "#d1642a"),
         Arm(
             "transferred-shuffled", "elsewhere", "initial", "that mask, shuffled in layers", "#999999", ":",
             shuffled=True,
         ),
-        # the ticket's mask, weights drawn from its own surviving initial weights, layer by layer
+        # the ticket's mask, with weights drawn from its surviving initial weights, layer by layer
         Arm(
             "resampled", "ticket", "resampled", "weights drawn from the ticket's own", "#2a9d8f", "--",
             drawn="reinit_draws", purpose="resampled",
         ),
-        # the ticket with Gaussian noise added
+        # the ticket with Gaussian noise added to its initial weights
         Arm("noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#5b8fc9", sigmas=0.5),
         Arm("noise_1", "ticket", "noisy", "ticket + 1 sigma of noise", "#8a6fc0", sigmas=1.0),
         Arm("noise_2", "ticket", "noisy", "ticket + 2 sigma of noise", "#c07fae", sigmas=2.0),
         Arm("noise_3", "ticket", "noisy", "ticket + 3 sigma of noise", "#c0504d", sigmas=3.0),
-        # no arm of a search: a network that is pruned while it trains (lthcore/lottery/dynamic.py)
+        # not an arm of a search: a network that is pruned during training (lthcore/lottery/dynamic.py)
         Arm("dynamic", "training", "initial", "pruned while it trains", "#1f5fa8"),
     )
 }  # fmt: skip
-OURS = frozenset(ARMS)  # others are somebody's own
+OURS = frozenset(ARMS)  # all other arms are user-defined
 PRUNED_THEMSELVES = tuple(name for name, arm in ARMS.items() if arm.is_pruned_itself)
 
-# What `by_<criterion>` may be followed by: a criterion without its weights, its places or its order.
+# Suffixes of `by_<criterion>`: controls without the mask's weights, positions or ranking.
+# Each has the fields of Arm that change, an addition to the label, and a line style.
 CHANGES = {
     "": ({}, "", ""),
     "shuffled": ({"shuffled": True}, ", shuffled in layers", ":"),
@@ -118,7 +121,7 @@ BY_CRITERION = re.compile(rf"by_([A-Za-z_]\w*?)(?:-({'|'.join(filter(None, CHANG
 
 
 def arm_of(name: str) -> Arm:
-    """The arm of a name. Raises LabError where there is none."""
+    """Return the arm of this name. Raises LabError if there is none."""
     if name in ARMS:
         return ARMS[name]
     found = BY_CRITERION.fullmatch(name)
@@ -135,6 +138,6 @@ def arm_of(name: str) -> Arm:
 
 
 def _drawn_as(criterion: str) -> tuple[str, str, str]:
-    """Label, colour and line style of a criterion."""
+    """Return the label, colour and line style of a criterion."""
     known = CRITERIA.get(criterion)
     return (known.label, known.colour, known.style) if known else (criterion.replace("_", " "), UNCOLOURED, "-")

@@ -38,8 +38,8 @@ INTERRUPTED = "lth: interrupted; the same command goes on where this one was"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit. Whatever goes wrong is one line on stderr; --debug adds the traceback."""
-    before = signal.signal(signal.SIGTERM, _asked_to_stop)  # a run in progress has its own, which saves first
+    """Run one command and exit. An error prints one line on stderr; `--debug` adds the traceback."""
+    before = signal.signal(signal.SIGTERM, _asked_to_stop)  # a run in progress has its own handler, which saves first
     debug, code = bool(os.environ.get("LTH_DEBUG")), 0
     try:
         options = _parser().parse_args(arguments)
@@ -58,30 +58,30 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, before)
         try:
             sys.stdout.flush()
-        except OSError:  # said already; once more as Python ends would be a traceback
+        except OSError:  # already reported; a second failure at exit would print a traceback
             _to_nowhere(sys.stdout)
     sys.exit(code)
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
-    """What to say of an error that ends a command, and the exit status it ends with."""
+    """Return the message for an error that ends a command, and the exit status."""
     if isinstance(error, LabError):
         return f"lth: {error}", getattr(error, "exit_code", 2)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, 130
-    if isinstance(error, OSError):  # a full disk, a folder that may not be written
+    if isinstance(error, OSError):  # e.g. a full disk or a folder without write permission
         return f"lth: {error}; what was done is kept: mend that, and give the same command again", 2
     return f"lth: {unexpected(error)}; --debug shows where, and what was done is kept", 70  # EX_SOFTWARE
 
 
 class _Unheard:
-    """Standard output or error, which may end before the command does: what nobody reads any more goes nowhere."""
+    """Wrapper of standard output or error that discards all further output once its reader has closed the pipe."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write `text`, or nothing; return its length."""
+        """Write `text`, or discard it if the pipe is closed; return its length."""
         try:
             return self.stream.write(text)
         except BrokenPipeError:
@@ -89,7 +89,7 @@ class _Unheard:
             return len(text)
 
     def flush(self) -> None:
-        """Write out what is held back, or drop it."""
+        """Flush the stream, or discard its buffer if the pipe is closed."""
         try:
             self.stream.flush()
         except BrokenPipeError:
@@ -101,7 +101,7 @@ class _Unheard:
 
 @contextmanager
 def _unheard(command: Callable) -> Iterator[None]:
-    """A closed pipe ends a command that only prints, quietly (`lth list | head`); the work of any other goes on."""
+    """Let a closed pipe (`lth list | head`) quietly end a command that only prints. Other commands continue."""
     if command in (commands.list_command, commands.show_command):
         try:
             yield
@@ -113,14 +113,14 @@ def _unheard(command: Callable) -> Iterator[None]:
 
 
 def _to_nowhere(stream: TextIO) -> None:
-    """Let a stream whose reader is gone end in the null device, so that what it still holds is no error at the end."""
+    """Redirect a stream with a closed pipe to the null device, so that flushing its buffer at exit is no error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def _take_plugins(files: list[str]) -> None:
-    """Run the user's own code, here and in the notebooks and workers to come."""
+    """Load the user's plugins here, and name them in LTH_PLUGINS for notebooks and worker processes."""
     if files:
         named = [os.environ[NAMED]] if os.environ.get(NAMED) else []
         os.environ[NAMED] = os.pathsep.join([*named, *(str(Path(file).resolve()) for file in files)])
@@ -128,16 +128,16 @@ def _take_plugins(files: list[str]) -> None:
 
 
 def _asked_to_stop(*_: object) -> None:
-    """What SIGTERM does between trainings: there is nothing to save."""
+    """Handle SIGTERM while no run is in progress: there is nothing to save."""
     print("lth: asked to stop; the same command goes on where this one was", file=sys.stderr)
     sys.exit(75)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong with a command line, however long that is."""
+    """Argument parser that reports an error in one line, however long the command line is."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit with 2."""
+        """Print the error and exit with status 2."""
         self.exit(2, one_line(f"lth: {message}; `{self.prog} --help` shows what there is") + "\n")
 
 

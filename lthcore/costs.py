@@ -1,7 +1,7 @@
-"""Costs: the multiply-adds of a network, and which of its weights they go with.
+"""Computational costs: the multiply-adds of a network, and the weights that they involve.
 
-Counted are products of matrices and convolutions, those of attention among them (of queries with keys, and of what
-these attend to with values), as `torch.utils.flop_counter` counts them; additions, norms and activations are not.
+Matrix products and convolutions are counted, including the products in attention (queries with keys, and attention
+weights with values), as by `torch.utils.flop_counter`. Additions, norms and activations are not counted.
 """
 
 from collections import Counter
@@ -20,11 +20,11 @@ COPIES = ("cat", "clone", "copy_", "_to_copy", "embedding", "detach", "index", "
 
 @dataclass(frozen=True)
 class Costs:
-    """What a network costs for an image forward.
+    """Costs of the forward pass of a network for one image.
 
-    `positions` is how often each weight is used: once in a dense layer, once a pixel in a convolution, once a token in
-    a transformer. `without_weights` are the multiply-adds of products that no prunable weight is in, and `uncounted`
-    the parameters of which it is not known how many products they are in.
+    `positions` is how often each weight is used: once in a dense layer, once per pixel in a convolution, once per token
+    in a transformer. `without_weights` is the number of multiply-adds in products without a prunable weight.
+    `uncounted` lists the parameters for which the number of products is unknown.
     """
 
     multiply_adds: int
@@ -33,15 +33,15 @@ class Costs:
     uncounted: tuple[str, ...]
 
     def of(self, left: dict[str, int]) -> int:
-        """Multiply-adds of the network with so many weights left in each layer."""
+        """Return the multiply-adds of the network if each layer has the number of weights in `left`."""
         return self.without_weights + round(sum(n * self.positions[name] for name, n in left.items()))
 
 
 def costs_of(model: nn.Module, shape: tuple[int, int, int]) -> Costs:
-    """The costs of a network for images of `shape` (C, H, W), counted as it evaluates one."""
+    """Return the costs of a network for images of `shape` (C, H, W), counted while it evaluates one."""
     parameters, training = dict(model.named_parameters()), model.training
     image = torch.zeros(1, *shape, device=next(iter(parameters.values())).device)
-    # with gradients, and attention taken apart, no layer hides its products in one that is made of all of them
+    # with gradients and the MATH backend, layers run as separate products, not as one fused operation that hides them
     with _Products(parameters) as seen, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         model.eval()(image)
     model.train(training)
@@ -53,12 +53,12 @@ def costs_of(model: nn.Module, shape: tuple[int, int, int]) -> Costs:
 
 
 def multiply_adds(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of an image forward, all weights counted."""
+    """Return the multiply-adds of the forward pass for one image, without pruning."""
     return costs_of(model, shape).multiply_adds
 
 
 class _Products(TorchDispatchMode):
-    """Counts the multiply-adds of what runs within, by the parameter that a product is with (`""` for none)."""
+    """Counts the multiply-adds of all operations in its context, by the parameter in each product (`""` for none)."""
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # lthcore/onednn.py
 
 
 def _memory(tensor: Tensor) -> int:
-    """What a tensor shares with its views."""
+    """Return an identifier of a tensor's storage, which it shares with its views."""
     return tensor.untyped_storage()._cdata
 
 

@@ -1,6 +1,6 @@
-"""Masks: which weights of a network are left. A mask is a dict, weight name -> bool tensor, True where it is left.
+"""Masks: which weights of a network remain. A mask is a dict, weight name -> bool tensor, True where weights remain.
 
-Which weights are masked is asked of the network (`models.prunable`): no biases, no norms. All functions are pure.
+`models.prunable` decides which weights of a network have a mask: no biases, no norms. All functions are pure.
 """
 
 from collections.abc import Collection
@@ -15,9 +15,9 @@ Mask = dict[str, Tensor]
 
 
 def full_mask(network: nn.Module | Weights) -> Mask:
-    """The mask of an unpruned network: every entry of every prunable weight.
+    """Return the mask of an unpruned network: True for every entry of every prunable weight.
 
-    Of weights alone, without the network that they are of, every one of two or more dimensions is taken for prunable.
+    If only weights are given, without their network, all weights of two or more dimensions are assumed to be prunable.
     """
     if isinstance(network, nn.Module):
         weights = dict(network.named_parameters())
@@ -26,9 +26,9 @@ def full_mask(network: nn.Module | Weights) -> Mask:
 
 
 def check(mask: Mask, weights: Weights, prunable: Collection[str] | None = None) -> None:
-    """Raise LabError unless `mask` masks weights of `weights`, in bool and in their shapes.
+    """Raise LabError unless `mask` holds bool tensors with the names and shapes of weights in `weights`.
 
-    Where it is known which are `prunable`, unless it masks all of these and no others.
+    If `prunable` is given, the mask must hold all of these weights and no others.
     """
     names = mask if prunable is None else prunable
     expected = {name: tuple(w.shape) for name, w in weights.items() if w.ndim >= 2 and name in names}
@@ -42,13 +42,13 @@ def check(mask: Mask, weights: Weights, prunable: Collection[str] | None = None)
 
 
 def apply(mask: Mask, weights: Weights) -> Weights:
-    """The weights with pruned entries at exactly zero (inf and nan too). Raises LabError on a misfit."""
+    """Set pruned weights to exactly zero, even inf and nan, and return new weights. Raises LabError on a misfit."""
     check(mask, weights)
     return {name: torch.where(mask[name], w, 0.0) if name in mask else w.clone() for name, w in weights.items()}
 
 
 def apply_to_optimizer(mask: Mask, optimizer: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An optimizer's tensors (`<parameter>/<slot>`) with those of pruned weights at zero."""
+    """Return the tensors of an optimizer's state (`<parameter>/<slot>`), with zeros for pruned weights."""
 
     def masked(key: str, tensor: Tensor) -> Tensor:
         m = mask.get(key.rpartition("/")[0])
@@ -58,41 +58,41 @@ def apply_to_optimizer(mask: Mask, optimizer: dict[str, Tensor]) -> dict[str, Te
 
 
 def counts(mask: Mask) -> dict[str, int]:
-    """How many weights are left in each layer."""
+    """Return the number of remaining weights in each layer."""
     return {name: int(m.sum()) for name, m in mask.items()}
 
 
 def weights_left(mask: Mask) -> int:
-    """How many weights are left in all."""
+    """Return the number of remaining weights in all layers together."""
     return sum(counts(mask).values())
 
 
 def nonzero(weights: Weights, mask: Mask) -> int:
-    """How many of the weights that a mask is over are not zero, whatever it says."""
+    """Return the number of nonzero weights in the layers of a mask, whether or not they are pruned."""
     return sum(int(weights[name].count_nonzero()) for name in mask)
 
 
 def percent_left(mask: Mask) -> float:
-    """Weights left, in percent of all that can be pruned: the paper's P_m."""
+    """Return the remaining weights in percent of all prunable weights: the paper's P_m."""
     return 100 * weights_left(mask) / sum(m.numel() for m in mask.values())
 
 
 def is_nested(inner: Mask, outer: Mask) -> bool:
-    """Whether every weight that `inner` keeps is kept by `outer` too."""
+    """Return whether `outer` keeps every weight that `inner` keeps."""
     return inner.keys() == outer.keys() and not any((inner[name] & ~outer[name]).any() for name in inner)
 
 
 def equal(a: Mask, b: Mask) -> bool:
-    """Whether two masks keep the same weights."""
+    """Return whether two masks keep the same weights."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def is_masked(weights: Weights, mask: Mask) -> bool:
-    """Whether every pruned entry of `weights` is exactly zero."""
+    """Return whether every pruned entry of `weights` is exactly zero."""
     return not any(weights[name][~m].count_nonzero() for name, m in mask.items())
 
 
 def shuffled(mask: Mask, seed: int) -> Mask:
-    """A random mask with the same number of weights left in each layer: the control of the paper's Figure 1."""
+    """Return a random mask with the same number of weights in each layer: the control of the paper's Figure 1."""
     generator = torch.Generator().manual_seed(seed)
     return {name: m.flatten()[torch.randperm(m.numel(), generator=generator)].view_as(m) for name, m in mask.items()}

@@ -1,7 +1,7 @@
-"""Models: the paper's networks as plain `nn.Module`s, and how their weights start.
+"""Models: the paper's networks as plain `nn.Module`s, and how their weights are initialised.
 
-A model is a function of (settings, image shape, number of classes), which returns any module. What is prunable in it,
-and what kind a layer is, is asked of its tree of modules (`prunable`, `kind_of`).
+A model is a function of (settings, image shape, number of classes) that returns any module. `prunable` and `kind_of`
+determine from its tree of modules which weights are prunable and of what kind each layer is.
 """
 
 from collections import OrderedDict
@@ -19,11 +19,11 @@ from lthcore.settings import Kind, Recipe
 Weights = dict[str, Tensor]
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-LARGEST = 200_000_000  # weights of a network: a training holds about eight copies of them, which are 6.4 GB
+LARGEST = 200_000_000  # weights in a network: a training run holds about eight copies of them, 6.4 GB in all
 
 
 class Dropout(nn.Module):
-    """Dropout that draws from a generator of its own, so that a replicate's noise does not depend on its neighbours."""
+    """Dropout with a random generator of its own, so that a replicate's noise does not depend on other replicates."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero a share `rate` of x while training, scaling up the rest; x itself in evaluation."""
+        """Set a share `rate` of x to zero and scale up the rest in training; return x unchanged in evaluation."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -99,7 +99,7 @@ def conv6(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Mod
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with batch norms beside a shortcut: the identity, or a 1x1 projection where sizes change."""
+    """Two 3x3 convolutions with batch norms, and a shortcut: the identity, or a 1x1 projection where sizes change."""
 
     def __init__(self, inputs: int, filters: int, stride: int) -> None:
         super().__init__()
@@ -190,14 +190,14 @@ def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.
 
 
 def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network that `settings.architecture` names, for images of `shape` (C, H, W). Its weights are not set yet.
+    """Build the network that `settings.architecture` names, for images of `shape` (C, H, W).
 
-    Raises LabError for an unknown name, and for a function of one's own that returns no module.
+    Its weights are placeholders, to be replaced by `initial_weights`. Raises LabError for an unknown name, and if a
+    user-defined function does not return an nn.Module.
     """
     name = choose("architecture", settings.architecture, MODELS)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # layers draw weights when made: the same each time, and at no cost of state
+    # layers draw weights when they are created: a fixed seed makes them reproducible, and torch's own state is kept
+    with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
         model = MODELS[name](settings, shape, classes)
     if not isinstance(model, nn.Module):
@@ -206,12 +206,12 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Mod
 
 
 def check_takes(settings: Recipe, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise LabError for a setting of the network that a network of this package takes no notice of.
+    """Raise LabError if a setting of the network (widths, dropout, padding) has no effect on a network of this package.
 
-    It would give two runs, of different names and keys, of one and the same network.
+    Otherwise two runs with different names and keys could train the same network.
     """
     if is_own(MODELS[settings.architecture]):
-        return  # which may heed it where no one sees it, as in its `forward`
+        return  # it may use the setting where this check cannot see it, as in its `forward`
     for name, others in (("widths", ((2,), (3,))), ("dropout", (0.0, 0.5)), ("padding", ("same", "valid"))):
         value = getattr(settings, name)
         if value == type(settings).model_fields[name].default:
@@ -223,9 +223,9 @@ def check_takes(settings: Recipe, shape: tuple[int, int, int], classes: int) -> 
 
 
 def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise LabError unless a network of one's own turns images of `shape` into a number for each class.
+    """Raise LabError unless a user-defined network maps images of `shape` to one number for each class.
 
-    The networks of this package are known to.
+    The networks of this package are known to do so and are not checked.
     """
     name = settings.architecture
     if not is_own(MODELS[name]):
@@ -244,21 +244,21 @@ def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -
 
 
 def in_a_row(model: nn.Module) -> list[nn.Module] | None:
-    """The layers of a network that is a plain nn.Sequential in which each stands once; None for any other."""
+    """Return the layers of a network if it is a plain nn.Sequential without repeated layers, else None."""
     plain = type(model) is nn.Sequential and len(list(model.children())) == len(model)
     return list(model) if plain else None
 
 
 def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network as `build` makes it, but without memory for its weights (on the device meta).
+    """Build the network as `build` does, but on the device meta, without memory for its weights.
 
-    Of one that cannot be made there, with memory. Raises LabError for a network of more than LARGEST weights, for one
-    that shares weights between layers, and where nothing is prunable.
+    A network that cannot be built there is built with memory. Raises LabError if the network has more than LARGEST
+    weights, shares weights between layers, or has nothing that is prunable.
     """
     try:
         with torch.device("meta"):
             model = build(settings, shape, classes)
-    except (NotImplementedError, RuntimeError):  # its code reads numbers from tensors
+    except (NotImplementedError, RuntimeError):  # its code reads values of tensors, which do not exist on meta
         model = build(settings, shape, classes)
     kinds_of(model)
     own = {name for name, _ in model.named_parameters()}
@@ -276,10 +276,10 @@ def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.M
 
 
 def prunable(layer: nn.Module, name: str) -> bool:
-    """Whether a parameter has a mask: `layer` is the module that holds it, `name` what the network calls it.
+    """Return whether a parameter has a mask. `layer` is the module that holds it, `name` its name in the network.
 
-    Weights of dense layers and convolutions have one, and the projections of attention; embeddings, bare parameters,
-    norms and biases have none. A model that has a `prunable` of its own, a method or a function, is asked instead.
+    Weights of dense layers and convolutions have a mask, and so do the projections of attention. Embeddings, bare
+    parameters, norms and biases have none. A model overrides this by an attribute `prunable`, a method or a function.
     """
     own = name.rpartition(".")[2]
     if isinstance(layer, nn.MultiheadAttention):
@@ -288,10 +288,10 @@ def prunable(layer: nn.Module, name: str) -> bool:
 
 
 def kind_of(layer: nn.Module, name: str, output: str = "output.weight") -> Kind:
-    """What kind of layer a weight is of: a convolution, a shortcut's projection, a dense or the output layer.
+    """Return the kind of a weight's layer: a convolution, a shortcut's projection, a dense layer or the output layer.
 
-    `output` is the name of the output layer's weight. A model that has a `kind_of` of its own is asked instead, by
-    `layer` and `name` alone.
+    `output` is the name of the output layer's weight. A model overrides this by an attribute `kind_of`, which is called
+    with `layer` and `name` only.
     """
     if name == output:
         return "output"
@@ -301,11 +301,10 @@ def kind_of(layer: nn.Module, name: str, output: str = "output.weight") -> Kind:
 
 
 def kinds_of(model: nn.Module) -> dict[str, Kind]:
-    """The prunable weights of a network, by name in its order, and the kind of layer that each is of.
+    """Return the prunable weights of a network by name, in the network's order, with the kind of their layers.
 
     The output layer is the dense layer or convolution that is called `output`, else the last dense layer. Frozen
-    weights (`requires_grad` is False) have no mask. Raises LabError for a kind that there is not, and where nothing is
-    prunable.
+    weights (`requires_grad` is False) have no mask. Raises LabError for an unknown kind, and if nothing is prunable.
     """
     layers, found = dict(model.named_modules()), {}
     dense = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and not name.endswith("out_proj")]
@@ -325,11 +324,12 @@ def kinds_of(model: nn.Module) -> dict[str, Kind]:
 
 
 def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
-    """A fresh draw of every parameter and buffer of `model`, on the CPU: the same on every device.
+    """Return initial values for every parameter and buffer of `model`, drawn on the CPU: the same for every device.
 
-    Prunable weights follow from `settings.initialisation`; biases are 0, a norm's scale is 1. All other parameters
-    (embeddings, positions, scales) are drawn as widely as the model was built with them, or stay where they are alike.
-    Frozen ones stay as the model was built.
+    Prunable weights are drawn by `settings.initialisation`; biases are 0, and a norm's scale is 1. Other parameters
+    (embeddings, positions, scales) are drawn from a normal distribution with the mean and standard deviation that they
+    were built with, or stay unchanged if all their values are equal. Frozen parameters and buffers stay as the model
+    was built.
     """
     generator = torch.Generator().manual_seed(seed)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
@@ -345,7 +345,7 @@ def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
         elif isinstance(layers[place], NORMS):
             weight.fill_(1.0)
         elif weight.numel() and weight.min() != weight.max():
-            std, mean = torch.std_mean(weight.double())  # three digits: the last ones differ between processors
+            std, mean = torch.std_mean(weight.double())  # rounded, as the last digits differ between processors
             weight.normal_(float(f"{mean:.2e}"), float(f"{std:.2e}"), generator=generator)
     return start
 

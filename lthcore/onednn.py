@@ -1,20 +1,22 @@
-"""Dense layers by oneDNN on a CPU: the same products as torch's own, which go to MKL, and MKL keeps to narrow vectors
-on processors that are not Intel's (benchmarks/lenet_step.py: twice the speed there).
+"""Dense layers that run in oneDNN on a CPU.
+
+The products are the same as torch's own. torch computes them with MKL, which uses only narrow vectors on processors not
+made by Intel. There, oneDNN was measured to be twice as fast for LeNet.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# torch.compile's own route to oneDNN; where a build of torch lacks it, layers fall back to torch's products
+# the operator that torch.compile uses for oneDNN; if a build of torch lacks it, layers use torch's own products
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, to rounding: (batch, inputs) -> (batch, outputs)."""
+    """Dense layer, equal to `nn.Linear` up to rounding: (batch, inputs) -> (batch, outputs)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x @ weight.T + bias."""
+        """Return x @ weight.T + bias."""
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         if _ONEDNN is None or not plain or x.ndim != 2 or self.bias is None:
             return super().forward(x)
@@ -28,7 +30,7 @@ class _Product(torch.autograd.Function):
         return times_transposed(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # second derivatives need another product: an error, instead of zeros
+    @once_differentiable  # a second derivative raises an error, instead of being zero
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         back = times_transposed(gradient, weight.t()) if ctx.needs_input_grad[0] else None
@@ -36,7 +38,7 @@ class _Product(torch.autograd.Function):
 
 
 def times_transposed(a: Tensor, b: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """a @ b.T + bias, clipped at 0 if asked, without a graph for autograd."""
+    """Return a @ b.T + bias, clipped at 0 if `relu`. Not for use with autograd."""
     if _ONEDNN is not None:
         return _ONEDNN(a, b, bias, "relu" if relu else "none", [], "")
     out = nn.functional.linear(a, b, bias)

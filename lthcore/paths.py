@@ -1,4 +1,4 @@
-"""Paths: where the project, its results and its data are."""
+"""Paths of the project, its results, its data and the cache."""
 
 import os
 from pathlib import Path
@@ -7,21 +7,24 @@ from lthcore.errors import LabError
 
 
 def project_root() -> Path:
-    """The folder that holds params/ and results/: at or above the working directory, else where lthcore lies."""
+    """Return the folder that holds params/ and notebooks/: at or above the working directory, else next to lthcore.
+
+    Returns the working directory if there is no such folder.
+    """
     here = Path.cwd()
     places = (here, *here.parents, Path(__file__).resolve().parents[1])
     return next((p for p in places if (p / "params").is_dir() and (p / "notebooks").is_dir()), here)
 
 
 def results_root() -> Path:
-    """Where runs are kept: `LTH_RESULTS`, else results/ of the project."""
+    """Return the folder of all runs: `LTH_RESULTS` if set, else results/ of the project."""
     return Path(os.environ.get("LTH_RESULTS") or project_root() / "results")
 
 
 def folder_of(name: str, root: Path | None = None) -> Path:
-    """The folder of a run `<profile>/<notebook>/<variant>` below a results root (by default `results_root()`).
+    """Return the folder of a run `<profile>/<notebook>/<variant>` below a results root (default: `results_root()`).
 
-    Raises LabError for a name that leads out of the root, be it by links.
+    Raises LabError for a name that leads out of the root, also by symbolic links.
     """
     root = root or results_root()
     folder, inside = (root / name).resolve(), root.resolve()
@@ -31,16 +34,16 @@ def folder_of(name: str, root: Path | None = None) -> Path:
 
 
 def short(path: Path) -> str:
-    """A path as people read it: from the working directory on, where it lies below that."""
+    """Return a path as text, relative to the working directory if it lies below it."""
     path = Path(path)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def cache_root() -> Path:
-    """Where what can be found out again is kept: lth/ below `XDG_CACHE_HOME`, else below .cache of the home folder."""
+    """Return the cache folder: lth/ below `XDG_CACHE_HOME` if set, else below .cache in the home folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lth"
 
 
 def data_root() -> Path:
-    """Where data files are looked for: `LTH_DATA`, else data/ of the project."""
+    """Return the folder of data files: `LTH_DATA` if set, else data/ of the project."""
     return Path(os.environ.get("LTH_DATA") or project_root() / "data")

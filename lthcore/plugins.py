@@ -1,7 +1,7 @@
-"""Plugins: networks, criteria, data sets and arms of one's own, from a file, and how they reach worker processes.
+"""Plugins: files with user-defined networks, criteria, data sets and arms, and their transfer to worker processes.
 
-A plugin is a Python file that registers what it defines. It is run only where the user names it, with `--plugin` or in
-LTH_PLUGINS (several, separated as in PATH): a params file can say that it needs one, but never runs it.
+A plugin is a Python file that registers what it defines. It runs only if the user names it, with `--plugin` or in
+LTH_PLUGINS (several are separated as in PATH). A params file can state that it needs a plugin, but never runs it.
 """
 
 import importlib.util
@@ -25,11 +25,11 @@ NAMED = "LTH_PLUGINS"
 
 
 class PluginNeeded(LabError):
-    """A params file says that it needs a plugin which the user has not named."""
+    """A params file needs a plugin that the user has not named."""
 
 
 def load_plugins() -> None:
-    """Run the files that LTH_PLUGINS names, each once in a process. Raises LabError for one that fails."""
+    """Run the files named in LTH_PLUGINS, each once per process. Raises LabError if one does not exist or fails."""
     for name in filter(None, os.environ.get(NAMED, "").split(os.pathsep)):
         path = _found(name)
         if not path.is_file():
@@ -47,7 +47,10 @@ def load_plugins() -> None:
 
 
 def check_plugins(names: object) -> None:
-    """Raise PluginNeeded where one of the plugins that a params file needs has not been run: the user is to name it."""
+    """Raise PluginNeeded if a plugin that a params file needs has not been run, since only the user may name it.
+
+    `names` is a file name, a list of file names, or None. Raises LabError for an item that is not text.
+    """
     for name in [names] if isinstance(names, str) else names or ():
         if not isinstance(name, str):
             raise LabError("plugins must be a file's name, or a list of such names")
@@ -56,13 +59,13 @@ def check_plugins(names: object) -> None:
 
 
 def extensions() -> bytes:
-    """The networks, data sets and arms that are not this package's, for `take_up` in another process; empty for none.
+    """Return the user-defined networks, data sets and arms, pickled for `take_up` in another process; empty if none.
 
-    Functions go by value, so that the other process need not have the notebook or the file that they are from.
+    Functions are pickled by value, so the other process does not need the notebook or file that defines them.
     """
     models = {name: model for name, model in MODELS.items() if is_own(model)}
     datasets = {
-        name: replace(known, reader=None, fetch=None, test_here=None)  # trainings are handed their data
+        name: replace(known, reader=None, fetch=None, test_here=None)  # training runs are given their data
         for name, known in DATASETS.items()
         if is_own(known.reader) or name.endswith(".npz")
     }
@@ -77,7 +80,7 @@ def extensions() -> bytes:
 
 
 def take_up(carried: bytes) -> None:
-    """Register in this process what `extensions` of another one has."""
+    """Register in this process what `extensions` returned in another process."""
     if carried:
         models, datasets, arms = pickle.loads(carried)
         MODELS.update(models)

@@ -1,4 +1,4 @@
-"""Registries: the networks and criteria that experiments name. The rooms that define them fill these; anyone may."""
+"""Registries of networks and criteria that experiments can name. This package fills them, and users may add to them."""
 
 import inspect
 from collections.abc import Callable
@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 from lthcore.errors import LabError
 
-UNCOLOURED = "#444444"  # of what has no colour of its own: a figure gives it one
+UNCOLOURED = "#444444"  # of arms and criteria without a colour of their own: figures choose one for them
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A criterion of pruning, and what the arm `by_<name>` is called and drawn as.
+    """A pruning criterion, with the label, colour and line style of its arm `by_<name>`.
 
-    `score` maps a PruningContext (lthcore/pruning/criteria.py) to a number for each prunable weight or unit: the lowest
-    are pruned first. `trained` says whether it looks at trained weights; the others only serve arms `by_<name>`.
+    `score` maps a PruningContext (lthcore/pruning/criteria.py) to a score for each prunable weight or unit; the lowest
+    are pruned first. `trained` tells whether it uses trained weights; criteria that do not are for arms `by_<name>`
+    only.
     """
 
     name: str
@@ -32,10 +33,10 @@ CRITERIA: dict[str, Criterion] = {}
 
 
 def register_model(model: Callable[..., Any]) -> Callable[..., Any]:
-    """Let experiments name a network: a function of (settings, shape (C, H, W), classes) that returns an nn.Module.
+    """Register a network that experiments can name: a function of (settings, shape (C, H, W), classes) -> nn.Module.
 
-    Its name is the function's. Raises LabError for other arguments than these three, and for a name that this package
-    has given to another.
+    The network is named after the function. Raises LabError if the function does not take these three arguments, and
+    for a name that this package already uses.
     """
     try:
         inspect.signature(model).bind(None, None, None)
@@ -49,10 +50,10 @@ def register_model(model: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def register_criterion(score: Callable | None = None, /, **about: Any) -> Callable:
-    """Let experiments name a criterion: a function of a PruningContext that scores every prunable weight.
+    """Register a criterion that experiments can name: a function of a PruningContext that scores every prunable weight.
 
-    Its name is the function's; `about` are the other fields of Criterion. With or without arguments it is a decorator.
-    Raises LabError for a name that this package has given to another.
+    The criterion is named after the function; `about` are the other fields of Criterion. Use as a decorator, with or
+    without arguments. Raises LabError for a name that this package already uses.
     """
     if score is None:
         return lambda score: register_criterion(score, **about)
@@ -63,12 +64,16 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
 
 
 def is_own(function: Callable) -> bool:
-    """Whether a function is somebody's own, registered from outside this package: then its answers are checked."""
+    """Return whether a function is user-defined, i.e. not from this package. Results of such functions are checked."""
     return not str(getattr(function, "__module__", "")).startswith("lthcore.")
 
 
 def _take(registry: dict[str, Any], kind: str, name: str, item: object, function: Callable) -> None:
-    """Enter an item. What a notebook defines it may define again; what this package defines stays."""
+    """Add an item to a registry.
+
+    User-defined items may be defined again, as when a notebook's cell is rerun. Raises LabError for a name that this
+    package uses.
+    """
     known = registry.get(name)
     before = getattr(known, "score", known)
     if before is not None and before.__module__.startswith("lthcore.") and before.__module__ != function.__module__:

@@ -1,4 +1,4 @@
-"""Commands: what each `lth <command>` does. How they are called, and what is said of errors, is in cli.py."""
+"""The `lth` commands. Their arguments and the handling of their errors are in lthcore/cli.py."""
 
 from lthcore.commands.data import data_command
 from lthcore.commands.listing import list_command

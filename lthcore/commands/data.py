@@ -1,4 +1,4 @@
-"""`lth data`: data sets fetched and verified."""
+"""`lth data`: fetch or verify data sets."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Errors of one experiment among several: said in a line, while the others go on."""
+"""Errors of one experiment among several: reported in one line, while the others continue."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from lthcore.runs.experiments import Experiment
 
 
 def say_failed(experiment: Experiment, error: Exception, debug: bool) -> Exception:
-    """Say that an experiment could not run, and return the error."""
+    """Print that an experiment failed, and return the error."""
     if debug or os.environ.get("LTH_DEBUG"):
         traceback.print_exception(error)
     known = isinstance(error, LabError | OSError)
@@ -18,18 +18,18 @@ def say_failed(experiment: Experiment, error: Exception, debug: bool) -> Excepti
 
 
 def unexpected(error: Exception) -> str:
-    """What to say of an error that nobody foresaw: its kind, and its message in one line."""
+    """Return the text for an unexpected error: its type, and its message in one line."""
     return f"unexpected {type(error).__name__}: {one_line(error)}"
 
 
 def noted(error: Exception, errors: list[str]) -> str:
-    """What a row says of an error, which is added to `errors`."""
+    """Append an error's text to `errors`, and return what the row of the failed item shows."""
     text = one_line(error if isinstance(error, LabError | OSError) else unexpected(error))
     errors.append(text)
     return f"cannot be read: {text}"
 
 
 def raise_first(errors: list[str]) -> None:
-    """Raise LabError that says the first of some errors and how many more there are, if any."""
+    """Raise LabError with the first of `errors` and the number of further ones. Does nothing if there are none."""
     if errors:
         raise LabError(errors[0] + (f" (and {len(errors) - 1} more)" if errors[1:] else ""))

@@ -1,4 +1,4 @@
-"""`lth list`: where every study stands, or every experiment of some."""
+"""`lth list`: show the state of every study, or of every experiment of some studies."""
 
 import argparse
 from pathlib import Path
@@ -11,9 +11,10 @@ from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_e
 
 
 def list_command(options: argparse.Namespace) -> None:
-    """Print where every study stands under each profile; of those named, or of all if asked, every experiment.
+    """Print the state of every study under each profile, or of every experiment if a name or `--all` is given.
 
-    What cannot be read says so in its row. Raises LabError in the end where there was any such, and for a name of none.
+    The row of anything that cannot be read shows the error. Raises LabError at the end if there was an error, and for a
+    name that no params file has.
     """
     from lthcore.runs.experiments import params_files
     from lthcore.runs.status import changed_runs
@@ -26,12 +27,12 @@ def list_command(options: argparse.Namespace) -> None:
         for profile in PROFILES:
             try:
                 found[path][profile] = load_experiments(path, profile)
-            except NoSuchProfile:  # nothing is wrong with it
+            except NoSuchProfile:  # not an error: files need not have all profiles
                 continue
-            except PluginNeeded as needed:  # nor with this
+            except PluginNeeded as needed:  # not an error either
                 print(one_line(needed))
                 break
-            except Exception as error:  # a file of whatever content must not hide the others
+            except Exception as error:  # an invalid file must not hide the others
                 print(f"{one_line(short(path))} ({profile}): {noted(error, errors)}")
     if options.name and not found:
         raise LabError(f"list: no params file has {shown(options.name)} in its name; `lth list` shows all studies")
@@ -47,13 +48,13 @@ def list_command(options: argparse.Namespace) -> None:
 def _list_all(
     found: dict[Path, dict[str, list[Experiment]]], changed: list[tuple[Experiment, dict]], errors: list[str]
 ) -> None:
-    """Print every experiment in a line, and below it the runs that were made of it with changed settings."""
+    """Print every experiment in a line, and below those of a file the runs made from them with changed settings."""
     from lthcore.runs.plan import state_line
 
     def state(experiment: Experiment) -> str:
         try:
             return state_line(experiment)
-        except Exception as error:  # nor may a damaged run hide the others
+        except Exception as error:  # a damaged run must not hide the others
             return noted(error, errors)
 
     for path, profiles in found.items():
@@ -70,7 +71,7 @@ def _list_all(
 
 
 def _list_studies(found: dict[Path, dict[str, list[Experiment]]], changed: int, errors: list[str]) -> None:
-    """Print a line for each study: how many of its experiments are done, and what the rest would take here."""
+    """Print a line for each study: how many of its experiments are done, and how long the rest would take here."""
     from lthcore.runs.plan import StudyRow, summary_of
 
     studies: dict[str, dict[str, list[Experiment]]] = {}

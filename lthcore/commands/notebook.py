@@ -1,4 +1,4 @@
-"""`lth notebook`: notebooks executed headless, with their defaults or over a finished run."""
+"""`lth notebook`: execute notebooks headless, with their defaults or over a finished run."""
 
 import argparse
 import json
@@ -26,9 +26,10 @@ def notebook_command(options: argparse.Namespace) -> None:
 
 
 def run_notebook(experiment: Experiment, folder: Path) -> Path | None:
-    """Execute the experiment's notebook over its finished run by papermill; return the executed copy, if it has one.
+    """Execute an experiment's notebook over its finished run with papermill; return the executed copy.
 
-    Its parameters cell need not name every setting: `Settings.of_parameters` takes those that are put below it too.
+    Returns None if the experiment has no notebook. The notebook's parameters cell need not list every setting, since
+    `Settings.of_parameters` also reads the values that papermill inserts below it.
     """
     notebook, executed = notebook_of(experiment), folder / f"{experiment.variant}.ipynb"
     if notebook is None:
@@ -39,7 +40,7 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path | None:
 
 
 def notebook_of(experiment: Experiment) -> Path | None:
-    """The notebook that the folder of a params file is named after; None without one that takes parameters."""
+    """Return the notebook named like the folder of the params file, or None if there is none that takes parameters."""
     from lthcore.paths import project_root
 
     source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
@@ -50,12 +51,12 @@ def notebook_of(experiment: Experiment) -> Path | None:
 
 
 def has_jupyter() -> bool:
-    """Whether what executes notebooks is installed."""
+    """Return whether papermill and ipykernel, which execute notebooks, are installed."""
     return all(map(find_spec, ("papermill", "ipykernel")))
 
 
 def check_jupyter() -> None:
-    """Raise LabError where what executes notebooks is not installed."""
+    """Raise LabError if papermill or ipykernel is not installed."""
     if not has_jupyter():
         raise LabError("notebook: Jupyter and papermill are not installed here: pip install 'lthcore[notebooks]'")
 
@@ -70,7 +71,7 @@ def _execute(source: Path, executed: Path, values: dict):
     from lthcore.runs.notebook import ending_with_this_process, passing_on_signals
 
     executed.parent.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a notebook does not list
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about parameters that a notebook does not list
     os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
     where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
     try:
@@ -83,5 +84,5 @@ def _execute(source: Path, executed: Path, values: dict):
         raise LabError(
             f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"
         ) from error
-    except RuntimeError as error:  # DeadKernelError: killed, often for memory
+    except RuntimeError as error:  # DeadKernelError: the kernel was killed, often for lack of memory
         raise LabError(f"notebook: the kernel of {source} died ({error}); give the command again") from None

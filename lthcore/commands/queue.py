@@ -1,4 +1,4 @@
-"""`lth queue` and `lth unpack`: what is missing is run, here or on a cluster, and tables are carried home."""
+"""`lth queue` and `lth unpack`: run what is missing, here or on a cluster, and merge tables from other machines."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def queue_command(options: argparse.Namespace) -> None:
     if options.notebooks:
         check_jupyter()
     if options.mirror:
-        mirror_of(options.mirror)  # better known before the training than after it
+        mirror_of(options.mirror)  # an unreachable mirror is reported before the training, not after it
     try:
         failures = (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
     finally:
@@ -42,7 +42,7 @@ def queue_command(options: argparse.Namespace) -> None:
 
 
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
-    """Run a queue one after the other; return the names of those that could not run."""
+    """Run the experiments of a queue one after the other; return the names of those that failed."""
     from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.errors import TimeLimit
     from lthcore.paths import folder_of, results_root
@@ -80,7 +80,7 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
 
 
 def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
-    """Run a queue on a Ray cluster, all of it in one view; return the names of those that could not run."""
+    """Run the experiments of a queue on a Ray cluster with one progress view; return the names of those that failed."""
     from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.paths import results_root
     from lthcore.runs.queue_view import queue_view

@@ -1,4 +1,4 @@
-"""`lth figures` and `lth scorecard`: what follows from the tables, drawn and graded anew."""
+"""`lth figures` and `lth scorecard`: redraw figures and grade claims from the tables."""
 
 import argparse
 from functools import partial
@@ -9,9 +9,9 @@ from lthcore.paths import short
 
 
 def figures_command(options: argparse.Namespace) -> None:
-    """Redraw every figure whose tables are there.
+    """Redraw every figure whose tables exist, or draw one run, or write the table of figures.
 
-    One that cannot be drawn says so in its line. Raises LabError in the end where there was any such.
+    The line of a figure that cannot be drawn shows the error. Raises LabError at the end if there was such an error.
     """
     from lthcore.paths import project_root, results_root
     from lthcore.report import paper_figures
@@ -27,7 +27,7 @@ def figures_command(options: argparse.Namespace) -> None:
         print(f"written: {short(path)}")
         return
     root, folder, errors, kept = results_root(), project_root() / "figures", [], set()
-    jobs = [  # what is said of a figure, its file, how it is drawn, and what is said where it is not
+    jobs = [  # title, file name, function that draws it, and what is printed if it returns None
         (paper_figures.title_of(n), f"fig{n:02}", partial(paper_figures.draw, n), paper_figures.lacking(n))
         for n in paper_figures.FIGURES
     ]
@@ -47,7 +47,7 @@ def figures_command(options: argparse.Namespace) -> None:
 
 
 def _draw_run(run: str) -> None:
-    """Draw any run, one's own too, with all its arms, into the folder of its tables."""
+    """Draw the figures of any run, including the user's own, into `figures` in the folder of its tables."""
     from lthcore.report.paper_figures import figures_of
     from lthcore.report.plots import save
     from lthcore.runs.status import find_run
@@ -59,7 +59,7 @@ def _draw_run(run: str) -> None:
 
 
 def scorecard_command(options: argparse.Namespace) -> None:
-    """Grade the paper's claims from the tables, and render the pages that say what was found."""
+    """Grade the paper's claims from the tables. With `--readme`, also render the pages that report the results."""
     from lthcore.paths import project_root, results_root
     from lthcore.report.claims import NOT_RUN, UNREADABLE
     from lthcore.report.readme import write_pages

@@ -1,4 +1,4 @@
-"""`lth run`: experiments, and their notebooks."""
+"""`lth run`: run experiments and their notebooks."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from lthcore.runs.yaml_files import parse_yaml
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Run experiments one after the other: the engine first, then the notebook over its tables."""
+    """Run experiments one after the other: first the training, then the notebook over its tables."""
     from lthcore.analysis.tickets import write_ticket_tables
     from lthcore.errors import TimeLimit
     from lthcore.paths import folder_of

@@ -1,4 +1,4 @@
-"""`lth show` and `lth export`: a run in words and numbers, and a ticket of it as a file."""
+"""`lth show` and `lth export`: print a run, and write one of its tickets to a file."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from lthcore.runs.experiments import Experiment, load_experiments
 
 
 def show_command(options: argparse.Namespace) -> None:
-    """Print a run: where it comes from, its settings, and its accuracies by arm and weights left."""
+    """Print a run: its provenance, its settings, and its mean accuracies by arm and round."""
     from lthcore.runs.files import read_record, read_tables
     from lthcore.runs.status import find_run
 
@@ -32,7 +32,10 @@ def show_command(options: argparse.Namespace) -> None:
 
 
 def _standing(folder: Path) -> str:
-    """What `lth list` says of a run, and which settings it changes of its params file, if it is of one."""
+    """Return the state of a run as `lth list` shows it, and the settings of its params file that it changes.
+
+    Returns an empty string if the run does not belong to a params file.
+    """
     from lthcore.paths import project_root
     from lthcore.runs.plan import state_line
     from lthcore.runs.status import changed_runs
@@ -56,7 +59,7 @@ def _standing(folder: Path) -> str:
 
 
 def _print_settings(folder: Path, values: dict[str, Any]) -> None:
-    """Print the settings of a run, those that are not at their defaults first."""
+    """Print the settings of a run, first those that differ from their defaults."""
     from lthcore.lottery.methods import settings_for
 
     fields = settings_for(folder.resolve().parent.name).model_fields
@@ -70,7 +73,7 @@ def _print_settings(folder: Path, values: dict[str, Any]) -> None:
 
 
 def export_command(options: argparse.Namespace) -> None:
-    """Write a ticket of a run, mask and initial weights, to a file to take home."""
+    """Write a ticket of a run (mask and initial weights) to a file. With `--push`, also upload it."""
     from lthcore.analysis.hub import push_ticket
     from lthcore.analysis.take_home import export_ticket, load_ticket
 

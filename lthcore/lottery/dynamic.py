@@ -1,9 +1,10 @@
-"""Dynamic pruning: a sparse network within one training, whose mask tightens as it goes.
+"""Dynamic pruning: training a network while its mask gets sparser, so that one training run gives a sparse network.
 
-The network starts whole. At each update the target sparsity of the schedule is reached by magnitude. What is reported
-sparse is zero: the mask is applied to weights, gradients and optimizer state at every update, and to gradients and
-weights at every step between, which is asserted at the end. `masking: gradients` leaves that out, as the notebooks did
-that this study takes up: then masked weights go on under momentum and weight decay, and the true sparsity is 0%.
+The network starts dense. Each update prunes by magnitude, or by RigL (`rewire`), to the target sparsity of the
+schedule. Weights reported as pruned are exactly zero: the mask is applied to weights, gradients and optimizer state at
+every update, and to gradients and weights at every step in between. This is asserted at the end of training.
+`masking: gradients` masks the gradients only, as in the notebooks that this study is based on: momentum and weight
+decay then keep changing the masked weights, and the true sparsity is 0%.
 """
 
 import math
@@ -24,7 +25,7 @@ from lthcore.settings import DynamicSettings
 from lthcore.training.loop import epoch_batches, one_thread, train_in_step
 from lthcore.training.state import Replicate, TrainState
 
-# share of the final sparsity that is reached at a share p of the way from the first update to the last
+# share of the final sparsity that is reached at a fraction p of the way from the first update to the last
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda p: p,
     "cubic": lambda p: 1 - (1 - p) ** 3,  # gradual magnitude pruning, arXiv 1710.01878
@@ -34,7 +35,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def train_and_prune(settings: DynamicSettings, data: Data, states: list[TrainState]) -> Iterator[None]:
-    """Train replicates in step, and at each update prune them to what the schedule asks for."""
+    """Train replicates in step and prune them at each update to the scheduled sparsity; yield like `train_in_step`."""
     due, counted = sparsities(settings), counted_in(settings, data)
     for _ in train_in_step(settings, data, states, pauses=due):
         for state in states:
@@ -46,15 +47,15 @@ def train_and_prune(settings: DynamicSettings, data: Data, states: list[TrainSta
 
 
 def counted_in(settings: DynamicSettings, data: Data) -> list[str]:
-    """The weights that are pruned and counted: those of the kinds of layers that `prunable` names."""
+    """Return the names of the weights that are pruned and counted: those in layers of the kinds in `prunable`."""
     kinds = kinds_of(build(settings, data.shape, data.classes))
     return [name for name, kind in kinds.items() if kind in settings.prunable]
 
 
 def sparsities(settings: DynamicSettings) -> dict[int, float]:
-    """The sparsity after each update of the mask, by the iteration before whose step it is.
+    """Return the sparsity after each update of the mask, by iteration: an update precedes the step of its iteration.
 
-    The last one reaches `settings.sparsity`; without `reach_sparsity` it would be the next one, of which there is none.
+    The last update reaches `settings.sparsity`. Without `reach_sparsity` the schedule stops one update short of it.
     """
     epoch, s = settings.steps_per_epoch, settings
     first, last = s.prune_from * epoch, (s.prune_until or (s.iterations - 1) // epoch) * epoch
@@ -65,9 +66,9 @@ def sparsities(settings: DynamicSettings) -> dict[int, float]:
 
 
 def update(settings: DynamicSettings, state: TrainState, sparsity: float, counted: list[str]) -> None:
-    """Prune the layers `counted` of a training, where it stands, to a sparsity: its mask, weights and optimizer state.
+    """Prune the layers `counted` of a training run to a sparsity: its mask, weights and optimizer state, in place.
 
-    One that diverged is left as it is: it will be recorded so.
+    A run that diverged is left unchanged, so that it is recorded as diverged.
     """
     if state.diverged:
         return
@@ -86,10 +87,11 @@ def update(settings: DynamicSettings, state: TrainState, sparsity: float, counte
 
 
 def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[int, float]) -> None:
-    """RigL (arXiv 1911.11134): a share of the weights goes by magnitude, as many come back by their gradient, at zero.
+    """Update a mask by RigL (arXiv 1911.11134): prune a share of the weights by magnitude, regrow as many by gradient.
 
-    The first update draws the mask at random. The share falls from `rewired` to 0 by a cosine, with the last update.
-    A weight that goes and comes back at once stays as it is, and a layer of which nothing is pruned is left alone.
+    The first update draws the mask at random. The share falls from `rewired` to 0 at the last update, along a cosine.
+    Regrown weights start at zero. A weight that is pruned and regrown in the same update keeps its value, and a layer
+    without pruned weights is left alone. `due` maps the iteration of each update to its sparsity.
     """
     if state.diverged:
         return
@@ -105,7 +107,7 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
         rates = {name: share if name in counted and not mask[name].all() else 0.0 for name in mask}
         kept = prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
         gradient = dense_gradient(settings, data, state)
-        # what is kept must stay: it ranks above all that could come back
+        # kept weights rank above all candidates for regrowth, so that none of them is pruned
         scores = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
         mask = prune_to(scores, _whole(mask), due[state.iteration], counted, settings.scope)
         regrown = {name: mask[name] & ~before[name] for name in mask}
@@ -117,14 +119,14 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
 
 
 def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> Weights:
-    """The gradient of the training loss on the next batch, of pruned weights too."""
+    """Return the gradient of the training loss on the next batch, for pruned weights as well as for remaining ones."""
     device = data.train.images.device
     model = build(settings.changed(dropout=0.0), data.shape, data.classes).to(device)
     model.load_state_dict(state.weights)
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())
     smoothing = settings.label_smoothing
-    with one_thread(), torch.random.fork_rng(devices=[]):  # as in training: the same anywhere, and from the one seed
+    with one_thread(), torch.random.fork_rng(devices=[]):  # reproducible on any machine, as in training
         torch.manual_seed(seed_for(state.seed, "rigl", state.iteration))
         loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch], label_smoothing=smoothing)
         gradients = torch.autograd.grad(loss, [parameters[name] for name in state.mask])
@@ -136,7 +138,7 @@ def _whole(mask: masks.Mask) -> masks.Mask:
 
 
 def _recalled(state: TrainState, mask: masks.Mask) -> Weights:
-    """The weights, those under the mask as they were when they were pruned."""
+    """Return the weights, where pruned ones have the values they had when they were pruned."""
     past = state.remembered or {}
     return {
         name: torch.where(mask[name], w, past[name].to(w.device)) if name in past else w
@@ -145,7 +147,7 @@ def _recalled(state: TrainState, mask: masks.Mask) -> Weights:
 
 
 def prune_dynamically(settings: DynamicSettings, data: Data, train: TrainCohort) -> Iterator[Cohort]:
-    """Train every replicate of the study once, pruning as it goes; yield the outcomes."""
+    """Train every replicate of the study once, pruning it during training; yield the outcomes."""
     model = build(settings, data.shape, data.classes)
     cohort = {}
     for replicate in planned(settings):
@@ -155,5 +157,5 @@ def prune_dynamically(settings: DynamicSettings, data: Data, train: TrainCohort)
 
 
 def planned(settings: DynamicSettings) -> list[Replicate]:
-    """Every training of the study: one for each trial."""
+    """Return all planned training runs of the study: one for each trial."""
     return [Replicate("dynamic", trial, 0, 0) for trial in range(settings.trials)]

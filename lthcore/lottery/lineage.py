@@ -1,8 +1,9 @@
-"""Lineage: in which round each weight of a trial was pruned, and what else its next round grows from; one small file.
+"""Lineage of a run: the round in which each weight was pruned, and what else its next round starts from, in one file.
 
-The masks of a trial are nested, so one number a weight holds all of them, and its initial weights follow from the seed:
-with this file beside its tables a run goes on with the next round on any machine, where none of its tickets are. Some
-arms go on from trained weights, which no seed gives: those of their last round are carried along until it is done.
+The masks of a trial are nested, so one number per weight holds all of them, and the initial weights follow from the
+seed. With this small file beside its tables, a run can continue with the next round on any machine, without its ticket
+files. Some arms continue from trained weights, which no seed reproduces. The file carries the weights of their last
+round until the next round is complete.
 """
 
 import gzip
@@ -20,33 +21,36 @@ from lthcore.masks import Mask
 from lthcore.models import Weights
 
 FILE = "lineage.safetensors.gz"
-LEFT = 255  # in place of a round: not pruned yet
+LEFT = 255  # value in place of a round for weights that are not pruned yet
 
 Groups = dict[str, Weights]  # group (weights, early_stop, optimizer, rewind) -> its tensors
 
 
 @dataclass
 class Lineage:
-    """The masks, and the weights, that the rounds of a run grow from.
+    """Masks and weights that the next rounds of a run start from.
 
     A source is where masks come from: an arm that is pruned by its own outcomes (`ticket`), or a way to prune the dense
-    network (`oneshot`). `pruned` holds by (trial, source) the round in which each weight went (uint8), `known` the
-    last round that is in it. `carried` holds by (trial, arm) the round of an outcome, and what is kept of it.
+    network (`oneshot`). `pruned` maps (trial, source) to the round in which each weight was pruned (uint8), `known` to
+    the last round recorded there. `carried` maps (trial, arm) to the round of an outcome and the tensors kept from it.
     """
 
     pruned: dict[tuple[int, str], Weights] = field(default_factory=dict)
     known: dict[tuple[int, str], int] = field(default_factory=dict)
     carried: dict[tuple[int, str], tuple[int, Groups]] = field(default_factory=dict)
-    changed: bool = False  # since it was read or written
+    changed: bool = False  # whether it changed since it was read or written
 
     def mask(self, trial: int, source: str, k: int) -> Mask | None:
-        """The mask of a source at round k >= 1, None where it is not known."""
+        """Return the mask of a source at round k >= 1, or None if it is not known."""
         if self.known.get((trial, source), 0) < k:
             return None
         return {name: rounds > k for name, rounds in self.pruned[trial, source].items()}
 
     def note(self, trial: int, source: str, k: int, mask: Mask) -> None:
-        """Keep the mask of round k, the first that is not known. Raises AssertionError where it is not nested."""
+        """Record the mask of round k, which must be the first unknown round of the source.
+
+        Raises AssertionError if it is another round, or if the mask is not nested in the previous one.
+        """
         if k != self.known.get((trial, source), 0) + 1 or k >= LEFT:
             raise AssertionError(f"round {k} of {source} does not follow on what is known")
         whole = {name: torch.full(m.shape, LEFT, dtype=torch.uint8) for name, m in mask.items()}
@@ -58,25 +62,24 @@ class Lineage:
         self.known[trial, source], self.changed = k, True
 
     def carry(self, trial: int, arm: str, k: int, groups: Groups) -> None:
-        """Keep what the next round starts from, nothing perhaps, in place of what an earlier one left."""
+        """Keep the tensors (possibly none) that the next round starts from, in place of those from an earlier round."""
         if groups or (trial, arm) in self.carried:
             self.changed = True
             self.carried[trial, arm] = (k, {g: {n: t.detach().cpu() for n, t in w.items()} for g, w in groups.items()})
 
     def to_bytes(self, run_key: str) -> bytes:
-        """The file of a run's folder that holds it."""
+        """Return the content of the lineage file of the run with this key."""
         tensors = {f"pruned/{t}/{s}/{n}": r for (t, s), layers in self.pruned.items() for n, r in layers.items()}
         for (trial, arm), (_, groups) in self.carried.items():
             tensors |= {f"carried/{trial}/{arm}/{g}/{n}": w for g, group in groups.items() for n, w in group.items()}
         metadata = {
             "run_key": run_key,
-            "layers": json.dumps(
-                list(next(iter(self.pruned.values()), {}))
-            ),  # in their order, which a file does not keep
+            # in the order of the network, which a safetensors file does not keep
+            "layers": json.dumps(list(next(iter(self.pruned.values()), {}))),
             "known": json.dumps([[*of, k] for of, k in self.known.items()]),
             "carried": json.dumps([[*of, k] for of, (k, _) in self.carried.items()]),
         }
-        # rounds follow on one another without a pattern: Huffman's code alone comes within 1% of their entropy
+        # neighbouring weights are pruned in unrelated rounds, so Huffman coding alone gets within 1% of their entropy
         pack = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16, 9, zlib.Z_HUFFMAN_ONLY)
         plain = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         content = to_bytes(plain, metadata)
@@ -84,7 +87,7 @@ class Lineage:
 
     @classmethod
     def from_bytes(cls, packed: bytes, run_key: str) -> "Lineage":
-        """What such a file holds. Raises ValueError where it is damaged or of another run."""
+        """Read a lineage from the content of its file. Raises ValueError if it is damaged or belongs to another run."""
         try:
             content = gzip.decompress(packed)
             metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]

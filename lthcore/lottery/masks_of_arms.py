@@ -1,4 +1,4 @@
-"""Masks of arms: which weights the next round keeps, by the scores of a criterion or by those of the dense network.
+"""Masks of the arms of a search: which weights each round keeps, by the scores of a pruning criterion.
 
 A source is where masks come from: an arm that is pruned by its own outcomes (`ticket`, `continued`), or a way to prune
 the dense network once (`oneshot`, `by_<criterion>`).
@@ -24,17 +24,18 @@ from lthcore.settings import Settings
 
 
 def needs_training(source: str) -> bool:
-    """Whether masks of a source follow from trained weights; those of the others are found anew anywhere."""
+    """Return whether the masks of a source depend on trained weights. Other masks can be recomputed on any machine."""
     criterion = criterion_of(source)
     return not criterion or CRITERIA[criterion].trained
 
 
 def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm: str, k: int) -> Mask:
-    """The mask of `arm` at round k: from the lineage where it is known, else found now and noted there.
+    """Return the mask of `arm` at round k: from the lineage if it is known, else computed now and recorded there.
 
-    One-shot pruning prunes k times by the same scores, those of the dense network: as many weights as the ticket's, to
-    the weight. Its masks are noted at once, while the dense network's weights are at hand. `by_<criterion>` is one-shot
-    pruning by that criterion.
+    One-shot pruning prunes k times by the same scores, those of the dense network. It removes exactly as many weights
+    as the ticket's pruning. Its masks of all rounds are recorded at once, while the weights of the dense network are
+    available. `by_<criterion>` is one-shot pruning by that criterion. Masks of `by_synflow` are computed each time and
+    not recorded.
     """
     source, number = arm_of(arm).masks, trial.number
     if source == "by_synflow":
@@ -51,9 +52,9 @@ def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm:
 
 
 def scores_for(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> Scores:
-    """What a source prunes by at round k: the lowest go. Empty where there is nothing to go by, and nothing is pruned.
+    """Return the scores by which a source prunes at round k, the lowest first; empty if nothing can be pruned by them.
 
-    So it is for the criteria late_... where a training ended at its best.
+    They are empty for the criteria late_... if the training run ended at its early stop, since all scores are then 0.
     """
     criterion = criterion_of(source) or settings.criterion
     scores = scores_of(criterion, seen_by(settings, data, trial, source, k))
@@ -63,7 +64,7 @@ def scores_for(settings: Settings, data: Data, trial: Trial, source: str, k: int
 
 
 def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> PruningContext:
-    """What the criterion of a source may look at for round k."""
+    """Return the weights and settings that the criterion of a source may use at round k."""
     once = prunes_dense(source)
     grown = trial.dense if once else trial.latest[source]
     seed = seed_for(settings.seed, "criterion", trial.number, "oneshot" if once else source, 0 if once else k)
@@ -72,7 +73,7 @@ def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -
 
 
 def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Mask:
-    """The mask after one more round of pruning by these scores."""
+    """Return the mask after one more round of pruning by these scores."""
     if settings.granularity == "units":
         return prune_units(scores, mask, units_of(settings, data.shape, data.classes), settings)
     rates = layer_rates(settings, build(settings, data.shape, data.classes))
@@ -80,7 +81,10 @@ def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Ma
 
 
 def densities_after(settings: Settings, mask: Mask, rates: dict[str, float], k: int) -> dict[str, float]:
-    """The share of its weights that each layer with a rate has after k rounds; under scope "global", all together."""
+    """Return the share of weights that remain after k rounds in each layer with a pruning rate above zero.
+
+    With scope "global" every one of these layers gets the share that remains in all of them together.
+    """
     ties = {name: torch.zeros(m.shape) for name, m in mask.items()}
     for _ in range(k):
         mask = prune(ties, mask, rates, settings.scope)

@@ -1,4 +1,4 @@
-"""Methods: for each kind of settings, which trainings it plans, how they grow from each other, and what trains them."""
+"""Methods: how the experiments of each class of settings are planned, carried out and trained."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,20 +15,23 @@ from lthcore.training.state import Replicate
 
 
 class Outcomes(Protocol):
-    """Yields the trainings of an experiment trained, cohort by cohort, each grown from those before.
+    """Function that trains an experiment cohort by cohort, where each cohort starts from the outcomes before it.
 
-    `train` trains a cohort, `lineage` holds masks that are known, and `elsewhere` runs another search, for its masks.
+    `train` trains a cohort, `lineage` holds the masks known so far, and `elsewhere` runs another search for its masks.
     """
 
     def __call__(
         self, settings: Recipe, data: Data, train: TrainCohort, lineage: Lineage, elsewhere: Search
     ) -> Iterator[Cohort]:
-        """The outcomes of each cohort in turn."""
+        """Yield the outcomes of each cohort in turn."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How experiments of one kind of settings are made. `notebook` is the one that is its own, empty for all others."""
+    """How experiments with one class of settings are planned and trained.
+
+    `notebook` is the notebook whose params have this class of settings; it is empty for the default class.
+    """
 
     notebook: str
     settings: type[Recipe]
@@ -60,16 +63,16 @@ METHODS = {
 
 
 def planned(settings: Recipe) -> list[Replicate]:
-    """Every training of an experiment, in the order of the tables."""
+    """Return all planned training runs of an experiment, in the order of the tables."""
     return METHODS[type(settings)].planned(settings)
 
 
 def settings_for(notebook: str) -> type[Recipe]:
-    """The kind of settings that the params of a notebook hold."""
+    """Return the class of settings that the params of a notebook have."""
     return next((kind for kind, method in METHODS.items() if method.notebook == notebook), Settings)
 
 
 def settings_of(values: dict[str, Any]) -> Recipe:
-    """The settings that a record or ticket holds: which kind they are of shows in their names."""
+    """Return the settings stored in a record or ticket. Their class follows from the names of the values."""
     own = {kind: kind.model_fields.keys() - Settings.model_fields.keys() for kind in METHODS}
     return next((kind for kind, names in own.items() if names & values.keys()), Settings)(**values)

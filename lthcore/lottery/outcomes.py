@@ -1,13 +1,15 @@
-"""Outcomes: what later rounds need of a training that is done is kept in the run's lineage, which is committed; a
-ticket's file is not. So a run goes on where its tables and its lineage are, and none of its tickets.
+"""Outcomes of training runs: keeping what later rounds need, and resuming a run without its ticket files.
 
-What a later round needs, by arm, where round k is done:
+What later rounds need from a complete training run is kept in the run's lineage. The lineage is committed; ticket files
+are not. A run can therefore be resumed from its tables and its lineage alone.
 
-- ticket: its mask, which the lineage has, and the weights to rewind to; initial ones follow from the seed, later ones
-  are carried in the lineage.
-- reinit, random, noise: the ticket's mask; nothing grows from these arms.
-- oneshot, by_<criterion>: their masks of all rounds, found when the dense network has ended.
-- continued, fine_tuned: their mask, and their trained weights, carried until the next round is done.
+What the next rounds of each arm need once round k is complete:
+
+- ticket: its mask, which is in the lineage, and the weights to rewind to. Initial weights follow from the seed; weights
+  of a later iteration are carried in the lineage.
+- reinit, random, noise: the ticket's mask. No later round starts from these arms.
+- oneshot, by_<criterion>: their masks of all rounds, computed when the training of the dense network ends.
+- continued, fine_tuned: their mask and their trained weights, carried until the next round is complete.
 """
 
 import math
@@ -25,21 +27,22 @@ from lthcore.lottery.start import Trial, grown_from
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import Replicate, TrainState
 
-ORIGIN = "origin"  # in a lineage, in place of an arm: the weights that tickets rewind to
+ORIGIN = "origin"  # key in place of an arm in `Lineage.carried`, for the weights that tickets rewind to
 
 
 def keep_for_later_rounds(
     settings: Recipe, data: Data, lineage: Lineage, replicate: Replicate, outcome: TrainState
 ) -> None:
-    """Keep in the lineage what later rounds grow from: masks, found now, and the weights that an arm goes on from.
+    """Store in the lineage what later rounds start from: masks, which are computed now, and weights to continue from.
 
-    Masks and weights of an outcome are kept together, so that none of them is done again for the other's sake.
+    Masks and weights of an outcome are stored together. If only one of them were stored, the training run would have
+    to be repeated for the other.
     """
     arm, trial, _, k = replicate
     if outcome.diverged or not _is_grown_from(settings, arm):
         return
     pruned_themselves = [other for other in settings.arms if arm_of(other).is_pruned_itself]
-    grow_from_it = pruned_themselves if k == 0 else [arm]  # round 0, the dense network, is every arm's
+    grow_from_it = pruned_themselves if k == 0 else [arm]  # all arms start from the dense network
 
     ended = Trial(trial, initial_weights_of(settings, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
     for source in _mask_sources(settings.arms):
@@ -55,10 +58,10 @@ def keep_for_later_rounds(
 
 
 def release_tensors(settings: Recipe, replicate: Replicate, *states: TrainState) -> None:
-    """Drop, in place, the tensors of a training that is done which no later one needs; the lineage has its part.
+    """Delete, in place, the tensors of a complete training run that no later one needs or that the lineage holds.
 
-    A round has many trainings, and what plans it holds them all until it ends: a tenth of a gigabyte each for Conv-2.
-    The dense network keeps its start, which is what tickets rewind to.
+    The states of all training runs of a round stay in memory until it ends: a tenth of a gigabyte each for Conv-2. The
+    dense network keeps its start, to which tickets rewind.
     """
     for state in states:
         state.noise = state.remembered = None
@@ -79,9 +82,10 @@ def outcome_from_lineage(
     start: TrainState,
     diverged: bool,
 ) -> TrainState | None:
-    """What stands for a training whose row is here and whose ticket is not: its start, with what the lineage carries.
+    """Return a substitute for the outcome of a training run that has a row in the tables but no ticket file.
 
-    missing: the trainings still to do. None where they need more of it than that: then it has to be done again.
+    The substitute is the start of the training run with the tensors that the lineage carries. Returns None if training
+    runs still to do (`missing`) need more of the outcome than that; the training run then has to be repeated.
     """
     arm, trial, _, k = replicate
     if not _is_grown_from(settings, arm):
@@ -91,7 +95,7 @@ def outcome_from_lineage(
     due = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
     if not _has_masks(settings, lineage, trial, k, due):
         return None
-    outcome = replace(start, early_stop=start.weights)  # what is done already is only read again
+    outcome = replace(start, early_stop=start.weights)  # a placeholder, for starts of training runs that are complete
     for other in due & set(PRUNED_THEMSELVES):
         at, groups = _carried(lineage, trial, other)
         if grown_from(settings, other) and (at < k or not groups):
@@ -106,29 +110,29 @@ def outcome_from_lineage(
 
 
 def _is_grown_from(settings: Recipe, arm: str) -> bool:
-    """Whether later rounds of a search may grow from an outcome of this arm."""
+    """Return whether later rounds of a search may start from an outcome of this arm."""
     return isinstance(settings, Settings) and arm_of(arm).is_pruned_itself
 
 
 def _mask_sources(arms: Iterable[str]) -> set[str]:
-    """Where the masks of these arms come from, as far as a trained network of this search is needed to find them."""
+    """Return the mask sources of these arms that need a trained network of this search."""
     return {
         source for source in (arm_of(arm).masks for arm in arms) if source != "elsewhere" and needs_training(source)
     }
 
 
 def _has_masks(settings: Settings, lineage: Lineage, trial: int, k: int, arms: Iterable[str]) -> bool:
-    """Whether the lineage has all masks that these arms take from an outcome of round k."""
+    """Return whether the lineage holds all masks that these arms need from an outcome of round k."""
     due = {source: settings.rounds if prunes_dense(source) else k + 1 for source in _mask_sources(arms)}
     return all(lineage.known.get((trial, source), 0) >= last for source, last in due.items())
 
 
 def _diverged(start: TrainState) -> TrainState:
-    """A training of this start as one that diverged, by which nothing is pruned: its weights are no numbers."""
-    floating = {name: w for name, w in start.weights.items() if w.is_floating_point()}  # a norm's count is none
+    """Return this start as an outcome that diverged, with nan as its weights, so that nothing is pruned by it."""
+    floating = {name: w for name, w in start.weights.items() if w.is_floating_point()}  # a norm's counter is an integer
     return replace(start, weights=start.weights | {n: torch.full_like(w, math.nan) for n, w in floating.items()})
 
 
 def _carried(lineage: Lineage, trial: int, arm: str) -> tuple[int, Groups]:
-    """The round of an arm's carried outcome, -1 where there is none, and its tensors."""
+    """Return the round of an arm's carried outcome (-1 if there is none) and its tensors."""
     return lineage.carried.get((trial, arm), (-1, {}))

@@ -1,6 +1,6 @@
 """The lottery ticket experiment (arXiv 1803.03635, section 2): train, prune, rewind, repeat, and its controls.
 
-Which arms there are, and where each takes its masks and its weights from, is in lthcore/arms.py.
+The arms, and the sources of their masks and weights, are defined in lthcore/arms.py.
 """
 
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ Found = dict[tuple[int, int], Mask]  # (trial, round) -> the mask found elsewher
 
 
 class TrainCohort(Protocol):
-    """Trains the networks of a round, which stand where they start, and returns their outcomes in the same order."""
+    """Function that trains the networks of a round from their starts and returns their outcomes in the same order."""
 
     def __call__(self, cohort: Cohort) -> Cohort:
-        """The outcomes."""
+        """Return the outcomes of the cohort."""
 
 
 def find_tickets(
@@ -45,10 +45,10 @@ def find_tickets(
 ) -> Iterator[Cohort]:
     """Find winning tickets by iterative pruning (arXiv 1803.03635, section 2); yield the outcomes of each round.
 
-    `train` takes the cohort of a round as it starts and returns it trained. The default trains in memory;
-    `lthcore.run` passes one that remembers what is done. `found` are masks from elsewhere, of the arm transferred;
-    `lineage` holds masks that are known already, and gets those that are found. A trial whose ticket diverges ends
-    there.
+    `train` takes the cohort of a round at its start and returns its outcomes. The default trains in memory;
+    `lthcore.run` passes a function that reuses what is complete in the run's folder. `found` holds masks found on
+    another data set, for arms whose masks come from `elsewhere`. `lineage` holds the masks known so far, and new masks
+    are added to it. A trial whose ticket diverges ends in that round.
     """
     train, lineage = train or partial(train_in_memory, settings, data), lineage or Lineage()
     model, untrained = build(settings, data.shape, data.classes), untrained_networks(settings, data)
@@ -80,20 +80,23 @@ def find_tickets(
 
 
 def untrained_networks(settings: Settings, data: Data) -> Cohort:
-    """The dense network of each trial, about to be trained from its initial weights."""
+    """Return the dense network of each trial at the start of its training, with its initial weights."""
     theta_0 = {trial: initial_weights_of(settings, trial) for trial in range(settings.trials)}
     mask = masks.full_mask(build(settings, data.shape, data.classes))
     return {Replicate("ticket", trial, 0, 0): begin(settings, trial, 0, w, mask) for trial, w in theta_0.items()}
 
 
 def initial_weights_of(settings: Recipe, trial: int) -> Weights:
-    """The weights that a trial starts from, which follow from the seed."""
+    """Return the initial weights of a trial, which follow from the seed."""
     model = build(settings, image_shape(settings), classes_of(settings))
     return initial_weights(model, settings, seed_for(settings.seed, "init", trial))
 
 
 def check_settings(settings: Recipe) -> None:
-    """Raise LabError, before anything is computed, for what only the rooms above the settings can judge."""
+    """Check settings against criteria, networks, data set and device, before anything is computed.
+
+    The settings class cannot check these itself. Raises LabError if they do not fit.
+    """
     if isinstance(settings, Settings):
         fitting = [c for c in CRITERIA.values() if c.prunes == settings.granularity]
         choose("criterion", settings.criterion, [c.name for c in fitting if c.trained])
@@ -115,7 +118,7 @@ def check_settings(settings: Recipe) -> None:
 
 
 def planned(settings: Settings) -> list[Replicate]:
-    """Every training of the experiment, in the order of the tables: by arm, trial, draw and round."""
+    """Return all planned training runs of the experiment, in the order of the tables: by arm, trial, draw and round."""
     return [
         Replicate(arm, trial, draw, k)
         for arm in settings.arms

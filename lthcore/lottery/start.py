@@ -1,4 +1,4 @@
-"""Starts: the weights that each arm of a search starts a round from, and the training as it starts."""
+"""Starts of training runs: the weights that each arm of a search starts a round from, and its initial state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ from lthcore.training.state import TrainState
 
 @dataclass
 class Trial:
-    """What the trainings of one trial start from: its initial weights, and the outcomes they grow from so far."""
+    """What the training runs of one trial start from: its initial weights and its outcomes so far."""
 
     number: int
     theta_0: Weights
     dense: TrainState
-    latest: dict[str, TrainState]  # by arm: those that are pruned by their own outcomes
+    latest: dict[str, TrainState]  # latest outcome by arm; arms pruned by their own outcomes start from it
 
     @property
     def origin(self) -> Weights:
-        """Where its tickets rewind to: the weights at iteration `rewind_to`, which by default are the initial ones."""
+        """Weights that the tickets rewind to: those at iteration `rewind_to`, by default the initial weights."""
         return self.theta_0 if self.dense.rewind is None else self.dense.rewind
 
 
 class Sources(NamedTuple):
-    """What the weights of an arm may be made of."""
+    """Arguments of the functions in WEIGHTS: everything that an arm may derive its starting weights from."""
 
     settings: Settings
     model: nn.Module
@@ -45,27 +45,27 @@ class Sources(NamedTuple):
 
 
 def rewound(of: Sources) -> Weights:
-    """The weights at iteration `rewind_to`, by default the initial ones."""
+    """Return the weights at iteration `rewind_to`, by default the initial weights."""
     return of.trial.origin
 
 
 def initial(of: Sources) -> Weights:
-    """The initial weights."""
+    """Return the initial weights."""
     return of.trial.theta_0
 
 
 def fresh(of: Sources) -> Weights:
-    """Other weights, initialised in the same way."""
+    """Return newly drawn weights, initialised in the same way."""
     return initial_weights(of.model, of.settings, of.seed)
 
 
 def trained(of: Sources) -> Weights:
-    """Those that the arm's last round ended with."""
+    """Return the final weights of the arm's previous round."""
     return of.trial.latest[of.arm.name].weights
 
 
 def resampled(of: Sources) -> Weights:
-    """Weights drawn by layer, with replacement, from the initial weights that survive (the paper's Figure 17)."""
+    """Draw weights layer by layer, with replacement, from the surviving initial weights (the paper's Figure 17)."""
     generator, drawn = torch.Generator().manual_seed(of.seed), dict(of.trial.theta_0)
     for name, m in of.mask.items():
         surviving = of.trial.theta_0[name][m]
@@ -76,17 +76,17 @@ def resampled(of: Sources) -> Weights:
 
 
 def signed(weights: Weights, mask: Mask) -> Weights:
-    """Every prunable weight at its layer's standard deviation, with the sign that it has (arXiv 1905.01067)."""
+    """Replace every prunable weight by its sign times its layer's standard deviation (arXiv 1905.01067)."""
     return {name: w.sign() * w.std() if name in mask else w for name, w in weights.items()}
 
 
 def signed_initial(of: Sources) -> Weights:
-    """The initial weights' signs alone."""
+    """Return the signs of the initial weights, scaled as in `signed`."""
     return signed(of.trial.theta_0, of.mask)
 
 
 def noisy(of: Sources) -> Weights:
-    """Initial weights plus Gaussian noise of so many of each layer's standard deviations (the paper's Figure 25)."""
+    """Add Gaussian noise of `sigmas` layerwise standard deviations to the initial weights (the paper's Figure 25)."""
     generator = torch.Generator().manual_seed(of.seed)
     return {
         name: w + of.arm.sigmas * w.std() * torch.randn(w.shape, generator=generator) if name in of.mask else w
@@ -102,10 +102,11 @@ WEIGHTS: dict[str, Callable[[Sources], Weights]] = {
 def register_arm(
     weights: Callable[[Sources], Weights] | None = None, /, *, masks: str = "ticket", **about: Any
 ) -> Callable:
-    """Let experiments name an arm: a function that gives the weights that it starts from, under the masks of `masks`.
+    """Register an arm that experiments can name: a function of Sources that returns the weights the arm starts from.
 
-    Its name is the function's; `masks` is `ticket`, `oneshot` or `by_<criterion>`, and `about` are other fields of Arm.
-    With or without arguments it is a decorator. Raises LabError for a name that this package has given to another.
+    The arm is named after the function. `masks` is the source of its masks: `ticket`, `oneshot` or `by_<criterion>`.
+    `about` are other fields of Arm. Use as a decorator, with or without arguments. Raises LabError for another source
+    of masks, and for a name that this package already uses.
     """
     if weights is None:
         return lambda weights: register_arm(weights, masks=masks, **about)
@@ -121,7 +122,10 @@ def register_arm(
 
 
 def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: int, k: int, mask: Mask) -> TrainState:
-    """The training of a replicate of arm `name` as it starts: which weights, under which mask."""
+    """Return the initial state of a training run of arm `name`, with its weights and its mask.
+
+    `mask` is the mask from the arm's source, before any shuffling.
+    """
     arm = arm_of(name)
     if name == "ticket" and settings.restart == "best":
         past = trial.latest["ticket"]
@@ -132,7 +136,7 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
     seed = seed_for(settings.seed, *purpose)
     mask = masks.shuffled(mask, seed) if arm.shuffled else mask
     weights = WEIGHTS[arm.weights](Sources(settings, model, trial, arm, mask, seed))
-    iteration = settings.rewind_to if arm.weights in ("rewound", "trained") else 0  # where the schedule is rewound to
+    iteration = settings.rewind_to if arm.weights in ("rewound", "trained") else 0  # where the schedule resumes
     training = begin(settings, trial.number, k, weights, mask, iteration)
     training.fine_tuned = arm.fine_tuned
     return training
@@ -141,9 +145,10 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
 def begin(
     settings: Recipe, trial: int, k: int, weights: Weights, mask: Mask | None = None, iteration: int = 0
 ) -> TrainState:
-    """A training of trial `trial` at round k, about to start from `weights` under `mask` (default: `full_mask`).
+    """Return the initial state of a training run of a trial at round k, from `weights` under `mask`.
 
-    Its seed, and so its batches, depend on trial and round only: the arms differ in nothing else.
+    The mask is a full one by default. The seed, and so the order of the batches, depends on trial and round only: it is
+    the same for all arms.
     """
     mask = full_mask(weights) if mask is None else mask
     masked = masks.apply(mask, weights) if settings.masks_weights else weights
@@ -151,7 +156,7 @@ def begin(
 
 
 def grown_from(settings: Settings, name: str) -> tuple[str, ...]:
-    """Which tensors of the outcome of a round the next one of arm `name` starts from, beyond the mask."""
+    """Return the fields of a TrainState, besides its mask, that the next round of arm `name` starts from."""
     if arm_of(name).weights == "trained":
         return ("weights",)
     if settings.restart == "rewind":
@@ -160,9 +165,9 @@ def grown_from(settings: Settings, name: str) -> tuple[str, ...]:
 
 
 def check_rewound(ticket: TrainState, trial: Trial) -> None:
-    """Assert that a ticket starts at mask x initial (or rewound) weights, bit for bit.
+    """Raise AssertionError unless a ticket starts at mask x initial (or rewound) weights, bit for bit.
 
-    The mistake this rules out is the commonest in reproductions: tickets that were never rewound.
+    This rules out the most common mistake in reproductions: tickets that were never rewound.
     """
     for name, w in ticket.start.items():
         mask = ticket.mask.get(name)

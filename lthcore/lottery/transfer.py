@@ -1,7 +1,7 @@
-"""Transfer: masks found on one data set, tried on another: as they are (a supermask?), and trained.
+"""Transfer of masks from one data set to another, where they are evaluated untrained (as supermasks) and trained.
 
-Both searches start from the same initial weights, which follow from the seed and the architecture, so a transferred
-mask lands on the very weights it was found with. Untrained accuracies are those at iteration 0 of curves.csv.
+Both searches start from the same initial weights, which follow from the seed and the architecture. A transferred mask
+is therefore applied to the same weights that it was found with. curves.csv has the untrained accuracies at iteration 0.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from lthcore.settings import Settings, TransferSettings
 
 
 class Search(Protocol):
-    """Finds the tickets of other settings: by a run of its own, or in memory."""
+    """Function that finds the tickets of other settings, in a run of its own or in memory."""
 
     def __call__(self, settings: Settings) -> Iterator[Cohort]:
-        """The outcomes of each round."""
+        """Yield the outcomes of each round."""
 
 
 def transfer(
@@ -28,15 +28,16 @@ def transfer(
     lineage: Lineage | None,
     search: Search,
 ) -> Iterator[Cohort]:
-    """Find masks on `masks_from`, then tickets on `dataset` with those masks beside them, round by round.
+    """Find masks on `masks_from`, then find tickets on `dataset` and train those masks beside them, round by round.
 
-    Raises LabError where the two have images of different shapes, and where the search for the masks diverges.
+    Raises LabError if the two data sets differ in the shape of their images or in their number of classes, and if the
+    search for the masks diverges.
     """
     yield from find_tickets(settings, data, train, masks_elsewhere(settings, search), lineage)
 
 
 def masks_elsewhere(settings: TransferSettings, search: Search) -> Found:
-    """The masks of each trial and round of the same search on the other data set."""
+    """Return the masks of the same search on the other data set, by (trial, round)."""
     mine, other = image_shape(settings), image_shape(settings.source)
     if mine != other:
         raise LabError(

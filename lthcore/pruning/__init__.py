@@ -1,1 +1,1 @@
-"""Pruning: how weights and units are scored, how many go in each layer, and which."""
+"""Pruning: how weights and units are scored, how many are pruned in each layer, and which ones."""

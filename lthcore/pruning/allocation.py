@@ -1,4 +1,4 @@
-"""Allocation: how many weights go in each layer, and which."""
+"""Allocation: how many weights are pruned in each layer, and which ones."""
 
 import math
 
@@ -13,10 +13,11 @@ from lthcore.settings import Settings
 
 
 def layer_rates(settings: Settings, model: nn.Module) -> dict[str, float]:
-    """The share of its remaining weights that each layer of a network loses in a round (the paper's Figure 2).
+    """Return the share of its remaining weights that each layer of a network loses in a round (the paper's Figure 2).
 
-    Which layers are prunable, and what kind each is, is asked of the network (`models.kinds_of`). The paper's section 4
-    leaves shortcuts whole. `prune_layers` has a rate of its own for a layer. Raises LabError for a layer that is none.
+    `models.kinds_of` determines which layers are prunable and of which kind they are. Shortcuts are not pruned by
+    default, as in the paper's section 4. `prune_layers` overrides the rate of single layers. Raises LabError if it
+    names a layer that is not prunable or does not exist.
     """
     rates = {
         "conv": settings.prune_conv, "fc": settings.prune_fc, "output": settings.prune_output, "shortcut": 0.0,
@@ -31,13 +32,13 @@ def layer_rates(settings: Settings, model: nn.Module) -> dict[str, float]:
 def prune(
     scores: Scores, mask: Mask, rates: dict[str, float], scope: str = "layer", keep_at_least: float = 0.0
 ) -> Mask:
-    """Drop the lowest-scored of the weights that remain, exactly floor(rate x remaining) of them.
+    """Prune the lowest-scored of the remaining weights, exactly floor(rate x remaining) of them, and return a new mask.
 
-    scope "layer" or "erk": each layer loses its own share. scope "global": the layers with a rate above zero are ranked
-    together and lose the floor of what their rates add up to; a layer of rate 0 is left alone. Equal scores go by
-    index, lower first. `keep_at_least` guards layers against collapse: each keeps that share of all its weights, and
-    others are taken in their place while there are any. Returns a new mask, nested in `mask`. Raises LabError for
-    scores that are not numbers.
+    scope "layer" or "erk": each layer loses its own share. scope "global": the weights of all layers with a rate above
+    zero are ranked together, and floor(sum of rate x remaining) of them are pruned; layers of rate 0 are left alone.
+    Of equal scores, the one with the lower index is pruned first. `keep_at_least` guards layers against collapse: each
+    keeps at least that share of all its weights, and scope "global" prunes other layers instead, while it can. The new
+    mask is nested in `mask`. Raises LabError if a score is nan.
     """
     remaining = {name: int(m.sum()) for name, m in mask.items()}
     _check_numbers(scores, mask)
@@ -52,10 +53,11 @@ def prune(
 
 
 def prune_to(scores: Scores, mask: Mask, sparsity: float, names: list[str], scope: str = "global") -> Mask:
-    """Drop the lowest-scored weights of the layers `names` until a share `sparsity` of them is pruned, to one weight.
+    """Prune the lowest-scored weights of the layers `names` until a share `sparsity` of their weights is pruned.
 
-    scope "layer": of each of them; "global": of all of them together; "erk": of each as much as `erk_densities` says.
-    What is pruned already stays so, and counts. Otherwise as `prune`.
+    The share is exact to one weight. scope "layer": it applies to each layer. scope "global": it applies to all layers
+    together. scope "erk": each layer keeps the share given by `erk_densities`. Weights that are pruned already stay
+    pruned and count towards the share. Otherwise like `prune`.
     """
     shares = dict.fromkeys(names, sparsity)
     if scope == "erk":
@@ -64,9 +66,9 @@ def prune_to(scores: Scores, mask: Mask, sparsity: float, names: list[str], scop
 
 
 def prune_to_shares(scores: Scores, mask: Mask, shares: dict[str, float], scope: str) -> Mask:
-    """As `prune_to`, with a share to be pruned for each layer; under scope "global", of all together what they add to.
+    """Like `prune_to`, with a share to prune for each layer. Layers without a share are left alone.
 
-    Layers without a share are left alone.
+    With scope "global" the layers are pruned together, to as many pruned weights as their shares add up to.
     """
     _check_numbers(scores, mask)
     quotas = []
@@ -77,10 +79,11 @@ def prune_to_shares(scores: Scores, mask: Mask, shares: dict[str, float], scope:
 
 
 def erk_densities(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
-    """The share of its weights that each layer keeps, by Erdos-Renyi-kernel (arXiv 1911.11134, section 3).
+    """Return the share of its weights that each layer keeps, by Erdos-Renyi-kernel (arXiv 1911.11134, section 3).
 
-    A layer keeps weights in proportion to the sum of its dimensions, so wide layers are the sparsest. One that would
-    keep more than it has stays whole, and the others share what is left: a share `sparsity` of all weights is pruned.
+    A layer keeps weights in proportion to the sum of its dimensions, so wide layers are the sparsest. A layer that
+    would keep more weights than it has stays whole, and the other layers are pruned more, so that a share `sparsity` of
+    all weights is pruned.
     """
     sizes, whole = {name: math.prod(shape) for name, shape in shapes.items()}, set()
     kept = (1 - sparsity) * sum(sizes.values())
@@ -94,18 +97,18 @@ def erk_densities(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[s
 
 
 def _groups(names: list[str], scope: str) -> list[list[str]]:
-    """The layers that compete: each alone, or all together."""
+    """Return the groups of layers whose weights are ranked together: single layers, or one group of all layers."""
     choose("scope", scope, ("layer", "global", "erk"))
     return [names] if scope == "global" else [[name] for name in names]
 
 
 def _floor(count: float) -> int:
-    # undoes the rounding of products such as 0.29 x 100 = 28.999999999999996, and of sums of them in large networks
+    # corrects rounding errors in products such as 0.29 x 100 = 28.999999999999996, and in their sums in large networks
     return math.floor(count + 1e-9 + 1e-15 * count)
 
 
 def _without_lowest(scores: Scores, mask: Mask, quotas: list[tuple[list[str], int]]) -> Mask:
-    """A copy of the mask without, in each group of layers, so many of the lowest-scored weights that remain."""
+    """Return a copy of the mask in which each group of layers has lost its quota of lowest-scored remaining weights."""
     remaining = {name: m.flatten().nonzero().squeeze(1) for name, m in mask.items()}
     candidates = {name: scores[name].flatten()[remaining[name]] for name in mask}
     pruned = {name: m.clone(memory_format=torch.contiguous_format) for name, m in mask.items()}
@@ -124,7 +127,10 @@ def _check_numbers(scores: Scores, mask: Mask) -> None:
 
 
 def _guarded(scores: Scores, mask: Mask, share: float) -> tuple[Scores, dict[str, int]]:
-    """Scores under which the best of each layer cannot go, and how many those are."""
+    """Return scores that protect a share of each layer's weights, and the number of protected weights by layer.
+
+    The best of the remaining weights are protected, by scores of infinity.
+    """
     out, guarded = {}, {}
     for name, m in mask.items():
         guarded[name] = min(math.ceil(share * m.numel()), int(m.sum()))
@@ -135,7 +141,7 @@ def _guarded(scores: Scores, mask: Mask, share: float) -> tuple[Scores, dict[str
 
 
 def _lowest(values: Tensor, count: int) -> Tensor:
-    """Which of the values (n,) are the `count` lowest; of equals the first. Selects instead of sorting: 10x faster."""
+    """Return which of the values (n,) are the `count` lowest, the first among equals. Faster than sorting, by 10x."""
     threshold = values.kthvalue(count).values
     below, equal = values < threshold, values == threshold
     return below | (equal & (equal.cumsum(0) <= count - below.sum()))

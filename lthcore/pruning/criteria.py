@@ -1,6 +1,6 @@
-"""Criteria: what each weight is worth, as a score. Which weights go then is up to allocation.py.
+"""Pruning criteria: functions that score each weight. allocation.py decides which weights are pruned by the scores.
 
-Those that score weights before training are in saliency.py, those of whole units in units.py.
+Criteria that score weights before training are in saliency.py, criteria for whole units in units.py.
 """
 
 from typing import NamedTuple
@@ -19,9 +19,10 @@ Scores = dict[str, Tensor]
 
 
 class PruningContext(NamedTuple):
-    """What a criterion may look at: a training's weights at its start, at its early stop and at its end, its mask.
+    """What a criterion may use: the initial weights of the trial, and the mask and weights of a training run.
 
-    Without a validation set there is no early stop: `best` is `final` then.
+    `best` are the weights at early stopping, `final` those at the end. Without a validation set there is no early
+    stopping, and `best` is `final`.
     """
 
     settings: Settings
@@ -59,19 +60,19 @@ def movement(seen: PruningContext) -> Scores:
 
 @register_criterion
 def late_movement(seen: PruningContext) -> Scores:
-    """|w_T - w_best|: what goes on moving after the early stop is kept ("low-movement" pruning)."""
+    """|w_T - w_best|: weights that keep moving after the early stop are kept ("low-movement" pruning)."""
     return {name: (seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
 @register_criterion
 def late_stillness(seen: PruningContext) -> Scores:
-    """-|w_T - w_best|: what goes on moving after the early stop is pruned ("high-movement" pruning)."""
+    """-|w_T - w_best|: weights that keep moving after the early stop are pruned ("high-movement" pruning)."""
     return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
 @register_criterion(colour="#999999")
 def random(seen: PruningContext) -> Scores:
-    """A draw for each weight: the control that every criterion has to beat."""
+    """A draw for each weight, uniform at random: the control that every criterion has to beat."""
     generator = torch.Generator().manual_seed(seen.seed)
     return {name: torch.rand(m.shape, generator=generator) for name, m in seen.mask.items()}
 
@@ -92,7 +93,7 @@ def small_magnitude_at_init(seen: PruningContext) -> Scores:
 def large_init_large_final(seen: PruningContext) -> Scores:
     """min(a |w_T|, |w_0|): large at both ends; a makes the two equal in mean (arXiv 1905.01067)."""
     scores = {}
-    for name, m in seen.mask.items():  # of what is left: pruned weights are zero at one end and not at the other
+    for name, m in seen.mask.items():  # means over remaining weights: pruned ones are zero in w_T, not in w_0
         t, o = seen.final[name].abs(), seen.initial[name].abs()
         scores[name] = torch.minimum(t * (o[m].mean() / t[m].mean().clamp(min=1e-12)), o)
     return scores
@@ -105,9 +106,10 @@ def magnitude_same_sign(seen: PruningContext) -> Scores:
 
 
 def scores_of(criterion: str, seen: PruningContext) -> Scores:
-    """The score of every prunable weight (or unit) under a criterion of this name: the lowest are pruned first.
+    """Return the score of every prunable weight (or unit) by the criterion of this name; the lowest are pruned first.
 
-    Raises LabError where a criterion of one's own fails, or answers with anything but a tensor for each layer.
+    Raises LabError if there is no such criterion, and if a user-defined criterion fails or does not return a tensor of
+    the right shape for each layer.
     """
     known = CRITERIA[choose("criterion", criterion, CRITERIA)]
     if not is_own(known.score):

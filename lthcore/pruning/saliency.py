@@ -1,7 +1,7 @@
-"""Saliency: what each weight is worth before any training, by the gradients of the untrained network.
+"""Saliency criteria: scores of weights before training, from the gradients of the untrained network.
 
-All score the initial weights under a mask; the lowest are pruned first. Batches are of training images that follow from
-the seed. Norms run in evaluation mode, as they start: they change nothing then.
+All of them score the initial weights under a mask; the lowest scores are pruned first. Batches are training images
+drawn by the seed. Batch norms run in evaluation mode with their initial statistics, where they change nothing.
 """
 
 import torch
@@ -14,14 +14,14 @@ from lthcore.pruning.allocation import prune_to_shares
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.registry import register_criterion
 
-IMAGES_PER_CLASS = 10  # of the batch that SNIP and GraSP look at, as published
-TEMPERATURE = 200.0  # of the softmax that GraSP looks through, as its authors' code has it and not their paper
-ROUNDS = 100  # of SynFlow, as published
+IMAGES_PER_CLASS = 10  # in the batch of SNIP and GraSP, as published
+TEMPERATURE = 200.0  # of the softmax in GraSP; from its authors' code, not from their paper
+ROUNDS = 100  # pruning rounds of SynFlow, as published
 
 
 @register_criterion(label="SNIP", colour="#3d8c5c", trained=False)
 def snip(seen: PruningContext) -> Scores:
-    """|w dL/dw|: what the loss would change by if a weight went (SNIP, arXiv 1810.02340)."""
+    """|w dL/dw|: the estimated change of the loss if a weight were pruned (SNIP, arXiv 1810.02340)."""
     model, weights = _masked_model(seen, seen.initial)
     gradients = torch.autograd.grad(_loss(model, seen), list(weights.values()))
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
@@ -29,9 +29,9 @@ def snip(seen: PruningContext) -> Scores:
 
 @register_criterion(label="GraSP", colour="#d1642a", trained=False)
 def grasp(seen: PruningContext) -> Scores:
-    """w (H g): what the gradient's norm would lose if a weight went (GraSP, arXiv 2002.07376).
+    """w (H g): the estimated decrease of the gradient's norm if a weight were pruned (GraSP, arXiv 2002.07376).
 
-    Signed: weights whose loss would make the gradient larger are the first to go.
+    The score is signed: weights whose removal would increase the norm are pruned first.
     """
     model, weights = _masked_model(seen, seen.initial)
     loss = _loss(model, seen, TEMPERATURE)
@@ -43,10 +43,9 @@ def grasp(seen: PruningContext) -> Scores:
 
 @register_criterion(label="SynFlow", colour="#7a4fa3", trained=False)
 def synflow(seen: PruningContext) -> Scores:
-    """|w dR/dw|, R the output of the network of absolute weights for an image of ones (SynFlow, arXiv 2006.05467).
+    """|w dR/dw|, R the summed output for an image of ones with absolute weights (SynFlow, arXiv 2006.05467).
 
-    No data. To prune by it take `synflow_mask`: by one round alone
-    it would empty layers.
+    It needs no data. Use `synflow_mask` to prune by it: pruning in a single round would empty layers.
     """
     positive = {name: w.abs() if w.is_floating_point() else w for name, w in seen.initial.items()}
     positive = {name: _without_biases(name, w, seen.mask) for name, w in positive.items()}
@@ -59,10 +58,10 @@ def synflow(seen: PruningContext) -> Scores:
 def synflow_mask(
     seen: PruningContext, densities: dict[str, float], scope: str = "global", rounds: int = ROUNDS
 ) -> Mask:
-    """The mask that SynFlow finds in `rounds` rounds of an exponential schedule, scores taken anew in each.
+    """Return the mask that SynFlow finds in `rounds` rounds of an exponential schedule, with new scores in each round.
 
-    `densities`: the share of its weights that each layer has in the end; under scope "global", as published, that all
-    of them have together. Layers without one are left whole.
+    `densities` is the share of its weights that each layer keeps in the end. With scope "global", as published, the
+    layers together keep as many weights as these shares add up to. Layers without a density are left alone.
     """
     mask = seen.mask
     for k in range(1, rounds + 1):
@@ -72,7 +71,7 @@ def synflow_mask(
 
 
 def _masked_model(seen: PruningContext, weights: Weights) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """The network with masked weights, on the CPU in double precision, and its prunable parameters by name."""
+    """Return the network with masked weights, on the CPU in double precision, and its prunable parameters by name."""
     settings, data = seen.settings.changed(dropout=0.0), seen.data
     model = build(settings, data.shape, data.classes).double().eval()
     model.load_state_dict(apply(seen.mask, weights))
@@ -88,5 +87,8 @@ def _loss(model: nn.Module, seen: PruningContext, temperature: float = 1.0) -> T
 
 
 def _without_biases(name: str, w: Tensor, mask: Mask) -> Tensor:
-    """Biases and shifts at zero, so that all that flows comes through weights; scales and statistics as they are."""
+    """Return zeros if the tensor is a bias (or the shift of a norm), else the tensor itself.
+
+    The whole flow then comes through weights. Scales and statistics of norms are kept.
+    """
     return torch.zeros_like(w) if name.endswith("bias") and name not in mask else w

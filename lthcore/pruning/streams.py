@@ -1,7 +1,7 @@
-"""Streams: the units (neurons, filters) of a network, which layers compute them and which read them.
+"""Streams: the units (neurons, filters) of a network, with the layers that compute them and the layers that read them.
 
-A dense layer's outputs are one stream: it computes them, the next layer reads them. In a residual network the units of
-a stream are computed by several layers, whose outputs are added up, and read by several.
+The outputs of a dense layer are one stream: this layer computes them, and the next layer reads them. In a residual
+network several layers compute the units of a stream (their outputs are added), and several layers read them.
 """
 
 from typing import NamedTuple
@@ -20,9 +20,9 @@ KNOWN = (
 
 
 class Stream(NamedTuple):
-    """A set of units: the layers that compute them, those layers' norms (None for none), and the layers that read them.
+    """A set of units: the layers that compute them, their batch norms (None for none), and the layers that read them.
 
-    The inputs of a network have no producer.
+    The stream of a network's inputs has no producer.
     """
 
     producers: list[str]
@@ -31,16 +31,16 @@ class Stream(NamedTuple):
 
 
 def norms_of(streams: list[Stream]) -> dict[str, str]:
-    """Layer -> the batch norm behind it, of the layers that have one and whose units are hidden."""
+    """Return the batch norm behind each layer that has one and whose units are hidden, by layer."""
     pairs = (pair for stream in streams for pair in zip(stream.producers, stream.norms, strict=True))
     return {layer: norm for layer, norm in pairs if norm}
 
 
 def streams_of(model: nn.Sequential) -> list[Stream]:
-    """The streams of a network from its inputs on; the outputs are nobody's units.
+    """Return the streams of a network, starting with its inputs. The outputs of the network are not a stream.
 
-    Raises LabError for a network of other layers than KNOWN, or that are not in a row, or of which one is there twice:
-    what reads its units is unknown.
+    Raises LabError if the network has a layer that is not in KNOWN, is not a plain nn.Sequential, or has a layer twice:
+    then it is unknown which layers read a unit.
     """
     strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
     if in_a_row(model) is None or strangers:
@@ -52,7 +52,7 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
             "take granularity = weights"
         )
     found: list[Stream] = []
-    stream = Stream([], [], [])  # the one that is open: further layers may compute or read its units
+    stream = Stream([], [], [])  # the current stream: further layers may compute or read its units
     for name, layer in model.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             stream.consumers.append(name)
@@ -62,11 +62,11 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
             stream.norms[-1] = name
         elif isinstance(layer, Residual):
             stream.consumers.append(f"{name}.conv1")
-            found.append(Stream([f"{name}.conv1"], [f"{name}.norm1"], [f"{name}.conv2"]))  # within the block
-            if layer.shortcut is None:  # what the block computes is added to the stream that it reads
+            found.append(Stream([f"{name}.conv1"], [f"{name}.norm1"], [f"{name}.conv2"]))  # inside the block
+            if layer.shortcut is None:  # the block's output is added to the stream that it reads
                 stream.producers.append(f"{name}.conv2")
                 stream.norms.append(f"{name}.norm2")
-            else:  # it begins another
+            else:  # a projection starts a new stream
                 stream.consumers.append(f"{name}.shortcut")
                 found.append(stream)
                 stream = Stream([f"{name}.conv2", f"{name}.shortcut"], [f"{name}.norm2", f"{name}.shortcut_norm"], [])
@@ -74,7 +74,10 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    """Whether it is known which units a layer reads, and from where: a convolution reads all, side by side."""
+    """Return whether it is known which units a layer reads.
+
+    A convolution must read all units and adjacent positions (no groups, no dilation), padded with zeros.
+    """
     if isinstance(layer, nn.Conv2d):
         plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
         return plain and type(layer) in KNOWN
@@ -82,10 +85,10 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def units_of(settings: Recipe, shape: tuple[int, int, int], classes: int) -> list[Stream]:
-    """The streams of the network of these settings, for images of `shape`."""
+    """Return the streams of the network of these settings, for images of `shape` (C, H, W)."""
     return streams_of(build(settings, shape, classes))
 
 
 def columns(weight: Tensor, units: int) -> Tensor:
-    """A view of a weight (outputs, inputs, ...) by the units that it reads: (outputs, units, rest)."""
+    """Return a view of a weight (outputs, inputs, ...), grouped by the units that it reads: (outputs, units, rest)."""
     return weight.view(len(weight), units, -1)

@@ -1,4 +1,4 @@
-"""Units: pruning neurons and filters whole, and the criteria that score them."""
+"""Units: pruning of whole neurons and filters, and the criteria that score them."""
 
 from collections.abc import Callable
 
@@ -15,11 +15,12 @@ from lthcore.settings import Settings
 
 
 def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Settings) -> Mask:
-    """Drop the lowest-scored units: everything that comes into them, and everything that goes out of them.
+    """Prune the lowest-scored units with all their incoming and outgoing weights, and return a new mask.
 
-    scores: (units,) for each layer. Each layer loses floor(rate x units left), or with scope "global" those with a rate
-    above zero together; one unit always stays. Residual streams, inputs and outputs are left whole. Returns a new mask,
-    nested in `mask`. Raises LabError for scores that are not numbers.
+    scores: (units,) for each layer. Each layer loses floor(rate x remaining units); with scope "global" the layers with
+    a rate above zero are ranked together and lose floor(sum of rate x remaining units). Each layer keeps at least one
+    unit. Residual streams, inputs and outputs are not pruned. The new mask is nested in `mask`. Raises LabError if a
+    score is nan.
     """
     rates = {"conv": settings.prune_conv, "fc": settings.prune_fc}
     rate_of = {name: rates["conv" if m.ndim == 4 else "fc"] for name, m in mask.items()}
@@ -54,7 +55,7 @@ def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Set
 
 
 def _alive(mask: Mask, name: str, readers: list[str]) -> Tensor:
-    """Which units of a layer have a connection in and, to one reader at least, a connection out: (units,), bool."""
+    """Return which units of a layer have an incoming connection and one to at least one reader: (units,), bool."""
     units = len(mask[name])
     is_read = torch.stack([columns(mask[reader], units).any(2).any(0) for reader in readers]).any(0)
     return mask[name].flatten(1).any(1) & is_read
@@ -62,13 +63,13 @@ def _alive(mask: Mask, name: str, readers: list[str]) -> Tensor:
 
 @register_criterion(prunes="units")
 def unit_l1(seen: PruningContext) -> Scores:
-    """The mean |w| of a unit's incoming weights, pruned ones counted as the zeros they are: its L1 norm by fan-in."""
+    """The mean |w| of a unit's incoming weights, where pruned weights count as zeros: its L1 norm divided by fan-in."""
     return {name: seen.final[name].flatten(1).abs().mean(1) for name in seen.mask}
 
 
 @register_criterion(prunes="units")
 def unit_l2(seen: PruningContext) -> Scores:
-    """The root mean square of a unit's incoming weights: its L2 norm by fan-in."""
+    """The root mean square of a unit's incoming weights: its L2 norm divided by the square root of its fan-in."""
     return {name: seen.final[name].flatten(1).square().mean(1).sqrt() for name in seen.mask}
 
 

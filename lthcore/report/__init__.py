@@ -1,1 +1,1 @@
-"""Report: figures, tables, graded claims and sentences, made from the tables of runs alone."""
+"""Figures, tables, graded claims and sentences, made only from the tables of runs."""

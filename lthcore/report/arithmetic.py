@@ -1,4 +1,4 @@
-"""Arithmetic: what follows from a network and its settings without any training, in exact numbers."""
+"""Exact quantities that follow from a network and its settings without any training."""
 
 from lthcore.analysis.statistics import Estimate
 from lthcore.data.datasets import classes_of, image_shape
@@ -10,9 +10,12 @@ from lthcore.runs.experiments import load_experiments
 
 
 def _network(run: str) -> tuple[dict[str, int], dict[str, float]]:
-    """The sizes of all tensors of the network of a params file of iterative pruning, and the rates of its layers."""
+    """Return the size of each tensor of a network, and the pruning rate of each of its prunable layers.
+
+    `run` names a params file of iterative pruning. Raises Absent if the file does not exist.
+    """
     path = project_root() / "params" / "iterative_pruning" / f"{run}.yaml"
-    if not path.exists():  # a project of its own
+    if not path.exists():  # a user's project may lack this params file
         raise Absent(f"{path.name} is not there")
     settings = load_experiments(path, "paper")[0].settings
     model = outline(settings, image_shape(settings), classes_of(settings))
@@ -24,19 +27,19 @@ def _exact(value: float) -> Estimate:
 
 
 def weights(network: str) -> Estimate:
-    """How many weights a network has in its convolutions and dense layers, biases and norms not counted."""
+    """Return the number of weights in the convolutions and dense layers of a network, without biases and norms."""
     sizes, rates = _network(network)
     return _exact(sum(sizes[name] for name in rates))
 
 
 def all_numbers(network: str) -> Estimate:
-    """How many numbers a network consists of: weights, biases, norms and their running means and variances."""
+    """Return the number of all values of a network: weights, biases, norms and their running means and variances."""
     sizes, _ = _network(network)
     return _exact(sum(n for name, n in sizes.items() if not name.endswith("num_batches_tracked")))
 
 
 def remaining(network: str, rounds: int) -> Estimate:
-    """The percentage of weights remaining after some rounds of iterative pruning, by its rates."""
+    """Return the percentage of weights remaining after `rounds` rounds of iterative pruning at the layers' rates."""
     sizes, rates = _network(network)
     left = sum(sizes[name] * (1 - rate) ** rounds for name, rate in rates.items())
     return _exact(100 * left / sum(sizes[name] for name in rates))

@@ -1,8 +1,8 @@
-"""Claims: what papers say (params/claims.yaml), measured and graded. No grade is typed in by hand.
+"""Measurement and grading of the claims of papers (params/claims.yaml). No grade is entered by hand.
 
-A claim has up to three parts: direction (the sign of the value), size (the value within its tolerance), place (the
-percentage of weights remaining within its tolerance). Its grade follows from the whole 95% interval of what is
-measured: `reproduced` if all of it lies within the tolerance, `differs` if none of it does, `undecided` otherwise.
+A claim has up to three parts: direction (the sign of the value), size (the value lies within its tolerance) and place
+(the percentage of weights remaining lies within its tolerance). Each part is graded by the 95% interval of the measured
+value: `reproduced` if the whole interval lies within the tolerance, `differs` if none of it does, else `undecided`.
 """
 
 import inspect
@@ -33,7 +33,7 @@ from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
 PARTS = ("direction", "size", "place")
-ASIDE = ("measure", "within", "sign", "unit")  # keys of a part that are no arguments of its measure
+ASIDE = ("measure", "within", "sign", "unit")  # keys of a part that are not passed to its measure
 NOT_RUN, UNREADABLE = "not run", "not graded: its run cannot be read, or diverged"
 COLUMNS = [
     "id", "claim", "paper", "part", "run", "profile", "training", "n", "value", "low", "high", "unit", "tolerance",
@@ -61,7 +61,10 @@ class Claim(TypedDict, total=False):
 
 
 def load_claims(path: Path | None = None) -> dict[str, dict]:
-    """params/claims.yaml, each claim, measure and argument checked. Raises LabError for what cannot be graded."""
+    """Load params/claims.yaml and check each claim, measure and argument.
+
+    `path` overrides the file. Raises LabError if the file is invalid or a claim could not be graded.
+    """
     path = path or project_root() / "params" / "claims.yaml"
     claims = read_yaml(path, "claims")
     check_shape(claims, dict[str, Claim], f"claims: {path}")
@@ -91,7 +94,7 @@ def _check_claim(name: str, claim: dict[str, Any]) -> None:
 
 
 def _check_part(where: str, part: str, spec: dict[str, Any], measures: dict[str, Callable]) -> None:
-    """Raise LabError unless a part of a claim has its tolerance, and the arguments that its measure takes."""
+    """Raise LabError unless a part of a claim has a valid tolerance and valid arguments for its measure."""
     function = measures[choose(f"{where}: measure", spec.get("measure", ""), measures)]
     key, shape = ("sign", Literal[1, -1]) if part == "direction" else ("within", tuple[float, float])
     bound = spec.get(key)
@@ -119,12 +122,15 @@ def _check_part(where: str, part: str, spec: dict[str, Any], measures: dict[str,
 
 
 def parts_of(claim: dict[str, Any]) -> dict[str, dict]:
-    """The parts of a claim, in their order."""
+    """Return the parts of a claim in the order of PARTS."""
     return {part: claim[part] for part in PARTS if part in claim}
 
 
 def when(text: str, where: str = "time") -> datetime:
-    """A moment in ISO 8601 with its time zone. Raises LabError for anything else."""
+    """Parse a time in ISO 8601 with a time zone.
+
+    Raises LabError for anything else; `where` says in its message what the time belongs to.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -135,14 +141,15 @@ def when(text: str, where: str = "time") -> datetime:
 
 
 def _arguments(spec: dict[str, Any]) -> dict[str, Any]:
-    """What a part of a claim gives its measure."""
+    """Return the arguments that a part of a claim passes to its measure."""
     return {key: value for key, value in spec.items() if key not in ASIDE}
 
 
 def grade(part: str, found: Estimate, spec: dict) -> str:
-    """`reproduced`, `differs` (with the distance of the value from the tolerance), or `undecided`.
+    """Return the grade of a part of a claim: `reproduced`, `differs` or `undecided`.
 
-    What has no interval, as of a single trial, is undecided.
+    `differs` is followed by the distance of the value from the tolerance, or for a direction by the sign of the value.
+    A value without an interval, such as one from a single trial, is undecided.
     """
     if found.low != found.low:
         return "undecided"
@@ -163,7 +170,10 @@ def grade(part: str, found: Estimate, spec: dict) -> str:
 
 
 def measure(run: RunTables, spec: dict) -> Estimate:
-    """What a part's measure says of a run's tables. Raises Absent."""
+    """Return the value of a part's measure in the tables of a run.
+
+    Raises Absent if the tables lack what the measure needs, or if its value is nan.
+    """
     found = MEASURES[spec["measure"]](run, **_arguments(spec))
     if found.value != found.value:
         raise Absent("not a number")
@@ -171,7 +181,10 @@ def measure(run: RunTables, spec: dict) -> Estimate:
 
 
 def at_the_end(run: RunTables, spec: dict) -> Estimate | None:
-    """The same at the end of training, for what is read at the early stop; None for all else."""
+    """Return the value of a part's measure at the end of training instead of at the early stop.
+
+    Returns None if the measure is not read at the early stop, or if the tables lack the value at the end.
+    """
     parameters = inspect.signature(MEASURES[spec["measure"]]).parameters
     column = spec.get("column", parameters["column"].default if "column" in parameters else None)
     try:
@@ -181,10 +194,11 @@ def at_the_end(run: RunTables, spec: dict) -> Estimate | None:
 
 
 def timing(moment: datetime, record: dict) -> str:
-    """Whether something was fixed before, during or after a run: by what run.json says of its end and its duration.
+    """Return whether `moment` was before, during or after a run, according to its run.json.
 
-    Older ones do not say when they began. A run may have paused, so it began as long before its end as it took, or
-    earlier; where its duration is unknown, it is taken to have kept all its cores at work.
+    Older records lack the start of the run. The start is then estimated as the end minus the duration, which is the
+    latest possible start because the run may have been paused. If the duration is unknown too, it is computed from the
+    training time as if all cores were busy.
     """
     finished = when(record.get("finished") or "", "run.json: finished")
     if moment > finished:
@@ -198,13 +212,14 @@ def timing(moment: datetime, record: dict) -> str:
 
 
 def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame:
-    """A row for each part of each claim in each run that it can be graded in; one that says `not run` where in none.
+    """Return a table with a row for each part of each claim in each run in which it can be graded.
 
-    The runs are `run` and those in `also`, at each profile of the claim's (by default paper and cpu) that has all its
-    rounds, and whatever all parts of the claim need; one trial alone leaves all undecided. `smoke` runs are never
-    graded. A run that cannot be read or that diverged is said on stderr, and its claims are UNREADABLE.
+    The runs of a claim are `run` and those in `also`, at each of the claim's profiles (by default paper and cpu, not
+    smoke). A run is used if it has all its rounds and everything that the parts of the claim need. A single trial
+    leaves all parts undecided. A claim without any such run gets rows graded `not run`. If a run cannot be read or has
+    diverged, a note goes to stderr, and all parts of the claim are graded UNREADABLE.
     """
-    rows, read = [], cache(RunTables.read)  # many claims are of one run
+    rows, read = [], cache(RunTables.read)  # many claims are graded in the same run
     for name, claim in (claims or load_claims()).items():
         common = {"id": name, "claim": claim["claim"], "paper": claim["paper"]}
         try:
@@ -228,19 +243,19 @@ def _ungraded(claim: dict, why: str) -> list[dict]:
 
 
 def training_of(record: dict) -> str:
-    """How long each training of a run is, and in which precision where that is not float32."""
+    """Return the number of iterations of each training run, and its precision unless it is float32."""
     settings = record.get("settings", {})
     rounded = settings.get("precision", "float32")
     return f"{settings.get('iterations', 0):,} iterations{'' if rounded == 'float32' else f', {rounded}'}"
 
 
 def label(study: str, run: str) -> str:
-    """What a run is called in the scorecard: those of other studies than the search for tickets by both names."""
+    """Return the name of a run in the scorecard: `<run>` for iterative pruning, `<study>/<run>` for other studies."""
     return run if study == NOTEBOOK else f"{study}/{run}"
 
 
 def _graded(root: Path, claim: dict, read: Callable[..., RunTables]) -> Iterator[dict]:
-    """The rows of a claim: its arithmetic, or each run and profile in which all its parts can be measured."""
+    """Yield the rows of a claim: from arithmetic, or from each run and profile that has all its parts."""
     if "run" not in claim:
         for part, spec in parts_of(claim).items():
             try:
@@ -262,7 +277,7 @@ def _graded(root: Path, claim: dict, read: Callable[..., RunTables]) -> Iterator
                     raise LabError(
                         f"{folder}: a ticket diverged, and so the rounds after it are not there in all trials"
                     )
-                continue  # its tickets are still on their way down
+                continue  # the search is unfinished: its last rounds are missing
             where = {"run": label(study, name), "profile": profile, "training": training_of(record)}
             where["run_key"] = record.get("run_key")
             try:
@@ -273,7 +288,7 @@ def _graded(root: Path, claim: dict, read: Callable[..., RunTables]) -> Iterator
 
 
 def _part_of(run: RunTables, record: dict, claim: dict, part: str) -> dict:
-    """The row of a part of a claim in a run. Raises Absent."""
+    """Return the row of a part of a claim in a run. Raises Absent if the part cannot be measured in it."""
     spec = claim[part]
     found, end = measure(run, spec), at_the_end(run, spec)
     row = {"part": part, **_numbers(found), "grade": grade(part, found, spec)}

@@ -1,4 +1,4 @@
-"""Comparisons: tables across the runs of a study. Each run counts once, at the largest profile it was run at."""
+"""Tables across the runs of a study. Each run counts once, at the largest profile at which it is finished."""
 
 import json
 import sys
@@ -20,11 +20,11 @@ from lthcore.runs.yaml_files import check_shape, read_yaml
 
 
 def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) -> dict[str, Path]:
-    """Variant -> folder of each run of a study under a results root that is done, at the largest of these profiles.
+    """Return variant -> folder of each finished run of a study, at the largest of the given profiles.
 
-    Done is what its params file asks for, as `lth list` has it, or else what its last run was asked for.
-    Of the experiments that the params files define: runs made with `-p` have another variant, and are left out. So is,
-    with a note, what cannot be read, be it a params file or a run: the others are compared without it.
+    A run is finished if it has all training runs that its params file asks for (as in `lth list`), or all that its last
+    `lth run` asked for. Only experiments defined by the params files count: runs made with `-p` have another variant
+    and are left out. Params files and runs that cannot be read are left out with a note on stderr.
     """
     defined = {
         experiment.variant: path
@@ -32,7 +32,7 @@ def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) ->
         for experiment in _readable(load_experiments, path, PROFILES[0]) or ()
     }
     found = {}
-    for profile in profiles:  # `smoke` only shows that it runs
+    for profile in profiles:  # by default without `smoke`, which only shows that the code runs
         for path in sorted((root / profile / study).glob("*/run.json")):
             folder = path.parent
             if folder.name in defined and _readable(_is_drawn, folder, defined[folder.name]):
@@ -41,18 +41,18 @@ def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) ->
 
 
 def runs_beside(root: Path, study: str, base: str) -> dict[str, Path]:
-    """The runs of a study that may be held against `base`: all at the profile that it is read at; {} without it."""
+    """Return the runs of a study at the same profile as its run `base`; {} if `base` is not finished at any profile."""
     folder = runs_of(root, study).get(base)
     return runs_of(root, study, (profile_of(folder),)) if folder else {}
 
 
 def profile_of(folder: Path) -> str:
-    """The profile that a run was run at, from its folder `<profile>/<notebook>/<variant>`."""
+    """Return the profile of a run, from its folder `<profile>/<notebook>/<variant>`."""
     return folder.parents[1].name
 
 
 def _is_drawn(folder: Path, params: Path) -> bool:
-    """Whether a run is done, as far as was asked for or as its params file asks."""
+    """Return whether a run has all training runs that its last `lth run` or its params file asks for."""
     if read_record(folder).get("complete"):
         return True
     root, profile = folder.parents[2], profile_of(folder)
@@ -61,7 +61,7 @@ def _is_drawn(folder: Path, params: Path) -> bool:
 
 
 def _readable(read: Callable, *what: object) -> Any:
-    """What is read; None where it cannot be, which is said."""
+    """Return `read(*what)`; if it raises LabError, print a note to stderr and return None."""
     try:
         return read(*what)
     except LabError as error:
@@ -70,7 +70,10 @@ def _readable(read: Callable, *what: object) -> Any:
 
 
 def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
-    """A row for each training of these runs: its row of rounds.csv, its run's profile and settings."""
+    """Return a table with a row for each training run of these runs (variant -> folder).
+
+    Each row is a row of rounds.csv with the variant, profile and settings of its run. Unfinished trials are left out.
+    """
     parts = []
     for variant, folder in runs.items():
         rounds, record = read_whole_trials(folder)[0], read_record(folder)
@@ -80,7 +83,10 @@ def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
 
 
 def published(study: str) -> pd.DataFrame:
-    """What was published of a study's experiments, by variant (params/published.yaml)."""
+    """Return the published results of a study's experiments: a row for each variant (params/published.yaml).
+
+    Raises LabError if the file is invalid or does not have the study.
+    """
     path = project_root() / "params" / "published.yaml"
     studies = read_yaml(path, "published")
     check_shape(studies, dict[str, dict[str, dict[str, float]]], f"published: {path}")
@@ -88,10 +94,11 @@ def published(study: str) -> pd.DataFrame:
 
 
 def dynamic_summary(root: Path) -> pd.DataFrame:
-    """What dynamic pruning came to: accuracy in percent at the end of training, true sparsity, and what was published.
+    """Return the results of dynamic pruning: test accuracy in percent, true sparsity, and the published accuracy.
 
-    A row for each experiment: mean and standard deviation over its n trials, those that are stuck at chance counted
-    apart. Empty where nothing has been run.
+    There is a row for each experiment. Accuracies are read at the end of training. Mean and standard
+    deviation are over its trials without those that are stuck at chance, which are counted separately. The table is
+    empty if nothing has been run.
     """
     table = trainings_of(runs_of(root, "dynamic_pruning"))
     if table.empty:
@@ -114,15 +121,15 @@ def dynamic_summary(root: Path) -> pd.DataFrame:
 
 
 def dynamic_missing(root: Path) -> list[str]:
-    """The published experiments that have not been run here, beyond smoke runs."""
+    """Return the published experiments that have no finished run here, not counting smoke runs."""
     return sorted(set(published("dynamic_pruning").index) - set(runs_of(root, "dynamic_pruning")))
 
 
 def pruning_costs(root: Path) -> pd.DataFrame:
-    """Dynamic against iterative pruning of LeNet by one recipe: what each method's sparse network cost and came to.
+    """Compare the cost and accuracy of dynamic and iterative pruning of LeNet, trained by the same recipe.
 
-    A row for each trial: sparsity, method, iterations in all (those of the dense network included), test accuracy at
-    the end of training.
+    Returns a row for each sparse network and trial: sparsity, method, iterations of each training run and in all (the
+    dense network included), percentage of weights remaining, test accuracy at the end of training.
     """
     runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-98")
     if not runs:
@@ -147,10 +154,11 @@ def pruning_costs(root: Path) -> pd.DataFrame:
 
 
 def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
-    """What it costs to find a sparse LeNet on MNIST: for each way, at the smallest network that tests at `level`.
+    """Return the cost of finding a sparse LeNet on MNIST, for each method at its smallest network.
 
-    Accuracies are means over trials at the end of training. A way's trainings are those that lead to that network.
-    FLOPs are of masked-dense training, evaluations left out; seconds of training as it was done, on one core.
+    This is the smallest network with a test accuracy of at least `level`, as the mean over trials at the end of
+    training. The costs include all training runs that lead to it. FLOPs are those of masked dense training without
+    evaluations. Seconds are the measured training time, on one core.
     """
     rows = []
     for study in ("iterative_pruning", "movement_pruning", "structured_pruning", "robust_training"):
@@ -194,7 +202,7 @@ def _cost(way: str, table: pd.DataFrame, arm: str, level: float, trainings: int 
 
 
 def compaction_table(root: Path) -> pd.DataFrame:
-    """What `benchmarks/compaction.py` measured, on whatever devices it was run; empty where on none."""
+    """Return the rows that `benchmarks/compaction.py` measured, for all devices; empty if it was never run."""
     parts = []
     for path in sorted((root / "benchmarks").glob("*/compaction.json")):
         record = json.loads(path.read_text())
@@ -204,16 +212,19 @@ def compaction_table(root: Path) -> pd.DataFrame:
 
 
 def gap(a: pd.Series, b: pd.Series) -> str:
-    """The mean difference of two series by trial, in points, with its interval.
+    """Describe the mean difference of two series of accuracies (index: trial), in points, with its interval.
 
-    Of trainings that share trials (`share_trials`): of one run, or of runs of one seed and network; the draws of a
-    trial are averaged. Trials in which either is stuck at chance are left out, and counted.
+    The series must share trials (`share_trials`): they come from one run, or from runs with the same seed and network.
+    Draws of a trial are averaged. Trials in which either series is stuck at chance are left out and counted.
     """
     return gaps({"": a}, b).strip()
 
 
 def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -> str:
-    """As `gap`, of several named series against one, or each against its own; n is said where it changes."""
+    """Describe the gaps of several named series to one baseline, or each to its own, as `gap` does for one.
+
+    The number of trials n is given for the first series, and again only if it changes.
+    """
     parts, said = [], ""
     for name, other in others.items():
         both = (other, base[name] if isinstance(base, dict) else base)
@@ -234,7 +245,10 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -
 
 
 def level(accuracies: pd.Series, interval: bool = False) -> str:
-    """The mean of accuracies, in percent, of the trainings that learned anything; how many did not is said."""
+    """Describe the mean accuracy, in percent, of the training runs that learned anything, and count those that did not.
+
+    With `interval`, the 95% interval is added.
+    """
     learned = learned_anything(accuracies)
     if not learned.any():
         return "stuck at chance"
@@ -244,7 +258,7 @@ def level(accuracies: pd.Series, interval: bool = False) -> str:
 
 
 def spread(mean: float, std: float) -> str:
-    """Mean and standard deviation in words."""
+    """Format a mean with its standard deviation, if there is one."""
     return f"{mean:.2f}" if std != std else f"{mean:.2f} ± {std:.2f}"
 
 
@@ -258,6 +272,6 @@ def _published(row: dict) -> str:
 
 
 def run_with(root: Path, study: str, *tables: str) -> Path | None:
-    """The folder of a study's run of LeNet on MNIST, if it has these derived tables."""
+    """Return the folder of a study's run of LeNet on MNIST, or None if it lacks any of these derived tables."""
     folder = runs_of(root, study).get("lenet_mnist")
     return folder if folder and has_derived(folder, *tables) else None

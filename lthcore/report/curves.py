@@ -1,4 +1,4 @@
-"""Curves: a column of curves.csv as training proceeds, as in the paper's Figures 3 and 11. No training happens here."""
+"""Plots of a column of curves.csv during training, as in the paper's Figures 3 and 11. Nothing is trained here."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,16 +16,16 @@ from lthcore.report.tables import round_nearest
 
 
 def colours_of(rounds: Iterable[int]) -> dict[int, Any]:
-    """A colour for each round: black for the dense network, from blue to red for the others."""
+    """Return a colour for each round: black for the dense network (round 0), blue to red for the others."""
     pruned = sorted({k for k in rounds if k})
     return {0: "#222222"} | dict(zip(pruned, sns.color_palette("turbo", len(pruned), desat=0.65), strict=True))
 
 
 def at_shared_iterations(curves: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a training's curves at which each of its trials has one.
+    """Return the rows of the curves of one arm and round whose iteration every trial has.
 
-    A long curve is stored in part, and the iteration of a trial's early stop of this trial alone: a mean over trials
-    there would be one of fewer trials than its neighbours.
+    Long curves are thinned when they are stored, but each trial keeps the evaluation at its own early stop. A mean over
+    trials at such an iteration would cover fewer trials than its neighbours.
     """
     trials = curves.groupby("iteration")["trial"].transform("nunique")
     return curves[trials == curves["trial"].nunique()]
@@ -38,7 +38,10 @@ def plot_curves(
     axes: Axes | None = None,
     colours: dict[int, Any] | None = None,
 ) -> Axes:
-    """One column of curves.csv against the iteration: a line for each (arm, round) that the table has."""
+    """Plot one column of curves.csv against the iteration, with a line for each (arm, round) of `series` in the table.
+
+    Lines are means over trials and draws, and bands are their range. Returns the axes.
+    """
     axes = axes or new_figure(1, 1)[1][0]
     series = [(arm, k) for arm, k in series if ((curves["arm"] == arm) & (curves["round"] == k)).any()]
     colours = colours or colours_of(k for _, k in series)
@@ -59,16 +62,16 @@ def plot_curves(
 
 
 def label_ends(axes: Axes) -> None:
-    """Write the name of each line of a panel at its right end, in its colour, in place of a legend; none on another."""
+    """Label each line of a panel at its right end, in its colour and without overlap, instead of with a legend."""
     size, apart = 8.5, 10.5  # points
     if axes.get_legend():
         axes.get_legend().remove()
     low, high = axes.get_ylim()
-    ends = {line: float(np.clip(line.get_ydata()[-1], low, high)) for line in axes.lines}  # nan where nothing is known
+    ends = {line: float(np.clip(line.get_ydata()[-1], low, high)) for line in axes.lines}  # nan if a line ends in nan
     lines = sorted((line for line in ends if ends[line] == ends[line]), key=ends.__getitem__)
-    unit = 72 * axes.bbox.height / axes.figure.dpi / (high - low)  # of the y-axis, in points
+    unit = 72 * axes.bbox.height / axes.figure.dpi / (high - low)  # points per unit of the y-axis
     here, steps = unit * np.array([ends[line] for line in lines]), apart * np.arange(len(lines))
-    places = isotonic_regression(here - steps).x + steps if lines else []  # as near as names fit that far apart
+    places = isotonic_regression(here - steps).x + steps if lines else []  # nearest to the line ends at this distance
     for line, above in zip(lines, places - here, strict=True):
         axes.annotate(
             line.get_label(), (line.get_xdata()[-1], ends[line]), (5, above), va="center", fontsize=size,
@@ -79,9 +82,10 @@ def label_ends(axes: Axes) -> None:
 def figure3(
     rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy", until: int = 15_000
 ) -> Figure:
-    """The paper's Figure 3 (and 11, of the validation loss): a column of curves.csv as training proceeds.
+    """Draw the paper's Figure 3 (or Figure 11, for the validation loss): a column of curves.csv during training.
 
-    A run that has at most one of the paper's percentages shows its own, evenly spread over its rounds.
+    If a run has at most one of the paper's percentages of weights remaining, besides the dense network's, its own
+    percentages are shown, evenly spread over its rounds. Iterations beyond `until` are cut off.
     """
     if curves["iteration"].max() > until:
         curves = curves[curves["iteration"] <= until]
@@ -117,7 +121,7 @@ def figure3(
 
 
 def _levels_shown(rounds: pd.DataFrame) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The percentages of weights remaining that Figure 3 shows as pruned moderately, and as pruned hard."""
+    """Return the percentages of weights remaining that Figure 3 shows as pruned moderately and as pruned hard."""
     moderate, hard = (100, 51.3, 21.1), (100, 7.0, 3.6, 1.9)
     if sum(bool(round_nearest(rounds, level)) for level in {*moderate, *hard}) > 1:
         return moderate, hard

@@ -1,6 +1,6 @@
-"""Figure specs: what each of the paper's figures (arXiv 1803.03635) is drawn of, as data: runs, arms and columns.
+"""Specifications of the paper's figures (arXiv 1803.03635) as data: the runs, arms and columns of each figure.
 
-Runs are params files of `params/iterative_pruning/`, with all variants of a sweep. `paper_figures.py` draws them.
+Runs are params files in `params/iterative_pruning/`, with all variants of a sweep. `paper_figures.py` draws them.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from lthcore.report.plots import TITLES
 NOTEBOOK = "iterative_pruning"
 LENET_RUN, SGD_RUN = "lenet_mnist", "lenet_mnist_sgd"
 LENET = f"{NOTEBOOK}/{LENET_RUN}"
-# the same experiment on inputs scaled otherwise: drawn where it has more of a figure's arms
+# run -> the same experiment with differently scaled inputs, drawn instead if it has more of a figure's arms
 INSTEAD = {LENET: f"{NOTEBOOK}/lenet_mnist_standardised"}
 CONVS = ("conv2_cifar10", "conv4_cifar10", "conv6_cifar10")
-TRAINED = {  # architecture -> what the paper's experiments with it are called
+TRAINED = {  # architecture -> name of the paper's experiments with it
     "lenet": "LeNet on MNIST", "conv2": "Conv-2 on CIFAR-10", "conv4": "Conv-4 on CIFAR-10",
     "conv6": "Conv-6 on CIFAR-10", "resnet20": "ResNet-18 on CIFAR-10", "vgg19": "VGG-19 on CIFAR-10",
 }  # fmt: skip
@@ -26,7 +26,7 @@ NOISE = ("ticket", "noise_0.5", "noise_1", "noise_2", "noise_3", "reinit")
 
 
 class FigureSpec(NamedTuple):
-    """A figure of the paper: its title, the params files of its runs, the arms and the columns (or quantities)."""
+    """A figure of the paper: its title, the params files of its runs, its arms and its columns (or quantities)."""
 
     title: str
     runs: tuple[str, ...]
@@ -34,7 +34,7 @@ class FigureSpec(NamedTuple):
     columns: tuple[str, ...] = PAIR
     kind: str = "panels"  # panels, networks, curves, figure4, distributions or together
     x: str = "percent_left"
-    subject: str = ""  # the arm or run that it is about: without it, it is not drawn
+    subject: str = ""  # the arm or run that the figure is about; it is not drawn without this one
 
 
 def _distributions(title: str, run: str, *quantities: str, kind: str = "distributions") -> FigureSpec:

@@ -1,4 +1,4 @@
-"""The front page: findings in plain English, and where each study stands, from the committed tables."""
+"""Text of the front page: findings in plain English and the status of each study, from the committed tables."""
 
 from operator import itemgetter
 
@@ -8,8 +8,9 @@ from lthcore.report.claims import NOT_RUN, UNREADABLE
 from lthcore.report.scorecard import WORDS, shown
 from lthcore.report.studies import STUDIES
 
-# Claim -> what was found of it, in a few words that hold whatever its grade, and the numbers: {here} at the early stop,
-# {end} at the end of training, {C2} of another claim. Percentages are of weights remaining.
+# Claim -> a question (for LEAD a subject) and an answer that is true whatever the grade. {here} is the claim's measured
+# value, {end} the same at the end of training, {paper} the published value, {C2} the measured value of another claim.
+# Percentages are of weights remaining.
 LEAD = (
     "L3",
     "LeNet's smallest winning tickets",
@@ -51,15 +52,15 @@ SENTENCES = {
         "loss).",
     ),
 }
-ORDER = ("differs", "undecided", "reproduced")  # what is not as published is said first
-RUNS = {"lenet_mnist_standardised": "on standardised pixels"}  # what sets a run apart from the first of its claims
+ORDER = ("differs", "undecided", "reproduced")  # deviations from the papers come first
+RUNS = {"lenet_mnist_standardised": "on standardised pixels"}  # run -> how it differs from the first run of its claims
 
 
 def findings(card: pd.DataFrame) -> list[str]:
-    """Questions and answers: those of which a part differs first, then those that are not settled, then the others.
+    """Return questions with their answers: claims with a part that differs first, then undecided, then reproduced ones.
 
-    Each is of the first run of its claim that is graded, at profile `paper` unless it says so; those whose tables are
-    not there are left out.
+    Each answer is about the first run and profile in which the claim was measured. Claims that were not measured are
+    left out.
     """
     found = []
     for name, (question, sentence) in SENTENCES.items():
@@ -70,12 +71,12 @@ def findings(card: pd.DataFrame) -> list[str]:
 
 
 def lead(card: pd.DataFrame) -> str:
-    """The first finding: how small winning tickets are. Empty where its tables are not there."""
+    """Return the first finding: how small winning tickets are. Empty if it was not measured."""
     return _said(card, *LEAD)[0]
 
 
 def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str, list[str]]:
-    """What was found of a claim, in words with its grades, and these grades; nothing where it was not graded."""
+    """Return the sentence about a claim with its grades, and the list of grades; both empty if not measured."""
     rows = card[(card["id"] == name) & card["value"].notna()]
     if rows.empty:
         return "", []
@@ -98,7 +99,7 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
 
 
 def _numbers(card: pd.DataFrame) -> dict[str, str]:
-    """What was measured of each claim in the first run that it is graded in."""
+    """Return claim -> its formatted value in the first run in which it was measured, or `not measured`."""
     measured = card[card["value"].notna() & card["run"].notna()]
     first = measured.drop_duplicates(["id", "part"])
     found = {name: shown(_size_of(parts), "value", "low", "high") for name, parts in first.groupby("id")}
@@ -106,7 +107,7 @@ def _numbers(card: pd.DataFrame) -> dict[str, str]:
 
 
 def _size_of(parts: pd.DataFrame) -> pd.Series:
-    """The size of a claim, else its place, else its direction."""
+    """Return the row of the size of a claim, else of its place, else of its direction."""
     return parts.sort_values("part", ascending=False).iloc[0]
 
 
@@ -115,7 +116,7 @@ def _and(words: list[str]) -> str:
 
 
 def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
-    """The other runs of a claim, at the same profile, in which its first part is graded otherwise."""
+    """Describe the other runs of a claim, at the same profile, in which its first part has another grade."""
     others = rows[
         (rows["run"] != first["run"]) & (rows["profile"] == first["profile"]) & (rows["part"] == first["part"])
     ]
@@ -124,7 +125,7 @@ def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
 
 
 def status_of_studies(card: pd.DataFrame) -> str:
-    """A table in Markdown: each study, its question, its notebook, and how its claims were graded."""
+    """Return a Markdown table of all studies: the notebook, the question, and how many claims got which grade."""
     lines = ["| study | question | status |", "|---|---|---|"]
     for name, study in STUDIES.items():
         link = f"[{name.replace('_', ' ')}](notebooks/{name}.ipynb)"
@@ -133,7 +134,7 @@ def status_of_studies(card: pd.DataFrame) -> str:
 
 
 def _status(card: pd.DataFrame, study: str) -> str:
-    """How many parts of a study's claims got which grade, each in the first run that has it."""
+    """Describe how many parts of a study's claims got which grade, each in the first run in which it was graded."""
     mine = card[card["run"].map(_study_of) == study]
     graded = mine[mine["grade"] != NOT_RUN].drop_duplicates(["id", "part"])
     grades = graded["grade"].str.split(" (", regex=False).str[0].value_counts()
@@ -147,7 +148,7 @@ def _status(card: pd.DataFrame, study: str) -> str:
 
 
 def _study_of(run: object) -> str:
-    """The study of a run in the scorecard, which leaves that of iterative pruning out; empty for arithmetic."""
+    """Return the study of a run in the scorecard: iterative pruning if its name has no prefix; empty for arithmetic."""
     if not isinstance(run, str):
         return ""
     study, slash, _ = run.partition("/")

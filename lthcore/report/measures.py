@@ -1,8 +1,9 @@
-"""Measures: what the tables of a run say about a claim, each a function of `RunTables` that gives an `Estimate`.
+"""Measures of claims: functions that take the `RunTables` of a run and return an `Estimate`.
 
-Gains, ratios and levels are read at one percentage of weights remaining. Places are where an arm crosses the dense
-network; their ends are where it would cross if every difference were at the better, or at the worse, end of its
-interval. A largest gain, speed-up or accuracy is that of one round; its interval says nothing of how that was chosen.
+Gains, ratios and levels are read at one percentage of weights remaining. Places are the percentages at which an arm
+crosses the dense network. The interval of a place ends where the arm would cross if every difference were at the upper,
+or at the lower, end of its own interval. A largest gain, speed-up or accuracy is the value of one chosen round; its
+interval does not account for this choice.
 """
 
 import numpy as np
@@ -18,38 +19,47 @@ EARLY_STOP, END = "es_test_accuracy", "final_test_accuracy"
 def gain(
     run: RunTables, at: float, arm: str = "ticket", against: str = "dense", column: str = "es_test_accuracy"
 ) -> Estimate:
-    """How much higher a column is in one arm than in another, at a percentage of weights remaining."""
+    """Return the difference of a column between two arms at a percentage of weights remaining.
+
+    The difference is `arm` minus `against`, each an arm or "dense", and it is paired by trial.
+    """
     return difference(run.at(at, column, arm), run.at(at, column, against), paired=True, as_if=run.as_if)
 
 
 def times(run: RunTables, at: float, arm: str, against: str, column: str) -> Estimate:
-    """One arm's column divided by another's, at a percentage of weights remaining."""
+    """Return the ratio of a column between two arms, `arm` over `against`, at a percentage of weights remaining."""
     return ratio(run.at(at, column, arm), run.at(at, column, against), run.as_if)
 
 
 def times_less_one(run: RunTables, at: float, arm: str, against: str, column: str) -> Estimate:
-    """`times` - 1: positive where the first is larger."""
+    """Return `times` minus 1: positive if the column of `arm` is larger."""
     return times(run, at, arm, against, column).plus(-1)
 
 
 def earlier(run: RunTables, at: float) -> Estimate:
-    """By which share tickets stop earlier than the dense network, at a percentage of weights remaining."""
+    """Return the share by which tickets stop earlier than the dense network, at a percentage of weights remaining."""
     return times(run, at, "ticket", "dense", "es_iteration").times(-1).plus(1)
 
 
 def _best_round(run: RunTables, column: str, arm: str) -> int:
-    """The round that validates best: were it chosen by test, noise alone would make a gain."""
+    """Return the pruned round with the best mean validation accuracy, for a column of test accuracy.
+
+    Choosing the round by test accuracy would produce a gain from noise alone.
+    """
     return 1 + int(np.nanargmax(run.by_trial(column.replace("test", "val"), arm).mean().to_numpy()[1:]))
 
 
 def largest_gain(run: RunTables, column: str = "es_test_accuracy", arm: str = "ticket") -> Estimate:
-    """The gain over the dense network of the round that validates best."""
+    """Return the gain over the dense network in the round with the best validation accuracy."""
     values = run.by_trial(column, arm)
     return difference(values[_best_round(run, column, arm)], values[0], paired=True, as_if=run.as_if)
 
 
 def place_of_largest_gain(run: RunTables, column: str = "es_test_accuracy", arm: str = "ticket") -> Estimate:
-    """Where that round is. The ends are those of the rounds that do not validate worse for sure."""
+    """Return the percentage of weights remaining in the round with the best validation accuracy.
+
+    The interval spans the rounds whose validation accuracy is not significantly lower.
+    """
     return _place_of_best(run, run.by_trial(column.replace("test", "val"), arm), _best_round(run, column, arm))
 
 
@@ -65,18 +75,24 @@ def _fastest_round(run: RunTables) -> int:
 
 
 def largest_speedup(run: RunTables) -> Estimate:
-    """How many times earlier tickets stop than the dense network, in the round in which they stop first."""
+    """Return how many times earlier tickets stop than the dense network, in the round in which they stop earliest."""
     stops = run.by_trial("es_iteration")
     return ratio(stops[0], stops[_fastest_round(run)], run.as_if)
 
 
 def place_of_largest_speedup(run: RunTables) -> Estimate:
-    """Where that round is. The ends are those of the rounds that do not stop later for sure."""
+    """Return the percentage of weights remaining in the round in which tickets stop earliest.
+
+    The interval spans the rounds that do not stop significantly later.
+    """
     return _place_of_best(run, -run.by_trial("es_iteration"), _fastest_round(run))
 
 
 def least(run: RunTables, column: str, down_to: float, arm: str = "ticket") -> Estimate:
-    """The least of an accuracy over the rounds of pruning down to a percentage of weights remaining."""
+    """Return the lowest mean accuracy of all pruned rounds down to a percentage of weights remaining.
+
+    Raises Absent if the rounds end more than a tenth above this percentage.
+    """
     if run.left[-1] > down_to * 1.1:
         raise Absent(f"rounds end above {down_to}%")
     values = run.by_trial(column, arm)
@@ -85,7 +101,10 @@ def least(run: RunTables, column: str, down_to: float, arm: str = "ticket") -> E
 
 
 def best(run: RunTables, column: str, down_to: float, up_to: float, arm: str = "ticket") -> Estimate:
-    """An accuracy in the round that validates best between two percentages of weights remaining."""
+    """Return an accuracy in the round with the best validation accuracy between two percentages of weights remaining.
+
+    Raises Absent if there is no round between them.
+    """
     values = run.by_trial(column, arm)
     rounds = [k for k in values.columns if down_to <= run.left[k] <= up_to]
     if not rounds:
@@ -97,7 +116,7 @@ def best(run: RunTables, column: str, down_to: float, up_to: float, arm: str = "
 
 
 def last(run: RunTables, column: str, arm: str) -> Estimate:
-    """An accuracy in an arm's last round; of dynamic pruning, which has one, the accuracy of its training."""
+    """Return an accuracy in the last round of an arm; dynamic pruning has a single round."""
     return mean_accuracy(run.by_trial(column, arm).iloc[:, -1], run.as_if)
 
 
@@ -110,7 +129,10 @@ def _last(left: np.ndarray, holds: np.ndarray, nowhere: float) -> float:
 
 
 def _ahead(run: RunTables, arm: str, column: str, lower: bool, control: str) -> Bands:
-    """By round, how far an arm is ahead of the dense network, and of a control of as many weights if one is named."""
+    """Return the lead of an arm over the dense network by round; with `lower`, a lead is a smaller value.
+
+    If `control` names an arm with as many weights, return the smaller of the leads over the dense network and over it.
+    """
     values, sign = run.by_trial(column, arm), -1 if lower else 1
     ahead = Bands.of(sign * values.sub(values[0], axis=0), run.as_if)
     return ahead.least_with(Bands.of(sign * (values - run.by_trial(column, control)), run.as_if)) if control else ahead
@@ -119,9 +141,10 @@ def _ahead(run: RunTables, arm: str, column: str, lower: bool, control: str) -> 
 def ahead_from(
     run: RunTables, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False, control: str = ""
 ) -> Estimate:
-    """Most weights remaining at which an arm is ahead of the dense network (with `lower`, its column is less).
+    """Return the highest percentage of weights remaining at which an arm is ahead of the dense network; 0 if nowhere.
 
-    With a control, of that too: many weights may be spared by anything.
+    With `lower`, being ahead means a smaller value. With `control`, the arm must also be ahead of this arm, because
+    many weights can be removed by any method without harm.
     """
     return _ahead(run, arm, column, lower, control).place(lambda d: _first(run.left, d > 0, 0.0), run.n)
 
@@ -129,18 +152,21 @@ def ahead_from(
 def ahead_to(
     run: RunTables, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False, control: str = ""
 ) -> Estimate:
-    """Fewest weights remaining at which it still is."""
+    """Return the lowest percentage of weights remaining at which an arm is ahead (see `ahead_from`); 100 if nowhere."""
     return _ahead(run, arm, column, lower, control).place(lambda d: _last(run.left, d > 0, 100.0), run.n)
 
 
 def ahead_further(run: RunTables, column: str = "es_test_accuracy", lower: bool = False) -> Estimate:
-    """By how many percentage points fewer weights tickets stay ahead than those of the run beside it (`ahead_to`)."""
+    """Return how many percentage points further down tickets stay ahead (`ahead_to`) than in the run beside it."""
     ours, theirs = (ahead_to(each, column=column, lower=lower) for each in (run, _beside(run)))
     return Estimate(theirs.value - ours.value, theirs.low - ours.high, theirs.high - ours.low, min(ours.n, theirs.n))
 
 
 def falls_below(run: RunTables, arm: str, column: str = "es_test_accuracy") -> Estimate:
-    """Weights remaining from which on an arm stays below the dense network; the fewest there are where it does not."""
+    """Return the percentage of weights remaining from which on an arm stays below the dense network.
+
+    If its last known round is not below, return the percentage of this round.
+    """
     known = np.isfinite(run.against_dense(column, arm).mean)
     left = run.left[known]
 
@@ -152,18 +178,21 @@ def falls_below(run: RunTables, arm: str, column: str = "es_test_accuracy") -> E
 
 
 def within_a_point(run: RunTables, column: str, arm: str = "ticket") -> Estimate:
-    """Fewest weights remaining with a column within one percentage point of the dense network's."""
+    """Return the lowest percentage of weights remaining with a column at most one point below the dense network's."""
     return run.against_dense(column, arm).place(lambda d: _last(run.left, d >= -0.01, 100.0), run.n)
 
 
 def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
-    """Fewest weights remaining with which tickets stop no later and lose no accuracy to the dense one (section 1)."""
+    """Return the lowest percentage of weights remaining at which tickets win (section 1).
+
+    They win if they stop no later than the dense network and their accuracy is no lower.
+    """
     wins = (-run.against_dense("es_iteration", "ticket")).least_with(run.against_dense(column, "ticket"))
-    return wins.place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0 is the dense network, and always wins
+    return wins.place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0, the dense network, always wins
 
 
 def weights_back_at_dense(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
-    """Fewest weights with which tickets reach the dense network's test accuracy."""
+    """Return the smallest number of weights with which tickets reach the test accuracy of the dense network."""
     weights = run.by_trial("weights_left").mean().to_numpy()
     return run.against_dense(column, "ticket").place(lambda d: _last(weights, d >= 0, weights[0]), run.n)
 
@@ -175,20 +204,20 @@ def _beside(run: RunTables) -> RunTables:
 
 
 def _over_beside(run: RunTables, ours: pd.Series, theirs: pd.Series) -> Estimate:
-    """Paired where trial t is the same draw in both runs, as `share_trials` has it."""
+    """Return `ours` minus `theirs`, paired by trial if trial t is the same draw in both runs (`share_trials`)."""
     settings = [read_record(one.folder).get("settings", {}) for one in (run, _beside(run))]
     return difference(ours, theirs, share_trials(*settings), run.as_if)
 
 
 def dense_gain(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
-    """How much better the dense network of this run is than that of the run beside it."""
+    """Return the difference of a column between the dense networks of this run and of the run beside it."""
     return _over_beside(run, run.by_trial(column)[0], _beside(run).by_trial(column)[0])
 
 
 def gain_beside(run: RunTables, column: str, arm: str = "ticket", at: float | None = None) -> Estimate:
-    """How much higher a column is than in the run beside it, at a percentage of weights remaining in both.
+    """Return the difference of a column between this run and the run beside it.
 
-    Without a percentage, in the last rounds of both.
+    It is read at a percentage of weights remaining in both, by default in the last round of each.
     """
     if at is None:
         return _over_beside(run, *(one.by_trial(column, arm).iloc[:, -1] for one in (run, _beside(run))))
@@ -196,21 +225,24 @@ def gain_beside(run: RunTables, column: str, arm: str = "ticket", at: float | No
 
 
 def movement_less_one(run: RunTables, at: float) -> Estimate:
-    """How much more the ticket's weights move in the dense training than the rest: ratio of means over layers, - 1."""
+    """Return how much more the weights in the ticket move than the pruned ones while the dense network is trained.
+
+    It is the ratio of the mean movements (over layers) minus 1, at a percentage of weights remaining.
+    """
     table = run.table("structure")
     means = table[table["round"] == run.round_at(at)].groupby("trial")[["movement_kept", "movement_pruned"]].mean()
     return ratio(means["movement_kept"], means["movement_pruned"], run.as_if).plus(-1)
 
 
 def _without_training(run: RunTables, arm: str) -> pd.Series:
-    """Test accuracy by trial of an arm's masks before any training, in the round that validates best then."""
+    """Return the test accuracy by trial of an arm before any training, in the round that then validates best."""
     curves = run.table("curves")
     start = curves[(curves["iteration"] == 0) & (curves["round"] > 0) & (curves["arm"] == arm)]
     return _where_best(start, "round")
 
 
 def _under_learned(run: RunTables, method: str) -> pd.Series:
-    """Test accuracy by trial of untrained networks under learned masks, of the density that validates best."""
+    """Return the test accuracy by trial of untrained networks with learned masks, at the best density by validation."""
     table = run.table("learned")
     return _where_best(table[table["method"] == method].round({"percent_left": 1}), "percent_left")
 
@@ -225,17 +257,23 @@ def _where_best(table: pd.DataFrame, by: str) -> pd.Series:
 
 
 def untrained(run: RunTables, arm: str) -> Estimate:
-    """Test accuracy of an arm's masks before any training, in the round that validates best then."""
+    """Return the mean test accuracy of an arm before any training, in the round that then validates best."""
     return mean_accuracy(_without_training(run, arm), run.as_if)
 
 
 def learned_gain(run: RunTables, method: str, arm: str) -> Estimate:
-    """How much more an untrained network knows under learned masks than under an arm's, each at its best round."""
+    """Return the difference of test accuracy of untrained networks between learned masks and an arm's masks.
+
+    Each is read at the density or round that validates best.
+    """
     return difference(_under_learned(run, method), _without_training(run, arm), paired=True, as_if=run.as_if)
 
 
 def error_barrier(run: RunTables, at: float) -> Estimate:
-    """The error barrier between two copies that part where tickets are rewound to, at a percentage remaining."""
+    """Return the error barrier between two copies trained on from the rewinding point, at a percentage remaining.
+
+    Raises Absent if the barrier was not measured near this percentage.
+    """
     table = run.table("stability")
     near = table[(table["percent_left"] / at - 1).abs() < NEAR]
     if near.empty:

@@ -1,7 +1,7 @@
-"""The paper's figures (arXiv 1803.03635) from whatever tables there are: for each run, the largest profile wins.
+"""The paper's figures (arXiv 1803.03635), drawn from the available tables: each run at its largest profile.
 
-What each figure is drawn of is in figure_specs.py; `params/FIGURES.md` is that table with what it costs. `make figures`
-draws what there is. Nothing is trained here.
+figure_specs.py lists the runs, arms and columns of each figure, and `params/FIGURES.md` also has the cost of the runs.
+`make figures` draws all figures whose tables are available. Nothing is trained here.
 """
 
 from io import BytesIO
@@ -32,22 +32,22 @@ from lthcore.training.parallel import worker_count
 
 
 def params_of(run: str) -> Path:
-    """The params file of a run of FIGURES."""
+    """Return the params file of a run in FIGURES."""
     return project_root() / "params" / NOTEBOOK / f"{run}.yaml"
 
 
 def variants(run: str) -> list[str]:
-    """`<notebook>/<variant>` of a params file: one, or one for each label of its sweep."""
-    if not params_of(run).exists():  # a project of its own
+    """Return `<notebook>/<variant>` for each experiment of a params file: one, or one for each label of its sweep."""
+    if not params_of(run).exists():  # a user's project may lack this params file
         return [f"{NOTEBOOK}/{run}"]
     return [f"{NOTEBOOK}/{experiment.variant}" for experiment in load_experiments(params_of(run), "paper")]
 
 
 def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tuple[str, ...] = PROFILES) -> Path | None:
-    """The folder of `<notebook>/<variant>` under the largest profile that has tables; None where none has.
+    """Return the folder of `<notebook>/<variant>` at the largest profile that has tables, or None.
 
-    With `arms`, a profile that has more of them goes before a larger one that does not have them yet, and so does what
-    INSTEAD names beside it.
+    With `arms`, the folder with most of these arms is preferred, even at a smaller profile. The run that INSTEAD names
+    for this one is then a candidate too.
     """
     names = [name, INSTEAD[name]] if arms and name in INSTEAD else [name]
     folders = [Path(root) / profile / one for one in names for profile in reversed(profiles)]
@@ -56,14 +56,17 @@ def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tup
 
 
 def _arms(folder: Path) -> set[str]:
-    """The arms that a run has down to its last round."""
+    """Return the arms of a run that have reached its last round."""
     rounds = read_table(folder, "rounds.csv")
     deepest = rounds.groupby("arm")["round"].max()
     return set(deepest[deepest == rounds["round"].max()].index)
 
 
 def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
-    """run.json, rounds and curves of the largest run of `<notebook>/<variant>`. Raises LabError where there is none."""
+    """Return run.json, rounds and curves of `<notebook>/<variant>` at its largest profile.
+
+    Raises LabError if it has no tables.
+    """
     folder = largest_run(root, name)
     if folder is None:
         raise LabError(f"results: no tables of {name} under {root}; `lth run params/{name}.yaml` makes them")
@@ -71,7 +74,7 @@ def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
 
 
 def describe(folder: Path, rounds: pd.DataFrame) -> str:
-    """A caption: profile, n, iterations, and how much of the run is done."""
+    """Return a caption for a run: profile, number of trials, iterations, and how much of the run is done."""
     record = read_record(folder)
     if not record:
         return "no run.json beside this table: settings unknown"
@@ -87,9 +90,9 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
 
 
 def sources(number: int, root: Path) -> dict[str, Path]:
-    """The runs (`<notebook>/<variant>` -> folder) that a figure is drawn of: none where its subject has no tables.
+    """Return the runs (`<notebook>/<variant>` -> folder) that a figure is drawn from; {} if its subject has no tables.
 
-    Smoke runs do not count: they show that it runs, not what is found.
+    Smoke runs are ignored, because they only show that the code runs.
     """
     spec = FIGURES[number]
     names = _all_variants(spec)
@@ -111,7 +114,7 @@ def _has_distributions(folder: Path) -> bool:
 
 
 def status(root: Path) -> pd.DataFrame:
-    """Every figure of the paper: its subject, whether its tables are below `root`, how much of them and the profile."""
+    """Return a table of the paper's figures: the subject, how many of its runs have tables, and their profiles."""
     rows = []
     for number, spec in FIGURES.items():
         found = sources(number, root)
@@ -123,7 +126,7 @@ def status(root: Path) -> pd.DataFrame:
 
 
 def draw(number: int, root: Path) -> Figure | None:
-    """One of the paper's figures, or None where the tables of its subject are not there beyond smoke runs."""
+    """Draw one of the paper's figures; return None if there are no tables of its subject apart from smoke runs."""
     spec, found = FIGURES[number], sources(number, root)
     if not found:
         return None
@@ -143,9 +146,10 @@ def draw(number: int, root: Path) -> Figure | None:
 
 
 def figures_of(folder: Path) -> dict[str, Figure]:
-    """Figures of any run, with all its arms: accuracies by weights remaining, and test accuracy in training.
+    """Return figures of any run, by name.
 
-    Raises LabError where no training of it is done yet.
+    `rounds` shows the early stop and the accuracies of all arms by weights remaining. `curves`, only for runs with
+    tickets, shows the test accuracy during training. Raises LabError if no training run is done yet.
     """
     if not has_results(folder):
         raise LabError(f"figures: no training of {folder} is done yet; `lth run` goes on with it")
@@ -183,7 +187,7 @@ def _draw_panels(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -
 
 
 def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
-    """A panel for each network and column: networks on different data share no axis."""
+    """Draw a panel for each network and column, since networks on different data cannot share an axis."""
     across = len(spec.columns) if len(spec.columns) > 1 else min(len(found), 3)
     figure, panels = plots.new_figure(-(-len(found) * len(spec.columns) // across), across)
     jobs = [(folder, column) for folder in found.values() for column in spec.columns]
@@ -198,13 +202,13 @@ def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str])
 
 
 def _network_of(folder: Path) -> str:
-    """What a run trains, as a title."""
+    """Return the title of a run's panel: its network and data set if known, else its folder's name."""
     network = TRAINED.get(read_record(folder).get("settings", {}).get("architecture"), folder.name)
     return f"{network}, standardised pixels" if folder.name.endswith("_standardised") else network
 
 
 def _describe_all(found: dict[str, Path]) -> str:
-    """One caption for several runs; of more than three, for the first ones."""
+    """Return one caption for several runs, with at most three of their captions."""
     captions = dict.fromkeys(describe(folder, read_whole_trials(folder)[0]).split(" (")[0] for folder in found.values())
     said = "; ".join(list(captions)[:3]) + ("; ..." if len(captions) > 3 else "")
     return f"{said.replace(', bars: range of trials', '')}; bars: range of trials"
@@ -215,7 +219,7 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
     rounds, _ = read_whole_trials(folder)
     left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
     shown = {k: left[k] for k in sorted(table["round"].unique())}
-    if spec.kind == "together":  # one level: half of the way on the logarithmic axis
+    if spec.kind == "together":  # only one level, halfway along the logarithmic axis
         level = min(shown, key=lambda k: abs(shown[k] - 16.9))
         shown = {level: shown[level]}
     caption = describe(folder, rounds).replace("bars: range of trials", "summed over trials")
@@ -223,8 +227,11 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
 
 
 def show(number: int, root: Path) -> None:
-    """Show one of the paper's figures in a notebook, in few colours that keep it small, or print what it lacks."""
-    from IPython.display import Image, display  # only a notebook needs it
+    """Show one of the paper's figures in a notebook, or print which tables are missing.
+
+    The image has only 64 colours, which keeps the notebook small.
+    """
+    from IPython.display import Image, display  # only needed in a notebook
     from PIL import Image as Picture
 
     figure = draw(number, root)
@@ -234,13 +241,13 @@ def show(number: int, root: Path) -> None:
     whole, small = BytesIO(), BytesIO()
     figure.savefig(whole, dpi=72)
     plt.close(figure)
-    picture = Picture.open(whole).convert("RGB").quantize(64, Picture.Quantize.MAXCOVERAGE)  # keeps lines apart
+    picture = Picture.open(whole).convert("RGB").quantize(64, Picture.Quantize.MAXCOVERAGE)  # keeps lines distinct
     picture.save(small, "PNG", optimize=True)
     display(Image(small.getvalue()))
 
 
 def figures_table() -> str:
-    """params/FIGURES.md: which runs and arms feed which figure, and what each run costs here, steps timed just now."""
+    """Return the text of params/FIGURES.md: runs and arms of each figure, and the estimated cost of each run here."""
     cpu, cores = hardware(torch.device("cpu"))["cpu"], worker_count()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     lines = [
@@ -283,17 +290,17 @@ def _range(values: list[float]) -> str:
 
 
 def title_of(number: int) -> str:
-    """What one of the paper's figures is called where it is spoken of."""
+    """Return the number and title of one of the paper's figures, for use in text."""
     return f"Figure {number}, {FIGURES[number].title}"
 
 
 def words_of(number: int) -> str:
-    """One of the paper's figures in words, as Markdown: its title, what the paper says with it, what is seen here."""
+    """Describe one of the paper's figures in Markdown: title, what the paper shows with it, and what this lab found."""
     here = f"\n\n**Here.** {HERE[number]}" if number in HERE else ""
     return f"### Figure {number}: {FIGURES[number].title}\n\n**The paper.** {PAPER[number]}{here}"
 
 
 def lacking(number: int) -> str:
-    """What is missing where one of the paper's figures is not drawn."""
+    """Return a message that names the missing tables of one of the paper's figures."""
     spec = FIGURES[number]
     return f"no tables of {spec.subject or ', '.join(spec.runs)} yet"

@@ -1,4 +1,4 @@
-"""What the paper says with each of its figures, in words, and what is seen in the same figure here."""
+"""Descriptions of what the paper shows with each of its figures, and of what the same figure shows here."""
 
 PAPER = {
     1: (
@@ -88,7 +88,7 @@ PAPER = {
     45: "ResNet-18 pruned layer by layer, with several warm-ups.",
 }
 
-# of figures that have tables; numbers are in the scorecard, which is measured
+# only figures that have tables; the numbers are in the scorecard, which is computed from them
 HERE = {
     1: (
         "The same order of the means from the first round on, for LeNet and in the three shorter trials of Conv-2, "

@@ -1,7 +1,7 @@
-"""Plots: tables to figures, in one style. No training happens here, and nothing is read but tables.
+"""Plots of tables as figures, in one style. Nothing is trained here; only the tables and run.json of runs are read.
 
-Lines are means over trials (and draws). Bars are their range, from the lowest to the highest, as in the paper; shaded
-bands are 95% intervals of the mean where a caption says so, and the range of trials where it does not.
+Lines are means over trials (and draws). Error bars are their range, from the lowest to the highest, as in the paper.
+Shaded bands are 95% intervals of the mean if the caption says so, else the range of trials.
 """
 
 import json
@@ -32,8 +32,8 @@ from lthcore.runs.files import read_record
 STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
 ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in RECORDS.items()}
-WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # of figures by panels a row, in inches: text is still read at 600 pixels
-# columns of rounds.csv -> what is drawn of them
+WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # panels per row -> figure width in inches: text stays legible at 600 pixels
+# column of rounds.csv -> title of its panel
 TITLES = {
     "es_iteration": "Early-stop iteration",
     "es_test_accuracy": "Test accuracy at early stop",
@@ -45,20 +45,20 @@ TITLES = {
     "read_2_test_accuracy": "Test accuracy, second reading",
     "read_3_test_accuracy": "Test accuracy, third reading",
 }
-LABEL = 0.4  # inches that the label of a tick takes, with some room
-AXES = {  # of distributions: what a quantity is
+LABEL = 0.4  # width of a tick label in inches, with some margin
+AXES = {  # quantity of distributions.csv -> label of the x-axis
     "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
     "magnitude change": "|w at the end| - |w at the start|", "incoming connections kept": "share of connections kept",
     "outgoing connections kept": "share of connections kept",
 }  # fmt: skip
-TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # weights left, as on the paper's axes
+TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # % of weights remaining, as on the paper's axes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
 warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
 
 
 class Series(NamedTuple):
-    """One line of a figure: an arm of a run, and how it is drawn."""
+    """One line of a figure: the table of a run, the arm, and the label, colour and style of the line."""
 
     rounds: pd.DataFrame
     arm: str
@@ -68,9 +68,9 @@ class Series(NamedTuple):
 
 
 def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
-    """A line for each of these arms that the table has beyond the dense network; for every such arm, if none is named.
+    """Return a line for each of these arms that has pruned rounds in the table; for every such arm if none is given.
 
-    Arms of one's own that have no colour of theirs get one each, and so do those that look like another arm shown.
+    An arm without a colour of its own, or with the colour and style of another arm shown, gets a spare colour.
     """
     present = list(dict.fromkeys(rounds.loc[rounds["round"] > 0, "arm"]))
     shown = [arm for arm in arms or (*ARMS, *(arm for arm in present if arm not in ARMS)) if arm in present]
@@ -84,12 +84,15 @@ def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
 
 
 def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left") -> None:
-    """One column of rounds.csv against what is left: means over trials and draws, bars to the lowest and highest."""
+    """Plot one column of rounds.csv against the weights remaining (`x`: "percent_left" or "weights_left").
+
+    The line is the mean over trials and draws, with bars from the lowest to the highest.
+    """
     table = with_dense(series.rounds)
     part = table[(table["arm"] == series.arm) & table[column].notna()]
     if part.empty:
         return
-    # trials agree on the weights left to one weight in thousands: the round is what they share
+    # the weights left differ slightly between trials, so all points of a round are drawn at their mean
     left = part.groupby("round")[x].transform("mean")
     sns.lineplot(
         part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
@@ -108,7 +111,10 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
 def plot_against_sparsity(
     rounds: pd.DataFrame, column: str, arms: Iterable[str] = (), axes: Axes | None = None, linear: bool = False
 ) -> Axes:
-    """One column of rounds.csv against the percentage of weights left, a line for each arm that `series_of` has."""
+    """Plot one column of rounds.csv against the percentage of weights remaining, with a line for each arm.
+
+    Arms are chosen as in `series_of`. The x-axis is logarithmic unless `linear` is set. Returns the axes.
+    """
     axes = axes or new_figure(1, 1)[1][0]
     for series in series_of(rounds, arms):
         plot_series(series, column, axes)
@@ -127,7 +133,10 @@ def panels(
     x: str = "percent_left",
     missing: Iterable[str] = (),
 ) -> Figure:
-    """A panel for each column (its title) with all series, as most of the paper's figures are."""
+    """Draw a panel with all series for each column (column -> title), like most of the paper's figures.
+
+    `missing` names runs or arms that the caption lists as absent.
+    """
     series = list(series)
     across = 2 if len(columns) == 4 else min(len(columns), 3)
     figure, axes = new_figure(-(-len(columns) // across), across)
@@ -150,14 +159,14 @@ def panels(
     for panel in axes[len(columns) :]:
         panel.set_axis_off()
     if handles and len(axes) > len(columns):
-        axes[-1].legend(handles, labels, loc="center left")  # where no panel is
+        axes[-1].legend(handles, labels, loc="center left")  # into the unused last panel
     elif handles:
         legend_above(figure, handles, labels)
     return captioned(figure, caption, missing)
 
 
 def _say_empty(axes: Axes, column: str) -> None:
-    """Write into a panel why nothing is in it."""
+    """Write into an empty panel why it is empty."""
     why = "no validation set, so no early stop" if column.startswith("es_") else "nothing in the tables"
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#666666")
 
@@ -165,12 +174,13 @@ def _say_empty(axes: Axes, column: str) -> None:
 def plot_distributions(
     table: pd.DataFrame, quantities: Iterable[str], rounds: dict[int, float], caption: str = "", together: bool = False
 ) -> Figure:
-    """Distributions of `quantities` by layer, from distributions.csv: a line for each round (percent left).
+    """Plot distributions of `quantities` by layer, from distributions.csv, with a line for each round.
 
-    `together` draws the quantities into the same panels, at the last of the rounds (in the ticket against pruned).
+    `rounds` maps each round to its percentage of weights remaining. `together` draws all quantities into the same
+    panels, at the last round only (for example weights in the ticket against pruned ones).
     """
     layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
-    cumulative = quantities[0].endswith("connections kept")  # shares of few connections: a density would be all spikes
+    cumulative = quantities[0].endswith("connections kept")  # a density of so few values would be all spikes
     figure, axes = new_figure(1 if together else len(quantities), len(layers))
     colours, what = (
         sns.color_palette("viridis", len(rounds) + 1),
@@ -196,9 +206,9 @@ def plot_distributions(
 
 
 def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
-    """A falling logarithmic axis of weights left, its ticks where the lines that are drawn have points.
+    """Make the x-axis a falling logarithmic axis of weights remaining, with ticks at points of the plotted lines.
 
-    They are the paper's where the lines have at least four of these.
+    If the lines have points at four or more of the paper's ticks (TICKS), only those are shown.
     """
     axes.set_xscale("log")
     axes.set_xlim(1.15 * highest, lowest / 1.15)
@@ -206,15 +216,15 @@ def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
     levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x >= lowest / 1.15}, reverse=True)
     papers = [tick for tick in TICKS if any(abs(level / tick - 1) < 0.03 for level in levels)]
     place = axes.get_subplotspec()
-    wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, about
-    apart = (highest / lowest) ** (LABEL / wide)  # of one tick from the next, so that their labels do not touch
+    wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, approximately
+    apart = (highest / lowest) ** (LABEL / wide)  # smallest ratio of neighbouring ticks whose labels do not touch
     axes.set_xticks(papers if len(papers) > 3 else _thinned(levels or [highest, lowest], apart))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))
     axes.minorticks_off()
 
 
 def _thinned(levels: list[float], apart: float) -> list[float]:
-    """Some of these falling levels, each by a factor smaller than the one before."""
+    """Return a subset of these falling levels in which neighbours differ by at least a factor `apart`."""
     shown = levels[:1]
     for level in levels[1:]:
         if shown[-1] / level >= apart:
@@ -223,7 +233,10 @@ def _thinned(levels: list[float], apart: float) -> list[float]:
 
 
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
-    """The paper's Figures 4 and 12: early stop, accuracies there and at the end, of tickets and reinitialisations."""
+    """Draw the paper's Figure 4: early stop, and accuracies there and at the end, of tickets and reinitialisations.
+
+    A panel with the training accuracy at the early stop is added.
+    """
     arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
     one_shot = any(arm.startswith("oneshot") for arm in rounds["arm"].unique())
     figure, panels = new_figure(3 if one_shot else 2, 2)
@@ -238,7 +251,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
             _say_empty(axes, column)
         plot_against_sparsity(rounds, column, arms, axes)
         axes.set(title=title, ylabel=label)
-    for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's 4c
+    for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
         title, label = columns[column]
         axes.set(title=f"{title}, one-shot, linear axis", ylabel=label)
@@ -251,7 +264,10 @@ GRADES = {"reproduced": "#1f5fa8", "undecided": "#999999", "differs": "#d1642a"}
 
 
 def plot_scorecard(card: pd.DataFrame) -> Figure:
-    """The sizes and places of claims.csv measured in runs, each in units of its tolerance: inside the band holds."""
+    """Plot the sizes and places of claims.csv that were measured in runs, each in half widths of its tolerance.
+
+    The shaded band is the tolerance.
+    """
     rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
     middle, half = (low + high) / 2, (high - low) / 2
@@ -264,7 +280,7 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     for grade, colour in GRADES.items():
         of = (grades == grade).to_numpy()
         axes.hlines(np.flatnonzero(of), ends[0][of], ends[2][of], color=colour, linewidth=1.6, label=grade)
-        for side, marker in ((0, "o"), (1, ">"), (-1, "<")):  # an arrow where the value itself is off the axis
+        for side, marker in ((0, "o"), (1, ">"), (-1, "<")):  # an arrow if the value itself is off the axis
             at = np.flatnonzero(of & (beyond == side))
             axes.scatter(ends[1].iloc[at], at, color=colour, marker=marker, s=22, zorder=3)
     axes.set_yticks(range(len(rows)), [f"{row.id} {row.part} ({row.run}, {row.profile})" for row in rows.itertuples()])
@@ -277,7 +293,7 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write a figure as svg and png, the same bytes for the same figure, and close it; return the paths."""
+    """Write a figure as SVG and PNG (equal figures give equal bytes), close it, and return the paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("svg", "png")]
@@ -289,9 +305,9 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
 
 
 def remove_old(folder: Path, managed: Iterable[str], drawn: Iterable[str]) -> list[str]:
-    """Remove the svg and png of figures that are managed here and were not drawn; return the names of what went.
+    """Remove the SVG and PNG files of managed figures that were not drawn; return the names of the removed files.
 
-    Figures of the paper by any number are managed (fig01, fig02, ...). Other files in the folder are left alone.
+    Besides the names in `managed`, all figures of the paper are managed (fig01, fig02, ...). Other files are kept.
     """
     managed, drawn = set(managed), set(drawn)
     old = [
@@ -307,9 +323,12 @@ def remove_old(folder: Path, managed: Iterable[str], drawn: Iterable[str]) -> li
 
 
 def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-") -> None:
-    """Accuracies against weights left (%): means of those with as much left, bars from the lowest to the highest."""
+    """Plot accuracies against the percentage of weights remaining, given by `left` for each value.
+
+    The line is the mean of the values at each percentage, with bars from the lowest to the highest.
+    """
     found = values.groupby(left).agg(["mean", "min", "max"]).sort_index(ascending=False)
-    # a mean of equal numbers may be off by a rounding
+    # by rounding, the mean of equal numbers may lie outside their range
     bars = [(found["mean"] - found["min"]).clip(0), (found["max"] - found["mean"]).clip(0)]
     axes.errorbar(
         found.index, found["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5,
@@ -321,9 +340,10 @@ def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colou
 def plot_intervals(
     table: pd.DataFrame, x: str, y: str, axes: Axes, label: str, colour: str, style: str = "-", over: str = ""
 ) -> None:
-    """Means over trials of a column at each x, with the band of their intervals.
+    """Plot the mean over trials of column `y` at each value of column `x`, with a band of the 95% intervals.
 
-    `over` names a column that this one is divided by. A table of pairs of trials (columns a and b) counts its trials.
+    If `over` names a column, the ratio of the means of `y` and `over` is plotted. If the table has a row for each pair
+    of trials (columns a and b), the interval is computed over trials, not over pairs.
     """
     found = {at: _interval(part, y, over) for at, part in table.groupby(x) if part[y].notna().any()}
     mean, low, high = ([getattr(e, end) for e in found.values()] for end in ("value", "low", "high"))
@@ -338,7 +358,7 @@ def _interval(part: pd.DataFrame, y: str, over: str) -> Estimate:
 
 
 def caption_of(what: str, *folders: Path) -> str:
-    """What a figure is of, how many trials its runs have, how long these are, and at which profile they were run."""
+    """Return a caption: what the figure shows, and the trials, iterations, precision and profiles of its runs."""
     profiles = sorted({folder.parents[1].name for folder in folders})
     settings = [read_record(folder).get("settings", {}) for folder in folders]
     steps, trials = ({*values} for values in ([s.get("iterations", 0) for s in settings], map(whole_trials, folders)))
@@ -348,12 +368,15 @@ def caption_of(what: str, *folders: Path) -> str:
 
 
 def span(numbers: set[int]) -> str:
-    """One number, or from the least to the greatest."""
+    """Format a set of numbers as one number, or as "least to greatest"."""
     return f"{min(numbers):,} to {max(numbers):,}" if len(numbers) > 1 else f"{min(numbers):,}"
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
-    """An empty figure in the style of all, and its panels in order; `size` in inches, else by their number."""
+    """Return an empty figure in the common style, and its panels as a flat array.
+
+    `size` is in inches; by default it follows from the number of panels.
+    """
     plt.style.use(STYLE)
     size = size or (WIDTHS.get(columns, 2.75 * columns), 3.0 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
@@ -361,12 +384,12 @@ def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None)
 
 
 def absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
-    """The labels of those of some arms that a table does not have."""
+    """Return the labels of the given arms that a table does not have."""
     return [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
 
 
 def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
-    """The figure with its caption, in lines no wider than it, which also says what is absent."""
+    """Add a caption that also lists what is absent, wrapped to the width of the figure; return the figure."""
     names = list(absent)
     named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
     missing = f"not in the table: {named}" if names else ""
@@ -376,18 +399,18 @@ def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figur
 
 
 def legend_above(figure: Figure, handles: Iterable[Artist], labels: Iterable[str]) -> None:
-    """One legend for all panels of a figure, above them, where it hides nothing."""
+    """Add one legend for all panels of a figure, above them so that it hides nothing."""
     labels = list(labels)
-    entry = 0.6 + 0.07 * max(map(len, labels), default=0)  # inches
+    entry = 0.6 + 0.07 * max(map(len, labels), default=0)  # width of an entry in inches
     across = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
     figure.legend(list(handles), labels, loc="outside upper center", ncols=across)
 
 
 def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
-    """A column of rounds.csv against weights left: means over trials, bars from the lowest to the highest.
+    """Plot a column of rounds.csv against the weights remaining: means over trials, bars from lowest to highest.
 
-    By what is left and not by round, as far as every trial came down: a trial that skips a round is behind the others
-    from there on.
+    Rows are grouped by the percentage remaining and not by round, because a trial that skips a round is behind the
+    others from then on. Only percentages that every trial has are shown.
     """
     left = rounds["percent_left"].round(2)
     everyone = rounds.groupby(left)["trial"].transform("nunique") == rounds["trial"].nunique()
@@ -395,7 +418,10 @@ def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colou
 
 
 def plot_arms(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: str, axes: Axes, title: str) -> None:
-    """A line for each arm that the table has: means over trials, bars from the lowest to the highest."""
+    """Plot a column with a line for each arm in the table: means over trials, bars from the lowest to the highest.
+
+    `arms` maps each arm to the label, colour and style of its line.
+    """
     for arm, (label, colour, style) in arms.items():
         part = table[(table["arm"] == arm) & (table["round"] > 0)]
         if part.empty:

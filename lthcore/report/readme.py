@@ -1,9 +1,9 @@
-"""The pages README.md and results/README.md: their blocks, between `<!-- NAME -->` and `<!-- end -->`, from the tables.
+"""Generated blocks of README.md and results/README.md, which stand between `<!-- NAME -->` and `<!-- end -->`.
 
-`found: STUDY ...` are the sentences of studies (`tickets`: of LeNet's tickets, `convolutional`: those of convolutional
-networks), `scorecard` the grades, `convention` says what brackets are, `front` and `studies` are the front page's
-findings and table, `provenance` says what each run was made with, `reproductions` what others found. What has no
-tables is left out.
+`found: STUDY ...` contains the sentences of studies (`tickets` for LeNet's tickets, `convolutional` for the tickets of
+convolutional networks), `scorecard` the grades, `convention` the meaning of numbers in brackets, `front` and `studies`
+the findings and the table of the front page, `provenance` the hardware and versions of each run, and `reproductions`
+the results of others. Results without tables are left out.
 """
 
 import re
@@ -29,7 +29,10 @@ BLOCK = re.compile(r"(<!-- ([a-z_: ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
-    """Render the blocks of the project's pages anew, from the tables below a results root and the scorecard of them."""
+    """Rewrite the blocks of the pages of a project, from the tables below a results root and their scorecard.
+
+    Pages that do not exist are skipped.
+    """
     blocks: dict[str, Callable[[], str]] = {
         "convention": lambda: CONVENTION,
         "scorecard": lambda: as_block(root, card),
@@ -54,7 +57,10 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
 
 
 def found_in(name: str, root: Path) -> list[str]:
-    """The sentences of a study, of LeNet's tickets at profile `paper`, or of convolutional networks' tickets."""
+    """Return the sentences of a study.
+
+    `name` may also be `tickets` (LeNet's tickets at profile `paper`) or `convolutional` (convolutional networks).
+    """
     if name == "convolutional":
         return convolutional(root)
     if name != "tickets":
@@ -64,7 +70,7 @@ def found_in(name: str, root: Path) -> list[str]:
 
 
 def provenance(root: Path) -> str:
-    """What each run was made with, by study and profile: trials, trainings, core-hours, hardware, commits."""
+    """Return a Markdown table by study and profile: training runs, trials, core-hours, hardware, torch, commits."""
     rows = []
     for profile in reversed(PROFILES):
         for folder in sorted({path.parent for path in (root / profile).glob("*/*")}):

@@ -1,4 +1,4 @@
-"""Reproductions: what others found of iterative pruning (params/reproductions.yaml), beside what was found here."""
+"""Comparison of other reproductions of iterative pruning (params/reproductions.yaml) with the results of this lab."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,14 +22,14 @@ from lthcore.runs.yaml_files import check_shape, read_yaml
 
 
 class Source(TypedDict):
-    """Who found something, and where it can be read."""
+    """The authors of a reproduction, and the address of its publication or code."""
 
     of: str
     address: str
 
 
 class Found(TypedDict, total=False):
-    """What a source found of a network: accuracies in percent, gains over its dense network in points."""
+    """The results of a source for a network: accuracies in percent, and gains over its dense network in points."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     by: Required[str]
@@ -42,7 +42,7 @@ class Found(TypedDict, total=False):
 
 
 class Comparison(TypedDict, total=False):
-    """A network and arm, the run of ours that has it, and what others found of it."""
+    """A network and an arm, the run of this lab that has them, and the results of others."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     network: Required[str]
@@ -60,10 +60,10 @@ class Reproductions(TypedDict):
 
 
 def reproductions(root: Path) -> pd.DataFrame:
-    """This lab and other reproductions, network by network: dense test accuracies, and gains of tickets over them.
+    """Return a table of this lab and other reproductions by network: dense test accuracy, and gains of tickets over it.
 
-    Ours, from the tables below a results root, stand first, at the percentages of weights remaining that others have.
-    Raises LabError where params/reproductions.yaml cannot be used.
+    The row of this lab comes first for each network. It is computed from the tables below a results root, at the
+    percentages of weights remaining that the others report. Raises LabError if params/reproductions.yaml is invalid.
     """
     path = project_root() / "params" / "reproductions.yaml"
     file = read_yaml(path, "reproductions")
@@ -98,9 +98,9 @@ def _theirs(sources: dict[str, Source], found: Found, where: str) -> dict[str, A
 
 
 def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, Any]:
-    """What was found here, at the largest profile that has it. All gains are paired by trial."""
+    """Return the row of this lab, from the largest profile with results. All gains are paired by trial."""
     measure, arm = table.get("measure", EARLY_STOP), table.get("arm", "ticket")
-    for profile in reversed(PROFILES[1:]):  # `smoke` finds nothing
+    for profile in reversed(PROFILES[1:]):  # `smoke` runs only show that the code runs
         folder = root / profile / table["run"]
         if not has_results(folder):
             continue
@@ -124,7 +124,7 @@ def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, A
 
 
 def _best(run: RunTables, measure: str, arm: str) -> str:
-    """The largest mean gain of all rounds, and where it is. Raises Absent where the run has none."""
+    """Describe the largest mean gain of all rounds, and where it is. Raises Absent if the run has no pruned round."""
     means = run.against_dense(measure, arm).mean
     if len(means) < 2:
         raise Absent("no round but the dense network's")
@@ -133,7 +133,7 @@ def _best(run: RunTables, measure: str, arm: str) -> str:
 
 
 def _held(run: RunTables, measure: str, arm: str, n: int) -> str:
-    """The same on the validation images, of which there may be more; nothing where there are none."""
+    """Describe the largest gain on the n validation images, of which there may be more; empty if there are none."""
     try:
         return f"; on {n:,} validation images the largest gain is {_best(run, measure, arm)}"
     except Absent:
@@ -141,7 +141,7 @@ def _held(run: RunTables, measure: str, arm: str, n: int) -> str:
 
 
 def _gains(run: RunTables, measure: str, arm: str, levels: Iterable[float]) -> Iterator[str]:
-    """Gains over the dense network at those percentages of weights remaining that the run has a round near."""
+    """Yield the gain over the dense network at each of these percentages that the run has a round near."""
     for level in levels:
         try:
             gain = difference(run.at(level, measure, arm), run.at(100, measure, "dense"), paired=True)

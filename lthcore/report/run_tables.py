@@ -1,4 +1,4 @@
-"""The tables of a run as a report reads them: of trials that are whole, so that all of it speaks of the same ones."""
+"""Access to the tables of a run for reports, without unfinished trials: all numbers are about the same trials."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,28 +11,31 @@ import pandas as pd
 from lthcore.analysis.statistics import Estimate, half_widths
 from lthcore.runs.files import read_table, read_tables
 
-TICKETS = ("ticket", "dynamic")  # the arms that a trial is as far along as
-NEAR = 0.06  # a round is at a percentage where it is within this share of it
+TICKETS = ("ticket", "dynamic")  # the arms whose last round tells how far a trial is
+NEAR = 0.06  # relative tolerance between a percentage that is asked for and that of the nearest round
 
 
 class Absent(Exception):
-    """What a measure needs is not in the tables yet."""
+    """Raised if the tables do not have what a measure needs (yet)."""
 
 
 def read_whole_trials(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables (rounds, curves) of a run without its trials on their way. Raises LabError as `read_tables`."""
+    """Return the tables (rounds, curves) of a run without its unfinished trials. Raises LabError like `read_tables`."""
     rounds, curves = read_tables(folder)
     whole = without_trials_on_their_way(rounds)
     return whole, curves[curves["trial"].isin(set(whole["trial"]))]
 
 
 def whole_trials(folder: Path) -> int:
-    """How many trials of a run are whole."""
+    """Return the number of trials of a run that `read_whole_trials` keeps."""
     return without_trials_on_their_way(read_table(folder, "rounds.csv"))["trial"].nunique()
 
 
 def without_trials_on_their_way(rounds: pd.DataFrame) -> pd.DataFrame:
-    """A rounds.csv without the trials whose tickets have not come as far as those of others, but for diverged ones."""
+    """Return rounds.csv without unfinished trials.
+
+    A trial is unfinished if its tickets have fewer rounds than the tickets of another trial, unless it diverged.
+    """
     tickets = rounds[rounds["arm"].isin(TICKETS)]
     last = tickets.groupby("trial")["round"].max()
     diverged = set(tickets.loc[tickets["diverged"].eq(True), "trial"])
@@ -42,25 +45,29 @@ def without_trials_on_their_way(rounds: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class RunTables:
-    """A run's rounds.csv, trials on their way and rounds not done in all others left out, and the tables beside it.
+    """The tables of a run: rounds.csv without unfinished trials and incomplete rounds, and others on request.
 
-    `beside` is another run that it is held against. `as_if`: with intervals as of so many trials.
+    A round of an arm is incomplete if some trial or draw lacks it. `beside` is another run to compare with. `as_if`
+    is the number of trials that intervals are computed for, by default the actual one.
     """
 
     rounds: pd.DataFrame
     folder: Path | None = None
     beside: "RunTables | None" = None
     as_if: int | None = None
-    found: dict = field(default_factory=dict, repr=False)  # (column, arm) -> its table, and name -> a file: read once
+    found: dict = field(default_factory=dict, repr=False)  # cache: (column, arm) -> table, file name -> table
 
     @classmethod
     def read(cls, folder: Path, beside: Path | None = None) -> "RunTables":
-        """The tables of a run in its folder. Raises LabError where they cannot be read."""
+        """Read the tables of a run, and of the run `beside` it, from their folders.
+
+        Raises LabError if they are missing or damaged.
+        """
         return replace(cls.of(read_tables(folder)[0]), folder=folder, beside=cls.read(beside) if beside else None)
 
     @classmethod
     def of(cls, rounds: pd.DataFrame) -> "RunTables":
-        """A rounds.csv, whole or not."""
+        """Create from a rounds.csv, which may be that of an unfinished run."""
         rounds = without_trials_on_their_way(rounds)
         n = rounds.groupby(["arm", "round"]).size()
         draws = rounds.groupby("arm")["draw"].nunique().reindex(n.index, level="arm")
@@ -68,27 +75,27 @@ class RunTables:
         return cls(rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index())
 
     def with_trials(self, n: int) -> "RunTables":
-        """The same, with the intervals that n trials of this spread would have."""
+        """Return these tables with the intervals that n trials of the same mean and spread would have."""
         return replace(self, as_if=n)
 
     @property
     def n(self) -> int:
-        """How many trials there are."""
+        """Number of trials."""
         return self.rounds["trial"].nunique()
 
     def has(self, column: str) -> bool:
-        """Whether a column has any value."""
+        """Return whether a column exists and has any value."""
         return column in self.rounds and bool(self.rounds[column].notna().any())
 
     @cached_property
     def left(self) -> np.ndarray:
-        """The percentage of weights remaining in each round."""
+        """Percentage of weights remaining in each round, as the mean over trials."""
         return self.by_trial("percent_left").mean().to_numpy()
 
     def by_trial(self, column: str, arm: str = "ticket") -> pd.DataFrame:
-        """A column by trial (rows) and round (columns), draws averaged; the dense network is round 0 of every arm.
+        """Return a column by trial (rows) and round (columns), averaged over draws. Round 0 is the dense network.
 
-        Raises Absent where the arm has not come down to the last round yet.
+        Raises Absent if the arm has not reached the last round yet, or if the column has no values.
         """
         if (column, arm) not in self.found:
             rounds = self.rounds
@@ -104,19 +111,22 @@ class RunTables:
         return self.found[column, arm]
 
     def at(self, percent: float, column: str, arm: str) -> pd.Series:
-        """A column by trial, of an arm (or "dense") at a percentage of weights remaining. Raises Absent."""
+        """Return a column by trial, of an arm (or "dense") at a percentage of weights remaining.
+
+        Raises Absent if there is no round near it, or if the arm has no values.
+        """
         k = self.round_at(percent)
         return self.by_trial(column)[0] if arm == "dense" else self.by_trial(column, arm)[k]
 
     def round_at(self, percent: float) -> int:
-        """The round at a percentage of weights remaining. Raises Absent where there is none near it."""
+        """Return the round nearest to a percentage of weights remaining. Raises Absent if none is within NEAR."""
         k = int(np.nanargmin(np.abs(np.log(self.left / percent))))
         if abs(self.left[k] / percent - 1) > NEAR:
             raise Absent(f"no round with {percent}% of weights remaining")
         return k
 
     def table(self, name: str) -> pd.DataFrame:
-        """Another table of the run. Raises Absent where it is not there, or does not have all trials."""
+        """Return another table of the run, `<name>.csv`. Raises Absent if it is missing or does not have all trials."""
         if name not in self.found:
             if self.folder is None or not (self.folder / f"{name}.csv").exists():
                 raise Absent(f"{name}.csv is not there")
@@ -127,14 +137,14 @@ class RunTables:
         return table[table["trial"].isin(trials)]
 
     def against_dense(self, column: str, arm: str) -> "Bands":
-        """By round, how much higher a column is than the dense network's."""
+        """Return by round the difference of a column between an arm and the dense network."""
         values = self.by_trial(column, arm)
         return Bands.of(values.sub(values[0], axis=0), self.as_if)
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Means by round, and the ends of their intervals."""
+    """Means by round, and the ends of their 95% intervals."""
 
     mean: np.ndarray
     low: np.ndarray
@@ -142,7 +152,7 @@ class Bands:
 
     @classmethod
     def of(cls, values: pd.DataFrame, as_if: int | None = None) -> "Bands":
-        """The means of a table by trial and round."""
+        """Compute the means over trials of a table by trial (rows) and round (columns)."""
         mean, half = values.mean().to_numpy(), half_widths(values.to_numpy(), as_if)
         return cls(mean, mean - half, mean + half)
 
@@ -150,14 +160,15 @@ class Bands:
         return Bands(-self.mean, -self.high, -self.low)
 
     def least_with(self, other: "Bands") -> "Bands":
-        """By round the lesser of the two: positive where both are."""
+        """Return the smaller of the two by round, which is positive where both are."""
         pairs = ((self.mean, other.mean), (self.low, other.low), (self.high, other.high))
         return Bands(*(np.minimum(a, b) for a, b in pairs))
 
     def place(self, where: Callable[[np.ndarray], float], n: int) -> Estimate:
-        """Where something holds of these differences, and the places where it may, by the ends of their intervals.
+        """Return the place that `where` finds for the means, with an interval from the low and the high ends.
 
-        Of a single trial there are no such ends.
+        `where` maps an array by round to a percentage (or number) of weights remaining. With a single trial (n = 1)
+        there is no interval.
         """
         ends = sorted((where(self.low), where(self.high))) if n > 1 else (np.nan, np.nan)
         return Estimate(where(self.mean), *ends, n)

@@ -1,4 +1,4 @@
-"""The scorecard: grades as a table for results/README.md, and results/claims.csv."""
+"""Scorecard of the claims, as a table for results/README.md and as results/claims.csv."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from lthcore.report.run_tables import Absent, RunTables
 from lthcore.runs.files import read_record
 
 HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"
-WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}  # grades, of several parts
-FORMS = {"points": (100, 2), "%": (100, 1), "accuracy": (100, 2), "% of weights": (1, 1)}  # its factor and digits
+WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}  # grade -> word in counts
+FORMS = {"points": (100, 2), "%": (100, 1), "accuracy": (100, 2), "% of weights": (1, 1)}  # unit -> factor and digits
 
 
 def as_markdown(card: pd.DataFrame) -> str:
-    """A row for each claim and run, its parts in it side by side. Further runs of a claim stand below the first."""
+    """Return a Markdown table with a row for each claim and run, and the parts of the claim side by side in it."""
     lines, said = [HEAD, "|---|---|---|---|---|---|---|"], set()
     for (name, _, _), parts in card.groupby(["id", "run", "profile"], sort=False, dropna=False):
         first = parts.iloc[0]
         what = ("″", "″") if name in said else (f"{name}: {first['claim']}", first["paper"])
         said.add(name)
         numbers = parts[parts["part"] != "direction"]
-        numbers = numbers if len(numbers) else parts  # the direction is the sign of the size, where there is one
+        numbers = numbers if len(numbers) else parts  # a direction repeats the sign of the size, if there is one
         cells = (
             *what,
             "; ".join(filter(None, (_here(row) for _, row in numbers.iterrows()))),
@@ -42,7 +42,7 @@ def as_markdown(card: pd.DataFrame) -> str:
 
 def _here(row: pd.Series) -> str:
     predicted = shown(row, "predicted")
-    if predicted and row["part"] == "direction":  # of which a sign is predicted, and no size
+    if predicted and row["part"] == "direction":  # only the sign of a direction is predicted
         predicted = "more than 0" if row["predicted"] > 0 else "less than 0"
     return "; ".join(filter(None, (shown(row, "value", "low", "high"), f"predicted: {predicted}" if predicted else "")))
 
@@ -52,22 +52,22 @@ def _end(row: pd.Series) -> str:
 
 
 def _otherwise(parts: pd.DataFrame) -> str:
-    """Which parts would have another grade at the end of training."""
+    """Describe the parts that would have another grade at the end of training."""
     return "; ".join(f"*{row.part} {row.end_grade}*" for row in parts[graded_otherwise(parts)].itertuples())
 
 
 def graded_otherwise(card: pd.DataFrame) -> pd.Series:
-    """Whether the same at the end of training has another grade."""
+    """Return for each row whether its grade would be another one at the end of training."""
     return card["end_grade"].notna() & (_grades(card["end_grade"]) != _grades(card["grade"]))
 
 
 def _grades(column: pd.Series) -> pd.Series:
-    """Grades without what stands in brackets behind them."""
+    """Return the grades without the details in brackets."""
     return column.astype("string").str.split(" (", regex=False).str[0]
 
 
 def what_would_tell(row: pd.Series) -> str:
-    """Why a part is undecided: how many trials would tell, if mean and spread stayed what they are."""
+    """Describe how many trials would decide an undecided part, if mean and spread stayed the same."""
     if row["n"] == 1:
         return "a single trial has no interval"
     needed = row["trials_needed"]
@@ -85,7 +85,10 @@ def _run(row: pd.Series) -> str:
 
 
 def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
-    """A value of a row of the scorecard in its unit, with its interval; nothing where there is none."""
+    """Format a value of a scorecard row in its unit, with its interval if `low` and `high` are given; empty if missing.
+
+    `value`, `low` and `high` are names of columns.
+    """
     if pd.isna(row[value]):
         return ""
     unit, number = row["unit"], float(row[value])
@@ -101,15 +104,15 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
 
 
 def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
-    """The dense network of each run of iterative pruning in the scorecard, beside a published one.
+    """Return a table of the dense network of each run of iterative pruning in the scorecard, beside a published one.
 
-    Test accuracies in percent at the early stop, with their intervals, and at the end of training.
+    It has the test accuracies in percent at the early stop and at the end of training, with their intervals.
     """
     rows, theirs = [], published("input_scaling")["dense"]
     for profile, name in card[["profile", "run"]].dropna().drop_duplicates().itertuples(index=False):
         folder = root / profile / NOTEBOOK / name
         if "/" in name:
-            continue  # of another study
+            continue  # a run of another study
         run, network = RunTables.read(folder), read_record(folder).get("settings", {}).get("architecture")
         try:
             early, end = (mean_accuracy(run.by_trial(column)[0]).times(100) for column in (EARLY_STOP, END))
@@ -124,14 +127,14 @@ def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_of(card: pd.DataFrame) -> str:
-    """How many parts of claims, each counted in each of its runs, got which grade."""
+    """Describe how many parts of claims got which grade, each part counted once for each of its runs."""
     grades = _grades(card[~card["grade"].isin((NOT_RUN, UNREADABLE))]["grade"]).value_counts()
     said = ", ".join(f"{n} {WORDS.get(name, name)}" for name, n in grades.items())
     return f"of {grades.sum()} graded parts {said or 'none'}"
 
 
 def counts_in_full(card: pd.DataFrame) -> str:
-    """The same as sentences: also by when the tolerance was fixed, and at the end of training."""
+    """Describe the grades in sentences: in all, by when the tolerance was fixed, and at the end of training."""
     said = [f"{count_of(card).capitalize()}."]
     for fixed in ("before the run", "during the run", "after the run"):
         rows = card[card["tolerance_fixed"] == fixed]
@@ -152,13 +155,13 @@ def counts_in_full(card: pd.DataFrame) -> str:
 
 
 def table_of(frame: pd.DataFrame) -> str:
-    """A small table of texts in Markdown."""
+    """Format a table as Markdown."""
     rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def as_block(root: Path, card: pd.DataFrame) -> str:
-    """The scorecard as results/README.md has it: the convention, grades, dense networks, and what has not run."""
+    """Return the scorecard block of results/README.md: the convention, grades, dense networks, and claims not run."""
     trained = card["run"].notna() & (card["grade"] != NOT_RUN)
     parts = [
         f"{CONVENTION}\n\nA part of a claim is *reproduced* where its whole interval lies within the tolerance, "
@@ -180,7 +183,7 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
 
 
 def write_scorecard(root: Path) -> pd.DataFrame:
-    """Grade, and write results/claims.csv."""
+    """Grade all claims, write claims.csv to the results root, and return the table."""
     card = scorecard(root)
     card.round(6).to_csv(root / "claims.csv", index=False)
     return card

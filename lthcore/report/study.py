@@ -1,4 +1,4 @@
-"""A study: a folder of params, a notebook of the same name, and what a report has of it."""
+"""Record of a study: a folder of params, a notebook of the same name, and its part of the report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from matplotlib.figure import Figure
 
 
 def nothing_found(root: Path) -> list[str]:
-    """The sentences of a study that has none."""
+    """Return an empty list, as the findings of a study without sentences."""
     return []
 
 
 @dataclass(frozen=True)
 class Study:
-    """What figures/ and the README have of a study, whose files are `params/<name>/` and `notebooks/<name>.ipynb`.
+    """Figures and sentences of a study, whose files are `params/<name>/` and `notebooks/<name>.ipynb`.
 
-    Figures and sentences are made of the tables below a results root alone: each figure is None, and a sentence is left
-    out, where its tables are not there.
+    They are made only from the tables below a results root. If its tables are missing, a figure is None and a sentence
+    is left out.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tables: what rounds.csv says, in numbers and in sentences. Pure functions over the tables of a run."""
+"""Summaries of rounds.csv in numbers and sentences. All are pure functions of the tables of a run."""
 
 from collections.abc import Iterator
 
@@ -10,21 +10,21 @@ from lthcore.report.run_tables import Absent, RunTables
 
 
 def with_dense(rounds: pd.DataFrame) -> pd.DataFrame:
-    """rounds.csv with the dense network (the ticket's round 0) as the first point of every arm."""
+    """Return rounds.csv with the dense network (round 0 of the ticket) added to every other arm."""
     dense = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 0)]
     others = [arm for arm in rounds["arm"].unique() if arm != "ticket"]
     return pd.concat([rounds, *(dense.assign(arm=arm) for arm in others)], ignore_index=True)
 
 
 def round_nearest(rounds: pd.DataFrame, percent: float, tolerance: float = 0.05) -> int | None:
-    """The round that leaves `percent` of the weights, within a share `tolerance` of it; None where there is none."""
+    """Return the round nearest to `percent` of the weights, or None if it is not within the relative `tolerance`."""
     left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
     distance = (left / percent - 1).abs()
     return int(distance.idxmin()) if len(left) and distance.min() < tolerance else None
 
 
 def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
-    """One column of rounds.csv by weights remaining (rows) and arm (columns): "mean (min to max)" over trials.
+    """Return one column of rounds.csv by weights remaining (rows) and arm (columns): "mean (min to max)" over trials.
 
     Accuracies are in percent.
     """
@@ -38,9 +38,12 @@ def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFr
 
 
 def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> list[str]:
-    """Sentences with the numbers that the paper's section 2 speaks of, each with its n and its interval."""
+    """Return sentences with the numbers that the paper's section 2 discusses, with their intervals.
+
+    `percents` are the percentages of weights remaining at which tickets are compared with the dense network.
+    """
     lines = []
-    if rounds["es_test_accuracy"].isna().all():  # no validation set, so no early stop: its end is all there is
+    if rounds["es_test_accuracy"].isna().all():  # no validation set, so no early stop: read at the end
         rounds = rounds.assign(es_test_accuracy=rounds["final_test_accuracy"], es_iteration=rounds["iterations"])
         lines.append("Without a validation set there is no early stop: what follows is read at the end of training.")
     run = RunTables.of(rounds)
@@ -60,12 +63,12 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
         try:
             lines.append(_fall(run, arm, labels[arm]))
         except Absent:
-            continue  # on its way down
-    return [line.replace(" (n = 1: no interval)", "") for line in lines]  # how many trials there are is said
+            continue  # the arm is unfinished
+    return [line.replace(" (n = 1: no interval)", "") for line in lines]  # the first sentence has the number of trials
 
 
 def _at(run: RunTables, percent: float) -> str:
-    """What tickets of as many weights are worth, against the dense network and against their reinitialisations."""
+    """Compare tickets at a percentage of weights remaining with the dense network and with their reinitialisations."""
     said = (
         f"the early stop of tickets differs by {earlier(run, percent).times(-100).text('{:+.0f}%')} from the dense "
         f"network's, their test accuracy there by {gain(run, percent).times(100).text('{:+.2f}')} points"
@@ -92,7 +95,7 @@ def _fall(run: RunTables, arm: str, label: str) -> str:
 
 
 def untrained(curves: pd.DataFrame) -> pd.DataFrame:
-    """The accuracies before any training: what a mask alone knows."""
+    """Return the rows of curves.csv before any training, where an accuracy is due to the mask alone."""
     return curves[curves["iteration"] == 0]
 
 
@@ -100,12 +103,15 @@ NAMES = {"oneshot": "large final", "by_snip": "SNIP", "by_grasp": "GraSP", "by_s
 
 
 def name_of(arm: str) -> str:
-    """What an arm is called in a sentence, as in the figures."""
+    """Return the name of an arm in sentences, the same as in the figures."""
     return NAMES.get(arm) or arm_of(arm).label
 
 
 def middle_and_last(rounds: pd.DataFrame) -> Iterator[tuple[int, float, dict[str, pd.Series]]]:
-    """Two of the rounds: its number, percent of weights left, and arm -> test accuracy at the end by trial."""
+    """Yield the middle and the last round of one-shot pruning.
+
+    Each comes as its number, its percentage of weights remaining, and arm -> test accuracy at the end by trial.
+    """
     left = rounds[rounds["arm"] == "oneshot"].groupby("round")["percent_left"].mean()
     for k in (sorted(left.index)[len(left) // 2], left.index.max()):
         at = rounds[rounds["round"] == k].set_index("trial")

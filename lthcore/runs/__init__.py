@@ -1,1 +1,1 @@
-"""Runs: an experiment carried out in a folder of its own, stopped and resumed at will, on one machine or many."""
+"""Runs of experiments, each in its own results folder; they can be stopped and resumed, on one machine or many."""

@@ -1,4 +1,4 @@
-"""Archives: the tables of runs, packed to be carried, mirrored to where all can see them, and merged elsewhere."""
+"""Archives: tables of runs, packed into one file, mirrored to shared storage, and merged into other results folders."""
 
 import gzip
 import io
@@ -21,16 +21,17 @@ from lthcore.runs.files import digest, digests_in, read_record, read_table, repl
 from lthcore.runs.lock import locked
 from lthcore.runs.schemas import COLUMNS, check_record, check_table, check_whole
 
-# what an archive carries, and nothing else is unpacked: tickets and checkpoints stay on the machine that made them
+# the only files that an archive contains, and the only ones unpacked: tickets and checkpoints stay on the machine that
+# made them
 TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)|" + re.escape(lineage.FILE))
-PLAIN = re.compile(r"[\w+-][\w.+-]*")  # a name that leads nowhere
-LARGEST = 1 << 29  # bytes unpacked
+PLAIN = re.compile(r"[\w+-][\w.+-]*")  # a path component: no `..`, no hidden file, no separator
+LARGEST = 1 << 29  # maximum size of an unpacked archive, in bytes
 
 Files = dict[str, bytes]
 
 
 def pack(root: Path, archive: Path, profile: str) -> int:
-    """Write every run's tables under a profile into a .tar.gz; return how many runs."""
+    """Pack the tables of all runs of a profile into a .tar.gz archive; return the number of runs."""
     folders = sorted(path.parent for path in (root / profile).glob("*/*/run.json"))
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "w:gz") as tar:
@@ -41,14 +42,14 @@ def pack(root: Path, archive: Path, profile: str) -> int:
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The tables, record and lineage of a run: all that it needs to go on elsewhere."""
+    """Return the paths of a run's tables, record and lineage: all that is needed to continue it on another machine."""
     return sorted(path for path in folder.iterdir() if path.is_file() and TABLE.fullmatch(path.name))
 
 
 def mirror(folder: Path, root: Path, url: str) -> None:
-    """Copy a run's tables to where all can see them: any path of fsspec, `s3://bucket/lab` or a shared folder.
+    """Copy a run's tables to shared storage: any URL of fsspec, for example `s3://bucket/lab`, or a shared folder.
 
-    Raises LabError where that fails, for whatever reason: the tables themselves are safe.
+    Raises LabError if this fails, for whatever reason. The local tables are not affected.
     """
     files, place = mirror_of(url)
     try:
@@ -56,27 +57,28 @@ def mirror(folder: Path, root: Path, url: str) -> None:
             target = f"{place}/{path.relative_to(root).as_posix()}"
             files.makedirs(target.rpartition("/")[0], exist_ok=True)
             files.put(str(path), target)
-    except Exception as error:  # each file system has errors of its own
+    except Exception as error:  # each file system raises its own exceptions
         raise LabError(f"mirror: {url} does not take the tables ({one_line(error)}); give the command again") from None
 
 
 def mirror_of(url: str) -> tuple:
-    """The file system and path of a URL. Raises LabError where nothing here can reach it."""
+    """Return the fsspec file system and path of a URL. Raises LabError if the URL cannot be used on this machine."""
     from fsspec.core import url_to_fs
 
     try:
         return url_to_fs(url)
-    except Exception as error:  # a package that is missing, a protocol that nobody knows
+    except Exception as error:  # for example a missing package or an unknown protocol
         raise LabError(f"mirror: {url} cannot be reached from here ({one_line(error)})") from None
 
 
 def unpack(archive: Path, root: Path) -> list[str]:
-    """Merge an archive of `pack` into a results folder; return a line for each run.
+    """Merge an archive written by `pack` into a results folder; return a line for each run that says what was done.
 
-    A run goes in where there is none, or where all trainings of the one there are in it too: nothing is lost. All of
-    the archive is verified before any of it is written, and tables that are here stay until the new ones stand.
-    Raises LabError for an archive that is damaged, or that holds anything but tables in their places, and for a run
-    that is at work here.
+    A run is unpacked if the results folder does not have it, or if the archive has all trainings that are there and
+    more (or as many, if a write there was interrupted). All other runs are left alone: no training is lost. The whole
+    archive is verified before anything is written, and existing tables stay until the new ones are complete.
+    Raises LabError if the archive is damaged or holds anything but tables in their places, if another process is
+    working on one of the runs, or if writing fails.
     """
     runs = _read(archive)
     for name, files in runs.items():
@@ -106,11 +108,11 @@ def unpack(archive: Path, root: Path) -> list[str]:
 
 
 def _read(archive: Path) -> dict[str, Files]:
-    """The files of each run in an archive, by the run's name. Raises LabError."""
+    """Return the files of each run in an archive, by name of the run. Raises LabError if the archive is not valid."""
     runs: dict[str, Files] = {}
     try:
         with gzip.open(archive) as packed:
-            content = packed.read(LARGEST + 1)  # to the end, which checks its sum
+            content = packed.read(LARGEST + 1)  # reading to the end verifies the checksum of gzip
         if len(content) > LARGEST:
             raise LabError(f"unpack: {archive} holds more than {LARGEST >> 20} MB, which no tables do")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
@@ -125,7 +127,7 @@ def _read(archive: Path) -> dict[str, Files]:
 
 
 def _place(archive: Path, member: tarfile.TarInfo) -> tuple[str, str]:
-    """The run and the file that a member is of. Raises LabError for what is no table of a run."""
+    """Return the run and the file name of an archive member. Raises LabError if it is not a table of a run."""
     parts = member.name.split("/")
     plain = member.isfile() and not member.issparse() and member.size <= LARGEST
     if not plain or len(parts) != 4 or not TABLE.fullmatch(parts[3]) or not all(map(PLAIN.fullmatch, parts)):
@@ -136,7 +138,7 @@ def _place(archive: Path, member: tarfile.TarInfo) -> tuple[str, str]:
 
 
 def _verify(files: Files) -> None:
-    """Raise ValueError or LabError where these are not all the files of one run, whole."""
+    """Raise ValueError or LabError if a file of the run is missing, damaged, or inconsistent with run.json."""
     for name in ("run.json", *COLUMNS):
         if name not in files:
             raise ValueError(f"it lacks {name}")
@@ -176,7 +178,7 @@ def _replicates(rounds: pd.DataFrame) -> set:
 
 
 def _compare(folder: Path, files: Files) -> tuple[str, bool]:
-    """What becomes of a run of an archive, in words, and whether it goes in."""
+    """Return a line that says what is done with a run of an archive, and whether it is to be unpacked."""
     ours, theirs = read_record(folder), json.loads(files["run.json"])
     rows = _replicates(pd.read_csv(io.BytesIO(files["rounds.csv"])))
     if not ours:
@@ -201,19 +203,22 @@ def _staging(folder: Path) -> Path:
 
 
 def _stage(folder: Path, files: Files) -> None:
-    """Write the files beside the folder that they go into: after that nothing but renames is left to do."""
+    """Write the files to a folder beside the run's folder, so that only renames are left to do."""
     staging = _staging(folder)
     staging.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write(staging / name, content)
     record = json.loads(files["run.json"])
-    if "digests" not in record:  # of a version that kept none
+    if "digests" not in record:  # written by a version that did not store digests
         found = {name: digest(content) for name, content in files.items() if name != "run.json"}
         write_json(staging / "run.json", {"digests": found} | record)
 
 
 def _swap(folder: Path, files: Files) -> None:
-    """Put staged files in place of a run's own. A kill on the way leaves tables that run.json knows, old or new."""
+    """Replace a run's files with the staged ones.
+
+    If the process is killed midway, an existing run.json lists the digests of both the old and the new tables.
+    """
     ours, staging = read_record(folder), _staging(folder)
     new = {name: digest(content) for name, content in files.items() if name != "run.json"}
     if ours:
@@ -223,5 +228,5 @@ def _swap(folder: Path, files: Files) -> None:
         (staging / name).replace(folder / name)
     (staging / "run.json").replace(folder / "run.json")
     for path in tables_in(folder):
-        if path.name not in files:  # derived from fewer trainings
+        if path.name not in files:  # was derived from fewer trainings
             path.unlink()

@@ -1,4 +1,4 @@
-"""Checkpoints: trainings as safetensors files, in progress (checkpoints) or done (tickets)."""
+"""Training runs saved as safetensors files: unfinished ones (checkpoints) and finished ones (tickets)."""
 
 import json
 import os
@@ -25,11 +25,11 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.state import Evaluation, Replicate, TrainState
 
-FORMAT = "2"  # of the files; another one is not read
+FORMAT = "2"  # version of the file format; files with another version are not read
 
 
 class Scalars(BaseModel):
-    """The numbers of a training."""
+    """Scalar values of a training state."""
 
     iteration: NonNegativeInt
     seed: int
@@ -40,7 +40,7 @@ class Scalars(BaseModel):
 
 
 class Header(BaseModel):
-    """What a file says beside its tensors."""
+    """Metadata of a ticket or checkpoint file."""
 
     format: Literal[FORMAT]
     run_key: str
@@ -54,7 +54,7 @@ class Header(BaseModel):
 
 @dataclass(frozen=True)
 class Ticket:
-    """A saved training: `initial` is what a user exports to train again, `final` the trained sparse network."""
+    """A finished training run: `initial` holds the weights to export and train again, `final` the trained weights."""
 
     replicate: Replicate
     settings: Recipe
@@ -65,17 +65,17 @@ class Ticket:
 
 
 def file_stem(replicate: Replicate) -> str:
-    """The file name of a replicate, without its suffix."""
+    """Return the file name of a replicate, without its suffix."""
     arm, trial, draw, k = replicate
     return f"{arm}-trial{trial}-draw{draw}-round{k:02}"
 
 
 def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainState) -> None:
-    """Write a training, finished or not, as safetensors; all tensors carry a leading replicate dimension (here 1)."""
+    """Save a training run, finished or not, as safetensors; all tensors have a leading replicate dimension (here 1)."""
     finished = state.iteration >= settings.iterations
     groups = {"mask": state.mask, "initial": state.start, "final": state.weights, "early_stop": state.early_stop}
     groups["rewind"] = state.rewind
-    if not finished or getattr(settings, "keep_optimizer", False):  # then the next round goes on with it
+    if not finished or getattr(settings, "keep_optimizer", False):  # needed to resume, or by the next round
         groups["optimizer"] = state.optimizer
     if not finished:
         groups |= {"remembered": state.remembered, "noise": {} if state.noise is None else {"state": state.noise}}
@@ -92,7 +92,7 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainS
         "replicate": json.dumps(replicate),
         "state": json.dumps({name: getattr(state, name) for name in scalars}),
         "curve": json.dumps([list(asdict(point).values()) for point in state.curve]),
-        # which a file does not keep, and random numbers are drawn in
+        # random numbers are drawn in the order of the tensors, which safetensors files do not keep
         "order": json.dumps({group: list(content) for group, content in groups.items() if content}),
     }
     metadata["digest"] = _digest(metadata, tensors.items())
@@ -100,23 +100,23 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainS
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
-    except SafetensorError as error:  # what it makes of a full disk
+    except SafetensorError as error:  # raised if the disk is full
         temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {error}") from None
     os.replace(temporary, path)
 
 
 def load_state(path: str | Path) -> tuple[TrainState, Replicate, str]:
-    """Read a file of `save_state`: the state, which replicate it is, and its run key.
+    """Read a file written by `save_state`; return the state, the replicate and the run key.
 
-    Raises LabError for a file that is damaged, of another kind, or of another format.
+    Raises LabError if the file is damaged, not a saved training run, or of another format version.
     """
     header, state = _state_of(Path(path))
     return state, header.replicate, header.run_key
 
 
 def load_ticket_file(path: str | Path) -> Ticket:
-    """Read a saved round of any arm. Raises LabError for a file that is damaged or not a finished ticket."""
+    """Read the ticket file of any arm and round. Raises LabError if it is damaged or not a finished ticket."""
     header, state = _state_of(Path(path))
     settings = settings_of(header.settings)
     if state.iteration < settings.iterations:
@@ -156,7 +156,7 @@ def _state_of(path: Path) -> tuple[Header, TrainState]:
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    """The header and the tensors of a file, held against the digest in it. Raises LabError."""
+    """Return the metadata and tensors of a file. Raises LabError if it is damaged or its digest does not match."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -175,7 +175,7 @@ def _damaged(path: str | Path, error: Exception) -> LabError:
 
 
 def _digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A digest of all that a file holds: what it says, and each tensor's name, type, shape and bytes."""
+    """Return a digest of a file's whole content: its metadata, and the name, type, shape and bytes of each tensor."""
     found = blake2b(json.dumps({k: v for k, v in sorted(metadata.items()) if k != "digest"}).encode(), digest_size=16)
     for name, tensor in sorted(tensors):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -184,7 +184,7 @@ def _digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> 
 
 
 def _check_evaluations(settings: Recipe, state: TrainState) -> None:
-    """Raise ValueError where the evaluations are not those of a training that has come as far as this one."""
+    """Raise ValueError unless the evaluations are those expected up to the current iteration of the training run."""
     evaluated, first, last = [point.iteration for point in state.curve], state.curve[0].iteration, state.iteration
     grid = range(first // settings.eval_every * settings.eval_every, last + 1, settings.eval_every)
     due = [first, *(i for i in grid if i > first)]
@@ -195,9 +195,9 @@ def _check_evaluations(settings: Recipe, state: TrainState) -> None:
 
 
 def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "final") -> tuple[float, float]:
-    """Loss (nats) and accuracy of a saved round on a split (train, validation, test).
+    """Return the loss (nats) and accuracy of a saved ticket on a split (train, validation, test).
 
-    `weights` is final, early_stop or initial. Raises LabError for a split or file that is not there.
+    `weights` is final, early_stop or initial. Raises LabError if the split does not exist or the file cannot be read.
     """
     ticket = load_ticket_file(path)
     choose("weights", weights, ("final", "early_stop", "initial"))

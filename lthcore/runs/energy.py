@@ -1,6 +1,6 @@
-"""Energy: what a run used and emitted, by codecarbon where it is installed and asked for (`LTH_ENERGY=1`).
+"""Energy use and emissions of a run, metered by codecarbon if `LTH_ENERGY=1` is set.
 
-A number without a power meter behind it is an estimate from the processor's rating and its load, and says so.
+Without a power meter the numbers are estimates from the rated power and the load of the processor, and are marked so.
 """
 
 import os
@@ -9,16 +9,17 @@ from contextlib import contextmanager
 
 from lthcore.errors import LabError
 
-COUNTRY = "USA"  # whose grid emissions are reckoned by, unless LTH_COUNTRY names another (three letters)
-METERS = ("intel_rapl", "intel_power_gadget", "powermetrics")  # codecarbon's names of what measures power
+COUNTRY = "USA"  # emissions are those of its power grid; LTH_COUNTRY overrides it (three letters)
+METERS = ("intel_rapl", "intel_power_gadget", "powermetrics")  # codecarbon's names of power meters
 
 
 @contextmanager
 def metered(before: dict | None = None) -> Iterator[dict]:
-    """Meter what happens within; the dict is filled at the end, `before` (of earlier sittings) added.
+    """Meter the energy used within the context; yield a dict that is filled at the end.
 
-    kwh, co2e_kg, seconds (those metered), basis ("measured" with a power meter, else "estimated"), country, tool. Empty
-    where it was not asked for. Raises LabError where codecarbon is asked for and not installed.
+    Its keys are kwh, co2e_kg, seconds (metered time), basis ("measured" with a power meter, else "estimated"), country
+    and tool. `before` holds the values of earlier sessions, which are added. Without LTH_ENERGY nothing is metered and
+    the dict is a copy of `before`. Raises LabError if LTH_ENERGY is set and codecarbon is not installed.
     """
     found = dict(before or {})
     if os.environ.get("LTH_ENERGY", "0") in ("", "0"):
@@ -45,7 +46,7 @@ def metered(before: dict | None = None) -> Iterator[dict]:
         found |= {
             "kwh": round(found.get("kwh", 0.0) + data.energy_consumed, 12),
             "co2e_kg": round(found.get("co2e_kg", 0.0) + emitted, 12),
-            "seconds": round(found.get("seconds", 0.0) + data.duration, 1),  # those metered, of all sittings
+            "seconds": round(found.get("seconds", 0.0) + data.duration, 1),  # metered time of all sessions
             "basis": "estimated" if found.get("basis") == "estimated" else basis,
             "country": country,
             "tool": f"codecarbon {codecarbon.__version__}",

@@ -1,4 +1,4 @@
-"""Estimates: how long the trainings of an experiment that are not done would take on this machine."""
+"""Estimates of how long the remaining trainings of an experiment take on this machine."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,21 +12,21 @@ from lthcore.sources.catalogue import dataset_of, test_images
 from lthcore.training.parallel import worker_count
 from lthcore.training.state import Replicate
 
-SHARED = 1.1  # workers beside each other each take so much longer (benchmarks/scaling.py: two do 1.83 times one's work)
-DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of weights left at which this machine is timed
+SHARED = 1.1  # slowdown when several workers run at once (benchmarks/scaling.py: two do 1.83 times the work of one)
+DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of remaining weights at which training steps are timed
 
 
 def seconds_left(experiment: Experiment) -> float:
-    """Estimated seconds to finish an experiment here."""
+    """Return the estimated seconds to finish an experiment on this machine."""
     return seconds_of(experiment.settings, status_of(experiment).missing)
 
 
 def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
-    """Estimated seconds of these trainings here, from steps and evaluations timed on random images."""
+    """Return the estimated seconds of these trainings here, from steps and evaluations timed on random images."""
     check_size(s)
     kept = s.train_examples or dataset_of(s.dataset).n_train - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + test_images(s.dataset))
-    evaluated += (2 if s.validation else 1) * kept  # training accuracies, at the end and at the early stop
+    evaluated += (2 if s.validation else 1) * kept  # training accuracies, at the end and at early stopping
     seconds = 0.0
     for density, n in _densities(s, replicates).items():
         step, image = timed(s, density)
@@ -35,12 +35,12 @@ def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
 
 
 def needs_timing(s: Recipe, replicates: Iterable[Replicate]) -> bool:
-    """Whether `seconds_of` would have to time anything first, which takes seconds."""
+    """Return whether `seconds_of` would have to time anything first, which takes seconds."""
     return not all(is_timed(s, density) for density in _densities(s, replicates))
 
 
 def _densities(s: Recipe, replicates: Iterable[Replicate]) -> Counter[float]:
-    """How many trainings there are at each of the shares of weights left at which they are timed."""
+    """Count the trainings by share of remaining weights, rounded up to the shares in DENSITIES."""
     if not (replicates := list(replicates)):
         return Counter()
     if not depends_on_density(s):
@@ -52,7 +52,7 @@ def _densities(s: Recipe, replicates: Iterable[Replicate]) -> Counter[float]:
 
 
 def density_of(s: Recipe, replicate: Replicate) -> float:
-    """About what share of the weights is left as a training goes."""
+    """Return the approximate share of weights that remain during a training run."""
     if isinstance(s, DynamicSettings):
         return 1 - s.sparsity / 2
     return (1 - s.prune_fc) ** replicate.round

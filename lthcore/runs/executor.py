@@ -1,4 +1,4 @@
-"""Executors: where a run's data and trainings are; and the Checkpointer, which saves trainings as they go."""
+"""Executors, which load the data of a run and train its networks; and the Checkpointer, which saves their states."""
 
 import time
 from collections.abc import Iterator
@@ -24,17 +24,20 @@ from lthcore.training.state import Replicate, TrainState
 
 @dataclass
 class Checkpointer:
-    """Called in the worker after every evaluation: saves the state now and then, and stops it at the deadline."""
+    """Callback in the worker, called before training and after every evaluation.
+
+    It saves the state at intervals, and stops the training run at the deadline or if there is a stop file.
+    """
 
     folder: Path
     settings: Recipe
     deadline: float = float("inf")
-    every: float = 20.0  # seconds: a save takes about 0.01 s for LeNet, so it costs far below 1 %
+    every: float = 20.0  # seconds between saves: a save takes about 0.01 s for LeNet, far less than 1% of the time
     saved: dict[Replicate, float] = field(default_factory=dict)
     report: Report | None = None
 
     def __call__(self, replicate: Replicate, state: TrainState) -> bool:
-        """Whether to go on training."""
+        """Save the state if it is time to; return whether to continue training."""
         if self.report is not None:
             self.report(replicate, state)
         now = time.monotonic()
@@ -46,7 +49,7 @@ class Checkpointer:
         return not late
 
     def latest(self, replicate: Replicate, state: TrainState) -> TrainState:
-        """Where a training got to that a worker died in: its checkpoint, or where it was to begin."""
+        """Return the checkpoint of a training run whose worker died, or else `state`, which it started from."""
         path = self.folder / f"{file_stem(replicate)}.safetensors"
         if not path.exists():
             return state
@@ -57,40 +60,40 @@ class Checkpointer:
 
 
 class Executor(Protocol):
-    """Where a run has its data and its trainings: this machine (LocalExecutor) or a cluster (runs/ray_cluster.py)."""
+    """Where a run loads its data and trains: on this machine (LocalExecutor) or on a cluster (runs/ray_cluster.py)."""
 
     def load(self, settings: Recipe) -> Data:
-        """The data of the settings, on the device that they name."""
+        """Return the data set of the settings, on the device set there."""
 
     def train(
         self, settings: Recipe, data: Data, cohort: Cohort, go_on: Checkpointer, trainer: Trainer
     ) -> Iterator[tuple[Replicate, TrainState]]:
-        """Train a cohort; yield each of its trainings as it ends."""
+        """Train a cohort; yield the replicate and state of each training run as it ends."""
 
     def hardware(self, data: Data) -> dict | None:
-        """What has trained on these data: cpu, cores, gpu. None where nothing has."""
+        """Return the hardware that trained on these data (cpu, cores, gpu, ...), or None if nothing was trained."""
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
-        """Meters the energy of what happens within, added to `before` (lthcore/runs/energy.py)."""
+        """Return a context manager that meters energy use and adds it to `before` (lthcore/runs/energy.py)."""
 
 
 class LocalExecutor:
-    """This machine: all cores of its CPU, or its GPU."""
+    """Executor that trains on this machine, with all cores of its CPU or with its GPU."""
 
     def load(self, settings: Recipe) -> Data:
-        """The data of the settings, on their device."""
+        """Return the data set of the settings, on their device."""
         return load(settings)
 
     def train(
         self, settings: Recipe, data: Data, cohort: Cohort, go_on: Checkpointer, trainer: Trainer
     ) -> Iterator[tuple[Replicate, TrainState]]:
-        """Train a cohort; yield each of its trainings as it ends."""
+        """Train a cohort; yield the replicate and state of each training run as it ends."""
         yield from train_cohort(settings, data, cohort, go_on, trainer=trainer)
 
     def hardware(self, data: Data) -> dict | None:
-        """What trains on these data: cpu, cores, gpu. None where nothing has."""
+        """Return the hardware of this machine: cpu, instruction sets, cores, and gpu if the data are on one."""
         return hardware(data.test.images.device)
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
-        """Meters the energy of what happens within (lthcore/runs/energy.py)."""
+        """Return a context manager that meters energy use and adds it to `before` (lthcore/runs/energy.py)."""
         return metered(before)

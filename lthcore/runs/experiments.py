@@ -1,4 +1,4 @@
-"""Experiments: the YAML files of params/, each a study's settings under the profiles that say how much is run of it."""
+"""Experiments, read from the YAML files of params/: settings of a study, with profiles that set how much is run."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from lthcore.runs.yaml_files import read_yaml
 from lthcore.settings import Recipe
 
 PROFILES = ("smoke", "cpu", "paper")
-STOP = "stop"  # a file of this name in a run's folder, or the one above it, ends it cleanly
-LONGEST = 60  # characters of a folder's name that say what was changed
-NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names make folders: these lead nowhere else
+STOP = "stop"  # a file of this name in a run's folder, or in the folder above it, ends the run cleanly
+LONGEST = 60  # maximum length of the part of a folder name that lists changed settings
+NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names become folder names: no path such as `../x`
 
 
 class NoSuchProfile(LabError):
-    """A params file does not have the profile that is asked for."""
+    """Error: a params file does not have the requested profile."""
 
 
 class Experiment(NamedTuple):
-    """One params file under one profile: what to run, and where its results go (`<profile>/<notebook>/<variant>`)."""
+    """Settings of a params file under a profile, and the place of their results (`<profile>/<notebook>/<variant>`)."""
 
     notebook: str
     variant: str
@@ -33,24 +33,25 @@ class Experiment(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder of the results, below the results root."""
+        """Path of the results folder, relative to the results root."""
         return f"{self.profile}/{self.notebook}/{self.variant}"
 
 
 def params_files(root: Path | None = None) -> list[Path]:
-    """Every `params/<notebook>/<variant>.yaml`, in order."""
+    """Return the paths of all `params/<notebook>/<variant>.yaml` files, sorted."""
     return sorted(((root or project_root()) / "params").glob("*/*.yaml"))
 
 
 def load_experiments(
     path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None
 ) -> list[Experiment]:
-    """Read `params/<notebook>/<variant>.yaml` under a profile: one experiment, or one for each label of its sweep.
+    """Read `params/<notebook>/<variant>.yaml` under a profile; return one experiment, or one for each label of a sweep.
 
-    A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Later wins: the file's
-    own keys, the label's, the profile's, those of the label in a `sweep:` of the profile. `overrides` go on top and,
-    where they change anything, mark the variant, so that a one-off run never mixes with the published one. `plugins:`
-    names the plugins that it needs. Raises LabError for a file, profile, key or value that cannot be used.
+    A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Settings are taken, each
+    source overriding the previous ones, from the top level of the file, the label, the profile, the label in a `sweep:`
+    of the profile, and `overrides`. If `overrides` change any setting, a suffix is added to the variant, so that a
+    one-off run never mixes with the published one. `plugins:` names the plugins that the file needs. Raises LabError
+    for a file, profile, key or value that cannot be used.
     """
     path = Path(path)
     values = read_yaml(path, "params", "; `lth list` shows those there are")
@@ -87,7 +88,7 @@ def load_experiments(
 
 
 def check_name(what: str, name: str) -> str:
-    """Return `name` if a folder of the results can be made of it; else raise LabError, which says `what` it names."""
+    """Return `name` if it can name a results folder, else raise LabError; `what` says in the error what is named."""
     if not NAME.fullmatch(name):
         allowed = "1 to 100 letters (a-z, A-Z), digits and _ + - . are allowed, the first no dot"
         raise LabError(f"{what} {shown(name)}: {allowed}")
@@ -95,7 +96,7 @@ def check_name(what: str, name: str) -> str:
 
 
 def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None) -> Experiment:
-    """The one experiment of a params file without a sweep; else as `load_experiments`."""
+    """Like `load_experiments`, but return the only experiment. Raises LabError if the file has several, in a sweep."""
     experiments = load_experiments(path, profile, overrides)
     if len(experiments) > 1:
         raise LabError(f"params: {path} is a sweep of {len(experiments)} experiments")
@@ -121,15 +122,15 @@ def _experiment(
 
 
 def changes(published: Recipe, settings: Recipe) -> dict[str, Any]:
-    """The settings that differ from published ones, as JSON has them; on what a run is trained is none of them."""
+    """Return the settings that differ from the published ones, as JSON values; `device` and `engine` are ignored."""
     before, now = published.model_dump(mode="json"), settings.model_dump(mode="json")
     return {k: v for k, v in now.items() if v != before.get(k) and k not in ("device", "engine")}
 
 
 def named(changed: dict[str, Any]) -> str:
-    """Changed settings as a part of a folder's name, `batch_size32-widths20+10`, of at most LONGEST characters.
+    """Return changed settings as part of a folder name, `batch_size32-widths20+10`, of at most LONGEST characters.
 
-    Characters that names may not have are left out, and of changes that are too many it says how many there are.
+    Characters that are not allowed in names are left out. A longer name is cut, and ends with the number of changes.
     """
     words = []
     for key, value in changed.items():

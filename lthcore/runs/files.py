@@ -1,4 +1,4 @@
-"""Files: those of a run, read and written with their digests: a file that is there is whole, and what was written."""
+"""Files of a run, read and written with their digests, so that incomplete or altered files are detected."""
 
 import json
 import os
@@ -12,18 +12,18 @@ from lthcore.errors import LabError, one_line
 from lthcore.runs.schemas import COLUMNS, REPLICATE, check_record, check_table
 from lthcore.training.state import Replicate
 
-SEEN_CHANGING = 5  # times that files are read anew while a run beside writes them
+SEEN_CHANGING = 5  # attempts to read a file while another process is writing it
 
 
 def read_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables (rounds, curves) of a run. Raises LabError where there are none, or damaged ones."""
+    """Return the tables (rounds, curves) of a run. Raises LabError if they do not exist or are damaged."""
     return read_table(folder, "rounds.csv"), read_table(folder, "curves.csv")
 
 
 def read_table(folder: str | Path, name: str) -> pd.DataFrame:
-    """A table of a run, held against its digest in run.json and, where its columns are known, against its schema.
+    """Return a table of a run, checked against its digest in run.json and, if it has one, its schema.
 
-    Raises LabError where it is not there or is damaged.
+    Raises LabError if the table does not exist or is damaged.
     """
     path = Path(folder) / name
     try:
@@ -32,7 +32,7 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
     except FileNotFoundError:
         what = "tables" if name in COLUMNS else name
         raise LabError(f"results: {folder} has no {what} yet; `lth run` makes them, `lth list` shows all") from None
-    except (OSError, ValueError) as error:  # what pandas raises of bytes that are no table is a ValueError
+    except (OSError, ValueError) as error:  # pandas raises ValueErrors for files that are not tables
         raise LabError(
             f"results: {path} is damaged ({one_line(error)}); put it back, or delete it and give the run's command "
             "again: what no ticket here has is trained anew"
@@ -40,7 +40,7 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
 
 
 def read_file(path: Path) -> bytes:
-    """A file of a run's folder. Raises ValueError where it is not what run.json says was written."""
+    """Return the content of a file of a run. Raises ValueError if it does not match its digest in run.json."""
     for _ in range(SEEN_CHANGING):
         record = read_record(path.parent)
         content = path.read_bytes()
@@ -51,17 +51,17 @@ def read_file(path: Path) -> bytes:
 
 
 def digest(content: bytes) -> str:
-    """Sixteen hexadecimal digits that a change of the content changes (BLAKE2b)."""
+    """Return the BLAKE2b digest of the content, as 16 hexadecimal digits."""
     return blake2b(content, digest_size=8).hexdigest()
 
 
 def has_results(folder: Path) -> bool:
-    """Whether any training of a run is done."""
+    """Return whether any training of a run is finished."""
     return (folder / "rounds.csv").exists() and read_record(folder).get("trainings_done", 1) > 0
 
 
 def read_record(folder: str | Path) -> dict:
-    """run.json of a run; {} where there is none. Raises LabError for one that is damaged."""
+    """Return the content of a run's run.json, or {} if it does not exist. Raises LabError if it is damaged."""
     path = Path(folder) / "run.json"
     try:
         content = path.read_text(encoding="utf-8")
@@ -77,9 +77,10 @@ def read_record(folder: str | Path) -> dict:
 
 
 def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict:
-    """Write files of a run and its run.json, which has their digests; return that record.
+    """Write files of a run, and run.json with their digests; return the content of run.json.
 
-    A kill between any two leaves what can be read: while files are replaced, run.json names both digests of each.
+    If the process is killed midway, all files stay readable: while files are replaced, run.json holds both the old and
+    the new digest of each.
     """
     contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
     before, after = digests_in(folder, record), {name: digest(content) for name, content in contents.items()}
@@ -97,28 +98,28 @@ def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict
 
 
 def digests_in(folder: Path, record: dict) -> dict[str, str]:
-    """The digests of a run's tables: as its run.json has them, or of what is there, where an older version wrote it."""
+    """Return the digests of a run's tables: from run.json or, if it has none (older versions), of the CSV files."""
     known = record.get("digests")
     return known or {path.name: digest(path.read_bytes()) for path in folder.glob("*.csv")}
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file whole."""
+    """Write a JSON file atomically."""
     write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def replicate_of(row: dict) -> Replicate:
-    """Which training a row of a table is of."""
+    """Return the replicate of a table row."""
     return Replicate(*(row[key] for key in REPLICATE))
 
 
 def rows_of(table: pd.DataFrame) -> list[dict]:
-    """The rows of a table, None where a value is missing."""
+    """Return the rows of a table as dicts, with None for missing values."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole: under a temporary name, then renamed. On a full disk the file that was there stays."""
+    """Write a file atomically: under a temporary name that is then renamed. If writing fails, the old file stays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         temporary.write_bytes(content)

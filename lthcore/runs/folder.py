@@ -1,16 +1,17 @@
-"""A run's folder: which trainings are done, their tables and their tickets, read, checked, and written in step.
+"""Results folder of a run: its finished trainings, their tables and tickets, read, checked and kept consistent.
 
 `<results root>/<profile>/<notebook>/<variant>/` holds
     run.json               settings, run key, n, data, hardware, versions, commit, seconds, digests of the tables
     rounds.csv             a row for each training; its columns are ROUNDS (READ: test accuracy at `settings.read_at`)
-    curves.csv             a row for each evaluation, long ones thinned (lthcore/runs/rows.py); its columns are CURVES
-    structure.csv, distributions.csv   what tickets look like (lthcore/analysis/tickets.py), made of a complete run
-    lineage.safetensors.gz in which round each weight was pruned, and what else the next round grows from
-    tickets/*.safetensors  masks and weights of each training: it is done when this file is there
-    checkpoints/           trainings in progress
+    curves.csv             a row for each evaluation, long curves thinned (lthcore/runs/rows.py); its columns are CURVES
+    structure.csv, distributions.csv   properties of the tickets of a complete run (lthcore/analysis/tickets.py)
+    lineage.safetensors.gz in which round each weight was pruned, and what else the next round starts from
+    tickets/*.safetensors  masks and weights of each training, written when it is finished
+    checkpoints/           unfinished trainings
     source/                the run that a transfer takes its masks from (lthcore/lottery/transfer.py)
-All files are written under a temporary name and renamed: a file that is there is whole. Tickets and checkpoints stay on
-the machine that made them; with the others a run goes on anywhere (lthcore/lottery/lineage.py).
+All files are written under a temporary name and renamed, so that a file that exists is complete. Tickets and
+checkpoints stay on the machine that made them; with the other files a run can continue on any machine
+(lthcore/lottery/lineage.py).
 """
 
 import math
@@ -41,10 +42,14 @@ from lthcore.training.state import Replicate, TrainState
 
 
 class RunFolder:
-    """What a run has on disk: `rows` of the trainings that are done, their `points`, `lineage` and `record`."""
+    """Contents of a run's folder.
+
+    `rows` (of rounds.csv) and `points` (lists of rows of curves.csv) are those of the finished trainings, `record` is
+    the content of run.json.
+    """
 
     def __init__(self, folder: str | Path, settings: Recipe, force: bool = False) -> None:
-        """Open `folder` for `settings`. Raises LabError where it holds another run, unless `force` replaces that."""
+        """Open `folder` for `settings`. Raises LabError if it holds another run, unless `force` ignores that."""
         self.folder, self.settings = Path(folder), settings
         self.record = {} if force else self._read_record()
         self.clock = self.written = time.perf_counter()
@@ -63,11 +68,11 @@ class RunFolder:
 
     @property
     def missing(self) -> list[Replicate]:
-        """The trainings still to do: not those that would grow from one that diverged."""
+        """Trainings still to be done, except those that would start from a diverged one."""
         return missing(self.settings, self.rows, [r for r, row in self.rows.items() if row.get("diverged")])
 
     def take(self, data: Data) -> None:
-        """Take the data that the run is trained on. Raises LabError where trainings that are done had other data."""
+        """Set the data that the run trains on. Raises LabError if its finished trainings used other data."""
         before = self.record.get("data_digest")
         if before and data.digest and before != data.digest and self.rows:
             raise LabError(
@@ -77,47 +82,47 @@ class RunFolder:
         self.data = data
 
     def empty(self) -> None:
-        """Delete the run that is here, for another to take its place; files that are none of a run's stay."""
+        """Delete the files of the run in this folder, so that another can take its place; other files stay."""
         for name in ("tickets", "checkpoints"):
             for file in (self.folder / name).glob("*.safetensors"):
                 file.unlink()
         try:
             record = read_record(self.folder)
-        except LabError:  # it is damaged
+        except LabError:  # run.json is damaged
             record = {}
         written = {**record.get("digests", {}), **record.get("writing", {})}
-        written = written or [path.name for path in self.folder.glob("*.csv")]  # nothing says which are the run's
+        written = written or [path.name for path in self.folder.glob("*.csv")]  # the run's tables are not listed
         for name in {"run.json", *COLUMNS, lineage.FILE, "derived.json", *written, f"{self.folder.name}.ipynb"}:
             (self.folder / name).unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
-        """Delete the files that a run which was killed had begun to write."""
+        """Delete partially written files, left behind when a run was killed."""
         for unfinished in self.folder.glob("**/.*.partial"):
             unfinished.unlink()
 
     def has_ticket(self, replicate: Replicate) -> bool:
-        """Whether a training is done and its file is here."""
+        """Return whether the ticket file of a training exists in this folder."""
         return self._path("tickets", replicate).exists()
 
     def has_checkpoint(self, replicate: Replicate) -> bool:
-        """Whether a training has come part of its way."""
+        """Return whether a training has a checkpoint."""
         return self._path("checkpoints", replicate).exists()
 
     def save_ticket(self, replicate: Replicate, state: TrainState) -> None:
-        """Save a training that is done, in place of its checkpoint."""
+        """Save a finished training as a ticket, and delete its checkpoint."""
         save_state(self._path("tickets", replicate), self.settings, replicate, state)
         self._path("checkpoints", replicate).unlink(missing_ok=True)
 
     def load_ticket(self, replicate: Replicate, like: TrainState | None = None) -> TrainState:
-        """A training that is done, which began as `like`. Raises LabError for one that this run cannot have made."""
+        """Load a finished training. Raises LabError if it is not of this run or did not start from state `like`."""
         return self._load("tickets", replicate, like)
 
     def load_checkpoint(self, replicate: Replicate, like: TrainState) -> TrainState:
-        """A training part of its way, which began as `like`. Raises LabError as `load_ticket` does."""
+        """Load an unfinished training. Raises LabError if it is not of this run or did not start from state `like`."""
         return self._load("checkpoints", replicate, like)
 
     def note(self, replicate: Replicate, state: TrainState) -> None:
-        """Take a training that is done into the tables."""
+        """Add a finished training to the tables."""
         before = self.rows.get(replicate._replace(round=replicate.round - 1))
         before = before or self.rows.get(Replicate("ticket", replicate.trial, 0, replicate.round - 1))
         left_by_layer = {} if self.settings.counts_zeros else masks.counts(state.mask)
@@ -126,7 +131,7 @@ class RunFolder:
         self.points[replicate] = curve_rows(self.settings, replicate, state)
 
     def write(self) -> None:
-        """Write run.json and whatever has changed of the tables and the lineage."""
+        """Write run.json, and the tables and the lineage if they have changed."""
         files = self._tables()
         if self.lineage.changed:
             files[lineage.FILE] = self.lineage.to_bytes(self.settings.key)
@@ -151,7 +156,10 @@ class RunFolder:
         return record
 
     def _read(self) -> None:
-        """Take up the tables and the lineage that are here. A table that is not is made anew of what there is."""
+        """Read the tables and the lineage.
+
+        Trainings that are not in both tables are not done: the runner adds them from their tickets or repeats them.
+        """
         tables = {name: read_table(self.folder, name) for name in COLUMNS if (self.folder / name).exists()}
         try:
             if len(tables) == len(COLUMNS) and "writing" not in self.record:
@@ -198,15 +206,15 @@ class RunFolder:
             wrong = "does not start from the weights that this training starts from"
         if wrong:
             raise LabError(f"results: {path} {wrong}; delete it and give the command again")
-        if like is not None:  # files of older versions have their layers by name
+        if like is not None:  # files of older versions have their layers sorted by name, not in network order
             state.mask = {name: state.mask[name] for name in like.mask}
             state.weights = {name: state.weights[name] for name in like.weights}
         return state
 
     def _tables(self) -> dict[str, str]:
-        """rounds.csv and curves.csv, in the order of the plan whatever the order of the work."""
+        """Return the text of rounds.csv and curves.csv, in planned order whatever the order of training."""
         order = planned(self.settings)
-        order += sorted(self.rows.keys() - set(order))  # of a run that was longer once
+        order += sorted(self.rows.keys() - set(order))  # trainings that the settings no longer ask for
         done = [replicate for replicate in order if replicate in self.rows]
         every = self.settings.eval_every
         points = [point for replicate in done for point in thinned(self.points[replicate], every)]
@@ -216,15 +224,15 @@ class RunFolder:
         return {"curves.csv": curves.to_csv(index=False), "rounds.csv": rounds.to_csv(index=False)}
 
     def _iterations(self) -> int:
-        """How many steps were taken: rewound tickets count theirs from where they are rewound to."""
+        """Return the number of training steps of all trainings, counted from the iteration that each starts at."""
         begun = {replicate: points[0]["iteration"] for replicate, points in self.points.items()}
         return sum(row["iterations"] - begun.get(replicate, 0) for replicate, row in self.rows.items())
 
     def _as_record(self, data: Data) -> dict:
-        """run.json; the seconds of this sitting are added to the wall seconds of earlier ones."""
+        """Return the content of run.json; the seconds since the last call are added to its wall seconds."""
         s, seconds = self.settings, time.perf_counter() - self.clock
         self.clock += seconds
-        measured = not self.record or "wall_seconds" in self.record  # once unknown, a sum stays unknown
+        measured = not self.record or "wall_seconds" in self.record  # if an earlier time is unknown, the sum is too
         return {
             "run_key": s.key,
             "complete": not self.missing,
@@ -244,7 +252,7 @@ class RunFolder:
             "finished": _now(),
             **({"wall_seconds": round(self.record.get("wall_seconds", 0) + seconds, 1)} if measured else {}),
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),
-            # forward and twice that backward, of masked-dense training: what is left of the weights is in rounds.csv
+            # forward pass and a backward pass of twice its cost, pruned weights included (rounds.csv has what remains)
             "training_flops": 6 * self.costs.multiply_adds * s.batch_size * self._iterations(),
             **{name: self.record[name] for name in ("trained_again",) if name in self.record},
             **({"energy": self.energy} if self.energy else {}),
@@ -258,7 +266,7 @@ def _now() -> str:
 
 
 def _asked_for(settings: Recipe) -> str:
-    """In words, what a run is complete of: `5 trials of rounds 0 to 20, arms ticket, reinit`."""
+    """Describe the trainings that the settings ask for: `5 trials of rounds 0 to 20, arms ticket, reinit`."""
     trials = f"{settings.trials} trial{'s' * (settings.trials > 1)}"
     if not isinstance(settings, Settings):
         return trials

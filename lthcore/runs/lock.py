@@ -1,4 +1,4 @@
-"""Lock: one process at a time works in a results folder, and can be asked to stop."""
+"""Lock of a results folder, so that one process at a time works in it, and clean stopping on SIGTERM."""
 
 import json
 import os
@@ -16,16 +16,18 @@ from lthcore.errors import LabError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # the module does not exist on Windows
     fcntl = None
 
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`. Raises LabError naming the owner where another process holds it, unless told to wait.
+    """Hold a lock on the file `path` within the context.
 
-    The system lets go of the lock when its process dies, however that happens: no stale lock is ever in the way. The
-    file stays: were it removed, a process that had just opened it would hold a lock that nobody else sees.
+    If another process holds the lock, raises LabError naming that process, or waits for it if `wait` is true. Where
+    locks are not supported, continues without one. The system releases the lock when the process ends for any reason,
+    so that no stale lock remains. The file is not removed: a process that had just opened it would then lock a file
+    that no other process can see.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -39,7 +41,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
                     ) from None
                 print(f"note: waiting for {_owner(path)}, which uses {path.parents[1]}", file=sys.stderr)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:  # some network file systems
+            except OSError as error:  # some network file systems do not support locks
                 note = f"note: no locks here ({error.strerror}): do not run an experiment twice at once"
                 print(note, file=sys.stderr)
         file.truncate(0)
@@ -59,10 +61,10 @@ def _owner(path: Path) -> str:
 
 @contextmanager
 def stopped_by_sigterm(stop: Path) -> Iterator[threading.Event]:
-    """Turn SIGTERM into the file `stop`, which trainings look for at each evaluation: they save and end cleanly.
+    """On SIGTERM, create the file `stop`: trainings check for it at each evaluation, save their state and end cleanly.
 
-    That is what a cluster sends before it kills. The event says whether it came. Only the main thread can listen;
-    others do without.
+    Clusters send SIGTERM before they kill a process. The yielded event is set once the signal has arrived. Only the
+    main thread can handle signals; in other threads this does nothing but remove an old file `stop`.
     """
     asked = threading.Event()
     stop.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Notebook execution: the kernel that papermill starts stops when `lth` is asked to, and ends when `lth` does."""
+"""Control of notebook kernels started by papermill: they receive the signals sent to `lth`, and end when it ends."""
 
 import logging
 import os
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 
 def ending_with_this_process() -> list[str]:
-    """Arguments for a kernel that ends when this process does, be it killed.
+    """Return arguments for a kernel that ends when this process ends, even if this process is killed.
 
-    ipykernel looks for its parent too, but not if that died while the kernel was starting. It says nothing of its own:
-    that it was interrupted would be an error on stderr, beside the one line of `lth`.
+    ipykernel also watches its parent process, but not if the parent died while the kernel was starting. The log level
+    keeps the kernel quiet: when interrupted, it would print an error to stderr in addition to the one line of `lth`.
     """
     quiet = f"--IPKernelApp.log_level={logging.CRITICAL}"
     return [
@@ -23,10 +23,11 @@ def ending_with_this_process() -> list[str]:
 
 @contextmanager
 def passing_on_signals() -> Iterator[type]:
-    """Pass SIGTERM and Ctrl-C on to the kernels of the class that is yielded: a run in one saves and stops.
+    """Yield a kernel class; on SIGTERM or Ctrl-C, send SIGTERM to its kernels.
 
-    A kernel that does anything else ends. Raises TimeLimit or KeyboardInterrupt then, whatever became of the notebook.
-    Only the main thread can listen; others do without.
+    A run in progress in a kernel saves its state and stops; a kernel that does anything else ends. Afterwards TimeLimit
+    (after SIGTERM) or KeyboardInterrupt is raised, whether or not the notebook failed. Only the main thread can handle
+    signals; in other threads they are not passed on.
     """
     from jupyter_client import AsyncKernelManager
 
@@ -40,12 +41,12 @@ def passing_on_signals() -> Iterator[type]:
 
     def pass_on(number: int, _: object) -> None:
         asked.append(number)
-        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # that a kernel died is no news then
+        logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it would report that the kernel died
         running = [kernel for kernel in kernels if kernel.has_kernel]
         if not running:
             _stop(number)
         for kernel in running:
-            kernel.provisioner.process.terminate()  # also for Ctrl-C, which a kernel ignores between two cells
+            kernel.provisioner.process.terminate()  # SIGTERM also for Ctrl-C: kernels ignore SIGINT between cells
 
     main = threading.current_thread() is threading.main_thread()
     before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)} if main else {}
@@ -64,6 +65,6 @@ def passing_on_signals() -> Iterator[type]:
 def _stop(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    from lthcore.errors import TimeLimit  # slow to import, and only this needs it
+    from lthcore.errors import TimeLimit  # slow to import, and only needed here
 
     raise TimeLimit("asked to stop while the notebook was executed; the same command goes on")

@@ -1,4 +1,4 @@
-"""The plan: what is done of an experiment or a study, and how long the rest would take here, in lines."""
+"""Plan of a command: how much of its experiments or studies is done, and the estimated time of the rest."""
 
 import sys
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from lthcore.runs.estimate import needs_timing, seconds_left, seconds_of
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.status import status_of
 
-FEW = 20  # experiments that a plan lists one by one
+FEW = 20  # maximum number of experiments that a plan lists one by one
 
 
 def print_plan(experiments: list[Experiment]) -> None:
-    """Print what is about to be run: state and estimated time of each experiment, or of each study, and the sum."""
+    """Print the state and estimated time of each experiment (of each study if there are many), and the total time."""
     print(f"plan, profile {experiments[0].profile}:", flush=True)
     if any(needs_timing(e.settings, status_of(e).missing) for e in experiments):
         print("    timing networks that were not timed on this machine yet, once ...", flush=True)
@@ -29,7 +29,7 @@ def print_plan(experiments: list[Experiment]) -> None:
 
 
 def ask_whether_to_begin() -> None:
-    """Ask on the terminal whether to go ahead. Raises LabError where the answer is no, or nobody is there to ask."""
+    """Ask on the terminal whether to begin. Raises LabError if the answer is not yes, or if there is no terminal."""
     if not sys.stdin.isatty():
         raise LabError("run: there is no terminal to ask whether to begin; say so by --yes (make: YES=1)")
     if input("begin? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -37,7 +37,7 @@ def ask_whether_to_begin() -> None:
 
 
 def state_line(experiment: Experiment) -> str:
-    """How much of an experiment is done, and how long the rest would take here."""
+    """Return a line that says how much of an experiment is done, and the estimated time of the rest here."""
     status = status_of(experiment)
     done, total = len(status.done), len(status.done) + len(status.missing)
     if not status.missing:
@@ -48,7 +48,11 @@ def state_line(experiment: Experiment) -> str:
 
 
 class StudyRow(NamedTuple):
-    """A study under a profile: experiments, those that are done, seconds left of what is timed, and what is not."""
+    """Progress of a study under a profile.
+
+    Numbers of experiments in all and done, estimated seconds to finish those timed on this machine, and number of
+    unfinished experiments that are not timed yet.
+    """
 
     experiments: int
     done: int
@@ -56,7 +60,7 @@ class StudyRow(NamedTuple):
     untimed: int
 
     def __str__(self) -> str:
-        """The row in words: `8 of 96 done, 34 h`."""
+        """Return the row in words: `8 of 96 done, 34 h`."""
         if self.done == self.experiments:
             return f"all {self.done} done"
         at_least = "> " if self.untimed else ""
@@ -65,7 +69,7 @@ class StudyRow(NamedTuple):
 
 
 def summary_of(experiments: list[Experiment], measure: bool = False) -> StudyRow:
-    """Where some experiments stand together. What is not timed here yet is timed only if it is to `measure`."""
+    """Return the joint progress of experiments. Those not timed on this machine yet are timed only if `measure`."""
     done = untimed = 0
     seconds = 0.0
     for experiment in experiments:
@@ -79,7 +83,7 @@ def summary_of(experiments: list[Experiment], measure: bool = False) -> StudyRow
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that one would say them in."""
+    """Return a duration as text, in seconds, minutes or hours depending on its length."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -1,8 +1,8 @@
-"""Run progress: what a run shows as it goes. In a terminal and a notebook a bar, in a pipe lines, which say the same:
-round, % of weights remaining, accuracy, iterations a second, and the time that is left.
+"""Progress of a run: a bar in a terminal or notebook, printed lines elsewhere.
 
-Trainings tell how far they are from the processes that they are in, by datagrams to a port of this machine: one that is
-lost is made up for by the next, and nobody waits for an answer or looks whether there is one.
+Both show the round, the percentage of weights remaining, the accuracy, the iterations per second and the time left.
+Training runs report their iteration from their own processes, by datagrams to a port of this machine. A lost datagram
+does no harm, since the next one has the current iteration. Senders do not wait for an answer.
 """
 
 import json
@@ -23,21 +23,21 @@ from lthcore.runs.plan import duration
 from lthcore.settings import Recipe
 from lthcore.training.state import Replicate, TrainState
 
-SAID_EVERY = 0.2  # seconds between what a training says of itself
-LINE_EVERY = 60.0  # seconds between lines within a round, where nobody watches a bar
+SAID_EVERY = 0.2  # minimum seconds between two reports of a training run
+LINE_EVERY = 60.0  # minimum seconds between lines within a round, if there is no bar
 HERE = "127.0.0.1"
 
 
 @dataclass
 class Report:
-    """Called after every evaluation, in whatever process trains: says where the training is, now and then."""
+    """Callback that reports the progress of training runs. Called after every evaluation in the training process."""
 
     port: int
     token: str
     said: dict[Replicate, float] = field(default_factory=dict)
 
     def __call__(self, replicate: Replicate, state: TrainState) -> None:
-        """Say where a training is."""
+        """Send the iteration of a training run, unless its last report was less than SAID_EVERY seconds ago."""
         now = time.monotonic()
         if now - self.said.get(replicate, float("-inf")) < SAID_EVERY:
             return
@@ -50,10 +50,10 @@ class Report:
 
 
 class RunProgress:
-    """Where the trainings of a run are, and what is shown of it while they go. A context."""
+    """Context manager that tracks the training runs of an experiment and shows their progress."""
 
     def __init__(self, settings: Recipe, missing: Iterable[Replicate], rounds: int, quiet: bool = False) -> None:
-        """Of these trainings, none of which has begun; `quiet` shows nothing."""
+        """Track the `missing` training runs of an experiment with this many `rounds`; `quiet` suppresses all output."""
         self.iterations, self.missing, self.rounds, self.quiet = settings.iterations, set(missing), rounds, quiet
         watched = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.plain = quiet or bool(os.environ.get("LTH_PLAIN")) or not watched
@@ -66,9 +66,9 @@ class RunProgress:
         self.report: Report | None = None
 
     def __enter__(self) -> Self:
-        """Begin to listen."""
+        """Start to receive reports."""
         if not self.quiet:
-            with suppress(OSError):  # without a network device only trainings that end are seen
+            with suppress(OSError):  # without a network device, only finished training runs are seen
                 self.line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 self.line.bind((HERE, 0))
                 self.report = Report(self.line.getsockname()[1], secrets.token_hex(8))
@@ -77,7 +77,7 @@ class RunProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Show where it ended, and listen no more."""
+        """Stop receiving reports and close the bar."""
         if self.report is not None:
             with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
                 line.sendto(json.dumps([self.report.token]).encode(), (HERE, self.report.port))
@@ -86,15 +86,15 @@ class RunProgress:
         self.bar.close()
 
     def ended(self, replicate: Replicate, percent: float, accuracy: float) -> None:
-        """A training has ended, at this percentage of weights left and this test accuracy."""
+        """Record that a training run has ended, with its percentage of weights remaining and its test accuracy."""
         with self.lock:
             self._is_at(replicate, self.iterations, percent, accuracy, ended=True)
             self.over.add(replicate)
 
     def round_line(self, k: int, percent: float, arm: str, accuracy: float) -> str:
-        """What is said of a round, as `round  3/20:  51.3% of weights remaining, ticket test accuracy 98.10%, ...`.
+        """Return the line of a round: `round  3/20:  51.3% of weights remaining, ticket test accuracy 98.10%, ...`.
 
-        Where there are no rounds, it says how many iterations are left instead.
+        In an experiment without rounds, the line begins with the number of iterations left.
         """
         place = f"round {k:2}/{self.rounds}" if self.rounds else f"{self.total - self.taken:,} iterations to go"
         return f"{place}: {percent:5.1f}% of weights remaining, {arm} test accuracy {accuracy:.2%}{self._pace()}"
@@ -109,13 +109,13 @@ class RunProgress:
         )
 
     def _listen(self) -> None:
-        """Take what trainings say, until the run itself says that it has ended."""
+        """Receive reports of training runs until `__exit__` sends the closing message."""
         while True:
             try:
                 token, *told = json.loads(self.line.recv(1000))
             except OSError:
                 return
-            except (ValueError, TypeError):  # not ours
+            except (ValueError, TypeError):  # not a message of a training run
                 continue
             if token != self.report.token:
                 continue
@@ -130,12 +130,12 @@ class RunProgress:
     ) -> None:
         if replicate in self.over:
             return
-        if not self.at:  # what comes before, loading data and starting processes, says nothing of the pace
+        if not self.at:  # the pace excludes loading data and starting processes
             self.began = time.perf_counter()
         before = self.at.get(replicate)
-        if before is None and replicate not in self.missing:  # done again, for its weights
+        if before is None and replicate not in self.missing:  # trained again for its weights
             self.total += self.iterations
-        if before is None and not ended:  # where it begins: what is behind it is not this run's work
+        if before is None and not ended:  # first report: earlier iterations are not trained by this command
             self.total -= iteration
             before = iteration
         self.at[replicate] = iteration
@@ -150,7 +150,7 @@ class RunProgress:
             return
         if not self.plain:
             self.bar.total = self.total
-            place = f"round {replicate.round}/{self.rounds}: " if self.rounds else ""  # the bar counts iterations
+            place = f"round {replicate.round}/{self.rounds}: " if self.rounds else ""  # else the bar is enough
             at = f"{place}{percent:.1f}% of weights remaining, {replicate.arm} {accuracy:.2%}"
             self.bar.set_postfix_str(at, refresh=False)
             self.bar.update(steps)

@@ -1,4 +1,4 @@
-"""Provenance: on what, with what and from which code a run's numbers were made."""
+"""Provenance of a run's numbers: the hardware, the package versions and the commit that produced them."""
 
 import platform
 import re
@@ -11,11 +11,11 @@ from joblib import cpu_count
 
 from lthcore import __version__
 
-INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # as Linux names them
+INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # names as in /proc/cpuinfo
 
 
 def hardware(device: torch.device) -> dict:
-    """The processor, its instruction sets that products are computed with, its usable cores, and the GPU, if used."""
+    """Return the processor, which INSTRUCTION_SETS it has, its usable cores, and the GPU if `device` is one."""
     cpu, flags = platform.processor() or platform.machine(), ""
     if Path("/proc/cpuinfo").exists():
         found = dict(re.findall(r"^(model name|flags)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
@@ -26,7 +26,7 @@ def hardware(device: torch.device) -> dict:
 
 
 def hardware_of_nodes(nodes: dict[str, dict]) -> dict:
-    """What several machines are together (name -> `hardware` of it): what any of them has, and all their cores."""
+    """Combine the `hardware` of several machines (by name): everything that any of them has, and all their cores."""
     machines = list(nodes.values())
     sets = {name for machine in machines for name in machine["instruction_sets"]}
     gpus = {machine["gpu"] for machine in machines if machine["gpu"]}
@@ -40,7 +40,7 @@ def hardware_of_nodes(nodes: dict[str, dict]) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what numbers depend on."""
+    """Return the versions of Python and of the packages that a run's numbers depend on."""
     found = {"python": platform.python_version(), "lthcore": __version__}
     for package in ("torch", "numpy", "numba"):
         try:
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code, marked -dirty where lthcore differs from it; None outside a git checkout."""
+    """Return the commit of the code, marked -dirty if lthcore differs from it, or None outside a git checkout."""
 
     def git(*command: str) -> str:
         here = Path(__file__).parents[1]
@@ -63,4 +63,4 @@ def git_commit() -> str | None:
         return None
 
 
-COMMIT = git_commit()  # of the code as it was imported, whatever is committed while it runs
+COMMIT = git_commit()  # read at import: later commits do not change the code that runs

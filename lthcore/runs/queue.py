@@ -1,4 +1,4 @@
-"""Queue: the experiments in their written order (params/QUEUE.yaml)."""
+"""The queue: experiments in the order of params/QUEUE.yaml."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from lthcore.runs.yaml_files import check_shape, read_yaml
 
 
 class Less(TypedDict, total=False):
-    """How much of an experiment an entry of the queue asks for; on what it runs is not the queue's to say."""
+    """Settings that a queue entry may reduce to run only a part of an experiment. No other setting is allowed."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     arms: list[str]
@@ -25,7 +25,10 @@ class Less(TypedDict, total=False):
 
 
 class Entry(TypedDict, total=False):
-    """An entry of params/QUEUE.yaml: a params file, and where not all of it, what of it."""
+    """An entry of params/QUEUE.yaml: a params file, and optionally the part of it to run.
+
+    `only` reduces settings of its experiments, `labels` selects labels of its sweep.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     params: Required[str]
@@ -34,9 +37,10 @@ class Entry(TypedDict, total=False):
 
 
 def queued(profile: str, path: Path | None = None, errors: list[LabError] | None = None) -> Iterator[Experiment]:
-    """The experiments of params/QUEUE.yaml in their order, under a profile.
+    """Yield the experiments of params/QUEUE.yaml in their order, under a profile.
 
-    Raises LabError for a bad entry, or, where there is a list of `errors`, adds it to that and goes on with the next.
+    Raises LabError if the file or the form of an entry is invalid. Raises LabError also for an entry whose experiments
+    cannot be loaded or reduced; if a list `errors` is given, the error is appended to it and the next entry follows.
     """
     path = path or project_root() / "params" / "QUEUE.yaml"
     entries = read_yaml(path, "queue")
@@ -66,7 +70,7 @@ def _of_entry(entry: Entry, profile: str, path: Path) -> Iterator[Experiment]:
             raise LabError(f"queue: {path}: {entry['params']}: this study has no {missing}")
         try:
             experiment.settings.changed(**only)
-        except LabError as error:  # of an arm that there is not, say, which would else be left out without a word
+        except LabError as error:  # e.g. an unknown arm, which would be dropped silently below
             raise LabError(f"queue: {path}: {entry['params']}: only: {error}") from None
         less = {  # never more than the profile asks for
             k: [arm for arm in v if arm in asked[k]] if k == "arms" else min(v, asked[k]) for k, v in only.items()

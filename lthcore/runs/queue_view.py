@@ -1,4 +1,4 @@
-"""The queue as it is watched: a table that is kept up to date on a terminal, a line a training elsewhere."""
+"""Display of the queue's progress: a live table on a terminal, printed lines elsewhere."""
 
 import os
 import sys
@@ -11,7 +11,10 @@ from lthcore.runs.plan import duration
 
 @contextmanager
 def queue_view() -> Iterator[Callable[[list[dict]], None]]:
-    """A table of the queue that is kept up to date on a terminal; elsewhere a line for each training that is done."""
+    """Yield a function that shows the rows of the queue, as a live table on a terminal with rich installed.
+
+    Elsewhere it prints a line when the state of an experiment or its number of complete training runs has changed.
+    """
     if sys.stdout.isatty() and find_spec("rich") and not os.environ.get("LTH_PLAIN"):
         from rich.live import Live
 
@@ -32,7 +35,7 @@ def queue_view() -> Iterator[Callable[[list[dict]], None]]:
 
 
 def _queue_table(rows: list[dict]):
-    """The queue as a table of rich: what runs first, then what waits, then what has ended."""
+    """Return the queue as a rich table: running experiments first, then waiting ones, then those that have ended."""
     from rich.table import Table
 
     table = Table("experiment", "", "trainings", "in progress", "its/s", "left", box=None, header_style="bold")

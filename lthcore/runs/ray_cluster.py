@@ -1,8 +1,8 @@
-"""Ray: a cluster, or a local one for the occasion, as the place of trainings. Every training is a task.
+"""Training on a Ray cluster, or on a local Ray that is started for the queue. Ray tasks do the training.
 
-A task that dies with its worker or node is given to another one, which goes on from its last checkpoint where the nodes
-share the results folder, and from its beginning where they do not: the outcome is the same. Needs Ray
-(`pip install -r requirements-cluster.txt`).
+A task is a single training run or, on GPUs, all training runs of a trial. If its worker or node dies, the task is
+repeated on another one. It resumes from the last checkpoint if the nodes share the results folder, and starts from the
+beginning if they do not; the outcome is the same. Needs Ray (`pip install -r requirements-cluster.txt`).
 """
 
 import os
@@ -29,29 +29,29 @@ from lthcore.training.loop import Trainer
 from lthcore.training.parallel import train_cohort, worker_count
 from lthcore.training.state import Replicate, TrainState
 
-RETRIES = 5  # of a task whose worker or node died
-PATIENCE = 5.0  # seconds that a task waits, before it begins, to hear whether it still should
-DATA_SETS = 4  # kept for experiments to come, a gigabyte at most each
-SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment that tasks see too
-# Environment of a Ray that is started here: without it, it takes an address of this machine that others can reach,
-# whatever address it is told, and listens on all addresses. (That it lets in only who has its token is its default.)
+RETRIES = 5  # restarts of a task whose worker or node died
+PATIENCE = 5.0  # seconds that a task waits before training, for the answer whether to stop
+DATA_SETS = 4  # data sets kept in memory for later experiments, at most a gigabyte each
+SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment variables that are passed on to tasks
+# Environment of a Ray that is started here. Without it, Ray uses an address of this machine that others can reach,
+# whatever address it is given, and listens on all addresses. (By default, Ray admits only clients that have its token.)
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass
 class Reporting:
-    """Called in a task after every evaluation: tells the queue's view where a training is, then goes on as before."""
+    """Callback of a training task: reports the iteration to the queue after every evaluation, then calls `go_on`."""
 
     go_on: Checkpointer
     actor: object
     experiment: str
-    until: float = float("inf")  # by the wall clock: each machine's monotonic one counts from its own start
+    until: float = float("inf")  # wall-clock time: monotonic clocks differ between machines
     answer: object = None
 
     def __call__(self, key: Hashable, state: TrainState) -> bool:
-        """Whether to go on training: not past the deadline, nor once the queue is asked to stop."""
+        """Return whether to continue training: False after the deadline, or once the queue has been asked to stop."""
         told = self.actor.report(self.experiment, file_stem(key), state.iteration)
-        first = self.answer is None  # that one is waited for: a task may have had its turn after the queue was stopped
+        first = self.answer is None  # wait for the first answer: the task may have started after the queue stopped
         if self.actor.is_to_stop(told if first else self.answer, PATIENCE if first else 0.0):
             self.go_on.deadline = float("-inf")
         self.answer = told
@@ -59,16 +59,17 @@ class Reporting:
 
 
 class Cluster:
-    """A Ray cluster, or a local one started for the occasion, and what a training gets of it."""
+    """A Ray cluster, or a local Ray started for the queue, and the share of it that each training task gets."""
 
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
-        """Connect, and check that some node has what a training asks for. Raises LabError where none has.
+        """Connect to Ray and check that some node has the CPUs and GPUs of a training task.
 
-        Without an address a local Ray is started, with as many CPUs as `worker_count` says. It listens on the loopback
-        address alone, and has no dashboard.
+        Without an address, a local Ray with `worker_count()` CPUs is started. It listens on the loopback address only
+        and has no dashboard. Raises LabError if Ray is not installed, if there is no cluster at the address, or if no
+        node has enough CPUs and GPUs.
         """
         if not address:
-            os.environ.update(LOOPBACK)  # read when Ray is imported, which must not have been then
+            os.environ.update(LOOPBACK)  # Ray reads it when imported, so it must be set before the import
         try:
             import ray
         except ImportError:
@@ -83,7 +84,7 @@ class Cluster:
                     address=address or "local",
                     num_cpus=None if address else worker_count(),
                     include_dashboard=None if address else False,
-                    runtime_env={"env_vars": environment} if address else None,  # a local one inherits it, sooner
+                    runtime_env={"env_vars": environment} if address else None,  # a local Ray inherits it, faster
                     logging_level="ERROR",
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -103,11 +104,11 @@ class Cluster:
         self.actor = ray.remote(num_cpus=0, scheduling_strategy=self._here())(ProgressActor).remote()
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_train_there)
         self.data: dict[tuple, Data] = {}
-        self.stored: WeakKeyDictionary[Data, object] = WeakKeyDictionary()  # Ray's copies live as long as the data
+        self.stored: WeakKeyDictionary[Data, object] = WeakKeyDictionary()  # Ray's copies are freed with the data
         self.loading = threading.Lock()
 
     def load(self, settings: Recipe) -> Data:
-        """As `data.load`, but once for all experiments that have the same data."""
+        """Like `lthcore.data.datasets.load`, but keeps DATA_SETS data sets in memory for later experiments."""
         key = tuple(getattr(settings, name) for name in DATA_SETTINGS)
         with self.loading:
             if key not in self.data:
@@ -117,18 +118,18 @@ class Cluster:
             return self.data[key]
 
     def store(self, data: Data) -> object:
-        """Where Ray's tasks find the data: every node gets one copy, that its tasks share."""
+        """Put the data into Ray's object store and return a reference. The tasks of a node share one copy."""
         with self.loading:
             if data not in self.stored:
                 self.stored[data] = self.ray.put(_on_cpu(data).to_arrays())
             return self.stored[data]
 
     def stop(self) -> None:
-        """Ask all trainings to save and stop, on whatever machine, at their next evaluation or the one after it."""
+        """Ask all training runs on all machines to save and stop, at their next evaluation or the one after it."""
         self.actor.stop.remote()
 
     def result(self, reference: object, what: str) -> object:
-        """What a task returned. Raises LabError for what a user can mend, and for a task that is lost too often."""
+        """Return the result of a task. Raises LabError for errors a user can fix, and for a task lost too often."""
         errors = self.ray.exceptions
         try:
             return self.ray.get(reference)
@@ -145,41 +146,47 @@ class Cluster:
             raise LabError(lost) from None
 
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
-        """As `ProgressActor.poll`."""
+        """Return the progress of all experiments, as `ProgressActor.poll` does."""
         return self.ray.get(self.actor.poll.remote())
 
     def notebook(self, work: Callable, *arguments: object) -> object:
-        """Run `work` (papermill) in a task of its own on this machine, which has the tables, and wait for it."""
+        """Run `work` (papermill) in a separate task on this machine, which has the tables, and return its result."""
         name = f"notebook {arguments[0].name}"
-        task = self.ray.remote(num_cpus=0, scheduling_strategy=self._here())(work)  # a head may have no CPUs to give
+        task = self.ray.remote(num_cpus=0, scheduling_strategy=self._here())(work)  # a head node may offer no CPUs
         return self.result(task.options(name=name).remote(*arguments), f"the {name}")
 
     def _here(self) -> object:
-        """On the node that `lth` runs on, which outlives the others: its end is the end of the queue."""
+        """Return the scheduling strategy that places a task on the node on which `lth` runs.
+
+        Other nodes may be lost while the queue runs; if this one is lost, the queue ends anyway.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
 
     def close(self) -> None:
-        """Leave the cluster; a local one ends."""
+        """Disconnect from the cluster. A local Ray is shut down."""
         self.ray.shutdown()
 
 
 class RayExecutor:
-    """A cluster, for one experiment: data are loaded once for the whole queue, a training is a task."""
+    """Executor that trains one experiment on a cluster. Data are loaded once for all experiments that share them."""
 
     def __init__(self, cluster: Cluster, experiment: str) -> None:
-        """Of the experiment of this name."""
+        """Train the experiment of this name on the cluster."""
         self.cluster, self.experiment = cluster, experiment
 
     def load(self, settings: Recipe) -> Data:
-        """The data of the settings, on this machine's device."""
+        """Return the data of the settings, on this machine's device."""
         return self.cluster.load(settings)
 
     def train(
         self, settings: Recipe, data: Data, cohort: Cohort, go_on: Checkpointer, trainer: Trainer
     ) -> Iterator[tuple[Replicate, TrainState]]:
-        """Train a cohort, a task for each of its parts. Raises LabError for a task that is lost again and again."""
+        """Train a cohort, with a task for each of its `_parts`; yield each training run as its task ends.
+
+        Raises LabError for a task that is lost too often.
+        """
         cluster, ray, waiting = self.cluster, self.cluster.ray, {}
         stored = cluster.store(data)
         for part in _parts(cohort, cluster.gpus):
@@ -195,28 +202,28 @@ class RayExecutor:
                 cluster.actor.end.remote(self.experiment, stems)
                 yield from cluster.result(done, f"training {stems[0]}").items()
         finally:
-            for task in waiting:  # of an experiment that failed
+            for task in waiting:  # the experiment failed: cancel its remaining tasks
                 ray.cancel(task)
 
     def hardware(self, data: Data) -> dict | None:
-        """What has trained of this experiment: processors and GPUs, on how many nodes, and trainings at once."""
+        """Return the hardware that has trained this experiment (CPUs, GPUs, nodes, task slots), None if none has."""
         seen = self.cluster.ray.get(self.cluster.actor.hardware.remote(self.experiment))
         return {**hardware_of_nodes(seen), "slots": self.cluster.slots} if seen else None
 
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
-        """Meters nothing more: what this machine uses is not what the nodes use."""
+        """Return a context that adds nothing to the energy `before`: a meter here does not measure the nodes."""
         return nullcontext(dict(before or {}))
 
 
 def _train_there(
     carried: bytes, settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer
 ) -> Cohort:
-    """Train a part of a cohort in a task. What it had to leave unfinished comes back without its tensors."""
+    """Train a part of a cohort in a task. Training runs that were stopped early are returned without their tensors."""
     take_up(carried)
     data = _on(Data.from_arrays(arrays), settings)
     go_on.actor.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
     go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()
-    part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # of a worker that died before
+    part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # resume after a worker died
     outcomes = {}
     for key, state in train_cohort(settings, data, part, go_on, workers=1, trainer=trainer):
         unfinished = state.iteration < settings.iterations
@@ -225,7 +232,7 @@ def _train_there(
 
 
 def _parts(cohort: Cohort, gpus: float) -> Iterator[Cohort]:
-    """What makes a task: a training; where it has a share of a GPU, all of a trial, which train there in step."""
+    """Split a cohort into tasks: one for each training run or, on GPUs, for each trial, to train its runs in step."""
     if not gpus:
         yield from ({key: state} for key, state in cohort.items())
         return
@@ -234,7 +241,7 @@ def _parts(cohort: Cohort, gpus: float) -> Iterator[Cohort]:
 
 
 def _fits(node: dict, cpus: float, gpus: float) -> int:
-    """How many trainings a node has room for at once."""
+    """Return how many training tasks a node can run at once."""
     room = [node.get(kind, 0) // share for kind, share in (("CPU", cpus), ("GPU", gpus)) if share]
     return int(min(room, default=1))
 

@@ -1,4 +1,4 @@
-"""The queue on Ray, on one machine or many: experiments beside each other, their tables written where `lth` runs."""
+"""The queue on Ray, on one machine or many. Experiments run concurrently; `lth` writes their tables where it runs."""
 
 import signal
 import threading
@@ -17,8 +17,8 @@ from lthcore.runs.ray_cluster import Cluster, RayExecutor
 from lthcore.runs.runner import run
 from lthcore.runs.status import status_of
 
-EVERY = 1.0  # seconds between looks at the progress
-PREFETCH = 1  # experiments begun beyond the room for trainings: one prunes and writes while another's trainings go on
+EVERY = 1.0  # seconds between updates of the progress
+PREFETCH = 1  # experiments started beyond the slots of the cluster: one prunes and writes tables while others train
 
 
 def run_queue(
@@ -31,17 +31,18 @@ def run_queue(
     notebook: Callable[[Experiment, Path], Path] | None = None,
     afterwards: Callable[[Path], None] = lambda folder: None,
 ) -> dict[str, LabError]:
-    """Run what is not done of these experiments, one more at once than the cluster has room for trainings.
+    """Run the unfinished experiments, at most PREFETCH more at once than the cluster has slots for training tasks.
 
-    `show` is called every second with a row for each experiment, `afterwards` with the folder of one that is complete,
-    before its notebook is executed. Returns the errors of those that could not run. Raises
-    TimeLimit after `time_limit` seconds or at SIGTERM, everything so far saved; at Ctrl-C too all is saved.
+    `show` is called every second with a row for each experiment. `afterwards` is called with the folder of each
+    complete experiment before `notebook` executes its notebook. Tables are copied to the URL `mirror_to`. Returns the
+    errors of experiments that failed, by name. Raises TimeLimit after `time_limit` seconds or on SIGTERM; everything so
+    far is saved then, and also on Ctrl-C.
     """
-    todo, root = _by_name(experiments), root.resolve()  # tasks have working directories of their own
+    todo, root = _by_name(experiments), root.resolve()  # absolute, since tasks have other working directories
     queue = _Queue(list(todo), cluster, time_limit)
 
     def whole(experiment: Experiment, folder: Path, seconds: float) -> None:
-        """Train an experiment, then draw and execute what its folder gets."""
+        """Train an experiment, then call `afterwards` and execute its notebook."""
         run(experiment.settings, folder, seconds, quiet=True, executor=RayExecutor(cluster, experiment.name))
         afterwards(folder)
         if notebook is not None:
@@ -67,11 +68,11 @@ def run_queue(
                 time.sleep(EVERY)
                 show(watch.rows(queue.states))
             show(watch.rows(queue.states))
-        except BaseException:  # Ctrl-C, or a view that fails: the pool waits for those that run
+        except BaseException:  # Ctrl-C, or `show` failed: the pool waits until the running experiments have ended
             queue.end()
             raise
     for future in futures:
-        future.result()  # what nobody foresaw
+        future.result()  # raises unexpected errors
     if queue.late.is_set():
         why = "asked to stop" if queue.stop.is_set() else "time limit reached"
         raise TimeLimit(f"{why}; the same command goes on")
@@ -79,7 +80,7 @@ def run_queue(
 
 
 class _Queue:
-    """What the threads of a queue share: the state of each experiment, what failed, and when to end."""
+    """State that the threads of a queue share: the state of each experiment, the errors, and when to end."""
 
     def __init__(self, names: list[str], cluster: Cluster, time_limit: float) -> None:
         self.states = dict.fromkeys(names, "waiting")
@@ -88,14 +89,14 @@ class _Queue:
         self.stop, self.late = threading.Event(), threading.Event()
 
     def is_open(self) -> bool:
-        """Whether one more experiment may begin. That one was refused is remembered: the queue is not whole."""
+        """Return whether another experiment may start. If not, set `late`, since the queue then ends incomplete."""
         if self.stop.is_set() or time.monotonic() >= self.deadline:
             self.late.set()
             return False
         return True
 
     def attempt(self, name: str, work: Callable[[float], None]) -> None:
-        """Do the work of an experiment, which is told the seconds left, and note how it ended."""
+        """Call `work` with the seconds left, and record how the experiment ended."""
         self.states[name], state = "running", "failed"
         try:
             work(self.deadline - time.monotonic())
@@ -105,20 +106,20 @@ class _Queue:
             state = "stopped"
         except (LabError, OSError) as error:
             self.failures[name] = error
-        except Exception as error:  # what nobody foresaw of one experiment must not end the others
+        except Exception as error:  # an unexpected error of one experiment must not end the others
             self.failures[name] = LabError(f"unexpected {type(error).__name__}: {one_line(error)}")
         finally:
             self.states[name] = state
 
     def end(self, *_: object) -> None:
-        """Ask those that run to save and end, and let no more begin."""
+        """Ask the running experiments to save and end, and let no others start."""
         self.stop.set()
         self.cluster.stop()
 
     @contextmanager
     def ended_by_sigterm(self) -> Iterator[None]:
-        """End the queue in order at SIGTERM; Ray's own handler would end this process at once."""
-        if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        """End the queue cleanly on SIGTERM. Ray's own handler would end this process at once."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
             yield
             return
         before = signal.signal(signal.SIGTERM, self.end)
@@ -129,10 +130,10 @@ class _Queue:
 
 
 class QueueStatus:
-    """The progress of a whole queue: a row for each experiment."""
+    """Progress of a whole queue, with a row for each experiment."""
 
     def __init__(self, experiments: list[Experiment], cluster: Cluster) -> None:
-        """Of these, from now on."""
+        """Start tracking these experiments."""
         self.experiments, self.cluster = experiments, cluster
         self.began: dict[str, float] = {}
         self.total = {e.name: len(planned(e.settings)) for e in experiments}
@@ -140,7 +141,11 @@ class QueueStatus:
         self.done = {e.name: len(status_of(e).done) for e in experiments}
 
     def rows(self, states: dict[str, str]) -> list[dict]:
-        """Experiment, trainings done and in progress, steps a second since it began, and seconds left at that."""
+        """Return a row for each experiment, given the state of each.
+
+        A row has the training runs that are complete and in progress, the steps per second since the experiment
+        started, and the seconds left at this rate (0 if it is unknown).
+        """
         at, steps = self.cluster.progress()
         rows = []
         for experiment in self.experiments:
@@ -161,12 +166,18 @@ class QueueStatus:
 
 
 def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
-    """Each experiment once: where the queue has it several times, the last, which is the whole; if not done."""
+    """Return the unfinished experiments by name.
+
+    If the queue has an experiment several times, its last entry counts, which asks for the whole of it.
+    """
     whole = {e.name: e for e in experiments}
     return {n: e for n, e in whole.items() if set(planned(e.settings)) - status_of(e).done}
 
 
 def _written(experiment: Experiment) -> tuple[int, int] | None:
-    """When an experiment's table was last written, and its size, for clocks that are coarse; None without a table."""
+    """Return when an experiment's table was last written and its size, or None without a table.
+
+    The size shows a change even if the clock of the file system is coarse.
+    """
     table = results_root() / experiment.name / "rounds.csv"
     return (table.stat().st_mtime_ns, table.stat().st_size) if table.exists() else None

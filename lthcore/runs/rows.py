@@ -1,4 +1,4 @@
-"""Rows: what rounds.csv and curves.csv have of a training."""
+"""Rows of a training run in rounds.csv and curves.csv."""
 
 from dataclasses import asdict
 
@@ -10,18 +10,18 @@ from lthcore.settings import Recipe
 from lthcore.training.loop import left_in, percent_left_in
 from lthcore.training.state import Evaluation, Replicate, TrainState
 
-# How many evaluations curves.csv has whole, of the arms whose curves are drawn (the paper's Figure 3 ends at 15,000
-# iterations) and of the others; after that it has each tenth. Tickets keep them all.
+# Number of evaluations that curves.csv keeps in full, for arms whose curves are drawn (the paper's Figure 3 ends at
+# 15,000 iterations) and for other arms. After these it keeps every tenth evaluation. Tickets keep all evaluations.
 WHOLE, WHOLE_OTHERS = 151, 21
 
 
 def round_row(
     settings: Recipe, replicate: Replicate, state: TrainState, before: dict | None, multiply_adds: int
 ) -> dict:
-    """The row of rounds.csv of a training that is done.
+    """Return the row of rounds.csv for a complete training run.
 
-    `before` is the row of the training that it was pruned from, None where there is none; `multiply_adds` is what one
-    image costs its network, without the weights that are pruned.
+    `before` is the row of the training run it was pruned from (None if there is none). `multiply_adds` is the cost of
+    the forward pass of one image, without pruned weights.
     """
     left = left_in(settings, state)
     stop, last = state.early_stop_point, state.curve[-1]
@@ -51,18 +51,18 @@ def round_row(
 
 
 def curve_rows(settings: Recipe, replicate: Replicate, state: TrainState) -> list[dict]:
-    """The rows of curves.csv of a training that is done, one for each evaluation."""
+    """Return the rows of curves.csv for a complete training run, one for each evaluation."""
     where, percent = dict(zip(REPLICATE, replicate, strict=True)), _percent(settings, state)
     return [_rounded(where | asdict(point) | {"percent_left": _percent_at(point, percent)}) for point in state.curve]
 
 
 def thinned(rows: list[dict], every: int) -> list[dict]:
-    """The evaluations of a training that curves.csv keeps: the first ones, each tenth, the early stop and the last.
+    """Return the rows that curves.csv keeps of a training run: the first, every tenth, the early stop and the last.
 
-    `every` is the iterations from one to the next.
+    `every` is the number of iterations between two evaluations.
     """
     whole = every * (WHOLE if rows[0]["arm"] in ("ticket", "reinit", "dynamic") else WHOLE_OTHERS)
-    final = rows[-1]["percent_left"]  # where the network gets sparser as it trains, its early stop is at the end
+    final = rows[-1]["percent_left"]  # early stopping only considers evaluations at the final sparsity
     losses = [None if row["percent_left"] > final else row["val_loss"] for row in rows]
     stop = np.nanargmin(np.array(losses, float)) if any(loss == loss and loss is not None for loss in losses) else -1
     kept = {id(rows[-1]), id(rows[stop])}
@@ -74,7 +74,10 @@ def _percent(settings: Recipe, state: TrainState) -> float:
 
 
 def _percent_at(point: Evaluation, percent: float) -> float:
-    """% of weights remaining at a point; those at the end in tickets of versions that did not note it."""
+    """Return the percentage of weights remaining at an evaluation.
+
+    Tickets of older versions do not have it; for them, return `percent`, the value at the end of training.
+    """
     return percent if point.percent_left != point.percent_left else round(point.percent_left, 4)
 
 

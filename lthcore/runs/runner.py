@@ -1,4 +1,4 @@
-"""Runner: an experiment is run, or resumed, in its folder. A run that was stopped anywhere goes on where it was."""
+"""Runner that starts or resumes an experiment in its folder. A run stopped at any point resumes from that point."""
 
 import sys
 import time
@@ -28,8 +28,8 @@ from lthcore.sources.catalogue import dataset_of
 from lthcore.training.orphans import remove_leftovers
 from lthcore.training.state import Replicate, TrainState
 
-SOURCE = "source"  # within the folder of a run: the run that it takes its masks from
-WRITE_EVERY = 20.0  # seconds: tables are written whole, and a long run's take a second or two
+SOURCE = "source"  # subfolder with the run that a transfer takes its masks from
+WRITE_EVERY = 20.0  # minimum seconds between writes: writing the tables of a long run takes a second or two
 
 
 def run(
@@ -40,11 +40,13 @@ def run(
     quiet: bool = False,
     executor: Executor | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run an experiment in `folder`, or go on with it, and return its tables (rounds, curves).
+    """Run an experiment in `folder`, or resume it, and return its tables (rounds, curves).
 
-    What is done is not done again; a complete run returns at once, needing neither data nor tickets. `executor` trains,
-    if not this machine (lthcore/runs/ray_cluster.py). Raises TimeLimit after `time_limit` seconds, everything so far
-    saved, and LabError for what a user can mend.
+    A complete run returns its tables at once and needs neither data nor tickets. A complete training run is repeated
+    only if later rounds need its outcome and it is not saved here. `force` deletes existing results first, and `quiet`
+    suppresses progress. `executor` does the training (default: this machine; on a cluster, see
+    lthcore/runs/ray_cluster.py). Raises TimeLimit after `time_limit` seconds or on SIGTERM, with everything so far
+    saved, and LabError for errors that a user can fix.
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)
@@ -62,7 +64,7 @@ def run(
         print(f"{settings.key}: {len(present.missing):,} trainings, about {seconds} here", flush=True)
     folder = Path(folder)
     with locked(folder / "checkpoints" / "lock.json"), stopped_by_sigterm(folder / STOP) as asked:
-        files = RunFolder(folder, settings, force)  # as it stands now that nobody else writes here
+        files = RunFolder(folder, settings, force)  # read again: it may have changed before it was locked
         files.take(data)
         if force:
             files.empty()
@@ -81,13 +83,13 @@ def run(
             raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:
             this.write()
-        if asked.is_set():  # too late for any training to see it
+        if asked.is_set():  # too late for any training run to notice
             raise TimeLimit(f"asked to stop, with all of {len(planned(settings))} trainings done")
     return read_tables(folder)
 
 
 class _Runner:
-    """Trains what a run's folder does not have yet, and keeps the folder in step with what is done."""
+    """Trains what is missing in a run's folder, and keeps the files of the folder up to date."""
 
     def __init__(
         self, files: RunFolder, data: Data, executor: Executor, deadline: float, force: bool, quiet: bool
@@ -98,7 +100,7 @@ class _Runner:
         self.progress = RunProgress(self.settings, files.missing, rounds, quiet)
 
     def train_all(self) -> None:
-        """Train all of the experiment, showing how far it is (lthcore/runs/progress.py)."""
+        """Train the whole experiment and show its progress (lthcore/runs/progress.py)."""
         outcomes = METHODS[type(self.settings)].outcomes
         with self.progress:
             for cohort in outcomes(self.settings, self.data, self.train, self.files.lineage, self.search):
@@ -106,11 +108,12 @@ class _Runner:
                     print(self._round_line(cohort), flush=True)
 
     def train(self, cohort: Cohort) -> Cohort:
-        """The outcomes of a cohort: read where they are done, resumed or trained where not.
+        """Return the outcomes of a cohort: load the complete ones, and resume or train the others.
 
-        Outcomes that nothing grows from come back without their tensors. Raises TimeLimit at the deadline.
+        Outcomes that no later round starts from are returned without their tensors. Raises TimeLimit if training was
+        stopped early, at the deadline or on request.
         """
-        if self.files.lineage.changed:  # the masks of this round are known now
+        if self.files.lineage.changed:  # the masks of this round are new in the lineage
             self.write()
         outcomes, todo = {}, {}
         for replicate, start in cohort.items():
@@ -130,11 +133,11 @@ class _Runner:
         return {replicate: outcomes[replicate] for replicate in cohort}
 
     def _outcome_of(self, replicate: Replicate, start: TrainState) -> TrainState | None:
-        """What there is of a training that is done; None where it has to be done, or done again."""
+        """Return the outcome of a complete training run, or None if it has to be trained (again)."""
         files = self.files
         if files.has_ticket(replicate):
             if replicate in files.rows and not arm_of(replicate.arm).is_pruned_itself:
-                return start  # nothing grows from it
+                return start  # no later round starts from this training run
             outcome = files.load_ticket(replicate, start)
             files.note(replicate, outcome)
             keep_for_later_rounds(self.settings, self.data, files.lineage, replicate, outcome)
@@ -146,14 +149,14 @@ class _Runner:
         return outcome_from_lineage(self.settings, files.lineage, files.missing, replicate, start, diverged)
 
     def _trained(self, todo: Cohort, starts: Cohort) -> Cohort:
-        """Train what is to do, saving each training as it ends; return those that came to their end."""
+        """Train the cohort `todo` and save each training run as it ends; return the outcomes of the complete ones."""
         files, outcomes = self.files, {}
         checkpointer = Checkpointer(files.folder / "checkpoints", self.settings, self.deadline)
         checkpointer.report = self.progress.report
         trainer = METHODS[type(self.settings)].trainer
         for replicate, state in self.executor.train(self.settings, self.data, todo, checkpointer, trainer):
             if state.iteration < self.settings.iterations:
-                continue  # it was told to stop, at the deadline
+                continue  # stopped early, at the deadline or on request
             files.save_ticket(replicate, state)
             outcomes[replicate] = state
             if replicate not in files.rows:
@@ -162,12 +165,12 @@ class _Runner:
             self.progress.ended(replicate, row["percent_left"], row["final_test_accuracy"])
             keep_for_later_rounds(self.settings, self.data, files.lineage, replicate, state)
             release_tensors(self.settings, replicate, state, starts[replicate])
-            if time.perf_counter() - files.written > WRITE_EVERY:  # what a kill loses of the tables, the tickets have
+            if time.perf_counter() - files.written > WRITE_EVERY:  # tickets restore rows that a kill loses
                 self.write()
         return outcomes
 
     def search(self, settings: Settings) -> Iterator[Cohort]:
-        """The tickets of another search, that this one takes masks from, round by round: a run of its own."""
+        """Yield the tickets of the search that this run takes its masks from, trained as a run in the folder SOURCE."""
         folder = self.files.folder / SOURCE
         run(settings, folder, self.deadline - time.monotonic(), self.force, self.quiet, self.executor)
         found, before = RunFolder(folder, settings), {}
@@ -189,12 +192,12 @@ class _Runner:
             yield {replicate: state}
 
     def write(self) -> None:
-        """Bring the files in step with what is done."""
+        """Write the tables and run.json so that they include everything trained so far."""
         self.files.hardware = self.executor.hardware(self.data) or self.files.hardware
         self.files.write()
 
     def _say_again(self, replicates: list[Replicate]) -> None:
-        """Say that trainings are done again whose rows are here, and count them in run.json."""
+        """Print that training runs which have rows are trained again, and count them in run.json."""
         if replicates:
             record = self.files.record
             record["trained_again"] = record.get("trained_again", 0) + len(replicates)
@@ -205,7 +208,7 @@ class _Runner:
             )
 
     def _round_line(self, outcomes: Cohort) -> str:
-        """Of the arm that comes first in a round: where it is, and its mean test accuracy."""
+        """Return the progress line of a round: percentage of weights and mean test accuracy of the first arm in it."""
         arm = next(iter(outcomes)).arm
         rows = [self.files.rows[replicate] for replicate in outcomes if replicate.arm == arm]
         accuracy = sum(row["final_test_accuracy"] for row in rows) / len(rows)

@@ -1,4 +1,4 @@
-"""Schemas: what the files of a run's folder must hold (columns, types, ranges, keys) and that they fit each other."""
+"""Schemas of the files in a run's folder (columns, types, ranges, keys), and checks that the files are consistent."""
 
 from functools import cache
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ KEYS = {"rounds.csv": REPLICATE, "curves.csv": [*REPLICATE, "iteration"]}
 
 
 def _accuracy(value: float) -> float:
-    if not (0 <= value <= 1 or value != value):  # nan where there is none
+    if not (0 <= value <= 1 or value != value):  # nan if it was not measured
         raise ValueError("an accuracy lies between 0 and 1")
     return value
 
@@ -39,7 +39,7 @@ Loss = Annotated[float, AfterValidator(_loss)]  # nan without a validation set, 
 
 
 class RunRecord(BaseModel):
-    """run.json: fields that are there have these types; others are kept as they are."""
+    """Content of run.json. Fields listed here must have these types if present; other fields are kept as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -61,7 +61,7 @@ class RunRecord(BaseModel):
 
 
 def check_record(record: object, path: object) -> dict:
-    """What a run.json holds, unchanged. Raises LabError where it is no record of a run."""
+    """Return the content of a run.json, unchanged. Raises LabError if it is not a valid record of a run."""
     try:
         RunRecord.model_validate(record)
     except ValidationError as error:
@@ -72,9 +72,9 @@ def check_record(record: object, path: object) -> dict:
 
 
 def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """A rounds.csv or curves.csv with all its columns, the newer ones empty where an older version wrote it.
+    """Return a rounds.csv or curves.csv with all columns. Newer columns are empty if an older version wrote the file.
 
-    Raises ValueError that says what is wrong with it.
+    Raises ValueError with the reason if the table is invalid.
     """
     columns = COLUMNS[name]
     if [column for column in columns if column in table or column not in ADDED] != list(table):
@@ -85,7 +85,7 @@ def check_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_whole(record: dict, rounds: pd.DataFrame, curves: pd.DataFrame) -> None:
-    """Raise ValueError where the tables of a run are not of the same trainings as each other and as run.json."""
+    """Raise ValueError if the tables of a run and its run.json do not belong to the same training runs."""
     if len(rounds) != record.get("trainings_done", len(rounds)):
         raise ValueError(f"rounds.csv has {len(rounds)} trainings, run.json {record['trainings_done']}")
     last = curves.groupby(REPLICATE)["iteration"].max() if len(curves) else pd.Series(dtype=int)
@@ -98,7 +98,7 @@ def check_whole(record: dict, rounds: pd.DataFrame, curves: pd.DataFrame) -> Non
 
 
 def _check_values(name: str, table: pd.DataFrame) -> None:
-    from pandera.errors import SchemaErrors  # half a second, and a run that only trains needs no table
+    from pandera.errors import SchemaErrors  # slow to import (0.5 s), and not needed to train
 
     try:
         _schema(name).validate(table, lazy=True)

@@ -1,4 +1,4 @@
-"""Status: what of a run is done. The list, `lth show`, the figures and the runner itself all ask here."""
+"""Status of a run: which training runs are complete. Used by `lth list`, `lth show`, the figures and the runner."""
 
 from collections.abc import Container
 from pathlib import Path
@@ -15,9 +15,9 @@ from lthcore.training.state import Replicate
 
 
 class Status(NamedTuple):
-    """The trainings of an experiment that are done, and those that are not.
+    """Complete and missing training runs of an experiment.
 
-    `asked` says whether its last run did all that it was asked for, be that less than the params file asks for.
+    `asked` tells whether its last run completed all that it was asked for, even if the params file asks for more.
     """
 
     done: set[Replicate]
@@ -26,12 +26,12 @@ class Status(NamedTuple):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether figures and tables of the study show it."""
+        """Whether the figures and tables of the study include this experiment."""
         return bool(self.done) and (self.asked or not self.missing)
 
 
 def missing(settings: Recipe, done: Container[Replicate], diverged: list[Replicate]) -> list[Replicate]:
-    """The trainings still to do: not those that would grow from one that diverged."""
+    """Return the training runs still to do, without those that would start from one that diverged."""
     ended = {(r.arm, r.trial): r.round for r in diverged if arm_of(r.arm).is_pruned_itself}
 
     def reachable(r: Replicate) -> bool:
@@ -41,7 +41,7 @@ def missing(settings: Recipe, done: Container[Replicate], diverged: list[Replica
 
 
 def status_of(experiment: Experiment, root: Path | None = None) -> Status:
-    """What of an experiment is done. Raises LabError where its record or table is damaged."""
+    """Return the status of an experiment. Raises LabError if its record or table is damaged."""
     folder = folder_of(experiment.name, root)
     record = read_record(folder)
     if record.get("run_key") != experiment.settings.key or not (folder / "rounds.csv").exists():
@@ -55,9 +55,9 @@ def status_of(experiment: Experiment, root: Path | None = None) -> Status:
 
 
 def _is_whole(folder: Path, record: dict, settings: Recipe) -> bool:
-    """Whether the record of a run says that it has all of this, and its table is as it was written.
+    """Return whether a run is complete for these settings by its record, and its table has the recorded digest.
 
-    So the trainings of a finished run need not be looked up one by one.
+    The training runs of a complete run then need not be looked up one by one.
     """
     if not record.get("complete") or record.get("trainings_diverged") or "writing" in record:
         return False
@@ -65,14 +65,15 @@ def _is_whole(folder: Path, record: dict, settings: Recipe) -> bool:
         asked = type(settings)(**record["settings"])
         read_file(folder / "rounds.csv")
     except (KeyError, LabError, ValueError):
-        return False  # the table is read, and what is wrong is said
+        return False  # `status_of` then reads the table and reports the error
     return set(planned(settings)) <= set(planned(asked))
 
 
 def changed_runs(known: dict[str, Experiment], root: Path | None = None) -> list[tuple[Experiment, dict[str, Any]]]:
-    """The runs below a results root that are of no params file as it stands, but of one with changed settings.
+    """Return the runs below a results root that were made from a params file with changed settings.
 
-    `known` are the experiments of the params files by name. With each run comes what it changes, as `changes` says it.
+    `known` has the experiments of the params files by name. Each run comes with its changed settings, as `changes`
+    returns them.
     """
     found, root = [], root or results_root()
     for path in sorted(path for profile in PROFILES for path in root.glob(f"{profile}/*/*/run.json")):
@@ -92,9 +93,10 @@ def changed_runs(known: dict[str, Experiment], root: Path | None = None) -> list
 
 
 def find_run(run: str | Path, with_file: str = "run.json") -> Path:
-    """The folder of a run: as named, or of that variant at its largest profile; one's own before a committed one.
+    """Return the folder of a run, given as a path, as `<profile>/<notebook>/<variant>` or as its variant.
 
-    Raises LabError where no such run has a file of the name `with_file`.
+    Runs below `results_root()` are preferred to runs in results/ of the project, and larger profiles to smaller ones.
+    Raises LabError if no such run has a file named `with_file`.
     """
     if (Path(run) / with_file).exists():
         return Path(run).resolve()

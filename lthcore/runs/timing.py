@@ -1,7 +1,7 @@
-"""Timing: the seconds of a training step and of evaluating an image on this machine, at a share of weights left.
+"""Timing of a training step and of the evaluation of an image on this machine, at a given share of weights left.
 
-What is timed is kept from one command to the next, in the user's cache and for this processor and these versions: to
-time all networks of params/ takes a minute or two.
+The times are kept in the user's cache, by processor and package versions, because timing all networks of params/ takes
+a minute or two.
 """
 
 import json
@@ -29,15 +29,15 @@ COSTLY = (
     "dataset", "image_size", "architecture", "widths", "padding", "augment", "dropout", "optimizer", "momentum",
     "nesterov", "batch_size", "clip_norm", "precision", "device", "engine",
 )  # fmt: skip
-SMALL_BATCH = 32  # images that a step of convolutions is timed on
-MASKED = 0.5  # share of weights left at which other networks than chains are timed: their masks cost something too
+SMALL_BATCH = 32  # batch size at which networks other than plain chains are timed
+MASKED = 0.5  # share of weights left at which these networks are timed, so that masks are included
 
 
 def timed(s: Recipe, density: float = 1.0) -> tuple[float, float]:
-    """Seconds of a training step, and of evaluating an image, at a share of weights left; on one thread.
+    """Return the seconds of a training step and of evaluating an image, at a share of weights left, on one thread.
 
-    A convolutional network's step is its update, and the rest, which goes with its images: so a small batch stands for
-    all sizes, since timing every experiment's own would take minutes.
+    For networks other than plain chains, the time of a step is the optimizer's update plus a part proportional to the
+    batch size. A small batch is timed and scaled, since timing the batch size of every experiment would take minutes.
     """
     step, image, update = _seconds(*_as_timed(s, density))
     if depends_on_density(s):
@@ -46,12 +46,12 @@ def timed(s: Recipe, density: float = 1.0) -> tuple[float, float]:
 
 
 def is_timed(s: Recipe, density: float = 1.0) -> bool:
-    """Whether `timed` knows these seconds from an earlier command."""
+    """Return whether the result of `timed` is already in the cache."""
     return _name(*_as_timed(s, density)) in _kept()
 
 
 def depends_on_density(s: Recipe) -> bool:
-    """Whether a step takes less time with fewer weights: in a chain of dense layers, which skips what is pruned."""
+    """Return whether a step is faster with fewer weights: in plain chains of dense layers, which skip pruned ones."""
     settings = _alike(s)
     known = _kept().get(_name(settings), {}).get("chain")
     if known is None:
@@ -62,19 +62,19 @@ def depends_on_density(s: Recipe) -> bool:
 
 
 def _as_timed(s: Recipe, density: float) -> tuple[Settings, float]:
-    """The settings and the share of weights left that are timed for these."""
+    """Return the settings and the share of weights left that are timed in place of these."""
     alike = _alike(s)
     return (alike, density) if depends_on_density(s) else (alike.changed(batch_size=SMALL_BATCH), MASKED)
 
 
 @cache
 def _alike(s: Recipe) -> Settings:
-    """Settings with what a step's time depends on, the rest at its default: alike for many experiments."""
+    """Return settings with only the values of COSTLY, else defaults, so that many experiments share one timing."""
     return Settings(**{name: getattr(s, name) for name in COSTLY})
 
 
 def _seconds(settings: Settings, density: float) -> tuple[float, float, float]:
-    """Seconds of a step, of evaluating an image, and of the optimizer's part in the step: those known, or timed now."""
+    """Return the seconds of a step, of evaluating an image, and of the optimizer's update; cached or measured now."""
     name = _name(settings, density)
     seconds = _kept().get(name, {}).get("seconds")
     if not seconds:
@@ -84,7 +84,7 @@ def _seconds(settings: Settings, density: float) -> tuple[float, float, float]:
 
 
 def _measure(settings: Settings, density: float) -> tuple[float, float, float]:
-    """The seconds of `_seconds`, on random images and one thread."""
+    """Measure the three times of `_seconds` on random images and one thread."""
     shape, classes, chain = image_shape(settings), classes_of(settings), depends_on_density(settings)
     n, steps = (max(500, settings.batch_size), 5) if chain else (100, 1)
     device = pick_device(settings.device)
@@ -100,7 +100,7 @@ def _measure(settings: Settings, density: float) -> tuple[float, float, float]:
         engine = engine_for(settings, data, [begin(settings, 0, 0, weights, mask)])
         batches = torch.randint(0, n, (1, steps, settings.batch_size), device=device)
         step = _best(lambda: engine.steps(data, batches, [0.0] * steps), device) / steps
-        optimizer = getattr(engine, "optimizer", None)  # a sparse chain's is no object of its own
+        optimizer = getattr(engine, "optimizer", None)  # SparseChain has no optimizer object
         update = _best(optimizer.step, device) if optimizer is not None and device.type == "cpu" else 0.0
         return step, _best(lambda: engine.evaluate(split), device) / n, update
     finally:
@@ -108,7 +108,7 @@ def _measure(settings: Settings, density: float) -> tuple[float, float, float]:
 
 
 def _best(work: Callable[[], None], device: torch.device) -> float:
-    """The least of three times, or of two where it takes long: the first may have code to load."""
+    """Return the shortest of three times, or of two if they are long. The first may include loading of code."""
     times = [_clock(work, device), _clock(work, device)]
     while len(times) < 3 and sum(times) < 0.5:
         times.append(_clock(work, device))
@@ -125,13 +125,13 @@ def _clock(work: Callable[[], None], device: torch.device) -> float:
 
 @cache
 def _name(settings: Settings, density: float | None = None) -> str:
-    """What a network is called among what is kept: its engine and device are no part of a run's key."""
+    """Return the name of a network in the cache. Engine and device are added, since a run's key does not have them."""
     at = "" if density is None else f" at {density:g}"
     return f"{settings.key} {settings.engine} {settings.device}{at}"
 
 
 def _kept() -> dict[str, dict]:
-    """What is known of this machine from earlier commands."""
+    """Return what is cached for this machine."""
     return _read_kept(_cache_file())
 
 
@@ -145,7 +145,7 @@ def _read_kept(path: Path) -> dict[str, dict]:
 
 
 def _keep(name: str, known: dict) -> None:
-    """Keep something for commands to come; where nothing can be written they find it out again."""
+    """Cache a result for later commands. If the file cannot be written, they measure again."""
     path = _cache_file()
     _read_kept(path)[name] = known
     with suppress(OSError):
@@ -159,6 +159,6 @@ def _cache_file() -> Path:
 
 @cache
 def _machine() -> str:
-    """A name of this processor, its GPU and the versions that times depend on."""
+    """Return a digest of this processor, its GPU and the versions that times depend on."""
     here = hardware(pick_device("auto")) | versions()
     return digest(json.dumps(here, sort_keys=True).encode())

@@ -1,8 +1,8 @@
-"""YAML files: what is read of params/ and of the command line is plain JSON values, or one line that says where not.
+"""Reading YAML from params/ and the command line as plain JSON values. Errors are one line with the position.
 
-Dates are text here, tags and numbers as keys are refused, and so is a key given twice, of which YAML takes the last
-without a word. Anchors may be used, as `params/iterative_pruning/input_scaling.yaml` does, but what they stand for is
-counted before any of it is made: a few lines can expand to more than a memory holds.
+Dates are read as text. Tags, keys that are not text and duplicate keys are errors (YAML would silently take the last
+duplicate). Anchors are allowed, as in `params/iterative_pruning/input_scaling.yaml`, but their expanded size is counted
+before any value is constructed, because a few lines can expand to more than fits in memory.
 """
 
 import math
@@ -18,14 +18,14 @@ from yaml.constructor import ConstructorError
 
 from lthcore.errors import LabError, one_line, shown
 
-LARGEST = 1 << 20  # bytes of a file: a hundred times what the largest here has
-MOST, DEEPEST = 100_000, 20  # values, those that anchors repeat counted each time, and levels of them
+LARGEST = 1 << 20  # bytes of a file: a hundred times the largest params file
+MOST, DEEPEST = 100_000, 20  # limits: values after expanding anchors, and nested levels
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 AS_TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of plain values. Raises YAMLError, with the place, for everything else."""
+    """YAML loader for plain values. Raises YAMLError with the position for everything else."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML keeps them on the class
         first: [(tag, pattern) for tag, pattern in some if tag not in AS_TEXT]
@@ -35,10 +35,10 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.level = 0
-        self.extents: dict[yaml.Node, tuple[int, int]] = {}  # how many values a node stands for, and how deep
+        self.extents: dict[yaml.Node, tuple[int, int]] = {}  # number of values in a node after expansion, and its depth
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
-        """The next node, its expanded size and depth checked before anything is made of it."""
+        """Return the next node, after checking its expanded size and depth."""
         event = self.peek_event()
         alias = isinstance(event, yaml.AliasEvent)
         if not alias and event.tag is not None:
@@ -65,7 +65,7 @@ class _Loader(yaml.SafeLoader):
         return 1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """A mapping whose keys are text, each there once."""
+        """Return a mapping, after checking that its keys are text and unique."""
         node, seen = super().compose_mapping_node(anchor), {}
         for key, _ in node.value:
             if key.tag not in (TEXT, MERGE):
@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The value of a node: a number must be one that JSON has too."""
+        """Return the value of a node, after checking that a number is finite and an integer has at most 64 bits."""
         try:
             value = super().construct_object(node, deep)
         except (ValueError, OverflowError):  # 0x_, or thousands of digits
@@ -94,8 +94,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """The plain value that a text of YAML stands for. Raises LabError, which names line and column, for any other."""
-    return deepcopy(_parsed(text))  # a file is read under each of its profiles, and whoever reads it may change it
+    """Return the plain value of a YAML text. Raises LabError with line and column if it is not valid."""
+    return deepcopy(_parsed(text))  # the cached value is read again for each profile; callers may change theirs
 
 
 @lru_cache(maxsize=256)
@@ -104,7 +104,7 @@ def _parsed(text: str) -> Any:
     try:
         loader = _Loader(text)
         return loader.get_single_data()
-    except yaml.MarkedYAMLError as error:  # its str shows the text around the place too, which may be long
+    except yaml.MarkedYAMLError as error:  # str(error) also quotes the text around the position, which may be long
         said = ": ".join(part for part in (error.context, error.problem) if part)
         mark = error.problem_mark or error.context_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
@@ -117,10 +117,10 @@ def _parsed(text: str) -> Any:
 
 
 def read_yaml(path: str | Path, kind: str, advice: str = "") -> Any:
-    """The plain value that a YAML file holds.
+    """Return the plain value in a YAML file.
 
-    `kind` says in errors what sort of file it is, `advice` what to do where it cannot be read. Raises LabError for a
-    file that cannot be read, is larger than LARGEST, or is no YAML of plain values.
+    In errors, `kind` names the kind of file, and `advice` says what to do if it cannot be read. Raises LabError if the
+    file cannot be read, is larger than LARGEST, or is not YAML of plain values.
     """
     content = _content(Path(path), kind, advice)
     if len(content) > LARGEST:
@@ -134,7 +134,7 @@ def read_yaml(path: str | Path, kind: str, advice: str = "") -> Any:
 
 
 def _content(path: Path, kind: str, advice: str) -> bytes:
-    """The bytes of a file, and no more than one beyond LARGEST."""
+    """Return the bytes of a file, but at most one more than LARGEST."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or device may never end
             raise LabError(f"{kind}: {path} is no regular file{advice}")
@@ -145,9 +145,9 @@ def _content(path: Path, kind: str, advice: str) -> bytes:
 
 
 def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Raise LabError, which begins with `where` and names the part, unless a plain value has a shape.
+    """Raise LabError, which begins with `where` and names the invalid part, unless a plain value has the type `shape`.
 
-    `shape` is any type that pydantic knows; values are not converted.
+    `shape` is any type that pydantic knows. Values are not converted.
     """
     try:
         TypeAdapter(shape).validate_python(value, strict=True)

@@ -1,1 +1,1 @@
-"""Training: one step at a time, with checkpoints, on whatever engine is fastest here."""
+"""Training of networks: training loops, training states, and the engines that take the steps."""

@@ -1,7 +1,7 @@
-"""Training: replicates in step, as generators of their own states, and cohorts of them on all cores or one GPU.
+"""Training loops, written as generators that pause after every evaluation.
 
-Data are tensors on the device; there is no DataLoader, and the step loop never waits for the device. Everything
-random follows from one seed and the position reached, so a training resumed from a checkpoint goes on bit for bit.
+Data are tensors on the device: there is no DataLoader, and the step loop never waits for the device. All randomness
+is derived from one seed and the current iteration, so a training run resumed from a checkpoint continues bit for bit.
 """
 
 import math
@@ -29,14 +29,17 @@ Cohort = dict[Hashable, TrainState]
 
 
 class Trainer(Protocol):
-    """Trains states that stand at one iteration together, to the end of the settings."""
+    """Function that trains states at the same iteration together, up to `settings.iterations`."""
 
     def __call__(self, settings: Recipe, data: Data, states: list[TrainState]) -> Iterator[None]:
-        """Yield after every evaluation, with the states up to date."""
+        """Train the states; yield after every evaluation, when the states are up to date."""
 
 
 def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense | SparseChain:
-    """What trains these states fastest here; all engines give the same numbers to rounding."""
+    """Return the engine that trains these states fastest here. All engines give the same numbers up to rounding.
+
+    Raises LabError if a mask does not fit the network.
+    """
     model, device = build(settings, data.shape, data.classes), data.train.images.device
     for state in states:
         masks.check(state.mask, state.weights, kinds_of(model))
@@ -51,9 +54,10 @@ def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense 
 
 
 def train(settings: Recipe, data: Data, state: TrainState) -> Iterator[TrainState]:
-    """Train from `state.iteration` to `settings.iterations`; yield the same state after every evaluation.
+    """Train from `state.iteration` to `settings.iterations`; yield the state after every evaluation.
 
-    The last state yielded is the outcome. Raises AssertionError should a pruned weight not be zero then.
+    Every yield gives the same object, `state`, which is updated in place. After the last one it is the outcome.
+    Raises AssertionError if `settings.masks_weights` and a pruned weight is not zero at the end.
     """
     for _ in train_in_step(settings, data, [state]):
         yield state
@@ -62,10 +66,11 @@ def train(settings: Recipe, data: Data, state: TrainState) -> Iterator[TrainStat
 def train_in_step(
     settings: Recipe, data: Data, states: list[TrainState], pauses: Container[int] = ()
 ) -> Iterator[None]:
-    """Train replicates that stand at one iteration together; yield after every evaluation, the states up to date.
+    """Train replicates at the same iteration together; yield after every evaluation, when the states are up to date.
 
-    It yields at the iterations `pauses` too. Between yields a caller may replace masks, weights and optimizer
-    tensors of the states (all of them at once): training goes on from what it finds.
+    Also yields at the iterations in `pauses`. Between yields a caller may replace the masks of states, and their
+    weights and optimizer tensors with them: training continues from the new values. New weights or optimizer tensors
+    without a new mask are ignored.
     """
     with one_thread():
         engine = engine_for(settings, data, states)
@@ -98,7 +103,10 @@ def train_in_step(
 def _advance(
     settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState], at: int, stop: int
 ) -> int:
-    """Take the steps from iteration `at` to `stop`, an epoch's at once; keep the weights that tickets rewind to."""
+    """Train from iteration `at` to `stop`, one epoch at a time, and return the iteration reached.
+
+    Stores the weights that tickets rewind to in the states.
+    """
     while at < stop:
         end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
         batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
@@ -116,7 +124,7 @@ def _advance(
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, for layers that draw numbers and know no other; they are put back afterwards."""
+    """Seed torch's global generators, for layers that draw from them; restore their states afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.random.default_generator.manual_seed(seed)
         if device.type == "cuda":
@@ -126,9 +134,9 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def epoch_batches(settings: Recipe, data: Data, state: TrainState, start: int, stop: int) -> Tensor:
-    """The batches (steps, batch) of image indices from iteration `start` to `stop` or the end of its epoch.
+    """Return batches (steps, batch) of image indices from iteration `start` to `stop` or to the end of its epoch.
 
-    Every epoch is a permutation of its own, which follows from the training's seed and the epoch's number.
+    Every epoch has its own permutation, which is derived from the seed of the training run and the epoch number.
     """
     n = len(data.train.labels)
     epoch, step = divmod(start, n // settings.batch_size)
@@ -138,7 +146,7 @@ def epoch_batches(settings: Recipe, data: Data, state: TrainState, start: int, s
 
 
 def learning_rate(settings: Recipe, iteration: int) -> float:
-    """The learning rate of the step after `iteration` steps: warm-up x schedule."""
+    """Return the learning rate of the step after `iteration` steps: warm-up factor times schedule."""
     rate = settings.learning_rate
     if settings.schedule == "step":
         rate *= settings.gamma ** sum(iteration >= milestone for milestone in settings.milestones)
@@ -149,7 +157,10 @@ def learning_rate(settings: Recipe, iteration: int) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread: their number changes rounding, so that with one a training is the same anywhere."""
+    """Run torch with one thread, and restore the number of threads afterwards.
+
+    The number of threads changes rounding. With one thread, results do not depend on the number of cores.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -159,19 +170,22 @@ def one_thread() -> Iterator[None]:
 
 
 def left_in(settings: Recipe, state: TrainState) -> int:
-    """How many weights are left: those of the mask, and where it does not hold (`masking: gradients`) all but zeros."""
+    """Return the number of weights left: those kept by the mask, or all nonzero ones under `masking: gradients`.
+
+    There the mask applies to gradients only, so the weights that it prunes need not be zero.
+    """
     return masks.nonzero(state.weights, state.mask) if settings.counts_zeros else masks.weights_left(state.mask)
 
 
 def percent_left_in(settings: Recipe, state: TrainState) -> float:
-    """The percentage of its prunable weights that a training has left."""
+    """Return the percentage of prunable weights that a training run has left."""
     return 100 * left_in(settings, state) / sum(m.numel() for m in state.mask.values())
 
 
 def _record(
     settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState], iteration: int
 ) -> None:
-    """Evaluate, and note in each state where it stands and whether it is the best so far."""
+    """Add an evaluation to each replicate's curve, and copy its weights if its validation loss is the lowest so far."""
     _sync(engine, states, iteration)
     held = [] if data.validation is None else [data.validation]
     for state, results in zip(states, engine.evaluate(*held, data.test), strict=True):
@@ -190,9 +204,12 @@ def _sync(engine: Dense | SparseChain, states: list[TrainState], iteration: int)
 
 
 def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState]) -> None:
-    """Read the training accuracy at the end and at the early stop, and check that what is pruned is zero."""
+    """Record the training accuracy at the end and at the early-stop point, and move the states to the CPU.
+
+    Raises AssertionError if `settings.masks_weights` and a pruned weight is not zero, unless training diverged.
+    """
     for state, results in zip(states, engine.evaluate(data.train), strict=True):
-        state.weights = _copy(state.weights, "cpu")  # no longer the engine's own
+        state.weights = _copy(state.weights, "cpu")  # a copy, because the engine's weights change below
         state.mask, state.optimizer = ({k: t.cpu() for k, t in old.items()} for old in (state.mask, state.optimizer))
         state.rewind = state.rewind and _copy(state.rewind, "cpu")
         if not state.diverged and settings.masks_weights and not masks.is_masked(state.weights, state.mask):

@@ -1,7 +1,7 @@
-"""Orphans: worker processes end when the process that started them does, and what it left is removed by the next run.
+"""Orphaned worker processes: end workers whose parent has ended, and remove files left by killed processes.
 
-A process that is killed outright (kill -9, or the system that is out of memory) can tell its workers nothing, and they
-would train on beside a run begun anew.
+A process that is killed outright (by kill -9, or by the system when memory runs out) cannot notify its workers. They
+would continue to train beside a restarted run.
 """
 
 import os
@@ -15,14 +15,17 @@ from pathlib import Path
 
 import psutil
 
-EVERY = 0.2  # seconds between a worker's looks at its parent
+EVERY = 0.2  # seconds between a worker's checks that its parent is alive
 SHARED_MEMORY = Path("/dev/shm")
-# What joblib shares with its workers, named after the process that made it: copies of arrays, and semaphores.
+# Names of the array copies and semaphores that joblib shares with its workers. They contain the ID of their creator.
 NAMES = re.compile(r"(?:joblib_memmapping_folder_|sem\.loky-)(\d{1,9})[_-].*")
 
 
 def end_with(parent: int) -> None:
-    """Let this worker process end soon after process `parent`, which it works for, however that ended."""
+    """End this worker process soon after process `parent`, for which it works, has ended for any reason.
+
+    Starts a thread that checks for this, and returns.
+    """
 
     def watch() -> None:
         while True:
@@ -33,21 +36,21 @@ def end_with(parent: int) -> None:
 
 
 def end_if_orphan(parent: int) -> None:
-    """End this worker process at once if process `parent`, which it works for, has ended."""
+    """End this worker process at once if process `parent`, for which it works, has ended."""
     if not _is_alive(parent):
         os._exit(1)
 
 
 def temporary_folder() -> Path:
-    """Where joblib puts copies of arrays if not into shared memory."""
+    """Return the folder where joblib puts copies of arrays if it does not use shared memory."""
     return Path(os.environ.get("JOBLIB_TEMP_FOLDER") or tempfile.gettempdir())
 
 
 def remove_leftovers() -> None:
-    """Remove what processes of this user that were killed have left in shared memory and among the temporary files.
+    """Remove files that killed processes of this user have left in shared memory and in the temporary folder.
 
-    The semaphores and copies of arrays that joblib shares with its workers: gigabytes, that only a restart of the
-    machine would free otherwise. What belongs to a process that still runs stays.
+    These are the semaphores and array copies that joblib shares with its workers: gigabytes that only a restart of the
+    machine would free otherwise. Files of running processes are kept. Does nothing on systems other than POSIX.
     """
     if os.name != "posix":
         return
@@ -71,8 +74,8 @@ def _is_mine(path: Path) -> bool:
 
 def _is_alive(process: int) -> bool:
     try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # dead, and nobody has asked how it ended
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # a zombie process has already ended
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # it is another user's
+    except psutil.AccessDenied:  # the process belongs to another user
         return True

@@ -1,4 +1,4 @@
-"""Cohorts: replicates trained on all cores of a CPU, or in step on one GPU."""
+"""Training of cohorts: replicates in parallel on the cores of a CPU, or in step on one GPU."""
 
 import os
 import re
@@ -26,14 +26,14 @@ from lthcore.training.state import TrainState
 
 
 class GoOn(Protocol):
-    """Told where a training is, in the process that trains: before it begins, and after each of its evaluations."""
+    """Callback in the training process, called before a training run begins and whenever its trainer yields."""
 
     def __call__(self, key: Hashable, state: TrainState) -> bool:
-        """Whether to go on; it may save the state, which is up to date."""
+        """Return whether to continue training. May save the state, which is up to date."""
 
 
 def always(key: Hashable, state: TrainState) -> bool:
-    """Go on to the end."""
+    """Always continue training."""
     return True
 
 
@@ -45,12 +45,14 @@ def train_cohort(
     workers: int | None = None,
     trainer: Trainer = train_in_step,
 ) -> Iterator[tuple[Hashable, TrainState]]:
-    """Train the replicates of a cohort; yield (key, outcome) as each ends. Each equals the same replicate alone.
+    """Train the replicates of a cohort; yield (key, outcome) as each finishes.
 
-    A training ends early where `go_on` returns False. On a CPU the replicates are spread over
-    `workers` processes of one thread (default: `LTH_WORKERS`, else every core) that share the data. On a GPU chains
-    of dense layers train in step, as many as its memory holds, and other networks in turn. `trainer` is what trains:
-    `train_in_step`, or a study's own that does something at its pauses.
+    A replicate trained alone has the same outcome (up to rounding if it is trained in step here). A training run ends
+    early if `go_on` returns False; replicates that train in step then end together. On a CPU the replicates are
+    distributed over `workers` single-threaded processes (default: `LTH_WORKERS`, else one per core) that share the
+    data. On a GPU, chains of dense layers train in step, as many at once as fit in its memory, and other networks one
+    after another. The setting `engine: stack` trains chains in step on a CPU, too. `trainer` does the training:
+    `train_in_step`, or a study's own function that acts at its pauses.
     """
     device = data.train.images.device
     chain = is_chain(build(settings, data.shape, data.classes))
@@ -62,7 +64,7 @@ def train_cohort(
         for key, state in cohort.items():
             yield _train_one(settings, data, key, state, go_on, trainer)
         return
-    arrays = data.to_arrays()  # joblib maps arrays of this size into every worker instead of copying them
+    arrays = data.to_arrays()  # joblib memory-maps large arrays into every worker instead of copying them
     pool = Parallel(
         workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M", backend="loky",
         initializer=_begin_worker, initargs=(os.getpid(),),
@@ -78,7 +80,7 @@ def train_cohort(
         yield from outcomes
     except TerminatedWorkerError:
         raise LabError("a worker process was killed (out of memory?); the same command goes on where it was") from None
-    except PicklingError as error:  # what joblib makes of a copy of the data that could not be written
+    except PicklingError as error:  # joblib raises this if it could not write a copy of the data
         reason = re.search(r"\[Errno.*", str(error.__cause__))
         if reason is None:
             raise
@@ -95,10 +97,14 @@ def _no_room(reason: object) -> LabError:
 def _train_stacks(
     settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
 ) -> Iterator[tuple[Hashable, TrainState]]:
-    """Train in step those that stand at the same iteration, as many at once as fit."""
+    """Train replicates at the same iteration in step, as many at once as fit in memory."""
 
     def position(key: Hashable) -> tuple[int, bool, float, bool]:
-        """What replicates must share: iteration, whether it is evaluated, clock of the optimizer, learning rates."""
+        """Return a sort key that is equal for replicates that can train in step.
+
+        It consists of the iteration, whether there is no evaluation yet, the step count of the optimizer (-1 if it has
+        no state), and whether the replicate is fine-tuned, which changes its learning rates.
+        """
         state = cohort[key]
         clock = next((float(t) for slot, t in state.optimizer.items() if slot.endswith("/step")), 0.0)
         return state.iteration, not state.curve, clock if state.optimizer else -1.0, state.fine_tuned
@@ -116,7 +122,7 @@ def _train_stacks(
                 if len(part) == 1:
                     raise LabError("the GPU's memory does not hold one such network; lower batch_size") from None
                 half = len(part) // 2
-                parts[:0] = [part[:half], part[half:]]  # from where they began: what ran out of memory is thrown away
+                parts[:0] = [part[:half], part[half:]]  # both halves start over: the changed states are discarded
                 print(f"note: {len(part)} networks do not fit the GPU's memory; {half} at a time now", file=sys.stderr)
                 torch.cuda.empty_cache()
                 continue
@@ -124,7 +130,7 @@ def _train_stacks(
 
 
 def _train_stack(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer) -> None:
-    """Train in step until one of them is told to stop, or to the end."""
+    """Train replicates in step to the end, or until `go_on` returns False for one of them."""
     answers = [go_on(key, state) for key, state in cohort.items()]
     steps = trainer(settings, data, list(cohort.values()))
     while all(answers) and next(steps, "done") != "done":
@@ -132,7 +138,10 @@ def _train_stack(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trai
 
 
 def stack_size(settings: Recipe, data: Data, state: TrainState) -> int:
-    """How many replicates fit in half of the GPU's free memory: weights, gradients, moments, snapshots, activations."""
+    """Estimate how many replicates fit in half of the GPU's free memory (64 on other devices).
+
+    The estimate includes weights, gradients, moments, snapshots and activations.
+    """
     device = data.train.images.device
     if device.type != "cuda":
         return 64
@@ -143,7 +152,10 @@ def stack_size(settings: Recipe, data: Data, state: TrainState) -> int:
 
 
 def worker_count() -> int:
-    """How many processes train at once on a CPU: `LTH_WORKERS`, else one for each core."""
+    """Return how many processes train at once on a CPU: `LTH_WORKERS`, else one per core.
+
+    Raises LabError if `LTH_WORKERS` is not a whole number from 1.
+    """
     text = os.environ.get("LTH_WORKERS") or str(cpu_count())
     if not text.isdecimal() or int(text) == 0:
         raise LabError(f"LTH_WORKERS = {text!r}: must be a whole number from 1")
@@ -151,7 +163,7 @@ def worker_count() -> int:
 
 
 def _begin_worker(parent: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group, it is the parent that stops the workers
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a whole process group may get it: the parent stops workers
     end_with(parent)
 
 
@@ -168,7 +180,7 @@ def _train_mapped(
     take_up(carried)
 
     def go_on_here(key: Hashable, state: TrainState) -> bool:
-        end_if_orphan(parent)  # before anything is saved, where a run begun anew may have saved already
+        end_if_orphan(parent)  # before `go_on` saves: a restarted run may already have saved
         return go_on(key, state)
 
     return _train_one(settings, Data.from_arrays(arrays), key, state, go_on_here, trainer)

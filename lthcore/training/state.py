@@ -1,4 +1,4 @@
-"""State: a training as data, from its start over its checkpoints to its outcome."""
+"""Training states: a training run as data, from its start through its checkpoints to its outcome."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,9 +11,10 @@ from lthcore.models import Weights
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a training. Losses in nats, accuracies in [0, 1]; validation is nan where there is none.
+    """One evaluation of a training run. Losses are in nats, accuracies in [0, 1].
 
-    `percent_left` is what was left of the weights then (nan in tickets of versions that did not note it).
+    Without a validation set, the validation loss and accuracy are nan. `percent_left` is the percentage of weights
+    left at this iteration (nan in tickets saved by versions that did not record it).
     """
 
     iteration: int
@@ -26,12 +27,13 @@ class Evaluation:
 
 @dataclass
 class TrainState:
-    """The state of a training: enough to go on from, bit for bit, and in the end its outcome.
+    """State of a training run: everything needed to resume it bit for bit, and at the end its outcome.
 
-    `start` keeps the weights it began with, `early_stop` those at the least validation loss so far (the first of
-    equals), `rewind` those at iteration `settings.rewind_to` where training passed it. Without a validation set
-    there is no early stop: choosing by test is not honest. `remembered` keeps the values of pruned weights where
-    they may come back (lthcore/lottery/dynamic.py). `fine_tuned` trainings take all steps at the last learning rate.
+    `start` holds the weights at the start of the run, `early_stop` the weights at the lowest validation loss so far
+    (the first one in a tie), and `rewind` the weights at iteration `settings.rewind_to` if training has passed it.
+    Without a validation set there is no early stopping: choosing by test loss would be dishonest. `remembered` holds
+    the values of pruned weights if they may be regrown (lthcore/lottery/dynamic.py). If `fine_tuned`, all steps are
+    taken at the last learning rate.
     """
 
     iteration: int
@@ -52,21 +54,21 @@ class TrainState:
 
     @property
     def diverged(self) -> bool:
-        """Whether any weight is no longer a finite number: nothing can be pruned by such a training."""
+        """Whether any weight is not finite. The weights of a diverged training run cannot be used for pruning."""
         return not all(weight.isfinite().all() for weight in self.weights.values())
 
     @property
     def early_stop_point(self) -> Evaluation | None:
-        """The evaluation with the least validation loss, the first of equals; None without a validation set.
+        """Evaluation with the lowest validation loss (the first one in a tie), or None without a validation set.
 
-        Where the network gets sparser as it trains, only evaluations at its present sparsity count.
+        If the network becomes sparser during training, evaluations with more weights left than now are ignored.
         """
         held = (p for p in self.curve if p.val_loss == p.val_loss and not p.percent_left > self.curve[-1].percent_left)
         return min(held, key=lambda p: p.val_loss, default=None)
 
 
 class Replicate(NamedTuple):
-    """Which training: the key of its row in the tables."""
+    """Identifier of a training run: the key of its row in the tables."""
 
     arm: str
     trial: int

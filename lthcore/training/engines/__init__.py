@@ -1,1 +1,1 @@
-"""Engines: what takes the steps of a training. All have the interface of `dense.Dense`, and agree to rounding."""
+"""Engines, which take the training steps. All have the interface of `dense.Dense` and agree up to rounding."""

@@ -1,4 +1,4 @@
-"""The engine of networks of dense layers in a row, with gradients by hand."""
+"""Engine for chains of dense layers on a CPU, with gradients computed by hand."""
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +10,23 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.dense import Dense, loss_gradient, smoothed_targets
 from lthcore.training.state import TrainState
 
-CHAIN = (nn.Flatten, (nn.Linear, Linear), nn.ReLU, Dropout)  # kinds, and no classes made of them
+CHAIN = (nn.Flatten, (nn.Linear, Linear), nn.ReLU, Dropout)  # layer types of a chain; subclasses do not count
 
 
 class Chain(Dense):
-    """A chain of dense layers on a CPU, its gradients by hand: autograd's bookkeeping is a third of so small a step."""
+    """A chain of dense layers on a CPU.
+
+    Gradients are computed by hand, because autograd's overhead is a third of the time of so small a step.
+    """
 
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
-        """Take `model` and the one replicate it is to be."""
+        """Load the one replicate in `states` into `model`."""
         super().__init__(settings, model, device, states)
         self.layers = [(layer.weight, layer.bias) for layer in model if isinstance(layer, nn.Linear)]
         self.targets = smoothed_targets(settings, len(self.layers[-1][1]))
 
     def gradients(self, data: Data, batch: Tensor) -> None:
-        """Set the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
+        """Store the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
         with torch.no_grad():
             x, inputs = data.train.images[batch[0]].flatten(1), []
             for i, (weight, bias) in enumerate(self.layers, start=1):
@@ -37,10 +40,10 @@ class Chain(Dense):
 
 
 def is_chain(model: nn.Module) -> bool:
-    """Whether a network is a chain of dense layers with biases, which `Stack` can hold.
+    """Whether a network is a chain of dense layers with biases, which `Stack` can train.
 
-    One of layers of other classes is not, be they made of these: what they compute is not known. Nor is one of which
-    something is frozen: every layer here learns.
+    Layers of other classes are not accepted, including subclasses, because it is unknown what they compute. Nor are
+    frozen parameters or dense layers that are not prunable: every layer is trained and pruned here.
     """
     layers = in_a_row(model) or []
     biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
@@ -57,7 +60,10 @@ def is_chain(model: nn.Module) -> bool:
 
 
 def is_plain_chain(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
-    """Whether a training is of dense layers and nothing else, on a CPU: no dropout, augmentation or autocast."""
+    """Whether a network is a chain without dropout that trains on a CPU, without augmentation or autocast.
+
+    It must be a flatten layer, then dense layers with a ReLU between each two.
+    """
     kinds = [_link(layer) for layer in model.children()]
     hidden = (len(kinds) - 2) // 2
     layers = is_chain(model) and kinds == [0, *[1, 2] * hidden, 1]  # flatten, (linear, relu) ..., linear
@@ -65,7 +71,7 @@ def is_plain_chain(settings: Recipe, model: nn.Module, device: torch.device) -> 
 
 
 def _link(layer: nn.Module) -> int | None:
-    """Which of CHAIN a layer is, by its number; None for another."""
+    """Return the index of a layer's type in CHAIN, or None if it is not there."""
     return next(
         (i for i, kind in enumerate(CHAIN) if type(layer) in (kind if isinstance(kind, tuple) else (kind,))), None
     )

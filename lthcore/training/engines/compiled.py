@@ -1,6 +1,6 @@
-"""Compiled: functions that numba compiles once and keeps in its cache, which may be damaged.
+"""Functions compiled by numba once and kept in its cache, which is rebuilt if it is damaged.
 
-Importing this needs numba.
+Importing this module needs numba.
 """
 
 from collections.abc import Callable
@@ -10,26 +10,26 @@ from numba.core.caching import FunctionCache
 
 
 class MendedCache(FunctionCache):
-    """numba's cache of a function's compiled forms, begun anew where it cannot be read.
+    """numba's cache of the compiled versions of a function, cleared if it cannot be read.
 
-    A file cut short, by a full disk or a crash of the machine, would end every run that comes to need it.
+    Otherwise a file truncated by a full disk or a crash of the machine would end every run that needs it.
     """
 
     def load_overload(self, sig: object, target_context: object) -> object:
-        """The compiled form for these types; None where the cache does not have it."""
+        """Return the compiled version for these types, or None if the cache has none that is readable."""
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # what a pickle cut short raises is open; whatever it is, compiling does without it
+        except Exception:  # a truncated pickle may raise anything; the function can be compiled again
             self.flush()
             return None
 
 
 def cached(**options: object) -> Callable:
-    """A decorator: numba's `njit` with these options, and a cache."""
+    """Return a decorator that applies numba's `njit` with these options and a `MendedCache`."""
 
     def decorate(function: Callable) -> Callable:
         dispatcher = njit(cache=True, **options)(function)
-        dispatcher._cache = MendedCache(function)  # numba has no other way to name a cache
+        dispatcher._cache = MendedCache(function)  # numba has no other way to choose a cache
         return dispatcher
 
     return decorate

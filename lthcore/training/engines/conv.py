@@ -1,8 +1,8 @@
-"""Convolutional networks on a CPU: channels last from end to end, gradients by hand, little between the convolutions.
+"""Engine for convolutional networks on a CPU: channels last throughout, with gradients computed by hand.
 
-In bfloat16 activations are 16 bits wide and weights are cast once a step; weights, moments and all sums stay float32.
-In an evaluation, which is in the precision of the training, norms are folded into the convolutions before them. The
-tests hold this against plain PyTorch.
+Operations between the convolutions are fused. In bfloat16, activations are 16 bits wide and weights are cast once per
+step; the weights themselves, moments and all sums stay float32. Evaluations have the precision of training, and norms
+are folded into the convolutions before them. The tests compare this engine with plain PyTorch.
 """
 
 import torch
@@ -17,23 +17,23 @@ from lthcore.training.state import TrainState
 
 try:
     from lthcore.training.engines.conv_layers import layers_of
-except ImportError:  # numba is optional: without it convolutions are plain PyTorch's, and slower
+except ImportError:  # numba is optional: without it convolutions run in plain PyTorch, which is slower
     layers_of = None
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def applies(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
-    """Whether this engine can train a network here: on a CPU, of layers that it knows."""
+    """Whether this engine can train a network here: on a CPU, with supported layers only."""
     able = layers_of is not None and device.type == "cpu" and settings.engine == "auto"
     return able and layers_of(model, DTYPES[settings.precision]) is not None
 
 
 class ConvolutionalNetwork(Dense):
-    """One convolutional network under a mask with its optimizer: same interface as `engines.Dense`."""
+    """One convolutional network with its mask and optimizer. Same interface as `dense.Dense`."""
 
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
-        """Take `model` and the one replicate it is to be."""
+        """Load the one replicate in `states` into `model`."""
         super().__init__(settings, model, device, states)
         self.dtype = DTYPES[settings.precision]
         self.layers = layers_of(self.model, self.dtype)
@@ -41,7 +41,7 @@ class ConvolutionalNetwork(Dense):
 
     @torch.no_grad()
     def gradients(self, data: Data, batch: Tensor) -> None:
-        """Set the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
+        """Store the gradient of the mean loss on a batch (1, batch) of image indices in every parameter."""
         x, labels = data.train.images[batch[0]], data.train.labels[batch[0]]
         x = augment(x, self.settings, self.noise[0]) if self.settings.augment else x
         x = x.to(self.dtype, memory_format=torch.channels_last)
@@ -53,7 +53,7 @@ class ConvolutionalNetwork(Dense):
 
     @torch.no_grad()
     def evaluate(self, *splits: Split) -> list[list[SplitResults]]:
-        """As in `Dense`."""
+        """See `Dense.evaluate`."""
         for layer in self.layers:
             layer.prepare()
         totals, size = torch.zeros(len(splits), 2, dtype=torch.float64), CONVOLUTIONAL_BATCH["cpu"]

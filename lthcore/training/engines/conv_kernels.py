@@ -1,9 +1,10 @@
-"""Convolution kernels: what stands between the convolutions of a network, compiled by numba.
+"""Kernels for the operations between the convolutions of a network, compiled by numba.
 
-Activations are (rows, channels), a row for each pixel of each image: channels last, so that a channel's statistics and
-its neighbours lie side by side. They are float32, or bfloat16 held as its 16 bits (uint16), which numba does not know:
-`_up` and `_down` turn an element into a float32 and back. Sums are float32 over a block of rows, float64 over blocks.
-Importing this needs numba. The kernels all stand in this one file because numba's cache looks at no other.
+Activations are (rows, channels) with one row per pixel of each image (or several pixels, see `conv_layers._rows`), so
+that neighbouring channels are adjacent in memory, and so are their statistics. Elements are float32, or bfloat16 stored
+as 16 bits (uint16) because numba has no bfloat16: `_up` and `_down` convert an element to float32 and back. Sums are
+float32 within a block of rows and float64 over blocks. Importing this module needs numba. All kernels are in this one
+file because numba's cache checks no other file for changes.
 """
 
 import numpy as np
@@ -13,15 +14,15 @@ from numba.extending import intrinsic
 
 from lthcore.training.engines.compiled import cached
 
-BLOCK = 64  # rows summed in float32, before they are added up in float64
-_how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # nan and inf are kept: divergence shows
+BLOCK = 64  # rows summed in float32 before the sum is added to a float64
+_how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # keeps nan and inf, so divergence shows
 _entry = cached(**_how)
 _BITS, _HALF, _FLOAT = ir.IntType(32), ir.IntType(16), ir.FloatType()
 
 
 @intrinsic
 def _up(typing, element):
-    """An element as float32."""
+    """Return an element (a float32, or a bfloat16 as uint16) as float32."""
 
     def generate(context, builder, signature, arguments):
         (value,) = arguments
@@ -34,7 +35,7 @@ def _up(typing, element):
 
 @intrinsic
 def _down(typing, value, like):
-    """A float32 as an element like another: rounded to the nearest bfloat16, ties to even, if that is one."""
+    """Return a float32 as an element of the type of `like`. A bfloat16 is rounded to nearest, ties to even."""
 
     def generate(context, builder, signature, arguments):
         value, _ = arguments
@@ -50,9 +51,10 @@ def _down(typing, value, like):
 
 @_entry
 def pool(x, out, where):
-    """The largest of each 2x2 patch of x (N, H, W, C), and which of the four it is: the first of equals.
+    """Write the maximum of each 2x2 patch of x (N, H, W, C) to `out`, and its position in the patch to `where`.
 
-    x is rectified and given as integers, whose order is that of the numbers then.
+    Positions are 0 to 3, the first one in a tie. x must be rectified and is passed as integers: the integers have the
+    same order as the rectified numbers.
     """
     for n in range(out.shape[0]):
         for i in range(out.shape[1]):
@@ -68,9 +70,12 @@ def pool(x, out, where):
 
 @_entry
 def unpool(gradient, pooled, where, out):
-    """The gradient of `pool` and of the rectifier before it: nothing where no value was above zero."""
-    out[:, 2 * gradient.shape[1] :] = 0  # of images of an odd size
-    out[:, :, 2 * gradient.shape[2] :] = 0
+    """Write the gradient of the input of `pool` and of the rectifier before it to `out`.
+
+    The gradient is zero for patches without a value above zero.
+    """
+    out[:, 2 * gradient.shape[1] :] = 0  # the last row, which is in no patch if the height is odd
+    out[:, :, 2 * gradient.shape[2] :] = 0  # the last column, likewise
     for n in range(gradient.shape[0]):
         for i in range(gradient.shape[1]):
             for j in range(gradient.shape[2]):
@@ -83,14 +88,14 @@ def unpool(gradient, pooled, where, out):
 
 @_entry
 def rectify_gradient(gradient, output):
-    """Set a gradient to zero, in place, where a rectifier's output is not above zero. Both flat, as integers."""
+    """Set a gradient to zero, in place, where a rectifier's output is not above zero. Both are flat, as integers."""
     for i in range(len(gradient)):
         gradient[i] = gradient[i] if output[i] > 0 else 0
 
 
 @_entry
 def moments(x, total, squares):
-    """Add up each column of x and its squares, in float64."""
+    """Add the sum of each column of x to `total` and the sum of its squares to `squares`, both float64."""
     a, b = np.zeros(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
     for first in range(0, len(x), BLOCK):
         a[:] = 0
@@ -108,7 +113,7 @@ def moments(x, total, squares):
 
 @_entry
 def normalise(x, scale, shift, rectified, out):
-    """out = x * scale + shift, column by column, and rectified if asked."""
+    """Compute out = x * scale + shift column by column, then apply a rectifier if `rectified`."""
     floor = np.float32(0 if rectified else -np.inf)
     for r in range(len(x)):
         row, into = x[r], out[r]
@@ -119,7 +124,7 @@ def normalise(x, scale, shift, rectified, out):
 
 @_entry
 def normalise_and_add(x, scale, shift, shortcut, out):
-    """out = x * scale + shift + shortcut, rectified: the end of a residual block."""
+    """Compute out = rectified(x * scale + shift + shortcut), the end of a residual block."""
     for r in range(len(x)):
         row, beside, into = x[r], shortcut[r], out[r]
         for c in range(len(row)):
@@ -129,9 +134,9 @@ def normalise_and_add(x, scale, shift, shortcut, out):
 
 @_entry
 def gradient_sums(gradient, output, gated, x, mean, total, products):
-    """Add up each column of a gradient, and of its product with x - mean, in float64.
+    """Add the column sums of gradient to `total`, and the column sums of gradient * (x - mean) to `products` (float64).
 
-    `gated`: the gradient is first set to zero, in place, where `output`, a rectifier's, is not above zero.
+    If `gated`, first set the gradient to zero, in place, where `output` (of a rectifier) is not above zero.
     """
     a, b = np.zeros(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
     for first in range(0, len(x), BLOCK):
@@ -153,7 +158,7 @@ def gradient_sums(gradient, output, gated, x, mean, total, products):
 
 @_entry
 def norm_gradient(gradient, x, a, b, c, out):
-    """out = a * gradient + b * x + c, column by column: the gradient of a norm's input."""
+    """Compute out = a * gradient + b * x + c column by column: the gradient of the input of a norm."""
     for r in range(len(x)):
         row, g, into = x[r], gradient[r], out[r]
         for k in range(len(row)):

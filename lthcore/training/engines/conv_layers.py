@@ -1,8 +1,8 @@
-"""Layers of a convolutional network on a CPU, each with its gradient by hand; `conv` makes an engine of them.
+"""Layers of convolutional networks on a CPU, with gradients computed by hand, for the engine in `conv`.
 
-Convolutions are oneDNN's, with the rectifier that follows in the same pass. Norms, rectifiers, residual additions and
-poolings, which take as long as the convolutions when each is an operation of its own, are compiled loops over memory
-(`conv_kernels`). Images are channels last from end to end. Importing this needs numba.
+Convolutions run in oneDNN, fused with a rectifier that follows directly. Norms, rectifiers, residual additions and
+poolings would take as long as the convolutions if each were a separate operation, so they run as compiled loops over
+memory (`conv_kernels`). Images are channels last throughout. Importing this module needs numba.
 """
 
 from typing import Protocol
@@ -16,7 +16,7 @@ from lthcore.models import Dropout, Residual, in_a_row
 from lthcore.onednn import Linear, times_transposed
 from lthcore.training.engines import conv_kernels as kernels
 
-# torch.compile's own route to oneDNN's convolution with what follows it; a build of torch may lack it
+# the operators that torch.compile uses for fused convolutions of oneDNN; a build of torch may lack them
 _MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 _CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise", None)
 _ADDED_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise_", None)
@@ -24,27 +24,30 @@ KNOWN = (
     nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear, Linear, Residual, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
     nn.Flatten, Dropout,
 )  # fmt: skip
-WIDE = 512  # elements of a row that a compiled loop runs over: narrow rows are taken several at a time
+WIDE = 512  # elements in a row of a compiled loop: narrower rows are joined
 
 
 class Layer(Protocol):
-    """A part of a network: `forward` and `backward` in training; `prepare`, then `infer` in an evaluation."""
+    """Part of a network: `forward` and `backward` for training; `prepare`, then `infer` for evaluation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output, with what `backward` needs remembered."""
+        """Return the output, and keep the tensors that `backward` needs."""
 
     def backward(self, gradient: Tensor) -> Tensor | None:
-        """The gradient of the input from that of the output, which may be overwritten. Parameters get theirs."""
+        """Return the gradient of the input (None in the first layer), given the gradient of the output.
+
+        Stores the gradients of the parameters in them. May overwrite `gradient`.
+        """
 
     def prepare(self) -> None:
-        """Take the weights as they are now, for `infer`."""
+        """Read the current weights, for `infer` to use."""
 
     def infer(self, x: Tensor) -> Tensor:
-        """The output in evaluation mode. x may be overwritten."""
+        """Return the output in evaluation mode. May overwrite x."""
 
 
 class Cast:
-    """A parameter in the numbers that products are taken in, and where its gradient goes."""
+    """A parameter, or None, and its value in the dtype of products."""
 
     def __init__(self, parameter: nn.Parameter | None, dtype: torch.dtype) -> None:
         self.parameter, self.tensor = parameter, None
@@ -53,13 +56,13 @@ class Cast:
             self.tensor = parameter.detach() if exact else torch.empty_like(parameter, dtype=dtype, requires_grad=False)
 
     def refresh(self) -> Tensor | None:
-        """The parameter as it is now."""
+        """Return the current value of the parameter in the dtype of products."""
         if self.parameter is not None and self.tensor.dtype != self.parameter.dtype:
             self.tensor.copy_(self.parameter.detach())
         return self.tensor
 
     def learn(self, gradient: Tensor | None) -> None:
-        """Take the gradient of the loss."""
+        """Store the gradient of the loss in the parameter."""
         if self.parameter is None:
             return
         if self.parameter.grad is None:
@@ -68,7 +71,7 @@ class Cast:
 
 
 class ConvolutionLayer:
-    """A convolution, the norm after it where there is one, and the rectifier after that."""
+    """A convolution with the norm and the rectifier that follow it, both optional."""
 
     def __init__(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None, rectified: bool, dtype: torch.dtype) -> None:
         self.module, self.rectified = module, rectified
@@ -78,18 +81,18 @@ class ConvolutionLayer:
         self.padding = [d * (k - 1) // 2 if module.padding == "same" else 0 for k, d in sizes]
         if not isinstance(module.padding, str):
             self.padding = list(module.padding)
-        self.first = False  # no gradient is needed of the images
-        self.pooled = False  # the pooling that follows has the rectifier's gradient in its own
+        self.first = False  # True for the network's first layer: images need no gradient
+        self.pooled = False  # True if pooling follows: it computes the rectifier's gradient, too
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """x (N, C, H, W) -> rectified(norm(convolution(x)) + shortcut)."""
+        """Return rectified(norm(convolution(x)) + shortcut) for x (N, C, H, W)."""
         self.x, weight, bias = x, self.weight.refresh(), self.bias.refresh()
         y = self._convolve(x, weight, bias, self.rectified and self.norm is None)
         self.y = y if self.norm is None else self.norm.forward(y, self.rectified, shortcut)
         return self.y
 
     def backward(self, gradient: Tensor) -> Tensor | None:
-        """As in `Layer`. Where a shortcut was added, `gradient` is its gradient afterwards."""
+        """See `Layer`. If a shortcut was added, `gradient` holds the gradient of the shortcut afterwards."""
         gradient = _channels_last(gradient)
         gate = self.y if self.rectified and not self.pooled else None
         if self.norm is not None:
@@ -106,7 +109,7 @@ class ConvolutionLayer:
         return back
 
     def prepare(self) -> None:
-        """Fold the norm, at its running statistics, into weights and bias."""
+        """Fold the norm, with its running statistics, into the weight and bias for `infer`."""
         weight, bias = self.module.weight.detach(), self.module.bias
         if self.norm is not None:
             n = self.norm.module
@@ -116,7 +119,7 @@ class ConvolutionLayer:
         self.folded = tuple(None if t is None else t.detach().to(self.weight.tensor.dtype) for t in (weight, bias))
 
     def infer(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """As `forward`, by running statistics. A shortcut is overwritten."""
+        """Like `forward`, but normalises with the running statistics. May overwrite `shortcut`."""
         if shortcut is None:
             return self._convolve(x, *self.folded, self.rectified)
         if _ADDED_CONVOLUTION is not None:
@@ -136,13 +139,16 @@ class ConvolutionLayer:
 
 
 class Norm:
-    """A batch norm with the addition and the rectifier that follow it."""
+    """A batch norm with the addition of a shortcut and the rectifier that follow it, both optional."""
 
     def __init__(self, module: nn.BatchNorm2d) -> None:
         self.module = module
 
     def forward(self, x: Tensor, rectified: bool, shortcut: Tensor | None) -> Tensor:
-        """x (N, C, H, W) -> rectified(norm(x) + shortcut), by the batch's own statistics; the running ones move."""
+        """Return rectified(norm(x) + shortcut) for x (N, C, H, W), and update the running statistics.
+
+        Normalises with the statistics of the batch. With a shortcut, the sum is always rectified.
+        """
         m, rows = self.module, _rows(x)
         total, squares = np.zeros((2, rows.shape[1]))
         kernels.moments(rows, total, squares)
@@ -163,7 +169,10 @@ class Norm:
         return out
 
     def backward(self, gradient: Tensor, gate: Tensor | None) -> Tensor:
-        """The gradient of x. `gate`: the output of the rectifier, whose gradient is taken first, in place."""
+        """Return the gradient of x.
+
+        `gate` is the output of the rectifier, if there is one: its gradient is first applied to `gradient` in place.
+        """
         m, rows, g = self.module, _rows(self.x), _rows(gradient)
         total, products = np.zeros((2, rows.shape[1]))
         output = g if gate is None else _rows(gate)
@@ -188,32 +197,32 @@ class ResidualLayer:
         self.shortcut = module.shortcut and ConvolutionLayer(module.shortcut, module.shortcut_norm, False, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         return self.outer.forward(self.inner.forward(x), x if self.shortcut is None else self.shortcut.forward(x))
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         gradient = _channels_last(gradient)
-        back = self.inner.backward(self.outer.backward(gradient))  # after which `gradient` is the shortcut's
+        back = self.inner.backward(self.outer.backward(gradient))  # now `gradient` is the gradient of the shortcut
         return back.add_(gradient if self.shortcut is None else self.shortcut.backward(gradient))
 
     def prepare(self) -> None:
-        """As in `Layer`."""
+        """See `Layer`."""
         for part in (self.inner, self.outer, self.shortcut):
             if part is not None:
                 part.prepare()
 
     def infer(self, x: Tensor) -> Tensor:
-        """As in `Layer`. x is overwritten where it is the shortcut itself."""
+        """See `Layer`. May overwrite x if x is the shortcut itself."""
         inner = self.inner.infer(x)
         return self.outer.infer(inner, x if self.shortcut is None else self.shortcut.infer(x))
 
 
 class PoolLayer:
-    """Max-pooling of 2x2 patches of what was rectified; its gradient is that of the rectifier too."""
+    """Max-pooling of 2x2 patches after a rectifier. Its `backward` includes the gradient of the rectifier."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         n, channels, height, width = self.shape = x.shape
         self.out = torch.empty((n, channels, height // 2, width // 2), dtype=x.dtype, memory_format=torch.channels_last)
         self.where = np.empty((n, height // 2, width // 2, channels), np.uint8)
@@ -223,67 +232,67 @@ class PoolLayer:
     infer = forward
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         back = torch.empty(self.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
         kernels.unpool(_integers(_channels_last(gradient)), _integers(self.out), self.where, _integers(back))
         return back
 
     def prepare(self) -> None:
-        """It has no weights."""
+        """Do nothing: this layer has no weights."""
 
 
 class FlattenLayer:
-    """(N, C, H, W) -> (N, C x H x W)."""
+    """Flattening of images: (N, C, H, W) -> (N, C x H x W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         self.shape = x.shape
         return x.flatten(1)
 
     infer = forward
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         return _channels_last(gradient.view(self.shape))
 
     def prepare(self) -> None:
-        """It has no weights."""
+        """Do nothing: this layer has no weights."""
 
 
 class AverageLayer:
     """The mean over all pixels: (N, C, H, W) -> (N, C, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         self.shape = x.shape
         return x.mean((2, 3), keepdim=True)
 
     infer = forward
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         shared = gradient / (self.shape[2] * self.shape[3])
         return _channels_last(shared.expand(self.shape))
 
     def prepare(self) -> None:
-        """It has no weights."""
+        """Do nothing: this layer has no weights."""
 
 
 class DenseLayer:
-    """A dense layer and the rectifier after it."""
+    """A dense layer and the rectifier after it, if there is one."""
 
     def __init__(self, module: nn.Linear, rectified: bool, dtype: torch.dtype) -> None:
         self.module, self.rectified = module, rectified
         self.weight, self.bias = Cast(module.weight, dtype), Cast(module.bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, inputs) -> (N, outputs)."""
+        """Return the output (N, outputs) for x (N, inputs)."""
         self.x = x
         self.y = times_transposed(x, self.weight.refresh(), self.bias.refresh(), self.rectified)
         return self.y
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         if self.rectified:
             gradient = gradient.mul_(self.y > 0)
         self.weight.learn(gradient.t() @ self.x)
@@ -291,42 +300,44 @@ class DenseLayer:
         return gradient @ self.weight.tensor
 
     def prepare(self) -> None:
-        """As in `Layer`."""
+        """See `Layer`."""
         self.weight.refresh()
         self.bias.refresh()
 
     def infer(self, x: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         return times_transposed(x, self.weight.tensor, self.bias.tensor, self.rectified)
 
 
 class DropoutLayer:
-    """Dropout, whose noise is that of the module (`models.Dropout`)."""
+    """Dropout with noise drawn by the module (`models.Dropout`)."""
 
     def __init__(self, module: Dropout) -> None:
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         self.kept = self.module(torch.ones_like(x))
         return x * self.kept
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         return gradient * self.kept
 
     def prepare(self) -> None:
-        """It has no weights."""
+        """Do nothing: this layer has no weights."""
 
     def infer(self, x: Tensor) -> Tensor:
-        """As in `Layer`."""
+        """See `Layer`."""
         return x
 
 
 def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
-    """The layers of a network whose products are taken in `dtype`; None if it has one that is not known here.
+    """Return the layers of a network with products in `dtype`, or None if the network is not supported.
 
-    None also where a module stands in it twice, or something is frozen: here each layer keeps its inputs, and learns.
+    The first layer must be a convolution and the last one dense, and all layers between must be known here. Not
+    supported are networks that contain a module twice (each layer keeps its inputs) and frozen parameters (each layer
+    is trained).
     """
     layers: list[Layer] = []
     known = all(map(_is_known, model.modules())) and all(parameter.requires_grad for parameter in model.parameters())
@@ -361,7 +372,10 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether a module computes what its class says: a class made of it may not, nor one with other options."""
+    """Whether a module's class is supported, with its options.
+
+    Subclasses are not supported, because they may compute something else.
+    """
     if isinstance(module, nn.BatchNorm2d) and not (module.affine and module.track_running_stats and module.momentum):
         return False
     if isinstance(module, nn.MaxPool2d) and (module.ceil_mode or module.return_indices or module.dilation != 1):
@@ -376,22 +390,28 @@ def _follows(modules: list[nn.Module], kind: type[nn.Module]) -> bool:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the channels of a pixel side by side: themselves, where they lie so already."""
+    """Return images (N, C, H, W) in channels-last memory format: unchanged if they are in it already."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _last(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) as they lie in memory: (N, H, W, C)."""
+    """Return channels-last images (N, C, H, W) in memory order: (N, H, W, C)."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
 def _integers(x: Tensor) -> np.ndarray:
-    """Images (N, C, H, W) as (N, H, W, C) signed integers of their width, whose order above zero is the numbers'."""
+    """Return images (N, C, H, W) as signed integers (N, H, W, C) of the same width.
+
+    For numbers that are not negative, the integers have the same order as the numbers.
+    """
     return _last(x).view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32).numpy()
 
 
 def _rows(x: Tensor) -> np.ndarray:
-    """Images (N, C, H, W) as rows of channels, as many pixels beside each other as make a row WIDE."""
+    """Return images (N, C, H, W) as rows of channels, one row per pixel.
+
+    Adjacent rows are joined in pairs until they have WIDE elements or more, or their number is odd.
+    """
     pixels, width = x.numel() // x.shape[1], x.shape[1]
     while width < WIDE and pixels % 2 == 0:
         pixels, width = pixels // 2, 2 * width
@@ -400,10 +420,10 @@ def _rows(x: Tensor) -> np.ndarray:
 
 
 def _across(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """A value for each channel, repeated as the channels are in a row."""
+    """Repeat values, one per channel, as often as the channels are repeated in a row of `rows`."""
     return np.tile(values, rows.shape[1] // len(values)).astype(np.float32)
 
 
 def _by_channel(sums: np.ndarray, channels: int) -> np.ndarray:
-    """The inverse of `_across`, for sums."""
+    """Add up the sums of columns that belong to the same channel: the counterpart of `_across`."""
     return sums.reshape(-1, channels).sum(0)

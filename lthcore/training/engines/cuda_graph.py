@@ -1,4 +1,4 @@
-"""A training step recorded as a CUDA graph, and replayed."""
+"""Training steps captured as a CUDA graph and replayed."""
 
 import warnings
 import weakref
@@ -14,46 +14,46 @@ from lthcore.settings import Recipe
 
 
 class Steppable(Protocol):
-    """What a step needs of an engine."""
+    """Attributes and methods that an engine must have for `Replay`."""
 
     settings: Recipe
     optimizer: torch.optim.Optimizer
     parameters: dict[str, nn.Parameter]
-    kept: Mask  # of the parameters that are pruned
-    tensors: list[Tensor]  # all that a step changes, but the optimizer's slots
+    kept: Mask  # masks of the parameters that have pruned entries
+    tensors: list[Tensor]  # all tensors that a step changes, except the optimizer's
     noise: list[torch.Generator]
     forward: Callable
 
     def gradients(self, data: Data, batch: Tensor) -> None:
-        """Put the gradients of the loss on a batch (K, batch) of image indices into the parameters."""
+        """Store the gradients of the loss on a batch (K, batch) of image indices in the parameters."""
 
     def clip(self, norm: float) -> None:
-        """Scale all gradients of a replicate down to an l2 norm of at most `norm`."""
+        """Scale down the gradients of each replicate to a total l2 norm of at most `norm`."""
 
 
 class Replay:
-    """One step of an engine, again and again: captured as a CUDA graph on a GPU, called elsewhere."""
+    """Repeats the training step of an engine: as a captured CUDA graph on a GPU, by plain calls elsewhere."""
 
     def __init__(self, engine: Steppable, data: Data, batch: Tensor) -> None:
-        """Set up static inputs like `batch` (K, batch); on a GPU, warm up and capture."""
-        # the engine holds this: a cycle would leave both, and all tensors of a training, to the garbage collector,
-        # which counts objects and not their size, and so comes late
+        """Set up static inputs like `batch` (K, batch). On a GPU, warm up and capture the step."""
+        # The engine holds a reference to this object. A strong reference back would make a cycle, and leave both, with
+        # all tensors of the training run, to the garbage collector. It counts objects and not bytes, so it runs late.
         self.engine, self.data = weakref.proxy(engine), data
         self.batch, self.graph = batch.clone(), None
         if batch.device.type == "cuda":
             self.rate = torch.tensor(0.0, device=batch.device)
             _set_rate(engine.optimizer, self.rate)
             try:
-                with torch.cuda.device(batch.device):  # streams and graphs are of the current device
+                with torch.cuda.device(batch.device):  # streams and graphs use the current device
                     self._capture()
             except torch.OutOfMemoryError:
-                raise  # fewer replicates may fit (lthcore/training/parallel.py)
+                raise  # lthcore/training/parallel.py tries again with fewer replicates
             except RuntimeError as error:
                 warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
-                self.graph, engine.forward = None, getattr(engine, "model", engine.forward)  # nor compiled
+                self.graph, engine.forward = None, getattr(engine, "model", engine.forward)  # not compiled either
 
     def __call__(self, batch: Tensor, rate: float) -> None:
-        """Take the step on a batch (K, batch) at a learning rate."""
+        """Take one step on a batch (K, batch) of image indices with learning rate `rate`."""
         if self.batch.device.type == "cuda":
             self.rate.fill_(rate)
         else:
@@ -77,14 +77,14 @@ class Replay:
                 engine.parameters[name].mul_(mask)
 
     def _capture(self) -> None:
-        """Capture a step; what the warm-up changed is put back."""
+        """Capture a step, and restore everything that the warm-up changed."""
         engine = self.engine
         weights = [tensor.clone() for tensor in engine.tensors]
         slots = {p: {k: t.clone() for k, t in slot.items()} for p, slot in engine.optimizer.state.items()}
         noise = [generator.get_state() for generator in engine.noise]
         try:
             graph = self._recorded()
-        finally:  # a capture that fails has taken steps, too
+        finally:  # after a failed capture, too: it has taken warm-up steps
             self._restore(weights, slots, noise)
         self.graph = graph
 

@@ -1,10 +1,15 @@
-"""Engines: what takes the steps of a training. All have the interface of `Dense`, and agree to rounding.
+"""The engine for any network on any device, and functions that the other engines share.
 
-An engine holds K replicates of one network that train in step. `Dense` holds one, as it stands in `models`; `Chain` one
-chain of dense layers on a CPU, its gradients by hand; `Stack` any number of chains, as batched products over a leading
-replicate dimension; `sparse.SparseChain` one chain, by the weights it has left; `conv.ConvolutionalNetwork` one of
-convolutions on a CPU, its gradients by hand. On a GPU a step is captured as a CUDA graph and replayed, so that it costs
-no launches.
+An engine holds K replicates of one network that train in step. All engines have the interface of `Dense` and agree up
+to rounding:
+
+* `Dense` trains one replicate of any network, as built by `models`.
+* `chain.Chain` trains one chain of dense layers on a CPU, with gradients computed by hand.
+* `stack.Stack` trains any number of chains, as batched products over a leading replicate dimension.
+* `sparse.SparseChain` trains one chain on a CPU, and computes only with the weights that are left.
+* `conv.ConvolutionalNetwork` trains one convolutional network on a CPU, with gradients computed by hand.
+
+On a GPU a step is captured as a CUDA graph and replayed, which avoids the cost of kernel launches.
 """
 
 import torch
@@ -20,22 +25,22 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.cuda_graph import Replay
 from lthcore.training.state import TrainState
 
-# images evaluated at once: on a core as many as its cache holds the activations of
+# images evaluated at once: on a CPU, few enough for their activations to fit in the cache of a core
 EVALUATION_BATCH, CONVOLUTIONAL_BATCH = {"cpu": 2500, "cuda": 15_000}, {"cpu": 100, "cuda": 15_000}
-IN_PLACE = ("cuda",)  # devices on which a mask is changed in place; on a CPU a new engine may be a sparse one
-COMPILED = ("cuda",)  # devices on which convolutions are compiled; on a CPU it gains nothing
-SplitResults = list[tuple[float, float]]  # mean cross-entropy (nats) and accuracy, of each split
+IN_PLACE = ("cuda",)  # devices where masks change in place; on a CPU a new engine is made, maybe a sparse one
+COMPILED = ("cuda",)  # devices where convolutions are compiled; on a CPU this gains nothing
+SplitResults = list[tuple[float, float]]  # (mean cross-entropy in nats, accuracy) of each split
 
 
 class Dense:
-    """One network under a mask with its optimizer, as dense tensors on any device."""
+    """One network with its mask and optimizer, as dense tensors on any device."""
 
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
-        """Take `model` and the one replicate it is to be."""
+        """Load the one replicate in `states` into `model`."""
         (state,) = states
         self.settings = settings
-        planes = all(tensor.ndim != 5 for tensor in model.state_dict().values())  # no convolution over volumes
-        layout = torch.channels_last if planes else torch.preserve_format  # of convolutions: faster, on CPUs too
+        planes = all(tensor.ndim != 5 for tensor in model.state_dict().values())  # no 3D convolutions
+        layout = torch.channels_last if planes else torch.preserve_format  # makes convolutions faster, on CPUs too
         self.model = model.to(device, memory_format=layout)
         self.model.load_state_dict(masks.apply(state.mask, state.weights) if settings.masks_weights else state.weights)
         self.forward = torch.compile(self.model) if _pays_to_compile(settings, model, device) else self.model
@@ -52,8 +57,9 @@ class Dense:
     def steps(self, data: Data, batches: Tensor, rates: list[float]) -> None:
         """Train on batches (K, steps, batch) of image indices at these learning rates.
 
-        Pruned weights are zero after every step: gradients are masked before the optimizer and weights after it, so
-        that neither momentum nor weight decay can move them, and their optimizer state stays zero too.
+        Gradients are masked before every step of the optimizer. If `settings.masks_weights`, weights are masked after
+        it, so that pruned weights are always zero: neither momentum nor weight decay can move them, and their optimizer
+        state stays zero, too.
         """
         if self.replay is None:
             self.replay = Replay(self, data, batches[:, 0])
@@ -61,33 +67,33 @@ class Dense:
             self.replay(batches[:, i], rate)
 
     def loss(self, data: Data, batch: Tensor) -> Tensor:
-        """The training loss on a batch (K, batch) of image indices, summed over replicates."""
+        """Return the training loss on a batch (K, batch) of image indices, summed over replicates."""
         s, x, y = self.settings, data.train.images[batch[0]], data.train.labels[batch[0]]
         x = augment(x, s, self.noise[0]) if s.augment else x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
             return F.cross_entropy(self.forward(x), y, label_smoothing=s.label_smoothing)
 
     def gradients(self, data: Data, batch: Tensor) -> None:
-        """Set the gradient of the mean loss on a batch (K, batch) of image indices in every parameter."""
+        """Store the gradient of the mean loss on a batch (K, batch) of image indices in every parameter."""
         self.optimizer.zero_grad()
         self.loss(data, batch).backward()
 
     def clip(self, norm: float) -> None:
-        """Scale the gradient of each replicate down to a norm."""
+        """Scale down the gradients of each replicate to a total l2 norm of at most `norm`."""
         nn.utils.clip_grad_norm_(self.parameters.values(), norm)
 
     def evaluate(self, *splits: Split) -> list[SplitResults]:
-        """Each replicate's loss and accuracy on each split, waiting for the device once."""
+        """Return the loss and accuracy of each replicate on each split, waiting for the device only once."""
         return [evaluate(self.model, *splits, precision=self.settings.precision)]
 
     def set_weights(self, weights: list[Weights]) -> None:
-        """Put other weights into each replicate, to evaluate them."""
+        """Load other weights into each replicate, in order to evaluate them."""
         self.model.load_state_dict(weights[0])
 
     def sync_from(self, states: list[TrainState]) -> bool:
-        """Go on from states that were changed from outside; False where that takes another engine.
+        """Load states that were changed outside the engine; return False if they need a new engine.
 
-        In place, as a captured graph needs it: it saves capturing one for each change of a mask.
+        Changes tensors in place, so that a captured CUDA graph stays valid: no new capture for each change of a mask.
         """
         (state,) = states
         pruned = {name: m for name, m in state.mask.items() if not m.all()}
@@ -101,7 +107,10 @@ class Dense:
         return True
 
     def sync_to(self, states: list[TrainState]) -> None:
-        """Put each replicate as it is into its state: views of what training goes on to change."""
+        """Store the weights, optimizer tensors and noise of each replicate in its state.
+
+        Weights and optimizer tensors share memory with the engine, so further training changes them.
+        """
         (state,) = states
         state.weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         state.optimizer, state.noise = optimizer_tensors(self.optimizer, self.parameters), self.noise[0].get_state()
@@ -109,9 +118,9 @@ class Dense:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> SplitResults:
-    """Mean cross-entropy (nats) and accuracy of `model` on each split, in evaluation mode, never augmented.
+    """Return the mean cross-entropy (nats) and accuracy of `model` on each split, in evaluation mode, not augmented.
 
-    `precision` is that of the training: bfloat16 takes a fraction of the time where a processor has units for it.
+    `precision` is the precision of training. bfloat16 takes a fraction of the time on processors with units for it.
     """
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -125,25 +134,26 @@ def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Sp
                 logits = model(x).float()
             total += torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()])
         total /= len(labels)
-    for module in training:  # not all: a part of a network of one's own may never train
+    for module in training:  # not all: parts of a user's network may always be in evaluation mode
         module.training = True
     return [tuple(total) for total in totals.tolist()]
 
 
 def smoothed_targets(settings: Recipe, classes: int) -> Tensor:
-    """What the softmax should be for each label, with label smoothing: (classes, classes), rows that sum to 1."""
+    """Return the target probabilities for each label, with label smoothing: (classes, classes), rows sum to 1."""
     return torch.eye(classes) * (1 - settings.label_smoothing) + settings.label_smoothing / classes
 
 
 def loss_gradient(logits: Tensor, targets: Tensor) -> Tensor:
-    """The gradient of the mean cross-entropy by the logits (batch, classes)."""
+    """Return the gradient of the mean cross-entropy with respect to the logits (batch, classes)."""
     return (logits.softmax(1) - targets) / len(logits)
 
 
 def noise_of(state: TrainState, device: torch.device) -> torch.Generator:
-    """The generator of a replicate's dropout and augmentation, where it was left or at its beginning.
+    """Return the generator for a replicate's dropout and augmentation, in its saved state or at its beginning.
 
-    What a generator of another kind of device was left at says nothing here: then the seed and the iteration do.
+    A state saved on another kind of device cannot be restored: the generator is then seeded anew, by the seed of the
+    training run and the iteration.
     """
     generator = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
     if state.noise is None:
@@ -155,9 +165,12 @@ def noise_of(state: TrainState, device: torch.device) -> torch.Generator:
 
 
 def make_optimizer(settings: Recipe, parameters: Weights, saved: dict[str, Tensor]) -> torch.optim.Optimizer:
-    """The optimizer of the settings, going on from `saved` tensors (`<parameter>/<slot>`) unless that is empty."""
+    """Return the optimizer of the settings, with its state loaded from `saved` unless that is empty.
+
+    `saved` holds tensors by name, `<parameter>/<slot>`, as returned by `optimizer_tensors`.
+    """
     norms = {name for name in parameters if _is_norm(name, parameters)} if not settings.decay_norms else set()
-    order = sorted(parameters, key=lambda name: name in norms)  # as groups, and in each as they stand
+    order = sorted(parameters, key=lambda name: name in norms)  # in the order of the optimizer's groups
     groups = [
         {"params": [parameters[name] for name in order if (name in norms) == exempt], "weight_decay": decay}
         for exempt, decay in ((False, settings.weight_decay), (True, 0.0))
@@ -180,7 +193,7 @@ def make_optimizer(settings: Recipe, parameters: Weights, saved: dict[str, Tenso
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> dict[str, Tensor]:
-    """The tensors of an optimizer as `<parameter>/<slot>`."""
+    """Return the state tensors of an optimizer by name, `<parameter>/<slot>`."""
     return {
         f"{name}/{slot}": tensor
         for name, parameter in parameters.items()
@@ -190,19 +203,22 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> 
 
 
 def _is_norm(name: str, parameters: Weights) -> bool:
-    """Whether a parameter is a norm's scale or shift: the scale is a vector, and so is no other weight."""
+    """Whether a parameter is the scale or shift of a norm: only norms have a `weight` that is a vector."""
     scale = parameters.get(f"{name.rpartition('.')[0]}.weight")
     return scale is not None and scale.ndim == 1
 
 
 def _pays_to_compile(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
-    """Whether `torch.compile` pays: for convolutions on a GPU (it fuses norms with what surrounds them)."""
+    """Whether `torch.compile` pays off: for convolutions on a GPU, where it fuses norms with adjacent operations."""
     convolutions = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
     return settings.engine == "auto" and convolutions and device.type in COMPILED
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A copy of `tensor` on a parameter's device, and in its dtype and memory layout where it has its shape."""
+    """Return a copy of `tensor` with the device, dtype and memory layout of a parameter.
+
+    A tensor of another shape is cloned as it is.
+    """
     if tensor.shape != parameter.shape:
         return tensor.clone()  # an optimizer's step count
     return torch.empty_like(parameter, requires_grad=False).copy_(tensor)

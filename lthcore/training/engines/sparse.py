@@ -1,9 +1,9 @@
-"""Sparse training on a CPU: a pruned chain of dense layers at the cost of the weights it has left, compiled by numba.
+"""Engine for sparse training on a CPU: computes only with the weights left in a pruned chain of dense layers.
 
-The whole chain is one sparse graph. Its nodes are the inputs, then the units of each layer in turn; `source[k]` is the
-node that weight k comes from, and unit r owns the weights `first[r]` to `first[r + 1]`. The arithmetic, in
-`sparse_kernels`, is that of torch (Adam, AdamW, SGD with momentum, cross-entropy with label smoothing) to rounding: the
-tests hold the two against each other.
+The whole chain is one sparse graph. Its nodes are the inputs, followed by the units of each layer in order. Weight k
+starts at node `source[k]`, and the incoming weights of unit r are `first[r]` to `first[r + 1]` (exclusive). The
+arithmetic is in `sparse_kernels`, compiled by numba. It agrees with torch (Adam, AdamW, SGD with momentum,
+cross-entropy with label smoothing) up to rounding: the tests compare the two.
 """
 
 import numpy as np
@@ -20,15 +20,15 @@ from lthcore.training.state import TrainState
 
 try:
     from lthcore.training.engines import sparse_kernels
-except ImportError:  # numba is optional: without it training is masked-dense, and slower
+except ImportError:  # numba is optional: without it the dense engine trains with masks, which is slower
     sparse_kernels = None
 
-# Above this share of weights left dense products win, evaluations counted in (benchmarks/sparse_step.py, LeNet).
+# Above this share of weights left, dense products are faster, evaluations included (benchmarks/sparse.py, LeNet).
 CROSSOVER = 0.55
 
 
 def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask) -> bool:
-    """Whether this training can run sparse, and should: a plain chain of dense layers with few enough weights left."""
+    """Whether to train sparsely: possible for a plain chain of dense layers, faster if few enough weights are left."""
     able = sparse_kernels is not None and is_plain_chain(settings, model, device) and not settings.clip_norm
     density = sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
     able = able and settings.masks_weights
@@ -36,10 +36,10 @@ def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask
 
 
 class SparseChain:
-    """A chain of dense layers under a mask, with its optimizer: same interface as `engines.Dense`."""
+    """A chain of dense layers with its mask and optimizer. Same interface as `dense.Dense`."""
 
     def __init__(self, settings: Recipe, model: nn.Module, states: list[TrainState]) -> None:
-        """Take the one replicate it is to be."""
+        """Take the names of the layers of `model`, and load the one replicate in `states`."""
         (state,) = states
         weights, mask, optimizer = apply(state.mask, state.weights), state.mask, state.optimizer
         self.settings = settings
@@ -49,7 +49,7 @@ class SparseChain:
         self.inputs, self.classes = kept[0].shape[1], kept[-1].shape[0]
         self.support = [m.flatten().nonzero().squeeze(1) for m in kept]
         columns = [m.shape[1] for m in kept]
-        before = np.cumsum([0, *columns[:-1]])  # nodes before those that a layer reads
+        before = np.cumsum([0, *columns[:-1]])  # number of nodes before each layer's inputs
         source = [s.numpy() % c + b for s, c, b in zip(self.support, columns, before, strict=True)]
         self.source = np.concatenate(source).astype(np.uint32)
         self.first = np.cumsum(np.concatenate([[0], *(m.sum(1).numpy() for m in kept)]))
@@ -69,13 +69,16 @@ class SparseChain:
         return [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
 
     def _gather(self, tensors: Weights) -> tuple[np.ndarray, np.ndarray]:
-        """Dense tensors by parameter -> (values of the weights left, all biases)."""
+        """Return (values of the weights left, all biases) from dense tensors by parameter name."""
         values = [tensors[f"{n}.weight"].flatten()[s] for n, s in zip(self.layers, self.support, strict=True)]
         bias = [tensors[f"{layer}.bias"] for layer in self.layers]
         return torch.cat(values).numpy().copy(), torch.cat(bias).numpy().copy()
 
     def _scatter(self, values: np.ndarray, bias: np.ndarray, into: Weights) -> None:
-        """The inverse of `_gather`: pruned entries of `into` are left at zero."""
+        """Write values and biases into the dense tensors `into`: the inverse of `_gather`.
+
+        Pruned entries keep their values.
+        """
         sizes = [len(support) for support in self.support]
         units = [len(into[f"{layer}.bias"]) for layer in self.layers]
         values, bias = torch.from_numpy(values).split(sizes), torch.from_numpy(bias).split(units)
@@ -96,21 +99,21 @@ class SparseChain:
         self.steps_done += batches.shape[1]
 
     def evaluate(self, *splits: Split) -> list[SplitResults]:
-        """Mean cross-entropy (nats) and accuracy on each split."""
+        """Return the mean cross-entropy (nats) and accuracy on each split."""
         chain = (self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias)
         totals = [sparse_kernels.evaluate(_pixels(split), split.labels.numpy(), *chain) for split in splits]
         return [[(loss / len(y), correct / len(y)) for (_, y), (loss, correct) in zip(splits, totals, strict=True)]]
 
     def set_weights(self, weights: list[Weights]) -> None:
-        """Put other weights into the network, to evaluate them."""
+        """Load other weights into the network, in order to evaluate them."""
         self.values, self.bias = self._gather(weights[0])
 
     def sync_from(self, states: list[TrainState]) -> bool:
-        """Not in place: other weights left are another graph."""
+        """Return False: another mask is another sparse graph, which needs a new engine."""
         return False
 
     def sync_to(self, states: list[TrainState]) -> None:
-        """Put the replicate as it is into its state, in the dense layout."""
+        """Store the weights and optimizer tensors of the replicate in its state, in the dense layout."""
         (state,) = states
         self._scatter(self.values, self.bias, self.weights)
         optimizer = {}
@@ -124,5 +127,5 @@ class SparseChain:
 
 
 def _pixels(split: Split) -> np.ndarray:
-    """Images (N, C, H, W) as rows (N, pixels) that follow on one another in memory."""
+    """Return images (N, C, H, W) as rows (N, pixels), contiguous in memory."""
     return split.images.flatten(1).contiguous().numpy()

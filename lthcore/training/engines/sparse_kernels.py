@@ -1,9 +1,10 @@
-"""Kernels: the compiled loops of sparse training, by numba. `sparse` says what their arrays mean.
+"""Kernels of sparse training, compiled by numba. The docstring of `sparse` explains their arrays.
 
-Activations and gradients are kept as (tiles, nodes, LANES): a node's values for LANES images lie side by side, and a
-weight is one multiply-add of two such rows. The three loops over weights are written in LLVM's own language, since
-its vectoriser cannot know that rows do not overlap: kept in registers, they cost far less.
-Importing this needs numba. The kernels all stand in this one file because numba's cache looks at no other.
+Activations and gradients have shape (tiles, nodes, LANES): the values of a node for LANES images are a row, contiguous
+in memory, and a weight costs one multiply-add of two rows. The three loops over weights are written in LLVM's
+intermediate representation. LLVM's vectoriser cannot know that rows do not overlap, and the loops are much faster if
+rows are kept in registers. Importing this module needs numba. All kernels are in this one file because numba's cache
+checks no other file for changes.
 """
 
 import numpy as np
@@ -14,12 +15,13 @@ from numba.extending import intrinsic
 
 from lthcore.training.engines.compiled import cached
 
-LANES = 64  # four vectors of 16: the widest processors hold a row in four registers, others in eight or sixteen
-LINE = 16  # values in a line of the cache
+LANES = 64  # four vectors of 16 floats: a row takes 4 of the widest registers, 8 or 16 of narrower ones
+LINE = 16  # floats in a cache line
 ROUNDING = ("reassoc", "contract", "nsz")  # sums may be reordered; nan and inf are kept, so that divergence shows
 _how = {"fastmath": set(ROUNDING), "error_model": "numpy"}
-# What is called from Python is cached, and its parts are inlined: as functions of their own they would be linked to a
-# copy compiled alone where they are fresh, and to the caller's where they come from the cache, which rounds otherwise.
+# Functions called from Python are cached, and the functions that they call are inlined. Without inlining, a freshly
+# compiled caller would use a copy of them that is compiled separately, and a caller from the cache a copy that is
+# compiled with it. The two copies round differently.
 _entry, _compiled = cached(**_how), njit(forceinline=True, **_how)
 _ROW = ir.VectorType(ir.FloatType(), LANES)
 
@@ -29,7 +31,7 @@ def _data(context, builder, signature, arguments, i):
 
 
 def _row(builder, rows, index):
-    """A pointer to row `index` as one vector."""
+    """Return a pointer to row `index` as one vector."""
     return builder.bitcast(builder.gep(rows, [builder.mul(index, index.type(LANES))]), _ROW.as_pointer())
 
 
@@ -43,7 +45,7 @@ def _times_plus(builder, a, b, c):
 
 
 def _sources(builder, source, begin, end):
-    """Loop over the weights from `begin` to `end`: (weight k, the node it comes from)."""
+    """Loop over the weights from `begin` to `end`; yield the index of each weight and its source node."""
     with cgutils.for_range(builder, builder.sub(end, begin)) as loop:
         k = builder.add(begin, loop.index)
         yield k, builder.zext(builder.load(builder.gep(source, [k])), ir.IntType(64))
@@ -51,7 +53,7 @@ def _sources(builder, source, begin, end):
 
 @intrinsic
 def _gather(typing, rows, unit, source, values, begin, end):
-    """rows[unit] += the sum of values[k] * rows[source[k]] over k from `begin` to `end`."""
+    """Add the sum of values[k] * rows[source[k]] over k from `begin` to `end` to rows[unit]."""
 
     def generate(context, builder, signature, arguments):
         rows, source, values = (_data(context, builder, signature, arguments, i) for i in (0, 2, 3))
@@ -69,7 +71,7 @@ def _gather(typing, rows, unit, source, values, begin, end):
 
 @intrinsic
 def _dot(typing, rows, gradients, unit, source, d_values, begin, end):
-    """d_values[k] += rows[source[k]] . gradients[unit] for k from `begin` to `end`."""
+    """Add the dot product of rows[source[k]] and gradients[unit] to d_values[k], for k from `begin` to `end`."""
 
     def generate(context, builder, signature, arguments):
         rows, gradients, source, d_values = (_data(context, builder, signature, arguments, i) for i in (0, 1, 3, 4))
@@ -87,7 +89,7 @@ def _dot(typing, rows, gradients, unit, source, d_values, begin, end):
 
 @intrinsic
 def _scatter(typing, rows, unit, source, values, begin, end):
-    """rows[source[k]] += values[k] * rows[unit] for k from `begin` to `end`."""
+    """Add values[k] * rows[unit] to rows[source[k]], for k from `begin` to `end`."""
 
     def generate(context, builder, signature, arguments):
         rows, source, values = (_data(context, builder, signature, arguments, i) for i in (0, 2, 3))
@@ -105,7 +107,11 @@ def train(
     images, labels, batches, rates, used, inputs, classes, source, first, values, bias,
     m, m_bias, v, v_bias, done, momentum, weight_decay, decoupled, smoothing,
 ):  # fmt: skip
-    """Take a step on each of batches (steps, batch) of image indices; values, biases and moments change in place."""
+    """Take a step on each of the batches (steps, batch) of image indices; change values, biases and moments in place.
+
+    `done` is the number of steps taken before. A negative `momentum` selects Adam, or AdamW if `decoupled`; otherwise
+    the optimizer is SGD.
+    """
     nodes, batch = inputs + len(first) - 1, batches.shape[1]
     tiles = (batch + LANES - 1) // LANES
     activations, gradients = _rows(tiles * nodes), _rows(tiles * nodes)
@@ -130,7 +136,7 @@ def train(
 
 @_entry
 def evaluate(images, labels, used, inputs, classes, source, first, values, bias):
-    """Summed cross-entropy (nats) and number correct."""
+    """Return the summed cross-entropy (nats) and the number of correct predictions."""
     nodes, n = inputs + len(first) - 1, len(labels)
     activations = _rows(nodes)
     logits = activations[nodes - classes :]
@@ -154,7 +160,10 @@ def evaluate(images, labels, used, inputs, classes, source, first, values, bias)
 
 @_compiled
 def _rows(n):
-    """Rows (n, LANES) of zeros that begin with a cache line: a vector across two of them is read at half the speed."""
+    """Return zeros (n, LANES), aligned to a cache line.
+
+    A vector that extends over two cache lines is read at half the speed.
+    """
     flat = np.zeros((n + 1) * LANES, np.float32)
     skipped = (-flat.ctypes.data // 4) % 16
     return flat[skipped : skipped + n * LANES].reshape(n, LANES)
@@ -162,10 +171,10 @@ def _rows(n):
 
 @_compiled
 def _load(images, index, used, activations):
-    """The images' pixels that any weight comes from, as rows of the activations.
+    """Copy the pixels `used`, which are the sources of weights, from the images to rows of the activations.
 
-    Written a line of the cache at a time: pixel by pixel, each image would go through all lines of it anew. Places are
-    unsigned, which spares the test whether they count from the end.
+    For each pixel, one cache line (LINE images) is written at a time: image by image, every image would go through the
+    lines of all pixels again. Indices are unsigned, which avoids the check for negative ones.
     """
     flat, begin = images.reshape(-1), index.astype(np.uint64) * np.uint64(images.shape[1])
     for start in range(0, len(index), LINE):
@@ -178,7 +187,10 @@ def _load(images, index, used, activations):
 
 @_compiled
 def _forward(values, bias, source, first, inputs, classes, activations):
-    """Units in order: each is the sum of its weights times the rows they come from, clipped at 0 but in the output."""
+    """Compute the activations of all units, in order.
+
+    Each is the bias plus the sum of weights times their source rows, clipped at 0 except in the output layer.
+    """
     units = len(first) - 1
     for r in range(units):
         out = activations[inputs + r]
@@ -192,7 +204,10 @@ def _forward(values, bias, source, first, inputs, classes, activations):
 
 @_compiled
 def _loss_gradient(activations, labels, index, classes, batch, smoothing, gradients):
-    """(softmax - target) / batch, the gradient of the mean cross-entropy with label smoothing; 0 beyond the batch."""
+    """Compute the gradient of the mean cross-entropy with label smoothing: (softmax - target) / batch.
+
+    Lanes without an image get 0.
+    """
     logits, out = activations[len(activations) - classes :], gradients[len(gradients) - classes :]
     out[:] = 0
     for b in range(len(index)):
@@ -210,7 +225,7 @@ def _loss_gradient(activations, labels, index, classes, batch, smoothing, gradie
 
 @_compiled
 def _backward(values, source, first, inputs, classes, activations, gradients, d_values, d_bias):
-    """Units in reverse order: by then the gradient of a unit's activation is complete."""
+    """Compute all gradients, in reverse order of units, so that the gradient of each activation is complete in time."""
     units = len(first) - 1
     gradients[inputs : inputs + units - classes] = 0
     for r in range(units - 1, -1, -1):
@@ -222,13 +237,13 @@ def _backward(values, source, first, inputs, classes, activations, gradients, d_
             total += out[b]
         d_bias[r] += total
         _dot(activations, gradients, inputs + r, source, d_values, first[r], first[r + 1])
-        if first[r] < first[r + 1] and source[first[r]] >= inputs:  # nothing needs the gradient of the inputs
+        if first[r] < first[r + 1] and source[first[r]] >= inputs:  # inputs need no gradient
             _scatter(gradients, inputs + r, source, values, first[r], first[r + 1])
 
 
 @_compiled
 def _adam(w, gradient, m, v, rate, step, weight_decay, decoupled):
-    """torch.optim.Adam and AdamW with their default betas (0.9, 0.999) and eps 1e-8."""
+    """Take a step of torch.optim.Adam or AdamW with the default betas (0.9, 0.999) and eps 1e-8."""
     b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
     c1, c2 = np.float32(1 - 0.9), np.float32(1 - 0.999)
     size = np.float32(rate / (1 - 0.9**step))
@@ -244,7 +259,7 @@ def _adam(w, gradient, m, v, rate, step, weight_decay, decoupled):
 
 @_compiled
 def _sgd(w, gradient, velocity, rate, momentum, weight_decay):
-    """torch.optim.SGD with momentum."""
+    """Take a step of torch.optim.SGD with momentum."""
     rate, momentum, weight_decay = np.float32(rate), np.float32(momentum), np.float32(weight_decay)
     for k in range(len(w)):
         velocity[k] = momentum * velocity[k] + gradient[k] + weight_decay * w[k]

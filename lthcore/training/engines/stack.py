@@ -1,4 +1,4 @@
-"""The engine that trains replicates of a chain of dense layers in step, as one network."""
+"""Engine that trains replicates of a chain of dense layers in step, as one network."""
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,10 @@ from lthcore.training.state import TrainState
 
 
 class Stack(Dense):
-    """K replicates of a chain of dense layers in one step: every parameter (K, ...), every product batched over K."""
+    """K replicates of a chain of dense layers. Parameters have shape (K, ...), and products are batched over K."""
 
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
-        """Take `model` for its layers, and the replicates."""
+        """Take the layers of `model`, and load the replicates in `states`."""
         self.settings, self.layers = settings, list(model.named_children())
         masked = [masks.apply(s.mask, s.weights) if settings.masks_weights else s.weights for s in states]
         self.parameters = {name: _stacked(masked, name).to(device).requires_grad_() for name in masked[0]}
@@ -32,13 +32,13 @@ class Stack(Dense):
         kept = {name: _stacked([state.mask for state in states], name) for name in states[0].mask}
         self.kept = {name: m.to(device, torch.float32) for name, m in kept.items() if not m.all()}
         saved = {name: _stacked([state.optimizer for state in states], name) for name in states[0].optimizer}
-        saved = {name: t[0] if name.endswith("/step") else t for name, t in saved.items()}  # one clock for all
+        saved = {name: t[0] if name.endswith("/step") else t for name, t in saved.items()}  # one step count for all
         self.optimizer = make_optimizer(settings, self.parameters, saved)
         self.noise = [noise_of(state, device) for state in states]
         self.replay = None
 
     def forward(self, x: Tensor, training: bool) -> Tensor:
-        """Logits (K, batch, classes) of images (K, batch, ...)."""
+        """Return the logits (K, batch, classes) of images (K, batch, ...)."""
         for name, layer in self.layers:
             if isinstance(layer, nn.Flatten):
                 x = x.flatten(2)
@@ -47,13 +47,13 @@ class Stack(Dense):
                 x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
             elif isinstance(layer, nn.ReLU):
                 x = x.relu()
-            elif training and layer.rate:  # dropout: each replicate's noise is what it would be alone
+            elif training and layer.rate:  # dropout: each replicate gets the same noise as if trained alone
                 keep = 1 - layer.rate
                 x = x * torch.stack([torch.empty_like(x[0]).bernoulli_(keep, generator=g) for g in self.noise]) / keep
         return x
 
     def loss(self, data: Data, batch: Tensor) -> Tensor:
-        """As in `Dense`; the sum gives each replicate the gradient of its own mean loss."""
+        """See `Dense.loss`. The sum gives each replicate the gradient of its own mean loss."""
         s, x, y = self.settings, data.train.images[batch], data.train.labels[batch]
         if s.augment:
             each = [augment(i, s, noise) for i, noise in zip(x, self.noise, strict=True)]
@@ -66,7 +66,7 @@ class Stack(Dense):
         return each / batch.shape[1]
 
     def clip(self, norm: float) -> None:
-        """As in `Dense`, each replicate by its own norm."""
+        """See `Dense.clip`. Each replicate is scaled by the norm of its own gradients."""
         squares = [p.grad.flatten(1).square().sum(1) for p in self.parameters.values()]
         scale = (norm / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
         for parameter in self.parameters.values():
@@ -74,7 +74,7 @@ class Stack(Dense):
 
     @torch.no_grad()
     def evaluate(self, *splits: Split) -> list[SplitResults]:
-        """As in `Dense`, all replicates on the same images at once."""
+        """See `Dense.evaluate`. All replicates are evaluated on the same images at once."""
         k, device = len(self.noise), splits[0].labels.device
         totals = torch.zeros(len(splits), 2, k, dtype=torch.float64, device=device)
         size = EVALUATION_BATCH[device.type]
@@ -88,17 +88,20 @@ class Stack(Dense):
         return [[tuple(pair) for pair in replicate] for replicate in totals.permute(2, 0, 1).tolist()]
 
     def set_weights(self, weights: list[Weights]) -> None:
-        """Put other weights into each replicate, to evaluate them."""
+        """Load other weights into each replicate, in order to evaluate them."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(_stacked(weights, name))
 
     def sync_from(self, states: list[TrainState]) -> bool:
-        """Not in place: a graph of these small steps is captured in no time."""
+        """Return False: a new engine is cheap, since capturing a CUDA graph of these small steps takes little time."""
         return False
 
     def sync_to(self, states: list[TrainState]) -> None:
-        """Put each replicate as it is into its state: views of what training goes on to change."""
+        """Store the weights, optimizer tensors and noise of each replicate in its state.
+
+        Weights and optimizer tensors share memory with the engine, so further training changes them.
+        """
         optimizer = optimizer_tensors(self.optimizer, self.parameters)
         for k, state in enumerate(states):
             state.weights = {name: parameter.detach()[k] for name, parameter in self.parameters.items()}
