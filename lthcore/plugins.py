@@ -16,7 +16,7 @@ from pathlib import Path
 import cloudpickle
 
 from lthcore.arms import ARMS, OURS
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, one_line, shown
 from lthcore.paths import project_root
 from lthcore.registry import MODELS, is_own
 from lthcore.sources.catalogue import DATASETS
@@ -49,11 +49,12 @@ def load_plugins() -> None:
 def check_plugins(names: object) -> None:
     """Raise PluginNeeded if a plugin that a params file needs has not been run, since only the user may name it.
 
-    `names` is a file name, a list of file names, or None. Raises LabError for an item that is not text.
+    `names` is a file name, a list of file names, or None. Raises LabError for anything else.
     """
-    for name in [names] if isinstance(names, str) else names or ():
-        if not isinstance(name, str):
-            raise LabError("plugins must be a file's name, or a list of such names")
+    needed = [names] if isinstance(names, str) else [] if names is None else names
+    if not isinstance(needed, list) or not all(isinstance(name, str) for name in needed):
+        raise LabError(f"plugins = {shown(names)}: must be the name of a file, or a list of names")
+    for name in needed:
         if _module_of(_found(name)) not in sys.modules:
             raise PluginNeeded(f"this experiment needs the plugin {name}, which is code: run it by --plugin {name}")
 

@@ -1,4 +1,4 @@
-"""Settings: one frozen object that says everything about an experiment."""
+"""Settings of experiments: one frozen object that completely defines an experiment."""
 
 import difflib
 import hashlib
@@ -25,24 +25,24 @@ SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
 Padding = Literal["same", "valid"]
 Engine = Literal["auto", "dense", "stack"]
 
-# How much of an experiment is run, and where: none of these changes any single training, so they
-# stay out of the run key, and raising one of them extends a run instead of starting another.
+# Settings for how much of an experiment is run, and where. None of them changes any single training run, so they are
+# not part of the run key, and raising one of them extends a run instead of starting another.
 EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
 
 
-MOST_ROUNDS = 253  # a run's lineage has the round in which each weight is pruned in a byte
-LARGEST_PLAN = 100_000  # trainings of an experiment: a hundred times what the largest published one has
-WIDEST, DEEPEST = 1_000_000, 100  # neurons of a hidden layer, and such layers
+MOST_ROUNDS = 253  # a run's lineage stores the round in which each weight is pruned as one byte
+LARGEST_PLAN = 100_000  # training runs of an experiment: a hundred times those of the largest published one
+WIDEST, DEEPEST = 1_000_000, 100  # largest number of neurons in a hidden layer, and of hidden layers
 
 
 def _listed(kind: Any) -> str:
-    """The values of a Literal as they are listed in a sentence."""
+    """Return the values of a Literal as a list for a sentence: "a, b or c"."""
     *others, final = get_args(kind)
     return f"{', '.join(others)} or {final}"
 
 
 class Recipe(BaseModel):
-    """How a network is trained, and how often: what every study shares. Each study adds its own settings to it."""
+    """Settings that all studies share: how a network is trained, and how often. Each study adds its own settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -90,13 +90,16 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_epochs(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Iterations, and unless given the evaluations, from epochs."""
+        """Derive `iterations` from `epochs`, and `eval_every` as well unless it is given.
+
+        Raises ValueError if `iterations` is given too and does not agree.
+        """
         fields = {name: values.get(name, field.default) for name, field in cls.model_fields.items()}
         counts = [fields[name] for name in ("epochs", "train_examples", "validation", "batch_size")]
         if not all(isinstance(n, int) for n in counts) or fields["epochs"] <= 0 or fields["batch_size"] <= 0:
             return values
         if _known(fields["dataset"]) is None:
-            return values  # an error, which whoever loads the data explains
+            return values  # loading the data raises the error that explains this
         steps = _steps_per_epoch(*(fields[name] for name in ("dataset", "train_examples", "validation", "batch_size")))
         total = fields["epochs"] * steps
         if values.get("iterations", total) != total:
@@ -155,7 +158,7 @@ class Recipe(BaseModel):
             raise ValueError(f"{key} = {shown(getattr(self, key))}: {allowed}")
 
     def __init__(self, /, **values: Any) -> None:
-        """Check `values`; raise LabError with one line that names every bad key, its value and what is allowed."""
+        """Check the values. Raises LabError with one line that names invalid keys, their values and what is allowed."""
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -163,16 +166,16 @@ class Recipe(BaseModel):
 
     @classmethod
     def of_parameters(cls, names: dict[str, Any]) -> Self:
-        """The settings among the names of a notebook, `globals()`: its parameters cell, and what papermill puts below.
+        """Return the settings among the `globals()` of a notebook, from its parameters cell or injected by papermill.
 
-        Raises LabError for a name that is annotated there and is no setting (but `folder`, where the tables go).
+        Raises LabError for an annotated name that is not a setting, except `folder`, the folder for the tables.
         """
         load_plugins()
         unknown = names.get("__annotations__", {}).keys() - cls.model_fields.keys() - {"folder"}
         return cls(**{name: names[name] for name in [*cls.model_fields, *sorted(unknown)] if name in names})
 
     def changed(self, /, **values: Any) -> Self:
-        """A checked copy with some values changed. Epochs among them take the place of iterations, and the reverse."""
+        """Return a checked copy with some values changed. New epochs replace iterations, and new iterations epochs."""
         mine = self.given()
         if values.get("epochs"):
             mine.pop("iterations", None)
@@ -183,7 +186,10 @@ class Recipe(BaseModel):
         return type(self)(**{**mine, **values})
 
     def given(self, mode: str = "python") -> dict[str, Any]:
-        """The settings as values, without those that follow from the others."""
+        """Return the settings as a dict, without values that follow from other settings.
+
+        `mode` is pydantic's: "python", or "json" for values that JSON can represent.
+        """
         values = self.model_dump(mode=mode)
         if self.epochs:
             del values["iterations"]
@@ -193,30 +199,30 @@ class Recipe(BaseModel):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of a pass over the training images."""
+        """Number of iterations in one epoch."""
         return max(1, _steps_per_epoch(self.dataset, self.train_examples, self.validation, self.batch_size))
 
     @property
     def trainings(self) -> int:
-        """How many trainings are planned, without listing them: one a trial."""
+        """Number of planned training runs, computed without listing them: one for each trial."""
         return self.trials
 
     @property
     def masks_weights(self) -> bool:
-        """Whether weights under the mask are zero, as they should be."""
+        """Whether pruned weights are zero. Studies with exceptions override this."""
         return True
 
     @property
-    def counts_zeros(self) -> bool:
-        """Whether what is left is to be counted in the weights, since the mask does not say it."""
+    def counts_nonzero(self) -> bool:
+        """Whether remaining weights are counted as nonzero weights, because the mask does not give their number."""
         return False
 
     @property
     def key(self) -> str:
-        """Run key: readable prefix + hash of the settings that differ from their defaults.
+        """Run key: a readable prefix, and a hash of the settings that differ from their defaults.
 
-        A setting left at its default is not hashed, so adding a setting leaves old keys valid; the EXTENT is not
-        hashed either. Pinned by a golden test.
+        Settings with their default value are not hashed, so that old keys stay valid if a setting is added. Settings
+        in EXTENT are not hashed either. A golden test pins the keys.
         """
         identity = {
             name: value
@@ -231,7 +237,7 @@ class Recipe(BaseModel):
 
 
 class Settings(Recipe):
-    """Everything that defines a search for tickets. Defaults: the paper's LeNet on MNIST (1803.03635, Figure 2)."""
+    """Settings of a search for tickets. Defaults: the paper's LeNet on MNIST (arXiv 1803.03635, Figure 2)."""
 
     arms: tuple[str, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
     reinit_draws: int = Field(3, gt=0, description="reinitialisations of each trial's mask")
@@ -259,7 +265,7 @@ class Settings(Recipe):
     @field_validator("prune_layers", mode="before")
     @classmethod
     def _in_order(cls, value: Any) -> Any:
-        """Kept as pairs in one order, from which a run's key follows."""
+        """Return the pairs (layer, share) sorted by layer, so that the run key does not depend on their order."""
         pairs = list(value.items()) if isinstance(value, dict) else value
         if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
             return value
@@ -292,7 +298,7 @@ class Settings(Recipe):
         self._forbid("arms", "no fine_tuned with schedule cosine, which ends at a rate of 0", when=no_rate)
 
     def _check_criteria(self, by: list[str]) -> None:
-        """Of the run, and of its arms `by_<criterion>`."""
+        """Check the criteria of the run and of its arms `by_<criterion>`, whose names are in `by`."""
         blind = self.validation == 0
         needs = "needs a validation set, whose best point it looks at"
         self._forbid("criterion", needs, when=blind and self.criterion.startswith("late_"))
@@ -304,7 +310,7 @@ class Settings(Recipe):
         self._forbid("arms", "by_<criterion> is for granularity weights", when=bool(by) and self.granularity == "units")
 
     def _check_frozen(self) -> None:
-        """Of pruned weights that stay where they started."""
+        """Check settings that cannot be combined with pruned weights frozen at their initial values."""
         frozen, trained_on = self.pruned_to == "initial", {"continued", "fine_tuned"} & set(self.arms)
         moved = "initial needs weight_decay = 0, which moves weights"
         self._forbid("pruned_to", moved, when=frozen and self.weight_decay > 0)
@@ -319,7 +325,7 @@ class Settings(Recipe):
         self._forbid("keep_optimizer", "allowed with restart best", when=self.keep_optimizer and not best)
 
     def _check_layers(self) -> None:
-        """Of what single layers lose and keep."""
+        """Check the shares of weights that are pruned and kept in single layers."""
         units = self.granularity == "units"
         self._forbid("prune_layers", "for granularity weights", when=units and bool(self.prune_layers))
         outside = any(not 0 <= rate < 1 for _, rate in self.prune_layers)
@@ -330,27 +336,30 @@ class Settings(Recipe):
 
     @property
     def trainings(self) -> int:
-        """How many trainings are planned, without listing them: a dense network a trial, and all draws each round."""
+        """Number of planned training runs, computed without listing them.
+
+        Each trial has one for the dense network, and in each round one for each draw of each arm.
+        """
         return self.trials * (1 + self.rounds * sum(map(self.draws, self.arms)))
 
     @property
     def masks_weights(self) -> bool:
-        """Whether weights under the mask are zero, and not frozen where they started."""
+        """Whether pruned weights are zero, and not frozen at their initial values."""
         return self.pruned_to == "zero"
 
     @property
     def has_masks_from_elsewhere(self) -> bool:
-        """Whether there are masks from elsewhere for arms to have."""
+        """Whether there are masks from another data set, which arms with such masks need."""
         return False
 
     def draws(self, arm: str) -> int:
-        """How many times `arm` is drawn in each trial and round."""
+        """Return the number of draws of `arm` in each trial and round."""
         drawn = arm_of(arm).drawn
         return getattr(self, drawn) if drawn else 1
 
 
 class TransferSettings(Settings):
-    """Everything that defines the transfer of masks from one data set to another (lthcore/lottery/transfer.py)."""
+    """Settings of the transfer of masks from one data set to another (lthcore/lottery/transfer.py)."""
 
     arms: tuple[str, ...] = Field(
         ("ticket", "transferred", "transferred-shuffled"), description="what is trained at each round"
@@ -365,18 +374,18 @@ class TransferSettings(Settings):
 
     @property
     def has_masks_from_elsewhere(self) -> bool:
-        """Whether there are masks from elsewhere for arms to have."""
+        """Whether there are masks from another data set, which arms with such masks need."""
         return True
 
     @property
     def source(self) -> Settings:
-        """The search for the masks, by the same recipe on the other data set."""
+        """Settings of the search that finds the masks: the same recipe on the data set `masks_from`."""
         own = {name: value for name, value in self.given().items() if name in Settings.model_fields}
         return Settings(**own | {"dataset": self.masks_from, "arms": ("ticket",)})
 
 
 class DynamicSettings(Recipe):
-    """Everything that defines dynamic pruning: a sparse network within one training (lthcore/lottery/dynamic.py)."""
+    """Settings of dynamic pruning, which gives a sparse network in one training run (lthcore/lottery/dynamic.py)."""
 
     sparsity: float = Field(0.8, ge=0, lt=1, description="share of the weights that is pruned in the end")
     sparsity_schedule: SparsitySchedule = Field(
@@ -418,17 +427,17 @@ class DynamicSettings(Recipe):
 
     @property
     def masks_weights(self) -> bool:
-        """Whether weights under the mask are zero."""
+        """Whether pruned weights are zero."""
         return self.masking == "weights"
 
     @property
-    def counts_zeros(self) -> bool:
-        """With the mask on gradients alone weights under it live on, whatever it says."""
+    def counts_nonzero(self) -> bool:
+        """Whether remaining weights are counted as nonzero weights, because a mask on gradients alone prunes none."""
         return self.masking == "gradients"
 
 
 def _known(dataset: object) -> Dataset | None:
-    """A data set; None where there is none of this name, which is an error that whoever loads it explains."""
+    """Return the data set of this name, or None if there is none: loading it raises the error that explains this."""
     try:
         return dataset_of(dataset) if isinstance(dataset, str) else None
     except LabError:
@@ -446,7 +455,7 @@ def _count(n: int) -> str:
 
 
 def _explained(kind: type[Recipe], error: ValidationError) -> str:
-    """What is wrong with settings: of many errors the first three, and of unknown keys, and how many more there are."""
+    """Describe invalid settings: at most three wrong values and three unknown keys, and the numbers of further ones."""
     errors = error.errors(include_url=False, include_context=False)
     unknown = [e for e in errors if e["type"] == "extra_forbidden"]
     wrong = [e for e in errors if e["type"] != "extra_forbidden"]

@@ -109,6 +109,14 @@ def test_a_params_file_alone_never_runs_code(lab, monkeypatch):
     assert load_experiments(lab / "my_study" / "mine.yaml")[0].variant == "mine"
 
 
+@pytest.mark.parametrize("plugins", ["5", "false", "[mine.py, 5]", "{a: b}"])
+def test_plugins_of_a_params_file_that_are_no_names_are_one_line(lab, plugins):
+    (lab / "my_study").mkdir()
+    (lab / "my_study" / "mine.yaml").write_text(f"plugins: {plugins}\ndataset: digits\nprofiles: {{cpu: {{}}}}\n")
+    with pytest.raises(LabError, match=r"plugins = .*: must be the name of a file, or a list of names"):
+        load_experiments(lab / "my_study" / "mine.yaml")
+
+
 @pytest.mark.parametrize(
     ("content", "what"), [(None, "there is no such file"), ("1 / 0", "ZeroDivisionError: division by zero")]
 )

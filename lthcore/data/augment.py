@@ -1,7 +1,7 @@
-"""Augmentation: images changed at random in batches, each its own way, on the device they are on.
+"""Data augmentation: random changes of a batch of images, drawn for each image, on the device of the images.
 
-All draws come from the generator that is passed, in fixed numbers: so they can be captured in a CUDA graph, and a
-training resumed goes on bit for bit. Nothing here waits for the device.
+All random numbers come from the given generator, and their number does not depend on the draws. The functions can
+therefore be captured in a CUDA graph, and a resumed training run continues bit for bit. They never wait for the device.
 """
 
 import math
@@ -17,13 +17,13 @@ PADDING = 4  # pixels around an image before it is cropped
 ROTATION = 15.0  # degrees, at most
 JITTER = 0.2  # brightness, contrast and saturation change by up to this share
 ERASED = (0.02, 0.33)  # share of an image that is erased, in half of the images
-ELONGATION = 3.3  # of what is erased: largest ratio of its sides
+ELONGATION = 3.3  # largest ratio of the sides of an erased rectangle
 
 
 def augment(images: Tensor, settings: Recipe, generator: torch.Generator) -> Tensor:
-    """Scaled images (N, C, H, W), augmented by what the settings ask for, in the order in which it stands here.
+    """Apply the augmentations of the settings to scaled images (N, C, H, W), in the fixed order of the code below.
 
-    What is padded, rotated in or erased is zero: the mean colour of standardised images, black in others.
+    Pixels that are padded, rotated in or erased are zero: the mean colour of standardised images, black in others.
     """
     kinds = settings.augment
     if "crop" in kinds or "flip" in kinds:
@@ -36,7 +36,10 @@ def augment(images: Tensor, settings: Recipe, generator: torch.Generator) -> Ten
 
 
 def shift(images: Tensor, generator: torch.Generator, padding: int = PADDING, mirrored: bool = True) -> Tensor:
-    """A random crop after padding with zeros, and a horizontal flip of half of the images (the paper's section 4)."""
+    """Crop images at random after padding with zeros, and flip about half of them horizontally (the paper's section 4).
+
+    Without `mirrored` no image is flipped.
+    """
     n, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
     top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator, device=images.device)
@@ -50,7 +53,7 @@ def shift(images: Tensor, generator: torch.Generator, padding: int = PADDING, mi
 
 
 def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A rotation about the centre by up to 15 degrees either way, bilinear; what comes from outside is zero."""
+    """Rotate images about their centres by up to 15 degrees either way, bilinearly. Pixels from outside are zero."""
     angle = _uniform(images, generator, -ROTATION, ROTATION).view(-1) * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     aspect = images.shape[2] / images.shape[3]  # coordinates run from -1 to 1 along both sides, whatever their lengths
@@ -60,7 +63,10 @@ def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def jitter(images: Tensor, generator: torch.Generator, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Brightness, contrast and (of colour images) saturation, each changed by up to a fifth; pixels stay in [0, 1]."""
+    """Change brightness, contrast and (of colour images) saturation, each by up to a fifth.
+
+    `mean` and `std` are the values that the images were scaled with. Unscaled pixels stay in [0, 1].
+    """
     m, s = (torch.stack([images.new_full((1, 1), v) for v in values]) for values in (mean, std))
     x = images * s + m
     brightness, contrast, saturation = (_uniform(images, generator, 1 - JITTER, 1 + JITTER) for _ in range(3))
@@ -72,7 +78,7 @@ def jitter(images: Tensor, generator: torch.Generator, mean: tuple[float, ...], 
 
 
 def erase(images: Tensor, generator: torch.Generator) -> Tensor:
-    """In half of the images a rectangle set to zero (random erasing, arXiv 1708.04896)."""
+    """Set a rectangle to zero in about half of the images (random erasing, arXiv 1708.04896)."""
     height, width = images.shape[2:]
     area = _uniform(images, generator, *ERASED) * (height * width)
     ratio = _uniform(images, generator, -math.log(ELONGATION), math.log(ELONGATION)).exp()
@@ -87,13 +93,16 @@ def erase(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _uniform(images: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
-    """A draw for each image, (N, 1, 1, 1)."""
+    """Return a uniform draw from [low, high) for each image, of shape (N, 1, 1, 1)."""
     drawn = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
     return drawn * (high - low) + low
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luminance (N, 1, H, W) by the usual weights of red, green and blue (ITU-R BT.601)."""
+    """Return the luminance (N, 1, H, W), with the usual weights of red, green and blue (ITU-R BT.601).
+
+    Images without three channels are returned unchanged.
+    """
     if images.shape[1] != 3:
         return images
     red, green, blue = images.unbind(1)

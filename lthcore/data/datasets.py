@@ -1,4 +1,4 @@
-"""Data: the data set of an experiment as tensors on its device, split, scaled and checked."""
+"""Loading of an experiment's data set: split, scaled and checked, as tensors on its device."""
 
 import hashlib
 import math
@@ -17,14 +17,14 @@ from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
 from lthcore.sources.catalogue import dataset_of, read, test_images
 
-LARGEST = 4_000_000_000  # values of all images of an experiment: 16 GB
-DATA_SETTINGS = (  # those that `load` looks at
+LARGEST = 4_000_000_000  # largest number of values in all images of an experiment (16 GB)
+DATA_SETTINGS = (  # settings that `load` depends on
     "dataset", "image_size", "input_scaling", "train_examples", "validation", "batch_size", "seed", "device",
 )  # fmt: skip
 
 
 class Split(NamedTuple):
-    """Images (N, C, H, W) float32, scaled, and labels (N,) int64, on one device."""
+    """Scaled images (N, C, H, W) in float32 and labels (N,) in int64, on one device."""
 
     images: Tensor
     labels: Tensor
@@ -32,9 +32,9 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What an experiment trains, chooses and tests on. `validation` is None where the settings hold nothing out.
+    """Training, validation and test data of an experiment. `validation` is None if the settings hold nothing out.
 
-    `digest` is that of the splits as `load` drew them (`content_digest`): the same on every machine and device.
+    `digest` is the `content_digest` of the splits drawn by `load`. It is the same on every machine and device.
     """
 
     train: Split
@@ -42,26 +42,26 @@ class Data:
     test: Split
     variant: str
     digest: str = ""
-    classes: int = field(kw_only=True)  # of the data set: labels are 0 to classes - 1, be each of them here or not
+    classes: int = field(kw_only=True)  # of the data set: labels are 0 to classes - 1, even if some do not occur
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of an image."""
+        """Shape (C, H, W) of one image."""
         return tuple(self.test.images.shape[1:])
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits there are, by name."""
+        """The splits by name, without `validation` if it is None."""
         return {name: s for name in ("train", "validation", "test") if (s := getattr(self, name)) is not None}
 
     def to_arrays(self) -> dict[str, tuple]:
-        """The splits as NumPy arrays, without a copy, and what is said of them (`about`)."""
+        """Return the splits as NumPy arrays without copying, and `about`: the variant, the digest and the classes."""
         arrays = {name: (s.images.numpy(), s.labels.numpy()) for name, s in self.splits.items()}
         return arrays | {"about": (self.variant, self.digest, self.classes)}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, tuple]) -> "Data":
-        """The inverse of `to_arrays`, without a copy: also of read-only arrays, which nothing here writes to."""
+        """Return the data from the result of `to_arrays`, without copying. Read-only arrays are allowed."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             splits = {name: Split(*map(torch.from_numpy, pair)) for name, pair in arrays.items() if name != "about"}
@@ -70,10 +70,11 @@ class Data:
 
 
 def load(settings: Recipe, root: Path | None = None) -> Data:
-    """The data set of the settings, split by their seed and moved to their device.
+    """Load the data set of the settings, split it by their seed, and move it to their device.
 
-    The validation images are a random draw from the training images (5,000 in the paper's section 2), the same in all
-    trials; the test images are the publisher's. Raises LabError for files that are missing or not as published.
+    `root` is the folder of the data sets (default: the data root). The validation images are a random draw from the
+    training images (5,000 in the paper's section 2), the same in all trials. The test images are the publisher's.
+    Raises LabError for files that are missing or not as published.
     """
     check_size(settings)
     raw = read(settings.dataset, root)
@@ -100,9 +101,9 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
 
 
 def content_digest(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """A digest (16 hex digits) of splits by name: images (N, C, H, W) of bytes, not scaled yet, and labels (N,).
+    """Return a digest (16 hex digits) of splits by name: images (N, C, H, W) as unscaled bytes, and labels (N,).
 
-    Scaling is left out because its rounding is not the same on every processor; it follows from the settings.
+    Scaling is not part of the digest: its rounding differs between processors, and the settings determine it.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, (images, labels) in splits.items():
@@ -114,7 +115,7 @@ def content_digest(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 def scaled(images: np.ndarray, dataset: str, input_scaling: str) -> Tensor:
-    """Images (N, C, H, W) of bytes as float32, in the scale that networks see them in (`settings.input_scaling`)."""
+    """Convert images (N, C, H, W) from bytes to float32, scaled for networks as `settings.input_scaling` defines."""
     mean, std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in pixel_scale(dataset, input_scaling))
     pixels = (torch.from_numpy(images.astype(np.float32, order="C")) / 255 - mean) / std
     if input_scaling == "unit_norm":
@@ -123,7 +124,10 @@ def scaled(images: np.ndarray, dataset: str, input_scaling: str) -> Tensor:
 
 
 def pixel_scale(dataset: str, input_scaling: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What is subtracted from each channel of images in [0, 1], and what the rest is divided by."""
+    """Return the mean and the standard deviation that standardise each channel of images in [0, 1].
+
+    They are 0 and 1 for other input scalings.
+    """
     known = dataset_of(dataset)
     if input_scaling == "standardised":
         return known.mean, known.std
@@ -131,18 +135,18 @@ def pixel_scale(dataset: str, input_scaling: str) -> tuple[tuple[float, ...], tu
 
 
 def image_shape(settings: Recipe) -> tuple[int, int, int]:
-    """Shape (C, H, W) of the images that a network of these settings sees."""
+    """Return the shape (C, H, W) of the images that a network with these settings is trained on."""
     channels, height, width = dataset_of(settings.dataset).shape
     return (channels, settings.image_size or height, settings.image_size or width)
 
 
 def classes_of(settings: Recipe) -> int:
-    """How many classes the images of these settings have: the number of outputs of a network for them."""
+    """Return the number of classes of the settings' data set, which is the number of outputs of a network."""
     return dataset_of(settings.dataset).classes
 
 
 def check_size(settings: Recipe) -> None:
-    """Raise LabError for images that are fewer than a batch, or that together hold more than LARGEST values."""
+    """Raise LabError if there are too few training images for the settings, or more than LARGEST values in all."""
     total = dataset_of(settings.dataset).n_train
     kept = settings.train_examples or total - settings.validation
     if kept + settings.validation > total or kept < settings.batch_size:
@@ -159,12 +163,15 @@ def check_size(settings: Recipe) -> None:
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images (N, C, H, W) at (N, C, size, size), bilinearly, without aliasing where they shrink."""
+    """Resize images (N, C, H, W) to (N, C, size, size) by bilinear interpolation, with antialiasing."""
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `settings.device`; auto takes a GPU where there is one. Raises LabError where there is none."""
+    """Return the device named by `settings.device`; auto selects a GPU if there is one.
+
+    Raises LabError for other names, and for cuda if there is no CUDA device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     choose("device", name.split(":")[0], ("cpu", "cuda"))
@@ -174,5 +181,3 @@ def pick_device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError:
         raise LabError(f"device = {name!r}: allowed are auto, cpu, cuda and cuda:N") from None
-
-

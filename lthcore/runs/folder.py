@@ -125,7 +125,7 @@ class RunFolder:
         """Add a finished training to the tables."""
         before = self.rows.get(replicate._replace(round=replicate.round - 1))
         before = before or self.rows.get(Replicate("ticket", replicate.trial, 0, replicate.round - 1))
-        left_by_layer = {} if self.settings.counts_zeros else masks.counts(state.mask)
+        left_by_layer = {} if self.settings.counts_nonzero else masks.counts(state.mask)
         cost = self.costs.of(left_by_layer) if left_by_layer else self.costs.multiply_adds
         self.rows[replicate] = round_row(self.settings, replicate, state, before, cost)
         self.points[replicate] = curve_rows(self.settings, replicate, state)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lthcore.errors import LabError, TimeLimit, one_line
-from lthcore.lottery.methods import planned
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror
 from lthcore.runs.experiments import Experiment
@@ -38,8 +37,10 @@ def run_queue(
     errors of experiments that failed, by name. Raises TimeLimit after `time_limit` seconds or on SIGTERM; everything so
     far is saved then, and also on Ctrl-C.
     """
-    todo, root = _by_name(experiments), root.resolve()  # absolute, since tasks have other working directories
+    todo, damaged = _unfinished(experiments)
+    root = root.resolve()  # tasks have working directories of their own
     queue = _Queue(list(todo), cluster, time_limit)
+    queue.failures |= damaged
 
     def whole(experiment: Experiment, folder: Path, seconds: float) -> None:
         """Train an experiment, then call `afterwards` and execute its notebook."""
@@ -136,9 +137,8 @@ class QueueStatus:
         """Start tracking these experiments."""
         self.experiments, self.cluster = experiments, cluster
         self.began: dict[str, float] = {}
-        self.total = {e.name: len(planned(e.settings)) for e in experiments}
         self.written = {e.name: _written(e) for e in experiments}
-        self.done = {e.name: len(status_of(e).done) for e in experiments}
+        self.found = {e.name: status_of(e) for e in experiments}
 
     def rows(self, states: dict[str, str]) -> list[dict]:
         """Return a row for each experiment, given the state of each.
@@ -151,27 +151,34 @@ class QueueStatus:
         for experiment in self.experiments:
             name, state = experiment.name, states[experiment.name]
             if (written := _written(experiment)) != self.written[name]:
-                self.written[name], self.done[name] = written, len(status_of(experiment).done)
+                self.written[name], self.found[name] = written, status_of(experiment)
+            done, missing = len(self.found[name].done), len(self.found[name].missing)
             now = {stem: i for (of, stem), i in at.items() if of == name} if state == "running" else {}
             began = self.began.setdefault(name, time.monotonic()) if state == "running" else time.monotonic()
             seconds = time.monotonic() - began
             rate = steps.get(name, 0) / seconds if seconds > EVERY / 2 else 0.0
-            left = (self.total[name] - self.done[name]) * experiment.settings.iterations - sum(now.values())
+            left = missing * experiment.settings.iterations - sum(now.values())
             rows.append({
-                "experiment": name, "state": state, "done": self.done[name], "of": self.total[name],
+                "experiment": name, "state": state, "done": done, "of": done + missing,
                 "now": ", ".join(sorted(now)[:3]) + (" ..." if len(now) > 3 else ""),
                 "its/s": round(rate), "eta": left / rate if rate else 0.0,
             })  # fmt: skip
         return rows
 
 
-def _by_name(experiments: list[Experiment]) -> dict[str, Experiment]:
-    """Return the unfinished experiments by name.
+def _unfinished(experiments: list[Experiment]) -> tuple[dict[str, Experiment], dict[str, LabError]]:
+    """Return the unfinished experiments by name, and the errors of those whose record or tables are damaged.
 
     If the queue has an experiment several times, its last entry counts, which asks for the whole of it.
     """
-    whole = {e.name: e for e in experiments}
-    return {n: e for n, e in whole.items() if set(planned(e.settings)) - status_of(e).done}
+    todo, damaged = {}, {}
+    for experiment in {e.name: e for e in experiments}.values():
+        try:
+            if status_of(experiment).missing:
+                todo[experiment.name] = experiment
+        except LabError as error:
+            damaged[experiment.name] = error
+    return todo, damaged
 
 
 def _written(experiment: Experiment) -> tuple[int, int] | None:

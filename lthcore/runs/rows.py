@@ -27,7 +27,7 @@ def round_row(
     stop, last = state.early_stop_point, state.curve[-1]
     accuracies = {point.iteration: point.test_accuracy for point in state.curve}
     read = [accuracies[iteration] for iteration in settings.read_at]
-    left_by_layer = {} if settings.counts_zeros else masks.counts(state.mask)
+    left_by_layer = {} if settings.counts_nonzero else masks.counts(state.mask)
     return _rounded({
         **dict(zip(REPLICATE, replicate, strict=True)),
         "weights_left": left,

@@ -1,1 +1,1 @@
-"""Sources: the data sets as they are published, and how each is read, verified and fetched."""
+"""Data sets as published: how each is read, verified and downloaded."""

@@ -1,6 +1,6 @@
-"""Catalogue: every data set by its name, its files read, verified and fetched.
+"""Catalogue of all data sets by name, and functions to read, verify and download them.
 
-Files lie under the data root (`LTH_DATA`, default data/ of the project) in the publishers' own formats.
+Their files are below the data root (`LTH_DATA`, default: the project's folder data/) in the publishers' own formats.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,10 @@ __all__ = ["DATASETS", "dataset_of", "fetch", "read", "test_images", "verified"]
 
 
 def _permuted(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
-    """The same images with all pixels in another order, one for all: what a dense network cannot tell apart."""
+    """Return a reader of the same images with permuted pixels, which makes no difference to a dense network.
+
+    All images have the same permutation.
+    """
 
     def read(root: Path) -> Raw:
         raw = reader(root)
@@ -45,9 +48,9 @@ for _dataset in (DIGITS, MNIST, FASHION_MNIST):
 
 
 def dataset_of(name: str) -> Dataset:
-    """The data set of a name, or in the .npz file of this name. Raises LabError where there is none."""
+    """Return the data set of this name, or the one in the .npz file of this name. Raises LabError if there is none."""
     known = DATASETS.get(name)
-    if name.endswith(".npz") and (known is None or known.reader is not None):  # what `take_up` entered has no reader
+    if name.endswith(".npz") and (known is None or known.reader is not None):  # none if registered by `take_up`
         path = find_npz(name)
         register_dataset(_npz(name, path, path.stat().st_mtime_ns))
     return DATASETS[choose("dataset", name, DATASETS)]
@@ -59,10 +62,11 @@ def _npz(name: str, path: Path, written: int) -> Dataset:
 
 
 def read(name: str, root: Path | None = None) -> Raw:
-    """The raw data set `name`, checked against what is said of it.
+    """Read the data set `name` from `root` (default: the data root), and check it.
 
-    Raises LabError for images that are no bytes or of another shape or number, and for a label that is none of its
-    classes. Says so where classes have no training image: labels count from 0.
+    Raises LabError for a label outside its classes and, for a user-defined reader, also for images that are not bytes
+    or that do not have the shape or number in its Dataset. Prints a note if classes have no training image, since
+    labels are to count from 0.
     """
     known = dataset_of(name)
     raw = known.reader(Path(root) if root else data_root())
@@ -86,15 +90,15 @@ def read(name: str, root: Path | None = None) -> Raw:
 
 
 def verified(name: str, root: Path | None = None) -> str:
-    """In words which files of a data set are there, and what of them was checked. Raises LabError as `read` does."""
+    """Describe the files of a data set on this machine, and how they were checked. Raises LabError like `read`."""
     raw = read(name, root)
     return f"{raw.variant}; {raw.checked}" if raw.checked else raw.variant
 
 
 def fetch(name: str, root: Path | None = None) -> str:
-    """Download a data set into the data root unless it is there, verify it, and say what is there now (`verified`).
+    """Download a data set into the data root unless it is valid there already, and return its description (`verified`).
 
-    Mirrors are tried in turn. Raises LabError where none answers or what came is not as published.
+    Mirrors are tried in turn. Raises LabError if none of them works or if the files are not as published.
     """
     root, known = Path(root) if root else data_root(), dataset_of(name)
     try:
@@ -107,6 +111,6 @@ def fetch(name: str, root: Path | None = None) -> str:
 
 
 def test_images(name: str, root: Path | None = None) -> int:
-    """How many test images a data set has here."""
+    """Return the number of test images that a data set has on this machine."""
     known = dataset_of(name)
     return known.test_here(Path(root) if root else data_root()) if known.test_here else known.n_test

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100: the official binary versions. No pickle is ever read.
+"""CIFAR-10 and CIFAR-100 in their official binary versions. No pickle is ever read.
 
-Their archives are checked by MD5 when fetched, the images of CIFAR-10 by digests, and the hash of their files is noted
-in run.json. Images of which no digest is known are said to be unverified.
+Archives are checked by MD5 when they are downloaded, the images of CIFAR-10 by digests, and the hash of the files is
+recorded in run.json. Images without a known digest are reported as unverified.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ CIFAR10_MIRRORS = (
 )
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
 CIFAR10_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-# Digests of CIFAR-10, taken of the files that results/ was made with. `_set_digest`, whatever the order of the records:
-# of all training images, and of those in each file, which only serve to say where damage is.
+# Digests of CIFAR-10, computed from the files that results/ was made with. These two do not depend on the order of the
+# records (`_set_digest`): of all training images, and of each file, which is only used to locate damage.
 CIFAR10_TRAIN = "a55778b0d048efc98f4bf405cfdd88f2b63f7ba684b529ccb6e6ac0ae9980047"
 CIFAR10_BATCHES = ("ea833b77029bf800", "94e2c772edc11a88", "953b0fc42ea19a76", "8604aca57ea12a2e", "d327e2446e842db3")
-# SHA-256 of each 100 of the first 1,000 test records, in their order. Of the others no digest is known.
+# SHA-256 of each block of 100 records among the first 1,000 test records, in order. The others have no known digest.
 CIFAR10_TEST = (
     "440e5480f4f4a460", "862621c1f311c2da", "99e7027159b21acc", "146cf9503a4cc10c", "fae71d3bcea42497",
     "5e77a5bb2f09bee8", "f1e8bcd46093fc5f", "9bd811a8a78d8a8b", "305bc4b2e231caa1", "2db946328d7e0a0c",
@@ -31,7 +31,7 @@ CIFAR10_TEST = (
 CIFAR10_BLOCK = 100
 CIFAR100_ARCHIVE = ("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")
 CIFAR100_MIRRORS = CIFAR10_MIRRORS[1:]
-CIFAR100_RECORD = 2 + 3 * 32 * 32  # a byte for the label among 20, one for that among 100, then the planes
+CIFAR100_RECORD = 2 + 3 * 32 * 32  # a byte for the coarse label (20), one for the fine label (100), the planes
 
 
 def _cifar10(root: Path) -> Raw:
@@ -73,7 +73,7 @@ def _cifar10(root: Path) -> Raw:
 
 
 def _cifar100(root: Path) -> Raw:
-    """The images with their labels among 100; those among 20, which group them, are left aside."""
+    """Read the images with their fine labels (100 classes). The coarse labels (20 groups) are not used."""
     folder, digest, images, labels = root / "cifar-100-binary", hashlib.sha256(), [], []
     for file, expected in (("train.bin", CIFAR100.n_train), ("test.bin", CIFAR100.n_test)):
         path = folder / file
@@ -94,9 +94,9 @@ def _cifar100(root: Path) -> Raw:
 
 
 def _check_cifar10(folder: Path, batches: list[np.ndarray], test: np.ndarray) -> None:
-    """Check the training records by their digest, and that no image is there twice, whatever its label.
+    """Check the digest of the training records, and that no image occurs twice with the same or with another label.
 
-    CIFAR-10 has no exact duplicates, though similar images (arXiv 1902.00423). Raises LabError for other records.
+    CIFAR-10 has similar images, but no exact duplicates (arXiv 1902.00423). Raises LabError if a check fails.
     """
     keys = [[record[:1].tobytes() + hashlib.sha256(record[1:]).digest() for record in records] for records in batches]
     images = {key[1:] for batch in keys for key in batch}
@@ -114,14 +114,14 @@ def _check_cifar10(folder: Path, batches: list[np.ndarray], test: np.ndarray) ->
 
 
 def _set_digest(keys: list[bytes]) -> str:
-    """SHA-256 of sorted keys of records (label and hash of the image): their order is left out, repetitions are not."""
+    """Return the SHA-256 of the keys (label and image hash) of records. It depends on repetitions, not on order."""
     return hashlib.sha256(b"".join(sorted(keys))).hexdigest()
 
 
 def _unknown_test_records(path: Path, records: np.ndarray) -> np.ndarray:
-    """Those test records of which no digest is known.
+    """Return the test records without a known digest: those after the first 1,000, or all if no digest matches.
 
-    Raises LabError where some of the first 1,000 are known and others are not: then these were changed.
+    Raises LabError if only some blocks of the first 1,000 records match, since the others were changed.
     """
     n = min(len(records) // CIFAR10_BLOCK, len(CIFAR10_TEST))
     blocks = records[: n * CIFAR10_BLOCK].reshape(n, CIFAR10_BLOCK, CIFAR10_RECORD)
@@ -136,7 +136,7 @@ def _unknown_test_records(path: Path, records: np.ndarray) -> np.ndarray:
 
 
 def _test_here(root: Path) -> int:
-    """As many as the file has records: some copies have the first of them alone."""
+    """Return the number of records in the file of test images, since some copies have only the first of them."""
     path = root / "cifar-10-batches-bin" / "test_batch.bin"
     return path.stat().st_size // CIFAR10_RECORD if path.exists() else CIFAR10.n_test
 

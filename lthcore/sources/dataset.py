@@ -1,4 +1,4 @@
-"""Dataset: what a data set is to an experiment, whoever published it, and the register of those that there are."""
+"""Description of a data set for experiments, and the registry of data sets that experiments can name."""
 
 import sys
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from lthcore.errors import LabError
 
 
 class Raw(NamedTuple):
-    """A data set as published: uint8 images (N, C, H, W), labels (N,), and in words which files these are.
+    """A data set as published: uint8 images (N, C, H, W) and labels (N,), with a description of its files in `variant`.
 
-    `checked` says what of them was verified, beyond what `variant` says.
+    `checked` describes which parts were verified, in addition to `variant`.
     """
 
     train_images: np.ndarray
@@ -28,11 +28,11 @@ class Raw(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: how it is read, its channels' mean and standard deviation over training images in [0, 1], its sizes.
+    """A data set: its reader, its sizes, and the mean and standard deviation of each channel.
 
-    `shape` is (C, H, W), `reader` gets the data root. `fetch` downloads it there. `test_here` says how many test
-    images there are, where that need not be `n_test`. `mirrored` says whether a mirrored image is still one of its
-    class.
+    `shape` is (C, H, W). `mean` and `std` are taken over training images in [0, 1]. `reader` reads the data set from
+    the data root, and `fetch` downloads it there. `test_here` returns the number of test images on this machine, if it
+    may differ from `n_test`. `mirrored` tells whether a mirrored image still belongs to its class.
     """
 
     name: str
@@ -52,13 +52,13 @@ DATASETS: dict[str, Dataset] = {}
 
 
 def register_dataset(dataset: Dataset) -> Dataset:
-    """Let experiments name a data set. One of the same name takes the place of the one before."""
+    """Register a data set, so that experiments can name it. Replaces an earlier data set of the same name."""
     DATASETS[dataset.name] = dataset
     return dataset
 
 
 def check_images(dataset: Dataset, raw: Raw) -> None:
-    """Raise LabError where a reader's images are not what is said of the data set."""
+    """Raise LabError if images and labels from a reader do not agree with the description of the data set."""
     for which, images, labels in (
         ("training", raw.train_images, raw.train_labels),
         ("test", raw.test_images, raw.test_labels),
@@ -79,7 +79,7 @@ def check_images(dataset: Dataset, raw: Raw) -> None:
 
 
 def download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack: bool = False) -> None:
-    """Download a file, whose MD5 is known, from the first mirror that has it. Raises LabError where none does."""
+    """Download a file with a known MD5 from the first mirror that has it. Raises LabError if none of them does."""
     from torchvision.datasets.utils import download_and_extract_archive, download_url
 
     failures = []
@@ -90,18 +90,18 @@ def download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack
             else:
                 download_url(mirror + file, str(folder), md5=md5)
             return
-        except (OSError, RuntimeError) as error:  # no network, a refusal, or a file with another hash
+        except (OSError, RuntimeError) as error:  # no network, a refused request, or a file with another hash
             failures.append(f"{mirror}: {error}")
     raise LabError(f"data: could not download {file} into {folder} ({'; '.join(failures)}); put it there by hand")
 
 
 def damaged(name: str, path: Path, what: str) -> LabError:
-    """The error that says what is wrong with a file of a data set."""
+    """Return the error for a file of a data set that is not as published; `what` describes the damage."""
     return LabError(f"data: {path} {what}; `lth data fetch {name}` gets the published files")
 
 
 def missing(name: str, path: Path) -> LabError:
-    """The error that says that a file of a data set is not there."""
+    """Return the error for a missing file of a data set."""
     return LabError(
         f"data: {path} is missing; run `lth data fetch {name}`, or put the published files there, "
         "or point LTH_DATA to the folder that has them"
@@ -110,5 +110,5 @@ def missing(name: str, path: Path) -> LabError:
 
 @cache
 def say_once(line: str) -> None:
-    """Print a line on stderr, the first time that a process has to say it."""
+    """Print a line to stderr, but each line only once per process."""
     print(line, file=sys.stderr)

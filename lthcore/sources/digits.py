@@ -1,4 +1,4 @@
-"""Digits: 8 x 8 handwritten digits that come with scikit-learn. Nothing has to be fetched."""
+"""Digits: 8 x 8 handwritten digits that are part of scikit-learn. No download is needed."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def _digits(root: Path) -> Raw:
 
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 1, 8, 8) * 255 / 16).round().astype(np.uint8)
-    order = np.random.RandomState(0).permutation(len(labels))  # the sets' writers sit in order: test must mix them
+    order = np.random.RandomState(0).permutation(len(labels))  # the images are sorted by writer: mix them
     test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
     variant = "digits of scikit-learn: 1,437 train, 360 test"
     return Raw(images[train], labels[train], images[test], labels[test], variant)

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST in the publishers' own format, read only where each file's MD5 is the published one."""
+"""MNIST and Fashion-MNIST in the publishers' own format. Files are read only if their MD5 is the published one."""
 
 import gzip
 import hashlib
@@ -9,7 +9,7 @@ import numpy as np
 from lthcore.errors import LabError
 from lthcore.sources.dataset import Dataset, Raw, download, missing
 
-# name -> (MD5 of NAME.gz, MD5 of NAME unpacked where it is published)
+# name -> (MD5 of NAME.gz, MD5 of the unpacked file or None if it is not published)
 MNIST_FILES = {
     "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
     "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
@@ -61,7 +61,7 @@ def _checked(path: Path, md5: str, name: str) -> bytes:
 def _fetch(root: Path, folder: str, files: dict[str, tuple[str, str | None]], mirrors: tuple[str, ...]) -> None:
     for file, (md5, _) in files.items():
         download(root / folder / "raw", mirrors, f"{file}.gz", md5)
-        (root / folder / "raw" / file).unlink(missing_ok=True)  # what is read first, and may be damaged
+        (root / folder / "raw" / file).unlink(missing_ok=True)  # it is read before the .gz file, and may be damaged
 
 
 def _mnist(root: Path) -> Raw:

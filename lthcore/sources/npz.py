@@ -1,8 +1,8 @@
-"""A data set of one's own: an `.npz` file of images and labels, named where an experiment names its data set.
+"""User-defined data sets: an `.npz` file of images and labels, which an experiment names as its data set.
 
-It holds `images` (uint8; N x H x W, N x C x H x W, or N x H x W x C with one or three channels) and `labels` (N, whole
-numbers from 0), and may hold `test_images` and `test_labels`. Where it does not, a sixth of the images, drawn once and
-for all, is the test set.
+The file has the arrays `images` (uint8; N x H x W, N x C x H x W, or N x H x W x C with one or three channels) and
+`labels` (N, whole numbers from 0), and optionally `test_images` and `test_labels`. Without these, a random sixth of
+the images is the test set, the same on every read.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from lthcore.errors import LabError, one_line
 from lthcore.paths import data_root, project_root
 from lthcore.sources.dataset import Dataset, Raw
 
-TEST_SHARE = 6  # one image in so many
+TEST_SHARE = 6  # one image in six is for testing
 
 
 def find_npz(name: str) -> Path:
-    """Where an .npz file is: as named, else below the project or the data root. Raises LabError where it is not."""
+    """Find an .npz file as named, or below the project or the data root. Raises LabError if there is none."""
     places = [Path(name), project_root() / name, data_root() / name]
     for path in places:
         if path.is_file():
@@ -28,7 +28,7 @@ def find_npz(name: str) -> Path:
 
 
 def npz_dataset(name: str, path: Path) -> Dataset:
-    """The data set in an .npz file, by its name. Raises LabError for a file that holds none."""
+    """Return the data set in an .npz file, under the given name. Raises LabError for an invalid file."""
     raw = read_npz(path)
     values = raw.train_images.reshape(*raw.train_images.shape[:2], -1) / 255
     std = values.std((0, 2))
@@ -41,7 +41,7 @@ def npz_dataset(name: str, path: Path) -> Dataset:
 
 
 def read_npz(path: Path) -> Raw:
-    """The images and labels of an .npz file. Raises LabError for one that does not hold what it should."""
+    """Read the images and labels of an .npz file. Raises LabError if the file or its arrays are invalid."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

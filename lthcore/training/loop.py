@@ -174,7 +174,7 @@ def left_in(settings: Recipe, state: TrainState) -> int:
 
     There the mask applies to gradients only, so the weights that it prunes need not be zero.
     """
-    return masks.nonzero(state.weights, state.mask) if settings.counts_zeros else masks.weights_left(state.mask)
+    return masks.nonzero(state.weights, state.mask) if settings.counts_nonzero else masks.weights_left(state.mask)
 
 
 def percent_left_in(settings: Recipe, state: TrainState) -> float:

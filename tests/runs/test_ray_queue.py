@@ -221,6 +221,23 @@ def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monke
     assert run_queue([experiment("x"), experiment("y", seed=1)], tmp_path, One()) == {}
 
 
+def test_a_damaged_experiment_fails_alone_and_one_that_ended_in_a_diverged_ticket_is_done(tmp_path, monkeypatch):
+    """As the local queue has it: nothing can be trained behind a ticket that diverged."""
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+    monkeypatch.setattr(lthcore.runs.ray_queue, "RayExecutor", lambda cluster, name: LocalExecutor())
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    diverged = experiment("diverged", optimizer="sgd", learning_rate=1e12, arms=["ticket"], trials=1, rounds=2)
+    run(diverged.settings, tmp_path / diverged.name, quiet=True)
+    assert len(pd.read_csv(tmp_path / diverged.name / "rounds.csv")) < 3
+    bad, good = experiment("bad"), experiment("good", trials=1)
+    (tmp_path / bad.name).mkdir(parents=True)
+    (tmp_path / bad.name / "run.json").write_text("{")
+    executed = []
+    failures = run_queue([diverged, bad, good], tmp_path, One(), afterwards=executed.append)
+    assert list(failures) == [bad.name] and "damaged" in str(failures[bad.name])
+    assert executed == [tmp_path / good.name]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Why tickets win: masks by other criteria, weights of other kinds (arXiv 1905.01067): figures and sentences."""
+"""Study of why tickets win: masks by other criteria and other weights (arXiv 1905.01067). Figures and sentences."""
 
 from pathlib import Path
 
@@ -36,10 +36,11 @@ WEIGHTS = {
 
 
 def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) -> Figure:
-    """A run of masks by criterion: trained, untrained, and with other weights.
+    """Draw a run of masks by criterion: accuracies of trained and untrained networks, and with other weights.
 
-    A row of panels for each group of criteria, with large final and random masks in both. `frozen` is the same run with
-    pruned weights kept at their initial values instead of zero: what that changes.
+    There is a column of panels for each group of criteria; both have the large final and the random masks. `frozen` is
+    the folder of the same run with pruned weights kept at their initial values instead of zero. If it is given, a row
+    shows how this changes the accuracy.
     """
     rounds, curves = read_whole_trials(folder)
     figure, panels = new_figure(4 if frozen else 3, 2)
@@ -53,7 +54,7 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
             plot_arms(table, arms, of, axes, f"{what}: {group}")
         ends = [end for axes in pair for end in axes.get_ylim()]
         for axes in pair:
-            axes.set_ylim(min(ends), max(ends))  # what is compared is drawn to one scale
+            axes.set_ylim(min(ends), max(ends))  # one scale, so that the two groups can be compared
     for axes in panels[4:6] if frozen else ():
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.axhline(0, color="#888888", linewidth=0.8)
@@ -67,14 +68,14 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
 
 
 def _change(frozen: pd.DataFrame, zero: pd.DataFrame, column: str) -> pd.DataFrame:
-    """What a column of rounds.csv changes by, in points, training by training."""
+    """Return the change of a column of rounds.csv from zero to frozen weights, in points, for each training run."""
     keys = ["arm", "trial", "draw", "round", "percent_left"]
     both = [table.set_index(keys)[column] for table in (frozen, zero)]
     return (both[0] - both[1]).dropna().mul(100).reset_index()
 
 
 def deconstructing_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST, pruned weights at zero, and beside them frozen."""
+    """LeNet on MNIST: masks by criterion with pruned weights at zero, and the change if these weights are frozen."""
     runs = runs_beside(root, "deconstructing", "lenet_mnist-zero")
     folder, frozen = runs.get("lenet_mnist-zero"), runs.get("lenet_mnist-frozen")
     if folder is None:
@@ -83,7 +84,7 @@ def deconstructing_lenet(root: Path) -> Figure | None:
 
 
 def findings(root: Path) -> list[str]:
-    """Masks of LeNet by criteria of the dense training, against the one-shot ticket's of as many weights."""
+    """Return sentences that compare masks of LeNet by several criteria with one-shot tickets of the same size."""
     runs, lines, at_zero = runs_beside(root, "deconstructing", "lenet_mnist-zero"), [], {}
     for kind, where in (("zero", "at zero"), ("frozen", "frozen at their initial values")):
         folder = runs.get(f"lenet_mnist-{kind}")
@@ -95,7 +96,7 @@ def findings(root: Path) -> list[str]:
             base, arms = by["oneshot"], {name_of(arm): by[arm] for arm in COMPARED if arm in by}
             at = f"Pruned weights {where}, {left:.3g}% of weights remaining"
             lines.append(f"{at}, against large final ({100 * base.mean():.2f}%): {gaps(arms, base)}.")
-            if kind == "zero":  # frozen, an untrained network is the whole one under any mask
+            if kind == "zero":  # with frozen weights, an untrained network is the same under any mask
                 knows = [f"{name_of(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *COMPARED) if arm in by]
                 lines.append(f"The same untrained: {', '.join(knows)}.")
                 at_zero[k] = {"large final": base} | arms

@@ -1,4 +1,4 @@
-"""Figures of dynamic pruning, drawn from the committed tables alone."""
+"""Study of dynamic pruning. Figures and sentences, made only from the committed tables."""
 
 from pathlib import Path
 
@@ -17,24 +17,24 @@ from lthcore.runs.files import read_record
 
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
-LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks
+LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks of the loss axis
 COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": ARMS["ticket"][1], "iterative, trained on": GREY}
 
 
 def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
-    """Dynamic pruning as it goes, by epoch: weights left, loss and accuracy; a colour for each run (label -> folder).
+    """Draw weights remaining, loss and accuracy by epoch, with a colour for each run (label -> folder).
 
-    Lines are means over trials. Loss and accuracy are those of validation where there is one, else of test.
+    Lines are means over trials. Loss and accuracy are on the validation set if there is one, else on the test set.
     """
     figure, (left, loss, accuracy) = new_figure(1, 3)
     for (label, folder), colour in zip(folders.items(), PALETTE, strict=False):
-        style = "--" if "gradients" in label else "-"  # which lie on those of the dense network
+        style = "--" if "gradients" in label else "-"  # dashed, because these lines lie on the dense network's
         curves, settings = read_whole_trials(folder)[1], read_record(folder)["settings"]
         steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
         split = "val" if settings["validation"] else "test"
         means = at_shared_iterations(curves).groupby("iteration").mean(numeric_only=True)
         epoch = means.index / steps
-        # the mask tightens at the start of an epoch, and is read at its end: so a step, held back to the start
+        # the mask is updated at the start of an epoch and recorded at its end: draw each value back to the start
         left.step(epoch, means["percent_left"], where="pre", color=colour, label=label, linestyle=style)
         loss.plot(epoch, means[f"{split}_loss"], style, color=colour)
         accuracy.plot(epoch, means[f"{split}_accuracy"], style, color=colour)
@@ -45,7 +45,8 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     accuracy.set(title=f"Accuracy ({what})", ylabel="accuracy")
     best = max(line.get_ydata().max() for line in accuracy.lines)
     accuracy.set_ylim(best - 0.1, min(1.0, best + 0.005))
-    trained = [value for line in loss.lines for value in line.get_ydata()[1:]]  # untrained, all are off the scale
+    # losses before training are off the scale
+    trained = [value for line in loss.lines for value in line.get_ydata()[1:]]
     loss.set_ylim(0.9 * min(trained), 1.1 * max(trained))
     loss.yaxis.set_major_formatter(ScalarFormatter())
     loss.yaxis.set_minor_formatter(NullFormatter())
@@ -59,7 +60,7 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
 
 
 def dynamic_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST as it is pruned: dense, to 78.9% and to 98%, and with the mask on the gradients alone."""
+    """LeNet on MNIST pruned during training: dense, to 78.9% and to 98%, and with the mask on the gradients only."""
     wanted = {
         "lenet_mnist-dense": "dense", "lenet_mnist-78.9": "to 78.9%", "lenet_mnist-98": "to 98%",
         "lenet_mnist_schedules-linear": "to 98%, linear to the end",
@@ -71,7 +72,7 @@ def dynamic_lenet(root: Path) -> Figure | None:
 
 
 def dynamic_sparsities(root: Path) -> Figure | None:
-    """Test accuracy against sparsity: dynamically pruned networks, each trial a dot, and what was published."""
+    """Test accuracy against sparsity: dynamically pruned networks (a dot for each trial) and published results."""
     runs = runs_of(root, "dynamic_pruning")
     families = {
         "LeNet-300-100 on MNIST": ("lenet_mnist", None),
@@ -91,16 +92,23 @@ def dynamic_sparsities(root: Path) -> Figure | None:
     theirs = published("dynamic_pruning")
     for axes, (title, table) in zip(panels, found.items(), strict=True):
         table = table.assign(pruned=100 - table["percent_left"])
-        x = _logit(table["pruned"])
+        x = _minus_log_left(table["pruned"])
         axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="a trial")
         means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned")
-        axes.plot(_logit(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"], label="mean")
+        axes.plot(
+            _minus_log_left(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"], label="mean"
+        )
         there = theirs.reindex(means.index)["later"].dropna()
         axes.scatter(
-            _logit(means["pruned"][there.index]), there / 100, marker="D", color=GREY, label="published", zorder=3
+            _minus_log_left(means["pruned"][there.index]),
+            there / 100,
+            marker="D",
+            color=GREY,
+            label="published",
+            zorder=3,
         )
         ticks = sorted({round(float(v), 1) for v in means["pruned"]})
-        axes.set_xticks(_logit(pd.Series(ticks)), [f"{v:g}" for v in ticks])
+        axes.set_xticks(_minus_log_left(pd.Series(ticks)), [f"{v:g}" for v in ticks])
         axes.set(
             title=title, xlabel="true sparsity (%)", ylabel="test accuracy at the end" if axes is panels[0] else ""
         )
@@ -116,14 +124,14 @@ def dynamic_sparsities(root: Path) -> Figure | None:
 
 
 def _trained(table: pd.DataFrame) -> str:
-    """At which profile, and for how many epochs, the trainings of `trainings_of` ran."""
+    """Describe the profiles and the numbers of epochs of training runs in a table of `trainings_of`."""
     epochs = sorted(set(table["epochs"]))
     many = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return f"profile {', '.join(sorted(set(table['profile'])))}, {many} epochs"
 
 
 def dynamic_schedules(root: Path) -> Figure | None:
-    """Where the weights go when: the schedules of LeNet's 98%, and what each comes to."""
+    """Test accuracy of LeNet with 98% sparsity asked for, by sparsity schedule, and the true sparsity of each."""
     runs = {
         k: v
         for k, v in runs_beside(root, "dynamic_pruning", "lenet_mnist-98").items()
@@ -146,7 +154,7 @@ def dynamic_schedules(root: Path) -> Figure | None:
 
 
 def dynamic_sensitivity(root: Path) -> Figure | None:
-    """What one setting changes: LeNet pruned to 78.9% as it trains, batch, rate, momentum, epochs and depth."""
+    """Test accuracy of LeNet pruned to 78.9%, by batch size, learning rate, momentum, epochs and depth."""
     beside = runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9")
     runs = {k: v for k, v in beside.items() if k.startswith("lenet_mnist_sensitivity-")}
     if len(runs) < 3:
@@ -190,7 +198,7 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
 
 
 def dynamic_costs(root: Path) -> Figure | None:
-    """Dynamic against iterative pruning at equal sparsity: accuracy against what the sparse network cost."""
+    """Dynamic and iterative pruning at equal sparsity: test accuracy against training iterations in all."""
     table = pruning_costs(root)
     if table.empty or table["method"].nunique() < 2:
         return None
@@ -198,7 +206,8 @@ def dynamic_costs(root: Path) -> Figure | None:
     figure, panels = new_figure(1, max(2, len(levels)))
     for axes, sparsity in zip(panels, levels, strict=False):
         part = table[table["sparsity"] == sparsity]
-        budget = part["in all"].map(lambda n: float(f"{n:.2g}"))  # rounds of whole steps make up almost the same
+        # budgets that are meant to be equal differ slightly, since rounds have a whole number of iterations
+        budget = part["in all"].map(lambda n: float(f"{n:.2g}"))
         places = {b: i for i, b in enumerate(sorted(budget.unique()))}
         for i, (method, colour) in enumerate(COLOURS.items()):
             mine = part["method"] == method
@@ -223,7 +232,7 @@ def dynamic_costs(root: Path) -> Figure | None:
 
 
 def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dict[str, Path]) -> Figure:
-    """Test accuracies by a label, each trial a dot, the mean a bar; the true sparsity beside the label."""
+    """Draw test accuracies by label (a dot per trial, a bar for the mean), with the true sparsity of each label."""
     figure, (axes,) = new_figure(1, 1, (7.5, 0.9 + 0.32 * len(order)))
     for i, label in enumerate(order):
         part = table[table[key] == label]
@@ -236,13 +245,13 @@ def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dic
     return captioned(figure, caption_of("a dot a trial", *runs.values()))
 
 
-def _logit(percent: pd.Series) -> pd.Series:
-    """A scale on which 90, 99 and 99.9% stand apart, and 0 has its place."""
+def _minus_log_left(percent: pd.Series) -> pd.Series:
+    """Map sparsities in percent to a logarithmic scale that separates 90, 99 and 99.9% and includes 0%."""
     return -np.log10((100 - percent).clip(lower=0.01))
 
 
 def findings(root: Path) -> list[str]:
-    """What the tables of dynamic pruning say, in sentences; those of which the tables are not there are left out."""
+    """Return sentences on the results of dynamic pruning. Sentences whose tables are missing are left out."""
     table, lines = trainings_of(runs_of(root, "dynamic_pruning")), []
     if table.empty:
         return lines

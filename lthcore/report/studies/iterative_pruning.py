@@ -1,4 +1,4 @@
-"""The search for tickets: what its runs say beyond the paper's figures, in sentences."""
+"""Study of iterative pruning: results of the search for tickets beyond the paper's figures, in sentences."""
 
 from pathlib import Path
 from typing import get_args
@@ -20,7 +20,7 @@ from lthcore.settings import Recipe
 
 
 def findings(root: Path) -> list[str]:
-    """What dense networks reach at their early stop, by the scaling of their inputs, beside what was published."""
+    """Return the accuracies of dense networks at early stopping by input scaling, beside the published accuracies."""
     runs, lines = runs_of(root, "iterative_pruning"), []
     for network, theirs in published("input_scaling")["dense"].items():
         stops = []
@@ -38,7 +38,7 @@ def findings(root: Path) -> list[str]:
     return lines
 
 
-# run -> its network, and the percentages of weights remaining that sentences tell of
+# run -> name of the network, and the percentages of weights remaining that the sentences report
 CONVOLUTIONAL = {
     "conv2_cifar10": ("Conv-2", (26.5, 11.0, 4.6)),
     "conv4_cifar10": ("Conv-4", (29.1, 11.1, 4.5)),
@@ -47,7 +47,10 @@ CONVOLUTIONAL = {
 
 
 def committed(root: Path) -> list[str]:
-    """What the searches with the paper's networks found, as far as their tables are below a results root."""
+    """Return the findings for the paper's networks, as far as their tables are below a results root.
+
+    If the tables of LeNet are missing, a sentence says how to make them.
+    """
     folder = largest_run(root, LENET)
     if folder is None:
         return [f"no tables of {LENET} here yet: `lth run params/{LENET}.yaml` makes them", *convolutional(root)]
@@ -55,7 +58,7 @@ def committed(root: Path) -> list[str]:
 
 
 def convolutional(root: Path) -> list[str]:
-    """What the searches with convolutional networks found, each at its largest profile that has a trial."""
+    """Return the findings for convolutional networks, each at the largest profile with a pruned round."""
     lines = []
     for variant, (network, percents) in CONVOLUTIONAL.items():
         folders = [root / profile / "iterative_pruning" / variant for profile in reversed(PROFILES[1:])]
@@ -75,7 +78,10 @@ def convolutional(root: Path) -> list[str]:
 
 
 def _fitted(rounds: pd.DataFrame) -> str:
-    """How many training images networks have right at the end: the dense one, and the tickets that have fewest."""
+    """Return a sentence on the final training accuracy: of the dense network, and of the tickets with the lowest.
+
+    Returns an empty string if the tickets have no training accuracies.
+    """
     tickets = rounds[rounds["arm"] == "ticket"].pivot(index="trial", columns="round", values="final_train_accuracy")
     if tickets.isna().all().all():
         return ""

@@ -1,4 +1,4 @@
-"""Which weights will be pruned, and what chosen initial weights or masks are worth: figures and sentences."""
+"""Study of mask prediction: which weights get pruned, seeded weights and supermasks. Figures and sentences."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ PREDICTED = {
 
 
 WHEN = {"before training": "before training", "and early in it": "and early", "and its end (leaky)": "and late (leaky)"}
-CHOSEN = {  # arm -> label and colour of masks that training chose
+CHOSEN = {  # arm -> label and colour, for masks found by a criterion that uses trained weights
     "by_magnitude_same_sign": ("large final, same sign, as drawn", "#1f5fa8"),
     "by_magnitude_same_sign-signed": ("large final, same sign, signed", "#2a9d8f"),
 }
@@ -40,7 +40,10 @@ METHODS = {
 
 
 def prediction(folder: Path, caption: str = "") -> Figure:
-    """ROC-AUC on held-out seeds against weights left: sets of features, single ones; and what each is worth."""
+    """Draw the ROC-AUC on held-out seeds against weights remaining, and the importance of each feature.
+
+    The AUC is shown for sets of features and for single features. Importance is the loss of AUC if it is shuffled.
+    """
     table, importance = (read_table(folder, f"{name}.csv") for name in ("prediction", "importance"))
     figure, panels = new_figure(2, 2, (8.5, 7.0))
     for name, colour in PREDICTED.items():
@@ -71,7 +74,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
 
 
 def seeding(folder: Path, caption: str = "") -> Figure:
-    """Which share of the weights seeded by size or sign survives, and what the dense network comes to."""
+    """Draw the share of weights seeded by size or sign that survives, and the test accuracy of the dense network."""
     table = read_table(folder, "seeding.csv")
     labels = list(dict.fromkeys(table["seeding"]))
     figure, (survive, dense) = new_figure(2, 1, (7.5, 7.0))
@@ -91,9 +94,9 @@ def seeding(folder: Path, caption: str = "") -> Figure:
 
 
 def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
-    """Accuracy of untrained networks under masks that were searched for: from learned.csv or evolved.csv.
+    """Draw the test accuracy of untrained networks under learned or evolved masks, from the table `<name>.csv`.
 
-    Beside them, masks that a criterion takes from the weights' training, where the run has them.
+    `name` is "learned" or "evolved". Masks found by a criterion from trained weights are added if the run has them.
     """
     table = read_table(folder, f"{name}.csv")
     figure, (axes,) = new_figure(1, 1, (7.0, 4.0))
@@ -118,19 +121,19 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
 
 
 def prediction_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST, each of five seeds held out."""
+    """Prediction of the pruned weights of LeNet on MNIST, with each of five seeds held out."""
     folder = run_with(root, "mask_prediction", "prediction", "importance")
     return prediction(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
 
 
 def seeding_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST, initial weights changed on purpose."""
+    """Survival of LeNet's largest and smallest initial weights on MNIST, as drawn or changed in size or sign."""
     folder = run_with(root, "mask_prediction", "seeding")
     return seeding(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
 
 
 def supermasks_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST, learned supermasks."""
+    """Test accuracy of untrained LeNet on MNIST under learned supermasks and other masks."""
     folder = runs_of(root, "deconstructing").get("lenet_mnist-zero")
     if folder is None or not has_derived(folder, "learned"):
         return None
@@ -138,7 +141,7 @@ def supermasks_lenet(root: Path) -> Figure | None:
 
 
 def findings(root: Path, k: int = 4) -> list[str]:
-    """How well LeNet's pruned weights are predicted, and what is left of the largest seeded weights, at round k."""
+    """Return sentences on LeNet in round k: prediction of its pruned weights, and survival of its largest weights."""
     folder = run_with(root, "mask_prediction", "prediction", "seeding")
     if folder is None:
         return []

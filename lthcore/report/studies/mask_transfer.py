@@ -1,4 +1,4 @@
-"""Masks found on another data set: figures and sentences."""
+"""Study of mask transfer: masks found on another data set. Figures and sentences."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ TRANSFER = ("ticket", "transferred", "transferred-shuffled")
 
 
 def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
-    """A row for each run (title -> folder): masks from elsewhere and native ones, untrained and trained."""
+    """Draw a row for each run (title -> folder): accuracy with transferred and native masks, untrained and trained."""
     figure, panels = new_figure(len(folders), 2)
     for i, (title, folder) in enumerate(folders.items()):
         rounds, curves = read_whole_trials(folder)
@@ -35,7 +35,7 @@ def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
 
 
 def transfer_lenet(root: Path) -> Figure | None:
-    """LeNet between MNIST and digits, and Fashion-MNIST where it has been run."""
+    """Masks of LeNet transferred between MNIST and other data sets: test accuracy, untrained and trained."""
     runs = runs_of(root, "mask_transfer")
     if not any(name.startswith("lenet") for name in runs):
         return None
@@ -51,7 +51,10 @@ def _directions(folder: Path) -> str:
 
 
 def transfer_findings(folder: Path) -> list[str]:
-    """What a run of transferred masks says: against its own tickets, and against the same masks shuffled."""
+    """Return sentences that compare transferred masks of a run with its own tickets and with the same masks shuffled.
+
+    There is a sentence for the first round, one in the middle, and the last.
+    """
     rounds, curves = read_whole_trials(folder)
     pruned, lines = rounds[rounds["round"] > 0], []
     start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
@@ -69,7 +72,7 @@ def transfer_findings(folder: Path) -> list[str]:
 
 
 def findings(root: Path) -> list[str]:
-    """Of each run of LeNet, the sentence in the middle of its rounds."""
+    """Return for each run of LeNet the sentence on a round in the middle."""
     runs = {name: folder for name, folder in runs_of(root, "mask_transfer").items() if name.startswith("lenet")}
     return [
         f"{name.removeprefix('lenet_')}, {line}"

@@ -1,4 +1,4 @@
-"""High-movement pruning and its controls: figures and sentences."""
+"""Study of high-movement pruning and its controls. Figures and sentences."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ NETWORKS = {
 
 
 def pruning_rounds(folder: Path, caption: str = "") -> Figure:
-    """A run of iterative pruning round by round: curves by epoch, what validated best, and what it came to."""
+    """Draw a run of iterative pruning: curves of each round, best results on the validation set, results at the end."""
     rounds, curves = (table[table["arm"] == "ticket"] for table in read_whole_trials(folder))
     settings = read_record(folder)["settings"]
     steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
@@ -73,7 +73,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
 
 
 def movement_rounds(root: Path) -> Figure | None:
-    """High-movement pruning of the largest network it has been run on, round by round."""
+    """High-movement pruning round by round, for the largest network with results."""
     for stem in NETWORKS:
         if folder := _runs(root, stem).get(f"{stem}-high_movement"):
             return pruning_rounds(folder, caption_of(NETWORKS[stem], folder))
@@ -81,7 +81,7 @@ def movement_rounds(root: Path) -> Figure | None:
 
 
 def movement_arms(root: Path) -> Figure | None:
-    """Accuracy against sparsity: high movement and its controls, as many a round; a panel for each network."""
+    """Test accuracy against weights remaining: high-movement pruning and its controls, in a panel for each network."""
     networks = {stem: runs for stem in NETWORKS if (runs := _runs(root, stem))}
     if not networks:
         return None
@@ -108,7 +108,7 @@ def movement_arms(root: Path) -> Figure | None:
 
 
 def movement_layers(root: Path) -> Figure | None:
-    """What is left of each layer as rounds go by: where layers collapse, and where they do not."""
+    """Remaining share of each layer against weights remaining, by pruning criterion: where layers collapse."""
     stem = next((s for s in NETWORKS if _runs(root, s)), None)
     runs = _runs(root, stem) if stem else {}
     arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
@@ -139,7 +139,7 @@ def movement_layers(root: Path) -> Figure | None:
 
 
 def _runs(root: Path, stem: str) -> dict[str, Path]:
-    """The runs of a network, all at the profile of high movement."""
+    """Return the runs of a network at the same profile as its run of high-movement pruning."""
     return runs_beside(root, "movement_pruning", f"{stem}-high_movement")
 
 
@@ -156,10 +156,10 @@ def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> No
 
 
 def findings(root: Path) -> list[str]:
-    """Each criterion against random pruning, where as little is left as every trial of high movement came down to.
+    """Return sentences that compare each criterion with random pruning at the end of high-movement pruning.
 
-    Rounds that were skipped leave a trial behind the others, so trials are held against each other at equal weights
-    left, not at equal rounds.
+    The comparison is at the lowest percentage of weights remaining that every trial of high movement reached. Trials
+    are compared at equal percentages and not at equal rounds, because a trial that skips a round is behind the others.
     """
     lines = []
     for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
@@ -182,7 +182,7 @@ def findings(root: Path) -> list[str]:
 
 
 def _at(table: pd.DataFrame, left: float) -> pd.Series:
-    """Test accuracy at the end by trial, of the round with so many percent left (to one in fifty)."""
+    """Return the test accuracy at the end by trial, for the round with `left` percent remaining (within 2% of it)."""
     near = table[(table["percent_left"] / left - 1).abs() < 0.02]
     return near.drop_duplicates("trial").set_index("trial")["final_test_accuracy"]
 

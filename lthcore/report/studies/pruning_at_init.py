@@ -1,4 +1,4 @@
-"""Pruning before training, and its sanity checks (arXiv 2009.08576): figures and sentences."""
+"""Study of pruning before training, and its sanity checks (arXiv 2009.08576). Figures and sentences."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,9 +49,9 @@ SANITY = {
 
 
 def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path]] | None = None) -> Figure:
-    """A run of masks found before training, against tickets; and each one's sanity checks.
+    """Draw a run of masks found before training, in comparison with tickets, and the sanity checks of each method.
 
-    `during` are runs of networks that were pruned as they trained (label -> folders), drawn beside them.
+    `during` (label -> folders) adds runs of networks that are pruned during training.
     """
     rounds, _ = read_whole_trials(folder)
     figure, panels = new_figure(2, 2, (9.0, 7.5))
@@ -71,7 +71,7 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
 
 
 def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
-    """Give all panels one scale, on which most lines lie, and say which go below it."""
+    """Give all panels one scale that shows most of the lines, and return a note on the means below it."""
     left = table.groupby("round")["percent_left"].mean().round(2)
     means = table.groupby(["arm", "round"])["final_test_accuracy"].mean()
     lowest = max(0.0, means.quantile(0.1) - 0.6 * (means.max() - means.quantile(0.1)))
@@ -87,7 +87,7 @@ def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
 
 
 def pruning_at_init_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST."""
+    """Test accuracy of LeNet on MNIST with masks found before, during or after training, and sanity checks."""
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
     if folder is None:
         return None
@@ -100,7 +100,7 @@ def pruning_at_init_lenet(root: Path) -> Figure | None:
 
 
 def early_birds(folder: Path, caption: str = "") -> Figure:
-    """How early in the dense training a mask stops changing, and what is reached by pruning there."""
+    """Draw how early in the dense training run a mask stops changing, and the accuracy reached by pruning there."""
     masks, found = (read_table(folder, f"{name}.csv") for name in EARLY_BIRD)
     rounds, _ = read_whole_trials(folder)
     figure, (still, alike, accuracy) = new_figure(1, 3)
@@ -131,14 +131,14 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
 
 
 def early_birds_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST: masks as its dense network trains, and early-bird tickets."""
+    """LeNet on MNIST: changes of the mask during training of the dense network, and accuracy of early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
     what = "LeNet-300-100 on MNIST, dotted: stable below; bands: 95% intervals, bars: range of trials"
     return early_birds(folder, caption_of(what, folder)) if folder else None
 
 
 def early_bird_findings(root: Path) -> list[str]:
-    """When LeNet's masks are stable, and what early-bird tickets reach."""
+    """Return sentences on when masks of LeNet become stable, and on the accuracy of early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
     if folder is None:
         return []
@@ -147,7 +147,10 @@ def early_bird_findings(root: Path) -> list[str]:
 
 
 def findings(root: Path) -> list[str]:
-    """Masks of LeNet found before training, against the one-shot ticket's of as many weights; and their checks."""
+    """Return sentences that compare masks of LeNet found before or during training with one-shot tickets of equal size.
+
+    Sentences on sanity checks and on early-bird tickets follow.
+    """
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
     if folder is None:
         return []
@@ -171,7 +174,7 @@ def findings(root: Path) -> list[str]:
     return lines + checks + [f"Early-bird tickets, {line}" for line in early_bird_findings(root)]
 
 
-# runs of dynamic pruning, without their sparsities: networks that are pruned, or rewired, as they train
+# dynamic pruning: name of the run without its sparsity -> label, for networks pruned or rewired during training
 DURING = {
     "lenet_mnist_rigl": "RigL (uniform)",
     "lenet_mnist_rigl-erk": "RigL (ERK)",

@@ -1,4 +1,4 @@
-"""Where to rewind to, and when two copies end in one valley: figures and sentences."""
+"""Study of rewinding points, and of when two copies of a network end in one valley. Figures and sentences."""
 
 from pathlib import Path
 
@@ -19,20 +19,24 @@ STUDIED = "rewinding_and_connectivity"
 DRAWN = "bars: range of trials, bands: 95% intervals"
 NETWORKS = {"lenet_mnist": "LeNet-300-100 on MNIST, SGD with momentum", "resnet20_cifar10": "ResNet-20 on CIFAR-10"}
 WAYS = {"continued": "learning-rate rewinding", "fine_tuned": "fine-tuning", "reinit": "reinitialisation"}
-COLLAPSED = 0.05  # of test accuracy: so far below its counterpart a training is said to be
+COLLAPSED = 0.05  # a training run has collapsed if its test accuracy is lower than its counterpart's by more
 
 
 def points_of(root: Path, network: str) -> dict[int, Path]:
-    """The runs of a network of NETWORKS, by the iteration that tickets are rewound to, all at the profile of 0's."""
+    """Return the runs of a network by the iteration that they rewind to, at the profile of the run that rewinds to 0.
+
+    `network` is a key of NETWORKS.
+    """
     runs = runs_beside(root, STUDIED, f"{network}-0").items()
     folders = [folder for name, folder in runs if name.startswith(f"{network}-")]
     return dict(sorted((read_record(folder)["settings"]["rewind_to"], folder) for folder in folders))
 
 
 def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
-    """Runs by rewinding point: accuracy of tickets and of training on; and the barrier between copies parted there.
+    """Draw runs by rewinding point k (k -> folder): test accuracies, and the error barrier between two copies.
 
-    Panels: weights rewound to k; trained on by the schedule from k on; all ways for k = 0; the barrier.
+    Panels: weights rewound to k; training continued from the trained weights with the learning-rate schedule from k on;
+    all ways to continue for k = 0; the barrier between two copies of a network that part at k.
     """
     points = sorted(folders)
     figure, panels = new_figure(2, 2)
@@ -58,7 +62,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         sparsity_axis(axes, rounds["percent_left"].min())
         if axes.has_data():
             axes.legend()
-        else:  # these go with rewinding to 0
+        else:  # its arms may be trained with rewinding to 0 only
             axes.set_visible(False)
     if barriers:
         barrier, table = panels[3], pd.concat(barriers)
@@ -82,12 +86,12 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
 
 
 def rewinding_lenet(root: Path) -> Figure | None:
-    """LeNet on MNIST by SGD with momentum."""
+    """LeNet on MNIST, trained by SGD with momentum: accuracy by rewinding point, and error barrier of two copies."""
     return _rewinding_of(root, "lenet_mnist")
 
 
 def rewinding_resnet20(root: Path) -> Figure | None:
-    """ResNet-20 on CIFAR-10, rewound to the start and to a later epoch."""
+    """ResNet-20 on CIFAR-10, rewound to the start and to a later epoch: test accuracy against weights remaining."""
     return _rewinding_of(root, "resnet20_cifar10")
 
 
@@ -97,9 +101,10 @@ def _rewinding_of(root: Path, network: str) -> Figure | None:
 
 
 def rewinding_findings(folders: dict[int, Path], last_alone: bool = False) -> list[str]:
-    """What runs by rewinding point say at the end of training: against rewinding to 0, and of training on.
+    """Return sentences that compare rewinding points, and other ways to continue, at the end of training.
 
-    Of a round in the middle and the last one, or of the last one alone.
+    Other rewinding points and other ways are compared with rewinding to 0, and learning-rate rewinding to k with
+    rewinding of weights to k. Sentences are on a round in the middle and on the last one, or on the last one only.
     """
     if 0 not in folders:
         return []
@@ -130,7 +135,7 @@ def rewinding_findings(folders: dict[int, Path], last_alone: bool = False) -> li
 
 
 def _differs(left: float, one: str, values: pd.Series, other: str, base: pd.Series) -> str:
-    """A sentence on how far the test accuracies of two ways are apart, and on trainings that collapsed."""
+    """Return a sentence on the difference in test accuracy of two ways, and on the number of collapsed trials."""
     collapsed = int((values.groupby(level=0).mean() - base.groupby(level=0).mean() < -COLLAPSED).sum())
     by_far = (
         f"; in {collapsed} of the trials it is lower by more than {100 * COLLAPSED:.0f} points" if collapsed else ""
@@ -142,7 +147,7 @@ def _differs(left: float, one: str, values: pd.Series, other: str, base: pd.Seri
 
 
 def findings(root: Path) -> list[str]:
-    """Each network where least is left: against rewinding to 0; and whether two copies end in one valley."""
+    """Return sentences on each network: rewinding in the last round, and whether two copies end in one valley."""
     lines = []
     for network in NETWORKS:
         folders = points_of(root, network)

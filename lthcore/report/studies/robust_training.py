@@ -1,4 +1,4 @@
-"""Robust training, one change at a time: figures and sentences."""
+"""Study of robust training, with one change of the recipe at a time. Figures and sentences."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ ABLATION = {
     "adamw": "+ AdamW", "all": "all four",
 }  # fmt: skip
 
-LOWEST = -1.5  # points below base that are still drawn
+LOWEST = -1.5  # lower end of the axis, in points relative to base
 SHADES = {
     "base": "#222222", "clipping": "#3d8c5c", "dropout": "#d1642a", "kaiming": "#b8860b", "adamw": "#7a4fa3",
     "all": "#1f5fa8",
@@ -35,7 +35,7 @@ SHADES = {
 
 
 def robust_training(root: Path) -> Figure | None:
-    """What each change adds to base, for tickets and reinitialised; and both of base and of all four together."""
+    """Gain in test accuracy of each change over base, for tickets and reinitialised tickets, and base with all four."""
     found = _ablation(root)
     if found is None:
         return None
@@ -67,7 +67,10 @@ def robust_training(root: Path) -> Figure | None:
 
 
 def _against_base(found: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Points of test accuracy that each change adds to base in the same trial and round, the dense network first."""
+    """Return the points of test accuracy that each change adds to base in the same trial and round of an arm.
+
+    Round 0, the dense network, is included.
+    """
     keys = ["trial", "draw", "round"]
     part = found[(found["arm"] == arm) | (found["round"] == 0)]
     base = part[part["label"] == "base"].set_index(keys)["es_test_accuracy"]
@@ -78,7 +81,7 @@ def _against_base(found: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 
 def robust_ablation(root: Path) -> Figure | None:
-    """A heat map of the ablation, mean and spread over trials; and how soon each comes to 97% of test images."""
+    """Heat map of the ablation (mean and standard deviation over trials), and epochs until 97% test accuracy."""
     found = _ablation(root)
     if found is None:
         return None
@@ -125,7 +128,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
-    """Epochs until a ticket's test accuracy first reaches a value, where it does in every trial."""
+    """Return the epochs until tickets first reach a test accuracy, for the rounds in which every trial reaches it."""
     rows = []
     for path in _folders(root):
         curves, record = read_whole_trials(path)[1], read_record(path)
@@ -139,7 +142,7 @@ def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
 
 
 def findings(root: Path) -> list[str]:
-    """What each change adds to base: test accuracy at the early stop, dense and at 6% of weights remaining."""
+    """Return sentences on the gain of each change over base at early stopping, dense and near 6% remaining."""
     prefix = "lenet_mnist-"
     table = trainings_of({path.name: path for path in _folders(root)})
     if table.empty:

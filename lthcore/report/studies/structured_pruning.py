@@ -1,4 +1,4 @@
-"""Pruning of whole neurons and filters: figures and sentences."""
+"""Study of structured pruning, of whole neurons and filters. Figures and sentences."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ UNITS = {
 }  # fmt: skip
 
 
-# variant -> the network, and what its units are
+# variant without its criterion -> name of the network, and name of its units
 NETWORKS = {
     "lenet_mnist": ("LeNet-300-100 on MNIST", "neurons"),
     "conv2_cifar10": ("Conv-2 on CIFAR-10", "filters and neurons"),
@@ -29,12 +29,12 @@ NETWORKS = {
 
 
 def structured_lenet(root: Path) -> Figure | None:
-    """Whole neurons pruned: accuracy against what is left, by criterion and scope, tickets and reinitialisations."""
+    """Test accuracy of LeNet with whole neurons pruned, by criterion and scope: tickets and reinitialised tickets."""
     return _structured(root, "lenet_mnist")
 
 
 def structured_conv2(root: Path) -> Figure | None:
-    """Whole filters and neurons pruned: accuracy against what is left, tickets and reinitialisations."""
+    """Test accuracy of Conv-2 with whole filters and neurons pruned: tickets and reinitialised tickets."""
     return _structured(root, "conv2_cifar10")
 
 
@@ -72,14 +72,17 @@ def _structured(root: Path, network: str) -> Figure | None:
 
 
 def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
-    """Test accuracy at the early stop: of whole units, a trial's weights left differ from another's in a round."""
+    """Plot the test accuracy at early stopping against weights remaining, without training runs stuck at chance.
+
+    The weights remaining are averaged in each round, since they differ between trials if whole units are pruned.
+    """
     rounds = rounds[learned_anything(rounds["es_test_accuracy"])]
     left = rounds["percent_left"].groupby(rounds["round"]).transform("mean")
     plot_means(rounds["es_test_accuracy"], left, axes, label, colour, style)
 
 
 def findings(root: Path) -> list[str]:
-    """Whole units pruned, by each criterion and scope: accuracy, and rewound against reinitialised."""
+    """Return for each criterion and scope the accuracy in the last round, and the gain over reinitialised tickets."""
     lines = []
     for variant, folder in runs_of(root, "structured_pruning").items():
         network, _, name = variant.partition("-")

@@ -1,4 +1,4 @@
-"""Whether tickets of different seeds agree: figures and sentences."""
+"""Study of whether tickets of different seeds agree. Figures and sentences."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ ALIKE = {
 }
 
 
-BY_LAYER = (  # column, title, what chance gives
+BY_LAYER = (  # column, title, value expected by chance
     ("cka", "Linear CKA of activations", None),
     ("cca", "Mean CCA of activations", None),
     ("cosine", "Cosine of incoming weights", 0),
@@ -35,7 +35,10 @@ ARMS_ALIKE = {
 
 
 def similarity(folder: Path, caption: str = "") -> Figure:
-    """Tickets of two seeds, layer by layer: their masks against chance, their activations, and their weights."""
+    """Draw the similarity of tickets of two seeds by layer: of masks (against chance), activations and weights.
+
+    A panel compares tickets with the masks of other arms, if the run has the table arms_alike.csv.
+    """
     seeds = read_table(folder, "seeds.csv")
     names = list(dict.fromkeys(seeds["layer"]))
     across = max(3, len(names))
@@ -76,14 +79,14 @@ def similarity(folder: Path, caption: str = "") -> Figure:
 
 
 def similarity_lenet(root: Path) -> Figure | None:
-    """LeNet's tickets on MNIST, from five seeds."""
+    """Similarity of LeNet's tickets on MNIST between five seeds, layer by layer."""
     folder = run_with(root, "ticket_similarity", "seeds", "arms_alike")
     what = "LeNet-300-100 on MNIST, means over pairs of seeds, bands: 95% intervals over seeds"
     return similarity(folder, caption_of(what, folder)) if folder else None
 
 
 def findings(root: Path, k: int = 6) -> list[str]:
-    """Whether five tickets of LeNet on MNIST agree where 5% of the weights are left."""
+    """Return sentences on whether five tickets of LeNet on MNIST agree in round k (by default with 5% remaining)."""
     folder = run_with(root, "ticket_similarity", "seeds")
     return overlap.findings(cached_table(folder, "seeds"), k) if folder else []
 

@@ -1,4 +1,4 @@
-"""What tickets look like: figures and sentences."""
+"""Study of the structure of tickets. Figures and sentences."""
 
 from pathlib import Path
 
@@ -23,7 +23,10 @@ STRUCTURE = {  # title -> (column, or numerator and denominator)
 
 
 def structure(folder: Path, caption: str = "") -> Figure:
-    """Each layer against weights left: density, signs, magnitudes, movement, dead units; and paths."""
+    """Draw properties of each layer against weights remaining, and the number of paths through the network.
+
+    The properties are density, signs, magnitudes, movement and units without input.
+    """
     layers, paths = (read_table(folder, f"{name}.csv") for name in ("layers", "paths"))
     names = list(dict.fromkeys(layers["layer"]))
     colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
@@ -49,7 +52,10 @@ def structure(folder: Path, caption: str = "") -> Figure:
 
 
 def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
-    """How many connections units keep at a round, against a random mask: a column for each layer, in and out."""
+    """Draw histograms of the connections that units keep in round k, in and out, compared with a random mask.
+
+    There is a column for each layer.
+    """
     table = read_table(folder, "degrees.csv")
     table = table[table["round"] == k]
     names = list(dict.fromkeys(table["layer"]))
@@ -70,7 +76,7 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
 
 
 def pixel_figure(folder: Path, caption: str = "") -> Figure:
-    """The share of first-layer units that each pixel is connected to, at four rounds."""
+    """Draw the share of first-layer units that each pixel is connected to, at up to four rounds."""
     table = read_table(folder, "pixels.csv")
     left = read_table(folder, "layers.csv").groupby("round")["percent_left"].mean()
     last = table["round"].max()
@@ -86,13 +92,13 @@ def pixel_figure(folder: Path, caption: str = "") -> Figure:
 
 
 def structure_lenet(root: Path) -> Figure | None:
-    """Five tickets of LeNet on MNIST."""
+    """Structure of five tickets of LeNet on MNIST: properties of each layer, and paths from input to output."""
     folder = run_with(root, "ticket_structure", "layers", "paths")
     return structure(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
 
 
 def degrees_lenet(root: Path) -> Figure | None:
-    """Degrees of LeNet's tickets where few weights are left."""
+    """Connections per unit in LeNet's tickets on MNIST with few weights remaining, compared with random masks."""
     folder = run_with(root, "ticket_structure", "degrees", "layers")
     if folder is None:
         return None
@@ -101,13 +107,13 @@ def degrees_lenet(root: Path) -> Figure | None:
 
 
 def pixels_lenet(root: Path) -> Figure | None:
-    """Where LeNet's tickets look."""
+    """Pixels that LeNet's tickets on MNIST are connected to."""
     folder = run_with(root, "ticket_structure", "pixels", "layers")
     return pixel_figure(folder, caption_of("LeNet-300-100 on MNIST", folder)) if folder else None
 
 
 def findings(root: Path, k: int = 6) -> list[str]:
-    """What five tickets of LeNet on MNIST look like where 5% of the weights are left."""
+    """Return sentences on the structure of five tickets of LeNet on MNIST in round k (by default with 5% remaining)."""
     folder = run_with(root, "ticket_structure", "layers", "paths")
     return of_tickets.findings(cached_table(folder, "layers"), cached_table(folder, "paths"), k) if folder else []
 
