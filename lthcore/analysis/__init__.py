@@ -1,1 +1,1 @@
-"""Analysis: what tickets look like, whether they agree, and why they win, as tables derived from finished runs."""
+"""Analyses of finished runs, as tables: what tickets look like, whether they agree, and why they win."""

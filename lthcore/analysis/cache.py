@@ -1,7 +1,8 @@
-"""Derived: tables made of a finished run's tickets, kept beside its own tables.
+"""Tables derived from a finished run's tickets, cached beside the run's own tables.
 
-Tickets stay on the machine that made them and tables travel: what is derived is made once, where the tickets are, and
-read anywhere. derived.json says of each table from how many trainings and by which commit it was made.
+Tickets stay on the machine that made them, but tables are small enough to share. A derived table is therefore computed
+once, where the tickets are, and can be read anywhere. derived.json records for each table how many training runs it was
+computed from, and with which commit and package versions.
 """
 
 import json
@@ -27,10 +28,10 @@ NOTES = "derived.json"
 
 
 class TicketStore:
-    """The saved trainings of a run: `tickets(trial, round, arm, draw)`."""
+    """Tickets (saved training runs) of a run. Call it to load one: `tickets(trial, round, arm, draw)`."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Of a run's folder. Raises LabError where no run is, or an unfinished one."""
+        """Open the folder of a complete run. Raises LabError if there is no run, or if it is unfinished."""
         self.folder = Path(folder)
         self.record = read_record(folder)
         if not self.record.get("complete"):
@@ -39,14 +40,14 @@ class TicketStore:
         self.shape = image_shape(self.settings)
 
     def __call__(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> TrainState:
-        """One training as it ended. Raises LabError where its ticket is not on this machine."""
+        """Return the final state of one training run. Raises LabError if its ticket is not on this machine."""
         path = self._path(trial, k, arm, draw)
         if not path.exists():
             raise LabError(f"results: there is no ticket {path}: tickets stay on the machine that made them")
         return load_state(path)[0]
 
     def has(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> bool:
-        """Whether this ticket is on this machine."""
+        """Return whether this ticket is on this machine."""
         return self._path(trial, k, arm, draw).exists()
 
     def _path(self, trial: int, k: int, arm: str, draw: int) -> Path:
@@ -54,29 +55,32 @@ class TicketStore:
 
     @cached_property
     def data(self) -> Data:
-        """The data they were trained on."""
+        """Data that the networks were trained on."""
         return load(self.settings)
 
     @cached_property
     def model(self):
-        """A network to put their weights into, on the CPU."""
+        """Network to load the saved weights into, on the CPU."""
         return build(self.settings, self.shape, classes_of(self.settings))
 
     @cached_property
     def percent_left(self) -> dict[int, float]:
-        """Round -> percent of weights left, mean over trials."""
+        """Percentage of weights left by round, averaged over the tickets of all trials."""
         rounds, _ = read_tables(self.folder)
         return rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean().round(2).to_dict()
 
 
 def need_trials(settings: Recipe, least: int = 2) -> None:
-    """Raise LabError, before anything is trained, where a study that holds trials against each other has too few."""
+    """Raise LabError if there are fewer than `least` trials, for a study that compares trials with each other.
+
+    Call it before anything is trained.
+    """
     if settings.trials < least:
         raise LabError(f"trials = {settings.trials}: this study holds trials against each other, and needs {least}")
 
 
 def has_derived(folder: Path, *names: str) -> bool:
-    """Whether these tables of a run are there, of all its trainings."""
+    """Return whether these derived tables of a run exist and cover all of its training runs."""
     made, done = _made(folder), read_record(folder).get("trainings_done")
     return all((folder / f"{n}.csv").exists() and made.get(n, {}).get("trainings") == done for n in names)
 
@@ -84,9 +88,9 @@ def has_derived(folder: Path, *names: str) -> bool:
 def cached_table(
     folder: str | Path, name: str, make: Callable[[TicketStore], pd.DataFrame] | None = None
 ) -> pd.DataFrame:
-    """The table `<name>.csv` of a run: read where it is of all its trainings, else made of its tickets and kept.
+    """Return the table `<name>.csv` of a run: read if it covers all training runs, else computed by `make` and saved.
 
-    Raises LabError where it would have to be made, and nothing says how.
+    `make` computes the table from the run's tickets. Raises LabError if the table must be computed and `make` is None.
     """
     folder, tickets = Path(folder), TicketStore(folder)
     path = folder / f"{name}.csv"
@@ -98,13 +102,13 @@ def cached_table(
         with one_thread():
             table = make(tickets)
         made = {"trainings": tickets.record["trainings_done"], "commit": COMMIT, "versions": versions()}
-        with locked(folder / "checkpoints" / "lock.json", wait=True):  # others may make other tables of the same run
+        with locked(folder / "checkpoints" / "lock.json", wait=True):  # others may write other tables of the run
             text = json.dumps(_made(folder) | {name: made}, indent=2) + "\n"
             write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), NOTES: text})
     return read_table(folder, path.name)
 
 
 def _made(folder: Path) -> dict[str, dict]:
-    """What a run's derived tables were made of, and by what."""
+    """Return the content of derived.json, by table, or {} if the file does not exist."""
     path = folder / NOTES
     return json.loads(path.read_text()) if path.exists() else {}

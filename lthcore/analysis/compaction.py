@@ -1,9 +1,10 @@
-"""Compaction: a sparse network as a smaller dense one that computes the same.
+"""Compaction: conversion of a sparse network to a smaller dense one that computes the same function.
 
-What goes: inputs and units that nothing alive reads; units that are zero whatever comes in; and constant units,
-where what they add can be put into the biases of those who read them. A convolution that pads with zeros cannot take a
-constant in, since its border sees fewer of them: there such a unit stays. A stream of which nothing is alive keeps one
-unit, so that a ticket with an empty layer becomes a small network with constant outputs, which is what it computes.
+It removes inputs and units that no remaining unit reads, units that are zero for every input, and constant units whose
+contribution can be added to the biases of the layers that read them. A convolution with zero padding cannot absorb a
+constant, because at the border some of its inputs are padding: a constant unit that it reads stays. If no unit of a
+stream remains, one is kept. A ticket with an empty layer thus becomes a small network with constant outputs, which is
+what it computes.
 """
 
 from copy import deepcopy
@@ -24,22 +25,23 @@ from lthcore.settings import Recipe
 
 
 class Select(nn.Module):
-    """The inputs that are read, of all there are."""
+    """Layer that passes on the inputs that the network reads, and drops all others."""
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()
         self.register_buffer("index", index)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, inputs, ...) -> (N, selected, ...)."""
+        """Return the selected inputs: x (N, inputs, ...) -> (N, selected, ...)."""
         return x.index_select(1, self.index)
 
 
 def compact(model: nn.Sequential, weights: Weights) -> nn.Sequential:
-    """The network `model` with `weights` (pruned ones zero) as a smaller dense one: equal outputs, to rounding.
+    """Return the network `model` with `weights` (pruned ones zero) as a smaller dense one, equal in evaluation mode.
 
-    In evaluation mode. Residual streams keep the channels that any of their blocks needs. Raises LabError for networks
-    that `streams_of` does not know, and for a layer that no rectifier follows: there less than zero is not nothing.
+    Outputs are equal up to rounding. Residual streams keep the channels that any of their blocks needs. Raises LabError
+    for networks that `streams_of` does not know, and for a hidden layer without a ReLU: its negative outputs would not
+    become zero.
     """
     model = deepcopy(model).cpu().eval()
     model.load_state_dict(weights)
@@ -64,15 +66,16 @@ def compact(model: nn.Sequential, weights: Weights) -> nn.Sequential:
 def _check_rectified(model: nn.Sequential) -> None:
     named = [(name, layer) for name, layer in model.named_children() if not isinstance(layer, nn.BatchNorm2d)]
     weighted = [i for i, (_, layer) in enumerate(named) if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for i in weighted[:-1]:  # the last layer's outputs are the network's
+    for i in weighted[:-1]:  # the last layer needs no ReLU: its outputs are those of the network
         if not isinstance(named[i + 1][1], nn.ReLU):
             raise LabError(f"compact: {named[i][0]} has no ReLU after it, and only rectified units are known here")
 
 
 def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
-    """The tickets of a run's first trial, compacted: weights left, parameters and multiply-adds before and after.
+    """Compact the tickets of a run's first trial; return their sizes before and after, by round.
 
-    Asserts equal outputs on 1,000 test images. Raises LabError where the tickets are not on this machine.
+    Sizes are the weights left, parameters and multiply-adds. Raises AssertionError unless outputs on 1,000 test images
+    agree up to rounding, and LabError if the tickets are not on this machine.
     """
     rows, data = [], load(settings.changed(device="cpu"))
     images = data.test.images[:1000]
@@ -98,7 +101,10 @@ def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
 
 
 def export_onnx(model: nn.Module, shape: tuple[int, int, int], path: str | Path) -> None:
-    """Write a network for images of `shape` as ONNX, for any number of them. Raises LabError without the packages."""
+    """Export a network for batches of any size, of images of `shape` (C, H, W), to an ONNX file.
+
+    Raises LabError if onnx or onnxscript is not installed.
+    """
     try:
         import onnx  # noqa: F401 - torch needs both, and names neither clearly
         import onnxscript  # noqa: F401
@@ -112,7 +118,7 @@ def export_onnx(model: nn.Module, shape: tuple[int, int, int], path: str | Path)
 
 
 def _in_plain_layers(model: nn.Module) -> nn.Module:
-    """A copy whose dense layers are PyTorch's own, which any exporter knows, and not oneDNN's."""
+    """Return a copy of a network with `nn.Linear`, which any exporter knows, in place of oneDNN's dense layers."""
     plain = deepcopy(model)
     for name, layer in list(plain.named_modules()):
         if isinstance(layer, Linear):
@@ -133,14 +139,16 @@ def _stream_read_by(layer: str, streams: list[Stream]) -> int:
 
 
 def _rows_alive(layer: str, layers: dict[str, nn.Module], streams: list[Stream], alive: list[Tensor]) -> Tensor:
-    """Which outputs of a layer are alive; those of the last one all are."""
+    """Return which outputs of a layer are alive. All outputs of the last layer are."""
     made = next((i for i, stream in enumerate(streams) if layer in stream.producers), None)
     return torch.ones(len(layers[layer].weight), dtype=torch.bool) if made is None else alive[made]
 
 
 def _read_by_outputs(streams: list[Stream], layers: dict[str, nn.Module], alive: list[Tensor]) -> list[Tensor]:
-    """Which units of `alive` have a path to the outputs: from there back, since in a residual stream units that feed
-    nothing else may feed each other."""
+    """Return which units of `alive` have a path to the outputs of the network.
+
+    Paths are followed backwards from the outputs, because units of a residual stream may feed nothing but each other.
+    """
     found = [torch.zeros_like(a) for a in alive]
     while True:
         before = found
@@ -159,12 +167,16 @@ def _read_by_outputs(streams: list[Stream], layers: dict[str, nn.Module], alive:
 
 
 def _read(weight: Tensor, units: int, rows: Tensor) -> Tensor:
-    """Which of the units that a layer reads reach any of its outputs `rows`."""
+    """Return which of the `units` that a layer reads have a nonzero weight to any of its outputs `rows`."""
     return columns(weight, units)[rows].ne(0).any(2).any(0)
 
 
 def _drop_constants(i: int, streams: list[Stream], layers: dict[str, nn.Module], alive: list[Tensor]) -> None:
-    """Drop the units of a stream that are the same for every image: zeros at once, others where they fold."""
+    """Drop the units of a stream that are the same for every image, by changing `alive[i]` in place.
+
+    Units that are zero are always dropped. Other constants are dropped, and added to the biases of the layers that read
+    them, if the stream has a single producer and all of these layers can take constants.
+    """
     stream, size = streams[i], len(alive[i])
     values, constant = [], alive[i].clone()
     for name, norm in zip(stream.producers, stream.norms, strict=True):
@@ -172,7 +184,7 @@ def _drop_constants(i: int, streams: list[Stream], layers: dict[str, nn.Module],
         weight = columns(layer.weight, len(alive[source]))[:, alive[source]]
         constant &= ~weight.ne(0).any(2).any(1)
         values.append(_after_norm(torch.zeros(size) if layer.bias is None else layer.bias, layers.get(norm)))
-    # in a residual stream each sum is rectified on the way: only where no summand is positive is it zero all along
+    # a residual stream is rectified after each sum: a unit is zero throughout only if no summand is positive
     zero = constant & torch.stack([value <= 0 for value in values]).all(0)
     alive[i] &= ~zero
     readers = [layers[name] for name in stream.consumers]
@@ -199,7 +211,7 @@ def _takes_constants(layer: nn.Module) -> bool:
 def _cut(
     model: nn.Sequential, layers: dict[str, nn.Module], streams: list[Stream], index: list[Tensor], sizes: list[int]
 ) -> nn.Sequential:
-    """The network with its layers cut down to the units `index` of each stream."""
+    """Return the network with its layers cut down to the units `index` of each stream."""
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             source = _stream_read_by(name, streams)

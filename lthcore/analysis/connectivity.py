@@ -1,7 +1,7 @@
-"""Connectivity: whether two trained networks lie in one valley, by the error on the straight line between them.
+"""Linear mode connectivity: whether two trained networks lie in one valley, by the error on the line between them.
 
-arXiv 1912.05671: networks trained from one point on different orders of the data are *stable* to that noise where no
-barrier of error rises between them; tickets win where the point that they are rewound to is stable.
+arXiv 1912.05671: a network is *stable* at an iteration if there is no error barrier between copies of it that are
+trained from there on different orders of the data. Tickets win if they are rewound to a stable point.
 """
 
 from dataclasses import replace
@@ -17,17 +17,17 @@ from lthcore.training.engines.dense import evaluate
 from lthcore.training.loop import train
 from lthcore.training.state import TrainState
 
-POINTS = 30  # on the line, its ends included, as in section 2
-NORM_BATCH, NORM_IMAGES = 500, 10_000  # of which statistics of batch norms are taken
+POINTS = 30  # on the line, including both ends, as in section 2
+NORM_BATCH, NORM_IMAGES = 500, 10_000  # images used to renew the statistics of batch norms
 
 
 def path(
     model: nn.Module, a: Weights, b: Weights, split: Split, points: int = POINTS, norms: Split | None = None
 ) -> list[tuple[float, float]]:
-    """(loss, error) of the networks at equal steps on the line from a to b.
+    """Return (loss, error) of the networks at equally spaced points on the line from weights a to weights b.
 
-    Floating-point buffers are mixed alike; with `norms`, statistics of batch norms are those of its images instead,
-    anew at each point, as between networks they must be (arXiv 1912.05671, section 2).
+    Floating-point buffers are interpolated in the same way. If `norms` is given, the statistics of batch norms are
+    instead computed from its images at each point, as is necessary between networks (arXiv 1912.05671, section 2).
     """
     found = []
     for alpha in torch.linspace(0, 1, points).tolist():
@@ -42,7 +42,10 @@ def path(
 
 @torch.no_grad()
 def renew_norms(model: nn.Module, split: Split) -> None:
-    """Set the statistics of a network's batch norms, if it has any, to their means over batches of images."""
+    """Set the statistics of a network's batch norms, if it has any, to their means over batches of images.
+
+    Uses the first NORM_IMAGES images, in batches of NORM_BATCH.
+    """
     layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return
@@ -59,12 +62,12 @@ def renew_norms(model: nn.Module, split: Split) -> None:
 
 
 def barrier(values: list[float]) -> float:
-    """How far the highest point of a path is above the mean of its ends; 0 where it is not (section 2)."""
+    """Return how far the highest point of a path lies above the mean of its ends, or 0 if it does not (section 2)."""
     return max(0.0, max(values) - (values[0] + values[-1]) / 2)
 
 
 def copies(settings: Recipe, data: Data, state: TrainState) -> list[TrainState]:
-    """Two trainings that go on from `state` to the end, each with an order of the data (and noise) of its own."""
+    """Train two copies of `state` to the end, each with its own order of the data (and noise), and return them."""
     found = []
     for copy in range(2):
         own = replace(
@@ -78,7 +81,10 @@ def copies(settings: Recipe, data: Data, state: TrainState) -> list[TrainState]:
 
 
 def instability(settings: Recipe, data: Data, state: TrainState) -> dict[str, float]:
-    """The barrier of test error and of training loss between two copies of a training, and the copies' mean error."""
+    """Return the barriers of test error and training loss between two copies of a training run.
+
+    `error` is the mean test error of the two copies.
+    """
     a, b = copies(settings, data, state)
     model = build(settings, data.shape, data.classes).to(data.test.images.device)
     test = [error for _, error in path(model, a.weights, b.weights, data.test, norms=data.train)]

@@ -1,6 +1,6 @@
-"""Early-bird tickets: how early in the dense training a mask stops changing, and what it is worth (arXiv 1909.11957).
+"""Early-bird tickets: how early in dense training a mask stops changing, and how well it trains (arXiv 1909.11957).
 
-There a mask is of channels, by the scales of their batch norms. Here it is of weights, by magnitude, of the same
+The paper prunes channels by the scales of their batch norms. Here masks prune weights by magnitude, to the same
 percentages as the run's one-shot tickets.
 """
 
@@ -20,12 +20,12 @@ from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights
 from lthcore.training.loop import train
 
-PATIENCE, CLOSE = 5, 0.1  # a mask is stable where it is that close to each of as many before it
-BOUND = 100 * CLOSE  # percent: two masks of p% of the weights differ in at most 2p% of them
+PATIENCE, CLOSE = 5, 0.1  # a mask is stable if it is closer than CLOSE to each of the PATIENCE masks before it
+BOUND = 100 * CLOSE  # CLOSE in percent; two masks that keep p% of the weights differ in at most 2p% of all weights
 
 
 class Snapshot(NamedTuple):
-    """The dense network at an evaluation, and the masks of all rounds that magnitude pruning would find then."""
+    """Dense network at an evaluation, and the masks of all rounds (from 0) if it were pruned by magnitude there."""
 
     iteration: int
     weights: Weights
@@ -33,18 +33,18 @@ class Snapshot(NamedTuple):
 
 
 def distance(a: Mask, b: Mask) -> float:
-    """The share of all weights on which two masks differ (normalised Hamming distance, section 3.1)."""
+    """Return the share of all weights in which two masks differ (normalised Hamming distance, section 3.1)."""
     return float((_flat(a) ^ _flat(b)).double().mean())
 
 
 def farthest(masks: list[Mask]) -> float:
-    """How far the last of these masks is from the PATIENCE before it, at most; nan where there are fewer."""
+    """Return the largest distance of the last mask to the PATIENCE masks before it; nan if there are fewer."""
     before = masks[-PATIENCE - 1 : -1]
     return max(distance(masks[-1], mask) for mask in before) if len(before) == PATIENCE else float("nan")
 
 
 def snapshots(tickets: TicketStore, trial: int) -> list[Snapshot]:
-    """A trial's dense training once more, evaluation by evaluation."""
+    """Train the dense network of a trial again, and return a snapshot for each evaluation."""
     s, data, found = tickets.settings, tickets.data, []
     for state in train(s, data, begin(s, trial, 0, initial_weights_of(s, trial), full_mask(tickets.model))):
         weights = {name: w.detach().cpu().clone() for name, w in state.weights.items()}
@@ -56,9 +56,10 @@ def snapshots(tickets: TicketStore, trial: int) -> list[Snapshot]:
 
 
 def early_bird(tickets: TicketStore) -> pd.DataFrame:
-    """Masks as the dense network trains: a row for each trial, round and evaluation.
+    """Return a table of how masks change while the dense network trains: a row for each trial, round and evaluation.
 
-    Columns: `farthest` from the PATIENCE masks before, and `overlap` (Jaccard index) with the mask at the end.
+    Columns: `farthest`, the largest distance to the PATIENCE masks before, and `overlap`, the Jaccard index with the
+    mask at the end.
     """
     rows = []
     for trial in range(tickets.settings.trials):
@@ -76,9 +77,10 @@ def early_bird(tickets: TicketStore) -> pd.DataFrame:
 
 
 def early_bird_tickets(tickets: TicketStore) -> pd.DataFrame:
-    """What comes of pruning where the mask is first stable: a row for each trial and round that has such a place.
+    """Prune and train on where the mask is first stable; return a row for each trial and round where that happens.
 
-    Training goes on from there, under the mask, by the rest of the schedule: all of it is as long as one training.
+    Training continues under the mask with the rest of the schedule, so that all of it is as long as one training run.
+    A mask that is first stable at the end of training is left out.
     """
     s, rows = tickets.settings, []
     for trial in range(s.trials):
@@ -100,9 +102,10 @@ def early_bird_tickets(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) -> list[str]:
-    """Where masks are first stable, and what those tickets are worth against one-shot tickets of the same trials.
+    """Describe when masks are first stable, and compare those tickets with one-shot tickets of the same trials.
 
-    `oneshot`: the rows of that arm in rounds.csv.
+    `masks` is the table of `early_bird`, `found` the table of `early_bird_tickets`, and `oneshot` holds the rows of the
+    arm `oneshot` in rounds.csv.
     """
     lines, last = [], masks["iteration"].max()
     for (k, left), part in found.groupby(["round", "percent_left"]):
@@ -111,7 +114,7 @@ def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) ->
         )
         both = early.index.intersection(late.index)
         if both.empty:
-            continue  # no one-shot tickets to hold them against
+            continue  # no one-shot tickets to compare with
         gain = difference(early[both], late[both], paired=True).times(100)
         overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
         earliest = masks.loc[masks["farthest"].notna(), "iteration"].min()

@@ -1,7 +1,7 @@
-"""Overlap: how alike a run's tickets are, between seeds, rounds and arms: the tables of `similarity`'s measures.
+"""Tables of the similarity of a run's tickets, between seeds, rounds and arms, by the measures in similarity.py.
 
-Each is beside what chance would give: of masks the Jaccard index of random ones, and of aligned masks that of the same
-mask shuffled within its layers and aligned likewise.
+The Jaccard indices of masks are listed beside their values by chance: the index of random masks, and for aligned masks
+the index of the same mask shuffled within its layers and aligned in the same way.
 """
 
 from collections.abc import Iterator
@@ -26,14 +26,14 @@ from lthcore.pruning.streams import streams_of
 from lthcore.seeds import seed_for
 from lthcore.training.state import TrainState
 
-IMAGES = 1000  # of the test set, that activations are compared on
+IMAGES = 1000  # test images on which activations are compared
 MEASURES = ("jaccard", "chance", "aligned", "aligned_chance", "signs", "cosine", "cosine_columns", "cka", "cca")
 
 
 def compare(a: TrainState, b: TrainState, tickets: TicketStore) -> Iterator[dict]:
-    """Two trained tickets, layer by layer: a row of MEASURES for each.
+    """Compare two trained tickets; yield a row of MEASURES for each layer.
 
-    Activations (CKA, CCA) are of the trained networks on IMAGES test images, behind the ReLU.
+    CKA and CCA compare activations of the trained networks on IMAGES test images, after the ReLU in hidden layers.
     """
     model, images = tickets.model, tickets.data.test.images[:IMAGES].cpu()
     streams = streams_of(model)
@@ -54,7 +54,10 @@ def compare(a: TrainState, b: TrainState, tickets: TicketStore) -> Iterator[dict
 
 
 def between_seeds(tickets: TicketStore) -> pd.DataFrame:
-    """Every pair of trials at each round, the dense networks (round 0) too: other initial weights, other batches."""
+    """Compare every pair of trials at each round, including the dense networks (round 0).
+
+    Trials differ in their initial weights and in their batches.
+    """
     rows = []
     for k in range(tickets.settings.rounds + 1):
         states = [tickets(trial, k) for trial in range(tickets.settings.trials)]
@@ -65,7 +68,7 @@ def between_seeds(tickets: TicketStore) -> pd.DataFrame:
 
 
 def between_rounds(tickets: TicketStore) -> pd.DataFrame:
-    """Each trial's dense network against its tickets, and each ticket against that of the round before."""
+    """Compare each ticket with the dense network of its trial, and with the ticket of the previous round."""
     rows = []
     for trial in range(tickets.settings.trials):
         states = [tickets(trial, k) for k in range(tickets.settings.rounds + 1)]
@@ -77,7 +80,7 @@ def between_rounds(tickets: TicketStore) -> pd.DataFrame:
 
 
 def between_arms(tickets: TicketStore) -> pd.DataFrame:
-    """Each trial's ticket against the trial's other arms at each round, from the same initial weights."""
+    """Compare the ticket of each trial and round with the trial's other arms (their first draw)."""
     rows = []
     for arm in (arm for arm in tickets.settings.arms if arm != "ticket"):
         for trial in range(tickets.settings.trials):
@@ -88,14 +91,14 @@ def between_arms(tickets: TicketStore) -> pd.DataFrame:
 
 
 def _table(rows: list[dict], *keys: str) -> pd.DataFrame:
-    """With its columns, even where there is no row: a run may have tickets alone."""
+    """Return the rows as a table with all columns, even if there are none: a run may have no arm but `ticket`."""
     order = {"round": ("round", "percent_left")}
     columns = [name for key in keys for name in order.get(key, (key,))]
     return pd.DataFrame(rows, columns=[*columns, "layer", *MEASURES])
 
 
 def findings(seeds: pd.DataFrame, k: int) -> list[str]:
-    """What the table between seeds says at round k: means over pairs of trials, layer by layer."""
+    """Describe the table of `between_seeds` at round k: means over pairs of trials, layer by layer."""
     lines = []
     for layer, part in seeds[seeds["round"] == k].groupby("layer", sort=False):
         shared, aligned, alike = (mean_of_pairs(part[of], part["a"], part["b"]) for of in ("jaccard", "aligned", "cka"))

@@ -1,4 +1,4 @@
-"""Seeding: initial weights changed on purpose, by size or sign, and what of them survives magnitude pruning."""
+"""Perturbed initial weights: which weights survive magnitude pruning if their initial size or sign is changed."""
 
 from functools import partial
 
@@ -17,8 +17,8 @@ from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
 
-SHARE = 0.2  # of each layer's weights, the largest or the smallest
-# label -> which weights of a layer, and what they become
+SHARE = 0.2  # of each layer's weights: the largest or the smallest ones are selected
+# label -> which weights of a layer are selected, and the function that changes them
 SEEDINGS = {
     "largest, as drawn": ("largest", lambda w: w),
     "largest, halved": ("largest", lambda w: w / 2),
@@ -31,7 +31,10 @@ SEEDINGS = {
 
 
 def chosen(initial: Weights, full: Mask, which: str) -> Mask:
-    """The share of weights that is largest or smallest in magnitude, in each layer of `full`, as a mask."""
+    """Return a mask of the SHARE of weights with the largest or smallest magnitude in each layer of `full`.
+
+    `which` is "largest" or "smallest".
+    """
     found = {}
     for name in full:
         w = initial[name]
@@ -43,16 +46,18 @@ def chosen(initial: Weights, full: Mask, which: str) -> Mask:
 
 
 def seeded(initial: Weights, full: Mask, label: str) -> Weights:
-    """Initial weights with one of SEEDINGS applied in the layers of `full`; all others as drawn."""
+    """Return the initial weights with one of SEEDINGS applied in the layers of `full`; all others are unchanged."""
     which, change = SEEDINGS[label]
     masks = chosen(initial, full, which)
     return initial | {name: torch.where(m, change(initial[name]), initial[name]) for name, m in masks.items()}
 
 
 def survival(tickets: TicketStore) -> pd.DataFrame:
-    """What survives one-shot magnitude pruning, for each seeding, trial and round; the recipe is the run's.
+    """Train dense networks from perturbed weights; return which share of weights survives one-shot magnitude pruning.
 
-    Columns seeded and others are the shares that survive of those weights; dense_test_accuracy is the dense network's.
+    The table has a row for each seeding, trial and round, and uses the settings of the run. Columns `seeded` and
+    `others` are the surviving shares of the selected and of all other weights. `dense_test_accuracy` is the final test
+    accuracy of the dense network.
     """
     settings, data, full = tickets.settings, tickets.data, full_mask(tickets.model)
     starts = {
@@ -66,7 +71,8 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
     rows, outcomes = [], dict(train_cohort(settings, data, starts))
     for label in SEEDINGS:
         for trial in range(settings.trials):
-            trained = label if label != "smallest, as drawn" else "largest, as drawn"  # one training, other weights
+            # both seedings "as drawn" train the same network; only the selected weights differ
+            trained = label if label != "smallest, as drawn" else "largest, as drawn"
             done, initial = outcomes[Replicate(trained, trial, 0, 0)], initial_weights_of(settings, trial)
             these, mask = chosen(initial, full, SEEDINGS[label][0]), full
             seen = PruningContext(settings, data, mask, done.start, done.weights, done.weights, 0)
@@ -80,7 +86,7 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(table: pd.DataFrame, k: int) -> list[str]:
-    """What survives at round k, in sentences: means over trials, 95% intervals."""
+    """Describe which weights survive at round k: means over trials, with 95% intervals."""
     at = table[table["round"] == k]
     left = at["percent_left"].iloc[0]
     return [
@@ -92,6 +98,6 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
 
 
 def _share(mask: Mask, these: Mask, inside: bool) -> float:
-    """The share of the weights in (or outside) `these` that a mask keeps."""
+    """Return the share of the weights in `these` (outside of it, unless `inside`) that a mask keeps."""
     kept = sum(int((mask[name] & (these[name] == inside)).sum()) for name in mask)
     return kept / sum(int((these[name] == inside).sum()) for name in mask)

@@ -1,8 +1,8 @@
-"""Prediction: which weights will go? Features of every weight before and early in training, and who foretells by them.
+"""Prediction of which weights will be pruned, from features of every weight before and early in training.
 
-What a model learns on some seeds is tried on a seed that it has not seen. Features of size are ranks within a layer in
-[0, 1], so that they mean the same everywhere; `z-score` is signed, and `layer` is the layer's position. `final
-magnitude` is what magnitude pruning itself goes by: a leak, shown as the upper bound.
+Classifiers learn on some seeds and are tested on a seed that they have not seen. Features of size are ranks within a
+layer in [0, 1], so that they mean the same in all layers; `z-score` is signed, and `layer` is the layer's position.
+`final magnitude` is the score of magnitude pruning itself: it leaks the answer, and is shown as the upper bound.
 """
 
 from collections.abc import Iterable
@@ -30,20 +30,20 @@ BEFORE = ("layer", "initial magnitude", "z-score", "gradient x weight", "SynFlow
 EARLY = (*BEFORE, "early movement", "early magnitude")
 LEAKY = (*EARLY, "final magnitude (leaky)")
 SETS = {"before training": BEFORE, "and early in it": EARLY, "and its end (leaky)": LEAKY}
-SAID = {  # of these sets, where they stand alone
+SAID = {  # names of these sets in the sentences of `findings`
     "before training": "features before training",
     "and early in it": "features before and early in training",
     "and its end (leaky)": "features before training, early in it and at its end (leaky)",
 }
-SAMPLE = 20_000  # weights of each trial
-EARLY_SHARE = 1 / 30  # of the iterations
+SAMPLE = 20_000  # weights sampled in each trial
+EARLY_SHARE = 1 / 30  # share of the iterations before early features are taken
 
 
 def features(tickets: TicketStore, trial: int) -> pd.DataFrame:
-    """A row for each prunable weight of a trial's dense network: LEAKY's columns.
+    """Return the features of a trial's dense network: a row for each prunable weight, with the columns LEAKY.
 
-    Early features are of the dense training at its first evaluation after EARLY_SHARE of its iterations, which is
-    trained again to that point.
+    Early features come from the first evaluation at or after EARLY_SHARE of the iterations. The dense network is
+    trained again up to that point.
     """
     s, dense = tickets.settings, tickets(trial, 0)
     initial, mask = dense.start, dense.mask
@@ -66,7 +66,7 @@ def features(tickets: TicketStore, trial: int) -> pd.DataFrame:
 
 
 def samples(tickets: TicketStore, rounds: Iterable[int]) -> dict[int, tuple[pd.DataFrame, dict[int, np.ndarray]]]:
-    """Trial -> features of SAMPLE of its weights, and by round which of them the ticket is without."""
+    """Return for each trial the features of SAMPLE of its weights, and by round whether the ticket prunes them."""
     found = {}
     for trial in range(tickets.settings.trials):
         table = features(tickets, trial)
@@ -80,7 +80,7 @@ def samples(tickets: TicketStore, rounds: Iterable[int]) -> dict[int, tuple[pd.D
 
 
 def models() -> dict[str, ClassifierMixin]:
-    """The classifiers, fresh."""
+    """Return new, unfitted classifiers by name."""
     return {
         "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         "gradient boosting": HistGradientBoostingClassifier(max_iter=60, random_state=0),
@@ -88,10 +88,10 @@ def models() -> dict[str, ClassifierMixin]:
 
 
 def predict(tickets: TicketStore) -> pd.DataFrame:
-    """ROC-AUC on each held-out seed, by round, model and set of features: a row each.
+    """Return the ROC-AUC on each held-out seed: a row for each round, model and set of features.
 
-    `features` is one of SETS, for gradient boosting and logistic regression, or a single feature (the AUC of its
-    size or, where that points the other way, one minus it).
+    The column `features` is one of SETS for gradient boosting and logistic regression, and a single feature for the
+    model `alone`. A single feature predicts by its absolute value; if its AUC is below 0.5, the row has one minus it.
     """
     rounds, rows = range(1, tickets.settings.rounds + 1), []
     by_trial = samples(tickets, rounds)
@@ -114,7 +114,10 @@ def predict(tickets: TicketStore) -> pd.DataFrame:
 
 
 def importance(tickets: TicketStore) -> pd.DataFrame:
-    """What a held-out seed's AUC loses if a feature is shuffled, under gradient boosting on EARLY: a row for each."""
+    """Return how much the AUC on a held-out seed decreases if a feature is shuffled: a row for each feature.
+
+    The model is gradient boosting on the features EARLY, fitted on the other seeds for each round.
+    """
     rounds, rows = range(1, tickets.settings.rounds + 1), []
     by_trial = samples(tickets, rounds)
     for k in rounds:
@@ -130,7 +133,10 @@ def importance(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(table: pd.DataFrame, k: int) -> list[str]:
-    """AUC of gradient boosting at round k for each set of features: means over held-out seeds, 95% intervals."""
+    """Describe the AUC of gradient boosting at round k for each set of features.
+
+    The sentences give means over held-out seeds with 95% intervals.
+    """
     at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
     left = at["percent_left"].iloc[0]
     return [
@@ -141,13 +147,13 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
 
 
 def _others(by_trial: dict, held_out: int, k: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Features and targets of all trials but one."""
+    """Return the features, and the targets at round k, of all trials but one."""
     others = [found for trial, found in by_trial.items() if trial != held_out]
     tables = pd.concat([table for table, _ in others], ignore_index=True)
     return tables, np.concatenate([targets[k] for _, targets in others])
 
 
 def _ranks(values) -> np.ndarray:
-    """Ranks in [0, 1], equal values alike."""
+    """Return ranks in [0, 1]. Equal values get the same rank."""
     flat = values.flatten().double().numpy()
     return (rankdata(flat) - 1) / max(1, len(flat) - 1)

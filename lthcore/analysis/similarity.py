@@ -1,6 +1,6 @@
-"""Similarity: how alike two tickets are, in their masks, their weights, and what their units do.
+"""Similarity of two tickets: of their masks, their weights, and the activations of their units.
 
-Masks are compared against chance: two random masks of the same densities share connections too.
+Masks are compared with chance, because two random masks of the same densities share connections too.
 """
 
 from collections.abc import Callable
@@ -15,22 +15,23 @@ from lthcore.pruning.streams import Stream, columns, norms_of, streams_of
 
 
 def jaccard(a: Tensor, b: Tensor) -> float:
-    """|a and b| / |a or b|: 1 for equal masks, 0 for disjoint ones; nan where both are empty."""
+    """Return |a and b| / |a or b|: 1 for equal masks, 0 for disjoint ones, nan if both are empty."""
     either = int((a | b).sum())
     return int((a & b).sum()) / either if either else float("nan")
 
 
 def chance_jaccard(p: float, q: float) -> float:
-    """The Jaccard index of random masks of densities p and q, to first order: p / (2 - p) where they are equal."""
+    """Return the Jaccard index of random masks of densities p and q, to first order: p / (2 - p) if p = q."""
     return p * q / (p + q - p * q) if p + q > 0 else float("nan")
 
 
 def align(mask: Mask, other: Mask, streams: list[Stream]) -> Mask:
-    """`other` with its hidden units renamed so that it shares as many connections with `mask` as a greedy match finds.
+    """Return `other` with its hidden units reordered to share more connections with `mask`, by greedy matching.
 
-    Hidden units have no names: two tickets may be the same network with its units in another order. From the inputs on,
-    the units of each layer are matched by the connections they share (the Hungarian method), then the next layer's
-    inputs are renamed alike. Of chains of layers; residual streams are left in their order.
+    The order of hidden units is arbitrary: two tickets may be the same network with its units in another order.
+    Starting at the inputs, the units of each layer are matched by the connections they share (the Hungarian method).
+    The inputs of the next layer are then reordered in the same way. Streams with several producers (residual streams)
+    keep their order.
     """
     out = {name: m.clone() for name, m in other.items()}
     for stream in streams:
@@ -46,35 +47,42 @@ def align(mask: Mask, other: Mask, streams: list[Stream]) -> Mask:
 
 
 def matching(a: Tensor, b: Tensor) -> Tensor:
-    """The order of b's rows (units, features) that matches a's rows best by inner product."""
+    """Return the order of the rows of b (units, features) that best matches the rows of a by inner product."""
     _, order = linear_sum_assignment((a @ b.T).numpy(), maximize=True)
     return torch.from_numpy(order)
 
 
 def sign_agreement(a: Tensor, b: Tensor, mask_a: Tensor, mask_b: Tensor) -> float:
-    """The share of the weights that both masks keep whose signs agree; 0.5 by chance, nan where there are none."""
+    """Return the share of equal signs among the weights that both masks keep: 0.5 by chance, nan without weights."""
     both = mask_a & mask_b
     return float((a[both].sign() == b[both].sign()).float().mean())
 
 
 def cosine_of_rows(a: Tensor, b: Tensor) -> float:
-    """The mean cosine of the incoming weights (masked) of each unit in a and in b; units without any are left out."""
+    """Return the mean cosine between the incoming (masked) weights of each unit in a and in b.
+
+    Units without incoming weights in a or in b are left out.
+    """
     a, b = a.flatten(1), b.flatten(1)
     alive = (a != 0).any(1) & (b != 0).any(1)
     return float(nn.functional.cosine_similarity(a[alive], b[alive], dim=1).mean())
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear centred kernel alignment of activations (images, units) (arXiv 1905.00414): 1 if rotated and scaled."""
+    """Return the linear centred kernel alignment of activations (images, units) (arXiv 1905.00414).
+
+    It is 1 if y is a rotated and scaled copy of x.
+    """
     x, y = (t.double() - t.double().mean(0) for t in (x, y))
     cross, own = (x.T @ y).norm() ** 2, (x.T @ x).norm() * (y.T @ y).norm()
     return float(cross / own)
 
 
 def mean_cca(x: Tensor, y: Tensor) -> float:
-    """The mean canonical correlation of activations (images, units): 1 if each is a linear function of the other.
+    """Return the mean canonical correlation of activations (images, units): 1 if each is linear in the other.
 
-    Directions without variance are left out; the mean is over as many correlations as the smaller has directions.
+    Directions without variance are left out. The number of correlations is the number of directions in x or y,
+    whichever is smaller.
     """
     x, y = (_basis(t.double() - t.double().mean(0)) for t in (x, y))
     correlations = torch.linalg.svdvals(x.T @ y).clamp(max=1.0)
@@ -82,9 +90,9 @@ def mean_cca(x: Tensor, y: Tensor) -> float:
 
 
 def activations(model: nn.Module, weights: Weights, images: Tensor) -> dict[str, Tensor]:
-    """What each layer puts out for images: layer -> (images, units), filters averaged.
+    """Return the outputs of each layer for images: layer -> (images, units), averaged over the positions of filters.
 
-    Hidden layers are rectified, behind their batch norms; the last layer is not.
+    Outputs of hidden layers are taken after their batch norm and a ReLU, outputs of the last layer without a ReLU.
     """
     found: dict[str, Tensor] = {}
     streams, modules = streams_of(model), dict(model.named_modules())
@@ -109,6 +117,6 @@ def activations(model: nn.Module, weights: Weights, images: Tensor) -> dict[str,
 
 
 def _basis(x: Tensor) -> Tensor:
-    """An orthonormal basis of the columns' span."""
+    """Return an orthonormal basis of the space that the columns span."""
     u, s, _ = torch.linalg.svd(x, full_matrices=False)
     return u[:, s > 1e-6 * s.max()] if len(s) and s.max() > 0 else u[:, :0]

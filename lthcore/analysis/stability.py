@@ -1,4 +1,4 @@
-"""Stability: how far a rewinding point is from one valley, for the dense network and for tickets (arXiv 1912.05671)."""
+"""Stability of a rewinding point: error barriers of the dense network and of tickets (arXiv 1912.05671)."""
 
 import pandas as pd
 
@@ -9,10 +9,10 @@ from lthcore.lottery.start import begin
 
 
 def stability(tickets: TicketStore) -> pd.DataFrame:
-    """The barrier between two copies trained on from the rewinding point, with the data in other orders.
+    """Return the barriers between two copies trained from the rewinding point with different orders of the data.
 
-    Per trial and round (0: the dense network; each second one). Columns rewind_to,
-    error_barrier, loss_barrier (nats) and error, the mean test error of the two copies.
+    The table has a row for each trial and every second round (round 0 is the dense network). Columns are rewind_to,
+    trial, round, percent_left, error_barrier, loss_barrier (nats) and error, the mean test error of the two copies.
     """
     s, rows = tickets.settings, []
     for trial in range(s.trials):
@@ -25,7 +25,7 @@ def stability(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(table: pd.DataFrame) -> list[str]:
-    """The error barrier at each rewinding point and share of weights left, in sentences."""
+    """Describe the error barrier at each rewinding point and percentage of weights left."""
     return [
         f"Copies parted at iteration {k}, {left:.3g}% of weights remaining: error barrier "
         f"{mean_of(100 * part['error_barrier']).text()} points (n = {len(part)})."

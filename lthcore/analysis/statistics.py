@@ -1,7 +1,7 @@
-"""Statistics: how sure a number is. Every interval of this project is made here, by one convention.
+"""Statistics: estimates and their intervals. All intervals of this project are computed here, by one convention.
 
-Trials are the independent unit: draws within a trial are averaged before anything of this module sees them. `as_if`
-asks for the interval that this mean and this spread would have with another number of trials.
+Trials are the independent unit: draws within a trial are averaged before they are passed to this module. The argument
+`as_if` asks for the interval that the same mean and spread would have with another number of trials.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,17 +20,17 @@ CONVENTION = (
     "order of the images, else Welch's), Fieller's for ratios of means, the jackknife's over pairs of trials. Those of "
     "a place are the places that the intervals of the differences allow."
 )
-AT_CHANCE = 0.12  # of ten classes: whoever always says one class is right in 9 to 11.4% of the test images used here
-MOST_TRIALS = 1000  # beyond this, asking for more trials is no advice
+AT_CHANCE = 0.12  # of ten classes: always predicting one class is right for 9 to 11.4% of the test images used here
+MOST_TRIALS = 1000  # more trials than this are never recommended
 
-# what two runs must have alike to start trial t from the same weights, or to show it images in the same order
+# settings that must be equal for two runs to start trial t from the same weights, or show it images in the same order
 SAME_WEIGHTS = ("seed", "dataset", "image_size", "architecture", "widths", "padding", "initialisation", "init_std")
 SAME_ORDER = ("seed", "dataset", "train_examples", "validation", "batch_size")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, the ends of its 95% interval, and the trials it comes from. One trial has no interval: nan ends."""
+    """A value, the ends of its 95% interval, and the number of trials. With too few trials, the ends are nan."""
 
     value: float
     low: float
@@ -38,16 +38,16 @@ class Estimate:
     n: int
 
     def times(self, factor: float) -> "Estimate":
-        """The same in other units; a negative factor swaps the ends."""
+        """Return this estimate multiplied by a factor. A negative factor swaps the ends."""
         ends = sorted((factor * self.low, factor * self.high))
         return Estimate(factor * self.value, *ends, self.n)
 
     def plus(self, shift: float) -> "Estimate":
-        """The same, shifted."""
+        """Return this estimate shifted by a constant."""
         return Estimate(self.value + shift, self.low + shift, self.high + shift, self.n)
 
     def text(self, form: str = "{:.2f}") -> str:
-        """`value [low, high]`, each as `form` has it; where there is no interval, or no ends to it, it says so."""
+        """Return `value [low, high]`, each formatted by `form`, or a note if the interval is missing or infinite."""
         if np.isnan(self.low):
             return f"{form.format(self.value)} (n = {self.n}: no interval)"
         if np.isinf(self.low):
@@ -56,7 +56,7 @@ class Estimate:
 
 
 def half_widths(values: np.ndarray, as_if: int | None = None) -> np.ndarray:
-    """Half the width of the 95% interval (Student's t) of the mean over the first axis; nan for a single trial."""
+    """Return half the width of the 95% interval (Student's t) of the mean over the first axis; nan for one trial."""
     n = as_if or len(values)
     if len(values) < 2:
         return np.full(np.shape(values)[1:], np.nan)
@@ -64,7 +64,7 @@ def half_widths(values: np.ndarray, as_if: int | None = None) -> np.ndarray:
 
 
 def mean_of(values: Iterable[float], as_if: int | None = None) -> Estimate:
-    """The mean over trials, by Student's t. What is nan is left out. Raises ValueError where nothing else is there."""
+    """Return the mean over trials, with Student's t interval. Ignores nan; raises ValueError if nothing is left."""
     x = np.array([v for v in values if v == v], dtype=float)
     if not len(x):
         raise ValueError("no trials to take a mean of")
@@ -73,13 +73,16 @@ def mean_of(values: Iterable[float], as_if: int | None = None) -> Estimate:
 
 
 def mean_accuracy(values: Iterable[float], as_if: int | None = None) -> Estimate:
-    """The mean of accuracies, as shares of 1. Its interval ends where accuracies do."""
+    """Return the mean of accuracies in [0, 1]. Its interval is clipped to [0, 1]."""
     found = mean_of(values, as_if)
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def difference(a: pd.Series, b: pd.Series, paired: bool, as_if: int | None = None) -> Estimate:
-    """The mean of `a` minus that of `b`, both by trial: paired over the trials that both have, or by Welch's t."""
+    """Return the mean of `a` minus the mean of `b`, both indexed by trial.
+
+    If `paired`, it is the mean difference over the trials that both have, else the interval is Welch's t.
+    """
     if paired:
         return mean_of(a - b, as_if)
     a, b = a.dropna(), b.dropna()
@@ -93,9 +96,10 @@ def difference(a: pd.Series, b: pd.Series, paired: bool, as_if: int | None = Non
 
 
 def ratio(a: pd.Series, b: pd.Series, as_if: int | None = None) -> Estimate:
-    """The mean of `a` over that of `b`, both by trial, with Fieller's interval over the trials that both have.
+    """Return the mean of `a` divided by the mean of `b`, both indexed by trial, with Fieller's interval.
 
-    The ends are infinite where the mean of `b` cannot be told from zero: then any ratio fits the trials.
+    Only trials that both have are used. The ends are infinite if the mean of `b` cannot be distinguished from zero: any
+    ratio then fits the trials.
     """
     both = pd.concat([a, b], axis=1).dropna().to_numpy()
     top, bottom = both.mean(0)
@@ -113,9 +117,10 @@ def ratio(a: pd.Series, b: pd.Series, as_if: int | None = None) -> Estimate:
 
 
 def mean_of_pairs(values: pd.Series, first: pd.Series, second: pd.Series) -> Estimate:
-    """The mean over pairs of trials. Pairs share trials, so the interval is the jackknife's, leaving out one at a time.
+    """Return the mean over pairs of trials, with an interval by the jackknife, which leaves out one trial at a time.
 
-    `first` and `second` name the trials of each pair; n is the number of trials.
+    Pairs are not independent, because they share trials. `first` and `second` hold the trials of each pair. In the
+    estimate, n is the number of trials.
     """
     trials = sorted(set(first) | set(second))
     if len(trials) < 3:
@@ -125,16 +130,18 @@ def mean_of_pairs(values: pd.Series, first: pd.Series, second: pd.Series) -> Est
 
 
 def share_trials(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether trial t of two runs (their settings) is the same draw in both: the rule that decides what is paired."""
-    defaults = {name: field.default for name, field in Recipe.model_fields.items()}  # of what older runs did not note
+    """Return whether trial t of two runs, given their settings, is the same draw: then runs are paired by trial."""
+    # defaults stand in for settings that older runs did not record
+    defaults = {name: field.default for name, field in Recipe.model_fields.items()}
     a, b = defaults | dict(one), defaults | dict(other)
     return any(all(a[k] == b[k] for k in fields) for fields in (SAME_WEIGHTS, SAME_ORDER))
 
 
 def trials_needed(settled: Callable[[int], bool], n: int) -> int | None:
-    """The fewest trials, more than n, of which `settled` holds; None where that takes more than MOST_TRIALS.
+    """Return the smallest number of trials above n for which `settled` is true, or None if it exceeds MOST_TRIALS.
 
-    `settled` is asked with `as_if`: mean and spread are assumed to stay what they are, which they will not do exactly.
+    `settled` takes the number of trials as `as_if`. This assumes that mean and spread stay the same, which holds only
+    approximately.
     """
     if not settled(MOST_TRIALS):
         return None
@@ -146,5 +153,5 @@ def trials_needed(settled: Callable[[int], bool], n: int) -> int | None:
 
 
 def learned_anything(accuracies: pd.Series) -> pd.Series:
-    """Which trainings are above chance. One that is stuck there is counted apart from the others."""
+    """Return which training runs are above chance. Training runs stuck at chance are counted separately."""
     return accuracies >= AT_CHANCE

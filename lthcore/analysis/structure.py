@@ -1,4 +1,4 @@
-"""Structure: the tables of what a run's winning tickets look like, from its saved tickets."""
+"""Tables of the structure of a run's winning tickets, computed from its saved tickets."""
 
 import math
 
@@ -11,11 +11,11 @@ from lthcore.lottery.methods import planned
 from lthcore.masks import weights_left
 from lthcore.training.engines.chain import is_chain
 
-IDLE = 0.1  # in units of the data set's standard deviation
+IDLE = 0.1  # inputs that vary less are idle, in units of the data set's standard deviation
 
 
 def layers(tickets: TicketStore) -> pd.DataFrame:
-    """Each layer in numbers, per trial and round >= 1: `analysis.describe`, movement, and units that are dead."""
+    """Return statistics of each layer, per trial and round >= 1: `tickets.describe`, movement, and dead units."""
     rows = []
     for trial in range(tickets.settings.trials):
         dense = tickets(trial, 0)
@@ -34,10 +34,10 @@ def layers(tickets: TicketStore) -> pd.DataFrame:
 
 
 def degree_table(tickets: TicketStore) -> pd.DataFrame:
-    """How many units keep how many connections, beside what a random mask would have: means over trials.
+    """Return how many units keep how many connections, and how many would in a random mask, as means over trials.
 
-    Columns round, percent_left, layer, side (in: of a layer's units; out: of the units it reads), degree, units,
-    expected. Rows in which there are, and are expected, fewer than a hundredth of a unit are left out.
+    Columns are round, percent_left, layer, side (in: connections of a layer's units; out: of the units it reads),
+    degree, units and expected. Rows are left out if `units` and `expected` are both below 0.01.
     """
     parts = []
     for k in range(1, tickets.settings.rounds + 1):
@@ -52,9 +52,9 @@ def degree_table(tickets: TicketStore) -> pd.DataFrame:
 
 
 def pixel_table(tickets: TicketStore) -> pd.DataFrame:
-    """The share of the first layer's units that each pixel is connected to: round, row, column, share.
+    """Return the share of the first layer's units that each pixel is connected to: round, row, column, share.
 
-    Means over channels and trials. Empty where the first layer is not a dense one.
+    Shares are means over channels and trials. The table is empty if the first layer is not dense.
     """
     parts, name = [pd.DataFrame(columns=["row", "column", "share", "round"])], _first_dense(tickets)
     for k in range(1, tickets.settings.rounds + 1) if name else ():
@@ -66,10 +66,11 @@ def pixel_table(tickets: TicketStore) -> pd.DataFrame:
 
 
 def first_layer(tickets: TicketStore) -> pd.DataFrame:
-    """Where each arm's first layer looks: arm, trial, round, percent_left, and the two shares below.
+    """Return which pixels the first layer of each arm reads: arm, trial, round, percent_left, and two shares.
 
-    `at_idle_pixels`: of its connections, those from inputs that hardly vary (standard deviation over the training
-    images < IDLE). `units`: of its units, those that keep a connection. Empty where the first layer is not a dense one.
+    `at_idle_pixels` is the share of its connections that come from inputs that hardly vary (standard deviation over the
+    training images < IDLE). `units` is the share of its units that keep a connection. The table is empty if the first
+    layer is not dense.
     """
     pixels = tickets.data.train.images.flatten(1).cpu()
     rows, idle, name = [], pixels.std(0) < IDLE * pixels.std(), _first_dense(tickets)
@@ -87,15 +88,16 @@ def first_layer(tickets: TicketStore) -> pd.DataFrame:
 
 
 def _first_dense(tickets: TicketStore) -> str | None:
-    """The name of the weights that read the pixels, if they are a dense layer's."""
+    """Return the name of the weights that read the pixels if they belong to a dense layer, else None."""
     name, first = next(iter(tickets(0, 0).mask.items()))
     return name if first.ndim == 2 and first.shape[1] == math.prod(tickets.shape) else None
 
 
 def path_table(tickets: TicketStore) -> pd.DataFrame:
-    """Paths from inputs to outputs, as many as random masks of these densities would have, and weights on no path.
+    """Return the number of paths from inputs to outputs and the share of remaining weights on no path.
 
-    Per trial and round. Empty where the network is not a chain of dense layers.
+    The table has a row for each trial and round. `expected` is the expected number of paths in random masks of the same
+    densities. The table is empty if the network is not a chain of dense layers.
     """
     rows = []
     for trial in range(tickets.settings.trials):
@@ -111,7 +113,7 @@ def path_table(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]:
-    """What the tables say at round k, in sentences: means over trials, and ratios of them, with their intervals."""
+    """Describe the tables at round k: means over trials, and ratios of means, with their intervals."""
     at = layer_rows[layer_rows["round"] == k].set_index("trial")
     lines = []
     for layer, part in at.groupby("layer", sort=False):

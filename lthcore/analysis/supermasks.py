@@ -1,6 +1,6 @@
-"""Supermasks: masks under which an untrained network is right, learned by gradient descent or evolved.
+"""Supermasks: masks under which an untrained network is accurate, learned by gradient descent or evolved.
 
-No weight is ever trained here: all that is searched for is which weights to keep.
+No weights are trained here. Only the choice of weights to keep is optimised.
 """
 
 import math
@@ -24,33 +24,34 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
 
 DENSITIES = (0.7, 0.5, 0.3, 0.15, 0.05)
-LEARNING_RATE = 1.0  # of the scores, by SGD with momentum, cosine to zero: LeNet learns as well by 3, and worse by 0.1
+LEARNING_RATE = 1.0  # of the scores (SGD with momentum, cosine to zero); LeNet learns as well with 3, worse with 0.1
 MOMENTUM = 0.9
 POPULATION, GENERATIONS = 60, 300
 FLIPPED = 0.002  # share of a mask's bits that a mutation flips
 
 
 class Top(torch.autograd.Function):
-    """The mask of the k highest scores; its gradient goes to the scores as it is (straight through)."""
+    """Mask of the k highest scores. Its gradient is passed on to the scores unchanged (straight-through)."""
 
     @staticmethod
     def forward(ctx, scores: Tensor, k: int) -> Tensor:
-        """1.0 for the k highest, 0.0 for the others."""
+        """Return 1.0 for the k highest scores and 0.0 for the others."""
         n = scores.numel()
         threshold = scores.flatten().kthvalue(n - k + 1).values if k else scores.max() + 1
         return (scores >= threshold).to(scores.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        """Straight through."""
+        """Return the gradient unchanged."""
         return gradient, None
 
 
 def learned_mask(settings: Recipe, data: Data, weights: Weights, density: float, seed: int, steps: int) -> Mask:
-    """A mask that keeps `density` of each layer, found by edge-popup (arXiv 1911.13299): weights stay as they are.
+    """Return a mask that keeps `density` of each layer, found by edge-popup (arXiv 1911.13299).
 
-    Each weight has a score; the highest of a layer are in the mask, and gradients of the loss on `steps` batches go to
-    the scores. The network is the one that is evaluated: no dropout, and batch norms with the statistics in `weights`.
+    The weights do not change. Each weight has a score, the highest scores of a layer form its mask, and gradients of
+    the loss on `steps` batches update the scores. The network is in evaluation mode, without dropout and with the batch
+    norm statistics in `weights`.
     """
     model = build(settings, data.shape, data.classes).to(data.train.images.device).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -80,9 +81,10 @@ def learned_mask(settings: Recipe, data: Data, weights: Weights, density: float,
 def evolved_masks(
     settings: Recipe, data: Data, weights: Weights, seed: int, generations: int = GENERATIONS
 ) -> list[Mask]:
-    """The Pareto front of masks by validation error and weights left that NSGA-II evolves; of small chains of layers.
+    """Evolve masks with NSGA-II; return their Pareto front by validation error and weights left.
 
-    Needs pymoo (`pip install 'lthcore[evolution]'`); raises LabError where it is not installed.
+    Works for small chains of dense layers only. Without a validation set, the training error is used. Needs pymoo
+    (`pip install 'lthcore[evolution]'`); raises LabError if it is not installed.
     """
     try:
         from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -98,7 +100,7 @@ def evolved_masks(
     split = data.validation or data.train
 
     class Masks(Problem):
-        """Bits, a mask each: error and share of weights left, both to be small."""
+        """Minimise the error and the share of weights left, over masks written as bits."""
 
         def _evaluate(self, x: np.ndarray, out: dict, *_, **__) -> None:
             bits = torch.from_numpy(x.astype(np.float32))
@@ -118,7 +120,7 @@ def evolved_masks(
 
 
 def _errors(bits: Tensor, names: list[str], shapes: list, weights: Weights, split: Split) -> np.ndarray:
-    """The error of each of many masked chains of dense layers (population, bits) on a split."""
+    """Return the error on a split of a chain of dense layers under each mask in `bits` (population, bits)."""
     device = split.images.device
     x, bits = split.images.flatten(1).expand(len(bits), -1, -1), bits.to(device)
     weights = {name: w.to(device) for name, w in weights.items()}
@@ -131,7 +133,7 @@ def _errors(bits: Tensor, names: list[str], shapes: list, weights: Weights, spli
 
 
 def learned(tickets: TicketStore, densities: Iterable[float] = DENSITIES) -> pd.DataFrame:
-    """Learned supermasks of each trial's initial weights, and of their signs alone: accuracy without training."""
+    """Learn supermasks of each trial's initial weights, and of their signs alone; return accuracy without training."""
     s, data, rows = tickets.settings, tickets.data, []
     for trial in range(s.trials):
         dense = tickets(trial, 0)
@@ -143,7 +145,10 @@ def learned(tickets: TicketStore, densities: Iterable[float] = DENSITIES) -> pd.
 
 
 def evolved(tickets: TicketStore) -> pd.DataFrame:
-    """NSGA-II's masks of each trial's initial weights beside learned ones, tickets' and random ones, none trained."""
+    """Evolve masks of each trial's initial weights with NSGA-II; return their accuracy without training.
+
+    Learned masks, the tickets' masks and random masks are evaluated in the same way, for comparison.
+    """
     s, data, rows = tickets.settings, tickets.data, []
     for trial in range(s.trials):
         initial = tickets(trial, 0).start

@@ -1,7 +1,7 @@
 """Tickets to take home: masks and initial weights from the lineage of a committed run, without any training.
 
-The masks of a run are in its lineage, and the initial weights follow from its seed, so that a ticket is there wherever
-its run's tables are: to train it, to train another network under its mask, or to export it.
+The masks of a run are in its lineage, and the initial weights follow from its seed. A ticket is therefore available
+wherever its run's tables are: to train it, to train another network under its mask, or to export it.
 """
 
 import json
@@ -33,8 +33,8 @@ from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.training.state import TrainState
 
-NEAR = 1.15  # a ticket stands for the percentage asked for up to this factor
-HOLDS = {  # suffix -> what is in an exported file
+NEAR = 1.15  # largest factor by which the percentage of a ticket may differ from the one asked for
+HOLDS = {  # suffix -> content of an exported file
     ".safetensors": "`weights/<name>`, masked and not trained, and `mask/<name>`, 1 where a weight is kept, for each "
     "weight of PyTorch's name; the settings of the run as JSON in its metadata",
     ".pt": "a state dict of PyTorch, masked and not trained (`torch.load`, `load_state_dict`)",
@@ -44,7 +44,7 @@ HOLDS = {  # suffix -> what is in an exported file
 
 @dataclass(frozen=True)
 class WinningTicket:
-    """A mask, and the weights that a network under it starts from, of a round (from 1) of a trial of a run."""
+    """The ticket of one round (from 1) of one trial of a run: a mask, and the weights that training starts from."""
 
     folder: Path  # of the run
     settings: Settings
@@ -57,21 +57,21 @@ class WinningTicket:
 
     @property
     def run(self) -> str:
-        """What the run is called, `<profile>/<notebook>/<variant>`."""
+        """Name of the run, `<profile>/<notebook>/<variant>`."""
         return "/".join(self.folder.parts[-3:])
 
     def network(self) -> nn.Module:
-        """The network, its pruned weights zero, its others as they start."""
+        """Return the network at the start of training, with pruned weights set to zero."""
         model = _network(self.settings)
         model.load_state_dict(masks.apply(self.mask, self.weights))
         return model
 
     def start(self) -> TrainState:
-        """A training of the ticket, about to begin."""
+        """Return the initial state of a training run of the ticket."""
         return begin(self.settings, self.trial, self.round, self.weights, self.mask, self.settings.rewind_to)
 
     def reinitialised(self, draw: int = 0) -> TrainState:
-        """A training of fresh weights under the same mask, about to begin: the control."""
+        """Return the initial state of a training run of the control: newly drawn weights under the same mask."""
         seed = seed_for(self.settings.seed, "reinit", self.trial, draw, self.round)
         weights = initial_weights(_network(self.settings), self.settings, seed)
         return begin(self.settings, self.trial, self.round, weights, self.mask)
@@ -80,10 +80,10 @@ class WinningTicket:
 def load_ticket(
     run: str | Path, trial: int = 0, remaining: float | None = None, round: int | None = None, arm: str = "ticket"
 ) -> WinningTicket:
-    """The ticket of a run at the round with about `remaining` % of its weights, or at `round`; by default the last.
+    """Return a ticket of a run, at `round` or at the round with about `remaining` % of weights; by default the last.
 
-    `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone. Raises LabError where there is no such
-    run or ticket, its lineage is not here, or its networks do not start from rewound weights.
+    `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone. Raises LabError if the run, the ticket or
+    the lineage does not exist, and if networks of this arm do not start from rewound weights under the mask found.
     """
     folder = find_run(run, lineage.FILE)
     record = read_record(folder)
@@ -117,10 +117,10 @@ def load_ticket(
 
 
 def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = False) -> Path:
-    """Write a ticket as .safetensors, .pt (a state dict) or .onnx, with a card beside it that says what it is.
+    """Write a ticket as .safetensors, .pt (a state dict) or .onnx, with a card beside it; return its path.
 
-    `compacted` drops neurons and channels that nothing comes through; then there is no mask. Raises LabError for
-    another suffix.
+    `compacted` drops dead neurons and channels (see compaction.py); the file then has no mask. Raises LabError for any
+    other suffix.
     """
     path = Path(path)
     choose("suffix", path.suffix, HOLDS)
@@ -144,12 +144,12 @@ def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = Fal
 
 
 def card_of(path: Path) -> Path:
-    """The card beside an exported ticket: `ticket.pt.md` beside `ticket.pt`."""
+    """Return the path of the card beside an exported ticket: `ticket.pt.md` beside `ticket.pt`."""
     return path.with_name(f"{path.name}.md")
 
 
 def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> str:
-    """What a ticket is, in Markdown: its network and run, how it was found, what its inputs are and its file holds."""
+    """Return the card of a ticket in Markdown: its network and run, how it was found, its inputs and its file."""
     folder, s = ticket.folder, ticket.settings
     record, table = read_record(folder), read_table(folder, "rounds.csv")
     at = table[(table["arm"] == ticket.arm) & (table["round"] == ticket.round)]
@@ -186,7 +186,7 @@ def _network(settings: Settings) -> nn.Module:
 
 
 def _nearest(percentages: pd.Series, remaining: float | None, round: int | None, folder: Path) -> int:
-    """The round asked for. Raises LabError where there is none."""
+    """Return the round asked for, or the round nearest to `remaining` %. Raises LabError if there is none."""
     there = ", ".join(f"{percent:.1f}" for percent in percentages)
     if round is not None:
         if round not in percentages.index:
@@ -201,7 +201,10 @@ def _nearest(percentages: pd.Series, remaining: float | None, round: int | None,
 
 
 def _origin(settings: Settings, known: Lineage, trial: int) -> Weights:
-    """The weights that tickets of a trial start from. Raises LabError where they are trained ones that are not here."""
+    """Return the weights that tickets of a trial start from.
+
+    Raises LabError if they are trained weights that the lineage no longer has.
+    """
     if settings.rewind_to:
         carried = known.carried.get((trial, ORIGIN), (0, {}))[1].get("rewind")
         if carried is None:

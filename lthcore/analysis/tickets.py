@@ -1,7 +1,7 @@
-"""Tickets: what they look like. Pure functions over weights and masks, and the tables made of them.
+"""Structure of tickets: pure functions of weights and masks, and tables computed with them.
 
-In all of them `initial` and `final` are the dense network's weights before and after its training, and the mask is the
-ticket's: what the paper's appendix on the structure of tickets compares.
+In all functions, `initial` and `final` are the dense network's weights before and after its training, and the mask is
+the ticket's, as in the paper's appendix on the structure of tickets.
 """
 
 import itertools
@@ -30,34 +30,35 @@ from lthcore.training.parallel import train_cohort
 from lthcore.training.state import TrainState
 
 STRUCTURE, DISTRIBUTIONS = "structure.csv", "distributions.csv"
-SHOWN = 4  # distributions are kept of every fourth round: 41.1, 16.9, 7.0, 2.9, 1.2% left
+SHOWN = 4  # distributions are kept for every fourth round: 41.1, 16.9, 7.0, 2.9, 1.2% left
 BINS = 40
 
 
 def movement(initial: Tensor, final: Tensor) -> Tensor:
-    """|w_T - w_0| of every weight (the paper's Figure 19)."""
+    """Return |w_T - w_0| of every weight (the paper's Figure 19)."""
     return (final - initial).abs()
 
 
 def magnitude_change(initial: Tensor, final: Tensor) -> Tensor:
-    """|w_T| - |w_0| of every weight (the paper's Figure 20)."""
+    """Return |w_T| - |w_0| of every weight (the paper's Figure 20)."""
     return final.abs() - initial.abs()
 
 
 def incoming(mask: Tensor) -> Tensor:
-    """The share of its incoming connections that each unit keeps: (units, ...) -> (units,) (the paper's Figure 21)."""
+    """Return the share of incoming connections that each unit keeps: (units, ...) -> (units,) (Figure 21)."""
     return mask.flatten(1).float().mean(1)
 
 
 def outgoing(mask: Tensor) -> Tensor:
-    """The share of its outgoing connections that each input keeps: (units, inputs, ...) -> (inputs,) (Figure 22)."""
+    """Return the share of outgoing connections that each input keeps: (units, inputs, ...) -> (inputs,) (Figure 22)."""
     return mask.transpose(0, 1).flatten(1).float().mean(1)
 
 
 def describe(initial: Tensor, final: Tensor, mask: Tensor) -> dict[str, float]:
-    """A layer in numbers: density, share of positive weights and mean magnitude, initial and final, kept and pruned.
+    """Return statistics of a layer: its density, and the share of positive weights and the mean magnitude.
 
-    `final` is the dense network's, so that what was pruned has a value too; nan where there is nothing to count.
+    The latter two are given for initial and final, kept and pruned weights. Pruned weights have final values too,
+    because `final` holds the weights of the dense network. A statistic of no weights is nan.
     """
     found = {"density": float(mask.float().mean())}
     for when, w in (("initial", initial), ("final", final)):
@@ -68,10 +69,11 @@ def describe(initial: Tensor, final: Tensor, mask: Tensor) -> dict[str, float]:
 
 
 def degrees(mask: Tensor, side: str = "in") -> pd.DataFrame:
-    """How many units keep how many connections, against a random mask: columns degree, units, expected.
+    """Return how many units keep how many connections, and how many would in a random mask.
 
-    side "in": connections into each unit (row); "out": out of each of the units that the layer reads. In a random
-    mask of the same number of weights a unit's degree is hypergeometric: so many drawn from all, so many of them its.
+    Columns are degree, units and expected. With side "in", connections into each unit (row) are counted, with "out"
+    connections out of each unit that the layer reads. In a random mask with the same number of weights, a unit's degree
+    has a hypergeometric distribution: it is the number of kept weights among the unit's weights.
     """
     from scipy.stats import hypergeom  # slow to import, and a run needs it only here
 
@@ -84,12 +86,15 @@ def degrees(mask: Tensor, side: str = "in") -> pd.DataFrame:
 
 
 def pixel_map(mask: Tensor, shape: tuple[int, int, int]) -> np.ndarray:
-    """The share of a first dense layer's units that each input pixel is connected to: (C, H, W)."""
+    """Return the share of a first dense layer's units that each input pixel is connected to, as (C, H, W)."""
     return outgoing(mask).view(shape).numpy()
 
 
 def path_count(mask: Mask) -> tuple[float, float]:
-    """Paths from inputs to outputs of a chain of dense layers, and as many as random masks of these densities have."""
+    """Return the number of paths from inputs to outputs of a chain of dense layers, and its expected value.
+
+    The expected value is for random masks of the same densities.
+    """
     paths, expected, previous = None, 1.0, None
     for m in mask.values():
         matrix = m.double()
@@ -100,7 +105,7 @@ def path_count(mask: Mask) -> tuple[float, float]:
 
 
 def connected(model: nn.Sequential, mask: Mask) -> Mask:
-    """The weights of a mask that lie on a path from an input to an output: the mask without its dead ends."""
+    """Return a mask without its dead ends: only weights that lie on a path from an input to an output."""
     streams, kept = streams_of(model), {name: m.clone() for name, m in mask.items()}
     while True:
         before = {name: m.clone() for name, m in kept.items()}
@@ -119,7 +124,7 @@ def connected(model: nn.Sequential, mask: Mask) -> Mask:
 
 
 def quantities(initial: Weights, final: Weights, mask: Mask) -> Iterator[tuple[str, str, Tensor]]:
-    """(quantity, layer, values) of what the paper's Figures 15 to 24 show the distributions of."""
+    """Yield (quantity, layer, values) for the quantities whose distributions the paper's Figures 15 to 24 show."""
     for name, kept in mask.items():
         layer = name.removesuffix(".weight")
         moved, change = movement(initial[name], final[name]), magnitude_change(initial[name], final[name])
@@ -133,9 +138,10 @@ def quantities(initial: Weights, final: Weights, mask: Mask) -> Iterator[tuple[s
 
 
 def write_ticket_tables(folder: Path) -> None:
-    """Write structure.csv and distributions.csv of a complete search, unless they are of all its tickets already.
+    """Write structure.csv and distributions.csv of a complete search, unless they already cover all of its tickets.
 
-    Where tickets are on another machine, masks come from the run's lineage, and the dense networks are trained again.
+    Masks come from the run's lineage or, if it lacks them, from the tickets. Dense networks whose tickets are on
+    another machine are trained again.
     """
     record = read_record(folder)
     settings = settings_of(record["settings"]) if record.get("complete") else None
@@ -145,7 +151,7 @@ def write_ticket_tables(folder: Path) -> None:
     masks = Lineage.from_bytes(read_file(path), settings.key) if path.exists() else Lineage()
     here, numbers = TicketStore(folder), list(itertools.product(range(settings.trials), range(1, settings.rounds + 1)))
     if not all(here.has(trial, k) or masks.mask(trial, "ticket", k) for trial, k in numbers):
-        return  # of a trial that ended early, or of an older version
+        return  # a trial ended early, or the run is from an older version
     dense = {trial: here(trial, 0) for trial in range(settings.trials) if here.has(trial, 0)}
     if len(dense) < settings.trials:
         dense |= _dense_networks_again(here, set(range(settings.trials)) - dense.keys())
@@ -177,12 +183,12 @@ def _dense_networks_again(tickets: TicketStore, trials: set[int]) -> dict[int, T
 def tables_of_tickets(
     ticket: Callable[[int, int], TrainState], settings: Settings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """structure.csv and distributions.csv of a run, from `ticket(trial, round)`.
+    """Return the tables structure.csv and distributions.csv of a run, from `ticket(trial, round)`.
 
-    structure: per trial, round and layer the density, the mean movement and the mean initial magnitude of the weights
-    in the ticket and of those pruned, and dead units (no connection in, or none out). distributions: histograms,
-    summed over trials, of `quantities`, at every fourth round (of fewer, at the last one); `left` and `right` are the
-    edges of a bin.
+    structure has for each trial, round and layer the density, the mean movement and mean initial magnitude of kept and
+    of pruned weights, and the numbers of dead units (without incoming, or without outgoing connections). distributions
+    has histograms of `quantities` over all trials, at every fourth round (with fewer than four rounds, at the last
+    one). `left` and `right` are the edges of a bin.
     """
     structure, values = [], {}
     shown = range(SHOWN, settings.rounds + 1, SHOWN) or [settings.rounds]
