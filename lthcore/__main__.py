@@ -20,7 +20,7 @@ def _interrupted(_: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, b"lth: interrupted; the same command goes on where this one was\n")
+            os.write(2, b"lth: interrupted; run the same command again to resume\n")
             os._exit(130)
         frame = frame.f_back
     raise KeyboardInterrupt

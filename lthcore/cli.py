@@ -17,24 +17,24 @@ from lthcore.plugins import NAMED, load_plugins
 from lthcore.runs.experiments import PROFILES
 
 EXAMPLES = """examples:
-  lth list                                                       every study: what is done, what the rest would take
-  lth list dynamic_pruning/lenet                                 every experiment of some, and runs with -p
-  lth run params/iterative_pruning/lenet_mnist.yaml              find winning tickets (profile cpu), or go on with it
+  lth list                                            list all studies: what is complete, and the time for the rest
+  lth list dynamic_pruning/lenet                      list single experiments, and runs with changed settings
+  lth run params/iterative_pruning/lenet_mnist.yaml   find winning tickets at profile cpu, or resume
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
-  lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600     stop cleanly after ten minutes
-  lth show paper/iterative_pruning/lenet_mnist                   a run's numbers
-  lth export lenet_mnist --remaining 3.6 --to ticket.safetensors    a winning ticket to take home
-  lth data verify mnist                                          is the data there, and is it as published?
-  lth figures                                                    redraw figures/, the paper's and the studies'
-  lth figures lenet_mnist                                        draw one run, one's own too, beside its tables
-  lth scorecard                                                  which of the paper's claims hold here
-  lth queue --profile paper --time-limit 600 --pack tables.tar.gz    ten minutes of what is missing, ready to carry
-  lth queue --engine ray --gpus-per-run .25                      the queue on a Ray cluster, or on one started here
+  lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600   stop cleanly after ten minutes
+  lth show paper/iterative_pruning/lenet_mnist        print the numbers of a run
+  lth export lenet_mnist --remaining 3.6 --to ticket.safetensors   save a winning ticket to a file
+  lth data verify mnist                               check that the data are there and as published
+  lth figures                                         redraw all figures in figures/
+  lth figures lenet_mnist                             draw one run, beside its tables
+  lth scorecard                                       grade the paper's claims by the tables
+  lth queue --profile paper --time-limit 600 --pack tables.tar.gz   run the queue for ten minutes and pack its tables
+  lth queue --engine ray --gpus-per-run .25           run the queue on Ray
 
-exit status: 0 done, 2 something to mend (one line says what), 70 an error in lth itself (--debug or LTH_DEBUG=1 shows
-where), 75 stopped by --time-limit, 130 interrupted
+exit status: 0 success, 2 an error that you can correct (explained in one line), 70 an internal error (--debug or
+LTH_DEBUG=1 shows the traceback), 75 stopped by --time-limit or SIGTERM, 130 interrupted by Ctrl-C
 """
-INTERRUPTED = "lth: interrupted; the same command goes on where this one was"
+INTERRUPTED = "lth: interrupted; run the same command again to resume"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -129,7 +129,7 @@ def _take_plugins(files: list[str]) -> None:
 
 def _asked_to_stop(*_: object) -> None:
     """Handle SIGTERM while no run is in progress: there is nothing to save."""
-    print("lth: asked to stop; the same command goes on where this one was", file=sys.stderr)
+    print("lth: asked to stop; run the same command again to resume", file=sys.stderr)
     sys.exit(75)
 
 
@@ -138,13 +138,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with status 2."""
-        self.exit(2, one_line(f"lth: {message}; `{self.prog} --help` shows what there is") + "\n")
+        self.exit(2, one_line(f"lth: {message}; `{self.prog} --help` lists the options") + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lth",
-        description="Find winning lottery tickets, and everything the claim needs to be believed.",
+        description="Find winning lottery tickets, and test the claims about them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -158,65 +158,107 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=function)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        sub.add_argument("--plugin", action="append", default=[], metavar="FILE", help="run this code of yours first")
+        sub.add_argument(
+            "--plugin",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="first run FILE, which registers code of your own",
+        )
         return sub
 
     sub = command(
-        "list", commands.list_command, "list every study: what is done of it per profile, and the time the rest takes"
+        "list",
+        commands.list_command,
+        "list every study: what is complete at each profile, and how long the rest would take",
     )
-    sub.add_argument("name", nargs="?", default="", metavar="NAME", help="every experiment of files with this in them")
-    sub.add_argument("--all", action="store_true", help="every experiment of all files, each timed on this machine")
-    sub = command("run", commands.run_command, "run experiments, or go on with them")
+    sub.add_argument(
+        "name",
+        nargs="?",
+        default="",
+        metavar="NAME",
+        help="list the experiments of params files whose name contains NAME",
+    )
+    sub.add_argument("--all", action="store_true", help="list all experiments, each timed on this machine")
+    sub = command("run", commands.run_command, "run experiments, or resume them")
     sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<notebook>/<variant>.yaml")
     sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")
     sub.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="change one setting; a run with changed settings is kept beside the published one",
+        help="override a setting; such a run is stored beside the one of the params file",
     )  # fmt: skip
     sub.add_argument(
         "--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S seconds"
     )
-    sub.add_argument("--no-notebook", action="store_true", help="run the engine alone; needs no Jupyter")
-    sub.add_argument("--ask", action="store_true", help="print the plan and its time, and ask before beginning")
-    sub.add_argument("--yes", action="store_true", help="with --ask, begin without being asked")
-    sub.add_argument("--force", action="store_true", help="throw the present results of these runs away first")
-    sub = command("notebook", commands.notebook_command, "execute a notebook headless and print what it prints")
+    sub.add_argument(
+        "--no-notebook", action="store_true", help="train without executing the notebook; needs no Jupyter"
+    )
+    sub.add_argument(
+        "--ask", action="store_true", help="print the plan and its estimated time, and ask for confirmation"
+    )
+    sub.add_argument("--yes", action="store_true", help="with --ask, start without confirmation")
+    sub.add_argument("--force", action="store_true", help="first delete the present results of these runs")
+    sub = command("notebook", commands.notebook_command, "execute a notebook headless and print its output")
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
-    sub.add_argument("--to", metavar="FILE", help="where the executed copy goes (default: build/<name>.ipynb)")
+    sub.add_argument("--to", metavar="FILE", help="the executed copy (default: build/<name>.ipynb)")
     sub = command("show", commands.show_command, "show a run's provenance and numbers")
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, the variant alone, or a folder")
     sub = command(
         "export", commands.export_command, "write a ticket of a committed run to a file: mask and initial weights"
     )
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or the variant alone")
-    sub.add_argument("--trial", type=int, default=0, metavar="N", help="of the run, from 0 (default: 0)")
-    sub.add_argument("--remaining", type=_positive, metavar="P", help="about P%% of weights (default: the fewest)")
+    sub.add_argument("--trial", type=int, default=0, metavar="N", help="trial of the run, from 0 (default: 0)")
+    sub.add_argument(
+        "--remaining",
+        type=_positive,
+        metavar="P",
+        help="export the ticket with about P%% of weights remaining (default: the smallest)",
+    )
     sub.add_argument("--to", required=True, metavar="FILE", help="ticket.safetensors, .pt (a state dict) or .onnx")
-    sub.add_argument("--compacted", action="store_true", help="without the neurons that nothing comes through")
+    sub.add_argument("--compacted", action="store_true", help="remove neurons without remaining inputs or outputs")
     sub.add_argument("--push", metavar="OWNER/NAME", help="also upload it, with its card, to the Hugging Face hub")
     sub = command(
         "figures", commands.figures_command, "redraw the paper's and the studies' figures/, or any run; no training"
     )
-    sub.add_argument("run", nargs="?", metavar="RUN", help="draw this run instead, one's own too, beside its tables")
-    sub.add_argument("--table", action="store_true", help="write params/FIGURES.md instead: what feeds which figure")
+    sub.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="draw only this run, also one of your own, and save the figures beside its tables",
+    )
+    sub.add_argument(
+        "--table", action="store_true", help="instead write params/FIGURES.md: which runs each figure needs"
+    )
     sub = command("scorecard", commands.scorecard_command, "grade the paper's claims from the tables")
-    sub.add_argument("--readme", action="store_true", help="also render README.md and results/README.md anew")
-    sub = command("queue", commands.queue_command, "run what is not done yet, in the order of params/QUEUE.yaml")
+    sub.add_argument("--readme", action="store_true", help="also update README.md and results/README.md")
+    sub = command("queue", commands.queue_command, "run all unfinished experiments in the order of params/QUEUE.yaml")
     sub.add_argument("--profile", default="paper", metavar="P", help=f"{', '.join(PROFILES)} (default: paper)")
-    sub.add_argument("--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S s")
-    sub.add_argument("--pack", metavar="FILE", help="in the end, pack the profile's tables into FILE (.tar.gz)")
-    sub.add_argument("--only", default="", metavar="NAME", help="only experiments with this in their name")
+    sub.add_argument(
+        "--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S seconds"
+    )
+    sub.add_argument("--pack", metavar="FILE", help="at the end, pack the profile's tables into FILE (.tar.gz)")
+    sub.add_argument("--only", default="", metavar="NAME", help="only experiments whose name contains NAME")
     sub.add_argument("--notebooks", action="store_true", help="also execute each finished experiment's notebook")
-    sub.add_argument("--mirror", metavar="URL", help="copy tables there too: a folder, s3://..., anything fsspec reads")
+    sub.add_argument(
+        "--mirror",
+        metavar="URL",
+        help="also copy tables to URL: a folder, s3://..., or anything else that fsspec supports",
+    )
     sub.add_argument("--engine", choices=["local", "ray"], default="local", help="ray trains on a cluster")
-    sub.add_argument("--address", metavar="A", help="of the Ray cluster; without it a local Ray is started")
-    sub.add_argument("--cpus-per-run", type=_positive, default=1.0, metavar="N", help="CPUs of a training on Ray")
-    sub.add_argument("--gpus-per-run", type=_share, default=0.0, metavar="N", help="GPUs of a trial on Ray, as .25")
+    sub.add_argument("--address", metavar="A", help="address of the Ray cluster (default: start a local Ray)")
+    sub.add_argument(
+        "--cpus-per-run", type=_positive, default=1.0, metavar="N", help="CPUs for each training run on Ray"
+    )
+    sub.add_argument(
+        "--gpus-per-run", type=_share, default=0.0, metavar="N", help="GPUs for each trial on Ray, such as .25"
+    )
     sub = command("unpack", commands.unpack_command, "merge the tables of `lth queue --pack` into results/")
     sub.add_argument("archive", metavar="FILE")
     sub = command("data", commands.data_command, "fetch or verify data sets")
     sub.add_argument("action", choices=["fetch", "verify"])
-    sub.add_argument("names", nargs="+", metavar="NAME", help="as mnist or cifar10; any other word names all")
+    sub.add_argument(
+        "names", nargs="+", metavar="NAME", help="data set, such as mnist or cifar10; an unknown name lists them all"
+    )
     return parser
 
 

@@ -123,7 +123,9 @@ class Recipe(BaseModel):
         forbid("nesterov", "allowed with momentum > 0 only", when=self.nesterov and self.momentum == 0)
         forbid("weight_decay", "allowed below 1", when=adam and self.weight_decay >= 1)
         steps = self.schedule == "step"
-        forbid("milestones", "for schedule step, and for it only", when=bool(self.milestones) != steps)
+        forbid(
+            "milestones", "required with schedule step, and allowed with it only", when=bool(self.milestones) != steps
+        )
         forbid("milestones", "must rise", when=list(self.milestones) != sorted(set(self.milestones)))
         whole = self.epochs == 0 or self.iterations == self.epochs * self.steps_per_epoch
         forbid("epochs", "epochs, images and batch_size must be whole numbers", when=not whole)
@@ -141,7 +143,7 @@ class Recipe(BaseModel):
         forbid("augment", "each augmentation once", when=len(set(self.augment)) < len(self.augment))
         known = _known(self.dataset)
         mirrored = "flip" in self.augment and known is not None and not known.mirrored
-        forbid("augment", "no flip here, since a mirrored image is none of its class", when=mirrored)
+        forbid("augment", "no flip for this data set, since a mirrored image is not of the same class", when=mirrored)
         for key, changes in (("augment", bool(self.augment)), ("image_size", self.image_size > 0)):
             stretched = changes and self.input_scaling == "unit_norm"
             forbid("input_scaling", f"no unit_norm with {key}, which would change the norms again", when=stretched)
@@ -288,14 +290,20 @@ class Settings(Recipe):
 
     def _check_arms(self, arms: list[Arm]) -> None:
         elsewhere = any(arm.masks == "elsewhere" for arm in arms) and not self.has_masks_from_elsewhere
-        self._forbid("arms", "transferred is for mask_transfer", when=elsewhere)
-        self._forbid("arms", "dynamic is for dynamic_pruning", when=any(arm.masks == "training" for arm in arms))
-        self._forbid("arms", "must contain ticket, the arm the others are held against", when="ticket" not in self.arms)
+        self._forbid("arms", "the arm transferred is for the study mask_transfer only", when=elsewhere)
+        self._forbid(
+            "arms",
+            "the arm dynamic is for the study dynamic_pruning only",
+            when=any(arm.masks == "training" for arm in arms),
+        )
+        self._forbid(
+            "arms", "must contain ticket, the arm that the others are compared with", when="ticket" not in self.arms
+        )
         self._forbid("arms", "each arm once", when=len(set(self.arms)) < len(self.arms))
         no_mask = "continued_reset" in self.arms and "continued" not in self.arms
-        self._forbid("arms", "continued_reset needs continued, whose mask it has", when=no_mask)
+        self._forbid("arms", "continued_reset needs the arm continued, whose mask it uses", when=no_mask)
         no_rate = "fine_tuned" in self.arms and self.schedule == "cosine"
-        self._forbid("arms", "no fine_tuned with schedule cosine, which ends at a rate of 0", when=no_rate)
+        self._forbid("arms", "no fine_tuned with schedule cosine, which ends at a learning rate of 0", when=no_rate)
 
     def _check_criteria(self, by: list[str]) -> None:
         """Check the criteria of the run and of its arms `by_<criterion>`, whose names are in `by`."""
@@ -306,7 +314,7 @@ class Settings(Recipe):
         no_inverse = "SynFlow has no inverse: it takes the scores anew each time"
         self._forbid("arms", no_inverse, when="by_synflow-inverted" in by)
         guarded = self.keep_at_least > 0 and any(arm.startswith("by_synflow") for arm in by)
-        self._forbid("keep_at_least", "0 with by_synflow, which empties no layer", when=guarded)
+        self._forbid("keep_at_least", "must be 0 with by_synflow, which never empties a layer", when=guarded)
         self._forbid("arms", "by_<criterion> is for granularity weights", when=bool(by) and self.granularity == "units")
 
     def _check_frozen(self) -> None:
@@ -321,7 +329,7 @@ class Settings(Recipe):
     def _check_restart(self) -> None:
         best = self.restart == "best"
         self._forbid("restart", "best needs a validation set", when=best and self.validation == 0)
-        self._forbid("restart", "best goes with rewind_to = 0", when=best and self.rewind_to > 0)
+        self._forbid("restart", "best needs rewind_to = 0", when=best and self.rewind_to > 0)
         self._forbid("keep_optimizer", "allowed with restart best", when=self.keep_optimizer and not best)
 
     def _check_layers(self) -> None:
@@ -332,7 +340,9 @@ class Settings(Recipe):
         self._forbid("prune_layers", "shares from 0 to below 1", when=outside)
         self._forbid("prune_layers", "each layer once", when=len(dict(self.prune_layers)) < len(self.prune_layers))
         one_stays = units and self.keep_at_least > 0
-        self._forbid("keep_at_least", "for weights; of units one always stays", when=one_stays)
+        self._forbid(
+            "keep_at_least", "allowed with granularity weights only, since one unit always stays", when=one_stays
+        )
 
     @property
     def trainings(self) -> int:
@@ -419,7 +429,9 @@ class DynamicSettings(Recipe):
         self._forbid("prune_every", f"allowed are up to {LARGEST_PLAN:,} updates", when=many)
         self._forbid("prunable", "must name a kind of layer", when=not self.prunable)
         rigl = self.regrowth == "gradient" and self.sparsity_schedule != "constant"
-        self._forbid("sparsity_schedule", "constant with regrowth gradient, which is sparse from the start", when=rigl)
+        self._forbid(
+            "sparsity_schedule", "must be constant with regrowth gradient, which is sparse from the start", when=rigl
+        )
         both = self.regrowth != "none" and self.masking == "gradients"
         weights_only = "for masking weights only, since under gradients every weight lives on"
         self._forbid("regrowth", weights_only, when=both)

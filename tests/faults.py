@@ -306,7 +306,7 @@ def interrupt(place: Path, seed: int) -> int:
         os.kill(process.pid, signal.SIGINT)
         status, said = finish(process)
         assert status in (130, 0) and "Traceback" not in said, said
-        assert status == 0 or "the same command goes on" in said
+        assert status == 0 or "run the same command again" in said
     goes_on(place)
     return 1
 

@@ -137,7 +137,10 @@ def test_time_limit_must_be_a_positive_number(limit, capsys):
 
 def test_time_limit_stops_with_exit_status_75_and_the_same_command_goes_on(tmp_path, capsys):
     assert run_tiny("--time-limit", "1e-9") == 75
-    assert capsys.readouterr().err == "lth: time limit reached with 0 of 4 trainings done; the same command goes on\n"
+    assert (
+        capsys.readouterr().err
+        == "lth: time limit reached with 0 of 4 trainings done; run the same command again to resume\n"
+    )
     assert not read_record(tmp_path / "results/smoke/lab/tiny")["complete"]
     assert run_tiny() == 0
     assert read_record(tmp_path / "results/smoke/lab/tiny")["complete"]
@@ -239,7 +242,7 @@ def test_interrupt_is_one_line_and_exit_status_130(monkeypatch, capsys):
 
     monkeypatch.setattr("lthcore.runs.runner.run", interrupt)
     assert run_tiny() == 130
-    assert capsys.readouterr().err == "lth: interrupted; the same command goes on where this one was\n"
+    assert capsys.readouterr().err == "lth: interrupted; run the same command again to resume\n"
 
 
 def test_without_jupyter_the_engine_runs_alone_and_says_so(project, monkeypatch, capsys):
@@ -529,7 +532,7 @@ def test_sigterm_while_nothing_trains_exits_with_75(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         cli.main(["list"])
-    assert ended.value.code == 75 and "the same command goes on" in capsys.readouterr().err
+    assert ended.value.code == 75 and "run the same command again" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -627,7 +630,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(cli.__file__).parents[1])])}
     done = subprocess.run([sys.executable, "-m", "lthcore", "list"], capture_output=True, text=True, env=environment)
     assert done.returncode == 130
-    assert done.stderr == "lth: interrupted; the same command goes on where this one was\n"
+    assert done.stderr == "lth: interrupted; run the same command again to resume\n"
 
 
 def test_a_run_cannot_be_outside_of_the_results(project, tmp_path, capsys):

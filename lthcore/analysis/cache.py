@@ -35,7 +35,7 @@ class TicketStore:
         self.folder = Path(folder)
         self.record = read_record(folder)
         if not self.record.get("complete"):
-            raise LabError(f"results: {folder} holds no complete run; `lth run` makes or finishes it")
+            raise LabError(f"results: {folder} has no complete run; `lth run` starts or resumes it")
         self.settings = settings_of(self.record["settings"])
         self.shape = image_shape(self.settings)
 
@@ -76,7 +76,9 @@ def need_trials(settings: Recipe, least: int = 2) -> None:
     Call it before anything is trained.
     """
     if settings.trials < least:
-        raise LabError(f"trials = {settings.trials}: this study holds trials against each other, and needs {least}")
+        raise LabError(
+            f"trials = {settings.trials}: this study compares trials with each other and needs at least {least}"
+        )
 
 
 def has_derived(folder: Path, *names: str) -> bool:

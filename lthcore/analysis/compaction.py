@@ -68,7 +68,7 @@ def _check_rectified(model: nn.Sequential) -> None:
     weighted = [i for i, (_, layer) in enumerate(named) if isinstance(layer, nn.Conv2d | nn.Linear)]
     for i in weighted[:-1]:  # the last layer needs no ReLU: its outputs are those of the network
         if not isinstance(named[i + 1][1], nn.ReLU):
-            raise LabError(f"compact: {named[i][0]} has no ReLU after it, and only rectified units are known here")
+            raise LabError(f"compact: {named[i][0]} is not followed by a ReLU, and only rectified units can be removed")
 
 
 def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:

@@ -89,7 +89,7 @@ def load_ticket(
     record = read_record(folder)
     settings, path = settings_of(record.get("settings", {})), folder / lineage.FILE
     if not isinstance(settings, Settings):
-        raise LabError(f"tickets: {folder} is no search for tickets, so there are none to take")
+        raise LabError(f"tickets: {folder} is not a search for tickets, so it has none")
     if (
         arm_of(arm).weights != "rewound"
         or arm_of(arm).shuffled
@@ -208,6 +208,8 @@ def _origin(settings: Settings, known: Lineage, trial: int) -> Weights:
     if settings.rewind_to:
         carried = known.carried.get((trial, ORIGIN), (0, {}))[1].get("rewind")
         if carried is None:
-            raise LabError("tickets: those of this run start from trained weights, which its lineage no longer has")
+            raise LabError(
+                "tickets: those of this run start from trained weights, and its lineage does not hold them any more"
+            )
         return carried
     return initial_weights_of(settings, trial)

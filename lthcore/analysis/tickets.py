@@ -174,7 +174,10 @@ def _are_whole(folder: Path, settings: Settings) -> bool:
 
 
 def _dense_networks_again(tickets: TicketStore, trials: set[int]) -> dict[int, TrainState]:
-    print(f"note: {len(trials)} dense networks are trained again, whose final weights are not here", file=sys.stderr)
+    print(
+        f"note: {len(trials)} dense networks are trained again, because their final weights are not on this machine",
+        file=sys.stderr,
+    )
     starts = untrained_networks(tickets.settings, tickets.data).items()
     cohort = {replicate: state for replicate, state in starts if replicate.trial in trials}
     return {replicate.trial: state for replicate, state in train_cohort(tickets.settings, tickets.data, cohort)}

@@ -85,4 +85,4 @@ def _execute(source: Path, executed: Path, values: dict):
             f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"
         ) from error
     except RuntimeError as error:  # DeadKernelError: the kernel was killed, often for lack of memory
-        raise LabError(f"notebook: the kernel of {source} died ({error}); give the command again") from None
+        raise LabError(f"notebook: the kernel of {source} died ({error}); run the command again") from None

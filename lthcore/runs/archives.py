@@ -58,7 +58,9 @@ def mirror(folder: Path, root: Path, url: str) -> None:
             files.makedirs(target.rpartition("/")[0], exist_ok=True)
             files.put(str(path), target)
     except Exception as error:  # each file system raises its own exceptions
-        raise LabError(f"mirror: {url} does not take the tables ({one_line(error)}); give the command again") from None
+        raise LabError(
+            f"mirror: the tables could not be copied to {url} ({one_line(error)}); run the command again"
+        ) from None
 
 
 def mirror_of(url: str) -> tuple:
@@ -100,7 +102,7 @@ def unpack(archive: Path, root: Path) -> list[str]:
             for folder, files in going_in.items():
                 _swap(folder, files)
         except OSError as error:
-            raise LabError(f"unpack: {one_line(error)}; make room, and give the command again") from None
+            raise LabError(f"unpack: {one_line(error)}; make room, and run the command again") from None
         finally:
             for folder in going_in:
                 shutil.rmtree(_staging(folder), ignore_errors=True)

@@ -171,7 +171,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def _damaged(path: str | Path, error: Exception) -> LabError:
-    return LabError(f"{path}: not a readable ticket ({one_line(error)}); delete it and give the run's command again")
+    return LabError(f"{path}: not a readable ticket ({one_line(error)}); delete it and run its command again")
 
 
 def _digest(metadata: dict[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -35,7 +35,7 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pandas raises ValueErrors for files that are not tables
         raise LabError(
             f"results: {path} is damaged ({one_line(error)}); put it back, or delete it and give the run's command "
-            "again: what no ticket here has is trained anew"
+            "again: training runs without a ticket file here are repeated"
         ) from None
 
 

@@ -171,7 +171,7 @@ class RunFolder:
         except ValueError as error:
             raise LabError(
                 f"results: the tables of {self.folder} are damaged ({error}); put them back, or delete both and give "
-                "the command again: what no ticket here has is trained anew"
+                "the command again: training runs without a ticket file here are repeated"
             ) from None
         path = self.folder / lineage.FILE
         if path.exists():
@@ -205,7 +205,7 @@ class RunFolder:
         elif like is not None and not all(torch.equal(w, state.start[name]) for name, w in like.start.items()):
             wrong = "does not start from the weights that this training starts from"
         if wrong:
-            raise LabError(f"results: {path} {wrong}; delete it and give the command again")
+            raise LabError(f"results: {path} {wrong}; delete it and run the command again")
         if like is not None:  # files of older versions have their layers sorted by name, not in network order
             state.mask = {name: state.mask[name] for name in like.mask}
             state.weights = {name: state.weights[name] for name in like.weights}

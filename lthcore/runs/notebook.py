@@ -67,4 +67,4 @@ def _stop(number: int) -> None:
         raise KeyboardInterrupt
     from lthcore.errors import TimeLimit  # slow to import, and only needed here
 
-    raise TimeLimit("asked to stop while the notebook was executed; the same command goes on")
+    raise TimeLimit("asked to stop while the notebook was executed; run the same command again to resume")

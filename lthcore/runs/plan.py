@@ -31,7 +31,7 @@ def print_plan(experiments: list[Experiment]) -> None:
 def ask_whether_to_begin() -> None:
     """Ask on the terminal whether to begin. Raises LabError if the answer is not yes, or if there is no terminal."""
     if not sys.stdin.isatty():
-        raise LabError("run: there is no terminal to ask whether to begin; say so by --yes (make: YES=1)")
+        raise LabError("run: there is no terminal to ask for confirmation; confirm with --yes (make: YES=1)")
     if input("begin? [y/N] ").strip().lower() not in ("y", "yes"):
         raise LabError("run: nothing was begun; name fewer params files, or a smaller --profile")
 

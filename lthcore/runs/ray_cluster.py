@@ -138,11 +138,11 @@ class Cluster:
                 raise error.cause from None
             if isinstance(error.cause, (OSError, torch.OutOfMemoryError)):
                 raise LabError(
-                    f"queue: {what}: {one_line(error.cause)}; mend that, and give the command again"
+                    f"queue: {what}: {one_line(error.cause)}; mend that, and run the command again"
                 ) from None
             raise
         except errors.RayError as error:
-            lost = f"queue: {what} was lost {RETRIES + 1} times ({one_line(error)}); give the command again"
+            lost = f"queue: {what} was lost {RETRIES + 1} times ({one_line(error)}); run the command again"
             raise LabError(lost) from None
 
     def progress(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:

@@ -76,7 +76,7 @@ def run_queue(
         future.result()  # raises unexpected errors
     if queue.late.is_set():
         why = "asked to stop" if queue.stop.is_set() else "time limit reached"
-        raise TimeLimit(f"{why}; the same command goes on")
+        raise TimeLimit(f"{why}; run the same command again to resume")
     return queue.failures
 
 

@@ -58,7 +58,7 @@ def run(
     executor = executor or LocalExecutor()
     data = executor.load(settings)
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:
-        print(f"note: {data.variant}; accuracies are of these", file=sys.stderr)
+        print(f"note: {data.variant}; accuracies are measured on these images", file=sys.stderr)
     if not quiet:
         seconds = duration(seconds_of(settings, present.missing))
         print(f"{settings.key}: {len(present.missing):,} trainings, about {seconds} here", flush=True)
@@ -78,7 +78,9 @@ def run(
         except TimeLimit:
             total, left = len(planned(settings)), len(files.missing)
             why = "time limit reached" if time.monotonic() >= deadline else "asked to stop,"
-            raise TimeLimit(f"{why} with {total - left} of {total} trainings done; the same command goes on") from None
+            raise TimeLimit(
+                f"{why} with {total - left} of {total} trainings done; run the same command again to resume"
+            ) from None
         except torch.OutOfMemoryError:
             raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:
@@ -187,7 +189,7 @@ class _Runner:
                 raise LabError(f"results: {name} is missing, and a mask with it; run with --force to search anew")
             if replicate.trial in before and not masks.is_nested(state.mask, before[replicate.trial]):
                 wrong = "has a mask that is no part of the one before"
-                raise LabError(f"results: {name} {wrong}; delete it and give the command again")
+                raise LabError(f"results: {name} {wrong}; delete it and run the command again")
             before[replicate.trial] = state.mask
             yield {replicate: state}
 
@@ -202,8 +204,8 @@ class _Runner:
             record = self.files.record
             record["trained_again"] = record.get("trained_again", 0) + len(replicates)
             print(
-                f"note: {len(replicates)} trainings are done again for their weights, which no ticket or lineage here "
-                f"has ({', '.join(map(file_stem, replicates[:3]))} ...); their rows stay",
+                f"note: {len(replicates)} training runs are repeated, because no ticket or lineage here has their "
+                f"weights ({', '.join(map(file_stem, replicates[:3]))} ...); their rows stay",
                 file=sys.stderr,
             )
 

@@ -79,7 +79,7 @@ def train_cohort(
     try:
         yield from outcomes
     except TerminatedWorkerError:
-        raise LabError("a worker process was killed (out of memory?); the same command goes on where it was") from None
+        raise LabError("a worker process was killed (out of memory?); run the same command again to resume") from None
     except PicklingError as error:  # joblib raises this if it could not write a copy of the data
         reason = re.search(r"\[Errno.*", str(error.__cause__))
         if reason is None:

@@ -492,7 +492,7 @@ def test_one_flipped_bit_of_real_cifar10_is_an_error(copied_cifar10, file, posit
 
 @pytest.fixture
 def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of 12 training and 5 test records, whose first pixel is their number and whose labels are 99, 98 ..."""
+    """A folder of 12 training and 5 test records: the first pixel is the record's number, labels are 99, 98 ..."""
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()
     records = np.zeros((17, 2 + 3072), np.uint8)
@@ -519,9 +519,7 @@ def test_a_record_of_cifar100_is_two_labels_of_which_the_second_counts_and_three
 @pytest.mark.parametrize("file", ["train.bin", "test.bin"])
 def test_cifar100_of_another_size_is_an_error_that_names_the_file(small_cifar100, file):
     (small_cifar100 / file).write_bytes((small_cifar100 / file).read_bytes()[:-1])
-    message = refusal(
-        Settings(dataset="cifar100", device="cpu", validation=2, batch_size=5), small_cifar100.parent
-    )
+    message = refusal(Settings(dataset="cifar100", device="cpu", validation=2, batch_size=5), small_cifar100.parent)
     assert str(small_cifar100 / file) in message and "`lth data fetch cifar100`" in message
 
 

@@ -152,7 +152,7 @@ def test_a_ticket_that_does_not_say_what_it_is_of_is_one_line(key, copied):
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, {name: value for name, value in metadata.items() if name != key})
-    with pytest.raises(LabError, match="delete it and give the run's command again"):
+    with pytest.raises(LabError, match="delete it and run its command again"):
         load_ticket_file(path)
 
 

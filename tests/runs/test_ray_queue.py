@@ -329,7 +329,7 @@ def test_a_mirror_that_fails_is_one_line_and_loses_nothing(tmp_path):
     folder = tmp_path / "results" / "smoke" / "iterative_pruning" / "x"
     run(SMALL, folder, quiet=True)
     (tmp_path / "there").write_text("a file where the folder should be")
-    with pytest.raises(LabError, match="does not take the tables"):
+    with pytest.raises(LabError, match="the tables could not be copied"):
         mirror(folder, tmp_path / "results", str(tmp_path / "there"))
 
 

@@ -311,7 +311,7 @@ def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path
 def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_WORKERS", "2")
     monkeypatch.setattr(runner, "Checkpointer", partial(Fatal, every=0.0))
-    with pytest.raises(LabError, match=r"a worker process was killed .*; the same command goes on"):
+    with pytest.raises(LabError, match=r"a worker process was killed .*; run the same command again to resume"):
         run(SMALL, tmp_path, quiet=True)
     assert not read_record(tmp_path)["complete"]
     run(SMALL, tmp_path, quiet=True)
@@ -355,7 +355,7 @@ def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
         os.killpg(process.pid, signal.SIGTERM)
         assert ended(process) == 75
     said = (tmp_path / "said").read_text()
-    assert said == "asked to stop, with 0 of 4 trainings done; the same command goes on"
+    assert said == "asked to stop, with 0 of 4 trainings done; run the same command again to resume"
     saved = [load_state(path)[0].iteration for path in folder.glob("checkpoints/*.safetensors")]
     assert saved == [2 * settings.eval_every] * workers  # at the evaluation after the one they were held at
     assert not (folder / "stop").exists()
