@@ -1,7 +1,7 @@
 """The Sphinx extension of this documentation: pages with tables in them, notebooks, figures and the API.
 
-Pages are Jinja templates that call the functions of `tables`. Notebooks and figures are copied beside the pages at each
-build, so that git has them once; their copies lose the badge, which is a picture from another site.
+Pages are Jinja templates that call the functions of `tables`. Each build copies notebooks and figures beside the pages,
+so that git holds them only once. In the copies a link replaces the badge, which is a picture from another site.
 """
 
 import ast
@@ -17,12 +17,12 @@ from sphinx.application import Sphinx
 ROOT, DOCS = tables.ROOT, tables.ROOT / "docs"
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 LINK = re.compile(r"(?<!\!)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
-UNREAD = ("__init__", "__main__", "conv_kernels", "sparse_kernels", "compiled")  # not of the reference
+UNREAD = ("__init__", "__main__", "conv_kernels", "sparse_kernels", "compiled")  # modules left out of the reference
 SPECIAL = re.compile(r"([*|\\])|(?<=\w)_(?=\W|$)|<(?=\w)")
 
 
 def setup(app: Sphinx) -> dict:
-    """Called by Sphinx."""
+    """Register the extension; called by Sphinx."""
     app.add_config_value("lab_repository", "", "env")
     app.connect("builder-inited", _prepare)
     app.connect("source-read", _render)
@@ -33,7 +33,7 @@ def setup(app: Sphinx) -> dict:
 
 
 def _pages(env: object) -> list[str]:
-    """All that is rendered from tables: these are read anew in every build."""
+    """Return the pages that are rendered from tables, which Sphinx has to read again in every build."""
     return [name for name in env.found_docs if not name.startswith(("notebooks/", "reference/api/"))]
 
 
@@ -50,7 +50,7 @@ def _prepare(app: Sphinx) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write what differs, so that a second build reads only what has changed."""
+    """Write a file only if its content changes, so that a second build reads only changed files."""
     if not path.exists() or path.read_bytes() != content:
         path.write_bytes(content)
 
@@ -63,7 +63,7 @@ def _remove_old() -> None:
 
 
 def _copied(notebook: Path) -> str:
-    """A notebook as a page: its badge in words, links to files of the repository made whole, set-up cells folded."""
+    """Return a notebook as a page, with its badge as a text link, full links to repository files, and folded set-up."""
     content = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
         source = "".join(cell["source"])
@@ -77,7 +77,7 @@ def _copied(notebook: Path) -> str:
 
 
 def _whole(link: re.Match) -> str:
-    """A relative link of a notebook: to another notebook as it is, to a file of the repository in full."""
+    """Return a relative link of a notebook: unchanged to a notebook, with the full address to another file."""
     text, target = link.groups()
     path, _, _ = target.partition("#")
     if path.endswith(".ipynb") and "/" not in path:
@@ -94,7 +94,7 @@ def _render(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def _modules() -> dict[str, list[str]]:
-    """Room -> its modules by dotted name, for the reference."""
+    """Return the modules of each room for the reference, by dotted name."""
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "lthcore").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -111,12 +111,12 @@ def _api(room: str, modules: list[str]) -> str:
 
 
 def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
-    """Fields of pydantic models that are its own."""
+    """Skip the attributes that pydantic adds to models."""
     return True if name.startswith("model_") else None
 
 
 def _as_text(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text with code in backticks: what else would be markup is escaped, drawings are literal."""
+    """Convert a docstring, plain text with code in backticks: escape other markup, and make drawings literal blocks."""
     text, prose = [], []
     for line in [*lines, ""]:
         is_drawing = line.startswith((" ", "\t"))
@@ -132,7 +132,7 @@ def _as_text(app: Sphinx, what: str, name: str, obj: object, options: object, li
 
 
 def _escaped(prose: list[str]) -> list[str]:
-    """Prose with its markup escaped, but for code in backticks, which a letter may follow (`nn.Module`s)."""
+    """Escape markup in prose, except code in backticks, which a letter may follow directly (`nn.Module`s)."""
     pieces = "\n".join(prose).split("`")
     for n, piece in enumerate(pieces):
         if n % 2 == 0:

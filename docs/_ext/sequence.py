@@ -1,6 +1,6 @@
-"""A sequence diagram of Mermaid as an SVG: participants, messages and loops, which is what CONTRIBUTING's has.
+"""Sequence diagrams of Mermaid drawn as SVG: only participants, messages and loops, as CONTRIBUTING's diagram needs.
 
-So it is there without a script from elsewhere, in print, and in the colours of a light or a dark page.
+An SVG works without an external script, in print, and in the colours of a light or a dark page.
 """
 
 import re
@@ -12,7 +12,7 @@ MESSAGE = re.compile(r"(\w+)(--?>>)(\w+): (.+)")
 
 
 def drawn(mermaid: str) -> str:
-    """The SVG of a diagram. Raises ValueError for a line that it does not know."""
+    """Return the SVG of a diagram. Raises ValueError for an unknown line."""
     names, rows, loops, open_loops = {}, [], [], []
     for line in filter(None, map(str.strip, mermaid.splitlines())):
         if found := PARTICIPANT.fullmatch(line):
@@ -21,7 +21,7 @@ def drawn(mermaid: str) -> str:
             rows.append((names[found[1]][0], names[found[3]][0], found[2] == "-->>", found[4]))
         elif line.startswith("loop "):
             open_loops.append((len(rows), line.removeprefix("loop ")))
-            rows.append(None)  # the room of its label
+            rows.append(None)  # space for its label
         elif line == "end":
             loops.append((*open_loops.pop(), len(rows)))
         elif line != "sequenceDiagram":
@@ -55,7 +55,7 @@ def _loop(first: int, label: str, last: int, width: int) -> str:
 
 def _message(row: int, start: int, end: int, is_answer: bool, text: str) -> str:
     y, x1, x2 = TOP + row * ROW + 16, MARGIN + start * COLUMN, MARGIN + end * COLUMN
-    if start == end:  # to itself
+    if start == end:  # a message to itself
         return (
             f'<path class="own" d="M{x1} {y - 10} h22 v14 h-14"/><path class="head" d="M{x1} {y + 4} l9 -4.5 v9 z"/>'
             f'<text class="text" x="{x1 + 30}" y="{y}">{escape(text)}</text>'

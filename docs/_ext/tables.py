@@ -1,6 +1,6 @@
-"""Tables and sentences of the documentation, as Markdown, made at build time of what the project holds.
+"""Tables and sentences of the documentation, as Markdown, made at build time from the files of the project.
 
-Every function of `PAGES` can be called in a page as `{{ name(...) }}`. None of them trains or draws anything.
+Pages can call every function of `PAGES` as `{{ name(...) }}`. None of them trains or draws anything.
 """
 
 import argparse
@@ -42,18 +42,18 @@ REPOSITORY = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_t
 
 
 def first_line(docstring: str | None) -> str:
-    """The first sentence or paragraph of a docstring, in one line."""
+    """Return the first paragraph of a docstring in one line."""
     return " ".join((docstring or "").strip().split("\n\n")[0].split())
 
 
 def table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    """A Markdown table, whose cells may hold Markdown but no line breaks."""
+    """Return a Markdown table. Cells may contain Markdown; line breaks in them become spaces."""
     cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *cells])
 
 
 def file(path: str | Path, text: str = "") -> str:
-    """A link to a file or folder of the repository. Raises ValueError for one that is not there."""
+    """Return a link to a file or folder of the repository. Raises ValueError if it does not exist."""
     path = Path(path)
     path = path.relative_to(ROOT) if path.is_absolute() else path
     if not (ROOT / path).exists():
@@ -62,14 +62,14 @@ def file(path: str | Path, text: str = "") -> str:
 
 
 def convention() -> str:
-    """What brackets are."""
+    """Return the explanation of numbers in brackets."""
     return CONVENTION
 
 
 def findings(*names: str) -> str:
-    """The sentences of studies (`tickets`: LeNet's tickets, `convolutional`: those of convolutions), as a list."""
+    """Return the findings of studies as a list (`tickets`: of LeNet, `convolutional`: of convolutional networks)."""
     found = [line for name in names for line in readme.found_in(name, RESULTS)]
-    return "\n".join(f"* {line}" for line in found) or "Nothing has been run of this yet."
+    return "\n".join(f"* {line}" for line in found) or "There are no results for this yet."
 
 
 # the paper and the claims
@@ -77,13 +77,13 @@ def findings(*names: str) -> str:
 
 @cache
 def card() -> pd.DataFrame:
-    """results/claims.csv as it is committed, with the word of each grade."""
+    """Return the committed results/claims.csv, with a column for the first word of each grade."""
     grades = pd.read_csv(RESULTS / "claims.csv").fillna({"unit": ""})
     return grades.assign(word=grades["grade"].astype(str).str.split(" (", regex=False).str[0])
 
 
 def grade_counts() -> str:
-    """How many parts of claims got which grade, of those that need a training."""
+    """Return how many parts of claims have each grade, among those that need training."""
     words = Counter(card()[card()["run"].notna()]["word"])
     return ", ".join(f"{words[word]} {word}" for word in GRADES if words[word])
 
@@ -93,30 +93,30 @@ def _trained(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def graded_claims() -> str:
-    """Every claim that has been measured: the paper's words, ours, the prediction and the grade."""
+    """Return a table of all measured claims: the paper's value, ours, the prediction and the grade."""
     return _claims(_trained(card()))
 
 
 def arithmetic_claims() -> str:
-    """What needs no training."""
+    """Return a table of the claims that need no training."""
     return _claims(card()[card()["run"].isna()], trained=False)
 
 
 def bars(*names: str) -> str:
-    """What an earlier system published, as claims: its words, ours and the grade; what has not run is named."""
+    """Return a table of numbers that an earlier system published, as claims, and name those that have not been run."""
     rows = card()[card()["id"].isin(names)]
     missing = sorted(set(names) - set(_trained(rows)["id"]))
-    rest = f"\n\nNot run yet: {', '.join(missing)} ([the paper side by side](paper.md) has them)." if missing else ""
+    rest = f"\n\nNot run yet: {', '.join(missing)} (listed in [the paper side by side](paper.md))." if missing else ""
     return (_claims(_trained(rows), published="published") if len(_trained(rows)) else "") + rest
 
 
 def claims_not_run() -> str:
-    """What has not been run yet, with what is expected."""
+    """Return a table of the claims that have not been run yet, with our predictions."""
     rows = card()[card()["run"].notna() & (card()["word"] == NOT_RUN)]
     lines, said = [], load_claims()
     for name, parts in rows.groupby("id", sort=False):
         first = parts.iloc[0]
-        predicted = _predicted(said[name], parts) or "none written down"
+        predicted = _predicted(said[name], parts) or "none recorded"
         lines.append((f"**{name}** {first['claim']}", first["paper"], predicted))
     return table(("claim", "the paper", "our prediction"), lines)
 
@@ -134,8 +134,8 @@ def _claims(rows: pd.DataFrame, trained: bool = True, published: str = "the pape
             run = f"`{first['run']}`, `{first['profile']}`, n = {first['n']:.0f}"
             line += (_predicted(said[name], parts) or "none", first["tolerance_fixed"], run)
         lines.append(line)
-    head = ("claim", published, "here", "status")
-    return table(head + (("our prediction", "its tolerance was fixed", "run") if trained else ()), lines)
+    head = ("claim", published, "this lab", "grade")
+    return table(head + (("our prediction", "tolerance fixed", "run") if trained else ()), lines)
 
 
 def _graded(row: pd.Series) -> str:
@@ -145,7 +145,7 @@ def _graded(row: pd.Series) -> str:
 
 
 def _predicted(claim: dict, parts: pd.DataFrame) -> str:
-    """The prediction of a claim in its units, with its reason."""
+    """Return the prediction of a claim in its units, with the reason given for it."""
     given, units_of = claim.get("predicted", {}), dict(zip(parts["part"], parts["unit"], strict=True))
     words = []
     for part in ("direction", "size", "place"):
@@ -160,17 +160,17 @@ def _predicted(claim: dict, parts: pd.DataFrame) -> str:
 
 
 def others() -> str:
-    """This lab beside other reproductions."""
+    """Return a table of this lab beside other reproductions."""
     return scorecard.table_of(reproductions(RESULTS))
 
 
 def dense_networks() -> str:
-    """The dense networks that gains are over."""
+    """Return a table of the dense networks that gains are relative to."""
     return scorecard.table_of(scorecard.baselines(RESULTS, _trained(card())))
 
 
 def paper_figures_status() -> str:
-    """Every figure of the paper: what it is drawn of, and whether there are tables."""
+    """Return a table of the paper's figures: their runs and arms, and whether they are drawn."""
     rows = []
     for number, spec in FIGURES.items():
         drawn = f"fig{number:02}"
@@ -181,16 +181,21 @@ def paper_figures_status() -> str:
 
 
 def runs_missing() -> str:
-    """The params files of the paper's figures that have no table beyond profile `smoke`."""
+    """Return the names of the params files of the paper's figures that have no table beyond profile `smoke`."""
     runs = dict.fromkeys(run for spec in FIGURES.values() for run in spec.runs)
     missing = [r for r in runs if not any(largest_run(RESULTS, name, (), PROFILES[1:]) for name in variants(r))]
     return ", ".join(f"`{run}`" for run in missing) or "none"
 
 
 def published_numbers(study: str) -> str:
-    """What was published beside params/published.yaml's study, in percent of test images."""
+    """Return the published numbers of a study in params/published.yaml, in percent of test images."""
     published = yaml.safe_load((ROOT / "params" / "published.yaml").read_text(encoding="utf-8"))[study]
-    words = {"first": "first published (%)", "later": "a later version (%)", "spread": "its spread", "n": "its runs"}
+    words = {
+        "first": "first version (%)",
+        "later": "later version (%)",
+        "spread": "spread of the later version",
+        "n": "runs of the later version",
+    }
     rows = [(f"`{name}`", *(said.get(key, "") for key in words)) for name, said in published.items()]
     return table(("experiment", *words.values()), rows)
 
@@ -209,7 +214,7 @@ def _plain(docstring: str | None) -> str:
 
 
 def figures() -> str:
-    """Every figure that is there, in the paper's order and then by study: picture, caption, and its tables."""
+    """Return every figure that is drawn, in the paper's order and then by study: picture, caption, and tables."""
     parts = []
     for number, spec in FIGURES.items():
         folders = (largest_run(RESULTS, name, spec.arms, PROFILES[1:]) for run in spec.runs for name in variants(run))
@@ -235,13 +240,13 @@ def _figure(name: str, title: str, caption: str, runs: list[Path], study: str = 
         f"({name})=", f"## {title}", "",
         f":::{{figure}} ../figures/{name}.png", f":alt: {title}", f":target: ../_images/{name}.png", "",
         f"{what}See [{title_of(notebook)}](../notebooks/{notebook}.ipynb).", ":::", "",
-        f":::{{dropdown}} The tables behind it ({len(runs)} {'run' if len(runs) == 1 else 'runs'})",
-        "\n".join(_run_line(folder) for folder in runs) or "They are made by its notebook.", ":::", "",
+        f":::{{dropdown}} Source tables ({len(runs)} {'run' if len(runs) == 1 else 'runs'})",
+        "\n".join(_run_line(folder) for folder in runs) or "The notebook computes them.", ":::", "",
     ]  # fmt: skip
 
 
 def title_of(notebook: str) -> str:
-    """The title of a notebook."""
+    """Return the title of a notebook."""
     return _prose(notebook)[0].removeprefix("# ").strip()
 
 
@@ -252,7 +257,7 @@ def _prose(notebook: str) -> list[str]:
 
 
 def _question(notebook: str) -> str:
-    """The first paragraph of a notebook that is neither its title nor its badge."""
+    """Return the first sentences of a notebook's text, without title and badge."""
     text = "\n".join(_prose(notebook)[1:])
     for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
         if not paragraph.startswith(("[![", "![", "#", "*Chapter", "<", "[Open", "```", "$$", "|")):
@@ -262,7 +267,7 @@ def _question(notebook: str) -> str:
 
 
 def _first_sentences(text: str, enough: int = 140) -> str:
-    """As many whole sentences as it takes to have said enough characters."""
+    """Return the first whole sentences that together have at least `enough` characters."""
     said = ""
     for sentence in re.split(r"(?<=[.?!])\s+(?=[A-Z*`])", text):
         said = f"{said} {sentence}".strip()
@@ -271,7 +276,7 @@ def _first_sentences(text: str, enough: int = 140) -> str:
     return said
 
 
-PICTURES = {  # of notebooks that no study is named after, and where a study's first figure is not its best
+PICTURES = {  # for notebooks without a study of that name, and where another figure than the study's first suits better
     "quickstart": "fig03", "iterative_pruning": "fig04", "paper_figures": "fig12", "claims": "fig09",
     "your_own_model": "fig25", "dynamic_pruning": "dynamic_training", "dynamic_summary": "dynamic_sparsities",
     "take_home": "fig14", "movement_pruning": "movement_arms", "ticket_structure": "ticket_pixels",
@@ -279,18 +284,18 @@ PICTURES = {  # of notebooks that no study is named after, and where a study's f
 
 
 def notebooks() -> list[str]:
-    """The names of all notebooks in the order of the course."""
+    """Return the names of all notebooks in the order of the course."""
     return list(COURSE)
 
 
 def picture_of(notebook: str) -> str:
-    """The figure on a notebook's card; empty where there is none."""
+    """Return the name of the figure on a notebook's card, or an empty string if there is none."""
     names = [PICTURES.get(notebook, ""), *(STUDIES[notebook].figures if notebook in STUDIES else ())]
     return next((name for name in names if name and (ROOT / "figures" / f"{name}.png").exists()), "")
 
 
 def notebook_cards() -> str:
-    """A card for each notebook, with a picture, its question and a link."""
+    """Return a card for each notebook, with a picture, its question and a link."""
     parts = ["::::{grid} 1 2 2 2", ":gutter: 3", ""]
     for number, name in enumerate(notebooks(), 1):
         picture = picture_of(name)
@@ -301,19 +306,19 @@ def notebook_cards() -> str:
 
 
 def notebook_toctree() -> str:
-    """The notebooks as a table of contents."""
+    """Return a table of contents of the notebooks."""
     return "\n".join(["```{toctree}", ":hidden:", ""] + [f"../notebooks/{name}" for name in notebooks()] + ["```"])
 
 
 def studies() -> str:
-    """Every study: its question, its notebook, what is run of it at which profile, and what the scorecard says."""
+    """Return a table of the studies: their notebooks, the experiments run at each profile, and the grades of claims."""
     rows = []
     for name in STUDIES:
         done = Counter(folder.parents[1].name for folder in runs_of(RESULTS, name).values())
         planned = sum(len(load_experiments(path, "paper")) for path in (ROOT / "params" / name).glob("*.yaml"))
         said = ", ".join(f"{done[profile]} at `{profile}`" for profile in reversed(PROFILES) if done[profile])
         rows.append((f"[{title_of(name)}](notebooks/{name}.ipynb)", f"{said or 'none'}, of {planned}", _status(name)))
-    return table(("study", "experiments that are run", "its claims in the scorecard"), rows)
+    return table(("study", "experiments run", "grades of its claims"), rows)
 
 
 def _status(study: str) -> str:
@@ -327,7 +332,7 @@ def _status(study: str) -> str:
 
 
 def settings_table(name: str, beside: str = "") -> str:
-    """The settings of a class of lthcore.settings, without those of another that it adds to."""
+    """Return a table of the settings of a class of lthcore.settings, without those that its base class `beside` has."""
     fields = getattr(settings, name).model_fields
     known = getattr(settings, beside).model_fields if beside else {}
     rows = []
@@ -341,7 +346,7 @@ def settings_table(name: str, beside: str = "") -> str:
 
 
 def datasets() -> str:
-    """The data sets that are known by name."""
+    """Return a table of the data sets that are known by name."""
     rows = [
         (f"`{d.name}`", f"{d.n_train:,}", f"{d.n_test:,}", " x ".join(map(str, d.shape)), d.classes)
         for d in DATASETS.values()
@@ -350,37 +355,37 @@ def datasets() -> str:
 
 
 def architectures() -> str:
-    """The networks that are known by name."""
-    return table(("name", "what it is"), [(f"`{name}`", _plain(model.__doc__)) for name, model in MODELS.items()])
+    """Return a table of the networks that are known by name."""
+    return table(("name", "description"), [(f"`{name}`", _plain(model.__doc__)) for name, model in MODELS.items()])
 
 
 def criteria_table() -> str:
-    """The criteria of pruning."""
+    """Return a table of the pruning criteria."""
     rows = [
         (f"`{c.name}`", c.label, c.prunes, f"`{first_line(c.score.__doc__)}`" if "|" in (c.score.__doc__ or "") else
          _plain(c.score.__doc__))
         for c in CRITERIA.values()
     ]  # fmt: skip
-    return table(("name", "label in figures", "prunes", "what it is"), rows)
+    return table(("name", "label in figures", "prunes", "description"), rows)
 
 
 def arms_table() -> str:
-    """The arms of a search."""
+    """Return a table of the arms of a search."""
     rows = [
         (f"`{a.name}`", a.label, f"`{a.masks}`", f"`{a.weights}`", f"`{a.drawn}`" if a.drawn else "once")
         for a in arms.ARMS.values()
     ]
-    return table(("arm", "label in figures", "its masks come from", "it starts from", "drawn in each trial"), rows)
+    return table(("arm", "label in figures", "source of masks", "starting weights", "draws in each trial"), rows)
 
 
 @cache
 def explained() -> dict[str, dict]:
-    """docs/_ext/columns.yaml: table -> what a row is, and its columns with what they mean."""
+    """Return docs/_ext/columns.yaml: for each table the meaning of a row and of each column."""
     return yaml.safe_load((ROOT / "docs" / "_ext" / "columns.yaml").read_text(encoding="utf-8"))
 
 
 def columns() -> str:
-    """Every table that results/ may hold, with its columns. Raises ValueError where one is not explained."""
+    """Return a section for each table in results/ that explains its columns. Raises ValueError if one is missing."""
     if wrong := [name for name in explained() if list(explained()[name]["columns"]) != columns_there(name)]:
         raise ValueError(f"documentation: docs/_ext/columns.yaml does not have the columns of {', '.join(wrong)}")
     parts = []
@@ -392,7 +397,7 @@ def columns() -> str:
 
 
 def columns_there(name: str) -> list[str]:
-    """The columns that a table has in results/, or by its schema."""
+    """Return the columns of a table, according to its schema or to a file in results/."""
     known = {"rounds.csv": ROUNDS, "curves.csv": CURVES}
     if name in known:
         return known[name]
@@ -401,24 +406,24 @@ def columns_there(name: str) -> list[str]:
 
 
 def module_docstring(name: str) -> str:
-    """The docstring of a module as it stands there, in a box."""
+    """Return the docstring of a module verbatim, in a box."""
     text = ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8"))) or ""
     return f"```text\n{text}\n```"
 
 
 def command_help(command: str = "") -> str:
-    """What `lth --help`, or `lth COMMAND --help`, prints."""
+    """Return the output of `lth --help` or `lth COMMAND --help`."""
     parser = cli._parser()
     if command:
         (choices,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         parser = choices[command]
-        parser.epilog = None  # the examples, which stand with the whole
+        parser.epilog = None  # the examples, which `lth --help` shows already
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=88)
     return f"```text\n{parser.format_help().strip()}\n```"
 
 
 def commands() -> list[str]:
-    """The commands of `lth`."""
+    """Return the commands of `lth`."""
     return [name for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction) for name in a.choices]
 
 
@@ -426,13 +431,13 @@ def commands() -> list[str]:
 
 
 def rooms() -> str:
-    """CONTRIBUTING's table of rooms."""
+    """Return CONTRIBUTING's table of rooms."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     return re.search(r"^\| room \| holds \|\n(?:\|.*\n)+", text, re.MULTILINE)[0]
 
 
 def rooms_drawing() -> str:
-    """What `make rooms` prints."""
+    """Return the output of `make rooms`."""
     spec = importlib.util.spec_from_file_location("test_rooms", ROOT / "tests" / "test_rooms.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -440,14 +445,14 @@ def rooms_drawing() -> str:
 
 
 def sequence_diagram() -> str:
-    """CONTRIBUTING's sequence diagram as a drawing."""
+    """Return CONTRIBUTING's sequence diagram as a drawing."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     mermaid = re.search(r"^```mermaid\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
     return f'```{{raw}} html\n<div class="wide sequence" tabindex="0">{sequence.drawn(mermaid)}</div>\n```'
 
 
 def section(heading: str, path: str = "CONTRIBUTING.md") -> str:
-    """A section of a Markdown file of the repository, without its heading."""
+    """Return a section of a Markdown file of the repository, without its heading."""
     text = (ROOT / path).read_text(encoding="utf-8")
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     if not found:
@@ -456,17 +461,17 @@ def section(heading: str, path: str = "CONTRIBUTING.md") -> str:
 
 
 def engines() -> str:
-    """The modules of lthcore/training/engines and what each is."""
+    """Return a table of the modules of lthcore/training/engines with their descriptions."""
     folder = ROOT / "lthcore" / "training" / "engines"
     rows = []
     for path in sorted(folder.glob("[a-z]*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         rows.append((file(path, path.name), _plain(text)))
-    return table(("file", "what it is"), rows)
+    return table(("file", "description"), rows)
 
 
 def parameter(study: str, name: str, profile: str, setting: str) -> str:
-    """The value that a params file has for a setting at a profile, of its first experiment."""
+    """Return the value of a setting in the first experiment of a params file at a profile."""
     value = getattr(load_experiments(ROOT / "params" / study / f"{name}.yaml", profile)[0].settings, setting)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
@@ -479,7 +484,7 @@ def _records() -> list[tuple[Path, dict]]:
 
 
 def cost() -> str:
-    """What the committed runs took, by study and profile: trainings and core-hours."""
+    """Return a table of the cost of the committed runs, by study and profile: training runs and core-hours."""
     rows, whole = [], Counter()
     for profile in reversed(PROFILES):
         for study in STUDIES:
@@ -490,51 +495,51 @@ def cost() -> str:
                 whole.update(runs=len(mine), trainings=trainings, seconds=seconds)
                 rows.append((f"`{study}`", f"`{profile}`", len(mine), f"{trainings:,}", f"{seconds / 3600:,.1f}"))
     rows.append(("all", "", whole["runs"], f"{whole['trainings']:,}", f"**{whole['seconds'] / 3600:,.1f}**"))
-    return table(("study", "profile", "runs", "trainings", "core-hours"), rows)
+    return table(("study", "profile", "experiments", "training runs", "core-hours"), rows)
 
 
 def core_hours() -> str:
-    """Core-hours of all committed runs."""
+    """Return the core-hours of all committed runs."""
     return f"{sum(record.get('training_seconds', 0) for _, record in _records()) / 3600:,.0f}"
 
 
 def count_trainings() -> str:
-    """Trainings of all committed runs."""
+    """Return the number of training runs in all committed runs."""
     return f"{sum(record['trainings_done'] for _, record in _records()):,}"
 
 
 def wall_hours() -> str:
-    """Hours by the clock of the committed runs whose run.json has them, and of how many runs these are."""
+    """Return the wall-clock hours of the committed runs, and how many of these runs record them in run.json."""
     known = [record["wall_seconds"] for _, record in _records() if record.get("wall_seconds")]
-    return f"{sum(known) / 3600:,.0f} hours by the clock ({len(known)} of {len(_records())} runs say theirs)"
+    return f"{sum(known) / 3600:,.0f} hours of wall-clock time (recorded for {len(known)} of {len(_records())} runs)"
 
 
 def hardware() -> str:
-    """The processors and GPUs that the committed runs name."""
+    """Return the processors and GPUs that the committed runs record."""
     found = {(r["hardware"].get("cpu"), r["hardware"].get("gpu")) for _, r in _records() if r.get("hardware")}
     return " and ".join(sorted(f"{cpu} {f'with {gpu}' if gpu else 'without a GPU'}" for cpu, gpu in found))
 
 
 def compaction() -> str:
-    """What results/benchmarks/cpu/compaction.json measured."""
+    """Return a table of the measurements in results/benchmarks/cpu/compaction.json."""
     rows = json.loads((RESULTS / "benchmarks" / "cpu" / "compaction.json").read_text(encoding="utf-8"))["rows"]
     return table(tuple(rows[0]), [tuple(f"{v:,}" if isinstance(v, int) else v for v in row.values()) for row in rows])
 
 
 def faults() -> str:
-    """How many faults results/faults.json tried, and how many lost results."""
+    """Return how many faults were tried according to results/faults.json, and how many of them lost results."""
     said = json.loads((RESULTS / "faults.json").read_text(encoding="utf-8"))
-    return f"{said['tried']} faults tried, {said['lost']} with a loss"
+    return f"{said['tried']} faults tried, {said['lost']} of which lost results"
 
 
 def face() -> str:
-    """The public face of lthcore: each name, where it is defined, and what it is."""
+    """Return a table of the public names of lthcore, with the place of their definition and a description."""
     rows = []
     for name, where in lthcore._FACE.items():
         role = "class" if isinstance(getattr(lthcore, name), type) else "func"
         docstring = getattr(lthcore, name).__doc__
         rows.append((f"{{py:{role}}}`{name} <lthcore.{where}>`", f"`lthcore.{where}`", _plain(docstring)))
-    return table(("name", "defined as", "what it is"), rows)
+    return table(("name", "defined as", "description"), rows)
 
 
 PAGES = {"lenet_run": LENET_RUN} | {
