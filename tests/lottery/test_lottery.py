@@ -297,7 +297,7 @@ def test_criterion_at_initialisation_scores_the_initial_weights(digits):
 @hypothesis_settings(max_examples=15, deadline=None, derandomize=True, database=None)
 def test_planned_is_exactly_what_is_trained(arms, trials, draws, rounds):
     if "continued_reset" in arms and "continued" not in arms:
-        with pytest.raises(LabError, match="continued_reset needs continued"):
+        with pytest.raises(LabError, match="continued_reset needs the arm continued"):
             SMALL.changed(arms=["ticket", *arms])
         arms = [*arms, "continued"]
     settings = SMALL.changed(
