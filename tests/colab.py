@@ -1,9 +1,9 @@
-"""Run all, as on Colab: every notebook, unedited, in an environment with this one's packages but without lthcore.
+"""Run unedited notebooks from the first cell to the last, as "Run all" does on Colab, without lthcore installed.
 
     python tests/colab.py [NOTEBOOK ...]
 
-`google.colab` is a stub; the set-up cell clones this checkout, as last committed, and installs it. For each notebook a
-line is printed with its seconds; the exit status is 1 where one failed.
+`google.colab` is a stub. The set-up cell of a notebook clones this checkout (as last committed) and installs it. Prints
+a line with the time in seconds for each notebook. The exit status is 1 if a notebook failed.
 """
 
 import os
@@ -23,15 +23,18 @@ NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadat
 
 
 def fresh_environment(folder: Path, stub: bool) -> Path:
-    """A virtual environment with this one's packages but without lthcore, and with a stub of google.colab."""
+    """Create a virtual environment with this one's packages but without lthcore; return its Python interpreter.
+
+    With `stub` it has an empty module google.colab.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     site = Path(
         subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
     )
-    packages = [p for p in sys.path if p.endswith("site-packages")]  # a path in a .pth file: its own .pth are not read
+    packages = [p for p in sys.path if p.endswith("site-packages")]  # .pth files inside, as lthcore's, are not read
     (site / "these.pth").write_text("\n".join(packages) + "\n")
-    if stub:  # as there, it is imported before the first cell
+    if stub:  # Colab imports it before the first cell, too
         (site / "google").mkdir()
         (site / "google" / "__init__.py").touch()
         (site / "google" / "colab.py").touch()
@@ -40,7 +43,7 @@ def fresh_environment(folder: Path, stub: bool) -> Path:
 
 
 def run_all(notebook: Path, python: Path, content: Path, repository: str) -> str:
-    """What went wrong in a notebook, in its last line; empty where nothing did."""
+    """Run a notebook in a new folder `content`; return the last line of its error output, or "" if it succeeded."""
     content.mkdir(parents=True)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LTH_RESULTS")}
     ran = subprocess.run(
@@ -51,7 +54,7 @@ def run_all(notebook: Path, python: Path, content: Path, repository: str) -> str
 
 
 def main(names: list[str]) -> int:
-    """Run these notebooks, or all of them. Returns 1 where one failed."""
+    """Run these notebooks (default: all); return 1 if one failed, else 0."""
     notebooks = [ROOT / "notebooks" / f"{Path(name).stem}.ipynb" for name in names]
     failed = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Fixtures of all tests. None needs the network; those that need real data say so and are skipped where it is not."""
+"""Fixtures shared by all tests. No test needs the network; tests of real data are skipped if its files are missing."""
 
 import itertools
 import time
@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("lab")
 
 CIFAR10_PARTS = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 FILES = {
-    "digits": [],  # which come with scikit-learn
+    "digits": [],  # part of scikit-learn
     "mnist": [f"MNIST/raw/{file}" for file in mnist.MNIST_FILES],
     "cifar10": [f"cifar-10-batches-bin/{part}.bin" for part in CIFAR10_PARTS],
 }
@@ -36,7 +36,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test knows what another, or the user, has timed on this machine."""
+    """Use an empty cache folder for the session, so that tests do not read what was timed on this machine before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -44,13 +44,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """Where real data is, if anywhere: LTH_DATA, else ./data."""
+    """Folder of the real data files, which may be missing: LTH_DATA if set, else data/ of the project."""
     return paths.data_root()
 
 
 @pytest.fixture(scope="session")
 def root_with(data_root: Path) -> Callable[[str], Path]:
-    """A function of a data set's name: the data root, if the real files are there; else the test is skipped."""
+    """Function that returns the data root if it has the real files of a named data set, and else skips the test."""
 
     def root(name: str) -> Path:
         for file in FILES[name]:
@@ -64,7 +64,7 @@ def root_with(data_root: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], pd.DataFrame]:
-    """A function that runs settings in a folder, stopped again and again by its time limit, and returns rounds.csv."""
+    """Function that runs settings in a folder, stopped several times by the time limit, and returns rounds.csv."""
 
     def stopped_again_and_again(settings: Recipe, folder: Path) -> pd.DataFrame:
         for stops in itertools.count():
@@ -77,6 +77,6 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, Path], pd.Dat
 
     monkeypatch.setenv("LTH_WORKERS", "1")
     clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
-    for room in (executor, runner):  # a second later each time it is read: stops are no chance
+    for room in (executor, runner):  # the clock advances a second per reading, so the stops do not depend on speed
         monkeypatch.setattr(room, "time", clock)
     return stopped_again_and_again

@@ -1,4 +1,4 @@
-"""Damage of content among the faults: what tests/runs/test_damage.py does to saved files, each kind once, counted."""
+"""Faults that damage the content of saved files: the cases of tests/runs/test_damage.py, for `make faults`."""
 
 import itertools
 import shutil
@@ -19,12 +19,12 @@ ARCHIVES = list(itertools.product(damage.ARCHIVES, (True, False)))
 
 @cache
 def whole() -> Path:
-    """A results root with runs that nothing has happened to."""
+    """Return a results root with undamaged runs, which is made once per process."""
     return damage.make_root(Path(tempfile.mkdtemp()))
 
 
 def counted(test: Callable, *arguments: object) -> int:
-    """Do a test; a failure is a lost result."""
+    """Run a test and return 1. Raises AssertionError if it fails, which counts as a lost result."""
     try:
         test(*arguments)
     except pytest.fail.Exception as failure:
@@ -33,24 +33,27 @@ def counted(test: Callable, *arguments: object) -> int:
 
 
 def copy_of_run(place: Path) -> Path:
-    """A run of its own, to be damaged."""
+    """Return a copy of the undamaged run, to be damaged."""
     return Path(shutil.copytree(whole() / damage.NAME, place / "run"))
 
 
 def damage_a_ticket(place: Path, seed: int) -> int:
-    """A ticket's content changed, with and without a digest that fits: noticed; deleted, it is made anew."""
+    """Change the content of a ticket: a run must notice it, and make the ticket again once it is deleted.
+
+    Most kinds of damage are done twice: with the old digest, and with a digest that matches the new content.
+    """
     kind = list(damage.TICKETS)[seed]
     return counted(damage.test_a_damaged_ticket_is_noticed_and_made_again, kind, copy_of_run(place), whole())
 
 
 def damage_a_table(place: Path, seed: int) -> int:
-    """A table's content changed: noticed by who reads it and by the run; deleted, it is made anew."""
+    """Change the content of a table: readers and runs must notice it, and make the table again once it is deleted."""
     kind, name = TABLES[seed]
     return counted(damage.test_a_damaged_table_is_noticed_and_made_again, kind, name, copy_of_run(place), whole())
 
 
 def damage_an_archive(place: Path, seed: int) -> int:
-    """An archive whose content is not whole: nothing of it is unpacked, and what was there stays."""
+    """Unpack an archive with damaged content: nothing may be unpacked, and existing files must stay as they are."""
     kind, digests = ARCHIVES[seed]
     return counted(damage.test_an_archive_that_is_not_whole_changes_nothing, kind, digests, whole(), place)
 

@@ -1,8 +1,8 @@
-"""Faults: everything that can go wrong with a run, done to it on purpose; `make faults` does all of it, many times.
+"""Fault injection: kill runs, fill disks and damage files, and check that no result is lost (`make faults`).
 
-Every fault ends in the same question: are the tables, after the same command again, those of a run that nothing
-happened to? A run is a child process that searches tickets of 8x8 digits. Each function does one fault, with the chance
-of `seed`, and returns how many times it killed or broke something; it raises AssertionError where a result was lost.
+After each fault the same command is run again, and its tables must equal those of an undisturbed run. A run is a child
+process that searches tickets of 8x8 digits. Each function injects one fault, with random choices that follow from
+`seed`, and returns how many times it killed or broke something. It raises AssertionError if a result was lost.
 """
 
 import argparse
@@ -41,11 +41,11 @@ profiles:
   paper: {}
 """
 FOLDER = Path("smoke/iterative_pruning/faulty")
-LIMIT = 300  # seconds that any command may take
+LIMIT = 300  # seconds after which a command counts as hung
 
 
 def project(place: Path) -> Path:
-    """A project of one experiment."""
+    """Create a project with one experiment in a folder, and return the folder."""
     (place / "params" / "iterative_pruning").mkdir(parents=True)
     (place / "params" / "iterative_pruning" / "faulty.yaml").write_text(PARAMS)
     shutil.copytree(ROOT / "notebooks", place / "notebooks")
@@ -53,7 +53,7 @@ def project(place: Path) -> Path:
 
 
 def command(place: Path, *more: str, workers: int = 1, notebook: bool = False, **options) -> subprocess.Popen:
-    """`lth run` of that experiment, as a process group of its own that checkpoints at every evaluation."""
+    """Start `lth run` on the project's experiment, in a new process group, with a checkpoint at every evaluation."""
     code = (
         "from functools import partial; import lthcore.runs.runner as r; from lthcore.cli import main; "
         "r.Checkpointer = partial(r.Checkpointer, every=0.0); main()"
@@ -72,20 +72,20 @@ def command(place: Path, *more: str, workers: int = 1, notebook: bool = False, *
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """Exit status and what a command said on stderr, without codecarbon's own lines."""
+    """Wait for a command to end; return its exit status and its standard error."""
     _, said = process.communicate(timeout=LIMIT)
     return process.returncode, said
 
 
 def tables(place: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of the run, without the columns that tell the time."""
+    """Return rounds.csv and curves.csv of the run, without the column `seconds`, which differs between runs."""
     folder = place / "results" / FOLDER
     return pd.read_csv(folder / "rounds.csv").drop(columns="seconds"), pd.read_csv(folder / "curves.csv")
 
 
 @cache
 def undisturbed() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of a run that nothing happens to."""
+    """Return the tables of an undisturbed run, which is done once per process."""
     with tempfile.TemporaryDirectory() as name:
         place = project(Path(name) / "lab")
         status, said = finish(command(place))
@@ -94,7 +94,7 @@ def undisturbed() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def goes_on(place: Path, **options) -> None:
-    """The same command again ends well, and its tables are those of an undisturbed run."""
+    """Run the same command again: it must succeed, and its tables must equal those of an undisturbed run."""
     status, said = finish(command(place, **options))
     assert status == 0, said
     for mine, theirs in zip(tables(place), undisturbed(), strict=True):
@@ -102,13 +102,16 @@ def goes_on(place: Path, **options) -> None:
 
 
 def training_has_begun(place: Path, process: subprocess.Popen, saves: int = 1) -> bool:
-    """Wait until the run has saved so many checkpoints and tickets anew; whether it still runs then."""
+    """Wait until the run has written `saves` checkpoints and tickets; return whether it is still running."""
     wait_for_saves(place, saves, lambda: process.poll() is None)
     return process.poll() is None
 
 
 def wait_for_saves(place: Path, saves: int, runs: Callable[[], bool]) -> None:
-    """Return once so many checkpoints and tickets were seen to be saved anew, or what saves them no longer runs."""
+    """Wait until `saves` new or rewritten checkpoints and tickets were seen, or until `runs` returns False.
+
+    Raises AssertionError after LIMIT seconds.
+    """
     folder, end = place / "results" / FOLDER, time.monotonic() + LIMIT
     before, seen = files_and_times(folder), set()
     while len(seen) < saves and runs():
@@ -118,18 +121,18 @@ def wait_for_saves(place: Path, saves: int, runs: Callable[[], bool]) -> None:
 
 
 def files_and_times(folder: Path) -> set[tuple[Path, int]]:
-    """The checkpoints and tickets of a run, each with the time when it was written."""
+    """Return the checkpoints and tickets of a run, each with its time of modification (ns)."""
     found = set()
     for path in folder.glob("*/[!.]*.safetensors"):
         try:
             found.add((path, path.stat().st_mtime_ns))
-        except FileNotFoundError:  # a checkpoint of a training that has ended since
+        except FileNotFoundError:  # a checkpoint that was removed since, because its training run ended
             continue
     return found
 
 
 def children(pid: int) -> list[int]:
-    """All descendants of a process."""
+    """Return the process ids of all descendants of a process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -142,7 +145,7 @@ def children(pid: int) -> list[int]:
 
 
 def line_of(pid: int) -> str:
-    """The command line of a process; empty where it has ended."""
+    """Return the command line of a process, or "" if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
@@ -150,7 +153,7 @@ def line_of(pid: int) -> str:
 
 
 def kill_the_run(place: Path, seed: int) -> int:
-    """kill -9 of the whole run, three times, each after some number of saves."""
+    """Kill the whole run (SIGKILL) three times, each time after a random number of saves."""
     chance, kills = random.Random(seed), 0
     for _ in range(3):
         process = command(place, workers=1 + seed % 2)
@@ -163,12 +166,12 @@ def kill_the_run(place: Path, seed: int) -> int:
 
 
 def in_shared_memory(pid: int) -> list[str]:
-    """What a process has in shared memory under names of joblib's, which have its number in them."""
+    """Return the files that joblib made in shared memory for a process: their names contain the process id."""
     return [path.name for path in Path("/dev/shm").glob("*") if re.search(rf"[_-]{pid}[_-]", path.name)]
 
 
 def wait_until(done: Callable[[], object], otherwise: str) -> None:
-    """Wait until something holds. Raises AssertionError, which says `otherwise`, where it takes too long."""
+    """Wait until `done` returns a true value. Raises AssertionError with message `otherwise` after LIMIT seconds."""
     end = time.monotonic() + LIMIT
     while not done():
         assert time.monotonic() < end, otherwise
@@ -176,16 +179,19 @@ def wait_until(done: Callable[[], object], otherwise: str) -> None:
 
 
 def kill_alone(process: subprocess.Popen) -> None:
-    """kill -9 of a process; what it started must end by itself, and its shared memory be freed."""
+    """Kill one process (SIGKILL): its descendants must end by themselves, and its shared memory must be freed."""
     family = {pid: line_of(pid) for pid in children(process.pid)}
     os.kill(process.pid, signal.SIGKILL)
     wait_until(lambda: not any(line and line_of(pid) == line for pid, line in family.items()), "processes are left")
-    process.communicate(timeout=LIMIT)  # nobody holds its output any more
+    process.communicate(timeout=LIMIT)  # ends only when no descendant has its output pipes open
     wait_until(lambda: not in_shared_memory(process.pid), "shared memory is left")
 
 
 def kill_the_main_process(place: Path, seed: int) -> int:
-    """kill -9 of the main process alone, as a system out of memory does, when workers begin or have saved something."""
+    """Kill the main process alone, as the system does when memory runs out; the workers must end by themselves.
+
+    It is killed when workers have started (even seeds) or have saved something (odd seeds).
+    """
     process = command(place, workers=2)
     if seed % 2:
         training_has_begun(place, process)
@@ -198,7 +204,7 @@ def kill_the_main_process(place: Path, seed: int) -> int:
 
 
 def kill_all_processes(place: Path, seed: int) -> int:
-    """kill -9 of a run and of all that it started: what is left in shared memory, the next run removes."""
+    """Kill a run with all of its processes: the next run must remove what they left in shared memory."""
     process = command(place, workers=2)
     wait_until(lambda: process.poll() is not None or in_shared_memory(process.pid), "no worker has begun")
     os.killpg(process.pid, signal.SIGKILL)
@@ -209,12 +215,12 @@ def kill_all_processes(place: Path, seed: int) -> int:
 
 
 def kernel_of(process: subprocess.Popen) -> int | None:
-    """The kernel that executes a run's notebook, if it has been started."""
+    """Return the process id of the kernel that executes a run's notebook, or None if there is none."""
     return next((pid for pid in children(process.pid) if "ipykernel" in line_of(pid)), None)
 
 
 def kill_papermill(place: Path, seed: int) -> int:
-    """kill -9 of the run while its notebook's kernel starts, or has written into the notebook: the kernel ends."""
+    """Kill the run while its notebook's kernel starts or after it has printed something: the kernel must end, too."""
     process, notebook = command(place, notebook=True), place / "results" / FOLDER / "faulty.ipynb"
     executes = (lambda: notebook.exists() and '"stream"' in notebook.read_text()) if seed % 2 else (lambda: True)
     wait_until(lambda: process.poll() is not None or (kernel_of(process) and executes()), "no kernel has begun")
@@ -226,7 +232,10 @@ def kill_papermill(place: Path, seed: int) -> int:
 
 
 def stop_papermill(place: Path, seed: int) -> int:
-    """SIGTERM or Ctrl-C while the notebook is executed: 75 or 130, one line, and no kernel."""
+    """Send SIGTERM or SIGINT while the notebook is executed: exit status 75 or 130, one message, no kernel left.
+
+    The exit status is 0 if the command ended before the signal came.
+    """
     process, number, code = command(place, notebook=True), *((signal.SIGINT, 130), (signal.SIGTERM, 75))[seed % 2]
     wait_until(lambda: process.poll() is not None or kernel_of(process), "no kernel has begun")
     family = children(process.pid)
@@ -239,7 +248,7 @@ def stop_papermill(place: Path, seed: int) -> int:
 
 
 def cut_the_cache_short(place: Path, seed: int) -> int:
-    """numba's cache cut short, as by a full disk: what it has is compiled anew."""
+    """Cut the files of numba's cache short, as a full disk does: a run must still succeed, with the same tables."""
     before, cache = os.environ.get("NUMBA_CACHE_DIR"), place / "cache"
     os.environ["NUMBA_CACHE_DIR"] = str(cache)
     try:
@@ -256,7 +265,7 @@ def cut_the_cache_short(place: Path, seed: int) -> int:
 
 
 def kill_a_worker(place: Path, seed: int) -> int:
-    """kill -9 of one of two workers: one line that says so, and the same command goes on."""
+    """Kill one of two workers: the run must end with a message that says so, and the same command must resume it."""
     process = command(place, workers=2)
     training_has_begun(place, process, saves=random.Random(seed).randint(1, 40))
     workers = [pid for pid in children(process.pid) if "loky" in line_of(pid) and "tracker" not in line_of(pid)]
@@ -270,7 +279,7 @@ def kill_a_worker(place: Path, seed: int) -> int:
 
 
 def kill_the_kernel(place: Path, seed: int) -> int:
-    """kill -9 of the notebook's kernel after some cells: one line; the command again executes the notebook."""
+    """Kill the notebook's kernel after some cells: an error without traceback; the same command must then succeed."""
     process, killed, cells = command(place, notebook=True), 0, random.Random(seed).randint(0, 5)
     executed, end = place / "results" / FOLDER / "faulty.ipynb", time.monotonic() + LIMIT
     while process.poll() is None and not killed:
@@ -289,7 +298,7 @@ def kill_the_kernel(place: Path, seed: int) -> int:
 
 
 def ask_to_stop(place: Path, seed: int) -> int:
-    """SIGTERM, as clusters send it: the run saves, and exits with 75."""
+    """Send SIGTERM, as clusters do: the run must exit with status 75 (0 if it was complete) and be resumable."""
     process = command(place, workers=1 + seed % 2)
     if training_has_begun(place, process):
         os.kill(process.pid, signal.SIGTERM)
@@ -300,7 +309,7 @@ def ask_to_stop(place: Path, seed: int) -> int:
 
 
 def interrupt(place: Path, seed: int) -> int:
-    """Ctrl-C: 130, and one line that says how to go on."""
+    """Send SIGINT (Ctrl-C): exit status 130 (0 if it was complete), and a message that says how to resume."""
     process = command(place)
     if training_has_begun(place, process):
         os.kill(process.pid, signal.SIGINT)
@@ -312,7 +321,7 @@ def interrupt(place: Path, seed: int) -> int:
 
 
 def fill_the_disk(place: Path, seed: int) -> int:
-    """No file can grow beyond some size, as on a full disk: one line, and all is well once there is room."""
+    """Limit the size of files, as a full disk does: an error without traceback; without the limit, the run succeeds."""
     most = random.Random(seed).choice((1_000, 20_000, 60_000))
 
     def limited() -> None:
@@ -325,7 +334,10 @@ def fill_the_disk(place: Path, seed: int) -> int:
 
 
 def run_on_a_small_disk(place: Path, seed: int) -> int:
-    """A file system of 200 kB: one line; what was done is kept when there is more room. Needs to be root."""
+    """Run on a file system of 200 kB: an error without traceback; once it is enlarged, the run succeeds.
+
+    Returns 0 if the file system cannot be mounted, which only root can do.
+    """
     disk = place / "results"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True)
@@ -342,7 +354,7 @@ def run_on_a_small_disk(place: Path, seed: int) -> int:
 
 
 def write_where_none_may(place: Path, seed: int) -> int:
-    """Results that cannot be written: one line."""
+    """Put a file in place of the results folder: an error without traceback."""
     (place / "results").write_text("a file where the folder should be")
     status, said = finish(command(place))
     assert status == 2 and "Traceback" not in said, said
@@ -352,7 +364,7 @@ def write_where_none_may(place: Path, seed: int) -> int:
 
 
 def start_twice(place: Path, seed: int) -> int:
-    """Two runs of the same experiment at once: one is told that the other is there, and which."""
+    """Start two runs of the same experiment at once: one that finds the other at work must name its process."""
     first, second = command(place), command(place)
     endings = [finish(first), finish(second)]
     for status, said in endings:
@@ -363,7 +375,7 @@ def start_twice(place: Path, seed: int) -> int:
 
 
 def leave_half_a_file(place: Path, seed: int) -> int:
-    """What a kill in the middle of a write leaves behind: a partial file beside the whole ones. It is cleared away."""
+    """Leave partial files beside the complete ones, as a kill during a write does: the next run must remove them."""
     folder = place / "results" / FOLDER
     process = command(place)
     if training_has_begun(place, process) and process.poll() is None:
@@ -379,7 +391,7 @@ def leave_half_a_file(place: Path, seed: int) -> int:
 
 
 def damage_a_file(place: Path, seed: int) -> int:
-    """A saved file cut short or overwritten: one line that names it; deleted, all is made anew."""
+    """Cut a saved file short or overwrite half of it: an error must name it; once deleted, the run must succeed."""
     chance, folder = random.Random(seed), place / "results" / FOLDER
     process = command(place)
     if training_has_begun(place, process, saves=chance.randint(10, 60)):
@@ -397,10 +409,10 @@ def damage_a_file(place: Path, seed: int) -> int:
         content[: len(content) // 2] = bytes(len(content) // 2)
     path.write_bytes(content)
     status, said = finish(command(place))
-    if status:  # a row that is written already needs no checkpoint
+    if status:  # 0 if the file is not needed, because the rows of its training run are written
         assert status == 2 and path.name in said and "Traceback" not in said, said
         path.unlink()
-    if "has a row but no ticket" in finish(command(place))[1]:  # then it says to start afresh, and that is what helps
+    if "has a row but no ticket" in finish(command(place))[1]:  # it then advises --force, which must help
         goes_afresh(place)
         return 1
     goes_on(place)
@@ -408,14 +420,14 @@ def damage_a_file(place: Path, seed: int) -> int:
 
 
 def goes_afresh(place: Path) -> None:
-    """With --force everything is made anew, and equal."""
+    """Run the command with --force: everything must be made again, with the tables of an undisturbed run."""
     status, said = finish(command(place, "--force"))
     assert status == 0, said
     for mine, theirs in zip(tables(place), undisturbed(), strict=True):
         pd.testing.assert_frame_equal(mine, theirs)
 
 
-FAULTS: dict[str, tuple[Callable[[Path, int], int], int]] = {  # name -> what is done, and how often by `make faults`
+FAULTS: dict[str, tuple[Callable[[Path, int], int], int]] = {  # name -> function, times by `make faults`
     "the run killed": (kill_the_run, 8),
     "the main process killed": (kill_the_main_process, 4),
     "all processes killed": (kill_all_processes, 2),
@@ -436,7 +448,10 @@ FAULTS: dict[str, tuple[Callable[[Path, int], int], int]] = {  # name -> what is
 
 
 def soak(runs: int = 200) -> dict[str, float]:
-    """Many short runs in one process: by how much its memory (MB) and its open files grow after the first twenty."""
+    """Do many short runs in one process; return by how much its memory (MB) and number of open files grow.
+
+    Growth counts from the run with index 20, or from half of the runs if there are fewer than 40.
+    """
     from lthcore.runs.runner import run
     from lthcore.settings import Settings
 
@@ -454,7 +469,7 @@ def soak(runs: int = 200) -> dict[str, float]:
 
 
 def soak_of_networks(trainings: int = 20) -> float:
-    """Trainings of Conv-2, of few steps, in one run: by how much its memory (MB) grows after the fourth."""
+    """Train Conv-2 many times in one run, a few steps each; return the growth of memory (MB) after the fourth time."""
     from lthcore.runs.executor import LocalExecutor
     from lthcore.runs.runner import run
     from lthcore.settings import Settings
@@ -476,18 +491,22 @@ def soak_of_networks(trainings: int = 20) -> float:
 
 
 def resident() -> float:
-    """Megabytes of memory that this process holds."""
+    """Return the resident memory of this process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return round(pages * resource.getpagesize() / 1e6, 1)
 
 
 def open_files() -> int:
-    """How many files this process has open."""
+    """Return the number of files that this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def main() -> None:
-    """Do every fault as often as FAULTS says (or --times each), print and write results/faults.json."""
+    """Inject each fault as often as its table says, or --times times, and print the counts.
+
+    Without --times, also write results/faults.json. The exit status is 1 if a result was lost, if files stayed open, or
+    if memory grew too much.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, help="how often each fault is done")
     parser.add_argument("--no-ray", action="store_true", help="leave Ray out")

@@ -1,4 +1,4 @@
-"""Faults on a Ray cluster: workers and nodes that die, while a queue runs; part of tests/faults.py where Ray is."""
+"""Faults on a Ray cluster: workers and nodes that die during a queue. tests/faults.py adds them if Ray is installed."""
 
 import os
 import random
@@ -16,17 +16,17 @@ from lthcore.runs.experiments import load_experiments
 from lthcore.runs.ray_cluster import Cluster
 from lthcore.runs.ray_queue import run_queue
 
-if find_spec("ray") is None:  # it is imported later, by what knows how it is to listen
+if find_spec("ray") is None:  # not imported here: Cluster first sets on which address Ray listens
     raise ImportError("Ray is not installed")
 SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 
 
 def queue_on(place: Path, cluster: Cluster) -> None:
-    """Run the experiment of a project on a cluster, as `lth queue --engine ray` does."""
+    """Run the experiment of a project on a cluster, as `lth queue --engine ray` does; it must not fail."""
     os.environ["LTH_RESULTS"] = str(place / "results")
     experiments = load_experiments(place / "params" / "iterative_pruning" / "faulty.yaml", "smoke")
     usual = runner.Checkpointer
-    runner.Checkpointer = partial(usual, every=0.0)  # that workers save at every evaluation
+    runner.Checkpointer = partial(usual, every=0.0)  # so that workers save at every evaluation
     try:
         failures = run_queue(experiments, place / "results", cluster)
     finally:
@@ -35,13 +35,13 @@ def queue_on(place: Path, cluster: Cluster) -> None:
 
 
 def is_undisturbed(place: Path) -> None:
-    """The tables are those of a run on this machine's own cores that nothing happened to."""
+    """Check that the tables equal those of an undisturbed run without Ray."""
     for mine, theirs in zip(tables(place), undisturbed(), strict=True):
         pd.testing.assert_frame_equal(mine, theirs)
 
 
 def when_training(place: Path, work, seed: int) -> threading.Thread:
-    """Do `work` in a thread after some number of saves."""
+    """Start a thread that calls `work` after a random number of saves, and return the thread."""
 
     def wait() -> None:
         wait_for_saves(place, random.Random(seed).randint(1, 40), lambda: True)
@@ -53,7 +53,7 @@ def when_training(place: Path, work, seed: int) -> threading.Thread:
 
 
 def kill_a_ray_worker(place: Path, seed: int) -> int:
-    """kill -9 of every worker process that trains at a moment: others take their tasks."""
+    """Kill all worker processes that are training at one moment: other workers must do their tasks."""
     killed = []
 
     def kill() -> None:
@@ -75,7 +75,7 @@ def kill_a_ray_worker(place: Path, seed: int) -> int:
 
 
 def remove_a_node(place: Path, seed: int) -> int:
-    """A node of two is removed while it trains: the other does its work."""
+    """Remove one of two nodes while it trains: the other node must do its work."""
     import ray
     from ray.cluster_utils import Cluster as Nodes
 

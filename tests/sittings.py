@@ -1,6 +1,6 @@
-"""Sittings: runs in processes of their own, which a test holds, asks to stop and kills at points that it chooses.
+"""Sittings: runs in separate processes, which a test can hold, ask to stop and kill at points of its choice.
 
-They are forked from one process that has imported PyTorch already: the import takes longer than such a run.
+The processes are forked from one that has already imported PyTorch, because the import takes longer than such a run.
 """
 
 import itertools
@@ -24,12 +24,12 @@ from lthcore.runs.lock import locked
 from lthcore.settings import Settings
 from lthcore.training.state import Replicate, TrainState
 
-PATIENCE = 600  # seconds after which a process that does not get on is taken to hang: a busy machine is slow
-FORKING = multiprocessing.get_context("forkserver" if hasattr(os, "killpg") else "spawn")  # Windows runs none of this
+PATIENCE = 600  # seconds after which a process counts as hung; many, because a busy machine is slow
+FORKING = multiprocessing.get_context("forkserver" if hasattr(os, "killpg") else "spawn")  # Windows skips these tests
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Return as soon as a condition holds. Raises AssertionError, which says `what`, where it does not in PATIENCE."""
+    """Wait until a condition holds. Raises AssertionError, with `what` in its message, after PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {PATIENCE} s"
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def sitting(work: Callable, *arguments) -> Iterator[multiprocessing.Process]:
-    """`work(*arguments)` in a process group of its own, of which nothing is left at the end."""
+    """Run `work(*arguments)` in its own process group; at the end, kill it and remove its shared memory."""
     FORKING.set_forkserver_preload(["lthcore.runs.runner"])
     process = FORKING.Process(target=_in_a_group, args=(work, *arguments))
     process.start()
@@ -48,13 +48,13 @@ def sitting(work: Callable, *arguments) -> Iterator[multiprocessing.Process]:
         if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
         process.join()
-        for pattern in ("sem.loky-{}-*", "joblib_memmapping_folder_{}_*"):  # joblib cannot tidy up when killed
+        for pattern in ("sem.loky-{}-*", "joblib_memmapping_folder_{}_*"):  # a killed joblib cannot remove them
             for path in Path("/dev/shm").glob(pattern.format(process.pid)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def ended(process: multiprocessing.Process) -> int:
-    """The exit status of a process, once it has ended."""
+    """Wait until a process ends, and return its exit status."""
     process.join(PATIENCE)
     assert process.exitcode is not None, f"the process does not end within {PATIENCE} s"
     return process.exitcode
@@ -66,7 +66,10 @@ def _in_a_group(work: Callable, *arguments) -> None:
 
 
 def run_until_killed(settings: Settings, folder: Path, workers: int, files: int) -> None:
-    """Run, saving a checkpoint at every evaluation, until the main process is about to put its n-th file in place."""
+    """Run with a checkpoint at every evaluation; kill all processes just before the main process renames its n-th file.
+
+    n is `files`. Files are written in full under a temporary name, and then renamed.
+    """
     left = itertools.count(files, -1)
 
     def kill(event: str, _: tuple) -> None:
@@ -80,13 +83,13 @@ def run_until_killed(settings: Settings, folder: Path, workers: int, files: int)
 
 
 class Held(Checkpointer):
-    """Holds a training at its first evaluation until the run is asked to stop; a file beside the run says that it is.
+    """Checkpointer that holds a training run at iteration `eval_every` until the run is asked to stop.
 
-    Nothing is saved of it until then.
+    A file `<file stem>.held` beside the run's folder shows that it is held. Nothing is saved before.
     """
 
     def __call__(self, replicate: Replicate, state: TrainState) -> bool:
-        """As a Checkpointer."""
+        """Like `Checkpointer`, but wait for the stop file."""
         go_on = super().__call__(replicate, state)
         if state.iteration == self.settings.eval_every:
             folder = self.folder.parent
@@ -96,10 +99,10 @@ class Held(Checkpointer):
 
 
 class Fatal(Checkpointer):
-    """Kills the worker that it is called in, once, when a training has come to its second evaluation."""
+    """Checkpointer that kills one worker of a run, when it first reaches iteration `eval_every`."""
 
     def __call__(self, replicate: Replicate, state: TrainState) -> bool:
-        """As a Checkpointer."""
+        """Like `Checkpointer`, but kill this process if none was killed before."""
         killed = self.folder / "killed"
         if state.iteration == self.settings.eval_every and not killed.exists():
             killed.touch()
@@ -108,19 +111,19 @@ class Fatal(Checkpointer):
 
 
 def run_until_stopped(settings: Settings, folder: Path, workers: int) -> None:
-    """Run with every training held until SIGTERM comes. The message goes into a file beside the run."""
+    """Run with every training run held until SIGTERM comes; write the message to a file `said` beside the run."""
     os.environ["LTH_WORKERS"] = str(workers)
     runner.Checkpointer = partial(Held, every=float("inf"))
     try:
         runner.run(settings, folder, quiet=True)
     except runner.TimeLimit as error:
         folder.with_name("said").write_text(str(error))
-        get_reusable_executor().shutdown()  # else a forked process waits for its workers to tire of waiting
+        get_reusable_executor().shutdown()  # else a forked process waits until its idle workers time out
         sys.exit(error.exit_code)
 
 
 def hold_the_lock(path: Path, held) -> None:
-    """Hold a lock file until killed, and set the event `held` then."""
+    """Take a lock, set the event `held`, and hold the lock until killed."""
     with locked(path):
         held.set()
         signal.pause()

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it exits with, and that an error a user can mend is one line."""
+"""The command line: its output, its exit statuses, and one-line messages for errors that a user can fix."""
 
 import io
 import json
@@ -39,7 +39,7 @@ profiles:
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch) -> Path:
-    """An empty project to work in, its results kept elsewhere, with one small params file."""
+    """Project folder with one small params file, as the working directory; results are kept outside of it."""
     project = tmp_path / "project"
     for folder in ("params/lab", "notebooks"):
         (project / folder).mkdir(parents=True)
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def lth(*arguments: str | Path) -> int:
-    """The exit status of the command `lth`."""
+    """Run the command `lth` and return its exit status."""
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
     return end.value.code or 0
@@ -155,12 +155,12 @@ def test_run_writes_the_tables_of_a_params_file_under_its_profile_notebook_and_n
     rounds, curves = read_tables(folder)
     assert (len(rounds), len(curves)) == (4, 12)
     assert run_tiny() == 0
-    assert "round" not in capsys.readouterr().out  # nothing is left to do
+    assert "round" not in capsys.readouterr().out  # nothing is left to train
     assert [path.name for path in (tmp_path / "results/smoke/lab").iterdir()] == ["tiny"]
 
 
 def test_changed_settings_are_kept_beside_the_published_run(tmp_path):
-    assert run_tiny("-p", "device", "cpu") == 0  # where it runs changes nothing
+    assert run_tiny("-p", "device", "cpu") == 0  # the device does not change the run key
     assert run_tiny("-p", "learning_rate", "2e-3") == 0
     assert run_tiny("-p", "trials", "2") == 0
     tiny, *changed = sorted(path.name for path in (tmp_path / "results/smoke/lab").iterdir())
@@ -191,7 +191,7 @@ def test_several_params_files_are_planned_and_then_run(project, capsys):
 
 
 def test_a_plan_is_asked_about_before_anything_begins(project, capsys, monkeypatch):
-    """In a terminal; where there is none, only after a yes on the command line."""
+    """With `--ask`, nothing starts unconfirmed: by an answer in a terminal, or else by `--yes`."""
     ask = ("run", "params/lab/tiny.yaml", "--profile", "smoke", "--no-notebook", "--ask")
     monkeypatch.setattr("sys.stdin", Answering("n"))
     assert lth(*ask) == 2
@@ -207,7 +207,7 @@ def test_a_plan_is_asked_about_before_anything_begins(project, capsys, monkeypat
 
 
 class Answering(io.StringIO):
-    """A terminal, or none, with an answer typed into it."""
+    """Standard input with one answer typed in, from a terminal or not."""
 
     def __init__(self, answer: str, terminal: bool = True) -> None:
         super().__init__(f"{answer}\n")
@@ -272,7 +272,7 @@ def test_a_queue_of_a_profile_that_no_file_has_is_one_line(project, capsys):
 
 @pytest.mark.parametrize("notebook", ["", '{"cells": []}'])
 def test_a_params_folder_without_a_notebook_that_takes_parameters_runs_the_engine_alone(notebook, project, capsys):
-    """A notebook that happens to have the folder's name, but takes no parameters, shows something else."""
+    """A notebook with the folder's name that takes no parameters is not run: it cannot show this experiment."""
     pytest.importorskip("papermill")
     pytest.importorskip("ipykernel")
     if notebook:
@@ -305,7 +305,7 @@ def test_list_shows_every_experiment_with_its_state(capsys):
 
 
 def test_list_is_a_line_for_each_study_and_times_nothing(project, capsys, monkeypatch):
-    """What is not timed here yet is said to be so; a list of some times what it shows, and then it is known."""
+    """Timing takes long, so the list of all studies only counts networks not timed yet; listing a name times them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(project / "cache"))
     monkeypatch.setattr("lthcore.runs.timing._measure", failing(AssertionError("timed")))
     run(load_experiment("params/lab/tiny.yaml", "smoke").settings, results_root() / "smoke/lab/tiny", quiet=True)
@@ -322,7 +322,7 @@ def test_list_is_a_line_for_each_study_and_times_nothing(project, capsys, monkey
     capsys.readouterr()
     assert lth("list") == 0
     out = capsys.readouterr().out
-    hours = 4 * 40 * 1.1  # trainings x steps x an hour, on one worker
+    hours = 4 * 40 * 1.1  # training runs x steps x one hour x SHARED of runs/estimate.py
     assert re.search(rf"lab +all 1 done +0 of 1 done, {hours:.1f} h", out) and "not timed" not in out
 
 
@@ -367,7 +367,7 @@ def test_show_of_a_run_that_is_not_there_is_one_line(capsys):
 
 
 def test_any_run_is_drawn_beside_its_tables_and_shown_by_its_name_alone(capsys):
-    """With what it has: Figure 3 has the paper's percentages, this run others."""
+    """Curves are drawn at the percentages that the run has, which differ from those of the paper's Figure 3."""
     run_tiny()
     assert lth("figures", "tiny") == 0 and lth("show", "tiny") == 0
     folder = Path(os.environ["LTH_RESULTS"]) / "smoke" / "lab" / "tiny"
@@ -379,7 +379,7 @@ def test_any_run_is_drawn_beside_its_tables_and_shown_by_its_name_alone(capsys):
 def test_data_verify(capsys):
     assert lth("data", "verify", "digits") == 0
     assert capsys.readouterr().out.startswith("digits: digits of scikit-learn: 1,437 train, 360 test")
-    assert lth("data", "verify", "mnist") == 2  # it is not here
+    assert lth("data", "verify", "mnist") == 2  # its files are missing
     assert "run `lth data fetch mnist`" in capsys.readouterr().err
     assert lth("data", "verify", "mnits") == 2
     assert "did you mean 'mnist'?" in capsys.readouterr().err
@@ -407,7 +407,7 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
         "mine.svg",
         "fig22.txt",
         "figure.png",
-    )  # the first two are not drawn here
+    )  # the first two are figures of ours that are not drawn here
     for name in others:
         (figures / name).touch()
     assert lth("figures") == 0
@@ -462,7 +462,7 @@ def test_an_experiment_that_cannot_run_does_not_stop_the_queue(queue, project, t
 
 
 def test_an_error_that_nobody_foresaw_stops_no_other_experiment(project, capsys, monkeypatch):
-    """Neither of the queue nor of those given in one command; each is said in its line, and the exit status is 2."""
+    """Neither in a queue nor in one command: each error is reported, the others run, and the exit status is 2."""
     (project / "params/lab/odd.yaml").write_text(TINY.replace("trials: 1", "trials: 1\nseed: 666"))
     (project / "params/QUEUE.yaml").write_text("[{params: lab/odd}, {params: lab/none_such}, {params: lab/tiny}]")
 
@@ -597,7 +597,7 @@ def test_the_traceback_of_an_unexpected_error_is_shown_where_asked_for(how, monk
 
 
 def in_a_closed_pipe(command: str, *body: str) -> int:
-    """The exit status of `lth <command>`, its work these lines, where nobody reads what it prints or says."""
+    """Run `lth <command>` with the lines of `body` as its work and its output pipes closed; return its exit status."""
     lines = ["import sys", "from lthcore import cli", "def work(options):", *(f"    {line}" for line in body)]
     code = "\n".join([*lines, f"cli.commands.{command}_command = work", f"cli.main([{command!r}])"])
     reading, writing = os.pipe()
@@ -626,7 +626,7 @@ def test_a_list_that_nobody_reads_any_more_ends(tmp_path):
 def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path):
     (tmp_path / "yaml.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
-    )  # in place of the real
+    )  # imported in place of PyYAML
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(cli.__file__).parents[1])])}
     done = subprocess.run([sys.executable, "-m", "lthcore", "list"], capture_output=True, text=True, env=environment)
     assert done.returncode == 130

@@ -1,4 +1,4 @@
-"""The documentation: its links lead to files, its tables explain everything, and the built pages work in a browser."""
+"""The documentation: links lead to files, columns and variables are explained, built pages work in a browser."""
 
 import functools
 import http.server
@@ -72,13 +72,13 @@ def test_the_sequence_diagram_draws_every_message(monkeypatch):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    """The address of the built documentation."""
+    """Address at which the built documentation is served; tests that need it are skipped if it is not built."""
     if not (BUILT / "index.html").exists():
         pytest.skip("the documentation is not built: `make docs` builds it")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *words: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=BUILT)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -88,7 +88,7 @@ def site() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(site):
-    """A headless Chromium, by playwright."""
+    """Headless Chromium, controlled by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here")
@@ -123,7 +123,7 @@ def test_the_search_finds_rewinding(browser, site):
 
 
 def test_what_the_guide_to_ones_own_says_works(tmp_path, monkeypatch, capsys):
-    """Its plugin and its params file, as they stand there, from the run to the figures; and CONTRIBUTING's data set."""
+    """The guide's plugin and params file work as printed, from run to figures, and so does CONTRIBUTING's data set."""
     guide, contributing = ((ROOT / path).read_text() for path in ("docs/guide/your_own.md", "CONTRIBUTING.md"))
     plugin = re.search(r"```python\n(# lab\.py\n.*?)```", guide, re.DOTALL)[1]
     reader = re.search(r"```python\n(def read\(root.*?)```", contributing, re.DOTALL)[1]

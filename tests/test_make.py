@@ -1,4 +1,4 @@
-"""The Makefile: what it would run, read without running it."""
+"""The Makefile: the commands of its targets, as a dry run of make prints them."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def would_run(*arguments: str, **environment: str) -> str:
-    """The commands of a target, none of which is run."""
+    """Return the commands of a target, without running them."""
     known = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "MAKE")) and k not in ("TORCH", "INDEX")}
     return subprocess.check_output(
         ["make", "--dry-run", "--always-make", *arguments], cwd=ROOT, text=True, env=known | environment

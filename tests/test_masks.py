@@ -1,4 +1,4 @@
-"""Masks: what is pruned is exactly zero, and a mask that does not fit is refused."""
+"""Masks: pruned weights are exactly zero, and a mask that does not fit the network is refused."""
 
 import pytest
 import torch
@@ -91,13 +91,13 @@ def test_mask_that_does_not_fit_is_refused(misfit, said):
     misfit(mask)
     with pytest.raises(LabError, match=said):
         masks.check(mask, small(), prunable=half())
-    if mask.keys() >= half().keys():  # what else is prunable only the network knows
+    if mask.keys() >= half().keys():  # `apply` does not know what is prunable, so it cannot notice a missing mask
         with pytest.raises(LabError, match=said):
             masks.apply(mask, small())
 
 
 def test_a_mask_of_some_of_the_weights_leaves_the_others_as_they_are():
-    """Embeddings and bare parameters have two dimensions and no mask."""
+    """Embeddings and bare parameters have two dimensions but no mask, so a mask need not cover all matrices."""
     mask, weights = {"fc1.weight": half()["fc1.weight"]}, small()
     masks.check(mask, weights)
     masks.check(mask, weights, prunable=["fc1.weight"])
@@ -107,7 +107,7 @@ def test_a_mask_of_some_of_the_weights_leaves_the_others_as_they_are():
 
 
 def test_an_optimizers_state_of_pruned_weights_is_zero_and_all_else_stays():
-    """Slots of the weights' shape are masked; a clock, and the state of biases, have nothing that is pruned."""
+    """State tensors with the shape of a masked weight are masked; step counters and the state of biases are not."""
     mask = half()
     slots = {f"{name}/exp_avg": torch.full_like(w, NAN if name in mask else 2.0) for name, w in small().items()}
     slots |= {"fc1.weight/exp_avg": torch.full((2, 4), 3.0), "fc1.weight/step": torch.tensor(7.0)}
@@ -117,15 +117,15 @@ def test_an_optimizers_state_of_pruned_weights_is_zero_and_all_else_stays():
     assert not masked["conv1.weight/exp_avg"][~mask["conv1.weight"]].any()
     assert masked["conv1.weight/exp_avg"][mask["conv1.weight"]].isnan().all()
     assert masked["fc1.bias/exp_avg"].tolist() == [2.0, 2.0] and float(masked["fc1.weight/step"]) == 7.0
-    assert (slots["fc1.weight/exp_avg"] == 3.0).all()  # what was given is left as it was
+    assert (slots["fc1.weight/exp_avg"] == 3.0).all()  # the argument is not changed
 
 
 def test_nonzero_counts_the_weights_and_not_the_mask():
-    """With `masking: gradients` a mask says what is not trained, and the weights under it are not zero."""
+    """With `masking: gradients` masked weights are untrained but not zero: the mask does not give the nonzero count."""
     weights, mask = small(), half()
     assert masks.nonzero(weights, mask) == 20
     weights["fc1.weight"][0, :3] = 0.0
-    weights["fc1.bias"][0] = 0.0  # no bias is counted
+    weights["fc1.bias"][0] = 0.0  # biases are not counted
     assert masks.nonzero(weights, mask) == 17
 
 
@@ -171,7 +171,7 @@ def test_shuffled_is_seeded_and_leaves_its_input_and_the_global_generator():
 
 
 def test_equal_layers_are_shuffled_apart():
-    """Were two layers of one shape shuffled alike, a unit would read where the unit before it is read: no control."""
+    """If layers of one shape got the same permutation, their masks would be correlated, and no random control."""
     layer = torch.arange(100).view(10, 10) < 50
     random = masks.shuffled({"fc1.weight": layer, "fc2.weight": layer}, 0)
     assert not torch.equal(random["fc1.weight"], random["fc2.weight"])

@@ -1,4 +1,4 @@
-"""Models: the paper's networks have the paper's sizes, and start from weights that the seed alone decides."""
+"""Models: networks have the sizes stated in the papers, and their initial weights depend on the seed alone."""
 
 import ast
 import math
@@ -74,7 +74,7 @@ def test_every_network_takes_every_image_shape(architecture, shape):
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34"])
 def test_residual_networks_have_the_layers_of_torchvisions(architecture):
-    """But for the stem (3x3 instead of 7x7) and the classes, shape for shape."""
+    """The sorted shapes of all weights are equal, except in the stem (3x3 instead of 7x7) and the output layer."""
 
     def shapes(model):
         return sorted(tuple(w.shape) for w in model.state_dict().values() if w.ndim and w.shape[0] not in (7, 1000))
@@ -103,7 +103,7 @@ def test_the_output_layer_is_the_layer_called_output_else_the_last_dense_one():
     assert kinds(output=dense(), later=dense()) == ["output", "fc"]
     assert kinds(first=convolution(), output=convolution()) == ["conv", "output"]
     assert kinds(first=dense(), later=dense()) == ["fc", "output"]
-    assert kinds(output=nn.Sequential(dense(), nn.ReLU(), dense())) == ["fc", "output"]  # a part that only holds layers
+    assert kinds(output=nn.Sequential(dense(), nn.ReLU(), dense())) == ["fc", "output"]  # `output` is a container
 
 
 def test_kaiming_fan_out_is_torchs():
@@ -263,7 +263,7 @@ def test_dropout_draws_from_its_own_generator():
 
 
 def test_the_number_of_classes_is_nowhere_written_into_the_code():
-    """It comes from the data set, so that one of 5 or of 100 classes is trained as one of 10 is."""
+    """`build` and `outline` get the number of classes from the data set and are never called with a constant."""
     for path in (ROOT / "lthcore").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("build", "outline"):

@@ -1,4 +1,4 @@
-"""Notebooks: parameters that match the settings and the params files, honest outputs, and a set-up cell that works."""
+"""Notebooks: parameters match settings and params files, outputs are complete and clean, the set-up cell works."""
 
 import ast
 import json
@@ -36,7 +36,7 @@ def tags(cell: dict) -> list[str]:
 
 
 def parameters(path: Path) -> dict:
-    """The names of a notebook after its parameters cell."""
+    """Return the names that a notebook's parameters cell defines."""
     (cell,) = (cell for cell in cells(path) if "parameters" in tags(cell))
     names = {}
     exec(source(cell), names)
@@ -70,7 +70,7 @@ def test_a_parameter_that_is_no_setting_is_an_error():
 
 
 def test_most_of_a_notebook_is_not_its_set_up():
-    """Set-up, parameters and the hand-over of settings: less than thirty lines a notebook, on average."""
+    """The cells for set-up, parameters and settings have fewer than 30 lines a notebook on average, without imports."""
     lines = 0
     for path in NOTEBOOKS:
         for cell in cells(path):
@@ -110,7 +110,7 @@ def test_committed_notebooks_are_executed_small_and_free_of_errors_and_paths(pat
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_start_with_title_badge_and_set_up_and_define_functions_only_to_teach(path):
-    if path.stem not in ("quickstart", "your_own_model"):  # whose subject is code of one's own
+    if path.stem not in ("quickstart", "your_own_model"):  # these two teach how to write your own code
         trees = [ast.parse(source(cell)) for cell in cells(path) if "toy" not in tags(cell)]
         assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for tree in trees for node in ast.walk(tree))
     assert source(cells(path, "markdown")[0]).startswith("# ")
@@ -120,7 +120,7 @@ def test_notebooks_start_with_title_badge_and_set_up_and_define_functions_only_t
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_chapter_shows_its_method_on_a_toy_and_what_would_change_our_mind(path):
-    """The parts of each chapter, in their order; a toy is short enough to be followed by eye."""
+    """Each chapter has its parts in order; its toys have at most 25 lines, so that a reader can follow them."""
     toys = [source(cell) for cell in cells(path) if "toy" in tags(cell)]
     assert toys and all(len(toy.splitlines()) <= 25 for toy in toys)
     text = "\n\n".join(source(cell) for cell in cells(path, "markdown"))
@@ -133,7 +133,7 @@ def test_a_chapter_shows_its_method_on_a_toy_and_what_would_change_our_mind(path
 
 
 def test_notebooks_are_a_course_that_is_read_in_order():
-    """Each chapter says its place, and ends with a link to the next; the last one leads back to the first."""
+    """Each chapter states its number and ends with a link to the next one; the last one links to the first."""
     assert sorted(COURSE) == [path.stem for path in NOTEBOOKS]
     chapters = [cells(ROOT / "notebooks" / f"{name}.ipynb", "markdown") for name in COURSE]
     titles = [source(cells_of[0]).splitlines()[0].removeprefix("# ").partition(":")[0] for cells_of in chapters]
@@ -145,7 +145,7 @@ def test_notebooks_are_a_course_that_is_read_in_order():
 
 
 def live(path: Path) -> bool:
-    """Whether a notebook trains something."""
+    """Return whether a notebook trains something, by calling `run`."""
     return any(re.search(r"= run\(", source(cell)) for cell in cells(path))
 
 

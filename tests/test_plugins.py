@@ -1,4 +1,4 @@
-"""Plugins: a network, a criterion, an arm and data of one's own, from a file, as far as tables and worker processes."""
+"""Plugins: user-defined networks, criteria, arms and data sets, from their file to worker processes and tables."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def halved(of):
 
 @pytest.fixture(autouse=True)
 def only_for_this_test():
-    """What a test registers is gone afterwards."""
+    """Remove what a test has registered."""
     before = [(registry, dict(registry)) for registry in (MODELS, CRITERIA, ARMS, WEIGHTS, DATASETS)]
     yield
     for registry, content in before:
@@ -55,7 +55,7 @@ def only_for_this_test():
 
 
 def test_an_arm_of_ones_own_reaches_the_processes_that_check_settings():
-    """There a network may be made of changed settings, whose arms are looked up."""
+    """Worker processes may change settings to build a network, and the check of settings looks up their arms."""
 
     @register_arm(masks="oneshot", label="half the weights")
     def halves(of):
@@ -71,7 +71,7 @@ def test_an_arm_of_ones_own_reaches_the_processes_that_check_settings():
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plugin, and twelve classes of digits: those of the 4 and the 9 are split by whether they stand high or low."""
+    """Folder with a plugin and digits in twelve classes: 4s and 9s with a heavier upper half are classes 10 and 11."""
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     high = images[:, :4].sum((1, 2)) > images[:, 4:].sum((1, 2))
@@ -262,7 +262,7 @@ def test_data_of_ones_own_that_are_not_what_is_said_of_them_are_one_line(changes
 
 
 def test_classes_without_a_training_image_are_said(tmp_path, monkeypatch, capsys):
-    """As where labels count from 1."""
+    """This happens if labels count from 1: then class 0 is empty."""
     images, labels = np.zeros((200, 8, 8), np.uint8), np.arange(200) % 12 + 1
     np.savez(tmp_path / "from_one.npz", images=images, labels=labels)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Prose: what READMEs, notebooks and comments say of files, figures and numbers agrees with what is there."""
+"""Prose: paths, figures and numbers in READMEs, notebooks and comments of params files agree with the repository."""
 
 import json
 import re
@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 GENERATED = re.compile(r"<!-- [a-z_: ]+ -->\n.*?<!-- end -->", re.DOTALL)
-BRACKETS = re.compile(r"\[[-+]?\.?\d[\d.,]*%?, [-+]?\.?\d[\d.,]*%?\]")  # an interval
-PERCENT = re.compile(r"[-+]?\d[\d.]*(?:%(?! of (?:the )?weights)| points)")  # a result; where it was read is none
+BRACKETS = re.compile(r"\[[-+]?\.?\d[\d.,]*%?, [-+]?\.?\d[\d.,]*%?\]")  # a confidence interval
+PERCENT = re.compile(r"[-+]?\d[\d.]*(?:%(?! of (?:the )?weights)| points)")  # a result, not a share of weights
 FOLDERS = "lthcore|tests|params|results|figures|notebooks|benchmarks|cluster"
 PATH = re.compile(rf"(?:`|\]\()((?:{FOLDERS})/[^`)\s#]+)")
-# numbers in notebooks that are no results of ours
+# percentages in notebooks that are not results of this lab
 NO_RESULT = {
     "deconstructing": ["86%"],
     "dynamic_summary": ["100%", "0%", "98%"],
@@ -39,7 +39,7 @@ def markdown(notebook: Path) -> str:
 
 
 def printed(notebook: Path) -> str:
-    """The Markdown that a notebook's code shows."""
+    """Return the Markdown that a notebook's code displays."""
     cells = json.loads(notebook.read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return "\n\n".join("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs)
@@ -50,7 +50,7 @@ def comments(path: Path) -> str:
 
 
 def prose() -> dict[str, str]:
-    """What people wrote, file by file: what is generated between marks is held to the tables elsewhere."""
+    """Return the text of each file that is written by hand. Other tests compare generated blocks with the tables."""
     pages = ("README.md", "results/README.md", "CONTRIBUTING.md")
     said = {name: GENERATED.sub("", (ROOT / name).read_text()) for name in pages}
     said |= {str(path.relative_to(ROOT)): markdown(path) for path in NOTEBOOKS}
@@ -63,7 +63,7 @@ def words(text: str) -> str:
 
 
 def named(text: str) -> set[int]:
-    """The numbers of figures that a text names: "Figures 3, 11 and 18 to 21"."""
+    """Return the numbers of the figures that a text names, as in "Figures 3, 11 and 18 to 21"."""
     found = set()
     for part in re.findall(r"Figures? (\d+(?:(?:, | and | to )\d+)*)", text):
         for first, last in re.findall(r"(\d+)(?: to (\d+))?", part):
@@ -72,7 +72,7 @@ def named(text: str) -> set[int]:
 
 
 def drawn_of(run: str) -> set[int]:
-    """The figures that a params file of iterative pruning feeds; LeNet's by either scaling of its pixels."""
+    """Return the figures drawn from a params file of iterative pruning; both pixel scalings of LeNet count as one."""
     run = LENET_RUN if run == "lenet_mnist_standardised" else run
     return {number for number, spec in FIGURES.items() if run in spec.runs}
 
@@ -81,7 +81,7 @@ def drawn_of(run: str) -> set[int]:
 def test_paths_in_prose_are_there(name):
     for path in PATH.findall(prose()[name]):
         if "<" not in path and "..." not in path and not path.startswith("params/lab"):
-            places = (ROOT, (ROOT / name).parent)  # links are read from the page that they are on
+            places = (ROOT, (ROOT / name).parent)  # links are relative to their page
             there = any(any(place.glob(path.rstrip("/.,;:"))) for place in places)
             assert there or "notebook/" in path, f"{name}: {path}"
 
@@ -95,11 +95,11 @@ def test_the_numbers_of_figures_in_comments_are_those_of_the_figures():
             ((study, run),) = [entry["params"].split("/") for entry in yaml.safe_load(line)]
             assert study == "iterative_pruning" and named(line.partition("#")[2]) <= drawn_of(run), line
             told |= named(line.partition("#")[2])
-    assert told == set(FIGURES)  # each is made by some entry, and says so
+    assert told == set(FIGURES)  # each figure is named in the comment of an entry
 
 
 def test_figures_are_called_by_their_numbers_and_titles():
-    """The notebook shows only those that have data, with their words; params/FIGURES.md has all."""
+    """The notebook shows the figures that have data, each with its text; params/FIGURES.md lists all figures."""
     text = printed(ROOT / "notebooks" / "paper_figures.ipynb")
     shown = [int(number) for number in re.findall(r"^### Figure (\d+)", text, re.MULTILINE)]
     assert shown and shown == sorted(shown) and set(PAPER) == set(FIGURES)
@@ -125,7 +125,7 @@ def test_no_interval_is_typed_by_hand(name):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_result_is_typed_into_a_notebook(path):
-    """Results are printed from tables. What papers say is said to be theirs, or is on a list above."""
+    """Results are printed from tables, so that they stay true. Numbers of papers are marked as such or in NO_RESULT."""
     for paragraph in re.split(r"\n\n|\n(?=\* )", markdown(path)):
         theirs = re.match(r"\*\*(?:The paper\.|What is known)|", paragraph)[0] or "ublished" in paragraph
         found = [] if theirs else PERCENT.findall(words(paragraph).replace(words(CONVENTION[1:]), ""))
@@ -138,7 +138,7 @@ def test_no_result_is_typed_beside_a_figure():
 
 def test_what_brackets_are_is_said_where_they_are_shown():
     results = words((ROOT / "results" / "README.md").read_text())
-    assert results.count(words(CONVENTION)) == 2  # with the tickets and with the scorecard
+    assert results.count(words(CONVENTION)) == 2  # once with the tickets, once with the scorecard
     assert "[95% intervals over trials](results/README.md#what-was-found)" in (ROOT / "README.md").read_text()
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text())["cells"]

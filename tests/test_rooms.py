@@ -1,6 +1,7 @@
-"""The rooms of lthcore: each imports only from those before it, in the order in which CONTRIBUTING lists them.
+"""The rooms of lthcore: each imports only from itself and from rooms above it in CONTRIBUTING's table.
 
-`make rooms` prints them, with the lines of each module and the rooms that each imports from.
+Rooms are the top-level modules and packages. Within a room there are no circular imports. `make rooms` prints the
+rooms, the number of lines of each module, and the rooms that each room imports from.
 """
 
 import ast
@@ -16,13 +17,13 @@ HEAVY = ("IPython", "ipykernel", "papermill", "ray", "matplotlib", "seaborn", "n
 
 
 def modules() -> dict[str, Path]:
-    """Every module of lthcore by its dotted name below it: `masks`, `runs.folder`."""
+    """Return the path of every module of lthcore by its dotted name in the package, as in `masks` or `runs.folder`."""
     found = {path.relative_to(ROOT / "lthcore").with_suffix(""): path for path in (ROOT / "lthcore").rglob("*.py")}
     return {".".join(name.parts): path for name, path in found.items() if not name.name.startswith("__")}
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of lthcore that a module imports, when it is imported itself or later."""
+    """Return the modules of lthcore that a module imports with `from lthcore...`, at the top or inside functions."""
     found, known = set(), modules()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lthcore":
@@ -32,12 +33,12 @@ def imported(path: Path) -> set[str]:
 
 
 def room_of(module: str) -> str:
-    """A package, or a module that lies in lthcore itself."""
+    """Return the room of a module: its top-level package, or the module itself if it is at the top level."""
     return module.split(".")[0]
 
 
 def order_of_rooms() -> list[str]:
-    """The rooms in the order of CONTRIBUTING's table, which is that of reading and of imports."""
+    """Return the rooms in the order of CONTRIBUTING's table, which is the order of reading and of imports."""
     rows = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     return list(rows)
 
@@ -70,7 +71,7 @@ def test_importing_lthcore_is_light():
 
 
 def drawing() -> str:
-    """The rooms in reading and import order: their modules with their lines, and the rooms that they import from."""
+    """Return the text of `make rooms`: the rooms in order, their modules with line counts, and their imports."""
     rooms, lines = order_of_rooms(), []
     for room in rooms:
         inside = {module: path for module, path in modules().items() if room_of(module) == room}

@@ -1,4 +1,4 @@
-"""Settings: what is accepted, what is refused and how, and the keys that name runs and seeds."""
+"""Settings: accepted values, error messages for refused ones, params files, and the keys of runs and seeds."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def params_file(folder: Path, text: str) -> Path:
     return path
 
 
-# Run keys. A key below that changes orphans every published result: change the code, not the test.
+# Run keys. If a key below changes, published results no longer belong to their settings: fix the code, not the test.
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_lists_of_yaml_become_tuples():
         ({"arms": ("reinit",)}, "arms"),
         ({"arms": ()}, "arms"),
         ({"arms": ("ticket", "ticket")}, "arms"),
-        ({"arms": ("ticket", "fine_tuned"), "schedule": "cosine"}, "arms"),  # whose last rate is none
+        ({"arms": ("ticket", "fine_tuned"), "schedule": "cosine"}, "arms"),  # cosine ends at a learning rate of 0
         ({"widths": (300, 0)}, "widths"),
         ({"weight_decay": 1.0}, "weight_decay"),
         ({"dataset": "mnist", "augment": ("flip",)}, "augment"),
@@ -331,11 +331,11 @@ def test_epochs_with_another_grid_of_evaluations_are_another_run():
 
 
 def test_changed_epochs_take_the_place_of_iterations_and_the_reverse():
-    """What is changed is what was asked for; the other one follows from it."""
+    """The value that is changed counts, and the other one is derived from it."""
     by_steps = Settings(iterations=5_000, eval_every=200)
     by_epochs = by_steps.changed(epochs=2)
     assert (by_epochs.epochs, by_epochs.iterations, by_epochs.eval_every) == (2, 2 * 916, 200)
-    assert Settings().changed(epochs=3) == Settings(epochs=3)  # evaluated once an epoch, where nothing else was said
+    assert Settings().changed(epochs=3) == Settings(epochs=3)  # by default, evaluated once an epoch
     back = Settings(epochs=2).changed(iterations=700)
     assert (back.epochs, back.iterations, back.eval_every) == (0, 700, 916)
     assert Settings(epochs=2).changed(iterations=700, eval_every=50).eval_every == 50
@@ -365,7 +365,7 @@ def test_every_params_file_loads_under_every_profile(path, profile):
 def test_no_two_experiments_share_a_folder_and_at_paper_scale_none_repeats_another():
     experiments = [e for path in PARAMS for e in load_experiments(path, "paper")]
     assert len({e.name for e in experiments}) == len(experiments)
-    for profile in ("cpu", "paper"):  # at smoke scale they may
+    for profile in ("cpu", "paper"):  # at smoke scale settings may coincide
         for path in PARAMS:
             keys = [e.settings.key for e in load_experiments(path, profile)]
             assert len(set(keys)) == len(keys), path
@@ -550,7 +550,7 @@ def test_every_purpose_has_a_seed_of_its_own():
 @pytest.mark.parametrize(
     ("values", "key"),
     [
-        ({"rewind_to": 200, "read_at": (100,), "eval_every": 100}, "read_at"),  # no ticket has an accuracy there
+        ({"rewind_to": 200, "read_at": (100,), "eval_every": 100}, "read_at"),  # tickets start at iteration 200
         ({"rounds": 254}, "rounds"),
         ({"input_scaling": "unit_norm", "image_size": 14}, "input_scaling"),
     ],

@@ -15,10 +15,11 @@ from scipy import stats
 from lthcore.settings import Recipe
 
 CONVENTION = (
-    "Numbers in brackets are 95% intervals over trials; where that of a difference contains 0, the trials do not tell "
-    "the two apart. They are Student's t for means (paired by trial where both sides share initial weights or the "
-    "order of the images, else Welch's), Fieller's for ratios of means, the jackknife's over pairs of trials. Those of "
-    "a place are the places that the intervals of the differences allow."
+    "Numbers in brackets are 95% confidence intervals over trials. If the interval of a difference contains 0, the "
+    "trials cannot tell the two apart. The intervals are Student's t for means (paired by trial if both sides share "
+    "initial weights or the order of the images, otherwise Welch's), Fieller's for ratios of means, and the "
+    "jackknife's over pairs of trials. The interval of a place holds the places that the intervals of the differences "
+    "allow."
 )
 AT_CHANCE = 0.12  # of ten classes: always predicting one class is right for 9 to 11.4% of the test images used here
 MOST_TRIALS = 1000  # more trials than this are never recommended

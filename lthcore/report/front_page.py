@@ -14,7 +14,7 @@ from lthcore.report.studies import STUDIES
 LEAD = (
     "L3",
     "LeNet's smallest winning tickets",
-    "stop no later and reach no lower test accuracy than the dense network with {here} (the paper: {paper}).",
+    "have {here}: they stop no later than the dense network and reach no lower test accuracy (the paper: {paper}).",
 )
 SENTENCES = {
     "L1": (
@@ -27,15 +27,15 @@ SENTENCES = {
     ),
     "C1": (
         "How much earlier do convolutional tickets stop?",
-        "Those of Conv-2 stop up to {here} times earlier (the paper: {paper}).",
+        "Conv-2's tickets stop up to {here} times earlier than the dense network (the paper: {paper}).",
     ),
     "C2p": (
         "How much do Conv-2's tickets gain?",
-        "At its best by validation {C2}; at 4.6%, as graded, {here} (the paper: {paper}).",
+        "{here} at 4.6% (the paper: {paper}), {C2} at the size that validates best.",
     ),
     "C4": (
         "Do Conv-2's tickets fit their training images?",
-        "Down to 2% the least accurate end with {here} of them right (the paper: {paper}).",
+        "Of all sizes down to 2%, the one that fits worst ends with {here} of them right (the paper: {paper}).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
@@ -43,13 +43,11 @@ SENTENCES = {
     ),
     "X4b": (
         "Do tickets survive noise of 3 sigma on their initial weights?",
-        "The gain over reinitialised ones is {X4c} at 21.1%, {X4d} at 1.5%; as graded, at 7.0%, {here} (the paper: "
-        "above 0).",
+        "Their gain over reinitialised ones is {here} at 7.0% (the paper: above 0), {X4c} at 21.1%, {X4d} at 1.5%.",
     ),
     "F6": (
-        "May a mask that SNIP finds before training be shuffled within its layers?",
-        "That changes LeNet's accuracy at the end by {F6b} at 6.25%; as graded, at 1.56%, {here} (arXiv 2009.08576: no "
-        "loss).",
+        "Can a mask that SNIP finds before training be shuffled within its layers?",
+        "LeNet's final accuracy changes by {here} at 1.56% (arXiv 2009.08576: no loss), by {F6b} at 6.25%.",
     ),
 }
 ORDER = ("differs", "undecided", "reproduced")  # deviations from the papers come first

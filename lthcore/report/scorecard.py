@@ -71,7 +71,7 @@ def what_would_tell(row: pd.Series) -> str:
     if row["n"] == 1:
         return "a single trial has no interval"
     needed = row["trials_needed"]
-    return f"not even n = {MOST_TRIALS:,} would tell" if pd.isna(needed) else f"n = {needed:.0f} would tell"
+    return f"not even n = {MOST_TRIALS:,} would decide" if pd.isna(needed) else f"n = {needed:.0f} would decide"
 
 
 def _why(row: pd.Series) -> str:
@@ -143,13 +143,13 @@ def counts_in_full(card: pd.DataFrame) -> str:
     if changed := int(graded_otherwise(card).sum()):
         parts = f"{changed} part{'s' if changed > 1 else ''}"
         said.append(
-            f"Read at the end of training instead, {parts} would have another grade, which the table gives in italics."
+            f"Read at the end of training instead, {parts} would have another grade, shown in italics in the table."
         )
     said.append(
-        "A place is the percentage of a round of the run; the first round's stands for all above it. A largest gain or "
-        "speed-up is of a chosen round, which its interval leaves out of account. "
-        "Parts are not independent: runs of one experiment share their seeds, some parts are of one number, and A1 is, "
-        "for LeNet, L3 with a wider tolerance."
+        "A place is the percentage of weights remaining in a round of the run; the first round stands for all larger "
+        "percentages. The round of a largest gain or speed-up was chosen by the data, which its interval does not "
+        "account for. Parts are not independent: runs of one experiment share their seeds, some parts grade the same "
+        "number, and for LeNet A1 is L3 with a wider tolerance."
     )
     return " ".join(said)
 
@@ -164,17 +164,21 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
     """Return the scorecard block of results/README.md: the convention, grades, dense networks, and claims not run."""
     trained = card["run"].notna() & (card["grade"] != NOT_RUN)
     parts = [
-        f"{CONVENTION}\n\nA part of a claim is *reproduced* where its whole interval lies within the tolerance, "
-        "*differs* where none of it does, and is *undecided* where it straddles, or where a single trial has no "
-        "interval; of the former the number of trials is said that would tell, if mean and spread stayed as they are.",
+        f"{CONVENTION}\n\nA part of a claim is *reproduced* if its whole interval lies within the tolerance, and it "
+        "*differs* if the whole interval lies outside. It is *undecided* if the interval has values inside and "
+        "outside, or if a single trial has no interval. For undecided parts the table says how many trials would "
+        "decide, if mean and spread stayed as they are.",
         counts_in_full(card[trained]),
         as_markdown(card[trained]),
     ]
     dense = baselines(root, card[trained])
     if len(dense):
-        parts += ["The dense networks that these gains are over:", table_of(dense)]
+        parts += ["The dense networks that these gains are measured against:", table_of(dense)]
     for summary, rows in (
-        ("What needs no training: weight counts and percentages of weights remaining", card[card["run"].isna()]),
+        (
+            "Claims that need no training: numbers of weights and percentages of weights remaining",
+            card[card["run"].isna()],
+        ),
         ("Not run yet", card[card["run"].notna() & ~trained]),
     ):
         if len(rows):

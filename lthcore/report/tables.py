@@ -45,19 +45,19 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
     lines = []
     if rounds["es_test_accuracy"].isna().all():  # no validation set, so no early stop: read at the end
         rounds = rounds.assign(es_test_accuracy=rounds["final_test_accuracy"], es_iteration=rounds["iterations"])
-        lines.append("Without a validation set there is no early stop: what follows is read at the end of training.")
+        lines.append("Without a validation set there is no early stop: all numbers are from the end of training.")
     run = RunTables.of(rounds)
     rounds, n = run.rounds, run.n
-    smallest, among = smallest_winning(run), f"By the means of {n} trials" if n > 1 else "In a single trial"
+    smallest, among = smallest_winning(run), f"By the means of {n} trials," if n > 1 else "In a single trial,"
     lines.append(
-        f"{among} tickets stop no later and reach no lower test accuracy than the dense network down to "
+        f"{among} tickets stop no later than the dense network and reach no lower test accuracy down to "
         f"{smallest.text('{:.1f}%')} of the weights."
         if smallest.value < 100
-        else f"{among} tickets of no round both stop no later than the dense network and reach no lower test accuracy."
+        else f"{among} no tickets both stop no later than the dense network and reach no lower test accuracy."
     )
     levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
     for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
-        lines.append(f"At {run.left[k]:.1f}% of weights remaining {_at(run, run.left[k])} (n = {n}).")
+        lines.append(f"At {run.left[k]:.1f}% of weights remaining, {_at(run, run.left[k])} (n = {n}).")
     labels = {"ticket": "Tickets", "reinit": "Reinitialised tickets", "random": "Random sparse networks"}
     for arm in (arm for arm in labels if arm in set(rounds["arm"])):
         try:
@@ -71,13 +71,14 @@ def _at(run: RunTables, percent: float) -> str:
     """Compare tickets at a percentage of weights remaining with the dense network and with their reinitialisations."""
     said = (
         f"the early stop of tickets differs by {earlier(run, percent).times(-100).text('{:+.0f}%')} from the dense "
-        f"network's, their test accuracy there by {gain(run, percent).times(100).text('{:+.2f}')} points"
+        f"network's, and their test accuracy by {gain(run, percent).times(100).text('{:+.2f}')} points at the early "
+        "stop"
     )
     if run.has("final_test_accuracy"):
-        said += f" and at the end of training by {gain(run, percent, column=END).times(100).text('{:+.2f}')}"
+        said += f" and by {gain(run, percent, column=END).times(100).text('{:+.2f}')} at the end of training"
     try:
         against = gain(run, percent, against="reinit").times(100)
-        said += f"; from their reinitialisations' it differs by {against.text('{:+.2f}')} points at the early stop"
+        said += f"; from reinitialised tickets' it differs by {against.text('{:+.2f}')} points at the early stop"
     except Absent:
         pass
     return said
@@ -87,10 +88,10 @@ def _fall(run: RunTables, arm: str, label: str) -> str:
     below = falls_below(run, arm)
     values = run.against_dense("es_test_accuracy", arm).mean
     if not values[-1] < 0:
-        return f"{label} do not fall below the dense network's mean test accuracy at the early stop."
+        return f"{label} do not fall below the dense network's mean test accuracy (at the early stop)."
     return (
-        f"{label} fall for good below the dense network's mean test accuracy at the early stop at "
-        f"{below.text('{:.1f}%')} of weights remaining."
+        f"{label} stay below the dense network's mean test accuracy (at the early stop) from "
+        f"{below.text('{:.1f}%')} of weights remaining on."
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables made of tickets: known answers, made once, read anywhere, and made anew when the run has grown."""
+"""Tables derived from tickets: known answers, made once, readable without tickets, made again if the run has grown."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
     for _ in range(2):
         assert cached_table(place, "some", make)["x"].tolist() == [1.0]
     assert made == [2]
-    shutil.rmtree(place / "tickets")  # as elsewhere: tables travel, tickets do not
+    shutil.rmtree(place / "tickets")  # as on other machines, which get the tables but not the tickets
     assert len(cached_table(place, "some", make)) == 1
     shutil.copytree(folder / "tickets", place / "tickets")
     run(SETTINGS.changed(trials=3), place, quiet=True)
@@ -57,7 +57,7 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
 
 
 def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, tmp_path):
-    """Notebooks of several studies derive tables of one run, beside each other: notes are read and written in turn."""
+    """Notebooks of several studies may derive tables of one run at once: no one may overwrite another's notes."""
     place, made = tmp_path / "copy", threading.Event()
     shutil.copytree(folder, place)
 
@@ -69,7 +69,7 @@ def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, 
     with locked(place / "checkpoints" / "lock.json"):
         other.start()
         assert made.wait(60)
-        other.join(0.3)  # it would be done by now, did it not wait
+        other.join(0.3)  # without the lock it would be done by now
         assert not (place / "mine.csv").exists()
         (place / "derived.json").write_text(json.dumps({"theirs": {"trainings": 14}}))
     other.join(60)
@@ -77,7 +77,7 @@ def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, 
 
 
 def test_a_table_of_fewer_trainings_than_its_run_is_not_there(folder, tmp_path):
-    """Figures read tables beside rounds.csv: their captions say how many trials that has."""
+    """Figures state the number of trials of rounds.csv, so they must not read derived tables of fewer trials."""
     place = tmp_path / "copy"
     shutil.copytree(folder, place)
     assert not has_derived(place, "seeds")
@@ -175,7 +175,7 @@ def test_features_are_of_the_initial_and_the_early_network_alone(folder):
     assert torch.equal(ranks.argsort(stable=True), w[first].abs().argsort(stable=True))
     assert table.drop(columns="z-score").to_numpy().min() >= 0 and table.drop(columns="z-score").to_numpy().max() <= 1
     early = torch.tensor(table["early movement"].to_numpy())
-    assert early.std() > 0.1  # they did move
+    assert early.std() > 0.1  # the weights did move
 
 
 def test_seeding_changes_just_the_weights_it_names():
@@ -262,7 +262,7 @@ def test_without_pymoo_one_line_says_what_to_install(folder, monkeypatch):
 
 
 def test_a_convolutional_network_has_no_pixels_and_no_paths_of_units(tmp_path):
-    """Its other tables are there, and what is said of them."""
+    """Its other tables and their findings exist."""
     settings = SETTINGS.changed(architecture="conv2", widths=(), iterations=4, eval_every=4, rounds=1, arms=("ticket",))
     run(settings, tmp_path, quiet=True)
     makers = (

@@ -1,4 +1,4 @@
-"""Connectivity: no barrier between equal networks, a known one on a known line, and copies that differ by order."""
+"""Connectivity: barriers with known heights, and copies that differ only by the order of data and by noise."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_norms_on_the_line_have_the_statistics_of_the_images_they_see(data):
     a, b = (initial_weights(model, settings, seed) for seed in (0, 1))
     mixed = path(model, a, b, data.test, points=3)
     renewed = path(model, a, b, data.test, points=3, norms=data.train)
-    assert mixed != renewed  # new networks' norms have no statistics at all
+    assert mixed != renewed  # the norms of new networks have default statistics
     first = next(name for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d))
     model.load_state_dict(a)
     renew_norms(model, data.train)
@@ -59,7 +59,7 @@ def test_norms_on_the_line_have_the_statistics_of_the_images_they_see(data):
 
 
 def test_norms_are_renewed_at_every_point_of_both_lines(data, monkeypatch):
-    """Between two networks the statistics of neither hold: a barrier without renewal would be the norms' alone."""
+    """Between two networks the statistics of neither are right: without renewal, norms alone could cause a barrier."""
     renewed = []
     monkeypatch.setattr(connectivity, "renew_norms", lambda model, split: renewed.append(split))
     instability(SMALL.changed(iterations=1), data, fresh(data))
@@ -81,17 +81,17 @@ def test_copies_start_alike_and_differ_by_the_order_of_the_data(data):
 
 
 def test_copies_have_noise_of_their_own(data):
-    """Dropout that went on alike in both would hide a part of the noise whose effect is asked for."""
+    """If both copies had the same dropout, a part of the noise whose effect is measured would be missing."""
     settings = SMALL.changed(dropout=0.5, iterations=60, eval_every=20)
     state = next(now for now in train(settings, data, fresh(data)) if now.iteration == 20)
     noise = state.noise.clone()
     a, b = copies(settings, data, state)
     assert torch.equal(state.noise, noise)
-    assert not torch.equal(a.noise, b.noise)  # alike, they would end alike: both drew as often
+    assert not torch.equal(a.noise, b.noise)  # both drew equally often, so equal generators would end equal
 
 
 def test_copies_that_part_late_are_closer_than_copies_that_part_at_the_start(data):
-    settings = SMALL.changed(learning_rate=0.05, iterations=200)  # a rate at which the start is not stable
+    settings = SMALL.changed(learning_rate=0.05, iterations=200)  # too high for a stable start
     early = instability(settings, data, fresh(data))
     state = fresh(data)
     for now in train(settings, data, state):

@@ -1,4 +1,4 @@
-"""Early-bird tickets: distances by hand, masks against those of the run, and a training that goes on where it stood."""
+"""Early-bird tickets: distances by hand, masks compared with the run's, tickets pruned where masks are stable."""
 
 import numpy as np
 import pytest
@@ -35,14 +35,14 @@ def mask(*kept: int) -> masks.Mask:
 def test_the_distance_is_the_share_of_weights_on_which_masks_differ():
     assert early_bird.distance(mask(0, 1, 5), mask(0, 1, 5)) == 0
     assert early_bird.distance(mask(0, 1, 5), mask(0, 2, 5)) == pytest.approx(0.2)
-    assert early_bird.distance(mask(0, 1, 5), mask(6, 7, 8)) == pytest.approx(0.6)  # at most twice the share kept
+    assert early_bird.distance(mask(0, 1, 5), mask(6, 7, 8)) == pytest.approx(0.6)  # the most: twice the share kept
 
 
 def test_a_mask_is_held_against_the_five_before_it():
     drawn = [mask(9), mask(0, 1, 2), *[mask(0)] * 4, mask(0, 1)]
     assert np.isnan(early_bird.farthest(drawn[:5]))
-    assert early_bird.farthest(drawn[:6]) == pytest.approx(0.2)  # still sees the first one
-    assert early_bird.farthest(drawn) == pytest.approx(0.1)  # no longer
+    assert early_bird.farthest(drawn[:6]) == pytest.approx(0.2)  # from the five masks before it, drawn[0] among them
+    assert early_bird.farthest(drawn) == pytest.approx(0.1)  # drawn[0], at 0.3, is not compared
 
 
 def test_the_training_is_the_dense_networks_and_its_masks_those_of_the_run(folder):

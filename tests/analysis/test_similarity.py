@@ -1,4 +1,4 @@
-"""Similarity: known answers for networks that are equal, permuted, rotated or have nothing to do with each other."""
+"""Similarity: known answers for networks that are equal, permuted, rotated or unrelated."""
 
 import math
 
@@ -31,7 +31,7 @@ def ticket(architecture: str, density: float = 0.2):
 
 
 def permuted(tensors: dict, model) -> dict:
-    """The same network with its hidden units in another order."""
+    """Return the tensors of the same network with its hidden units in another order."""
     out = {name: t.clone() for name, t in tensors.items()}
     for stream in streams_of(model)[1:]:
         (layer,) = stream.producers
@@ -71,7 +71,7 @@ def test_aligning_random_masks_finds_little_more_than_chance():
     _, _, other, _ = ticket("lenet", 0.1)
     aligned = align(mask, other, streams_of(model))
     found = [jaccard(mask["fc1.weight"], m["fc1.weight"]) for m in (other, aligned)]
-    assert found[0] <= found[1] < 0.35  # the best of all orders of a small layer: what aligned tickets have to beat
+    assert found[0] <= found[1] < 0.35  # even random masks gain a little by alignment
     assert {n: int(m.sum()) for n, m in aligned.items()} == {n: int(m.sum()) for n, m in other.items()}
 
 
@@ -96,7 +96,7 @@ def test_cka_is_1_for_rotated_activations_and_small_for_unrelated_ones():
     rotation, _ = torch.linalg.qr(torch.randn(20, 20, generator=GENERATOR))
     assert linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1.0, abs=1e-6)
     assert linear_cka(x, torch.randn(2000, 20, generator=GENERATOR)) < 0.05
-    assert linear_cka(x, x @ torch.randn(20, 20, generator=GENERATOR)) < 0.95  # a stretch is no rotation
+    assert linear_cka(x, x @ torch.randn(20, 20, generator=GENERATOR)) < 0.95  # stretching changes CKA
 
 
 def test_cca_is_1_for_any_invertible_map_and_leaves_out_what_does_not_vary():
@@ -109,7 +109,7 @@ def test_cca_is_1_for_any_invertible_map_and_leaves_out_what_does_not_vary():
 
 @pytest.mark.parametrize("measure", [mean_cca, linear_cka])
 def test_a_mean_that_two_have_in_common_is_no_likeness(measure):
-    """Rectified units all have means above zero: not centred, any two networks would look alike."""
+    """Rectified units have means above zero: without centring, any two networks would look alike."""
     x, y = (torch.randn(2000, 3, generator=GENERATOR) + 50 for _ in range(2))
     assert measure(x, y) < 0.1
 

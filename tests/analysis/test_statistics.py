@@ -1,4 +1,4 @@
-"""Statistics: intervals are scipy's where scipy has them, cover what they say, and are honest about what they lack."""
+"""Statistics: intervals equal scipy's, have the stated coverage, and are missing or unbounded where they must be."""
 
 import numpy as np
 import pandas as pd
@@ -30,11 +30,11 @@ def test_means_and_differences_are_scipys():
     assert ends(difference(A, B, paired=True)) == pytest.approx(stats.ttest_rel(A, B).confidence_interval())
     welch = stats.ttest_ind(A, B[:4], equal_var=False).confidence_interval()
     assert ends(difference(A, B[:4], paired=False)) == pytest.approx(welch)
-    assert difference(A, B[:4], paired=True).n == 4  # over the trials that both have
+    assert difference(A, B[:4], paired=True).n == 4  # trials in both series
 
 
 def coverage(n: int, repeats: int = 3000) -> tuple[float, float]:
-    """How often the t interval, and the percentile bootstrap's, hold the mean of what was drawn from."""
+    """Return how often the t interval and the percentile bootstrap interval of n draws contain the true mean."""
     x = GENERATOR.normal(1.0, 0.3, (n, repeats))
     by_t = abs(x.mean(0) - 1.0) <= half_widths(x)
     resampled = x[GENERATOR.integers(0, n, (n, 150))].mean(0)  # (resample, repeat)
@@ -43,7 +43,7 @@ def coverage(n: int, repeats: int = 3000) -> tuple[float, float]:
 
 
 def test_at_three_and_five_trials_t_covers_what_it_says_and_the_bootstrap_does_not():
-    """Why intervals are Student's: with few trials the bootstrap only knows values between those it has seen."""
+    """Why intervals are Student's: a bootstrap of few trials only resamples their values, so it is too narrow."""
     t3, bootstrap3 = coverage(3)
     t5, bootstrap5 = coverage(5)
     assert t3 == pytest.approx(0.95, abs=0.015) and t5 == pytest.approx(0.95, abs=0.015)
@@ -60,10 +60,10 @@ def test_fiellers_interval_covers_the_ratio_of_the_means_of_what_is_paired():
 def test_a_ratio_is_of_means_and_unbounded_where_the_lower_one_may_be_zero():
     found = ratio(A, B)
     assert found.value == pytest.approx(A.mean() / B.mean()) and found.low < found.value < found.high
-    assert ends(ratio(2 * B, B)) == pytest.approx((2, 2))  # trial by trial the same: nothing is unsure
+    assert ends(ratio(2 * B, B)) == pytest.approx((2, 2))  # every trial has the same ratio
     wide = ratio(A, pd.Series([1.0, -1.0, 2.0, -2.0, 0.5]))
     assert ends(wide) == (-np.inf, np.inf) and wide.n == 5
-    # the interval is where a - r b cannot be told from zero: at its ends the paired t test gives 5%
+    # the interval has the ratios r for which the mean of a - r b may be zero: at its ends the t test gives p = 5%
     assert stats.ttest_1samp(A - found.high * B, 0).pvalue == pytest.approx(0.05)
 
 
@@ -104,14 +104,14 @@ def test_units_change_with_the_ends_in_order():
 
 
 def test_pairs_of_trials_are_not_counted_as_so_many_trials():
-    """Ten pairs of five trials: an interval over ten would be too narrow where a trial's pairs go together."""
+    """Pairs that share a trial are correlated: an interval over ten pairs of five trials would be too narrow."""
     effect = pd.Series([0.0, 0.1, -0.1, 0.3, -0.2])
     pairs = pd.DataFrame(
         [(i, j, effect[i] + effect[j]) for i in range(5) for j in range(i)], columns=["a", "b", "value"]
     )
     found = mean_of_pairs(pairs["value"], pairs["a"], pairs["b"])
     assert found.value == pytest.approx(pairs["value"].mean()) and found.n == 5
-    assert ends(found) == pytest.approx(ends(mean_of(effect).times(2)))  # a sum of two draws: twice the mean
+    assert ends(found) == pytest.approx(ends(mean_of(effect).times(2)))  # each value is the sum of two trials' effects
     assert found.high - found.low > mean_of(pairs["value"]).high - mean_of(pairs["value"]).low
     three = pairs[(pairs["a"] < 3) & (pairs["b"] < 3)]
     found = mean_of_pairs(three["value"], three["a"], three["b"])
@@ -128,7 +128,7 @@ def test_runs_are_paired_where_trials_share_weights_or_the_order_of_images():
     assert not share_trials(run, run | {"seed": 1})
     assert not share_trials(run, run | {"architecture": "mlp", "batch_size": 128})
     assert not share_trials(run, run | {"padding": "valid", "batch_size": 128})
-    older = {key: value for key, value in run.items() if key not in ("padding", "image_size")}  # of before there were
+    older = {key: value for key, value in run.items() if key not in ("padding", "image_size")}  # an older record
     assert share_trials(older, run | {"batch_size": 128})
 
 

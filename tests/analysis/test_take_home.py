@@ -1,4 +1,4 @@
-"""Tickets to take home: what a run's lineage gives, without a ticket file, is what the run trained."""
+"""Tickets to take home: tickets made from a run's lineage, without ticket files, equal those that the run trained."""
 
 import inspect
 import shutil
@@ -31,7 +31,7 @@ SEARCH = Settings(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A results root with a run whose tickets were moved away from it, into tickets/ beside it."""
+    """Results root with a run whose ticket files were moved out of its folder, to tickets/ in the root."""
     root = tmp_path_factory.mktemp("results")
     folder = root / "cpu" / "iterative_pruning" / "small"
     run(SEARCH, folder, quiet=True)
@@ -122,7 +122,7 @@ def test_other_programs_read_a_network_of_equal_outputs(suffix, compacted, root,
 
 
 class FakeHub:
-    """Stands for huggingface_hub's HfApi: remembers what is uploaded, or refuses."""
+    """Stub of huggingface_hub's HfApi: records what is uploaded, or raises `refusal` if it is set."""
 
     uploaded: ClassVar[dict[str, bytes]] = {}
     refusal: Exception | None = None
@@ -157,7 +157,7 @@ def test_a_hub_that_refuses_or_is_not_installed_is_one_line(root, tmp_path, monk
 
 
 def test_the_hub_is_called_as_it_is_defined():
-    """By the real package where it is: the stub above takes what that takes."""
+    """The real package, if it is installed, has the methods and parameters of the stub above."""
     hub = pytest.importorskip("huggingface_hub").HfApi
     for name in ("create_repo", "upload_file"):
         theirs, ours = (inspect.signature(getattr(kind, name)).parameters for kind in (hub, FakeHub))

@@ -1,4 +1,4 @@
-"""Analysis: what is said of a ticket is what a hand count finds."""
+"""Analysis of tickets: measures and tables agree with counts by hand."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_tables_of_tickets():
     assert abs(row["density"] - 1 / 3) < 1e-6
     assert abs(row["movement_kept"] - 0.25) < 1e-6 and abs(row["movement_pruned"] - 0.075) < 1e-6
     assert abs(row["initial_magnitude_kept"] - 0.2) < 1e-6
-    assert set(distributions["round"]) == {4}  # every fourth
+    assert set(distributions["round"]) == {4}  # every fourth round
     counts = distributions.groupby("quantity")["count"].sum()
     assert counts["surviving initial weights"] == counts["movement, in the ticket"] == 2 * 2
     assert counts["movement, pruned"] == 2 * 4 and counts["outgoing connections kept"] == 2 * 3
@@ -65,10 +65,10 @@ def test_degrees_of_a_random_mask_are_those_expected(side):
     assert table["units"].sum() == units and table["expected"].sum() == pytest.approx(units)
     assert (table["degree"] * table["units"]).sum() == mask.sum() and len(table) == size + 1
     assert (table["degree"] * table["expected"]).sum() == pytest.approx(float(mask.sum()))
-    assert (table["units"] - table["expected"]).abs().sum() < 0.35 * units + 25  # two draws of one distribution
+    assert (table["units"] - table["expected"]).abs().sum() < 0.35 * units + 25  # noise of one random mask
     hub = torch.zeros(400, 50, dtype=torch.bool)
     hub[0] = True
-    assert tickets.degrees(hub, "in").query("degree == 50")["expected"].item() < 1e-6  # no hub by chance
+    assert tickets.degrees(hub, "in").query("degree == 50")["expected"].item() < 1e-6  # a random mask has no such unit
 
 
 def test_the_pixel_map_counts_connections_of_each_pixel():

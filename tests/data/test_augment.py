@@ -1,4 +1,4 @@
-"""Augmentation: each image its own way, as plain loops and torchvision would, from nothing but its generator."""
+"""Augmentation: each image is changed on its own, as by plain loops and torchvision, from one generator alone."""
 
 import math
 from itertools import combinations
@@ -23,7 +23,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def crops(image: np.ndarray) -> dict[bytes, tuple[bool, int, int]]:
-    """The oracle: every crop of the padded image, flipped or not, by a plain loop; bytes -> (flip, top, left)."""
+    """Return every crop of the padded image, flipped or not, found by a plain loop: bytes -> (flip, top, left)."""
     channels, height, width = image.shape
     found = {}
     for flip in (False, True):
@@ -48,7 +48,7 @@ def test_augmented_images_are_crops_of_their_own_padded_image():
     result = augmented(batch)
     assert result.shape == batch.shape and result.dtype == batch.dtype
     drawn = {crops(before)[after.tobytes()] for before, after in zip(batch.numpy(), result.numpy(), strict=True)}
-    assert len(drawn) > 25  # each image draws its own
+    assert len(drawn) > 25  # each image has its own crop and flip
 
 
 def test_augmentation_draws_all_offsets_and_flips_alike():
@@ -77,7 +77,7 @@ def test_rotation_turns_as_torchvision_does(shape, monkeypatch):
     turned = [V.rotate(x, float(a), InterpolationMode.BILINEAR) for x, a in zip(batch, angles.flatten(), strict=True)]
     other = [V.rotate(x, -float(a), InterpolationMode.BILINEAR) for x, a in zip(batch, angles.flatten(), strict=True)]
     result = rotate(batch, generator())
-    errors = [(result - torch.stack(t)).abs().max() for t in (turned, other)]  # which way is counted as positive
+    errors = [(result - torch.stack(t)).abs().max() for t in (turned, other)]  # either direction may count as positive
     assert min(errors) < 1e-4
 
 
@@ -118,7 +118,7 @@ def test_augmentation_follows_from_its_generator_alone(kinds):
 
 
 def test_jitter_knows_the_scale_of_its_images():
-    """The same pixels, jittered alike, whether a network sees them standardised or in [0, 1]."""
+    """Jitter changes pixels equally, whether images are standardised or in [0, 1]."""
     pixels = np.random.RandomState(0).randint(0, 256, (5, 3, 8, 8)).astype(np.uint8)
     standardised, unit = (
         augment(scaled(pixels, "cifar10", kind), Settings(dataset="cifar10", augment=("jitter",), input_scaling=kind),

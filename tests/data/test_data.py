@@ -1,4 +1,4 @@
-"""Data: files are read only as published, splits are seeded and disjoint."""
+"""Data: files are read only if they are as published, and splits are seeded and disjoint."""
 
 import gzip
 import hashlib
@@ -32,7 +32,10 @@ RECORD = 3073
 
 @pytest.fixture
 def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Writes 600 + 20 images in MNIST's format, whose first two pixels spell their index, and trusts their hashes."""
+    """Function that writes 600 training and 20 test images in MNIST's format, and makes their hashes the known ones.
+
+    The first two pixels of an image encode its index.
+    """
 
     def write(packed: bool = False, folder: str = "MNIST", table: str = "MNIST_FILES") -> Path:
         (tmp_path / folder / "raw").mkdir(parents=True)
@@ -58,9 +61,9 @@ def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 @pytest.fixture
 def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of five files of 4 training records and one of 6 test records, all of whose digests are known.
+    """Folder with CIFAR-10's files, of 4 records in each training batch and 6 in the test batch, with known digests.
 
-    Batch i starts with label i and pixel i. The digests are taken as their descriptions say, record by record.
+    Batch i starts with label i and pixel i. The digests are computed independently, as described in sources/cifar.py.
     """
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
@@ -86,7 +89,7 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def copied_cifar10(root_with: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A function of a file's name: a folder of the real CIFAR-10 in which that file is a copy, the others are links."""
+    """Function that returns a folder of the real CIFAR-10 with a copy of the named file and links to the others."""
 
     def copied(name: str) -> Path:
         published, folder = root_with("cifar10") / "cifar-10-batches-bin", tmp_path / "cifar-10-batches-bin"
@@ -107,7 +110,7 @@ def flip_byte(path: Path, position: int = -1) -> None:
 
 
 def indices(split: datasets.Split) -> set[int]:
-    """The indices that the first two pixels of the fake images spell."""
+    """Return the indices that the first two pixels of the fake images encode."""
     dataset = DATASETS["mnist"]
     pixels = ((split.images[:, 0, 0, :2] * dataset.std[0] + dataset.mean[0]) * 255).round().long()
     return set((pixels[:, 0] * 256 + pixels[:, 1]).tolist())
@@ -154,7 +157,7 @@ def test_unit_norm_scaling_gives_each_image_a_norm_of_1():
 
 
 def test_digits_are_labelled_right():
-    """The nearest training image has the same label: images and labels were split and shuffled alike."""
+    """Nearly all images have the label of the nearest training image: images and labels were shuffled together."""
     digits = datasets.load(DIGITS)
     for split in (digits.validation, digits.test):
         nearest = torch.cdist(split.images.flatten(1), digits.train.images.flatten(1)).argmin(dim=1)
@@ -177,7 +180,7 @@ def test_without_validation_there_is_no_such_split():
     ],
 )
 def test_images_are_standardised_by_the_published_constants(name, mean, std):
-    """Means and standard deviations of the channels over the training images; those of the test images are others."""
+    """The constants are the channels' means and standard deviations over the training images, without test images."""
     black, white = (np.full((1, len(mean), 2, 2), value, np.uint8) for value in (0, 255))
     for images, pixel in ((black, 0.0), (white, 1.0)):
         found = datasets.scaled(images, name, "standardised")[0, :, 1, 1]
@@ -260,7 +263,7 @@ def test_fewer_training_images_leave_the_validation_images_the_same(fake_mnist):
     [
         {"validation": 1437},
         {"validation": 5000},
-        {"validation": 1400},  # which leaves less than a batch
+        {"validation": 1400},  # leaves less than a batch
         {"validation": 437, "train_examples": 1001},
         {"validation": 0, "train_examples": 1438},
         {"validation": 0, "train_examples": 59},
@@ -366,7 +369,7 @@ def test_known_cifar10_is_verified_and_nothing_is_said(small_cifar10, capsys):
 
 
 def test_the_order_of_training_records_does_not_matter(small_cifar10):
-    """Binary versions differ in it."""
+    """Copies of the binary version differ in the order."""
     files = [small_cifar10 / file for file in cifar.CIFAR10_FILES[:5]]
     shuffled = np.random.RandomState(1).permutation(np.concatenate([records_of(file) for file in files]))
     for file, records in zip(files, shuffled.reshape(5, 4, RECORD), strict=True):
@@ -484,15 +487,12 @@ def test_one_flipped_bit_of_real_cifar10_is_an_error(copied_cifar10, file, posit
     assert file in message and "`lth data fetch cifar10`" in message
 
 
-# Fetching, with no network
-
-
 # CIFAR-100's files, and the number of classes
 
 
 @pytest.fixture
 def small_cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of 12 training and 5 test records: the first pixel is the record's number, labels are 99, 98 ..."""
+    """Folder with 12 training and 5 test records: the first pixel is the record's index, labels count down from 99."""
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()
     records = np.zeros((17, 2 + 3072), np.uint8)
@@ -558,6 +558,9 @@ def test_data_of_12_and_of_5_classes_are_trained_by_networks_of_as_many_outputs(
                 assert outcome.curve[-1].test_accuracy > 0.5
 
 
+# Fetching, with no network
+
+
 def no_network(*args, **kwargs):
     raise OSError("no network")
 
@@ -613,7 +616,7 @@ def test_images_are_resized_as_torchvision_resizes_them():
 
 
 def digest_of(monkeypatch: pytest.MonkeyPatch, settings: Settings = DIGITS, **changed: np.ndarray) -> str:
-    """The digest of digits some of whose arrays are others."""
+    """Return the digest of digits with some arrays replaced."""
     raw = catalogue.read("digits")._replace(**changed)
     with monkeypatch.context() as patch:
         patch.setitem(DATASETS, "digits", replace(DATASETS["digits"], reader=lambda root: raw))
@@ -626,7 +629,7 @@ def test_the_digest_of_the_same_data_is_the_same(monkeypatch):
 
 
 def test_the_digest_follows_from_names_shapes_pixels_and_labels_of_the_splits_in_their_order():
-    """Held against a plain hash of the bytes, so that another machine or version finds the same."""
+    """The digest equals a plain hash of the bytes, so other machines and versions find the same one."""
     raw, settings = catalogue.read("digits"), DIGITS.changed(validation=0)
     train = datasets.load(settings).train
     order = [int((raw.train_images == image).all((1, 2, 3)).argmax()) for image in pixels_of(train)]
@@ -640,13 +643,13 @@ def test_the_digest_follows_from_names_shapes_pixels_and_labels_of_the_splits_in
 
 
 def pixels_of(split: datasets.Split) -> np.ndarray:
-    """The bytes that standardised digits were made of."""
+    """Return the bytes from which standardised digits were made."""
     dataset = DATASETS["digits"]
     return ((split.images * dataset.std[0] + dataset.mean[0]) * 255).round().to(torch.uint8).numpy()
 
 
 def test_other_pixels_labels_or_order_have_another_digest(monkeypatch):
-    """All of them are trained on or counted: a run does not go on with others."""
+    """All of these change results, and the digest is what keeps a run from resuming with other data."""
     raw = catalogue.read("digits")
     pixel, label = raw.train_images.copy(), raw.test_labels.copy()
     pixel[0, 0, 0, 0] ^= 1
@@ -665,7 +668,7 @@ def test_other_pixels_labels_or_order_have_another_digest(monkeypatch):
 
 
 def test_the_digest_is_of_bytes_before_they_are_scaled():
-    """Scaling and resizing round differently on other processors."""
+    """Scaling and resizing round differently on other processors, so the digest must not include them."""
     scaled = ({}, {"input_scaling": "unit_norm"}, {"image_size": 12})
     digests = {datasets.load(DIGITS.changed(**values)).digest for values in scaled}
     assert len(digests) == 1

@@ -1,4 +1,4 @@
-"""Claims: graded as reproduced in tables built to pass, as differing in tables built to fail, as not run in none."""
+"""Claims: reproduced by tables built to pass, differing in tables built to fail, and not run without tables."""
 
 import json
 from pathlib import Path
@@ -19,15 +19,15 @@ from lthcore.runs.experiments import load_experiments, params_files
 
 LEFT = [100.0, 51.3, 21.1, 13.5, 7.0, 3.6, 1.9]
 ROUNDS = len(LEFT) - 1
-# accuracy at the early stop and iteration of it, by round
+# test accuracy at the early stop, and the iteration of the early stop, by round
 TICKET = ([0.97, 0.973, 0.975, 0.974, 0.972, 0.970, 0.961], [1000, 800, 600, 650, 700, 1000, 1500])
 RECORD = {"finished": "2026-11-20T22:40:00+00:00", "wall_seconds": 3600.0, "hardware": {"cores": 2}}
-VALIDATION: dict[int, float] = {}  # by round; elsewhere validation accuracy is test accuracy
+VALIDATION: dict[int, float] = {}  # validation accuracy by round; in other rounds it equals test accuracy
 REINIT = ([None, 0.971, 0.969, 0.968, 0.965, 0.960, 0.940], [None, 1000, 1500, 1600, 1700, 1800, 1900])
 
 
 def table(arms: dict[str, tuple], trials: int = 3, spread: float = 0.0005, draws: int = 2) -> pd.DataFrame:
-    """rounds.csv with these means: trials lie `spread` apart, draws cancel out."""
+    """Return rounds.csv with these means: trials are `spread` apart, and the mean over draws is that of the trial."""
     rows = []
     for arm, (accuracies, stops) in arms.items():
         for trial in range(trials):
@@ -105,7 +105,7 @@ def ends(found: Estimate) -> tuple[float, float]:
 
 
 def test_differences_are_paired_within_a_run(tmp_path):
-    """A difference within trials has no spread where all trials share it, however far apart the trials lie."""
+    """If all trials have the same difference, its interval has no width, however far apart the trials are."""
     view = RunTables.read(write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}, spread=0.01)))
     found = measure(view, {"measure": "gain", "at": 21.1})
     assert ends(found) == pytest.approx((found.value, found.value))
@@ -122,7 +122,7 @@ def test_an_accuracys_interval_ends_where_accuracies_do(tmp_path):
 
 
 def test_places_reach_as_far_as_every_differences_interval_allows(tmp_path):
-    """At 3.6% tickets are as good as the dense network on average, but one trial is far above it and one far below."""
+    """At 3.6% tickets equal the dense network on average, but one trial is far above it and one far below."""
     rounds = table({"ticket": TICKET})
     at = rounds["round"] == 5
     rounds.loc[at, "es_test_accuracy"] += rounds.loc[at, "trial"].map({0: 0.0001, 1: 0.01, 2: -0.01})
@@ -130,12 +130,12 @@ def test_places_reach_as_far_as_every_differences_interval_allows(tmp_path):
     falls = {"measure": "falls_below", "arm": "ticket"}
     found, wins = measure(view, falls), measure(view, {"measure": "smallest_winning"})
     assert (found.low, found.value, found.high) == pytest.approx((1.9, 1.9, 3.6))
-    assert (wins.low, wins.value, wins.high) == pytest.approx((3.6, 3.6, 7.0))  # for sure no worse only at 7.0%
+    assert (wins.low, wins.value, wins.high) == pytest.approx((3.6, 3.6, 7.0))  # at 3.6% tickets may be worse
     assert ends(measure(view.with_trials(1_000_000), falls)) == pytest.approx((1.9, 1.9))
 
 
 def test_a_place_with_a_control_is_one_where_the_control_is_beaten_too(tmp_path):
-    """Random networks stop earlier than the dense one as well, where many weights are left."""
+    """With many weights left, random networks also stop earlier than the dense one: `control` excludes such places."""
     control = ([None, 0.972, 0.972, 0.975, 0.973, 0.971, 0.9], [None, 700, 700, 700, 1800, 1800, 1900])
     view = RunTables.read(write(tmp_path, table({"ticket": TICKET, "random": control}, spread=0)))
     stops = {"column": "es_iteration", "lower": True}
@@ -175,7 +175,7 @@ def test_what_is_not_in_the_table_is_absent(spec, folder):
 
 
 def test_the_largest_gain_is_read_in_the_round_that_validates_best(tmp_path, monkeypatch):
-    """Chosen by test accuracy, noise alone would make a gain."""
+    """If the round were chosen by test accuracy, noise alone would give a gain."""
     monkeypatch.setattr(__name__ + ".VALIDATION", {4: 0.99})
     view = RunTables.read(write(tmp_path, table({"ticket": TICKET})))
     assert measure(view, {"measure": "largest_gain"}).value == pytest.approx(0.002)
@@ -187,7 +187,7 @@ def test_the_best_accuracy_is_that_of_the_round_that_validates_best(tmp_path, mo
     view = RunTables.read(write(tmp_path, table({"ticket": TICKET})))
     spec = {"measure": "best", "column": "es_test_accuracy", "up_to": 60.0}
     assert measure(view, spec | {"down_to": 1.0}).value == pytest.approx(0.972)
-    assert measure(view, spec | {"down_to": 50.0}).value == pytest.approx(0.973)  # one round: no choice
+    assert measure(view, spec | {"down_to": 50.0}).value == pytest.approx(0.973)  # the only round in this range
 
 
 def test_gains_over_the_run_beside_are_paired_where_trials_are_the_same_draws(tmp_path):
@@ -240,7 +240,7 @@ def test_grades_follow_from_the_whole_interval():
         assert grade(part, Estimate(0.2, -0.1, 0.5, 5), spec) == "undecided"
         assert grade(part, Estimate(-0.2, -0.3, -0.1, 5), spec).startswith("differs")
     assert grade("direction", Estimate(-0.2, -0.3, -0.1, 5), {"sign": -1}) == "reproduced"
-    assert grade("direction", exactly(0.0), {"sign": 1}) == "undecided"  # a tie is on neither side
+    assert grade("direction", exactly(0.0), {"sign": 1}) == "undecided"  # a tie has no sign
     assert grade("size", Estimate(1.5, -np.inf, np.inf, 5), {"within": [1, 2]}) == "undecided"
 
 
@@ -262,7 +262,7 @@ def test_what_differs_says_by_how_much():
 )
 def test_a_tolerance_was_fixed_before_during_or_after_a_run(moment, expected):
     assert timing(when(moment), RECORD) == expected
-    unknown = {"finished": RECORD["finished"], "hardware": {"cores": 2}, "training_seconds": 7200.0}  # for an hour
+    unknown = {"finished": RECORD["finished"], "hardware": {"cores": 2}, "training_seconds": 7200.0}  # 1 h on 2 cores
     assert timing(when(moment), unknown) == expected
     assert timing(when(moment), RECORD | {"began": "2026-11-20T21:40:00+00:00", "wall_seconds": 60.0}) == expected
 
@@ -294,7 +294,7 @@ def test_a_table_built_to_fail_fails_and_says_by_how_much(folder, tmp_path):
 @pytest.mark.parametrize(
     ("part", "ends", "spec", "expected"),
     [
-        ("size", (0.2, 0.5), {"within": [0.2, 0.5]}, "reproduced"),  # the ends belong to a tolerance
+        ("size", (0.2, 0.5), {"within": [0.2, 0.5]}, "reproduced"),  # a tolerance includes its ends
         ("size", (0.5, 0.9), {"within": [0.2, 0.5]}, "undecided"),
         ("size", (0.0, 0.2), {"within": [0.2, 0.5]}, "undecided"),
         ("size", (0.6, 0.9), {"within": [0.2, 0.5]}, "differs (by +0.25)"),
@@ -329,7 +329,7 @@ def test_smoke_runs_and_runs_on_their_way_down_are_not_graded(tmp_path):
 
 
 def test_runs_of_one_experiment_stand_side_by_side(tmp_path):
-    """Profiles and other settings of an experiment, whichever is kinder; each with the arms that a claim needs."""
+    """All profiles of a run and of its `also` runs are graded, not only the best one, if they have the claim's arms."""
     write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}), "cpu")
     write(tmp_path, table({"ticket": TICKET}), "paper")
     write(tmp_path, table({"ticket": TICKET}), "paper", variant="other_scaling")
@@ -340,7 +340,7 @@ def test_runs_of_one_experiment_stand_side_by_side(tmp_path):
         card = scorecard(tmp_path, one("B", **claim))
         return list(card[["run", "profile"]].astype(object).fillna("").itertuples(index=False, name=None))
 
-    assert runs(**both) == [("lenet_mnist", "cpu")] * 2  # both parts of a claim are of one run
+    assert runs(**both) == [("lenet_mnist", "cpu")] * 2  # both parts of a claim are graded on the same run
     assert runs(size=both["size"]) == [("lenet_mnist", "paper"), ("lenet_mnist", "cpu")]
     also = [("lenet_mnist", "paper"), ("lenet_mnist", "cpu"), ("other_scaling", "paper")]
     assert runs(size=both["size"], also=["other_scaling"]) == also
@@ -351,7 +351,7 @@ def test_rounds_not_done_in_all_trials_are_left_out(tmp_path):
     rounds = table({"ticket": TICKET, "reinit": REINIT})
     rounds = rounds[~((rounds["round"] == ROUNDS) & (rounds["trial"] == 2) & (rounds["arm"] == "reinit"))]
     view = RunTables.read(write(tmp_path, rounds))
-    with pytest.raises(Absent):  # an arm on its way down is not measured
+    with pytest.raises(Absent):  # an unfinished arm is not measured
         measure(view, {"measure": "falls_below", "arm": "reinit"})
     assert measure(view, {"measure": "falls_below", "arm": "ticket"}).value == pytest.approx(1.9)
 
@@ -369,7 +369,7 @@ def test_the_committed_claims_can_be_measured_and_name_known_runs():
 
 
 def test_the_papers_networks_and_percentages_are_graded_by_arithmetic_and_so_are_its_slips():
-    """LeNet's first rounds by hand: fc1 and fc2 lose a fifth, the output layer a tenth."""
+    """LeNet's weights after three rounds, by hand: in a round fc1 and fc2 lose a fifth, the output layer a tenth."""
     fc, output = 784 * 300 + 300 * 100, 100 * 10
     assert arithmetic.weights("lenet_mnist").value == fc + output == 266_200
     left = 100 * (fc * 0.8**3 + output * 0.9**3) / (fc + output)
@@ -561,7 +561,7 @@ def test_another_grade_at_the_end_of_training_is_said_beside_its_value(folder, t
 
 
 def test_the_dense_networks_stand_beside_the_papers(folder, tmp_path):
-    """A gain over a dense network that is worse than the paper's is not the paper's gain."""
+    """Both are shown, because a gain over a worse dense network cannot be compared with the paper's gain."""
     (row,) = baselines(tmp_path, scorecard(tmp_path, one("P", **PASSING))).to_dict("records")
     assert row["dense network at the early stop (%)"] == "97.00 [96.88, 97.12]" and row["published (%)"] == "98.05"
 
@@ -573,7 +573,7 @@ def test_undecided_says_how_many_trials_would_tell(folder, tmp_path):
     gain = {"measure": "gain", "at": 21.1}
     card = scorecard(tmp_path, one("U", run="wide", direction=gain | {"sign": 1}))
     assert card["grade"].tolist() == ["undecided"] and card["trials_needed"].tolist() == [5]
-    assert "direction undecided (n = 5 would tell)" in as_markdown(card)
+    assert "direction undecided (n = 5 would decide)" in as_markdown(card)
     view = RunTables.read(tmp_path / "cpu" / "iterative_pruning" / "wide")
     assert [measure(view.with_trials(n), gain).low > 0 for n in (4, 5)] == [False, True]
 
@@ -587,6 +587,6 @@ def test_the_prediction_of_a_sign_is_no_size(folder, tmp_path):
 def test_a_prediction_is_shown_beside_a_run_that_came_after_it(folder, tmp_path):
     predicted = {"date": "2026-11-20T21:00Z", "size": 0.3, "why": "a guess"}
     assert scorecard(tmp_path, one("P", predicted=predicted, **PASSING))["predicted"].tolist()[1] == 0.3
-    predicted["date"] = "2026-11-20T22:00Z"  # while it ran
+    predicted["date"] = "2026-11-20T22:00Z"  # during the run
     assert scorecard(tmp_path, one("P", predicted=predicted, **PASSING))["predicted"].isna().all()
     assert scorecard(tmp_path, one("P", run="later", predicted=predicted, **PASSING))["predicted"].tolist()[1] == 0.3

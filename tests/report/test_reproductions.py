@@ -1,4 +1,4 @@
-"""Reproductions: ours stand beside those of others, at the percentages of weights that those have."""
+"""Reproductions: our results are shown beside those of others, at their percentages of weights remaining."""
 
 import json
 
@@ -19,7 +19,7 @@ DENSE = (69.0, 70.0, 71.0)
 
 
 def write(root, trials: int) -> None:
-    """A run of Conv-2 whose tickets gain GAINS points in every trial, on validation images twice as much."""
+    """Write a run of Conv-2 whose arms gain GAINS points in every trial, and twice as much on validation images."""
     rows = [
         {
             "arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": left, "weights_left": int(1000 * left),
@@ -67,7 +67,7 @@ def test_the_sentences_of_a_single_trial_say_how_little_it_tells(tmp_path):
     write(tmp_path, 1)
     lines = found_in("convolutional", tmp_path)
     assert "1 trial. An accuracy on 1,000 test images has a standard error of 1.5 points" in lines[0]
-    assert "Conv-2: In a single trial tickets stop no later" in lines[1] and "down to 26.5% of the weights" in lines[1]
+    assert "Conv-2: In a single trial, tickets stop no later" in lines[1] and "down to 26.5% of the weights" in lines[1]
     assert all("[" not in line for line in lines) and found_in("convolutional", tmp_path / "empty") == []
 
 

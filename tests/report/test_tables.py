@@ -1,4 +1,4 @@
-"""What the tables say, on tables with known answers."""
+"""Findings, summaries and measures, on tables with known answers."""
 
 import pandas as pd
 import pytest
@@ -11,7 +11,7 @@ LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}
 
 
 def table(stops: dict[str, list[float]], accuracies: dict[str, list[float]], trials: int = 2) -> pd.DataFrame:
-    """A rounds.csv in which trial t is `t` iterations later and `t` hundredths of a point better."""
+    """Return a rounds.csv in which trial t stops t iterations later and is t hundredths of a point more accurate."""
     rows = [
         {"arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": LEFT[k],
          "es_iteration": stops[arm][k] + trial, "es_test_accuracy": accuracies[arm][k] + trial * 1e-4,
@@ -63,9 +63,9 @@ def test_findings_state_the_numbers_their_n_and_their_spread(rounds):
     assert "21.1%" in lines[0] and "2 trials" in lines[0]
     at = next(line for line in lines if line.startswith("At 21.1%"))
     assert "the early stop of tickets differs by -40% [-40%, -40%] from the dense network's" in at
-    assert "their test accuracy there by +0.40 [+0.40, +0.40] points" in at
-    assert "at the end of training by +0.10 [+0.10, +0.10]" in at
-    assert "from their reinitialisations' it differs by +0.90 [+0.90, +0.90] points at the early stop" in at
+    assert "their test accuracy by +0.40 [+0.40, +0.40] points at the early stop" in at
+    assert "by +0.10 [+0.10, +0.10] at the end of training" in at
+    assert "from reinitialised tickets' it differs by +0.90 [+0.90, +0.90] points at the early stop" in at
     assert "n = 2" in at
 
 
@@ -74,7 +74,7 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     assert falls_below(RunTables(rounds), "reinit").value == 51.3
     recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
     assert "Tickets do not fall below" in " ".join(findings(recovering))
-    assert "early stop at 3.6% [3.6%, 3.6%] of weights remaining." in " ".join(findings(rounds))
+    assert "(at the early stop) from 3.6% [3.6%, 3.6%] of weights remaining on." in " ".join(findings(rounds))
 
 
 def test_findings_leave_out_a_trial_that_has_begun(rounds):
@@ -84,7 +84,7 @@ def test_findings_leave_out_a_trial_that_has_begun(rounds):
 
 def test_findings_say_when_there_is_no_winning_ticket():
     lines = findings(table({"ticket": [1000, 2000, 2000, 2000]}, {"ticket": [0.98, 0.9, 0.9, 0.9]}))
-    assert "tickets of no round both stop no later" in lines[0]
+    assert "no tickets both stop no later" in lines[0]
 
 
 def test_summary_shows_mean_and_range_by_arm(rounds):
