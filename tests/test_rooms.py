@@ -23,12 +23,16 @@ def modules() -> dict[str, Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Return the modules of lthcore that a module imports with `from lthcore...`, at the top or inside functions."""
+    """Return the modules of lthcore that a module imports, at the top or inside functions."""
     found, known = set(), modules()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lthcore":
-            inside = node.module.removeprefix("lthcore").lstrip(".")
-            found |= {inside} | {f"{inside}.{alias.name}".lstrip(".") for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("lthcore.") for alias in node.names if alias.name.startswith("lthcore.")}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            if node.module.split(".")[0] == "lthcore":
+                inside = node.module.removeprefix("lthcore").lstrip(".")
+                found |= {inside} | {f"{inside}.{alias.name}".lstrip(".") for alias in node.names}
     return found & known.keys()
 
 

@@ -219,16 +219,16 @@ def _stage(folder: Path, files: Files) -> None:
 def _swap(folder: Path, files: Files) -> None:
     """Replace a run's files with the staged ones.
 
-    If the process is killed midway, an existing run.json lists the digests of both the old and the new tables.
+    If the process is killed midway, run.json lists the digests of both the old and the new tables.
     """
     ours, staging = read_record(folder), _staging(folder)
     new = {name: digest(content) for name, content in files.items() if name != "run.json"}
-    if ours:
-        promise = {"digests": digests_in(folder, ours), "writing": ours.get("writing", {}) | new}
-        write_json(folder / "run.json", ours | promise)
+    before = digests_in(folder, ours) if ours else {}
+    promise = {"digests": before, "writing": ours.get("writing", {}) | new}
+    write_json(folder / "run.json", (ours or read_record(staging)) | promise)
     for name in new:
         (staging / name).replace(folder / name)
-    (staging / "run.json").replace(folder / "run.json")
     for path in tables_in(folder):
         if path.name not in files:  # was derived from fewer trainings
             path.unlink()
+    (staging / "run.json").replace(folder / "run.json")

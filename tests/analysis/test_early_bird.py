@@ -39,10 +39,10 @@ def test_the_distance_is_the_share_of_weights_on_which_masks_differ():
 
 
 def test_a_mask_is_held_against_the_five_before_it():
-    drawn = [mask(9), mask(0, 1, 2), *[mask(0)] * 4, mask(0, 1)]
+    drawn = [mask(7, 8, 9), mask(0, 1, 2), *[mask(0)] * 4, mask(0, 1)]
     assert np.isnan(early_bird.farthest(drawn[:5]))
-    assert early_bird.farthest(drawn[:6]) == pytest.approx(0.2)  # from the five masks before it, drawn[0] among them
-    assert early_bird.farthest(drawn) == pytest.approx(0.1)  # drawn[0], at 0.3, is not compared
+    assert early_bird.farthest(drawn[:6]) == pytest.approx(0.4)  # from drawn[0], the first of the five masks before it
+    assert early_bird.farthest(drawn) == pytest.approx(0.1)  # drawn[0], at 0.5, is not compared
 
 
 def test_the_training_is_the_dense_networks_and_its_masks_those_of_the_run(folder):
