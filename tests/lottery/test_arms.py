@@ -1,4 +1,4 @@
-"""Arms: what each starts from and under which mask, read off without any training; and which draws they share."""
+"""Arms: the weights, mask and random draws that each arm starts from, checked without any training."""
 
 import math
 from dataclasses import replace
@@ -39,7 +39,7 @@ def digits() -> Data:
 
 
 def theta(seed: int) -> Weights:
-    """Weights of SMALL's network with biases that are not zero, other ones for each seed."""
+    """Return weights of SMALL's network for a seed, with biases that are not zero."""
     drawn = initial_weights(build(SMALL, SHAPE, 10), SMALL, seed)
     return {name: w + 0.01 * (seed + 1) if name.endswith("bias") else w for name, w in drawn.items()}
 
@@ -49,7 +49,10 @@ def half(weights: Weights) -> Mask:
 
 
 def trained(number: int, k: int, weights: Weights, mask: Mask | None = None, seed: int = 10) -> TrainState:
-    """An outcome with weights of its own at its end and at its early stop, and an optimizer's state."""
+    """Return an outcome with different weights at its end and at its early stop, and with optimizer state.
+
+    Nothing is trained: the weights are drawn from `seed` and `seed + 1`.
+    """
     state = begin(SMALL, number, k, weights, mask)
     state.weights, state.early_stop = (masks.apply(state.mask, theta(seed + i)) for i in (0, 1))
     state.optimizer = {f"{name}/exp_avg": torch.ones_like(w) for name, w in weights.items()}
@@ -57,7 +60,10 @@ def trained(number: int, k: int, weights: Weights, mask: Mask | None = None, see
 
 
 def trial_of(number: int = 0, rewind: Weights | None = None) -> Trial:
-    """A trial after its dense network and two rounds, in which every arm has come to other weights."""
+    """Return a trial after its dense network and two rounds, with other weights in each arm of PRUNED_THEMSELVES.
+
+    `rewind` holds the dense network's weights at iteration `rewind_to`.
+    """
     dense = trained(number, 0, theta(0))
     dense.rewind = rewind
     latest = {arm: trained(number, 2, theta(0), half(theta(2)), 20 + 2 * i) for i, arm in enumerate(PRUNED_THEMSELVES)}
@@ -69,7 +75,7 @@ def started(arm: str, draw: int = 0, k: int = 1, trial: Trial | None = None, set
 
 
 def made(arm: str, seed: int = 0) -> Weights:
-    """What an arm makes of the initial weights theta(0) by a seed."""
+    """Return the weights that an arm derives from the initial weights theta(0) and a seed."""
     model, trial = build(SMALL, SHAPE, 10), trial_of(1)
     return WEIGHTS[arm_of(arm).weights](Sources(SMALL, model, trial, arm_of(arm), half(theta(1)), seed))
 
@@ -93,9 +99,12 @@ def assert_starts_at(state: TrainState, weights: Weights, mask: Mask) -> None:
     ("by_snip-signed", made("by_snip-signed")), ("noise_0.5", made("noise_0.5", seed_for(0, "noise_0.5", 1, 3))),
 ])  # fmt: skip
 def test_an_arm_has_the_mask_given_and_weights_of_its_own(arm, weights):
-    """Fresh draws follow from these seeds: by others the published tables could not be made again."""
+    """Each arm keeps the given mask and starts from its own weights.
+
+    The seeds of fresh draws are fixed here, because the published tables could not be reproduced with other seeds.
+    """
     state = started(arm, draw=2, k=3, trial=trial_of(1))
-    if arm in ("continued", "fine_tuned"):  # trained weights have the mask of the round before
+    if arm in ("continued", "fine_tuned"):  # the trained weights are already masked by the previous round
         weights = masks.apply(half(theta(2)), weights)
     assert_starts_at(state, weights, half(theta(1)))
     assert state.iteration == 0 and state.optimizer == {} and state.curve == []
@@ -158,7 +167,7 @@ def test_arms_that_rewind_rewind_to_where_the_dense_network_was_then(arm):
 
 @pytest.mark.parametrize(("arm", "seed"), [("continued", 22), ("fine_tuned", 24)])
 def test_arms_that_train_on_do_so_from_where_the_schedule_is_rewound_to(arm, seed):
-    """Learning-rate rewinding to k: the trained weights, and the last T - k steps (arXiv 2003.02389, section 3)."""
+    """Learning-rate rewinding to k: trained weights, and the last T - k steps (arXiv 2003.02389, section 3)."""
     late, settings = trial_of(rewind=theta(7)), SMALL.changed(rewind_to=15)
     state = started(arm, trial=late, settings=settings)
     assert_starts_at(state, masks.apply(half(theta(2)), theta(seed)), half(theta(1)))
@@ -180,7 +189,7 @@ def test_a_ticket_that_goes_on_starts_from_the_best_weights_of_the_round_before(
     for key, tensor in state.optimizer.items():
         name = key.removesuffix("/exp_avg")
         assert torch.equal(tensor, half(theta(1))[name].float() if name in LAYERS else torch.ones_like(tensor))
-    assert_starts_at(started("oneshot", settings=settings), theta(0), half(theta(1)))  # the others rewind
+    assert_starts_at(started("oneshot", settings=settings), theta(0), half(theta(1)))  # other arms still rewind
 
 
 def test_pruned_weights_can_stay_where_they_are():
@@ -199,7 +208,7 @@ def test_a_dense_network_starts_under_a_full_mask_from_weights_that_follow_from_
         assert all(torch.equal(w, drawn[n]) for n, w in initial_weights_of(settings, trial).items())
 
 
-# Which draws they share
+# Which draws are shared
 
 
 @pytest.mark.parametrize(
@@ -208,7 +217,10 @@ def test_a_dense_network_starts_under_a_full_mask_from_weights_that_follow_from_
      "transferred-shuffled"],
 )  # fmt: skip
 def test_what_an_arm_draws_is_drawn_anew_in_every_round_and_trial_and_draw(arm):
-    """Were it drawn once, the rounds (or trials) of an arm would be one sample, and their spread would say nothing."""
+    """Every round, trial and draw has its own random numbers.
+
+    With a single draw, the rounds (or trials) of an arm would be one sample, and their spread would be meaningless.
+    """
     draws = range(2) if arm in ("reinit", "oneshot_reinit", "random", "resampled") else range(1)
     found = [started(arm, draw, k, trial_of(number)) for number in (0, 1) for draw in draws for k in (1, 2)]
     for a, b in combinations(found, 2):
@@ -216,7 +228,10 @@ def test_what_an_arm_draws_is_drawn_anew_in_every_round_and_trial_and_draw(arm):
 
 
 def test_the_criterions_draw_is_of_the_round_where_pruning_is_iterative_and_one_where_it_is_one_shot(digits):
-    """A random criterion that drew the same in every round would find the masks of one-shot pruning."""
+    """The criterion draws anew in each round of iterative pruning, but once for all rounds of one-shot pruning.
+
+    A random criterion with the same draw in every round would find the masks of one-shot pruning.
+    """
 
     def seeds(source: str) -> list[int]:
         return [seen_by(SMALL, digits, trial_of(number), source, k).seed for number in (0, 1) for k in (1, 2, 3)]
@@ -286,7 +301,7 @@ def test_one_shot_masks_are_all_noted_at_once_and_iterative_ones_one_by_one(digi
     trial.latest["ticket"] = trained(0, 1, theta(0), first, seed=30)
     worth = {name: trial.latest["ticket"].weights[name].abs() for name in LAYERS}
     assert masks.equal(mask_of(SMALL, digits, lineage, trial, "ticket", 2), by_hand(worth, 1, first))
-    trial.latest["ticket"] = trained(0, 1, theta(0), first, seed=40)  # what is known already is not found again
+    trial.latest["ticket"] = trained(0, 1, theta(0), first, seed=40)  # a known mask is not computed again
     assert masks.equal(mask_of(SMALL, digits, lineage, trial, "random", 2), by_hand(worth, 1, first))
 
 
@@ -337,7 +352,7 @@ def test_synflow_has_a_mask_for_each_round_of_as_many_weights_as_the_tickets(sco
 
 def test_the_share_that_rounds_prune_is_by_the_scope_of_the_settings():
     mask = {"a.weight": torch.ones(1, 7, dtype=torch.bool), "b.weight": torch.ones(1, 7, dtype=torch.bool)}
-    rates, settings = dict.fromkeys(mask, 0.25), SMALL  # of 7: one of each layer, of 14: three of both
+    rates, settings = dict.fromkeys(mask, 0.25), SMALL  # floor(7 / 4) = 1 in each, floor(14 / 4) = 3 in both
     assert densities_after(settings, mask, rates, 1) == dict.fromkeys(mask, 6 / 7)
     assert densities_after(settings.changed(scope="global"), mask, rates, 1) == dict.fromkeys(mask, 11 / 14)
     assert densities_after(settings, mask, rates | {"b.weight": 0.0}, 1) == {"a.weight": 6 / 7}
@@ -350,7 +365,7 @@ def test_a_training_that_ended_at_its_best_prunes_nothing_by_what_moved_since(cr
     trial.dense.early_stop = trial.dense.weights
     assert masks.equal(mask_of(settings, digits, Lineage(), trial, "ticket", 1), masks.full_mask(theta(0)))
     moved = {n: w.clone() for n, w in trial.dense.weights.items()}
-    moved["fc1.weight"][0, 0] += 1  # in one layer alone
+    moved["fc1.weight"][0, 0] += 1  # a single weight, in one layer only
     trial.dense.early_stop = moved
     assert masks.weights_left(mask_of(settings, digits, Lineage(), trial, "ticket", 1)) < 12 * 64 + 12 * 8 + 80
 
@@ -362,7 +377,7 @@ def test_a_round_prunes_by_scope_and_guard_or_whole_units(digits):
     one, both = next_round(SMALL, digits, worth, full), next_round(SMALL.changed(scope="global"), digits, worth, full)
     assert masks.counts(one) == {name: m.numel() - math.floor(r * m.numel()) for (name, m), r in
                                  zip(full.items(), (0.3, 0.3, 0.15), strict=True)}  # fmt: skip
-    assert masks.counts(both)["fc2.weight"] == 0  # the weakest layer
+    assert masks.counts(both)["fc2.weight"] == 0  # the layer with the lowest scores
     guarded = next_round(SMALL.changed(scope="global", keep_at_least=0.25), digits, worth, full)
     assert masks.counts(guarded)["fc2.weight"] == 24 and masks.weights_left(guarded) == masks.weights_left(both)
     units = SMALL.changed(granularity="units", criterion="unit_l1")
@@ -371,11 +386,15 @@ def test_a_round_prunes_by_scope_and_guard_or_whole_units(digits):
     assert int(rows.sum()) == 12 - math.floor(0.3 * 12) and torch.equal(found["fc1.weight"].all(1), rows)
 
 
-# The rounds of a search, with trainings that are none
+# The rounds of a search, with a stub in place of training
 
 
 def as_planned(settings: Settings, digits: Data, **values) -> tuple[list[Replicate], Cohort]:
-    """What a search asks to be trained, and its outcomes, where a training only renames weights."""
+    """Return the replicates that a search asks to be trained, and its outcomes.
+
+    A stub replaces training: it keeps the weights, and takes them as the early-stop weights. `diverges` names an (arm,
+    trial, round) whose weights become nan. Other keyword arguments are passed to `find_tickets`.
+    """
     asked: list[Replicate] = []
 
     def train(cohort: Cohort) -> Cohort:
@@ -428,7 +447,7 @@ def test_a_trial_whose_ticket_diverges_ends_there_and_the_others_go_on(digits):
         (r.arm, r.round) for r in planned(SMALL.changed(arms=ALL)) if r.trial == 1
     }
     asked, _ = as_planned(SMALL.changed(arms=ALL, trials=1), digits, diverges=("ticket", 0, 0))
-    assert asked == [Replicate("ticket", 0, 0, 0)]  # nothing is left to train, and the search ends
+    assert asked == [Replicate("ticket", 0, 0, 0)]  # no training runs are left, so the search ends
 
 
 def test_an_arm_that_diverges_ends_with_those_that_grow_from_it(digits):
@@ -471,7 +490,7 @@ def test_a_ticket_that_does_not_start_at_mask_times_initial_weights_on_purpose_i
     assert len(list(find_tickets(settings, digits, train))) == 4
 
 
-# What the next round goes on from
+# What the next round starts from
 
 
 def test_only_arms_that_go_on_from_trained_weights_carry_them():
@@ -481,7 +500,7 @@ def test_only_arms_that_go_on_from_trained_weights_carry_them():
     assert grown_from(best.changed(keep_optimizer=True), "ticket") == ("early_stop", "optimizer")
 
 
-# Settings that only this room can judge
+# Settings that the settings class cannot check itself
 
 
 @pytest.mark.parametrize(

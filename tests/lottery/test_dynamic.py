@@ -1,4 +1,4 @@
-"""Dynamic pruning: the sparsity reported is there, at every moment, to one weight; its first form is at 0%."""
+"""Dynamic pruning: the reported sparsity is the true one, to one weight per layer (0% if only gradients are masked)."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ SMALL = DynamicSettings(
     optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, label_smoothing=0.1, schedule="cosine",
 )  # fmt: skip
 RIGL = SMALL.changed(sparsity_schedule="constant", regrowth="gradient", scope="layer")
-STEPS = 20  # an epoch
+STEPS = 20  # steps per epoch
 WHICH = Replicate("dynamic", 0, 0, 0)
 
 
@@ -65,9 +65,9 @@ def test_a_schedule_starts_dense_rises_and_ends_at_the_target(schedule, middle):
 
 
 def test_the_last_update_is_before_the_first_step_of_the_last_epoch_that_begins():
-    """Be it an epoch of one step: the update comes before a step, and there has to be one."""
+    """This holds even if that epoch has a single step: an update precedes a step, so at least one step must follow."""
     assert [max(sparsities(SMALL.changed(epochs=0, iterations=n))) for n in (80, 81, 82)] == [60, 80, 80]
-    assert sparsities(SMALL.changed(epochs=1)) == {0: 0.85}  # the only one reaches the target at once
+    assert sparsities(SMALL.changed(epochs=1)) == {0: 0.85}  # a single update reaches the target at once
 
 
 @pytest.mark.parametrize(("epochs", "end"), [(30, 0.7733), (200, 0.796)])
@@ -179,14 +179,18 @@ def test_rigl_keeps_its_sparsity_exchanges_weights_and_starts_new_ones_at_zero(s
             assert all(not state.optimizer[f"{name}/momentum_buffer"][m].any() for name, m in new.items())
             if state.iteration == 20:
                 exchanged = sum(int(m.sum()) for m in new.values()) / masks.weights_left(before)
-                assert 0.1 < exchanged < 0.3  # of 30% that go, some come straight back
+                assert 0.1 < exchanged < 0.3  # of 26% that are pruned here, some are regrown at once
         before = state.mask
 
 
 def rewired_at(
     iteration: int, digits: Data, monkeypatch, comes_back: bool, settings: DynamicSettings = RIGL
 ) -> tuple[TrainState, TrainState]:
-    """A training before and after RigL's update at an iteration, of which all weights that go come back, or none."""
+    """Return a training state before and after RigL's update at an iteration.
+
+    The dense gradient is replaced such that all weights that the update prunes are regrown at once, if `comes_back`, or
+    none of them.
+    """
     due, state = sparsities(settings), fresh(settings, digits)
     state.iteration = min(due)
     dynamic.rewire(settings, digits, state, due)
@@ -201,14 +205,14 @@ def rewired_at(
 
 @pytest.mark.parametrize(("iteration", "share"), [(20, 0.2560660), (40, 0.15), (60, 0.0439340), (80, 0.0)])
 def test_the_share_that_rigl_exchanges_falls_by_a_cosine(iteration, share, digits, monkeypatch):
-    """0.3 (1 + cos(pi t / T)) / 2 of the weights, by layer, with T the last update (arXiv 1911.11134, section 3)."""
+    """It is 0.3 (1 + cos(pi t / T)) / 2 in each layer, with T the last update (arXiv 1911.11134, section 3)."""
     before, after = rewired_at(iteration, digits, monkeypatch, comes_back=False)
     for name, m in before.mask.items():
         assert int((m & ~after.mask[name]).sum()) == math.floor(share * int(m.sum()))
 
 
 def test_rigls_cosine_runs_from_its_first_update_to_its_last(digits, monkeypatch):
-    before, after = rewired_at(40, digits, monkeypatch, False, RIGL.changed(prune_from=1))  # a third from 20 to 80
+    before, after = rewired_at(40, digits, monkeypatch, False, RIGL.changed(prune_from=1))  # 20 + 60 / 3
     for name, m in before.mask.items():
         assert int((m & ~after.mask[name]).sum()) == math.floor(0.225 * int(m.sum()))
 
@@ -224,7 +228,7 @@ def test_rigl_drops_the_smallest_of_all_layers_where_they_are_ranked_together(di
 
 
 def test_a_weight_that_rigl_drops_and_takes_straight_back_stays_as_it_is(digits, monkeypatch):
-    """As in the published code, where only connections that were not there before start at zero."""
+    """As in the published code, only connections that were not there before start at zero."""
     before, after = rewired_at(40, digits, monkeypatch, comes_back=True)
     assert masks.equal(before.mask, after.mask)
     for name, m in before.mask.items():
@@ -254,11 +258,11 @@ def test_rigl_takes_back_the_weights_of_largest_gradient(digits):
         x = F.relu(x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"])
     x = x @ weights["output.weight"].T + weights["output.bias"]
     F.cross_entropy(x, digits.train.labels[batch], label_smoothing=0.1).backward()
-    found = dynamic.dense_gradient(RIGL, digits, state)  # of the loss that it trains on, smoothed as that is
+    found = dynamic.dense_gradient(RIGL, digits, state)  # of the training loss, which has label smoothing
     assert found.keys() == state.mask.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, weights[name].grad)
-    noisy = dynamic.dense_gradient(RIGL.changed(dropout=0.5), digits, state)  # it is read without the noise
+    noisy = dynamic.dense_gradient(RIGL.changed(dropout=0.5), digits, state)  # it is computed without dropout
     assert all(torch.equal(noisy[name], gradient) for name, gradient in found.items())
     dynamic.rewire(RIGL, digits, state, due)
     for name, m in state.mask.items():
@@ -295,9 +299,9 @@ def test_a_training_that_diverged_is_left_as_it_is(regrowth, digits):
 def test_masking_gradients_alone_prunes_nothing_and_is_reported_so(digits, tmp_path):
     settings = SMALL.changed(masking="gradients", trials=1, epochs=20)
     state = trained(settings, digits)
-    assert masks.percent_left(state.mask) == pytest.approx(15, abs=0.1)  # as it was reported
+    assert masks.percent_left(state.mask) == pytest.approx(15, abs=0.1)  # by the mask
     assert not masks.is_masked(state.weights, state.mask)
-    assert state.curve[-1].percent_left == 100  # as it is
+    assert state.curve[-1].percent_left == 100  # by the weights: none is zero
     rounds, curves = run(settings, tmp_path, quiet=True)
     assert rounds["percent_left"].item() == 100 and set(curves["percent_left"]) == {100}
 
@@ -378,7 +382,7 @@ def test_at_sparsity_0_it_is_plain_training(digits):
 
 def test_the_early_stop_is_at_the_final_sparsity(digits):
     state = trained(SMALL.changed(prune_until=3, eval_every=10), digits)
-    assert state.early_stop_point.iteration > 60  # three epochs: there the last weights went
+    assert state.early_stop_point.iteration > 60  # the last update is at iteration 60, after three epochs
     assert masks.is_masked(state.early_stop, state.mask)
 
 
@@ -387,7 +391,7 @@ def test_the_early_stop_is_at_the_final_sparsity(digits):
     [
         {},
         {"regrowth": "magnitude"},
-        {"regrowth": "magnitude", "sparsity_schedule": "constant", "weight_decay": 0.02},  # many come back
+        {"regrowth": "magnitude", "sparsity_schedule": "constant", "weight_decay": 0.02},  # many weights are regrown
         {"masking": "gradients"},
         {"sparsity_schedule": "constant"},
         {"sparsity_schedule": "constant", "regrowth": "gradient"},
@@ -410,14 +414,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(values, at, digits, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv2"])
 def test_a_mask_changed_in_place_equals_a_new_engine(architecture, digits, monkeypatch):
-    """In place is how it goes on a GPU, where a new engine would mean a new graph."""
+    """On a GPU masks are changed in place, because a new engine would need a new CUDA graph."""
     settings = SMALL.changed(engine="dense", epochs=3, prune_every=9, architecture=architecture, widths=(16,))
     anew = trained(settings, digits)
     monkeypatch.setattr(dense, "IN_PLACE", ("cpu",))
     built, make = [], dense.Dense.__init__
     monkeypatch.setattr(dense.Dense, "__init__", lambda self, *args: (built.append(1), make(self, *args))[1])
     in_place = trained(settings, digits)
-    assert len(built) == 2  # one while nothing is pruned, one from then on
+    assert len(built) == 2  # one as long as nothing is pruned, and one from then on
     assert all(torch.equal(w, in_place.weights[name]) for name, w in anew.weights.items())
 
 
@@ -487,5 +491,5 @@ def test_the_mask_update_is_what_the_schedule_says_it_is(digits):
     counted = dynamic.counted_in(SMALL, digits)
     dynamic.update(SMALL, state, 0.3, counted)
     assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)
-    dynamic.update(SMALL, state, 0.1, counted)  # a target passed already takes nothing more
+    dynamic.update(SMALL, state, 0.1, counted)  # a target below the current sparsity prunes nothing
     assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)

@@ -1,4 +1,4 @@
-"""Lineage: one small file from which a run goes on where none of its tickets are, to the same tables."""
+"""Lineage: a small file with which a run continues on a machine without its tickets, and ends with the same tables."""
 
 import shutil
 from pathlib import Path
@@ -54,7 +54,7 @@ def assert_same_tables(folder: Path, other: Path) -> None:
 
 
 def move(folder: Path, to: Path) -> Path:
-    """To another machine: tables, record and lineage travel; tickets and checkpoints do not."""
+    """Move a run to another machine: copy tables, record and lineage, but no tickets or checkpoints; return `to`."""
     to.mkdir(parents=True)
     for path in tables_in(folder) if folder.exists() else ():
         shutil.copy(path, to / path.name)
@@ -62,7 +62,10 @@ def move(folder: Path, to: Path) -> Path:
 
 
 def run_on_many_machines(settings: Settings, root: Path, at_once: int = 1) -> tuple[Path, int]:
-    """A run that is stopped after every so many trainings and moved each time; its last folder, and how many moves."""
+    """Run an experiment that is stopped after every `at_once` training runs and then moved to another machine.
+
+    Returns its last folder and the number of moves.
+    """
     folder, moves = root / "machine0", 0
     while True:
         try:
@@ -76,7 +79,7 @@ def run_on_many_machines(settings: Settings, root: Path, at_once: int = 1) -> tu
 
 
 def stop_after(patch: pytest.MonkeyPatch, trainings: int) -> None:
-    """A run stops, as at its time limit, once it has done so many trainings."""
+    """Make a run stop, as at its time limit, after this many training runs."""
     from lthcore.runs import executor
 
     train_cohort, done = executor.train_cohort, []
@@ -158,9 +161,9 @@ def test_a_lineage_tells_every_mask_and_the_tickets_have_them(tmp_path):
         for k in range(1, settings.rounds + 1):
             ticket = load_ticket_file(tmp_path / "tickets" / f"{file_stem(Replicate(arm, 0, 0, k))}.safetensors")
             assert masks.equal(lineage.mask(0, arm, k), ticket.mask)
-    assert lineage.mask(0, "ticket", settings.rounds + 1) is not None  # the run may be made longer anywhere
+    assert lineage.mask(0, "ticket", settings.rounds + 1) is not None  # the run can be extended on any machine
     assert lineage.mask(0, "ticket", settings.rounds + 2) is None
-    assert not any(groups for _, groups in lineage.carried.values())  # nothing is left to grow
+    assert not any(groups for _, groups in lineage.carried.values())  # no later round needs carried weights
 
 
 def test_twenty_rounds_of_lenet_take_about_a_tenth_of_a_megabyte():
@@ -202,6 +205,6 @@ def test_a_damaged_lineage_or_that_of_another_run_is_one_line():
 def test_a_training_that_diverged_stands_as_one_whatever_its_network_holds():
     settings = SEARCH.changed(architecture="resnet20", widths=())
     start = begin(settings, 0, 0, initial_weights(build(settings, (1, 8, 8), 10), settings, 0))
-    assert any(not w.is_floating_point() for w in start.weights.values())  # a norm counts its batches
+    assert any(not w.is_floating_point() for w in start.weights.values())  # the batch count of a norm
     outcome = outcome_from_lineage(settings, Lineage(), [], Replicate("ticket", 0, 0, 0), start, diverged=True)
     assert outcome.diverged and not start.diverged

@@ -1,4 +1,4 @@
-"""The experiment: what each arm starts from, under which mask, and that arms differ in nothing else."""
+"""The experiment: the weights and mask that each arm starts from, and that all arms train on the same batches."""
 
 import math
 from dataclasses import replace
@@ -48,7 +48,7 @@ def digits() -> Data:
 
 
 def outcomes_of(settings: Settings, data: Data) -> Cohort:
-    """Every training of an experiment, trained one after the other in this process."""
+    """Return the outcomes of all training runs of an experiment, trained one after another in this process."""
     cohorts = find_tickets(settings, data, lambda cohort: dict(train_cohort(settings, data, cohort, workers=1)))
     return {replicate: state for cohort in cohorts for replicate, state in cohort.items()}
 
@@ -68,7 +68,7 @@ def of(found: Cohort, arm: str) -> list[tuple[Replicate, object]]:
 
 
 def ticket_of(found: Cohort, replicate: Replicate):
-    """The ticket that a replicate is held against: of the same trial and round."""
+    """Return the ticket that a replicate is compared with: the one of the same trial and round."""
     return found[Replicate("ticket", replicate.trial, 0, replicate.round)]
 
 
@@ -174,7 +174,7 @@ def test_continued_reset_has_the_mask_of_continued_training_and_initial_weights(
 
 
 def test_resampled_draws_from_the_initial_weights_that_survive(found):
-    """The paper's Figure 17: the ticket's mask, layer by layer only values that the ticket itself starts from."""
+    """The paper's Figure 17: the ticket's mask, with each layer's weights drawn from the ticket's starting weights."""
     for replicate, state in of(found, "resampled"):
         ticket = ticket_of(found, replicate)
         assert masks.equal(state.mask, ticket.mask)
@@ -224,11 +224,15 @@ def test_all_arms_of_a_trial_and_round_train_on_the_same_batches(found):
     for replicate, state in found.items():
         seeds[replicate.trial, replicate.round].add(state.seed)
     assert all(len(s) == 1 for s in seeds.values())
-    assert len(set.union(*seeds.values())) == len(seeds)  # and on others in other trials and rounds
+    assert len(set.union(*seeds.values())) == len(seeds)  # other trials and rounds have other batches
 
 
 def test_rewound_ticket_starts_far_below_the_accuracy_it_was_trained_to(found):
-    """The mask alone lifts it above chance (the supermask effect, arXiv 1905.01067): the more, the later the round."""
+    """Rewound tickets start far below the accuracy of the trained dense network: they were really rewound.
+
+    The mask alone lifts them above chance (the supermask effect, arXiv 1905.01067), more so in later rounds, so the
+    margin is smaller there.
+    """
     for replicate, state in of(found, "ticket"):
         trained = found[Replicate("ticket", replicate.trial, 0, 0)].curve[-1].test_accuracy
         assert trained > 0.8
@@ -236,13 +240,13 @@ def test_rewound_ticket_starts_far_below_the_accuracy_it_was_trained_to(found):
         assert state.curve[0].test_accuracy < trained - (0.4 if replicate.round <= 1 else 0.15)
     for _, state in of(found, "reinit"):
         assert state.curve[0].test_accuracy < 0.3  # chance is 0.1
-    for replicate, state in of(found, "continued"):  # not rewound, which shows that the test can tell
+    for replicate, state in of(found, "continued"):  # not rewound: shows that this test could fail
         assert replicate.round > 1 or state.curve[0].test_accuracy > 0.8
 
 
 def test_experiment_is_a_function_of_its_settings(found, digits):
     again = outcomes_of(SMALL.changed(trials=1, arms=["ticket", "random"]), digits)
-    assert again.keys() < found.keys()  # fewer trials and arms leave the others as they are
+    assert again.keys() < found.keys()  # fewer trials and arms do not change the others
     for replicate, state in again.items():
         assert repr(state.curve) == repr(found[replicate].curve)
         assert_equal(state.weights, found[replicate].weights)
@@ -283,7 +287,7 @@ def test_criterion_at_initialisation_scores_the_initial_weights(digits):
     found = outcomes_of(settings, digits)
     for k in (1, 2):
         ticket, oneshot = (found[Replicate(arm, 0, 0, k)] for arm in ("ticket", "oneshot"))
-        assert masks.equal(ticket.mask, oneshot.mask)  # the same scores in every round
+        assert masks.equal(ticket.mask, oneshot.mask)  # every round has the same scores
         for name, mask in ticket.mask.items():
             assert theta_0(0)[name].abs()[mask].min() >= theta_0(0)[name].abs()[~mask].max()
 
@@ -332,13 +336,13 @@ def test_ticket_that_was_not_rewound_is_caught(found):
     check_rewound(rewound(theta_0(0)), trial)
     with pytest.raises(AssertionError, match="does not start at mask x initial weights"):
         check_rewound(rewound(dense.weights), trial)
-    for name in dense.weights:  # one weight, or one bias, off by the least
+    for name in dense.weights:  # a single weight or bias that differs by the smallest possible amount
         start = {n: w.clone() for n, w in rewound(theta_0(0)).start.items()}
         i = tuple(mask[name].nonzero()[0]) if name in mask else 0
         start[name][i] = torch.nextafter(start[name][i], torch.tensor(9.0))
         with pytest.raises(AssertionError, match=name):
             check_rewound(replace(rewound(theta_0(0)), start=start), trial)
-    name = "fc1.weight"  # a pruned weight that starts with what it had
+    name = "fc1.weight"  # pruned weights that start at their initial values
     start = rewound(theta_0(0)).start | {name: theta_0(0)[name]}
     with pytest.raises(AssertionError, match=name):
         check_rewound(replace(rewound(theta_0(0)), start=start), trial)

@@ -1,4 +1,4 @@
-"""Arms by criterion: as many weights as the ticket's, chosen once by another score; and what such a score is worth."""
+"""Arms `by_<criterion>`: as many weights as the ticket's, chosen once by other scores; and their controls."""
 
 import pytest
 import torch
@@ -121,7 +121,7 @@ def test_pruned_weights_can_stay_where_they_started(values, data):
     for found in later:
         for state in found.values():
             for name, m in state.mask.items():
-                assert torch.equal(state.start[name], theta_0[name])  # all of them, rewound
+                assert torch.equal(state.start[name], theta_0[name])  # all weights are rewound, not only remaining ones
                 assert torch.equal(state.weights[name][~m], theta_0[name][~m])
                 assert not torch.equal(state.weights[name][m], theta_0[name][m])
     zero = outcomes_of(settings.changed(pruned_to="zero"), data)[2][Replicate("ticket", 0, 0, 2)]

@@ -1,4 +1,4 @@
-"""High-movement pruning: what it goes by, what it goes on from, and what is recorded when a round comes to nothing."""
+"""High-movement pruning: its scores, what the next round starts from, and the record of rounds that prune nothing."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_every_control_prunes_as_many_weights(criterion):
 
 
 def test_a_round_is_skipped_and_recorded_so_where_training_ended_at_its_best(tmp_path):
-    settings = SMALL.changed(iterations=20)  # too short to get worse again
+    settings = SMALL.changed(iterations=20)  # too short for the validation loss to rise again
     rounds, _ = run(settings, tmp_path, quiet=True)
     assert list(rounds["skipped"]) == [False, True, True] and set(rounds["weights_left"]) == {6464}
     rounds, _ = run(SMALL, tmp_path / "not", quiet=True)
@@ -69,8 +69,8 @@ def test_a_round_is_skipped_and_recorded_so_where_training_ended_at_its_best(tmp
 def test_a_round_that_empties_a_layer_is_recorded(tmp_path, monkeypatch):
     settings = SMALL.changed(criterion="magnitude", prune_fc=0.98, rounds=1)
     rounds, _ = run(settings, tmp_path, quiet=True)
-    assert rounds["emptied"].isna().all()  # 123 weights stay, some in each layer
-    assert list(rounds["multiply_adds"]) == list(rounds["weights_left"])  # dense layers use a weight once
+    assert rounds["emptied"].isna().all()  # 123 weights of fc1 and fc2 remain, some in each of them
+    assert list(rounds["multiply_adds"]) == list(rounds["weights_left"])  # each weight is used once per image
     weights = initial_weights(build(settings, (1, 8, 8), 10), settings, 0)
     monkeypatch.setattr(
         masks_of_arms, "prune", lambda worth, mask, *_: mask | {"fc2.weight": mask["fc2.weight"] & False}
@@ -87,7 +87,7 @@ def test_going_on_from_the_best_weights_with_or_without_the_optimizers_state(kee
         assert torch.equal(first.start[name], torch.where(mask, dense.early_stop[name], 0.0))
     data, (rewound, *_) = load(SMALL), rounds_of(SMALL)
     assert all(torch.equal(rewound.weights[n], w) for n, w in dense.weights.items())  # the dense network is the same
-    # by hand: with the optimizer's state or without
+    # the first round again, started by hand, with or without the state of the optimizer
     by_hand = first.__class__(0, dict(first.start), first.mask, seed_for(0, "training", 0, 1), start=first.start)
     by_hand.optimizer = masks.apply_to_optimizer(first.mask, dense.optimizer) if keep else {}
     (again,) = train_in_memory(settings, data, {TICKET: by_hand}).values()
@@ -129,7 +129,7 @@ def test_late_movement_is_zero_for_weights_already_pruned():
     assert all(not worth[name][~mask].any() for name, mask in first.mask.items())
 
 
-# What a run cost
+# Costs of a run
 
 
 def test_a_run_says_what_it_computed(tmp_path):
@@ -148,7 +148,7 @@ def test_energy_is_metered_where_it_is_asked_for(tmp_path, monkeypatch):
     assert found["kwh"] > 0 and found["co2e_kg"] > 0 and found["basis"] in ("measured", "estimated")
     with energy.metered(found) as more:
         pass
-    assert more["kwh"] > found["kwh"]  # sittings add up
+    assert more["kwh"] > found["kwh"]  # the energy of several sessions adds up
 
 
 def test_energy_asked_for_without_the_package_is_one_line(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Transfer: masks from another data set land on the same initial weights, in the same numbers."""
+"""Transfer: masks found on another data set are put on the same initial weights; all arms have equally many weights."""
 
 import os
 import signal
@@ -102,7 +102,7 @@ def test_images_of_other_shapes_and_the_same_data_set_are_refused():
 
 @pytest.fixture
 def interrupted(tmp_path, monkeypatch):
-    """A transfer whose masks are found, and nothing else is done."""
+    """Return the folder of a transfer that was interrupted after its masks were found, before any other training."""
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
         patch.setattr(transfer_room, "find_tickets", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(SETTINGS, tmp_path, quiet=True)
@@ -127,7 +127,7 @@ def test_masks_that_the_search_cannot_have_found_are_refused(interrupted):
     lineage.unlink()
     with pytest.raises(LabError, match="is missing, and a mask with it; run with --force"):
         run(SETTINGS, interrupted, quiet=True)
-    lineage.write_bytes(held)  # which has the masks of tickets that are elsewhere
+    lineage.write_bytes(held)  # the lineage has the masks of the tickets that are missing here
     ended = run(SETTINGS, interrupted, quiet=True)[0]
     whole = run(SETTINGS, interrupted.parent / "whole", quiet=True)[0]
     pd.testing.assert_frame_equal(ended.drop(columns="seconds"), whole.drop(columns="seconds"))

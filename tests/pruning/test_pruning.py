@@ -1,4 +1,4 @@
-"""Pruning: the paper's schedule, exact counts, and the same weights as PyTorch's own pruning and a plain loop."""
+"""Pruning: the paper's schedule, exact counts, and the same result as PyTorch's own pruning and as a plain loop."""
 
 import pytest
 import torch
@@ -27,14 +27,14 @@ NAN, INF = float("nan"), float("inf")
 
 
 def layers(sizes: list[int], seed: int, values: int = 10**6) -> tuple[dict[str, torch.Tensor], masks.Mask]:
-    """Random scores, with ties where there are few values, and a random mask of layers of these sizes."""
+    """Return random scores and a random mask for layers of these sizes; a small number of `values` leads to ties."""
     generator = torch.Generator().manual_seed(seed)
     worth = {f"w{i}": torch.randint(values, (n, 1), generator=generator).float() for i, n in enumerate(sizes)}
     return worth, {name: torch.rand(s.shape, generator=generator) < 0.7 for name, s in worth.items()}
 
 
 def distinct(*shapes: tuple[int, int], seed: int) -> list[torch.Tensor]:
-    """Weights of which no two, in any layer, are equal in magnitude."""
+    """Return weights of these shapes, all of different magnitude, within and across layers."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [torch.Size(shape).numel() for shape in shapes]
     values = torch.randperm(sum(sizes), generator=generator) + 1.0
@@ -43,7 +43,10 @@ def distinct(*shapes: tuple[int, int], seed: int) -> list[torch.Tensor]:
 
 
 def lowest(worth: dict[str, torch.Tensor], mask: masks.Mask, names: list[str], count: int) -> masks.Mask:
-    """The oracle: a plain loop that drops the `count` lowest of what is left in these layers, first come first."""
+    """Return the mask without the `count` lowest-scored remaining weights of these layers: the oracle, a plain loop.
+
+    Of equal scores, the first one is pruned.
+    """
     left = []
     for layer, name in enumerate(names):
         for index, score in enumerate(worth[name].flatten().tolist()):
@@ -82,7 +85,7 @@ def test_rounds_leave_the_percentages_that_the_paper_prints(architecture, shape,
     [("resnet20", {4: 41.7, 6: 27.1, 7: 21.9, 10: 11.8}), ("vgg19", {12: 6.9, 15: 3.5, 19: 1.5})],
 )
 def test_global_rounds_leave_the_percentages_that_the_paper_prints(architecture, printed):
-    """Convolutions lose 20% together; shortcuts and the output layer lose none."""
+    """The convolutions lose 20% in each round, ranked together; shortcuts and the output layer lose nothing."""
     settings = Settings(architecture=architecture, prune_conv=0.2, prune_output=0)
     mask = masks.full_mask(build(settings, CIFAR10, 10).state_dict())
     rates = layer_rates(settings, build(settings, CIFAR10, 10))
@@ -112,7 +115,7 @@ def test_a_layer_may_have_a_rate_of_its_own():
     settings = Settings(architecture="conv2", prune_layers={"fc1": 0.5, "conv2": 0.0})
     rates, by_kind = (layer_rates(s, build(s, CIFAR10, 10)) for s in (settings, Settings(architecture="conv2")))
     assert rates == by_kind | {"fc1.weight": 0.5, "conv2.weight": 0.0}
-    again = Settings(architecture="conv2", prune_layers=[["fc1", 0.5], ["conv2", 0.0]])  # pairs, as run.json has them
+    again = Settings(architecture="conv2", prune_layers=[["fc1", 0.5], ["conv2", 0.0]])  # pairs, as in run.json
     assert again == settings and again.key == settings.key != Settings(architecture="conv2").key
     with pytest.raises(LabError, match=r"prune_layers = 'fc9' .did you mean 'fc2'"):
         check_settings(settings.changed(prune_layers={"fc9": 0.5}))
@@ -123,7 +126,7 @@ def test_a_layer_may_have_a_rate_of_its_own():
 
 @pytest.mark.parametrize("kept", [12_926_688, 1_358_431, 17_155_533, 19_575_053, 7_329_722])
 def test_a_share_of_a_large_network_is_the_count_that_it_was_made_of(kept):
-    """As SynFlow has it: from how many weights are to stay, over their share, back to how many go."""
+    """Converting a number of kept weights to a density and back, as SynFlow does, must be exact despite rounding."""
     model = outline(Settings(architecture="vgg19"), CIFAR10, 10)
     sizes = [m.numel() for m in masks.full_mask(model).values()]
     assert sum(sizes) == 20_024_000
@@ -187,12 +190,12 @@ def test_global_scope_may_take_all_from_the_weakest_layer():
 
 
 def test_erk_keeps_weights_in_proportion_to_a_layers_dimensions():
-    """LeNet at 25%: by hand, the output layer would keep 4,592 of its 1,000 weights, so the others share the rest."""
+    """LeNet at 25%: the output layer would keep 4,592 of 1,000 weights, so it stays whole; others share the rest."""
     shapes = {"fc1": (300, 784), "fc2": (100, 300), "output": (10, 100)}
     kept = {name: d * shapes[name][0] * shapes[name][1] for name, d in erk_densities(shapes, 0.75).items()}
     each = (266_200 / 4 - 1000) / (300 + 784 + 100 + 300)
     assert kept == pytest.approx({"fc1": 1084 * each, "fc2": 400 * each, "output": 1000})
-    kernels = erk_densities({"conv1": (64, 3, 3, 3), "conv2": (128, 64, 3, 3)}, 0.95)  # 73 and 198 dimensions
+    kernels = erk_densities({"conv1": (64, 3, 3, 3), "conv2": (128, 64, 3, 3)}, 0.95)  # 73 and 198: sums of dimensions
     assert kernels["conv1"] == pytest.approx(0.05 * (1728 + 73_728) * 73 / (73 + 198) / 1728)
 
 
@@ -275,7 +278,7 @@ def test_repeated_pruning_by_the_same_scores_is_one_shot(sizes, percents, seed):
 @given(SIZES, PERCENT, SEED, st.sampled_from(["layer", "global"]))
 def test_prune_to_leaves_a_sparsity_to_one_weight_and_drops_the_lowest(sizes, percent, seed, scope):
     worth, mask = layers(sizes, seed, values=20)
-    names = list(mask)[:-1] or list(mask)  # the last is left alone, where there are others
+    names = list(mask)[:-1] or list(mask)  # the last of several layers is left alone
     expected = mask
     for group in [[name] for name in names] if scope == "layer" else [names]:
         size, left = (sum(int(count(mask[name])) for name in group) for count in (torch.numel, torch.sum))
@@ -339,7 +342,7 @@ def seen(
         ("magnitude_same_sign", [[0.0, 1.0, 0.0]]),
         ("small_magnitude", [[-3.0, -1.0, 0.0]]),
         ("small_magnitude_at_init", [[-1.0, -2.0, -3.0]]),
-        ("large_init_large_final", [[1.0, 1.5, 0.0]]),  # 1.5 |w_T| against |w_0|
+        ("large_init_large_final", [[1.0, 1.5, 0.0]]),  # min(1.5 |w_T|, |w_0|)
         ("late_movement", [[2.0, 0.5, 2.0]]),
         ("late_stillness", [[-2.0, -0.5, -2.0]]),
         ("unit_l1", [pytest.approx(4 / 3)]),
@@ -353,7 +356,7 @@ def test_criterion_scores_what_its_definition_says(criterion, worth):
 
 @pytest.mark.parametrize(("scale", "worth"), [(0.01, [[1.0, 1.5, 0.0]]), (0.0, [[0.0, 0.0, 0.0]])])
 def test_large_at_both_ends_is_a_matter_of_the_ratio_of_means(scale, worth):
-    """However small the trained weights are; and where all of them are zero, no score is nan."""
+    """Scores do not depend on the scale of the trained weights, and are not nan if all of these are zero."""
     what = seen({"fc1.weight": INITIAL}, {"fc1.weight": scale * FINAL})
     assert scores_of("large_init_large_final", what)["fc1.weight"].tolist() == [pytest.approx(worth[0])]
 
@@ -415,15 +418,15 @@ def test_a_guarded_layer_keeps_its_share_and_others_lose_in_its_place():
     plain = prune(worth, mask, rates, "global")
     assert masks.counts(plain) == {"a.weight": 0, "b.weight": 20}  # collapsed
     guarded = prune(worth, mask, rates, "global", keep_at_least=0.3)
-    assert masks.counts(guarded) == {"a.weight": 3, "b.weight": 17}  # as many in all
-    assert guarded["a.weight"].flatten().nonzero().flatten().tolist() == [7, 8, 9]  # the best of them
+    assert masks.counts(guarded) == {"a.weight": 3, "b.weight": 17}  # the same number of weights in all
+    assert guarded["a.weight"].flatten().nonzero().flatten().tolist() == [7, 8, 9]  # those with the highest scores
     once_more = prune(worth, guarded, {"a.weight": 0.99, "b.weight": 0.99}, "global", keep_at_least=0.3)
     assert masks.counts(once_more) == {"a.weight": 3, "b.weight": 9}  # nothing goes below the guard
 
 
 @pytest.mark.parametrize(("size", "share", "kept"), [(7, 0.3, 3), (10, 0.01, 1), (10, 0.3, 3)])
 def test_the_guard_keeps_no_less_than_its_share(size, share, kept):
-    """A share that is no whole number of weights is rounded up: no layer under the guard, however small, is emptied."""
+    """A fractional number of weights is rounded up, so that no guarded layer, however small, is emptied."""
     worth = {
         "small.weight": torch.arange(float(size)).view(1, size),
         "large.weight": torch.arange(50.0, 250).view(2, 100),
@@ -436,7 +439,7 @@ def test_a_layer_that_has_less_left_than_the_guards_share_loses_nothing():
     worth = {"a.weight": torch.arange(10.0).view(1, 10), "b.weight": torch.arange(10.0, 40.0).view(3, 10)}
     mask = masks.full_mask(worth) | {"a.weight": torch.tensor([[True, True] + [False] * 8])}
     guarded = prune(worth, mask, {"a.weight": 0.5, "b.weight": 0.5}, "global", keep_at_least=0.5)
-    assert masks.counts(guarded) == {"a.weight": 2, "b.weight": 15}  # 16 were to go: only 15 may
+    assert masks.counts(guarded) == {"a.weight": 2, "b.weight": 15}  # 16 should be pruned, but only 15 may be
     assert masks.equal({"a": guarded["a.weight"]}, {"a": mask["a.weight"]})
 
 
@@ -450,14 +453,14 @@ def test_of_equal_scores_the_first_go_under_a_guard_too():
     worth, mask = {"w": torch.zeros(4, 5)}, {"w": torch.ones(4, 5, dtype=torch.bool)}
     alone, guarded = (prune(worth, mask, {"w": 0.5}, keep_at_least=guard) for guard in (0.0, 0.2))
     assert alone["w"].flatten().tolist() == [False] * 10 + [True] * 10
-    assert masks.weights_left(guarded) == 10 and guarded["w"].flatten()[:4].all()  # the first are the guarded ones
+    assert masks.weights_left(guarded) == 10 and guarded["w"].flatten()[:4].all()  # the guard protects the first four
 
 
 def test_large_at_both_ends_weighs_the_ends_by_what_is_left():
-    """Pruned weights are zero in the end and not at the start: over all of them the start would seem larger."""
+    """Means are over remaining weights only. Pruned ones, zero at the end but not at the start, would distort them."""
     initial = {"fc1.weight": torch.tensor([[2.0, 4.0, 9.0, 9.0]])}
     final = {"fc1.weight": torch.tensor([[1.0, 0.5, 0.0, 0.0]])}
     left = {"fc1.weight": torch.tensor([[True, True, False, False]])}
     what = PruningContext(Settings(), None, left, initial, final, final, 0)
     scores = scores_of("large_init_large_final", what)["fc1.weight"]
-    assert scores[0, :2].tolist() == [2.0, 2.0]  # 4 |w_T| against |w_0|
+    assert scores[0, :2].tolist() == [2.0, 2.0]  # min(4 |w_T|, |w_0|)

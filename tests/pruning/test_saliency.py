@@ -1,4 +1,4 @@
-"""Saliency: each score is what its definition says, by finite differences and by the law it is known to keep."""
+"""Saliency criteria: SNIP and GraSP against finite differences, SynFlow against its conservation law and schedule."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def seen(data, seed: int = 0, settings: Settings = SMALL, density: float = 1.0) 
 
 
 def loss_and_gradient(what: PruningContext, weights: dict, temperature: float = 1.0) -> tuple[torch.Tensor, dict]:
-    """By a plain loop in double precision, on the batch of ten images a class."""
+    """Return loss and gradients on the batch of ten images per class, by a plain forward pass in double precision."""
     images, labels = what.data.train
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(what.seed))
     chosen = torch.cat([order[labels[order] == c][:10] for c in range(10)])
@@ -52,7 +52,7 @@ def test_snip_is_what_a_finite_difference_finds(data):
         slope = (loss_and_gradient(what, at[1])[0] - loss_and_gradient(what, at[-1])[0]) / (2 * step)
         expected = abs(float(slope) * float(weights[name][index]))
         assert float(worth[name][index]) == pytest.approx(expected, rel=1e-3, abs=1e-8)
-    assert all(not worth[name][~m].any() for name, m in what.mask.items())  # what is pruned is worth nothing
+    assert all(not worth[name][~m].any() for name, m in what.mask.items())  # pruned weights score zero
 
 
 def test_grasp_is_what_a_finite_difference_of_the_gradients_norm_finds(data):
@@ -60,7 +60,7 @@ def test_grasp_is_what_a_finite_difference_of_the_gradients_norm_finds(data):
     weights, worth = what.initial, grasp(what)
 
     def half_norm(w: dict) -> float:
-        """With the softmax at a temperature of 200, as in the published code."""
+        """Return half the squared gradient norm, with the softmax at a temperature of 200 as in the published code."""
         return sum(float((g**2).sum()) for g in loss_and_gradient(what, w, 200.0)[1].values()) / 2
 
     for name, index in (("fc1.weight", (3, 20)), ("fc2.weight", (2, 5)), ("output.weight", (4, 6))):
@@ -74,7 +74,7 @@ def test_grasp_is_what_a_finite_difference_of_the_gradients_norm_finds(data):
 
 
 def test_synflow_conserves_its_flow(data):
-    """What comes into a unit goes out of it, and so every layer carries as much as every other (section 4)."""
+    """Scores into and out of a unit have equal sums, so all layers have equal totals (arXiv 2006.05467, section 4)."""
     what = seen(data, density=0.6)
     worth = synflow(what)
     incoming, outgoing = worth["fc1.weight"].sum(1), worth["fc2.weight"].sum(0)
@@ -84,7 +84,7 @@ def test_synflow_conserves_its_flow(data):
 
 
 def test_synflow_prunes_by_equal_shares_of_what_is_left(data):
-    """Its schedule is exponential: after k of n rounds a share (1 - s)^(k / n) is left (arXiv 2006.05467)."""
+    """The schedule is exponential: (1 - s)^(k / n) of the weights are left after k of n rounds (arXiv 2006.05467)."""
     what, mask, left = seen(data), seen(data).mask, []
     for k in (1, 2, 3):
         mask = prune_to(synflow(what._replace(mask=mask)), mask, 1 - 0.1 ** (k / 3), list(mask))

@@ -1,4 +1,4 @@
-"""Units: pruned whole with all that comes in and goes out; a compacted network computes what the sparse one does."""
+"""Units: pruned with all incoming and outgoing weights; a compacted network computes the same as the sparse one."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ NETWORKS = {
 
 
 def trained_like(architecture: str, seed: int) -> tuple[nn.Sequential, dict, tuple[int, int, int]]:
-    """A network, weights with biases, norms and running statistics as after training, and its image shape."""
+    """Return a network, weights with biases, norms and running statistics like after training, and its image shape."""
     values, shape = NETWORKS[architecture]
     settings = Settings(architecture=architecture, **values)
     model = build(settings, shape, 10)
@@ -64,15 +64,15 @@ def equal_to_rounding(small: nn.Module, model: nn.Module, shape: tuple[int, int,
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("architecture", ["lenet", "conv2", "conv4", "conv6", "resnet20"])
 def test_a_compacted_network_computes_the_same(architecture, seed):
-    """Random masks of all densities, whole units gone here and there, and in some of them a layer gone altogether."""
+    """Masks have random densities, units without incoming or outgoing weights and, for some seeds, empty layers."""
     model, weights, shape = trained_like(architecture, seed)
     g = torch.Generator().manual_seed(seed)
     mask = {}
     for name, full in masks.full_mask(weights).items():
         density = float(torch.rand(1, generator=g)) ** 2
         m = torch.rand(full.shape, generator=g) < density
-        m[torch.rand(len(m), generator=g) < 0.3] = False  # units nothing comes into
-        m[:, torch.rand(m.shape[1], generator=g) < 0.3] = False  # units nothing goes out of
+        m[torch.rand(len(m), generator=g) < 0.3] = False  # units without incoming weights
+        m[:, torch.rand(m.shape[1], generator=g) < 0.3] = False  # units without outgoing weights
         mask[name] = m & (seed % 5 != 4 or torch.rand(1, generator=g) < 0.8)
     weights = masks.apply(mask, weights)
     model.load_state_dict(weights)
@@ -100,7 +100,7 @@ def test_a_ticket_with_an_empty_layer_becomes_a_small_network_with_constant_outp
     model.load_state_dict(weights)
     small = compact(model, weights)
     equal_to_rounding(small, model, shape)
-    if architecture != "conv2":  # there zero padding keeps what is constant: a border sees less of it
+    if architecture != "conv2":  # excluded because of its zero padding, though both hold there as well
         assert (outputs(small, shape) - outputs(small, shape)[0]).abs().max() < 1e-5
         assert multiply_adds(small, shape) < multiply_adds(model, shape) / 20
 

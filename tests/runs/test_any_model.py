@@ -1,4 +1,4 @@
-"""Any module: a transformer and a network of torchvision are pruned, rewound, resumed and written to tables."""
+"""Any module: a transformer and a torchvision network are pruned, rewound, resumed and written to tables."""
 
 import math
 from dataclasses import replace
@@ -38,7 +38,7 @@ SHAPE, WIDTH, TOKENS = (1, 8, 8), 16, 16
 
 
 class Transformer(nn.Module):
-    """Patches of 2x2 pixels with a position each, an encoder of two layers, and a head on the mean of the tokens."""
+    """Small vision transformer: 2x2 patches with learned positions, two encoder layers, a head on the mean token."""
 
     def __init__(self, classes: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Transformer(nn.Module):
 
 
 class Words(nn.Module):
-    """The grey values as words: an embedding, a gate that is a bare matrix, and a head of another name."""
+    """Network that reads grey values as words: an embedding, a gate that is a bare matrix, and a head named `head`."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Words(nn.Module):
 
 
 class Falling(nn.Module):
-    """A network whose layers do not stand in the order of their names, as those of a ResNet do not."""
+    """Network whose layers are not in alphabetical order, as in a ResNet."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Falling(nn.Module):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The models under names of their own, in this process, which trains by itself."""
+    """Register the models under test names, and train in this process."""
     monkeypatch.setenv("LTH_WORKERS", "1")
     monkeypatch.setitem(MODELS, "transformer", lambda settings, shape, classes: Transformer(classes))
     monkeypatch.setitem(MODELS, "words", lambda settings, shape, classes: Words(classes))
@@ -92,7 +92,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few_colour_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CIFAR-10 of 60 training and 20 test images, all noise."""
+    """Replace CIFAR-10 by 60 training images and 20 test images of noise."""
     random = np.random.default_rng(0)
     parts = [p for n in (60, 20) for p in (random.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10)]
     raw = Raw(*parts, "noise")
@@ -176,7 +176,10 @@ def test_weights_under_two_names_are_one_line(monkeypatch):
 
 
 def test_a_model_that_reads_numbers_as_it_is_made_has_an_outline_too(monkeypatch):
-    """Rates of stochastic depth are commonly made so, and tensors without memory have no numbers to read."""
+    """Models may read values of tensors in their constructor, for example rates of stochastic depth.
+
+    Tensors on the meta device, on which outlines are built otherwise, have no values.
+    """
 
     def reading(*_: object) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, int(torch.linspace(0, 5, 3)[1].item() * 4)))
@@ -204,7 +207,7 @@ def test_what_is_not_pruned_is_drawn_as_the_model_draws_it_and_by_the_seed():
     assert one["encoder.layers.0.norm1.weight"].eq(1).all() and not one["encoder.layers.0.self_attn.in_proj_bias"].any()
     words = initial_weights(network("words"), SMALL, 1)
     assert words["words.weight"].std().item() == pytest.approx(1, rel=0.2)
-    assert words["scale"].eq(1e-2).all()  # alike in the model, so no draw
+    assert words["scale"].eq(1e-2).all()  # a constant in the model, so it is not drawn
     spread = math.sqrt(2 / (3 * WIDTH + WIDTH))
     assert one["encoder.layers.0.self_attn.in_proj_weight"].std().item() == pytest.approx(spread, rel=0.1)
 
@@ -222,7 +225,7 @@ def test_a_model_is_built_with_the_same_numbers_each_time_and_leaves_the_generat
 
 
 def test_multiply_adds_of_a_transformer_are_those_by_hand_with_attentions_own():
-    """Each token passes every matrix; L x L products of a head's queries with keys, and as many with values."""
+    """Every matrix is applied to each token. A head has L x L products of queries and keys, and as many with values."""
     projections, feed_forward = 4 * WIDTH * WIDTH * TOKENS, 2 * WIDTH * 2 * WIDTH * TOKENS
     attention = 2 * TOKENS * TOKENS * WIDTH
     costs = costs_of(network("transformer"), SHAPE)
@@ -235,7 +238,7 @@ def test_multiply_adds_of_a_transformer_are_those_by_hand_with_attentions_own():
 
 
 def test_multiply_adds_of_mobilenet_are_those_of_its_convolutions_and_dense_layers():
-    """A weight of a grouped convolution is used at each pixel, however few channels it sees."""
+    """A weight of a grouped convolution is used once per pixel, however few channels its filter reads."""
     model, seen = network("mobilenet", (3, 32, 32)).eval(), {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -361,7 +364,7 @@ def test_it_is_pruned_over_two_rounds_with_rewinding_and_written_to_all_tables(n
 def test_a_transformer_learns_and_its_dropout_follows_from_the_seed(tmp_path):
     settings = SMALL.changed(iterations=150, eval_every=150, arms=("ticket",), rounds=0)
     one, _ = run(settings, tmp_path / "one", quiet=True)
-    torch.manual_seed(7)  # of what torch draws by itself, as its own dropout does
+    torch.manual_seed(7)  # torch's own dropout draws from the global generator
     other, _ = run(settings, tmp_path / "other", quiet=True)
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), other.drop(columns="seconds"))
     assert one["final_test_accuracy"].item() > 0.5
@@ -382,7 +385,7 @@ def test_it_is_pruned_while_it_trains_too(tmp_path):
 
 
 def test_weights_that_a_matrix_product_reads_in_parts_are_counted_by_their_parts():
-    """Queries of few tokens, keys and values of many: the projection's thirds are used by different numbers of them."""
+    """With fewer queries than keys and values, parts of the input projection are applied to fewer tokens."""
 
     class Across(nn.Module):
         def __init__(self) -> None:
@@ -401,7 +404,7 @@ def test_weights_that_a_matrix_product_reads_in_parts_are_counted_by_their_parts
     )
 
 
-# What a stranger's network may hold
+# Layers that users' networks may have
 
 
 def small(*layers: nn.Module) -> nn.Sequential:
@@ -430,7 +433,7 @@ def frozen_chain() -> nn.Module:
 
 
 class Volumes(nn.Module):
-    """A convolution over volumes, of which an image is one."""
+    """Network with a 3D convolution, which reads an image as a volume of depth 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -446,7 +449,7 @@ STRANGERS = {"shared_relu": shared_relu, "dilated": dilated, "frozen": frozen, "
 
 @pytest.mark.parametrize("name", STRANGERS)
 def test_whatever_engine_trains_it_a_network_is_trained_as_it_is(name, monkeypatch, tmp_path):
-    """Against the engine that asks PyTorch alone: the same curve, and what is frozen stays."""
+    """The engine chosen by default gives the validation losses of plain PyTorch (`dense`), and frozen weights stay."""
     monkeypatch.setitem(MODELS, name, lambda settings, shape, classes: STRANGERS[name]())
     settings = Settings(
         dataset="digits", architecture=name, validation=200, iterations=10, eval_every=5, trials=1, rounds=1,

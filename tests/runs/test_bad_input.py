@@ -1,4 +1,4 @@
-"""Bad input: tickets, checkpoints and settings from elsewhere, damaged or made up, are one line each."""
+"""Bad input: damaged or foreign tickets, checkpoints and settings lead to errors of one line."""
 
 import itertools
 import shutil
@@ -56,7 +56,7 @@ def test_settings_of_any_content_are_settings_or_one_line_that_names_a_key(value
 
 
 def tampered(path: Path, change) -> None:
-    """A ticket file with its tensors changed by `change(name, tensor)`, and the digest of what it holds now."""
+    """Apply `change(name, tensor)` to each tensor of a ticket file, and renew the digest of the file."""
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     tensors = {key: change(key, tensor).contiguous() for key, tensor in tensors.items()}
@@ -112,8 +112,8 @@ def test_a_clock_that_goes_backward_changes_nothing(finished, tmp_path, monkeypa
 
 
 def test_a_checkpoint_is_saved_every_20_seconds_and_holds_every_tensor_once(tmp_path, monkeypatch):
-    """So that saving costs little of the time that it protects, however often a training is evaluated."""
-    settings, key = Settings(), Replicate("ticket", 0, 0, 0)  # LeNet on MNIST: the largest chain here
+    """Saving must take little time, however often a training run is evaluated."""
+    settings, key = Settings(), Replicate("ticket", 0, 0, 0)  # LeNet on MNIST
     state = begin(settings, 0, 0, initial_weights(build(settings, (1, 28, 28), 10), settings, 0))
     state.optimizer = {f"{n}/{slot}": w.clone() for n, w in state.weights.items() for slot in ("exp_avg", "exp_avg_sq")}
     state.curve = [Evaluation(0, *(0.0,) * 4)]
@@ -126,13 +126,13 @@ def test_a_checkpoint_is_saved_every_20_seconds_and_holds_every_tensor_once(tmp_
     monkeypatch.setattr("lthcore.runs.executor.save_state", save_and_weigh)
     monkeypatch.setattr(
         "lthcore.runs.executor.time", SimpleNamespace(monotonic=itertools.count().__next__)
-    )  # 1 s a look
+    )  # the clock advances by 1 s per reading
     keep = Checkpointer(tmp_path / "checkpoints", settings)
     assert all(keep(key, state) for _ in range(101))
     assert len(sizes) == 5
     groups = (state.mask, state.start, state.weights, state.optimizer)
     tensors = sum(t.numel() * t.element_size() for group in groups for t in group.values())
-    assert tensors < sizes[-1] < tensors + 10_000  # the rest are the settings and the curve
+    assert tensors < sizes[-1] < tensors + 10_000  # the rest is the settings and the curve
 
 
 def test_a_ticket_of_another_training_of_the_same_run_is_refused(tmp_path):

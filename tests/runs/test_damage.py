@@ -1,4 +1,4 @@
-"""Damage: whatever happens to a saved file's content is noticed in one line, and what the line says to do works."""
+"""Damage: any change of a saved file is reported in one line, and following the advice in that line works."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def make_root(root: Path) -> Path:
-    """A results root with a run of one round, its archive, and the same run made longer."""
+    """Create a results root with a run of one round, its archive, and a longer version of the run; return the root."""
     run(RUN, root / NAME, quiet=True)
     pack(root, root / "tables.tar.gz", "paper")
     run(LONGER, root / "longer", quiet=True)
@@ -65,7 +65,7 @@ def one_line_about(path: Path, action) -> str:
 
 
 def rewrite_ticket(path: Path, tensors=lambda name, t: t, metadata=lambda m: m, sealed: bool = False) -> None:
-    """Change what a ticket file holds; `sealed` renews its digest, as a program would that wrote nonsense."""
+    """Change tensors and metadata of a ticket file; `sealed` renews its digest, as if a program had written it so."""
     with safe_open(path, framework="pt") as file:
         header, content = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     content = {name: tensors(name, t).contiguous() for name, t in content.items()}
@@ -117,7 +117,7 @@ def test_a_damaged_ticket_is_noticed_and_made_again(kind, copied, root):
         rewrite_ticket(copied / TICKET, **changes, sealed=sealed)
         said = one_line_about(copied / TICKET, lambda: run(LONGER, copied, quiet=True))
         assert "delete it" in said
-    (copied / TICKET).unlink()  # as it says
+    (copied / TICKET).unlink()  # as the message advises
     run(LONGER, copied, quiet=True)
     assert same_tables(copied, root / "longer")
 
@@ -151,7 +151,7 @@ TABLES = {
 def test_a_damaged_table_is_noticed_and_made_again(kind, name, copied, root):
     change, semantic = TABLES[kind]
     if name == "curves.csv" and kind == "a row cut out":
-        semantic = False  # curves are thinned: any one of their rows may be missing
+        semantic = False  # curves are thinned, so a missing row cannot be noticed
     table = pd.read_csv(copied / name)
     if name == "rounds.csv":
         table = table.rename(columns={"final_test_accuracy": "test_accuracy"})
@@ -161,7 +161,7 @@ def test_a_damaged_table_is_noticed_and_made_again(kind, name, copied, root):
     (copied / name).write_text(table.to_csv(index=False))
     one_line_about(copied / name, lambda: read_table(copied, name))
     one_line_about(copied / name, lambda: run(LONGER, copied, quiet=True))
-    if semantic:  # a run of a version that kept no digests
+    if semantic:  # like a run of a version that stored no digests
         record = read_record(copied)
         (copied / "run.json").write_text(json.dumps({key: v for key, v in record.items() if key != "digests"}))
         said = one_line_about(copied, lambda: run(LONGER, copied, quiet=True))
@@ -227,12 +227,12 @@ def test_a_run_without_a_training_done_has_no_tables_yet(tmp_path):
 
 
 def test_a_kill_between_two_files_leaves_what_can_be_read_and_goes_on(copied, root, monkeypatch):
-    """run.json names the digests of what stood and of what is to stand while the files are replaced."""
+    """While files are replaced, run.json has the digests of both their old and their new contents."""
     write, written = files.write, []
 
     def dies_at_the_second(path, content):
         written.append(path.name)
-        if len(written) == 3:  # the promise and one table are there, the other table is not
+        if len(written) == 3:  # run.json and one table are written, the other table is not
             raise KeyboardInterrupt
         write(path, content)
 
@@ -242,7 +242,7 @@ def test_a_kill_between_two_files_leaves_what_can_be_read_and_goes_on(copied, ro
     monkeypatch.undo()
     assert written[0] == "run.json" and "writing" in read_record(copied)
     assert read_record(copied)["writing"].keys() == {"curves.csv", "rounds.csv"}
-    shutil.copy(root / NAME / "curves.csv", copied)  # either content is known: this is the one before
+    shutil.copy(root / NAME / "curves.csv", copied)  # the old content, whose digest is still known
     assert len(read_tables(copied)[0]) == 3
     run(LONGER, copied, quiet=True)
     assert "writing" not in read_record(copied) and same_tables(copied, root / "longer")
@@ -291,7 +291,7 @@ ARCHIVES = {
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_an_archive_that_is_not_whole_changes_nothing(kind, digests, root, tmp_path):
     less = RUN.changed(rounds=0)
-    run(less, tmp_path / NAME, quiet=True)  # what is here is part of what the archive would bring
+    run(less, tmp_path / NAME, quiet=True)  # a part of the run in the archive
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
     files = {path.name: path.read_bytes() for path in archives.tables_in(root / NAME)}
     if not digests:

@@ -1,4 +1,4 @@
-"""Estimates of how long what is left to do would take: they follow from what is timed."""
+"""Estimates of the time that the rest of an experiment takes, from timed steps and evaluations."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypat
 
 
 def test_what_is_timed_is_kept_for_this_machine_and_these_versions(tmp_path, monkeypatch):
-    """A command times nothing that one before it has timed here; elsewhere, or with other versions, it does."""
+    """A command does not time again what an earlier one has timed, unless versions changed or the cache is damaged."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     timed, seconds = [], (2e-3, 1e-6, 0.0)
     monkeypatch.setattr(timing, "_measure", lambda settings, density: timed.append(density) or seconds)
@@ -47,7 +47,7 @@ def test_what_is_timed_is_kept_for_this_machine_and_these_versions(tmp_path, mon
     for path in (tmp_path / "cache" / "lth").iterdir():
         path.write_text("{ not JSON")
     assert as_in_another_command() == first and len(timed) == 3 * count
-    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # where nothing can be written
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # a cache that cannot be written
     assert as_in_another_command() == first
     monkeypatch.undo()
     timing._machine.cache_clear()

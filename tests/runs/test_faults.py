@@ -1,4 +1,4 @@
-"""Faults, in short: one of those that want a process of their own; `make faults` does all of them, many times."""
+"""Fault injection in short: one fault in a process of its own, and a soak test; `make faults` injects all faults."""
 
 import faults
 

@@ -1,4 +1,4 @@
-"""Jupyter: a notebook that is executed stops when `lth` is asked to, and leaves no kernel behind."""
+"""Notebooks: their execution stops when `lth` is asked to stop, and no kernel is left running."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from lthcore.training import orphans
 nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
 pytest.importorskip("papermill", reason="papermill is not installed")
 
-PATIENCE = 300  # seconds that a kernel may take to begin, and to end
+PATIENCE = 300  # seconds that a kernel may take to start, and to end
 NUMBER = "import os; from pathlib import Path; Path('kernel').write_text(str(os.getpid()));"
 WAITS = f"{NUMBER} Path('begun').touch(); import threading; threading.Event().wait()"
 TRAINS = f"""
@@ -52,7 +52,7 @@ def test_a_signal_stops_the_run_in_a_notebook_and_the_kernel(
         while not list(tmp_path.glob(begun)):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < end, "it has not begun"
-            time.sleep(0.01)  # between two looks
+            time.sleep(0.01)  # between two checks
         process.send_signal(number)
         _, said = process.communicate(timeout=PATIENCE)
     finally:
@@ -65,7 +65,7 @@ def test_a_signal_stops_the_run_in_a_notebook_and_the_kernel(
 
 
 def test_the_notebook_of_a_run_needs_no_other_tables_in_the_project(tmp_path):
-    """A project of one's own has none of the committed ones: the run is complete, and its notebook is too."""
+    """A user's project has none of the committed tables: its run and its notebook must complete without them."""
     done = finish(command(project(tmp_path / "lab"), notebook=True))
     assert done[0] == 0, done[1]
     (executed,) = (tmp_path / "lab" / "results" / "smoke" / "iterative_pruning" / "faulty").glob("*.ipynb")
@@ -73,7 +73,7 @@ def test_the_notebook_of_a_run_needs_no_other_tables_in_the_project(tmp_path):
 
 
 def test_a_kernel_is_told_whom_to_end_with_by_a_line_that_it_can_execute(monkeypatch):
-    """A line that fails is only logged by the kernel, which would outlive its parent then."""
+    """The kernel only logs a startup line that fails. It would then outlive its parent."""
     told = []
     monkeypatch.setattr(orphans, "end_with", told.append)
     *_, argument = ending_with_this_process()

@@ -1,4 +1,4 @@
-"""Progress: what a run shows is the same in a terminal, a notebook and a pipe, and moves within a training."""
+"""Progress of a run: a bar in a terminal and lines in a pipe show the same values, also within a training run."""
 
 import io
 import re
@@ -34,13 +34,13 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def every_word(monkeypatch):
-    """Trainings say where they are at each evaluation."""
+    """Report at every evaluation, with no minimum time between reports, and train in this process."""
     monkeypatch.setattr(progress, "SAID_EVERY", 0.0)
     monkeypatch.setenv("LTH_WORKERS", "1")
 
 
 def told(progress: RunProgress, *words: tuple[Replicate, int]) -> None:
-    """Have trainings say where they are, each in its order, and wait until all is heard."""
+    """Report iterations of training runs in the given order, and wait until all reports are received."""
     with progress:
         for replicate, iteration in words:
             progress.report(replicate, at(iteration))

@@ -1,4 +1,4 @@
-"""The queue: experiments in their written order, and archives that carry tables and can do no harm."""
+"""The queue: experiments in their written order; and archives, which carry tables and cannot do harm."""
 
 import io
 import json
@@ -25,7 +25,7 @@ NAME = "paper/iterative_pruning/tiny"
 
 
 def forget_digests(folder):
-    """So that tables can be replaced, as where an older version wrote them."""
+    """Remove the digests from run.json, as in runs of older versions, so that tables can be replaced."""
     record = read_record(folder)
     (folder / "run.json").write_text(json.dumps({name: value for name, value in record.items() if name != "digests"}))
 
@@ -35,7 +35,7 @@ def test_the_committed_queue_holds_every_experiment_once_whole(profile):
     entries = list(queued(profile))
     whole = {}
     for entry in entries:
-        whole[entry.name] = entry.settings  # the last is the whole
+        whole[entry.name] = entry.settings  # the last entry asks for the whole experiment
     assert {name.split("/")[2] for name in whole} >= {path.stem for path in params_files()} - {
         path.stem for path in params_files() if "sweep:" in path.read_text()
     }
@@ -105,7 +105,7 @@ def test_an_entry_asks_for_how_much_is_run_and_nothing_else():
 
 
 def test_an_entry_never_asks_for_more_than_the_profile_does(tmp_path):
-    """`only` says what to leave out: what runs under a small profile stays as short as that profile is."""
+    """`only` reduces an experiment: an entry never asks for more than the profile, so small profiles stay short."""
     (tmp_path / "iterative_pruning").mkdir()
     (tmp_path / "iterative_pruning" / "a.yaml").write_text(
         "{dataset: digits, validation: 200, arms: [ticket, reinit], profiles: {cpu: {trials: 2, rounds: 5}}}"
@@ -132,7 +132,7 @@ def test_unpacked_tables_are_the_packed_ones_and_nothing_else_travels(packed, tm
     for name in ("rounds.csv", "curves.csv", "run.json", "structure.csv", "distributions.csv"):
         assert (tmp_path / NAME / name).read_bytes() == (packed / NAME / name).read_bytes()
     assert not list(tmp_path.rglob("*.safetensors"))
-    assert len(run(TINY, tmp_path / NAME, quiet=True)[0]) == 3  # complete here too
+    assert len(run(TINY, tmp_path / NAME, quiet=True)[0]) == 3  # the run is complete on this machine as well
 
 
 def test_unpacking_keeps_what_is_as_much_or_another_run_and_takes_what_is_more(packed, tmp_path):
@@ -145,7 +145,7 @@ def test_unpacking_keeps_what_is_as_much_or_another_run_and_takes_what_is_more(p
     assert "more of it (3 trainings)" in unpack(packed / "tables.tar.gz", tmp_path)[0]
     assert path.read_text() == whole
     forget_digests(tmp_path / NAME)
-    path.write_text(whole.replace("reinit,0,0,1", "random,0,0,1"))  # as many, but others
+    path.write_text(whole.replace("reinit,0,0,1", "random,0,0,1"))  # as many training runs, but other ones
     assert "left alone: 1 trainings that are here are not in" in unpack(packed / "tables.tar.gz", tmp_path)[0]
     (tmp_path / NAME / "run.json").write_text(json.dumps(record | {"run_key": "other"}))
     assert "left alone: another run (other)" in unpack(packed / "tables.tar.gz", tmp_path)[0]

@@ -1,4 +1,4 @@
-"""The queue on a cluster: what needs no Ray is tested always, the rest where it is installed."""
+"""The queue on a cluster. Tests that need Ray are skipped if it is not installed."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def test_the_board_counts_steps_and_forgets_what_has_ended():
     actor = ProgressActor()
     for at in (0, 10, 30):
         actor.report("a", "one", at)
-    actor.report("b", "two", 500)  # resumed: no step was taken here
+    actor.report("b", "two", 500)  # resumed at 500: no step was taken here
     assert actor.poll() == ({("a", "one"): 30, ("b", "two"): 500}, {"a": 30, "b": 0})
     actor.end("a", ["one"])
     assert actor.poll()[0] == {("b", "two"): 500}
@@ -67,7 +67,7 @@ def test_the_view_has_a_row_for_each_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(lthcore.runs.ray_queue, "EVERY", float("inf"))
     view = QueueStatus([experiment("x"), experiment("y")], Told())
     x, y = [f"smoke/iterative_pruning/{name}" for name in "xy"]
-    assert [row["its/s"] for row in view.rows({x: "running", y: "waiting"})] == [0, 0]  # it has only just begun
+    assert [row["its/s"] for row in view.rows({x: "running", y: "waiting"})] == [0, 0]  # too early for a rate
     monkeypatch.setattr(lthcore.runs.ray_queue, "EVERY", 0.0)
     x, y = view.rows({x: "running", y: "failed"})
     assert (x["state"], x["of"], x["now"]) == ("running", 6, "ticket-trial0-draw0-round01") and x["eta"] > 0
@@ -178,11 +178,11 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
             drop = [c for c in mine if c == "seconds"]
             pd.testing.assert_frame_equal(mine.drop(columns=drop), theirs.drop(columns=drop))
     assert [row["state"] for row in shown[-1]] == ["done", "failed", "done"]
-    assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)  # nothing is done twice
-    record = read_record(tmp_path / "ray" / experiment("x").name)["hardware"]  # what trained, not what asked for it
+    assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)  # it is complete already
+    record = read_record(tmp_path / "ray" / experiment("x").name)["hardware"]  # of the workers, not of `lth`
     assert record == hardware(torch.device("cpu")) | {"nodes": 1, "slots": 2}
     data = ray_cluster.load(SMALL)
-    assert ray_cluster.load(SMALL.changed(iterations=80)) is data  # nor loaded, nor sent
+    assert ray_cluster.load(SMALL.changed(iterations=80)) is data  # not loaded again
     assert ray_cluster.store(data) is ray_cluster.store(data)
     for seed in range(10):
         ray_cluster.load(SMALL.changed(seed=seed))
@@ -190,7 +190,7 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
 
 
 class One:
-    """A cluster of one place, which is this process."""
+    """Stand-in for a cluster: a single slot, which is this process."""
 
     slots = 1
 
@@ -206,7 +206,7 @@ class One:
 
 def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
-    both = threading.Barrier(2, timeout=60)  # that the only place's experiment cannot pass alone
+    both = threading.Barrier(2, timeout=60)  # one experiment alone cannot pass it
 
     class Where(LocalExecutor):
         def __init__(self, cluster, name):
@@ -222,7 +222,7 @@ def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monke
 
 
 def test_a_damaged_experiment_fails_alone_and_one_that_ended_in_a_diverged_ticket_is_done(tmp_path, monkeypatch):
-    """As the local queue has it: nothing can be trained behind a ticket that diverged."""
+    """As in the local queue: no training run can follow a diverged ticket, so its experiment is complete."""
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
     monkeypatch.setattr(lthcore.runs.ray_queue, "RayExecutor", lambda cluster, name: LocalExecutor())
     monkeypatch.setenv("LTH_WORKERS", "1")
@@ -248,10 +248,10 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
             self.cluster, self.name = cluster, name
 
         def load(self, settings):
-            if not asked.is_set():  # before any training is there to be told
+            if not asked.is_set():  # no training run has started yet
                 if self.name.endswith("x"):
                     os.kill(os.getpid(), how)
-                assert self.cluster.stopped.wait(timeout=120)  # nor does a third begin
+                assert self.cluster.stopped.wait(timeout=120)  # both threads wait here, so no third begins
             return load(settings)
 
         def train(self, settings, data, cohort, go_on, trainer):
@@ -260,13 +260,13 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
 
     monkeypatch.setattr(lthcore.runs.ray_queue, "RayExecutor", Where)
     these = [experiment("x"), experiment("y", seed=1), experiment("z", seed=2)]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore SIGINT in background jobs
     try:
         with pytest.raises(TimeLimit if how == signal.SIGTERM else KeyboardInterrupt):
             run_queue(these, tmp_path, One())
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not (tmp_path / these[2].name / "rounds.csv").exists()  # the one beyond those begun was not
+    assert not (tmp_path / these[2].name / "rounds.csv").exists()  # the third experiment was not started
     asked.set()
     assert run_queue(these, tmp_path, One()) == {}
     assert all(len(pd.read_csv(tmp_path / e.name / "rounds.csv")) == 6 for e in these)
@@ -285,9 +285,9 @@ def test_a_training_ends_when_the_board_says_stop(tmp_path):
             actor.stop()
         if not said[-1]:
             break
-    assert said == [True, True, True, False] and now.iteration == 30  # told at 20, hears of it at 30
+    assert said == [True, True, True, False] and now.iteration == 30  # answered at 20, noticed at 30
     assert (tmp_path / "ticket-trial0-draw0-round00.safetensors").exists()
-    assert not Reporting(Checkpointer(tmp_path, SMALL), line, "x")(key, state)  # one whose turn comes only now
+    assert not Reporting(Checkpointer(tmp_path, SMALL), line, "x")(key, state)  # a training run that starts later
 
 
 def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path):
@@ -310,7 +310,7 @@ def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path)
 
 
 def test_a_local_ray_listens_on_loopback_alone_and_has_no_dashboard(ray_cluster):
-    ray_cluster.ray.get(ray_cluster.actor.poll.remote())  # that a worker is there, which listens too
+    ray_cluster.ray.get(ray_cluster.actor.poll.remote())  # wait for a worker, which also has sockets
     here = psutil.Process()
     sockets = [
         (process.name(), *socket.laddr)

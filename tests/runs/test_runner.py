@@ -1,4 +1,4 @@
-"""Results: a run's tables and tickets, and that a run stopped anywhere goes on to the numbers it would have had."""
+"""Runs: their tables and tickets, and that a run stopped at any point ends with the numbers of an uninterrupted run."""
 
 import copy
 import itertools
@@ -66,7 +66,7 @@ def one_worker():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """The folder of a run of SMALL that nothing stopped. Not to be written to."""
+    """Folder of a complete run of SMALL that was never interrupted. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("results") / "smoke" / "notebook" / "variant"
     run(SMALL, folder, quiet=True)
     return folder
@@ -74,7 +74,7 @@ def finished(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(finished, tmp_path) -> Path:
-    """A copy of the finished run, tickets and all, to do with as one likes."""
+    """Copy of the finished run, with its tickets, which a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -88,7 +88,7 @@ def no_training(monkeypatch):
 
 
 def count_trainings(monkeypatch) -> list[Replicate]:
-    """Every replicate that is given to `train_cohort` from now on."""
+    """Return a list to which every replicate passed to `train_cohort` is added from now on."""
     seen, train_cohort = [], executor.train_cohort
     monkeypatch.setattr(
         executor,
@@ -99,7 +99,7 @@ def count_trainings(monkeypatch) -> list[Replicate]:
 
 
 def tick(monkeypatch) -> None:
-    """Replace the clock of the deadline by one that is a second later each time it is read: stops are no chance."""
+    """Replace the clock of the deadline by one that advances by a second per reading: stops are then deterministic."""
     clock = SimpleNamespace(monotonic=itertools.count().__next__, perf_counter=time.perf_counter)
     for room in (executor, runner):
         monkeypatch.setattr(room, "time", clock)
@@ -116,7 +116,7 @@ def stop_in_mid_training(settings: Settings, folder: Path, monkeypatch) -> Path:
 
 
 def assert_same_tables(folder: Path, other: Path) -> None:
-    """Every number of two runs' tables is the same, but the seconds."""
+    """Assert that the tables of two runs are equal, except for the column `seconds`."""
     for mine, theirs in zip(read_tables(folder), read_tables(other), strict=True):
         pd.testing.assert_frame_equal(
             mine.drop(columns="seconds", errors="ignore"),
@@ -140,7 +140,7 @@ def test_run_writes_its_tables_with_these_columns(finished):
     rounds, curves = read_tables(finished)
     plan = planned(SMALL)
     assert [Replicate(*row) for row in rounds[schemas.REPLICATE].itertuples(index=False)] == plan
-    assert len(curves) == 4 * len(plan)  # at 0, 20, 40 and 60
+    assert len(curves) == 4 * len(plan)  # evaluations at 0, 20, 40 and 60
     assert rounds.drop(columns=[*schemas.READ, "emptied"]).notna().all().all()
     assert curves.notna().all().all()
 
@@ -166,7 +166,7 @@ def test_long_curves_are_thinned_and_keep_their_early_stop_and_end(tmp_path, mon
 
 
 def test_a_thinned_curve_keeps_the_early_stop_of_its_final_sparsity():
-    """Nothing else in curves.csv says where the early stop is, which may fall between the evaluations that stay."""
+    """The early stop may lie between the evaluations that are kept, and no other row of curves.csv shows it."""
     losses = dict.fromkeys(range(0, 610, 10), 1.0) | {330: 0.2, 470: 0.5}
     points = [
         {"arm": "oneshot", "iteration": i, "val_loss": loss, "percent_left": 100.0 if i < 400 else 20.0}
@@ -190,12 +190,12 @@ def test_multiply_adds_count_a_filter_at_every_pixel(tmp_path):
 
 @pytest.mark.parametrize("other", ["seed", "mask", "settings"])
 def test_a_dead_workers_checkpoint_is_taken_for_the_same_training_only(other, tmp_path):
-    """One left by another run or another round would go on to weights that nobody asked for."""
+    """A checkpoint that another run or round has left would continue to the wrong weights."""
     weights = {"fc1.weight": torch.ones(2, 3)}
     state = TrainState(0, weights, masks.full_mask(weights), seed=1, start=weights)
     half = replace(state, iteration=20, curve=[Evaluation(0, 1.0, 0.1, 1.0, 0.1), Evaluation(20, 0.5, 0.8, 0.5, 0.8)])
     key, keeper = Replicate("ticket", 0, 0, 1), executor.Checkpointer(tmp_path, SMALL)
-    assert keeper.latest(key, state) is state  # there is none
+    assert keeper.latest(key, state) is state  # there is no checkpoint yet
     save_state(tmp_path / f"{file_stem(key)}.safetensors", SMALL, key, half)
     assert keeper.latest(key, state).iteration == 20
     smaller = {"fc1.weight": torch.tensor([[True, True, False], [True, True, True]])}
@@ -217,7 +217,7 @@ def test_tables_of_a_version_without_readings_are_read(copied, no_training):
     old = pd.read_csv(copied / "rounds.csv").drop(columns=schemas.READ)
     old.to_csv(copied / "rounds.csv", index=False)
     record = read_record(copied)
-    del record["digests"]  # it did not note them either
+    del record["digests"]  # that version did not store digests either
     (copied / "run.json").write_text(json.dumps(record))
     rounds, _ = run(SMALL.changed(trials=1), copied)
     assert list(rounds.columns) == schemas.ROUNDS and rounds[schemas.READ].isna().all(axis=None)
@@ -294,10 +294,10 @@ def test_stopped_training_is_kept_and_read_again(finished, tmp_path, monkeypatch
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 def test_run_killed_at_random_points_and_restarted_equals_uninterrupted(tmp_path):
-    """Killed each time just before a file is put in place: a checkpoint, a ticket, a table, the record."""
+    """Each kill is just before a file is renamed into place: a checkpoint, a ticket, a table or the record."""
     settings = SMALL.changed(eval_every=10, prune_fc=0.6, arms=["ticket", "reinit"], reinit_draws=1)
     killed, chance = tmp_path / "killed", random.Random(0)
-    for workers in (1, 2, 1, 1):  # of some 80 files in all
+    for workers in (1, 2, 1, 1):  # a whole run writes about 80 files
         with sitting(run_until_killed, settings, killed, workers, chance.randint(2, 16)) as process:
             assert ended(process) == -signal.SIGKILL
     assert not read_record(killed)["complete"]
@@ -345,7 +345,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_others_go_on(tmp_path, monkey
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
-    """As a cluster sends it before it kills; to the process group, as a terminal or a scheduler may."""
+    """A cluster sends SIGTERM before it kills a job; a scheduler or terminal may send it to the whole process group."""
     folder, settings = tmp_path / "run", SMALL.changed(arms=["ticket"], rounds=1)
     with sitting(run_until_stopped, settings, folder, workers) as process:
         wait_for(
@@ -357,7 +357,7 @@ def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
     said = (tmp_path / "said").read_text()
     assert said == "asked to stop, with 0 of 4 trainings done; run the same command again to resume"
     saved = [load_state(path)[0].iteration for path in folder.glob("checkpoints/*.safetensors")]
-    assert saved == [2 * settings.eval_every] * workers  # at the evaluation after the one they were held at
+    assert saved == [2 * settings.eval_every] * workers  # at the evaluation after the one at which they were held
     assert not (folder / "stop").exists()
 
 
@@ -414,9 +414,9 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(copied):
     with pytest.raises(LabError, match=r"learning_rate 0\.005 -> 0\.01") as error:
         run(other, copied)
     assert "batch_size 60 -> 30" in str(error.value)
-    assert "seed" not in str(error.value)  # it is the same
+    assert "seed" not in str(error.value)  # the seed is the same
     assert_one_line_naming(copied, error)
-    assert len(read_tables(copied)[0]) == len(planned(SMALL))  # and all is as it was
+    assert len(read_tables(copied)[0]) == len(planned(SMALL))  # the old run is still there
 
 
 def test_force_replaces_a_run(copied, tmp_path):
@@ -446,7 +446,7 @@ def test_force_leaves_no_table_of_a_run_whose_record_is_gone(copied):
 
 
 def test_force_keeps_the_old_run_where_the_new_one_cannot_start(copied):
-    """Without the data, or with settings that the data cannot meet, nothing must be thrown away."""
+    """With settings that the data cannot meet, nothing may be deleted."""
     with pytest.raises(LabError, match="validation"):
         run(SMALL.changed(validation=1430), copied, force=True)
     assert (copied / "rounds.csv").exists()
@@ -476,7 +476,7 @@ def test_truncated_ticket_is_an_error_that_names_it(copied):
         with pytest.raises(LabError) as error:
             read()
         assert_one_line_naming(ticket, error)
-    assert len(read_tables(copied)[0]) == len(planned(SMALL))  # the tables outlive it
+    assert len(read_tables(copied)[0]) == len(planned(SMALL))  # the tables are kept
 
 
 def test_truncated_checkpoint_is_an_error_that_names_it(tmp_path, monkeypatch):
@@ -485,7 +485,7 @@ def test_truncated_checkpoint_is_an_error_that_names_it(tmp_path, monkeypatch):
     with pytest.raises(LabError) as error:
         run(SMALL, tmp_path, quiet=True)
     assert_one_line_naming(checkpoint, error)
-    checkpoint.unlink()  # as the message says
+    checkpoint.unlink()  # as the message advises
     run(SMALL.changed(trials=1, rounds=0, arms=["ticket"]), tmp_path, quiet=True)
 
 
@@ -550,7 +550,7 @@ def test_run_without_validation_leaves_the_early_stop_empty(tmp_path):
     assert rounds["final_test_accuracy"].notna().all()
     text = (tmp_path / "rounds.csv").read_text()
     assert len(run(settings.changed(rounds=2), tmp_path, quiet=True)[0]) == 3
-    assert (tmp_path / "rounds.csv").read_text().startswith(text)  # what was there is written again as it was
+    assert (tmp_path / "rounds.csv").read_text().startswith(text)  # existing rows are written again without a change
 
 
 def test_tables_of_nothing_are_an_error(tmp_path):
@@ -577,9 +577,9 @@ def test_record_is_json_that_others_can_read(finished):
 
 
 class Watched(executor.LocalExecutor):
-    """A place that notes which tensors of a training are left when the next one begins.
+    """Executor that counts the tensors of a training run that are still in memory when the next run begins.
 
-    Where `copied`, trainings come back as copies, as from another process or machine.
+    With `copied`, outcomes are copies of the states, as if they came from another process or machine.
     """
 
     def __init__(self, copied: bool) -> None:
@@ -596,23 +596,26 @@ class Watched(executor.LocalExecutor):
 
 
 def tensors_of(state: TrainState) -> list[weakref.ref]:
-    """References to the tensors of a training that do not keep them; draws share a mask, which is left out."""
+    """Return weak references to the tensors of a training run. Its mask, which draws share, is left out."""
     groups = (state.weights, state.start, state.optimizer, state.early_stop, {"noise": state.noise})
     return [weakref.ref(tensor) for group in groups for tensor in (group or {}).values() if tensor is not None]
 
 
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_training_that_is_done_leaves_no_tensors_in_memory(tmp_path, copied):
-    """A round of the paper's Conv-2 has 40 trainings of 0.1 GB each, and nothing grows from most of them."""
+    """A round of the paper's Conv-2 has 40 training runs of 0.1 GB each, and later rounds do not need most of them."""
     watched = Watched(copied)
     run(SMALL.changed(arms=["ticket", "reinit"], trials=1, rounds=1), tmp_path, quiet=True, executor=watched)
     reinit = {key: left for key, left in watched.left.items() if key.arm == "reinit"}
     assert list(reinit.values()) == [0, 0]
-    assert watched.left[Replicate("ticket", 0, 0, 1)] > 0  # what the next round would grow from
+    assert watched.left[Replicate("ticket", 0, 0, 1)] > 0  # which the next round would start from
 
 
 def test_of_a_ticket_only_what_the_next_round_needs_is_left_in_memory(tmp_path, monkeypatch):
-    """That is its weights and mask, and the start of a dense network, which tickets rewind to: no optimizer state."""
+    """Outcomes that a later round may start from keep their weights, early-stop weights and mask; all others keep none.
+
+    Dense networks also keep their start, which tickets rewind to. No optimizer state is kept.
+    """
     outcomes = {}
     find = search.find_tickets
 
@@ -637,7 +640,7 @@ def test_the_record_says_what_the_run_is_complete_of_and_since_when(finished):
 
 
 def test_a_duration_that_was_once_unknown_stays_so(copied):
-    """Runs of older versions may have none: a sum that leaves a part out would be taken for the whole."""
+    """Runs of older versions may have no duration. A sum that leaves out their part would be taken for the whole."""
     record = read_record(copied)
     del record["wall_seconds"]
     (copied / "run.json").write_text(json.dumps(record))

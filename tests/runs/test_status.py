@@ -1,4 +1,4 @@
-"""What is done of a run is said once, and the list, `lth show`, the figures and the runner agree about it."""
+"""Status of a run: `lth list`, `lth show`, the figures and the runner agree on what is complete."""
 
 import json
 
@@ -34,7 +34,10 @@ def experiment(tmp_path, monkeypatch) -> Experiment:
 
 
 def agreed(experiment: Experiment, tmp_path) -> tuple[bool, bool, int]:
-    """Whether it is done, whether it is drawn, and how many trainings are missing, as all of them say it."""
+    """Return whether an experiment is complete, whether figures include it, and how many training runs are missing.
+
+    Asserts that all parts of the package agree on this.
+    """
     folder = tmp_path / "results" / experiment.name
     status = status_of(experiment)
     assert RunFolder(folder, experiment.settings).missing == status.missing
@@ -46,7 +49,7 @@ def agreed(experiment: Experiment, tmp_path) -> tuple[bool, bool, int]:
 def test_of_a_run_with_nothing_some_and_all_of_it_done(experiment, tmp_path):
     assert agreed(experiment, tmp_path) == (False, False, 2 * 5)
     folder = tmp_path / "results" / experiment.name
-    run(SETTINGS.changed(rounds=1), folder, quiet=True)  # as a queue may ask for less
+    run(SETTINGS.changed(rounds=1), folder, quiet=True)  # a part of the experiment, as a queue entry may ask for
     assert agreed(experiment, tmp_path) == (False, True, 2 * 2)
     assert "6 of 10 trainings done, all that was asked for, about" in state_line(experiment)
     run(SETTINGS, folder, quiet=True)
@@ -89,7 +92,7 @@ def test_a_folder_of_changed_settings_says_what_was_changed_in_letters_that_name
 def test_changed_runs_are_those_below_a_published_name_with_what_they_change(experiment, tmp_path):
     changed = SETTINGS.changed(learning_rate=1e-3, device="cpu")
     run(changed, tmp_path / "results/cpu/lab/a-learning_rate0.001-01234567", quiet=True)
-    run(SETTINGS, tmp_path / "results/cpu/lab/other", quiet=True)  # of no params file
+    run(SETTINGS, tmp_path / "results/cpu/lab/other", quiet=True)  # it belongs to no params file
     [(found, values)] = changed_runs({experiment.name: experiment})
     assert values == changes(SETTINGS, changed) == {"learning_rate": 1e-3}
     assert found.settings == changed and not status_of(found).missing

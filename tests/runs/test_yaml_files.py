@@ -1,4 +1,4 @@
-"""YAML files: plain values as written, or one short line that says where not; and none that grows as it is read."""
+"""YAML files: read as plain values, or refused in one short line with the position; none may expand without limit."""
 
 import math
 import os
@@ -27,7 +27,7 @@ def refusal(text: str) -> str:
 
 
 class DatesAsText(yaml.SafeLoader):
-    """As read_yaml, which takes a date for its text."""
+    """PyYAML's safe loader, except that dates are text, as in `read_yaml`."""
 
 
 DatesAsText.yaml_implicit_resolvers = {
@@ -73,7 +73,7 @@ def test_the_committed_files_hold_what_yaml_says_they_do_but_for_dates(path):
         ("{a: " * 30 + "}" * 30, "more than 20 levels"),
         ("\n".join(" " * i + "a:" for i in range(500)), "more than 20 levels"),
         ("\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 100))]), "20 levels"),
-        ("\n".join(["a0: &a0 [x]", *TENFOLD]), "more than 100,000 values"),  # 10^9 of them
+        ("\n".join(["a0: &a0 [x]", *TENFOLD]), "more than 100,000 values"),  # 10^9 values
         (
             "\n".join(["a0: &a0 {x: 1}", *TENFOLD]).replace("[", "{<<: [").replace("]", "]}"),
             "more than 100,000 values",

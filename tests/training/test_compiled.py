@@ -1,4 +1,4 @@
-"""Compiled functions: a damaged cache of numba's is mended, and serves numba itself again."""
+"""Compiled functions: a truncated cache file of numba is replaced, and numba itself can read the new one."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def double(x):
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("left", [0, 10, 0.5])  # bytes of the file, or a share of them
+@pytest.mark.parametrize("left", [0, 10, 0.5])  # remaining bytes of the file, or share of its bytes
 def test_a_cache_cut_short_is_made_anew(suffix, left, tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     assert cached()(double)(3) == 6

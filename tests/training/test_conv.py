@@ -1,4 +1,4 @@
-"""Convolutional networks by hand are plain PyTorch's: to rounding in float32, and as near as autocast in bfloat16."""
+"""Hand-written convolutional networks match PyTorch: to rounding in float32, as closely as autocast in bfloat16."""
 
 import copy
 
@@ -35,7 +35,7 @@ NETWORKS = {
 
 
 def start_of(shape, density=0.3, n=40, **values):
-    """Settings, random images and a masked training about to start."""
+    """Return settings, random images and the start of a training run under a random mask."""
     settings, generator = Settings(**BASE | values), torch.Generator().manual_seed(0)
     images = torch.randn(n, *shape, generator=generator)
     split = Split(images, torch.randint(0, 10, (n,), generator=generator))
@@ -51,7 +51,7 @@ def gradients_of(settings, data, state, batch):
 
 
 def distance(a, b):
-    """How far gradients lie apart, as a share of their norm."""
+    """Return the norm of the difference of two gradients, relative to the norm of the second."""
     return float(
         torch.cat([(a[n] - b[n]).flatten() for n in b]).norm() / torch.cat([g.flatten() for g in b.values()]).norm()
     )
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_autograd(shape, values):
 @pytest.mark.parametrize(("shape", "values"), NETWORKS.values(), ids=NETWORKS)
 def test_evaluation_is_that_of_plain_pytorch(shape, values):
     settings, data, state = start_of(shape, **values)
-    for name, tensor in state.weights.items():  # norms that have seen something
+    for name, tensor in state.weights.items():  # as if the norms had seen batches
         if name.endswith("running_mean"):
             tensor.normal_(generator=torch.Generator().manual_seed(1))
         elif name.endswith("running_var"):
@@ -158,13 +158,13 @@ def test_pooling_takes_the_first_of_equals_and_gives_its_gradient_to_it(dtype):
 def test_numbers_are_rounded_to_bfloat16_as_torch_rounds_them():
     generator = torch.Generator().manual_seed(0)
     values = torch.cat([torch.randn(2000, generator=generator) * 10.0**k for k in range(-30, 30, 6)])
-    ties = (torch.arange(256, dtype=torch.int32) * 2**8 + 0x3F800000).view(torch.float32)  # half-ways among them
+    ties = (torch.arange(256, dtype=torch.int32) * 2**8 + 0x3F800000).view(torch.float32)  # with half-way cases
     values = torch.cat([values, ties, torch.tensor([0.0, float("inf"), -float("inf"), 1e-40])]).numpy()
     bits = torch.from_numpy(values).bfloat16().view(torch.int16).numpy().view(np.uint16)[None]
     zeros, ones, out = np.zeros_like(bits), np.ones_like(values), np.empty_like(bits)
-    kernels.normalise(zeros, ones, values, False, out)  # 0 x 1 + value
+    kernels.normalise(zeros, ones, values, False, out)  # computes 0 x 1 + value
     assert np.array_equal(out, bits)
-    kernels.normalise(bits, ones, np.zeros_like(values), False, out)  # there and back
+    kernels.normalise(bits, ones, np.zeros_like(values), False, out)  # to float32 and back
     assert np.array_equal(out, bits)
 
 

@@ -1,4 +1,4 @@
-"""Orphans: the workers and the kernel of a process that was killed end, and its shared memory is freed."""
+"""Orphans: the workers of a process that was killed end, and its shared memory is freed."""
 
 import os
 import select
@@ -14,7 +14,7 @@ from lthcore.training.orphans import remove_leftovers
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")
 
-PATIENCE = 120  # seconds after which what does not end is taken to hang: a busy machine is slow
+PATIENCE = 120  # seconds after which a process counts as hung; many, because a busy machine is slow
 WORKER = (
     "import os, sys; from lthcore.training.orphans import end_with; end_with({parent}); "
     "print('begun', flush=True); {then}"
@@ -23,23 +23,23 @@ PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.ar
 
 
 def test_a_worker_ends_when_its_parent_is_killed():
-    worker = WORKER.format(parent="os.getppid()", then="sys.stdin.read()")  # which does not end as long as we are here
+    worker = WORKER.format(parent="os.getppid()", then="sys.stdin.read()")  # ends no earlier than this process
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout.readline() == "begun\n"
     parent.send_signal(signal.SIGKILL)
-    ended, _, _ = select.select([parent.stdout], [], [], PATIENCE)  # when the worker has, which has this pipe too
+    ended, _, _ = select.select([parent.stdout], [], [], PATIENCE)  # the worker holds the pipe open until it ends
     assert ended and parent.stdout.read() == ""
     parent.communicate()
 
 
 @pytest.fixture
 def dead() -> Iterator[int]:
-    """A process that has ended."""
+    """ID of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    yield process.pid  # nobody has asked yet how it ended, so that the system still knows it
+    yield process.pid  # not waited for yet: a zombie, which keeps its ID
     process.wait()
 
 
@@ -92,12 +92,12 @@ def test_what_joblib_shares_is_removed_once_its_process_was_killed_and_not_befor
     shared = left()
     remove_leftovers()
     assert left() == shared and len(shared) >= 2  # a folder, a copy in it, and on Linux semaphores
-    os.killpg(process.pid, signal.SIGKILL)  # with the processes that would have removed it
+    os.killpg(process.pid, signal.SIGKILL)  # also kills the processes that would remove the files
     process.communicate()
     assert left()
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     remove_leftovers()
-    assert left()  # another user's is not ours to remove
+    assert left()  # files of other users are kept
     monkeypatch.undo()
     monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
     remove_leftovers()

@@ -1,4 +1,4 @@
-"""Sparse training is masked-dense training, to rounding, and is chosen where it pays."""
+"""Sparse training equals masked-dense training up to rounding, and is chosen where it is faster."""
 
 import copy
 import math
@@ -63,7 +63,7 @@ def test_sparse_and_masked_dense_follow_the_same_trajectory(recipe):
     assert isinstance(engine_for(settings, data, [state]), sparse.SparseChain)
     a, b = outcome(settings, data, state), outcome(settings.changed(engine="dense"), data, state)
     assert close(a.weights, b.weights) and close(a.optimizer, b.optimizer) and close(a.early_stop, b.early_stop)
-    assert not close(a.weights, state.weights, tolerance=1e-3)  # it did train
+    assert not close(a.weights, state.weights, tolerance=1e-3)  # weights did change
     for p, q in zip(a.curve, b.curve, strict=True):
         assert p.test_accuracy == q.test_accuracy
         assert math.isclose(p.val_loss, q.val_loss, rel_tol=1e-5) and math.isclose(
@@ -102,7 +102,7 @@ def test_resumed_from_its_checkpoint_equals_uninterrupted_bit_for_bit(tmp_path):
 
 
 def test_dead_layer_is_a_constant_network():
-    settings = BASE.changed(optimizer="sgd", learning_rate=0.1)  # Adam would blow up gradients that are all rounding
+    settings = BASE.changed(optimizer="sgd", learning_rate=0.1)  # Adam would amplify gradients of pure rounding error
     data, state = start_of(settings)
     state.mask["fc2.weight"] = torch.zeros_like(state.mask["fc2.weight"])
     state.weights = state.start = masks.apply(state.mask, state.weights)
@@ -130,7 +130,7 @@ def test_what_the_sparse_engine_cannot_do_stays_dense(values):
 
 
 def test_freshly_compiled_kernels_round_as_those_from_the_cache(tmp_path):
-    """Else a run resumed by another process would not be the run uninterrupted, bit for bit."""
+    """Otherwise a run resumed by another process would not equal the uninterrupted run bit for bit."""
     script = """
 import torch
 from lthcore.data.datasets import load

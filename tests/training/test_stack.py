@@ -1,4 +1,4 @@
-"""Replicates trained in step, as a tensor dimension, are the replicates trained alone, to rounding."""
+"""Replicates trained in step, stacked along a tensor dimension, equal replicates trained alone up to rounding."""
 
 import copy
 
@@ -34,7 +34,7 @@ RECIPES = {
 
 
 def cohort_of(settings, size=3):
-    """Replicates of other seeds, weights and masks; the first is dense."""
+    """Return data and a cohort whose replicates have different seeds, weights and masks; the first one is dense."""
     data = load(settings)
     model = build(settings, data.shape, 10)
     cohort = {}
@@ -78,7 +78,7 @@ def test_in_step_equals_alone(recipe):
 
 
 def test_in_bfloat16_replicates_are_evaluated_in_bfloat16_together_as_alone():
-    """As Dense does: products of bfloat16, losses and counts of what comes out in float32."""
+    """As in `Dense`, products are in bfloat16, and the loss is computed from their results in float32."""
     settings = BASE.changed(precision="bfloat16")
     data, cohort = cohort_of(settings)
 
@@ -89,7 +89,7 @@ def test_in_bfloat16_replicates_are_evaluated_in_bfloat16_together_as_alone():
     states = list(cohort.values())
     together, exact = losses(settings, states), losses(settings.changed(precision="float32"), states)
     alone = [loss for state in states for loss in losses(settings.changed(engine="dense"), [state])]
-    assert together == pytest.approx(alone, rel=1e-3)  # sums in another order round to another bfloat16
+    assert together == pytest.approx(alone, rel=1e-3)  # another order of summation rounds differently
     assert together == pytest.approx(exact, rel=2e-2) and together != pytest.approx(exact, rel=1e-6)
 
 
@@ -121,7 +121,7 @@ def test_replicates_at_different_iterations_are_not_mixed():
 
 
 def test_replicates_whose_optimizers_are_at_other_steps_are_not_mixed():
-    """A stack has one clock: one that goes on with its optimizer's state would be corrected as a new one is."""
+    """A stack has one step count, but a new optimizer needs another bias correction than a continued one."""
     data, cohort = cohort_of(BASE, 4)
     for key, steps in ((1, 1.0), (2, 0.0), (3, 1.0)):
         cohort[key].optimizer = {"fc1.weight/step": torch.tensor(steps)}
@@ -158,7 +158,7 @@ def test_a_stack_that_does_not_fit_is_halved_from_where_it_began_and_says_so(mon
         tried.append(len(states))
         steps = train_in_step(settings, data, states, pauses)
         next(steps)
-        next(steps)  # it runs out of memory midway
+        next(steps)  # memory runs out midway
         if len(states) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         yield from steps

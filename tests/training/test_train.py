@@ -1,4 +1,4 @@
-"""Training: held against plain PyTorch, against itself resumed, and against the same replicate in other company."""
+"""Training: compared with plain PyTorch, with itself when resumed, and with the same replicate in other cohorts."""
 
 import math
 import os
@@ -40,7 +40,7 @@ def digits() -> Data:
 
 
 def fresh(settings: Settings, trial: int = 0, left: float = 0.4) -> TrainState:
-    """A training at its start, under a random mask that keeps a share `left` of each layer."""
+    """Return the start of a training run, under a random mask that keeps about a share `left` of each layer."""
     weights = initial_weights(build(settings, (1, 8, 8), 10), settings, seed_for(0, "init", trial))
     generator = torch.Generator().manual_seed(trial)
     mask = {name: torch.rand(weights[name].shape, generator=generator) < left for name in masks.full_mask(weights)}
@@ -64,7 +64,7 @@ def plain_network(weights: dict[str, torch.Tensor]) -> nn.Sequential:
 
 
 def batches(settings: Settings, data: Data, seed: int):
-    """Every batch of a training, in order, by the documented recipe: a permutation each epoch, no partial batch."""
+    """Yield all batches of a training run by the documented recipe: a permutation in each epoch, no partial batch."""
     images, labels = data.train
     per_epoch = len(labels) // settings.batch_size
     for i in range(settings.iterations):
@@ -75,7 +75,7 @@ def batches(settings: Settings, data: Data, seed: int):
 
 
 def assert_same(a: TrainState, b: TrainState) -> None:
-    """Every number of two trainings is equal, bit for bit, but the seconds they took."""
+    """Assert that two states are equal bit for bit: iteration, seed, curve, noise and tensors (not `remembered`)."""
     assert (a.iteration, repr(a.curve), a.seed) == (b.iteration, repr(b.curve), b.seed)
     for name in ("weights", "mask", "start", "optimizer", "early_stop", "rewind"):
         mine, theirs = getattr(a, name) or {}, getattr(b, name) or {}
@@ -134,7 +134,7 @@ def test_training_equals_torch_prune_under_sgd(digits):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    model(digits.test.images)  # torch.nn.utils.prune masks a weight when it is used
+    model(digits.test.images)  # torch.nn.utils.prune applies the mask when the weight is used
     trained(settings, digits, state)
     for layer, name in zip(model[1::2], ("fc1", "fc2", "output"), strict=True):
         torch.testing.assert_close(state.weights[f"{name}.weight"], layer.weight.detach(), rtol=0, atol=1e-6)
@@ -184,7 +184,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name, at, digits, tmp_path):
 
 
 def test_a_compiled_network_trains_to_the_same_weights(digits, monkeypatch):
-    """On a GPU convolutions are compiled; here the same path, through `torch.compile` without its code generator."""
+    """On a GPU, convolutions are compiled. This test takes the same path, with a backend that generates no code."""
     calls = []
 
     def traced(model):
@@ -192,7 +192,7 @@ def test_a_compiled_network_trains_to_the_same_weights(digits, monkeypatch):
         return torch._dynamo.optimize("aot_eager")(model)
 
     monkeypatch.setattr(dense, "COMPILED", ("cpu",))
-    monkeypatch.setattr(conv, "applies", lambda *_: False)  # what trains convolutions on a CPU otherwise
+    monkeypatch.setattr(conv, "applies", lambda *_: False)  # the engine of convolutions on a CPU
     monkeypatch.setattr(torch, "compile", traced)
     settings = SMALL.changed(architecture="resnet20", iterations=4, eval_every=2, engine="auto", **SGD)
     compiled, eager = trained(settings, digits), trained(settings.changed(engine="dense"), digits)
@@ -243,7 +243,7 @@ def test_early_stop_is_the_first_minimum_of_the_validation_loss():
     assert state.early_stop_point is None
     state.curve = [Evaluation(10 * i, loss, 0.9, 1.0, 0.9) for i, loss in enumerate([2.0, 1.0, 0.5, 0.7, 0.5, 0.9])]
     assert state.early_stop_point.iteration == 20
-    state.curve.insert(0, Evaluation(0, math.nan, 0.9, 0.0, 1.0))  # a diverged evaluation is no minimum
+    state.curve.insert(0, Evaluation(0, math.nan, 0.9, 0.0, 1.0))  # nan is no minimum
     assert state.early_stop_point.iteration == 20
 
 
@@ -251,7 +251,7 @@ def test_early_stop_weights_are_those_of_its_point(digits):
     settings = SMALL.changed(optimizer="sgd", learning_rate=0.5, momentum=0.9, iterations=200, eval_every=10)
     state = trained(settings, digits)
     stop = state.early_stop_point
-    assert stop.iteration < settings.iterations  # else the test shows nothing
+    assert stop.iteration < settings.iterations  # otherwise the test would show nothing
     assert stop.val_loss == min(point.val_loss for point in state.curve)
     assert next(p.iteration for p in state.curve if p.val_loss == stop.val_loss) == stop.iteration
     validation, test = evaluate(plain_network(state.early_stop), digits.validation, digits.test)
@@ -264,7 +264,7 @@ def test_without_validation_there_is_no_early_stop(digits):
     assert state.early_stop is None
     assert state.early_stop_point is None
     assert all(math.isnan(p.val_loss) and math.isnan(p.val_accuracy) for p in state.curve)
-    validated = trained(SMALL, digits)  # validation chooses, it does not train
+    validated = trained(SMALL, digits)  # training does not use validation images
     assert [p.test_accuracy for p in state.curve] == [p.test_accuracy for p in validated.curve]
 
 
@@ -279,7 +279,7 @@ def test_evaluation_is_the_mean_over_all_images_without_noise(digits, monkeypatc
         logits = plain_network(state.start)(digits.test.images)
     assert loss == pytest.approx(F.cross_entropy(logits, digits.test.labels).item(), abs=1e-6)
     assert accuracy == (logits.argmax(1) == digits.test.labels).double().mean().item()
-    assert model.training  # training goes on after an evaluation
+    assert model.training  # evaluation restores training mode
     assert state.curve == []
     first = next(train(settings, digits, state)).curve[0]
     assert (first.iteration, first.test_loss, first.test_accuracy) == (0, loss, accuracy)
@@ -301,7 +301,7 @@ def test_replicate_in_a_cohort_of_processes_equals_the_same_alone(digits):
 
 
 def test_workers_watch_whether_the_process_that_they_work_for_is_there(digits):
-    def watched(key, state):  # called where the training is; False ends it
+    def watched(key, state):  # called in the worker; False ends its training run
         return "parent watch" in [thread.name for thread in threading.enumerate()]
 
     outcomes = train_cohort(SMALL, digits, {t: fresh(SMALL, t) for t in range(2)}, watched, workers=2)
@@ -310,7 +310,7 @@ def test_workers_watch_whether_the_process_that_they_work_for_is_there(digits):
 
 def test_without_room_for_the_workers_copy_of_the_data_one_line_says_what_to_do(digits, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path / "file"))  # where nothing can be written, even by root
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path / "file"))  # a file: even root cannot write in it
     large = replace(digits, train=digits.train._replace(images=digits.train.images.repeat(4, 1, 1, 1)))
     with pytest.raises(LabError, match=r"cannot be given the data \(\[Errno .*file.*LTH_WORKERS=1$") as caught:
         list(train_cohort(SMALL, large, {t: fresh(SMALL, t) for t in range(2)}, workers=2))
@@ -322,11 +322,11 @@ def test_cohort_ends_a_training_when_told_to(digits):
     cohort = {at: fresh(SMALL) for at in stop}
     outcomes = dict(train_cohort(SMALL, digits, cohort, lambda key, state: state.iteration < stop[key], workers=1))
     assert {key: state.iteration for key, state in outcomes.items()} == stop
-    assert outcomes[0].curve == []  # was never begun
+    assert outcomes[0].curve == []  # never started
 
 
 def test_training_that_reached_its_end_has_its_training_accuracies_even_if_stopped_there(digits):
-    """A deadline can pass during the last evaluation: the training is then done, and must be whole."""
+    """A deadline may pass in the last evaluation. Training is then complete, and must have its training accuracies."""
     [(_, state)] = train_cohort(SMALL, digits, {0: fresh(SMALL)}, lambda k, s: s.iteration < 60, workers=1)
     [(_, whole)] = train_cohort(SMALL, digits, {0: fresh(SMALL)}, workers=1)
     assert state.iteration == SMALL.iterations
@@ -387,7 +387,7 @@ def test_trains_for_the_iterations_asked_and_evaluates_at_0_every_so_often_and_a
     assert seen == [p.iteration for p in state.curve] == [0, 20, 40, 50]
     assert {t.item() for key, t in state.optimizer.items() if key.endswith("/step")} == {50}
     weights = {name: w.clone() for name, w in state.weights.items()}
-    assert list(train(settings, digits, state)) == []  # it is done
+    assert list(train(settings, digits, state)) == []  # training is complete
     assert all(torch.equal(state.weights[name], w) for name, w in weights.items())
 
 
@@ -417,7 +417,7 @@ def test_noise_comes_from_the_trainings_own_generator_and_not_the_global_one(val
 
 def test_a_training_moves_to_another_kind_of_device_and_draws_its_noise_by_seed_and_iteration_there(digits):
     settings, outcomes = SMALL.changed(dropout=0.5), []
-    for noise in (bytes(16), bytes(range(16))):  # a CUDA generator's state is of 16 bytes, a CPU's of 5,056
+    for noise in (bytes(16), bytes(range(16))):  # the state of a CUDA generator has 16 bytes, of a CPU's 5,056
         moved = fresh(settings)
         for _ in train(settings.changed(iterations=20), digits, moved):
             pass
@@ -481,7 +481,7 @@ def test_changes_between_yields_are_what_training_goes_on_from(digits):
 def test_seconds_add_up_over_evaluations_and_are_shared_by_those_in_step(digits, monkeypatch):
     settings = SMALL.changed(engine="stack")
     states = [replace(fresh(settings, trial), seconds=7.0) for trial in range(2)]
-    clock = SimpleNamespace(perf_counter=lambda: float(states[0].iteration))  # a second for every iteration
+    clock = SimpleNamespace(perf_counter=lambda: float(states[0].iteration))  # one second per iteration
     monkeypatch.setattr("lthcore.training.loop.time", clock)
     seen = [[state.seconds for state in states] for _ in train_in_step(settings, digits, states)]
     assert seen == [[7.0] * 2, [17.0] * 2, [27.0] * 2, [37.0] * 2]
@@ -491,8 +491,8 @@ def test_a_pruned_weight_that_is_not_zero_at_the_end_is_caught(digits, monkeypat
     monkeypatch.setattr(masks, "is_masked", lambda weights, mask: False)
     with pytest.raises(AssertionError, match="a pruned weight is not zero"):
         trained(SMALL, digits)
-    trained(SMALL.changed(pruned_to="initial"), digits)  # there it is not meant to be
-    assert trained(SMALL.changed(**SGD | {"learning_rate": 1e6}), digits).diverged  # there it is nan
+    trained(SMALL.changed(pruned_to="initial"), digits)  # where pruned weights need not be zero
+    assert trained(SMALL.changed(**SGD | {"learning_rate": 1e6}), digits).diverged  # where they are nan
 
 
 # Processes and memory
@@ -533,7 +533,7 @@ def test_steps_are_taken_in_one_thread_and_the_number_of_before_comes_back():
 
 
 def test_as_many_are_stacked_as_half_of_the_free_memory_holds(digits, monkeypatch):
-    """Eight copies of the weights (with moments and snapshots), and the activations of batches and evaluations."""
+    """A replicate needs eight copies of its weights (with moments and snapshots) and activations of its batches."""
     state = fresh(SMALL)
     weights, units = 64 * 64 + 64 + 64 * 32 + 32 + 32 * 10 + 10, 64 + 64 + 32 + 10
     each = 4 * (8 * weights + 4 * 60 * units + 15_000 * units)
