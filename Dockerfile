@@ -1,4 +1,4 @@
-# The lab with everything in it: docker build -t lth . && docker run --rm lth make quickstart
+# The lab with everything that it needs: docker build -t lth . && docker run --rm lth make quickstart
 FROM python:3.12-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends git make && rm -rf /var/lib/apt/lists/*
 WORKDIR /lab

@@ -1,4 +1,4 @@
-# `make` prints the targets. Make only orders the work: what is done is decided by the run keys in results/.
+# `make` lists the targets. Make only starts the work: the run keys in results/ decide which runs are complete.
 PYTHON   ?= python3
 PROFILE  ?= cpu
 PARAMS   := $(sort $(wildcard params/*/*.yaml))
@@ -7,7 +7,7 @@ GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb notebooks/c
 VENV     := .venv
 BIN      := $(VENV)/bin
 READY    := $(VENV)/ready
-# TORCH=cpu takes torch's CPU build, from an index that has it (INDEX, or PIP_EXTRA_INDEX_URL)
+# TORCH=cpu installs the CPU build of torch from a package index that has it (INDEX or PIP_EXTRA_INDEX_URL)
 SIZE      = $(if $(filter cpu,$(TORCH)),the CPU build of torch; some minutes,6.5 GB with torch and its CUDA libraries, some minutes (TORCH=cpu leaves those out))
 RUN       = $(BIN)/lth run --profile $(PROFILE) $(if $(FORCE),--force) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
 NBVAL    := $(BIN)/pytest --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider
@@ -21,7 +21,7 @@ help:  ## print this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo "  options: PROFILE=smoke|cpu|paper (now $(PROFILE)), TIME_LIMIT=seconds, YES=1, FORCE=1 (throws results away), TORCH=cpu"
 
-setup: $(READY)  ## make .venv with everything in it, once (the other targets do so by themselves)
+setup: $(READY)  ## create .venv and install everything in it, once (the other targets do this by themselves)
 
 $(READY): requirements.txt requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
@@ -38,62 +38,62 @@ $(READY): requirements.txt requirements.lock pyproject.toml
 quickstart: $(READY)  ## find a winning ticket on digits, in under a minute
 	@$(BIN)/lth notebook notebooks/quickstart.ipynb
 
-all: $(READY)  ## print the plan and its time, ask (YES=1 does not), then run every experiment that is not done
+all: $(READY)  ## print the plan and its estimated time, ask for confirmation (unless YES=1), then run all unfinished experiments
 	@$(RUN) --ask $(if $(YES),--yes) $(PARAMS)
 
 lenet: $(READY)  ## find winning tickets of LeNet on MNIST
 	$(RUN) params/iterative_pruning/lenet_mnist.yaml
 
-dynamic: $(READY)  ## dynamic pruning: every experiment that is not done
+dynamic: $(READY)  ## run all unfinished experiments of dynamic pruning
 	$(RUN) $(wildcard params/dynamic_pruning/*.yaml)
 
 structure: PROFILE = paper
-structure: $(READY)  ## what tickets look like, whether they agree, why they win: tables and notebooks, LeNet on MNIST
+structure: $(READY)  ## run the studies of LeNet's tickets on MNIST (what they look like, whether they agree, why they win): tables and notebooks
 	$(RUN) $(foreach study,ticket_structure ticket_similarity mask_transfer deconstructing \
 		rewinding_and_connectivity pruning_at_init mask_prediction,$(filter-out %_fashion.yaml,$(wildcard params/$(study)/lenet*.yaml)))
 
-list: $(READY)  ## every study: what is done, and the time the rest would take here
+list: $(READY)  ## list every study: what is complete, and how long the rest would take here
 	@$(BIN)/lth list
 
 figures: $(READY)  ## redraw figures/ from the tables in results/; no training
 	@$(BIN)/lth figures
 
-scorecard: $(READY)  ## grade the paper's claims from the tables: results/claims.csv, results/README.md, the front page
+scorecard: $(READY)  ## grade the paper's claims from the tables: writes results/claims.csv, results/README.md, README.md
 	@$(BIN)/lth scorecard --readme
 
-queue: $(READY)  ## run what is missing, in the order of params/QUEUE.yaml (PACK=file.tar.gz packs the tables)
+queue: $(READY)  ## run all unfinished experiments in the order of params/QUEUE.yaml (PACK=file.tar.gz packs the tables)
 	@$(BIN)/lth queue --profile $(PROFILE) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT)) $(if $(PACK),--pack $(PACK))
 
-notebooks: $(READY)  ## execute every notebook with its defaults, in place
+notebooks: $(READY)  ## execute every notebook with its default parameters, in place
 	@rm -rf results/notebook build/notebooks && mkdir -p build/notebooks
 	@for notebook in $(NOTEBOOKS); do \
 		$(BIN)/lth notebook $$notebook --to build/$$notebook >/dev/null && $(STRIP) build/$$notebook && \
 		mv build/$$notebook $$notebook && echo "$$notebook: executed" || exit 1; \
 	done
 
-test: $(READY)  ## every test: pytest, then the golden notebooks by nbval; offline
+test: $(READY)  ## run every test, offline: pytest, then nbval on the golden notebooks
 	$(BIN)/pytest
 	LTH_PLAIN=1 LTH_RESULTS=$$(mktemp -d) $(NBVAL) $(GOLDEN)
 
-nbval: $(READY)  ## replay every notebook
+nbval: $(READY)  ## execute every notebook again and check its outputs with nbval
 	LTH_PLAIN=1 LTH_RESULTS=$$(mktemp -d) $(NBVAL) $(NOTEBOOKS)
 
 rooms: $(READY)  ## print the rooms of lthcore in the order of reading and of imports
 	@$(BIN)/python tests/test_rooms.py
 
-lint: $(READY)  ## ruff over code and notebooks
+lint: $(READY)  ## check code and notebooks with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-faults: $(READY)  ## kill, fill, damage: are results lost? writes results/faults.json
+faults: $(READY)  ## kill runs, fill the disk, damage files: check that no results are lost; writes results/faults.json
 	@$(BIN)/python tests/faults.py
 
-mutants: $(READY)  ## change the code in one place, test, and again: what goes unnoticed? hours (ROOM=masks for one of them)
+mutants: $(READY)  ## change the code in one place at a time: which changes do the tests miss? takes hours (ROOM=masks for one room)
 	@$(BIN)/python -m pip install --quiet --requirement tests/requirements-mutants.txt
 	OMP_NUM_THREADS=1 nice $(BIN)/mutmut run --max-children 1 $(if $(ROOM),"lthcore.$(ROOM).*")
 	$(BIN)/mutmut results
 
-bench: $(READY)  ## every benchmark; writes results/benchmarks/
+bench: $(READY)  ## run every benchmark; writes results/benchmarks/
 	@for name in protocol roofline cohort sparse convolutions estimates scaling queue_ray resnet_epoch compaction figure_cost; do \
 		echo "== $$name" && $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
@@ -103,12 +103,12 @@ docs: $(READY)  ## build the documentation into build/docs; warnings are errors
 	@$(BIN)/python -m sphinx -q -W --keep-going -j auto docs build/docs
 	@echo "build/docs/index.html: the documentation"
 
-badges:  ## stamp the repository's address everywhere: make badges REPO=owner/name
+badges:  ## write the repository's address into all files that have it: make badges REPO=owner/name
 	@test -n "$(REPO)" || { echo "make: say which repository: make badges REPO=owner/name" >&2; exit 2; }
 	@old=$$(sed -n 's|^Repository = "https://github.com/\(.*\)"|\1|p' pyproject.toml) && \
 	sed -i.old -E "s#(github(\.com)?)/$$old#\1/$(REPO)#g" pyproject.toml README.md CITATION.cff $(NOTEBOOKS) && \
 	find . -maxdepth 2 -name '*.old' -delete && echo "stamped $(REPO) in place of $$old"
 
-clean:  ## remove .venv and what was built; results and figures stay
+clean:  ## remove .venv and everything that was built; results and figures stay
 	rm -rf $(VENV) build docs/figures docs/notebooks docs/reference/api mutants .pytest_cache .ruff_cache *.egg-info
 	find lthcore tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

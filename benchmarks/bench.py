@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, clocks, MNIST, plain loops to be held against, and how a result is kept."""
+"""Code that the benchmarks share: options, clocks, MNIST, plain loops for comparison, and how a result is saved."""
 
 import argparse
 import json
@@ -24,7 +24,10 @@ Seconds = dict[str, list[float]]
 
 
 def options_of(doc: str, name: str, repeats: int = 5, **more: tuple[str, str]) -> argparse.Namespace:
-    """--repeats, --device, --json and `more` (name: (default, help)); torch is set to one thread as trainings are."""
+    """Parse the options --repeats, --device, --json and those in `more` (name: (default, help)).
+
+    `doc` is the description of the benchmark, and `name` names its JSON file. Sets torch to one thread, as in training.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=repeats, help="times each is measured (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -39,7 +42,7 @@ def options_of(doc: str, name: str, repeats: int = 5, **more: tuple[str, str]) -
 
 
 def clock(work: Callable[[], object]) -> float:
-    """Seconds of work(), a GPU's queue emptied."""
+    """Return the seconds that work() takes, including what it queues on a GPU."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -48,7 +51,7 @@ def clock(work: Callable[[], object]) -> float:
 
 
 def side_by_side(works: dict[str, Callable[[], object]], repeats: int) -> Seconds:
-    """Seconds of each, measured in turn, again and again, so that a noisy machine is as noisy for all of them."""
+    """Return the seconds of each work, measured in turn `repeats` times so that a noisy machine affects all alike."""
     seconds: Seconds = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -57,12 +60,12 @@ def side_by_side(works: dict[str, Callable[[], object]], repeats: int) -> Second
 
 
 def best(seconds: Seconds) -> dict[str, float]:
-    """The least time of each: what else ran on the machine only ever adds."""
+    """Return the shortest time of each. Other work on the machine can only make it longer."""
     return {name: min(times) for name, times in seconds.items()}
 
 
 def print_table(seconds: Seconds, unit: str = "s", scale: float = 1.0) -> None:
-    """Best, median and worst of each."""
+    """Print the best, median and worst time of each, multiplied by `scale` to give `unit`."""
     print(f"{'':34}{'best':>9}{'median':>9}{'worst':>9}  {unit}")
     for name, times in seconds.items():
         row = (min(times), statistics.median(times), max(times))
@@ -70,7 +73,10 @@ def print_table(seconds: Seconds, unit: str = "s", scale: float = 1.0) -> None:
 
 
 def keep(path: Path, device: torch.device, n: int, ratios: dict[str, tuple[float, str]], **fields: object) -> None:
-    """Print the ratios beside their targets; write them, the fields, and where all was measured, as JSON."""
+    """Print the ratios with their targets, and write them and `fields` as JSON, with the hardware, versions and commit.
+
+    `ratios` maps names to (value, target), and `n` is the number of repeats.
+    """
     for name, (value, target) in ratios.items():
         print(f"{name}: {value:.2f}" + (f" (target {target})" if target else ""))
     record = {"hardware": hardware(device), "versions": versions(), "commit": git_commit(), "n": n}
@@ -80,7 +86,7 @@ def keep(path: Path, device: torch.device, n: int, ratios: dict[str, tuple[float
 
 
 def mnist(settings: Settings) -> tuple[Data, str]:
-    """MNIST where LTH_DATA has it, else random images of its shape; and which."""
+    """Return MNIST if LTH_DATA has it, else random images of the same shape, and say which of the two it is."""
     try:
         return load(settings), "MNIST"
     except LabError:
@@ -93,7 +99,7 @@ def mnist(settings: Settings) -> tuple[Data, str]:
 
 
 def plain_lenet() -> tuple[nn.Module, torch.optim.Optimizer]:
-    """LeNet-300-100 and its optimizer as a tutorial writes them."""
+    """Return LeNet-300-100 and its optimizer, written as in a tutorial."""
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
     )
@@ -101,10 +107,10 @@ def plain_lenet() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 class Pictures(torch.utils.data.Dataset):
-    """Images as `torchvision.datasets.MNIST` hands them out: a PIL picture each, then the transforms."""
+    """Data set that returns images as `torchvision.datasets.MNIST` does: each is a PIL image, then transformed."""
 
     def __init__(self, split: Split) -> None:
-        """Take normalised images (N, 1, 28, 28), and keep them as bytes."""
+        """Take normalised images (N, 1, 28, 28), and store them as bytes."""
         grey = (split.images[:, 0] * 0.3081 + 0.1307) * 255
         self.images, self.labels = grey.round().clamp(0, 255).byte(), split.labels
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
@@ -117,19 +123,22 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def dataloader(split: Split, batch: int, shuffle: bool) -> torch.utils.data.DataLoader:
-    """A DataLoader with ToTensor and Normalize for each image, as tutorials have it."""
+    """Return a DataLoader that applies ToTensor and Normalize to each image, as in tutorials."""
     return torch.utils.data.DataLoader(Pictures(split), batch, shuffle=shuffle, drop_last=shuffle)
 
 
 def tensor_batches(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """An epoch of shuffled batches of tensors in memory."""
+    """Yield the shuffled batches of one epoch, from tensors in memory."""
     order = torch.randperm(len(split.labels))
     for rows in order[: len(order) - len(order) % BATCH].view(-1, BATCH):
         yield split.images[rows], split.labels[rows]
 
 
 def plain_training(batches: Callable, evaluations: Callable, steps: int, every: int) -> None:
-    """A masked training as a tutorial writes it: `batches()` and `evaluations()` yield (x, y)."""
+    """Train LeNet with masks for `steps` steps, written as in a tutorial, and evaluate it every `every` steps.
+
+    `batches()` and `evaluations()` return iterables of (x, y).
+    """
     model, optimizer = plain_lenet()
     weights = [p for p in model.parameters() if p.ndim == 2]
     masks, done = [torch.ones_like(w) for w in weights], 0

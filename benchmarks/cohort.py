@@ -1,9 +1,10 @@
-"""Replicates as a tensor dimension: the time of one replicate's step when K of them train in step, K = 1 ... 64.
+"""Replicates as a tensor dimension: time of a step per replicate when K of them train in step, K = 1 ... 64.
 
     LTH_DATA=... python benchmarks/cohort.py [--device cuda]
 
-LeNet-300-100, batch 60, Adam, an evaluation of 15,000 images after every 100 steps counted in. On a GPU this is how
-cohorts train; on a CPU they do not (`engine: stack` forces it), and the table says why: one by one is faster there.
+LeNet-300-100, batch 60, Adam. The time includes an evaluation of 15,000 images after every 100 steps. On a GPU, cohorts
+train in this way. On a CPU (here up to K = 32) they do so only with `engine: stack`, and the table shows why: one by
+one is faster there.
 """
 
 from functools import partial
@@ -38,7 +39,7 @@ def main() -> None:
             "steps": partial(interval, engine, k),
             "evaluation": partial(engine.evaluate, data.validation, data.test),
         }
-        side_by_side(works, 1)  # captured and warm before it is timed
+        side_by_side(works, 1)  # capture CUDA graphs and warm up before timing
         times = side_by_side(works, options.repeats)
         return [(s / steps + e / 100) / k for s, e in zip(*times.values(), strict=True)]
 

@@ -1,10 +1,11 @@
-"""Is a sparse network smaller and faster? LeNet tickets as they are and compacted: sizes, file, latency.
+"""Is a sparse network smaller and faster? Sizes, files and latency of LeNet tickets, as they are and compacted.
 
     LTH_DATA=... python benchmarks/compaction.py [--device cuda]
 
-Dense, sparse as it is (masked-dense) and compacted, of single weights pruned (results/*/iterative_pruning/lenet_mnist)
-and of whole neurons pruned (results/*/structured_pruning/lenet_mnist-l1), at five sparsities each. Tickets are not in
-the repository: run those experiments first. Latency is of the forward pass, of one image and of 1,000, on one thread.
+The dense network is compared with sparse ones, as they are (dense tensors with zeros) and compacted. Either single
+weights (results/*/iterative_pruning/lenet_mnist) or whole neurons (results/*/structured_pruning/lenet_mnist-l1) are
+pruned, at five sparsities each. The tickets are not in the repository: run those experiments first. Latency is the time
+of a forward pass with one image and with 1,000, on one thread.
 """
 
 from functools import partial
@@ -31,7 +32,7 @@ REPEATS_INSIDE = {1: 200, 1000: 5}
 
 
 def networks() -> dict[tuple[str, float, str], nn.Module]:
-    """(kind, percent of weights left, form) -> network."""
+    """Return the networks by (kind, percent of weights left, form). Raises LabError if a ticket is missing."""
     found = {}
     for kind, (run, rounds) in KINDS.items():
         places = [results_root() / profile / run / "tickets" for profile in ("paper", "cpu")]
@@ -51,7 +52,7 @@ def networks() -> dict[tuple[str, float, str], nn.Module]:
 
 
 def plain(model: nn.Sequential) -> nn.Sequential:
-    """The network with torch's own dense layers, as a compacted one has: what anyone would run it with."""
+    """Return the network with torch's own dense layers, which a compacted network has and anyone would use."""
     layers = nn.Sequential()
     for name, layer in model.named_children():
         if isinstance(layer, nn.Linear):
@@ -62,7 +63,7 @@ def plain(model: nn.Sequential) -> nn.Sequential:
 
 
 def file_bytes(model: nn.Module, path: Path) -> int:
-    """Bytes of the network's safetensors file."""
+    """Return the size in bytes of the network's safetensors file. `path` is a temporary file."""
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     size = path.stat().st_size
     path.unlink()
@@ -71,7 +72,7 @@ def file_bytes(model: nn.Module, path: Path) -> int:
 
 @torch.no_grad()
 def forward(model: nn.Module, images: torch.Tensor, times: int) -> None:
-    """So many forward passes."""
+    """Run `times` forward passes."""
     for _ in range(times):
         model(images)
 

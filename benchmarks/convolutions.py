@@ -1,13 +1,13 @@
-"""Convolutions on a CPU: a step and an evaluation of each network, beside older code, a plain loop and the matrix peak.
+"""Convolutions on a CPU: a step and an evaluation of each network, compared with older code and a plain loop.
 
     LTH_DATA=... python benchmarks/convolutions.py [--before COMMIT] [--networks conv2,resnet20]
 
 ours        lthcore/training/engines/conv.py, one thread, in bfloat16 and in float32
-before      the same calls to the code of another commit, from a worktree of its own in a process of its own
-plain       an eager float32 loop as a tutorial writes it, images one by one from a DataLoader
-peak        the fastest product of two square matrices in that precision, for the share of it that a step reaches
-All are measured in turn, again and again, after a first call that is not counted. Evaluations are of 1,000 images (250
-of the large networks). The protocol is 100 steps and an evaluation of 6,000 images, from the times of its parts.
+before      the same calls to the code of another commit, in a separate worktree and process
+plain       an eager float32 loop written as in a tutorial, with images one by one from a DataLoader
+peak        the fastest product of two square matrices in each precision; the share of it that a step reaches is given
+All are measured in turn, several times, after a first call that is not counted. An evaluation has 1,000 images (250 for
+the large networks). The protocol is 100 steps and an evaluation of 6,000 images, computed from the times of its parts.
 """
 
 import subprocess
@@ -42,7 +42,7 @@ NETWORKS = {
 LARGE = ("resnet18", "vgg19")
 PRECISIONS = ("bfloat16", "float32")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-TARGETS = {  # against the code before, on a core with matrix units for bfloat16: of a step, and of an evaluation
+TARGETS = {  # against the older code on a core with matrix units for bfloat16: a step, an evaluation
     "conv2": (">= 1.5", ">= 6"), "conv4": (">= 1.5", ">= 6"), "conv6": (">= 1.5", ">= 6"),
     "resnet20": (">= 1.5", ">= 5"), "resnet18": (">= 1.3", ""), "vgg19": (">= 1.3", ""),
 }  # fmt: skip
@@ -50,12 +50,12 @@ ANYWHERE = {"conv2": ">= 1.7", "conv4": ">= 1.3", "conv6": ">= 1.3", "resnet20":
 
 
 def settings_of(network: str, precision: str) -> Settings:
-    """The settings of a network, half of whose weights are left."""
+    """Return the settings of a network."""
     return Settings(dataset="cifar10", architecture=network, precision=precision, device="cpu", **NETWORKS[network])
 
 
 def images(n: int) -> tuple[Split, str]:
-    """So many images of CIFAR-10, or random ones of their shape; and which."""
+    """Return `n` images of CIFAR-10, or random images of the same shape, and say which of the two they are."""
     try:
         split = load(Settings(dataset="cifar10", device="cpu")).train
         return Split(split.images[:n].clone(), split.labels[:n].clone()), "CIFAR-10"
@@ -68,10 +68,10 @@ def images(n: int) -> tuple[Split, str]:
 
 
 class Timed:
-    """What the code at hand takes for a network: called with `step` or `evaluation`, it answers in seconds."""
+    """Stopwatch of this code, for a network with half of its weights. Call it with `step` or `evaluation`."""
 
     def __init__(self, network: str, precision: str, split: Split) -> None:
-        """Take images to train and to evaluate on."""
+        """Build the network, to be trained and evaluated on the images of `split`."""
         s = settings_of(network, precision)
         self.split, self.data = split, Data(split, None, split, "", classes=10)
         weights = initial_weights(build(s, self.data.shape, 10), s, 0)
@@ -81,14 +81,14 @@ class Timed:
         self.batch = torch.randint(0, len(split.labels), (1, 1, s.batch_size), generator=generator)
 
     def __call__(self, what: str) -> float:
-        """Seconds of one call."""
+        """Return the seconds of one step or evaluation."""
         if what == "step":
             return clock(lambda: self.engine.steps(self.data, self.batch, [1e-4]))
         return clock(lambda: self.engine.evaluate(self.split))
 
 
 def serve() -> None:
-    """Answer requests `network precision n what` on standard input with seconds: how older code is measured."""
+    """Read requests `network precision n what` from standard input, and print seconds. Runs in the older code."""
     torch.set_num_threads(1)
     split, timed = Split(**load_file(sys.argv[1])), {}
     for line in sys.stdin:
@@ -101,10 +101,10 @@ def serve() -> None:
 
 
 class Before:
-    """The code of another commit, in a worktree and a process of its own."""
+    """Stopwatch of the code of another commit, which runs in a separate worktree and process."""
 
     def __init__(self, commit: str, split: Split, folder: Path) -> None:
-        """Check it out under a folder, and start it."""
+        """Check out the commit below `folder`, and start the process."""
         git = ["git", "-C", str(project_root())]
         subprocess.run([*git, "worktree", "add", "--detach", "--quiet", str(folder / "tree"), commit], check=True)
         self.remove = [*git, "worktree", "remove", "--force", str(folder / "tree")]
@@ -115,23 +115,23 @@ class Before:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder)
 
     def __call__(self, network: str, precision: str, n: int, what: str) -> float:
-        """Seconds of one call there."""
+        """Return the seconds of one step or evaluation in that process."""
         self.process.stdin.write(f"{network} {precision} {n} {what}\n")
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
     def close(self) -> None:
-        """End it, and remove the worktree."""
+        """End the process, and remove the worktree."""
         self.process.stdin.close()
         self.process.wait()
         subprocess.run(self.remove, check=True)
 
 
 class Pictures(torch.utils.data.Dataset):
-    """Images as `torchvision.datasets.CIFAR10` hands them out: a PIL picture each, then the transforms."""
+    """Data set that returns images as `torchvision.datasets.CIFAR10` does: each is a PIL image, then transformed."""
 
     def __init__(self, split: Split) -> None:
-        """Take images in any scale, and keep them as bytes."""
+        """Take images of any scale, and store them as bytes."""
         lowest, highest = split.images.min(), split.images.max()
         pixels = (split.images - lowest) / (highest - lowest) * 255
         self.images, self.labels = pixels.byte().permute(0, 2, 3, 1).contiguous(), split.labels
@@ -145,14 +145,14 @@ class Pictures(torch.utils.data.Dataset):
 
 
 class Plain:
-    """A masked training as a tutorial writes it, in float32: called as `Timed` is."""
+    """Stopwatch of a masked training loop in float32, written as in a tutorial. Called like `Timed`."""
 
     def __init__(self, network: str, split: Split) -> None:
-        """Take images to train and to evaluate on."""
+        """Build the network, to be trained and evaluated on the images of `split`."""
         s = settings_of(network, "float32")
         self.model = build(s, tuple(split.images.shape[1:]), 10)
         for name, layer in list(self.model.named_children()):
-            if isinstance(layer, nn.Linear):  # torch's own, with the same weights
+            if isinstance(layer, nn.Linear):  # torch's own layer, of the same size
                 setattr(self.model, name, nn.Linear(layer.in_features, layer.out_features))
         sgd = s.optimizer == "sgd"
         parameters = self.model.parameters()
@@ -163,11 +163,11 @@ class Plain:
         self.evaluated = torch.utils.data.DataLoader(pictures, 100)
 
     def __call__(self, what: str) -> float:
-        """Seconds of one call."""
+        """Return the seconds of one step or evaluation."""
         return clock(self.step if what == "step" else self.evaluate)
 
     def step(self) -> None:
-        """One step of training."""
+        """Take one training step."""
         x, y = next(self.training)
         self.model.train()
         self.optimizer.zero_grad()
@@ -179,16 +179,16 @@ class Plain:
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """Accuracy on all images."""
+        """Return the accuracy on all images."""
         self.model.eval()
         return sum((self.model(x).argmax(1) == y).sum().item() for x, y in self.evaluated) / len(self.evaluated.dataset)
 
 
 class Endless(torch.utils.data.Sampler):
-    """Indices at random, for ever."""
+    """Sampler that yields random indices without end."""
 
     def __init__(self, n: int) -> None:
-        """Of so many images."""
+        """Sample from `n` images."""
         self.n = n
 
     def __iter__(self):
@@ -197,7 +197,7 @@ class Endless(torch.utils.data.Sampler):
 
 
 def measure(network: str, split: Split, before: Before, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each kind of code, `<code> <precision> <step or evaluation>`."""
+    """Return the seconds of each kind of code, by name: `<code> <precision> <step or evaluation>`."""
     n = len(split.labels)
     works = {}
     for precision in PRECISIONS:
@@ -211,7 +211,7 @@ def measure(network: str, split: Split, before: Before, repeats: int) -> dict[st
     for i in range(repeats + 1):
         for name, work in works.items():
             taken = work()
-            if i:  # the first has code to compile and memory to page in
+            if i:  # the first call also compiles code and pages in memory
                 seconds[name].append(taken)
     return seconds
 
@@ -248,7 +248,7 @@ def main() -> None:
 
 
 def ratios_of(network: str, t: dict[str, float], peak: dict[str, float], units: bool) -> dict[str, tuple[float, str]]:
-    """What the times say of a network, beside their targets."""
+    """Return the ratios that follow from the times of a network, each with its target (empty: none)."""
     step, evaluation = TARGETS[network] if units else ("", "")
     s = settings_of(network, "bfloat16")
     flops = 6 * s.batch_size * multiply_adds(build(s, (3, 32, 32), 10), (3, 32, 32))

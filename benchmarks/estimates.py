@@ -1,9 +1,9 @@
-"""Estimates of `lth list` for convolutions: predicted, and measured on short runs.
+"""Estimates of `lth list` for convolutional networks, compared with the measured time of short runs.
 
     LTH_DATA=... python benchmarks/estimates.py
 
-Each experiment at profile `cpu`, on fewer images and for fewer steps, two trials on all cores: loading, pruning and the
-start of workers are in the measured time, and not in the estimate.
+Each experiment runs at profile `cpu`, with fewer images and fewer steps, and with two trials on all cores. The measured
+time includes loading, pruning and the start of the workers; the estimate does not.
 """
 
 from pathlib import Path

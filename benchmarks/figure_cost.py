@@ -1,10 +1,10 @@
-"""What Figures 1, 3 and 4 of LeNet cost: as `lth list` predicts it, a short version measured, and the whole.
+"""Time that Figures 1, 3 and 4 of LeNet take, as `lth list` predicts it, checked by measuring a short version.
 
     LTH_DATA=... python benchmarks/figure_cost.py
 
-The arms of these figures and all rounds of params/iterative_pruning/lenet_mnist.yaml, but one trial and fewer
-iterations, with as many steps to an evaluation. If the estimate holds there, the whole is what it says: all trials at
-50,000 iterations.
+The short version has the arms of these figures and all rounds of params/iterative_pruning/lenet_mnist.yaml, but one
+trial and fewer iterations, with the same number of steps between evaluations. If its estimate is right, so is that of
+the whole experiment: all trials at 50,000 iterations.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ def main() -> None:
     data, source = mnist(short.settings)
     if source != "MNIST":
         raise LabError("figure_cost: this one runs the experiment itself, and needs MNIST under LTH_DATA")
-    list(find_tickets(short.settings.changed(iterations=1, eval_every=1, rounds=1), data))  # warm
+    list(find_tickets(short.settings.changed(iterations=1, eval_every=1, rounds=1), data))  # warm up
     predicted, measured = [], []
     for _ in range(options.repeats):
         predicted.append(seconds_left(short))

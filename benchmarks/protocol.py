@@ -1,12 +1,12 @@
-"""Tickets per hour at the paper's protocol, beside two plain loops; and how soon `lth run` is at work.
+"""Tickets per hour at the paper's protocol, compared with two plain loops, and the start-up time of `lth run`.
 
     LTH_DATA=... python benchmarks/protocol.py
 
 LeNet-300-100, batch 60, Adam, two trials down to 3.6% of the weights (15 rounds), 15,000 images evaluated every 100
-steps. Ours runs `find_tickets` on every core, its one-time work (three passes over the training images at the end of
-each training included). The plain loops train one network as often, mask after each step and evaluate as often, over
-a DataLoader with ToTensor and Normalize or over tensors. They take as long in every round, so one training is timed, on
-one thread, its steps multiplied.
+steps. Ours runs `find_tickets` on every core, including its one-time work (three passes over the training images at the
+end of each training run). The plain loops train one network, apply the mask after each step and evaluate as often, with
+a DataLoader that applies ToTensor and Normalize, or with tensors. They take the same time in every round, so one
+training run with fewer steps is timed on one thread, and its time is scaled up to all steps.
 """
 
 import os
@@ -26,7 +26,7 @@ STEPS, PLAIN_STEPS, EVERY = 2000, 400, 100
 
 
 def start_up() -> float:
-    """Seconds from the command to the end of a run of one step on digits, without its notebook."""
+    """Return the seconds that the command `lth run` takes for one step on digits, without its notebook."""
     params = project_root() / "params/iterative_pruning/mlp_digits.yaml"
     values = {"iterations": 1, "eval_every": 1, "trials": 1, "rounds": 0}
     changes = [text for name, value in values.items() for text in ("-p", name, str(value))]
@@ -52,7 +52,7 @@ def main() -> None:
             lambda: zip(held.images.split(1000), held.labels.split(1000), strict=True),
         ),
     }
-    list(find_tickets(settings.changed(iterations=2, eval_every=2), data))  # workers started, kernels compiled
+    list(find_tickets(settings.changed(iterations=2, eval_every=2), data))  # start the workers and compile the kernels
     trainings = settings.trials * (settings.rounds + 1)
     seconds = {name: [] for name in ("ours", *loops, "start-up of lth run, one step")}
     for _ in range(options.repeats):

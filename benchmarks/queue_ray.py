@@ -1,9 +1,10 @@
-"""What a second Ray worker adds: a part of the queue under profile smoke, on one and on two workers of a local Ray.
+"""Speed-up by a second Ray worker: a part of the queue at profile smoke, on one and on two workers of a local Ray.
 
     LTH_DATA=... python benchmarks/queue_ray.py [--only NAME]
 
-Whole commands are timed, `lth queue --engine ray` with Ray's start (20 s) and the loading of the data in them. Each
-begins with empty results. The limit is two; workers share caches and memory, and `lth` itself takes some of a core.
+Whole commands `lth queue --engine ray` are timed, including the start of Ray (20 s) and the loading of the data. Each
+begins with an empty results folder. The limit is a factor of two: workers share caches and memory, and `lth` itself
+takes part of a core.
 """
 
 import os

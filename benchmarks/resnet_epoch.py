@@ -1,10 +1,10 @@
-"""An epoch of a CIFAR ResNet: images a second, beside a plain eager float32 loop, and the share of the matrix peak.
+"""Images per second of a CIFAR ResNet, compared with a plain eager float32 loop, and its share of the matrix peak.
 
     LTH_DATA=... python benchmarks/resnet_epoch.py [--device cuda]
 
 ResNet-18 (11,164,352 weights), batch 128, SGD with momentum, flips and crops. Ours: channels last, bfloat16 autocast,
-on a GPU compiled and captured, augmented in batches on the device. The plain loop: channels first, float32, eager. A
-GPU trains a whole epoch of 50,000 images and evaluates; a CPU one step, from which the epoch is reckoned.
+compiled and captured on a GPU, augmented in batches on the device. The plain loop: channels first, float32, eager. A
+GPU trains a whole epoch of 50,000 images and evaluates. A CPU takes one step, from which the time of an epoch follows.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ N = 50_000
 
 
 def images(settings: Settings) -> tuple[Data, str]:
-    """CIFAR-10, or random images of its shape."""
+    """Return CIFAR-10, or random images of the same shape, and say which of the two it is."""
     try:
         return load(settings), "CIFAR-10"
     except LabError:
@@ -68,7 +68,7 @@ def main() -> None:
             optimizer.step()
 
     works = {"plain eager float32": plain, "ours, float32": ours("float32"), "ours, bfloat16": ours("bfloat16")}
-    side_by_side(works, 1)  # compiled, captured and warm
+    side_by_side(works, 1)  # compile, capture and warm up
     seconds = side_by_side(works, options.repeats)
     held = data.test if cuda else Split(data.test.images[:100], data.test.labels[:100])
     engine = engine_for(settings, data, [begin(settings, 0, 0, theta_0)])
@@ -79,7 +79,7 @@ def main() -> None:
     engine.sync_to([state])
     update(pruning, state, 0.1)
     masking = min(clock(partial(update, pruning, state, 0.2 + 0.1 * i)) for i in range(3))
-    best_of_ours = "ours, bfloat16" if cuda else "ours, float32"  # held against the peak in the same numbers
+    best_of_ours = "ours, bfloat16" if cuda else "ours, float32"  # compared with the peak of its own precision
     kind, side = (torch.bfloat16, 8192) if cuda else (torch.float32, 1024)
     size = torch.randn(side, side, device=options.device, dtype=kind)
     multiply = torch.matmul if cuda else times_transposed

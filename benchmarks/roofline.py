@@ -1,11 +1,11 @@
-"""A step of LeNet-300-100 and an evaluation, phase by phase, each against its floor: the same work timed alone.
+"""A step and an evaluation of LeNet-300-100, phase by phase, compared with a floor: the same work timed alone.
 
     LTH_DATA=... python benchmarks/roofline.py
 
-products    the matrix products of a step, at its shapes, by the fastest means there is here
-adam        the fused update of all parameters;  gather: the picking of a batch
-evaluation  15,000 images; its floor is the products at its shapes
-The step's own phases are timed inside it, by wrapping the calls it makes; `other` is what remains. CPU, one thread.
+products    the matrix products of a step, with its shapes, by the fastest function available here
+adam        the fused update of all parameters;  gather: the selection of a batch
+evaluation  15,000 images; its floor is the products with its shapes
+The phases of the step are also timed inside it, by wrapping the calls it makes; `other` is the rest. CPU, one thread.
 """
 
 import time
@@ -32,7 +32,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def wrap(self, function):
-        """The same function, timed."""
+        """Return the function, with its calls timed."""
 
         def timed(*arguments, **keywords):
             started = time.perf_counter()
@@ -54,7 +54,7 @@ class TimedImages:
 
 
 def products(batch: int, train: bool, times: int) -> None:
-    """The products of `times` steps (three forward, three for weights, two back) or evaluations (three)."""
+    """Compute the products of `times` steps (three forward, three for weights, two back) or evaluations (three)."""
     weights = [torch.randn(outputs, inputs) for inputs, outputs in SIZES]
     xs = [torch.randn(batch, inputs) for inputs, _ in SIZES]
     gs = [torch.randn(batch, outputs) for _, outputs in SIZES]
@@ -68,13 +68,13 @@ def products(batch: int, train: bool, times: int) -> None:
 
 
 def gather(split: Split, batches: torch.Tensor) -> None:
-    """Only the picking of batches."""
+    """Select the images and labels of batches, and nothing else."""
     for batch in batches:
         split.images[batch], split.labels[batch]
 
 
 def adam(times: int) -> None:
-    """Only the fused updates."""
+    """Do `times` fused updates, and nothing else."""
     model, _ = plain_lenet()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-9, fused=True)
     for parameter in model.parameters():
@@ -84,7 +84,7 @@ def adam(times: int) -> None:
 
 
 def phases(settings: Settings, data: Data, state, batches: torch.Tensor, rates: list[float]) -> dict[str, float]:
-    """Seconds of each phase inside the step."""
+    """Return the seconds of each phase inside the steps on `batches`."""
     watches = {name: Stopwatch() for name in ("products", "adam", "gather")}
     engine = engine_for(settings, data, [state])
     engine.optimizer.step = watches["adam"].wrap(engine.optimizer.step)

@@ -1,9 +1,9 @@
-"""What more worker processes add: the same cohort of LeNet trainings on 1, 2, 4 ... workers, up to the cores.
+"""Speed-up by more worker processes: the same cohort of LeNets on 1, 2, 4 ... workers, up to the number of cores.
 
     LTH_DATA=... python benchmarks/scaling.py
 
-Each worker trains on one thread, evaluations included; the data are shared, not copied. The limit is one core's speed
-times the cores, less what they share: caches, memory and power.
+Each worker trains on one thread, evaluations included. The data are shared, not copied. The limit is the speed of one
+core times the number of cores, less what is lost because they share caches, memory and power.
 """
 
 from bench import best, clock, keep, mnist, options_of, print_table, side_by_side
@@ -31,7 +31,7 @@ def main() -> None:
 
     works = {f"{n} worker{'s' * (n > 1)}": lambda n=n: cohort(n) for n in counts}
     for work in works.values():
-        clock(work)  # starts the workers: a run pays for that once, in all its rounds
+        clock(work)  # start the workers, which a run does only once for all its rounds
     seconds = side_by_side(works, options.repeats)
     print(f"{source}, {size} trainings of {STEPS} steps, {cpu_count()} cores, n = {options.repeats}")
     print_table(seconds)

@@ -1,17 +1,17 @@
-"""Speed against percent left, on a CPU: LeNet-300-100 dense, masked, sparse and compacted.
+"""Speed by percentage of weights left, on a CPU: LeNet-300-100 dense, masked, sparse and compacted.
 
     pip install -r benchmarks/requirements.txt && LTH_DATA=... python benchmarks/sparse.py
 
-dense       the unpruned network;  masked: the same products, pruned weights set to zero after each step
+dense       the unpruned network;  masked: the same products, with pruned weights set to zero after each step
 sparse      only the weights that are left (lthcore/training/engines/sparse.py); its crossover is read off this table
-compacted   the dense network without its dead units: what dropping whole units would give
-sparselab   a plain loop over layers of the package of that name, which trains only the weights that are left as well
-Masks keep the largest initial weights of each layer, round by round at the paper's rates. One thread.
+compacted   the dense network without its dead units: what removing whole units would give
+sparselab   a plain loop with layers of the package sparselab, which also trains only the weights that are left
+Masks keep the largest initial weights of each layer, pruned round by round at the paper's rates. One thread.
 """
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for sparselab, before it is loaded
+os.environ["OMP_NUM_THREADS"] = "1"  # for sparselab; must be set before its import
 
 from collections.abc import Callable
 from functools import partial
@@ -35,14 +35,14 @@ from lthcore.training.loop import engine_for, epoch_batches
 try:
     import sparselab
 except ImportError:
-    sparselab = None  # a development dependency: without it that column is left out
+    sparselab = None  # optional: without it, its column is left out
 
 STEPS, ROUNDS = 100, 17
 
 
 def sparselab_steps(data: Data, batches: Tensor, theta_0: Weights, mask: Mask) -> Callable[[], None]:
-    """Steps of a loop as that package's users write it: its layers with these weights and Adam."""
-    sparselab.ops._clear_transpose_cache()  # keyed by an address, which a new layer may have from one that is gone
+    """Return a function that trains on `batches` as users of sparselab would: its layers, masked weights, Adam."""
+    sparselab.ops._clear_transpose_cache()  # its keys are addresses, which new layers may share with deleted ones
     layers = []
     for name in ("fc1", "fc2", "output"):
         weight = theta_0[f"{name}.weight"] * mask[f"{name}.weight"]
@@ -64,17 +64,17 @@ def sparselab_steps(data: Data, batches: Tensor, theta_0: Weights, mask: Mask) -
 
 
 def live_units(mask: Mask, layers: tuple[str, ...]) -> tuple[int, ...]:
-    """How many units of each hidden layer have both an incoming and an outgoing weight."""
+    """Return how many units of each hidden layer have both an incoming and an outgoing weight."""
     return tuple(int((mask[f"{a}.weight"].any(1) & mask[f"{b}.weight"].any(0)).sum()) for a, b in pairwise(layers))
 
 
 def lenet(repeats: int) -> tuple[list[dict], str]:
-    """Microseconds of a step and milliseconds of an evaluation, by round."""
+    """Return a row for each round with microseconds of a step and milliseconds of an evaluation, and name the data."""
     settings = Settings(device="cpu")
     data, source = mnist(settings)
     theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)
     mask, held, rows = full_mask(theta_0), (data.validation, data.test), []
-    rates = layer_rates(settings, build(settings, data.shape, data.classes))
+    shares = layer_rates(settings, build(settings, data.shape, data.classes))
     batches = epoch_batches(settings, data, begin(settings, 0, 0, theta_0), 0, STEPS)[None]
     rates = [settings.learning_rate] * STEPS
     print(f"{source}, LeNet-300-100, batch 60, n = {repeats}; us a step | ms an evaluation of 15,000 images")
@@ -93,7 +93,7 @@ def lenet(repeats: int) -> tuple[list[dict], str]:
         if sparselab is not None:
             steps["sparselab"] = sparselab_steps(data, batches[0], theta_0, mask)
         evaluations = {name: partial(engine.evaluate, *held) for name, engine in engines.items()}
-        side_by_side(steps, 1)  # compiled and warm before it is timed
+        side_by_side(steps, 1)  # compile and warm up before timing
         step, evaluation = (best(side_by_side(works, repeats)) for works in (steps, evaluations))
         row = {"percent_left": percent_left(mask), "widths": small.widths}
         row |= {"step_us": {n: t / STEPS * 1e6 for n, t in step.items()}}
@@ -107,14 +107,14 @@ def lenet(repeats: int) -> tuple[list[dict], str]:
             + f"{row['step_speedup']:9.2f}{row['evaluation_speedup']:8.2f}",
             flush=True,
         )  # fmt: skip
-        mask = prune({n: theta_0[n].abs() for n in mask}, mask, rates)
+        mask = prune({n: theta_0[n].abs() for n in mask}, mask, shares)
     return rows, source
 
 
 def main() -> None:
     """Measure, print, write JSON."""
     options = options_of(__doc__, "sparse")
-    crossover, sparse.CROSSOVER = sparse.CROSSOVER, 2.0  # sparse at every sparsity, to see where it pays
+    crossover, sparse.CROSSOVER = sparse.CROSSOVER, 2.0  # sparse at every sparsity, to see where it is faster
     rows, source = lenet(options.repeats)
     print(f"the crossover in use: {crossover:.0%} of the weights left")
     at = {round(row["percent_left"], 1): row for row in rows}

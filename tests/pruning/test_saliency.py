@@ -1,5 +1,7 @@
 """Saliency criteria: SNIP and GraSP against finite differences, SynFlow against its conservation law and schedule."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -101,14 +103,17 @@ def test_synflow_in_rounds_empties_no_layer_where_one_round_does(data):
     mask = synflow_mask(what, dict.fromkeys(what.mask, 0.001))
     assert sum(counts(mask).values()) == total - int(0.999 * total + 1e-9)
     assert min(counts(mask).values()) > 0
+    at_once = prune_to(synflow(what), what.mask, 0.999, list(what.mask))
+    assert sum(counts(at_once).values()) == sum(counts(mask).values()) and min(counts(at_once).values()) == 0
     by_snip = prune_to(snip(what), what.mask, 0.999, list(what.mask))
     assert sum(counts(by_snip).values()) == sum(counts(mask).values())
 
 
 def test_synflow_needs_no_data_and_works_with_norms_and_convolutions(data):
+    blank = replace(data, train=data.train._replace(images=torch.full_like(data.train.images, torch.nan)))
     for architecture in ("conv2", "resnet20"):
         settings = SMALL.changed(architecture=architecture, widths=())
-        worth = synflow(seen(data, settings=settings))
+        worth = synflow(seen(blank, settings=settings))
         assert all(torch.isfinite(s).all() and (s >= 0).all() and s.any() for s in worth.values())
 
 

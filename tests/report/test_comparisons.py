@@ -1,4 +1,4 @@
-"""Comparisons and the studies' figures: known tables come out as the numbers they hold, and every figure draws them."""
+"""Comparisons and figures of the studies: they show the numbers of tables with known content."""
 
 import json
 import re
@@ -105,7 +105,7 @@ def test_findings_are_differences_by_trial_with_their_interval(root):
 
 
 def test_a_training_that_is_stuck_at_chance_is_counted_and_not_averaged_in(root):
-    """Who says "1" whatever it sees is right in 11.35% of MNIST's test images: 46 +- 47 is the mean of nothing."""
+    """A network that always answers "1" is right on 11.35% of MNIST's test images; a mean with it means nothing."""
     a, b = pd.Series([0.98, 0.1135, 0.97, 0.96]), pd.Series([0.97, 0.97, 0.97, 0.1])
     assert gap(a, b) == "+0.50 points [-5.85, +6.85] (n = 2, 2 stuck at chance left out)"
     assert level(a) == "97.00% (1 of 4 stuck at chance left out)" and level(b[3:]) == "stuck at chance"
@@ -116,7 +116,7 @@ def test_a_training_that_is_stuck_at_chance_is_counted_and_not_averaged_in(root)
 
 
 def test_runs_that_are_compared_by_trial_share_their_trials():
-    """`gap` pairs; here the rule that allows it is asked of every pair of runs whose sentences pair them."""
+    """`gap` pairs runs by trial, which is valid only if trial t is the same draw in both (`share_trials`)."""
     for study in ("movement_pruning", "robust_training", "rewinding_and_connectivity"):
         for path in (PARAMS / study).glob("*.yaml"):
             runs = [e.settings.model_dump() for e in load_experiments(path, "paper")]
@@ -139,7 +139,7 @@ def test_runs_with_changed_settings_and_other_profiles_are_not_mixed_in(root):
     assert runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9") == {}
     assert not [
         line for line in dynamic_pruning.findings(root) if "against dense" in line
-    ]  # one is of paper, one of cpu
+    ]  # one run has profile paper, the other cpu
 
 
 def test_costs_are_those_of_all_trainings_that_lead_to_the_sparse_network(root):
@@ -263,7 +263,7 @@ def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
 
 
 def test_each_network_is_rewound_within_its_own_runs(tmp_path):
-    """Whatever a sweep calls its points: `later` is one of ResNet-20's, and no point of LeNet's."""
+    """Points are read from the settings, not from sweep labels: `later` is a point of ResNet-20, and not of LeNet."""
     runs = {"lenet_mnist-0": 0, "lenet_mnist-20": 20, "resnet20_cifar10-0": 0, "resnet20_cifar10-later": 87}
     for variant, iteration in runs.items():
         settings = Settings(rounds=1, trials=2, arms=["ticket"], rewind_to=iteration, iterations=100)
@@ -297,7 +297,7 @@ def test_a_result_stands_beside_a_published_one_with_the_epochs_of_both(root):
 
 
 def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
-    """As papermill runs each of the sweep: its notebook has that run's folder and no other."""
+    """Papermill executes the notebook for each run of a sweep, with the folder of this run alone."""
     settings = Settings(
         dataset="digits", architecture="mlp", validation=200, iterations=40, eval_every=20, rewind_to=10,
         arms=["ticket"], trials=2, rounds=1,
@@ -308,7 +308,7 @@ def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
 
 
 def test_a_run_or_params_file_that_cannot_be_read_is_left_out_and_said_so(tmp_path, monkeypatch, capsys):
-    """The others are compared without it."""
+    """The other runs are compared without it."""
     study = tmp_path / "params" / "lab"
     study.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()

@@ -1,4 +1,4 @@
-"""Plots: what is drawn is what the table says, what is missing is said, and the same table gives the same bytes."""
+"""Plots: they show the values of the table and name what is missing, and equal tables give equal bytes."""
 
 from pathlib import Path
 
@@ -24,7 +24,10 @@ RUN = figure_specs.LENET
 
 
 def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables (rounds, curves) with known answers: values fall with the round and rise with the square of the trial."""
+    """Return tables (rounds, curves) with known answers.
+
+    Accuracies fall with the round and early-stop iterations rise; both rise with the square of the trial.
+    """
     rows, points = [], []
     for a, arm in enumerate(arms):
         for trial in range(trials):
@@ -51,7 +54,7 @@ def tables(*arms: str, rounds: int = 6, trials: int = TRIALS) -> tuple[pd.DataFr
 
 
 def distributions() -> pd.DataFrame:
-    """distributions.csv: a triangle of three bins for each round, layer and quantity, higher round by round."""
+    """Return distributions.csv: a triangle of three bins for each round, layer and quantity, higher in later rounds."""
     quantities = {
         q for spec in paper_figures.FIGURES.values() if spec.kind in ("distributions", "together") for q in spec.columns
     }
@@ -81,7 +84,7 @@ def close_figures():
 
 
 def drawn(axes: Axes, arm: str) -> dict[str, np.ndarray]:
-    """What is drawn of an arm, point by point in the order of falling percentage: mean, low and high end of its bar."""
+    """Return what is drawn of an arm, by falling percentage: x, the means, and the low and high ends of the bars."""
     lines = [line for line in axes.lines if same_color(line.get_color(), ARMS[arm][1]) and len(line.get_xdata()) > 1]
     [line] = [line for line in lines if line.get_linestyle() == ARMS[arm][2]]
     order = np.argsort(-np.asarray(line.get_xdata()))
@@ -94,18 +97,18 @@ def drawn(axes: Axes, arm: str) -> dict[str, np.ndarray]:
 
 
 def expected(rounds: pd.DataFrame, arm: str, column: str) -> dict[str, np.ndarray]:
-    """The same from the table, where every arm starts from the dense network, the ticket's round 0."""
+    """Return what `drawn` must find, from the table: every arm starts at the dense network, round 0 of the tickets."""
     part = rounds[(rounds["arm"] == arm) | ((rounds["arm"] == "ticket") & (rounds["round"] == 0))]
     by_round = part.groupby("round")[column]
     return {"x": np.array(LEFT), "mean": by_round.mean(), "low": by_round.min(), "high": by_round.max()}
 
 
 def caption(figure) -> str:
-    return " ".join(figure.get_supxlabel().split())  # it is broken into lines
+    return " ".join(figure.get_supxlabel().split())  # undo the line breaks
 
 
 def legend_of(figure) -> list[str]:
-    """The names in a figure's one legend, above its panels or in one of them."""
+    """Return the names in the only legend of a figure, which is above its panels or in one of them."""
     [legend] = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
     return [text.get_text() for text in legend.get_texts()]
 
@@ -126,7 +129,7 @@ def test_dense_network_is_the_first_point_of_every_arm():
 
 
 def test_without_a_validation_set_there_is_no_early_stop_and_its_panels_say_so():
-    """A run that holds nothing out is a good one: its figures have the accuracies at the end alone."""
+    """A run without a validation set is valid: its figures show only the accuracies at the end of training."""
     rounds, curves = tables("ticket", "reinit")
     rounds = rounds.assign(**dict.fromkeys((name for name in rounds if name.startswith("es_")), np.nan))
     series = plots.series_of(rounds, ("ticket", "reinit"))
@@ -164,7 +167,7 @@ def test_arm_or_column_that_the_table_does_not_have_is_not_drawn():
         ARMS["reinit"][0],
     ]
     _, axes = plt.subplots()
-    rounds["es_iteration"] = np.nan  # there was no validation set
+    rounds["es_iteration"] = np.nan  # as without a validation set
     assert not plots.plot_against_sparsity(rounds, "es_iteration", axes=axes).lines
 
 
@@ -254,8 +257,8 @@ def test_names_at_the_ends_of_lines_stand_in_their_order_and_apart():
     height = 72 * axes.bbox.height / axes.figure.dpi
     places = [height * text.xy[1] + text.get_position()[1] for text in axes.texts]
     assert np.diff(places).min() > 10
-    assert places[0] == 0 and places[-1] == pytest.approx(0.9 * height)  # those with room stay where they are
-    assert np.mean(places[1:4]) == pytest.approx(0.5 * height)  # the others about their middle
+    assert places[0] == 0 and places[-1] == pytest.approx(0.9 * height)  # labels with enough room are not moved
+    assert np.mean(places[1:4]) == pytest.approx(0.5 * height)  # the others are spread around their mean
 
 
 def test_figure_without_a_validation_set_still_tells_its_arms_apart():
@@ -283,7 +286,7 @@ def test_largest_profile_with_tables_wins(tmp_path):
         folder = write(tmp_path, profile, "ticket", "reinit", "random")
         assert paper_figures.largest_run(tmp_path, RUN) == folder
         if profile == "smoke":
-            assert paper_figures.draw(4, tmp_path) is None  # it shows that it runs, not what is found
+            assert paper_figures.draw(4, tmp_path) is None  # a smoke run only shows that the code works
             continue
         assert f"profile {profile}: n = 3 trials of 2,000 iterations" in caption(paper_figures.draw(4, tmp_path))
     (folder / "rounds.csv").unlink()
@@ -326,7 +329,7 @@ def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
     write(tmp_path, "cpu", "ticket", "random")
     write(tmp_path, "smoke", "ticket", "random", run="iterative_pruning/conv2_cifar10")
     figure = paper_figures.draw(1, tmp_path)
-    assert "conv2_cifar10" in caption(figure)  # as missing
+    assert "conv2_cifar10" in caption(figure)  # named as missing
     assert len(legend_of(figure)) == 2
 
 
@@ -339,7 +342,7 @@ def test_the_45_figures_of_the_paper_but_the_table_of_networks_are_there():
 
 @pytest.fixture(scope="module")
 def all_tables(tmp_path_factory) -> Path:
-    """Results in which every run of every figure has tables."""
+    """Results root in which every run of every figure has tables."""
     root = tmp_path_factory.mktemp("all")
     for name in {
         name for spec in paper_figures.FIGURES.values() for run in spec.runs for name in paper_figures.variants(run)
@@ -386,7 +389,7 @@ def test_degrees_are_cumulative_shares_of_units(all_tables):
 
 
 def test_no_figure_is_drawn_without_its_subject(tmp_path):
-    """Figure 17 is of weights drawn from the surviving ones, Figure 18 of pruning at iteration 0."""
+    """Figure 17 needs the arm that resamples surviving weights, Figure 18 a run with pruning at iteration 0."""
     write(tmp_path, "paper", "ticket", "reinit", "random")
     drawn = {number for number in paper_figures.FIGURES if paper_figures.draw(number, tmp_path)}
     assert {1, 3, 4} <= drawn and not {9, 17, 18, 25} & drawn
@@ -420,8 +423,8 @@ def test_the_scorecards_figure_has_a_colour_for_each_grade():
     axes = plots.plot_scorecard(pd.concat([card, card.assign(profile=None)])).axes[0]
     assert axes.get_legend_handles_labels()[1] == ["reproduced", "undecided", "differs"]
     points = [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
-    assert [float(p[0][0]) for p in points] == [0, 1, 4]  # in half widths of the tolerance
-    assert len(axes.get_yticks()) == 3  # arithmetic is not drawn
+    assert [float(p[0][0]) for p in points] == [0, 1, 4]  # distance from the tolerance's middle, in half widths
+    assert len(axes.get_yticks()) == 3  # claims graded by arithmetic have no profile and are not drawn
 
 
 def test_arms_of_ones_own_are_drawn_each_in_a_colour_of_its_own():

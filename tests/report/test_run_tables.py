@@ -1,4 +1,4 @@
-"""Reports read whole trials: one on its way changes no number of theirs, and one that diverged is not left out."""
+"""Reports read whole trials only: an unfinished trial changes no number, and a diverged one is not left out."""
 
 import json
 
@@ -11,12 +11,12 @@ from lthcore.report.plots import caption_of
 from lthcore.report.run_tables import RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
 from lthcore.runs import schemas
 
-WHOLE, LAST = 2, 3  # trials that are whole; the last round
-BEGUN = 7  # the trial on its way
+WHOLE, LAST = 2, 3  # number of whole trials; the last round
+BEGUN = 7  # the unfinished trial
 
 
 def rows_of(trial: int, rounds: int) -> list[dict]:
-    """The rows of a trial's tickets, accuracies of their own in each trial."""
+    """Return the rows of the tickets of a trial. Trials differ in accuracy, rounds do not."""
     return [
         {"arm": "ticket", "trial": trial, "draw": 0, "round": k, "weights_left": 1000, "percent_left": 100 * 0.8**k,
          "es_test_accuracy": 0.9 + 0.01 * trial, "iterations": 100, "seconds": 1.0, "diverged": False, "skipped": False}
@@ -26,7 +26,7 @@ def rows_of(trial: int, rounds: int) -> list[dict]:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run of two whole trials, and of one that has come to the round before the last."""
+    """Run with two whole trials, and one that has reached the round before the last."""
     folder = tmp_path / "cpu" / LENET
     folder.mkdir(parents=True)
     rows = [row for trial in range(WHOLE) for row in rows_of(trial, LAST + 1)] + rows_of(BEGUN, LAST)

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +134,24 @@ def test_unpacked_tables_are_the_packed_ones_and_nothing_else_travels(packed, tm
         assert (tmp_path / NAME / name).read_bytes() == (packed / NAME / name).read_bytes()
     assert not list(tmp_path.rglob("*.safetensors"))
     assert len(run(TINY, tmp_path / NAME, quiet=True)[0]) == 3  # the run is complete on this machine as well
+
+
+@pytest.mark.parametrize("renames", range(5))
+def test_unpacking_that_was_killed_is_completed_by_the_same_command(renames, packed, tmp_path, monkeypatch):
+    """A new run, killed after any number of its files were moved into place."""
+    left, usual = iter(range(renames)), Path.replace
+
+    def until_killed(self: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return usual(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", until_killed)
+        unpack(packed / "tables.tar.gz", tmp_path)
+    unpack(packed / "tables.tar.gz", tmp_path)
+    for path in (packed / NAME).glob("*.*"):
+        assert (tmp_path / NAME / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_unpacking_keeps_what_is_as_much_or_another_run_and_takes_what_is_more(packed, tmp_path):

@@ -178,7 +178,9 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
             drop = [c for c in mine if c == "seconds"]
             pd.testing.assert_frame_equal(mine.drop(columns=drop), theirs.drop(columns=drop))
     assert [row["state"] for row in shown[-1]] == ["done", "failed", "done"]
-    assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)  # it is complete already
+    before = read_record(tmp_path / "ray" / experiment("x").name)
+    assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)
+    assert read_record(tmp_path / "ray" / experiment("x").name) == before  # it was complete already
     record = read_record(tmp_path / "ray" / experiment("x").name)["hardware"]  # of the workers, not of `lth`
     assert record == hardware(torch.device("cpu")) | {"nodes": 1, "slots": 2}
     data = ray_cluster.load(SMALL)
