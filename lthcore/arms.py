@@ -88,7 +88,7 @@ ARMS = {
         # a mask found on another data set (lthcore/lottery/transfer.py), unchanged and shuffled within each layer
         Arm("transferred", "elsewhere", "initial", "mask from the other data set", "#d1642a"),
         Arm(
-            "transferred-shuffled", "elsewhere", "initial", "that mask, shuffled in layers", "#999999", ":",
+            "transferred-shuffled", "elsewhere", "initial", "that mask, shuffled within layers", "#999999", ":",
             shuffled=True,
         ),
         # the ticket's mask, with weights drawn from its surviving initial weights, layer by layer
@@ -112,10 +112,10 @@ PRUNED_THEMSELVES = tuple(name for name, arm in ARMS.items() if arm.is_pruned_it
 # Each has the fields of Arm that change, an addition to the label, and a line style.
 CHANGES = {
     "": ({}, "", ""),
-    "shuffled": ({"shuffled": True}, ", shuffled in layers", ":"),
-    "fresh": ({"weights": "fresh"}, ", other weights", "--"),
+    "shuffled": ({"shuffled": True}, ", shuffled within layers", ":"),
+    "fresh": ({"weights": "fresh"}, ", reinitialised", "--"),
     "inverted": ({}, ", worst weights kept", "-."),
-    "signed": ({"weights": "signed_initial"}, ", signs alone", "--"),
+    "signed": ({"weights": "signed_initial"}, ", signs only", "--"),
 }
 BY_CRITERION = re.compile(rf"by_([A-Za-z_]\w*?)(?:-({'|'.join(filter(None, CHANGES))}))?")
 

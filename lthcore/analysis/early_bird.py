@@ -118,14 +118,17 @@ def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) ->
         gain = difference(early[both], late[both], paired=True).times(100)
         overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
         earliest = masks.loc[masks["farthest"].notna(), "iteration"].min()
-        at = "the first evaluation at which it can be, " if (part["iteration"] == earliest).all() else ""
-        stable = at + mean_of(part["iteration"]).text("{:,.0f}")
-        near = f" (no two masks of as many are further apart than {2 * left:.2g}%)" if 2 * left < BOUND else ""
-        lines.append(
-            f"{left:.3g}% of weights remaining: the mask is first stable after {stable} of {last:,} iterations{near}, "
-            f"when its Jaccard index with that at the end is {mean_accuracy(overlap).text()}; pruned there and trained "
-            f"on, against the one-shot ticket {gain.text('{:+.2f}')} points (n = {gain.n})."
+        at = ", the first evaluation at which it can be stable" if (part["iteration"] == earliest).all() else ""
+        stable = mean_of(part["iteration"]).text("{:,.0f}")
+        bound = f" (any two masks of this size differ in at most {2 * left:.2g}% of all weights)"
+        near = bound if 2 * left < BOUND else ""
+        line = (
+            f"At {left:.3g}% of weights remaining, the mask is first stable after {stable} of {last:,} iterations{at}"
+            f"{near}. Its Jaccard index with the final mask is then {mean_accuracy(overlap).text()}. Compared with the "
+            f"one-shot ticket, pruning there and training on changes the final test accuracy by "
+            f"{gain.text('{:+.2f}')} points (n = {gain.n})."
         )
+        lines.append(line.replace(" (n = 1: no interval)", "").replace(" (n = 1)", " (n = 1: no interval)"))
     return lines
 
 

@@ -102,9 +102,11 @@ def findings(seeds: pd.DataFrame, k: int) -> list[str]:
     lines = []
     for layer, part in seeds[seeds["round"] == k].groupby("layer", sort=False):
         shared, aligned, alike = (mean_of_pairs(part[of], part["a"], part["b"]) for of in ("jaccard", "aligned", "cka"))
+        pairs = f"{len(part)} pair{'s' if len(part) > 1 else ''} of n = {shared.n} seeds"
         lines.append(
-            f"{layer}: masks of two seeds share {shared.text('{:.3f}')} (chance {part['chance'].mean():.3f}), aligned "
-            f"{aligned.text('{:.3f}')} (random masks aligned {part['aligned_chance'].mean():.3f}); CKA of their "
-            f"activations {alike.text()}; {len(part)} pairs of n = {shared.n} seeds."
+            f"{layer}: the masks of two seeds have a Jaccard index of {shared.text('{:.3f}')}, compared with "
+            f"{part['chance'].mean():.3f} by chance. With aligned units it is {aligned.text('{:.3f}')}, compared with "
+            f"{part['aligned_chance'].mean():.3f} for aligned random masks. The CKA of their activations is "
+            f"{alike.text()}. The numbers are means over {pairs}."
         )
     return lines

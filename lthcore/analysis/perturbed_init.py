@@ -90,11 +90,19 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
     at = table[table["round"] == k]
     left = at["percent_left"].iloc[0]
     return [
-        f"{left:.3g}% of weights remaining, {label}: {mean_of(100 * part['seeded']).text('{:.1f}')}% of them survive, "
-        f"of the others {100 * part['others'].mean():.1f}%; "
-        f"dense network {mean_of(100 * part['dense_test_accuracy']).text()}%."
+        f"At {left:.3g}% of weights remaining, if {_said(label)}, "
+        f"{mean_of(100 * part['seeded']).text('{:.1f}%')} of them survive pruning, and "
+        f"{100 * part['others'].mean():.1f}% of the others. The dense network reaches a test accuracy of "
+        f"{mean_of(100 * part['dense_test_accuracy']).text('{:.2f}%')}."
         for label, part in at.groupby("seeding", sort=False)
     ]
+
+
+def _said(label: str) -> str:
+    """Return one of SEEDINGS as a clause."""
+    which, _, change = label.partition(", ")
+    done = {"as drawn": "left as drawn", "to the layer's sigma": "set to plus or minus the layer's sigma"}
+    return f"the {which} {SHARE:.0%} of each layer's initial weights are {done.get(change, change)}"
 
 
 def _share(mask: Mask, these: Mask, inside: bool) -> float:

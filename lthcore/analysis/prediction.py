@@ -31,9 +31,9 @@ EARLY = (*BEFORE, "early movement", "early magnitude")
 LEAKY = (*EARLY, "final magnitude (leaky)")
 SETS = {"before training": BEFORE, "and early in it": EARLY, "and its end (leaky)": LEAKY}
 SAID = {  # names of these sets in the sentences of `findings`
-    "before training": "features before training",
-    "and early in it": "features before and early in training",
-    "and its end (leaky)": "features before training, early in it and at its end (leaky)",
+    "before training": "features from before training",
+    "and early in it": "features from before training and early training",
+    "and its end (leaky)": "features from before training, early training and the end of training (leaky)",
 }
 SAMPLE = 20_000  # weights sampled in each trial
 EARLY_SHARE = 1 / 30  # share of the iterations before early features are taken
@@ -140,8 +140,8 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
     at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
     left = at["percent_left"].iloc[0]
     return [
-        f"{left:.3g}% of weights remaining, {SAID[name]}: ROC-AUC {mean_of(part['auc']).text('{:.3f}')} "
-        f"(n = {len(part)})."
+        f"At {left:.3g}% of weights remaining, {SAID[name]} predict which weights are pruned with a ROC-AUC of "
+        f"{mean_of(part['auc']).text('{:.3f}')} on held-out seeds (n = {len(part)})."
         for name, part in at.groupby("features", sort=False)
     ]
 

@@ -26,8 +26,9 @@ def stability(tickets: TicketStore) -> pd.DataFrame:
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Describe the error barrier at each rewinding point and percentage of weights left."""
-    return [
-        f"Copies parted at iteration {k}, {left:.3g}% of weights remaining: error barrier "
+    lines = [
+        f"At {left:.3g}% of weights remaining, the error barrier between two copies that part at iteration {k} is "
         f"{mean_of(100 * part['error_barrier']).text()} points (n = {len(part)})."
         for (left, k), part in table.groupby(["percent_left", "rewind_to"], sort=False)
     ]
+    return [line.replace(" (n = 1: no interval)", "").replace(" (n = 1)", " (n = 1: no interval)") for line in lines]

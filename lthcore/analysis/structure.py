@@ -121,10 +121,13 @@ def findings(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]
         moved = ratio(part["movement_kept"], part["movement_pruned"]).text()
         positive = mean_of(100 * part["positive_initial_kept"]).text("{:.1f}%")
         lines.append(
-            f"{layer}: weights kept started {bigger} times as large as those pruned, moved {moved} times as far, "
-            f"and {positive} of them started positive."
+            f"{layer}: the kept weights started {bigger} times as large as the pruned ones and moved {moved} times as "
+            f"far. Of the kept weights, {positive} started positive."
         )
     of_paths = paths[paths["round"] == k].set_index("trial")
     if len(of_paths):
-        lines.append(f"Paths: {ratio(of_paths['paths'], of_paths['expected']).text()} times a random mask's.")
+        times = ratio(of_paths["paths"], of_paths["expected"]).text()
+        lines.append(
+            f"Paths from inputs to outputs: {times} times as many as expected in random masks of equal density."
+        )
     return lines

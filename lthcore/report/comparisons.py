@@ -231,17 +231,18 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -
         a, b = (values.groupby(level=0).mean() for values in both)
         a, b = a.align(b, join="inner")
         learned = learned_anything(a) & learned_anything(b)
-        stuck = f", {(~learned).sum()} stuck at chance left out" if not learned.all() else ""
+        stuck = f"{(~learned).sum()} of {len(a)} trials excluded: stuck at chance"
         if not learned.any():
-            parts.append(f"{name} all {len(a)} stuck at chance")
+            parts.append(f"{name} an unknown amount ({stuck})")
             continue
+        excluded = "" if learned.all() else f"; {stuck}"
         found = difference(a[learned], b[learned], paired=True).times(100)
         interval = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
-        count = f" (n = {found.n}{'' if interval else ': no interval'}{stuck})"
-        unit = "" if parts else " points"
+        count = f" (n = {found.n}{'' if interval else ': no interval'}{excluded})"
+        unit = "" if said else " points"
         parts.append(f"{name} {found.value:+.2f}{unit}{interval}{'' if count == said else count}")
         said = count
-    return ", ".join(parts)
+    return "; ".join(parts)
 
 
 def level(accuracies: pd.Series, interval: bool = False) -> str:
@@ -252,9 +253,9 @@ def level(accuracies: pd.Series, interval: bool = False) -> str:
     learned = learned_anything(accuracies)
     if not learned.any():
         return "stuck at chance"
-    stuck = f" ({(~learned).sum()} of {len(accuracies)} stuck at chance left out)" if not learned.all() else ""
+    excluded = f" ({(~learned).sum()} of {len(accuracies)} trials excluded: stuck at chance)"
     found = mean_accuracy(accuracies[learned]).times(100)
-    return f"{found.text() if interval else f'{found.value:.2f}'}%{stuck}"
+    return f"{found.text('{:.2f}%') if interval else f'{found.value:.2f}%'}{'' if learned.all() else excluded}"
 
 
 def spread(mean: float, std: float) -> str:

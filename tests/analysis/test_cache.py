@@ -99,7 +99,7 @@ def test_a_run_of_tickets_alone_has_a_table_of_its_arms_without_rows(folder, tmp
 
 
 def test_no_run_an_unfinished_one_and_missing_tickets_are_one_line(folder, tmp_path):
-    with pytest.raises(LabError, match="holds no complete run"):
+    with pytest.raises(LabError, match="has no complete run"):
         cached_table(tmp_path, "layers", structure.layers)
     place = tmp_path / "copy"
     shutil.copytree(folder, place, ignore=shutil.ignore_patterns("tickets"))

@@ -67,7 +67,7 @@ def test_early_bird_tickets_are_pruned_where_the_mask_is_first_stable(folder):
     by_random = rounds[rounds["arm"] == "by_random"]["final_test_accuracy"].mean()
     assert found["final_test_accuracy"].mean() > by_random
     lines = early_bird.findings(drawn, found, rounds[rounds["arm"] == "oneshot"])
-    assert len(lines) == 2 and all("against the one-shot ticket" in line and "(n = 2)" in line for line in lines)
+    assert len(lines) == 2 and all("Compared with the one-shot ticket" in line and "(n = 2)" in line for line in lines)
     assert [axes.get_ylabel() for axes in pruning_at_init.early_birds(folder).axes] == [
         "share of all weights", "Jaccard index", "test accuracy at the end",
     ]  # fmt: skip
@@ -78,4 +78,4 @@ def test_what_is_stable_by_its_few_weights_alone_is_said(folder):
     found = cached_table(folder, "early_bird_tickets", early_bird.early_bird_tickets)
     oneshot = read_tables(folder)[0].query("arm == 'oneshot'")
     few = (table.assign(percent_left=table["percent_left"] / 10) for table in (drawn, found))
-    assert "no two masks of as many are further apart than 8%" in early_bird.findings(*few, oneshot)[0]
+    assert "any two masks of this size differ in at most 8% of all weights" in early_bird.findings(*few, oneshot)[0]

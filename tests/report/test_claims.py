@@ -497,7 +497,7 @@ def test_scorecard_is_written_to_the_table_and_between_the_pages_marks(folder, t
     write_pages(tmp_path, tmp_path, card)
     assert list(pd.read_csv(tmp_path / "claims.csv")["grade"]) == list(card["grade"])
     text = readme.read_text()
-    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert text.startswith("above\n") and text.endswith("below\n") and "\nold\n" not in text
     row = "| P: words | 40% | 0.40 [0.40, 0.40] |  | direction reproduced; size reproduced | during the run |"
     assert row in text and CONVENTION in text
     assert "| lenet_mnist, `cpu`, n = 3 | 97.00 [96.88, 97.12] | 98.05 | 97.10 [96.98, 97.22] |" in text

@@ -97,8 +97,9 @@ def test_the_summary_says_what_the_tables_hold_and_what_was_published(root):
 
 def test_findings_are_differences_by_trial_with_their_interval(root):
     dynamic(root, "paper/lenet_mnist-dense", [0.97, 0.972], 100.0, sparsity=0.0)
-    (line,) = (line for line in dynamic_pruning.findings(root) if "98%, against dense" in line)
-    assert "98.20% against 97.10%, +1.10 points [-0.17, +2.37] (n = 2)" in line  # t = 12.7, standard error 0.1
+    (line,) = (line for line in dynamic_pruning.findings(root) if "98% sparsity during training" in line)
+    # t = 12.7, standard error 0.1
+    assert "98.20% and 97.10%, a difference of +1.10 points [-0.17, +2.37] (n = 2)" in line
     a, b = pd.Series([0.1, 0.2, 0.3]), pd.Series([0.1, 0.1, 0.1])
     assert gap(a + 0.2, b + 0.2) == "+10.00 points [-14.84, +34.84] (n = 3)"
     assert gap(a[2:] + 0.2, b[2:] + 0.2) == "+20.00 points (n = 1: no interval)"
@@ -107,9 +108,9 @@ def test_findings_are_differences_by_trial_with_their_interval(root):
 def test_a_training_that_is_stuck_at_chance_is_counted_and_not_averaged_in(root):
     """A network that always answers "1" is right on 11.35% of MNIST's test images; a mean with it means nothing."""
     a, b = pd.Series([0.98, 0.1135, 0.97, 0.96]), pd.Series([0.97, 0.97, 0.97, 0.1])
-    assert gap(a, b) == "+0.50 points [-5.85, +6.85] (n = 2, 2 stuck at chance left out)"
-    assert level(a) == "97.00% (1 of 4 stuck at chance left out)" and level(b[3:]) == "stuck at chance"
-    assert gap(a[1:2], b[1:2]) == "all 1 stuck at chance"
+    assert gap(a, b) == "+0.50 points [-5.85, +6.85] (n = 2; 2 of 4 trials excluded: stuck at chance)"
+    assert level(a) == "97.00% (1 of 4 trials excluded: stuck at chance)" and level(b[3:]) == "stuck at chance"
+    assert gap(a[1:2], b[1:2]) == "an unknown amount (1 of 1 trials excluded: stuck at chance)"
     dynamic(root, "paper/lenet_mnist_sensitivity-rate-0.3", [0.98, 0.984, 0.1135], 21.1)
     row = dynamic_summary(root).loc["lenet_mnist_sensitivity-rate-0.3"]
     assert (row["test accuracy (%)"], row["n"], row["stuck at chance"]) == ("98.20 ± 0.28", 3, 1)
@@ -138,7 +139,7 @@ def test_runs_with_changed_settings_and_other_profiles_are_not_mixed_in(root):
     }  # fmt: skip
     assert runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9") == {}
     assert not [
-        line for line in dynamic_pruning.findings(root) if "against dense" in line
+        line for line in dynamic_pruning.findings(root) if "compared with the dense network" in line
     ]  # one run has profile paper, the other cpu
 
 
@@ -243,9 +244,11 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
         ]
         write(tmp_path, f"paper/robust_training/lenet_mnist-{label}", settings, rows)
     first, second = robust_training.findings(tmp_path)
-    assert first == "Base, by % of weights remaining: 97.50% at 100%, 97.50% at 6.25%."
+    assert first == (
+        "The test accuracy of base at the early stop is 97.50% at 100%, 97.50% at 6.25% of weights remaining."
+    )
     assert second.startswith(
-        "with dropout against base: at 100% of weights remaining +0.20 points [+0.20, +0.20] (n = 2)"
+        "With dropout, the test accuracy at the early stop differs from base by +0.20 points [+0.20, +0.20] (n = 2)"
     )
 
 
@@ -280,7 +283,7 @@ def test_each_network_is_rewound_within_its_own_runs(tmp_path):
         "resnet20_cifar10": [0, 87],
     }
     said = rewinding_and_connectivity.findings(tmp_path)
-    assert [line.split("rewound to ")[1].split(" ")[0] for line in said] == ["20", "87"]
+    assert [line.split("weights to iteration ")[1].split(" ")[0] for line in said] == ["20", "87"]
     assert "+0.00 points" in said[0] and "+1.00 points" in said[1]
     for draw in rewinding_and_connectivity.STUDY.figures.values():
         assert draw(tmp_path).axes[0].lines
@@ -290,10 +293,10 @@ def test_a_result_stands_beside_a_published_one_with_the_epochs_of_both(root):
     dynamic(root, "cpu/resnet18_cifar10_sparsities-dense", [0.94, 0.95], 100.0, architecture="resnet18")
     said = dynamic_pruning.findings(root)
     assert (
-        "resnet18_cifar10, profile cpu, 30 epochs: 94.00 [81.29, 100.00]% (n = 2), published 95.24% (200 epochs)."
-        in said
+        "`resnet18_cifar10` (profile cpu, 30 epochs): final test accuracy 94.00% [81.29%, 100.00%] (n = 2). "
+        "Published: 95.24% (200 epochs)." in said
     )
-    assert any(line.startswith("ResNet-18 pruned to 80% as it trains, against dense: 94.00% against") for line in said)
+    assert any("ResNet-18 pruned to 80%" in line and "final test accuracy 94.00% and" in line for line in said)
 
 
 def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):

@@ -77,9 +77,9 @@ def test_the_training_images_that_the_least_fitted_tickets_have_right_stand_besi
     rounds = pd.read_csv(path)
     rounds.assign(final_train_accuracy=0.9 - 0.1 * rounds["round"]).to_csv(path, index=False)
     left, last = rounds.groupby("round")["percent_left"].mean(), rounds["round"].max()
-    line = next(line for line in found_in("convolutional", tmp_path) if "training images right" in line)
-    assert "the dense network has 90.00 [90.00, 90.00]%" in line
-    assert f"fewest {90 - 10 * last:.2f} [" in line and f"with {left[last]:.1f}% of weights remaining" in line
+    line = next(line for line in found_in("convolutional", tmp_path) if "training accuracy" in line)
+    assert "the dense network has a training accuracy of 90.00% [90.00%, 90.00%]." in line
+    assert f"lowest at {left[last]:.1f}% of weights remaining: {90 - 10 * last:.2f}% [" in line
 
 
 def test_what_has_not_been_run_is_said(tmp_path):

@@ -21,7 +21,7 @@ def _looks_of(*arms: str) -> dict[str, tuple[str, str, str]]:
 # arm -> label, colour, line style
 LARGE_FINAL, RANDOM = ({"oneshot": ("large final", "#1f5fa8", "-")}, {"by_random": ("random", "#999999", "-")})
 CRITERIA = {
-    "by what training did": LARGE_FINAL | _looks_of(
+    "by trained weights": LARGE_FINAL | _looks_of(
         "by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_large_init_large_final"
     ) | RANDOM,
     "controls": LARGE_FINAL | _looks_of("by_magnitude_at_init", "by_small_magnitude", "by_small_magnitude_at_init")
@@ -29,8 +29,8 @@ CRITERIA = {
 }  # fmt: skip
 WEIGHTS = {
     "oneshot": ("large final, rewound", "#1f5fa8", "-"),
-    "by_magnitude-signed": ("its signs alone", "#2a9d8f", "-"),
-    "oneshot_reinit": ("drawn anew", "#d1642a", "--"),
+    "by_magnitude-signed": ("large final, signs only", "#2a9d8f", "-"),
+    "oneshot_reinit": ("large final, reinitialised", "#d1642a", "--"),
     "ticket": ("iterative ticket", "#222222", "-"),
 }
 
@@ -47,7 +47,7 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
     column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
     rows = [(rounds, column, "Trained"), (untrained(curves), "test_accuracy", "Untrained")]
     if frozen:
-        rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen, not zero"))
+        rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen instead of zero"))
     for row, (table, of, what) in enumerate(rows):
         pair = panels[2 * row : 2 * row + 2]
         for axes, (group, arms) in zip(pair, CRITERIA.items(), strict=True):
@@ -58,10 +58,10 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
     for axes in panels[4:6] if frozen else ():
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.axhline(0, color="#888888", linewidth=0.8)
-        axes.set_ylabel("change of accuracy (points)")
+        axes.set_ylabel("change in accuracy (points)")
     for axes in panels[:2]:
         axes.legend(loc="lower left")
-    plot_arms(rounds, WEIGHTS, column, panels[-2], "What of the weights matters")
+    plot_arms(rounds, WEIGHTS, column, panels[-2], "What matters in the weights")
     panels[-1].set_axis_off()
     panels[-1].legend(*panels[-2].get_legend_handles_labels(), loc="center left", title="masks of large final weights")
     return captioned(figure, caption)
@@ -86,7 +86,7 @@ def deconstructing_lenet(root: Path) -> Figure | None:
 def findings(root: Path) -> list[str]:
     """Return sentences that compare masks of LeNet by several criteria with one-shot tickets of the same size."""
     runs, lines, at_zero = runs_beside(root, "deconstructing", "lenet_mnist-zero"), [], {}
-    for kind, where in (("zero", "at zero"), ("frozen", "frozen at their initial values")):
+    for kind, where in (("zero", "set to zero"), ("frozen", "frozen at their initial values")):
         folder = runs.get(f"lenet_mnist-{kind}")
         if folder is None:
             continue
@@ -94,14 +94,22 @@ def findings(root: Path) -> list[str]:
         start = 100 * curves[curves["iteration"] == 0].groupby(["arm", "round"])["test_accuracy"].mean()
         for k, left, by in middle_and_last(rounds):
             base, arms = by["oneshot"], {name_of(arm): by[arm] for arm in COMPARED if arm in by}
-            at = f"Pruned weights {where}, {left:.3g}% of weights remaining"
-            lines.append(f"{at}, against large final ({100 * base.mean():.2f}%): {gaps(arms, base)}.")
+            at = f"{left:.3g}% of weights remaining"
+            lines.append(
+                f"With pruned weights {where} and {at}, large-final masks reach a test accuracy of "
+                f"{100 * base.mean():.2f}% at the end of training. Masks by other criteria differ from this by: "
+                f"{gaps(arms, base)}."
+            )
             if kind == "zero":  # with frozen weights, an untrained network is the same under any mask
                 knows = [f"{name_of(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *COMPARED) if arm in by]
-                lines.append(f"The same untrained: {', '.join(knows)}.")
+                lines.append(f"Without training, the test accuracy with the same masks is: {', '.join(knows)}.")
                 at_zero[k] = {"large final": base} | arms
             elif k in at_zero:
-                lines.append(f"{at}, against at zero: {gaps({'large final': base} | arms, at_zero[k])}.")
+                lines.append(
+                    f"At {at}, freezing pruned weights at their initial values instead of setting them to zero changes "
+                    "the test accuracy at the end of training by: "
+                    f"{gaps({'large final': base} | arms, at_zero[k])}."
+                )
     return lines
 
 
@@ -111,7 +119,7 @@ COMPARED = ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "b
 
 STUDY = Study(
     "deconstructing",
-    "What of a ticket matters: its mask, its signs, or its values?",
+    "What matters in a ticket: its mask, its signs or its values?",
     {"deconstructing": deconstructing_lenet},
     findings,
 )

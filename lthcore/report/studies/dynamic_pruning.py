@@ -19,6 +19,11 @@ GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks of the loss axis
 COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": ARMS["ticket"][1], "iterative, trained on": GREY}
+LABELS = {  # method in the table of `pruning_costs` -> its name in the figure and the sentences
+    "dynamic": "dynamic pruning",
+    "iterative, rewound": "iterative pruning with rewinding",
+    "iterative, trained on": "iterative pruning with continued training",
+}
 
 
 def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
@@ -63,7 +68,7 @@ def dynamic_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST pruned during training: dense, to 78.9% and to 98%, and with the mask on the gradients only."""
     wanted = {
         "lenet_mnist-dense": "dense", "lenet_mnist-78.9": "to 78.9%", "lenet_mnist-98": "to 98%",
-        "lenet_mnist_schedules-linear": "to 98%, linear to the end",
+        "lenet_mnist_schedules-linear": "to 98%, linear to the last epoch",
         "lenet_mnist_schedules-gradients_only": "mask on gradients only",
     }  # fmt: skip
     runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-dense")
@@ -76,7 +81,7 @@ def dynamic_sparsities(root: Path) -> Figure | None:
     runs = runs_of(root, "dynamic_pruning")
     families = {
         "LeNet-300-100 on MNIST": ("lenet_mnist", None),
-        "the same, training images shifted and turned": ("lenet_mnist_augmented", None),
+        "the same, training images shifted and rotated": ("lenet_mnist_augmented", None),
         "ResNet-18 on CIFAR-10": ("resnet18_cifar10_sparsities", "resnet18_cifar10"),
     }
     found = {}
@@ -93,7 +98,7 @@ def dynamic_sparsities(root: Path) -> Figure | None:
     for axes, (title, table) in zip(panels, found.items(), strict=True):
         table = table.assign(pruned=100 - table["percent_left"])
         x = _minus_log_left(table["pruned"])
-        axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="a trial")
+        axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="one trial")
         means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned")
         axes.plot(
             _minus_log_left(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"], label="mean"
@@ -150,7 +155,7 @@ def dynamic_schedules(root: Path) -> Figure | None:
     }  # fmt: skip
     table["label"] = table["label"].map(names)
     order = table.groupby("label")["final_test_accuracy"].mean().sort_values().index
-    return _strip(table, "label", order, "LeNet-300-100 on MNIST, asked for 98%", runs)
+    return _strip(table, "label", order, "LeNet-300-100 on MNIST, 98% sparsity asked for", runs)
 
 
 def dynamic_sensitivity(root: Path) -> Figure | None:
@@ -161,7 +166,7 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         return None
     base = beside["lenet_mnist-78.9"]
     factors = {
-        "batch": ("images a batch", {"base": 128}),
+        "batch": ("batch size", {"base": 128}),
         "rate": ("learning rate", {"base": 0.1}),
         "momentum": ("momentum", {"base": 0.9}),
         "epochs": ("epochs", {"base": 30}),
@@ -193,7 +198,7 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         axes.set_axis_off()
     return captioned(
         figure,
-        caption_of("LeNet-300-100 on MNIST to 78.9%, a dot a trial, lines: means of those not stuck at chance", base),
+        caption_of("LeNet-300-100 on MNIST to 78.9%, dots: trials, lines: means of those not stuck at chance", base),
     )
 
 
@@ -217,9 +222,9 @@ def dynamic_costs(root: Path) -> Figure | None:
                 there = places[b] + 0.2 * (i - 1)
                 axes.plot([there - 0.08, there + 0.08], [values.mean()] * 2, color=colour)
                 sizes.add(len(values))
-            axes.plot([], [], "o", color=colour, label=method)
+            axes.plot([], [], "o", color=colour, label=LABELS.get(method, method))
         axes.set_xticks(range(len(places)), [f"{b:,.0f}" for b in places])
-        axes.set(title=f"{sparsity:.1%} sparse", xlabel="training iterations in all", ylabel="test accuracy at the end")
+        axes.set(title=f"{sparsity:.1%} sparse", xlabel="total training iterations", ylabel="test accuracy at the end")
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for axes in panels[len(levels) :]:
@@ -227,7 +232,7 @@ def dynamic_costs(root: Path) -> Figure | None:
     legend_above(figure, *panels[0].get_legend_handles_labels())
     return captioned(
         figure,
-        f"LeNet-300-100 on MNIST, one recipe for all; n = {span(sizes)} trials; a dot a trial, a bar their mean",
+        f"LeNet-300-100 on MNIST, one recipe for all; n = {span(sizes)} trials; dots: trials, bars: their means",
     )
 
 
@@ -242,7 +247,7 @@ def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dic
     axes.set_yticks(range(len(order)), [f"{label} ({sparsity[label]:.0f}% zero)" for label in order])
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set(title=title, xlabel="test accuracy at the end")
-    return captioned(figure, caption_of("a dot a trial", *runs.values()))
+    return captioned(figure, caption_of("dots: trials, bars: their means", *runs.values()))
 
 
 def _minus_log_left(percent: pd.Series) -> pd.Series:
@@ -260,23 +265,32 @@ def findings(root: Path) -> list[str]:
 
     def say(text: str, a: str, b: str) -> None:
         if a in by and b in by and profile[a] == profile[b]:
-            lines.append(f"{text}: {level(by[a])} against {level(by[b])}, {gap(by[a], by[b])}.")
+            lines.append(
+                f"{text}: final test accuracy {level(by[a])} and {level(by[b])}, a difference of {gap(by[a], by[b])}."
+            )
 
-    say("LeNet pruned to 78.9% as it trains, against dense", "lenet_mnist-78.9", "lenet_mnist-dense")
-    say("LeNet pruned to 98%, against dense", "lenet_mnist-98", "lenet_mnist-dense")
-    say("To 98% in 100 epochs, against 30", "lenet_mnist-98-longer", "lenet_mnist-98")
-    only = "lenet_mnist_schedules-gradients_only"
-    say("With the mask on gradients alone (asked for 98%, 0% zero), against dense", only, "lenet_mnist-dense")
-    linear = "lenet_mnist_schedules-linear"
-    say("To 98% linearly to the last epoch, against the cubic schedule to epoch 20", linear, "lenet_mnist-98")
-    shifted = "lenet_mnist_augmented-{}".format
-    say("With training images shifted and turned, 78.9%, against dense", shifted("78.9"), shifted("dense"))
-    say("The same at 98%, against dense", shifted("98"), shifted("dense"))
+    dense = "compared with the dense network"
+    say(f"LeNet pruned to 78.9% sparsity during training, {dense}", "lenet_mnist-78.9", "lenet_mnist-dense")
+    say(f"LeNet pruned to 98% sparsity during training, {dense}", "lenet_mnist-98", "lenet_mnist-dense")
+    say("LeNet pruned to 98% in 100 epochs, compared with 30 epochs", "lenet_mnist-98-longer", "lenet_mnist-98")
+    say(
+        f"LeNet with the mask applied only to gradients (98% sparsity asked for, 0% reached), {dense}",
+        "lenet_mnist_schedules-gradients_only", "lenet_mnist-dense",
+    )  # fmt: skip
+    say(
+        "LeNet pruned to 98% linearly until the last epoch, compared with the cubic schedule until epoch 20",
+        "lenet_mnist_schedules-linear", "lenet_mnist-98",
+    )  # fmt: skip
+    for asked in ("78.9", "98"):
+        say(
+            f"LeNet pruned to {asked}%, with training images shifted and rotated, {dense}",
+            f"lenet_mnist_augmented-{asked}", "lenet_mnist_augmented-dense",
+        )  # fmt: skip
     resnet = "resnet18_cifar10_sparsities-{}".format
     for asked, variant in (("80%", "resnet18_cifar10"), ("90%", resnet("90")), ("95%", resnet("95"))):
-        say(f"ResNet-18 pruned to {asked} as it trains, against dense", variant, resnet("dense"))
+        say(f"ResNet-18 pruned to {asked} sparsity during training, {dense}", variant, resnet("dense"))
     say(
-        "ResNet-18 with the mask on gradients alone (0% zero), against dense",
+        f"ResNet-18 with the mask applied only to gradients (0% sparsity reached), {dense}",
         "resnet18_cifar10_gradients_only", resnet("dense"),
     )  # fmt: skip
     theirs = published("dynamic_pruning").dropna(subset="later")
@@ -284,7 +298,9 @@ def findings(root: Path) -> list[str]:
         trained, n = _trained(table[table["variant"] == variant]), len(by[variant])
         ours = level(by[variant], interval=n > 1)
         of = f" ({bar['epochs']:.0f} epochs)" if bar["epochs"] == bar["epochs"] else ""
-        lines.append(f"{variant}, {trained}: {ours} (n = {n}), published {bar['later']:.2f}%{of}.")
+        lines.append(
+            f"`{variant}` ({trained}): final test accuracy {ours} (n = {n}). Published: {bar['later']:.2f}%{of}."
+        )
     costs = pruning_costs(root)
     for sparsity, part in costs.groupby("sparsity") if len(costs) else ():
         dynamic = part[part["method"] == "dynamic"].set_index("trial")
@@ -292,13 +308,16 @@ def findings(root: Path) -> list[str]:
             times = in_all / dynamic["in all"].iloc[0]
             cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
             difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"])
-            lines.append(f"At {sparsity:.1%}, dynamic against {method} at {cost}: {difference}.")
+            lines.append(
+                f"At {sparsity:.1%} sparsity, dynamic pruning instead of {LABELS[method]} at {cost} changes the final "
+                f"test accuracy by {difference}."
+            )
     return lines
 
 
 STUDY = Study(
     "dynamic_pruning",
-    "Can a network be pruned within one training?",
+    "Can a network be pruned within one training run?",
     {
         "dynamic_training": dynamic_lenet,
         "dynamic_sparsities": dynamic_sparsities,

@@ -29,12 +29,18 @@ def findings(root: Path) -> list[str]:
             if folder is None:
                 continue
             rounds, s = read_whole_trials(folder)[0], settings_of(read_record(folder)["settings"])
-            test, held = (mean_accuracy(rounds[f"es_{split}_accuracy"]).times(100).text() for split in ("test", "val"))
+            means = (mean_accuracy(rounds[f"es_{split}_accuracy"]).times(100) for split in ("test", "val"))
+            test, held = (mean.text("{:.2f}%") for mean in means)
             at = ", ".join(f"{i:,}" for i in rounds["es_iteration"])
-            stops.append(f"{scaling} {test}% of test and {held}% of validation images (n = {len(rounds)}; at {at})")
+            stops.append(
+                f"`{scaling}` {test} on test images and {held} on validation images (n = {len(rounds)}; early stop at "
+                f"iteration {at})"
+            )
         if stops:
-            where = f"{network}, {s.iterations:,} iterations, {s.precision}"
-            lines.append(f"{where}: {'; '.join(stops)}. Published: {theirs:g}%.")
+            where = f"Dense {network} ({s.iterations:,} iterations, {s.precision})"
+            lines.append(
+                f"{where}, accuracy at the early stop: {'; '.join(stops)}. Published test accuracy: {theirs:g}%."
+            )
     return lines
 
 
@@ -53,7 +59,7 @@ def committed(root: Path) -> list[str]:
     """
     folder = largest_run(root, LENET)
     if folder is None:
-        return [f"no tables of {LENET} here yet: `lth run params/{LENET}.yaml` makes them", *convolutional(root)]
+        return [f"No tables of {LENET} are here yet: `lth run params/{LENET}.yaml` makes them.", *convolutional(root)]
     return ["LeNet on MNIST:", *tickets(read_whole_trials(folder)[0]), *convolutional(root)]
 
 
@@ -71,7 +77,7 @@ def convolutional(root: Path) -> list[str]:
         lines.append(
             f"{network} on CIFAR-10 at profile `{profile}`: {s['iterations']:,} iterations, {s['precision']}, "
             f"{n} {'trials' if n > 1 else 'trial'}. An accuracy on {n_test:,} test images has a standard error of "
-            f"{100 * np.sqrt(p * (1 - p) / n_test):.1f} points by the draw of the images alone."
+            f"{100 * np.sqrt(p * (1 - p) / n_test):.1f} points from the draw of these images alone."
         )
         lines += [f"{network}: {line}" for line in (_fitted(rounds), *tickets(rounds, percents)) if line]
     return lines
@@ -87,10 +93,10 @@ def _fitted(rounds: pd.DataFrame) -> str:
         return ""
     worst = tickets.iloc[:, 1:].mean().idxmin()
     left = rounds.loc[(rounds["arm"] == "ticket") & (rounds["round"] == worst), "percent_left"].mean()
-    dense, least = (mean_accuracy(tickets[k]).times(100).text() for k in (0, worst))
+    dense, least = (mean_accuracy(tickets[k]).times(100).text("{:.2f}%") for k in (0, worst))
     return (
-        f"At the end of training the dense network has {dense}% of its training images right, the tickets that have "
-        f"fewest {least}%, with {left:.1f}% of weights remaining."
+        f"At the end of training, the dense network has a training accuracy of {dense}. The tickets' mean is lowest "
+        f"at {left:.1f}% of weights remaining: {least}."
     )
 
 

@@ -23,7 +23,11 @@ PREDICTED = {
 }
 
 
-WHEN = {"before training": "before training", "and early in it": "and early", "and its end (leaky)": "and late (leaky)"}
+WHEN = {
+    "before training": "before training",
+    "and early in it": "before and early",
+    "and its end (leaky)": "before, early, end (leaky)",
+}
 CHOSEN = {  # arm -> label and colour, for masks found by a criterion that uses trained weights
     "by_magnitude_same_sign": ("large final, same sign, as drawn", "#1f5fa8"),
     "by_magnitude_same_sign-signed": ("large final, same sign, signed", "#2a9d8f"),
@@ -68,7 +72,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
         heights = [i + shift for i in range(len(order))]
         panels[2].barh(heights, means.loc[order, k], height=0.38, color=colour, label=f"{left[k]:.3g}% remaining")
     panels[2].set_yticks(range(len(order)), order)
-    panels[2].set(title="What AUC loses when one is shuffled", xlabel="loss of ROC-AUC")
+    panels[2].set(title="Loss of AUC if a feature is shuffled", xlabel="loss of ROC-AUC")
     panels[2].legend(loc="lower right")
     return captioned(figure, caption)
 
@@ -84,7 +88,7 @@ def seeding(folder: Path, caption: str = "") -> Figure:
     survive.plot(left, [x / 100 for x in left], color="#999999", linestyle=":", label="all weights")
     sparsity_axis(survive, min(left))
     survive.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    survive.set(title="Share of the seeded weights that survives", xlabel="% of weights remaining")
+    survive.set(title="Share of the named weights that survive pruning", xlabel="% of weights remaining")
     survive.legend()
     trials = table.drop_duplicates(["seeding", "trial"])
     sns.stripplot(trials, x="dense_test_accuracy", y="seeding", color="#1f5fa8", ax=dense, jitter=False)
@@ -115,7 +119,7 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
             plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour, "--")
     sparsity_axis(axes, table["percent_left"].min())
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.set(title="Masks of untrained weights", xlabel="% of weights remaining", ylabel="test accuracy, untrained")
+    axes.set(title="Masks on untrained networks", xlabel="% of weights remaining", ylabel="test accuracy, untrained")
     axes.legend()
     return captioned(figure, caption)
 

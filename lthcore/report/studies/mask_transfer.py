@@ -64,9 +64,10 @@ def transfer_findings(folder: Path) -> list[str]:
         native, moved, shuffled = (by[arm][k] for arm in ("ticket", "transferred", "transferred-shuffled"))
         known = [100 * start[arm][k].mean() for arm in ("ticket", "transferred", "transferred-shuffled")]
         lines.append(
-            f"{left[k]:.3g}% of weights remaining: transferred against native {gap(moved, native)}, against its "
-            f"shuffle {gap(moved, shuffled)}; untrained {known[0]:.1f}% native, {known[1]:.1f}% transferred, "
-            f"{known[2]:.1f}% shuffled."
+            f"At {left[k]:.3g}% of weights remaining, using the transferred mask instead of the native one changes the "
+            f"test accuracy at the early stop by {gap(moved, native)}. Using it instead of its shuffled copy changes "
+            f"it by {gap(moved, shuffled)}. Without training, the test accuracy is {known[0]:.1f}% with the native "
+            f"mask, {known[1]:.1f}% with the transferred mask and {known[2]:.1f}% with the shuffled mask."
         )
     return lines
 
@@ -75,12 +76,12 @@ def findings(root: Path) -> list[str]:
     """Return for each run of LeNet the sentence on a round in the middle."""
     runs = {name: folder for name, folder in runs_of(root, "mask_transfer").items() if name.startswith("lenet")}
     return [
-        f"{name.removeprefix('lenet_')}, {line}"
+        f"{name.removeprefix('lenet_')}: {line}"
         for name, folder in runs.items()
         for line in transfer_findings(folder)[1:2]
     ]
 
 
 STUDY = Study(
-    "mask_transfer", "Does a mask found on one data set serve another?", {"mask_transfer": transfer_lenet}, findings
+    "mask_transfer", "Does a mask found on one data set work on another?", {"mask_transfer": transfer_lenet}, findings
 )

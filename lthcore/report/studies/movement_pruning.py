@@ -17,11 +17,12 @@ from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
 
 MOVEMENT = {
-    "high_movement": ("high movement goes", "#1f5fa8"), "low_movement": ("low movement goes", "#d1642a"),
-    "magnitude": ("low magnitude goes", "#222222"), "magnitude_increase": ("low increase goes", "#3d8c5c"),
-    "random": ("random goes", "#999999"), "high_movement_guarded": ("high movement, layers guarded", "#7a4fa3"),
-    "high_movement_going_on": ("high movement, going on from the best", "#b8860b"),
-    "high_movement_going_on_fresh": ("the same, fresh optimizer", "#c07fae"),
+    "high_movement": ("prune high movement", "#1f5fa8"), "low_movement": ("prune low movement", "#d1642a"),
+    "magnitude": ("prune low magnitude", "#222222"), "magnitude_increase": ("prune low magnitude increase", "#3d8c5c"),
+    "random": ("prune at random", "#999999"),
+    "high_movement_guarded": ("prune high movement, keep part of each layer", "#7a4fa3"),
+    "high_movement_going_on": ("prune high movement, continue from the best weights", "#b8860b"),
+    "high_movement_going_on_fresh": ("the same, with a new optimizer", "#c07fae"),
 }  # fmt: skip
 
 
@@ -103,8 +104,8 @@ def movement_arms(root: Path) -> Figure | None:
         axes.legend().remove()
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_above(figure, handles.values(), handles.keys())
-    note = "as far as every trial came down, since rounds may be skipped; bars: range of trials; red crosses: a layer "
-    return captioned(figure, f"{note}was emptied")
+    note = "only percentages that every trial reached, since rounds may be skipped; bars: range of trials"
+    return captioned(figure, f"{note}; red crosses: a layer was emptied")
 
 
 def movement_layers(root: Path) -> Figure | None:
@@ -128,7 +129,7 @@ def movement_layers(root: Path) -> Figure | None:
         axes.set(
             title=MOVEMENT[arm][0],
             xlabel="% of weights remaining",
-            ylabel="share of the layer left",
+            ylabel="share of the layer kept",
             ylim=(-0.03, 1.03),
         )
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -173,8 +174,8 @@ def findings(root: Path) -> list[str]:
         at = {arm: _at(table, left) for arm, table in tables.items()}
         profile = profile_of(runs[f"{stem}-random"])
         lines += [
-            f"{network} (`{profile}`), {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} and not at "
-            f"random changes the test accuracy at the end of training by {gap(at[arm], at['random'])}."
+            f"{network} (profile `{profile}`), at {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} "
+            f"instead of at random changes the test accuracy at the end of training by {gap(at[arm], at['random'])}."
             for arm in tables
             if arm != "random"
         ]

@@ -41,10 +41,10 @@ EARLY_BIRD = ("early_bird", "early_bird_tickets")  # derived tables
 
 
 SANITY = {
-    "": ("as it is", "-"),
-    "-shuffled": ("mask shuffled in layers", "--"),
-    "-fresh": ("other weights", "-."),
-    "-inverted": ("worst kept", ":"),
+    "": ("unchanged", "-"),
+    "-shuffled": ("mask shuffled within layers", "--"),
+    "-fresh": ("weights reinitialised", "-."),
+    "-inverted": ("worst weights kept", ":"),
 }
 
 
@@ -55,7 +55,7 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     """
     rounds, _ = read_whole_trials(folder)
     figure, panels = new_figure(2, 2, (9.0, 7.5))
-    plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Found before training, or after")
+    plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Masks found before or after training")
     for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#e58a8a", "#2a9d8f"), strict=False):
         table = pd.concat([read_whole_trials(other)[0] for other in folders])
         plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
@@ -79,7 +79,7 @@ def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
         axes.set_ylim(lowest, means.max() + 0.1 * (means.max() - lowest))
         sparsity_axis(axes, left.min(), left.max())
     fallen = [
-        f"{arm.removeprefix('by_').replace('-inverted', ', worst kept,')} {mean:.0%} ({left[k]:.1f}% remaining)"
+        f"{arm.removeprefix('by_').replace('-inverted', ', worst weights kept,')} {mean:.0%} ({left[k]:.1f}% remaining)"
         for (arm, k), mean in means.items()
         if mean < lowest
     ]
@@ -110,8 +110,8 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
         plot_intervals(part, "iteration", "farthest", still, label, colour)
         plot_intervals(part, "iteration", "overlap", alike, label, colour)
     still.axhline(early_bird.CLOSE, color="#888888", linewidth=1, linestyle=":")
-    still.set(title="Distance to five masks before", ylabel="share of all weights")
-    alike.set(title="Overlap with the last mask", ylabel="Jaccard index")
+    still.set(title="Distance to 5 previous masks", ylabel="share of all weights")
+    alike.set(title="Overlap with the final mask", ylabel="Jaccard index")
     still.set_xlim(alike.get_xlim())
     for axes in (still, alike):
         axes.set_xlabel("training iterations")
@@ -123,7 +123,7 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
             plot_means(part["final_test_accuracy"], part["percent_left"], accuracy, *AT_INIT[arm])
     plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#c07fae", "--")
     sparsity_axis(accuracy, min(lefts), max(lefts))
-    accuracy.set(title="Pruned where it is first stable", ylabel="test accuracy at the end")
+    accuracy.set(title="Pruned when first stable", ylabel="test accuracy at the end")
     accuracy.set_xlabel("% of weights remaining")
     alike.legend()
     accuracy.legend(loc="lower left")
@@ -133,7 +133,7 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
 def early_birds_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST: changes of the mask during training of the dense network, and accuracy of early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
-    what = "LeNet-300-100 on MNIST, dotted: stable below; bands: 95% intervals, bars: range of trials"
+    what = "LeNet-300-100 on MNIST, dotted line: masks below it are stable; bands: 95% intervals, bars: range of trials"
     return early_birds(folder, caption_of(what, folder)) if folder else None
 
 
@@ -164,14 +164,17 @@ def findings(root: Path) -> list[str]:
         arms |= {label: by[label] for label in DURING.values() if label in by}
         base = by["oneshot"]
         lines.append(
-            f"{left:.3g}% of weights remaining, against one-shot tickets ({100 * base.mean():.2f}%): "
-            f"{gaps(arms, base)}."
+            f"At {left:.3g}% of weights remaining, one-shot tickets reach a test accuracy of {100 * base.mean():.2f}% "
+            f"at the end of training. Other sparse networks differ from this by: {gaps(arms, base)}."
         )
         for arm in ("by_snip", "by_grasp", "by_synflow"):
             others = {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
             if others:
-                checks.append(f"{left:.3g}% of weights remaining, against {name_of(arm)}: {gaps(others, by[arm])}.")
-    return lines + checks + [f"Early-bird tickets, {line}" for line in early_bird_findings(root)]
+                checks.append(
+                    f"At {left:.3g}% of weights remaining, the sanity checks change {name_of(arm)}'s test accuracy at "
+                    f"the end of training by: {gaps(others, by[arm])}."
+                )
+    return lines + checks + [f"Early-bird tickets: {line}" for line in early_bird_findings(root)]
 
 
 # dynamic pruning: name of the run without its sparsity -> label, for networks pruned or rewired during training
@@ -183,7 +186,11 @@ DURING = {
 FOUND_BEFORE = ("ticket", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_init", "by_random")
 
 
-CHECKS = {"shuffled": "its mask shuffled in layers", "fresh": "other weights", "inverted": "the worst kept"}
+CHECKS = {
+    "shuffled": "mask shuffled within layers",
+    "fresh": "weights reinitialised",
+    "inverted": "worst weights kept",
+}
 
 
 STUDY = Study(

@@ -56,7 +56,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
                     plot_rounds(by_arm[arm], "final_test_accuracy", panels[2], label, ARMS[arm][1], ARMS[arm][2])
         if has_derived(folders[point], "stability"):
             barriers.append(read_table(folders[point], "stability.csv"))
-    titles = ("Weights rewound to iteration k", "Learning rate rewound to iteration k", "Ways to go on, k = 0")
+    titles = ("Weights rewound to iteration k", "Learning rate rewound to iteration k", "Ways to continue, k = 0")
     for axes, title in zip(panels, titles, strict=False):
         axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at the end")
         sparsity_axis(axes, rounds["percent_left"].min())
@@ -72,7 +72,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
             part = table[table["percent_left"] == left]
             plot_intervals(part, "rewind_to", "error_barrier", barrier, f"{left:.3g}% remaining", colour)
         barrier.set(
-            title="Error barrier of two copies", xlabel="iteration k at which they part", ylabel="error barrier"
+            title="Error barrier between two copies", xlabel="iteration k at which they part", ylabel="error barrier"
         )
         barrier.set_xscale("symlog", linthresh=max(1, min(filter(None, points), default=1)))
         barrier.set_xticks(points)
@@ -117,16 +117,21 @@ def rewinding_findings(folders: dict[int, Path], last_alone: bool = False) -> li
 
     lines = []
     for k in sorted({last} if last_alone else {last // 2, last}):
-        against = {f"rewound to {point}": at(tables[point], "ticket", k) for point in sorted(tables) if point}
-        against |= {f"with {name}": at(base, arm, k) for arm, name in WAYS.items() if arm in set(base["arm"])}
+        against = {
+            f"rewinding the weights to iteration {point} instead of 0": at(tables[point], "ticket", k)
+            for point in sorted(tables)
+            if point
+        }
+        against |= {
+            f"{name} instead of rewinding the weights to iteration 0": at(base, arm, k)
+            for arm, name in WAYS.items()
+            if arm in set(base["arm"])
+        }
+        lines += [_changes(left[k], what, values, at(base, "ticket", k)) for what, values in against.items()]
         lines += [
-            _differs(left[k], f"of networks {name}", values, "of those rewound to 0", at(base, "ticket", k))
-            for name, values in against.items()
-        ]
-        lines += [
-            _differs(
-                left[k], f"with the learning rate rewound to {point}", at(table, "continued", k),
-                "with the weights rewound to it too", at(table, "ticket", k),
+            _changes(
+                left[k], f"rewinding only the learning rate, and not the weights, to iteration {point}",
+                at(table, "continued", k), at(table, "ticket", k),
             )
             for point, table in sorted(tables.items())
             if point and "continued" in set(table["arm"])
@@ -134,14 +139,12 @@ def rewinding_findings(folders: dict[int, Path], last_alone: bool = False) -> li
     return lines
 
 
-def _differs(left: float, one: str, values: pd.Series, other: str, base: pd.Series) -> str:
-    """Return a sentence on the difference in test accuracy of two ways, and on the number of collapsed trials."""
+def _changes(left: float, what: str, values: pd.Series, base: pd.Series) -> str:
+    """Return a sentence on how doing `what` changes the test accuracy, and on the number of collapsed trials."""
     collapsed = int((values.groupby(level=0).mean() - base.groupby(level=0).mean() < -COLLAPSED).sum())
-    by_far = (
-        f"; in {collapsed} of the trials it is lower by more than {100 * COLLAPSED:.0f} points" if collapsed else ""
-    )
+    by_far = f"; in {collapsed} of the trials it falls by more than {100 * COLLAPSED:.0f} points" if collapsed else ""
     return (
-        f"With {left:.3g}% of weights remaining the test accuracy at the end {one} differs from that {other} by "
+        f"At {left:.3g}% of weights remaining, {what} changes the test accuracy at the end of training by "
         f"{gap(values, base)}{by_far}."
     )
 
@@ -162,7 +165,7 @@ def findings(root: Path) -> list[str]:
 
 def _named(folder: Path) -> str:
     settings, profile = read_record(folder)["settings"], profile_of(folder)
-    return f"{settings['architecture']} (`{profile}`, {settings['iterations']:,} iterations)"
+    return f"{settings['architecture']} (profile `{profile}`, {settings['iterations']:,} iterations)"
 
 
 STUDY = Study(

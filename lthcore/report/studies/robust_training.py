@@ -23,8 +23,8 @@ from lthcore.report.study import Study
 from lthcore.runs.files import read_record
 
 ABLATION = {
-    "base": "base: Adam", "clipping": "+ gradient clipping", "dropout": "+ dropout", "kaiming": "+ Kaiming",
-    "adamw": "+ AdamW", "all": "all four",
+    "base": "base: Adam", "clipping": "+ gradient clipping", "dropout": "+ dropout",
+    "kaiming": "+ Kaiming initialisation", "adamw": "+ AdamW", "all": "all four",
 }  # fmt: skip
 
 LOWEST = -1.5  # lower end of the axis, in points relative to base
@@ -49,13 +49,13 @@ def robust_training(root: Path) -> Figure | None:
             below += [f"{name} ({ARMS[arm][0]}, {left:.3g}% remaining) {mean:+.2f}" for left, mean in low.items()]
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.axhline(0, color=SHADES["base"], linewidth=1)
-        axes.set(title=f"{ARMS[arm][0].capitalize()}, against base", ylabel="test accuracy (points)", ylim=(LOWEST, 1))
+        axes.set(title=f"{ARMS[arm][0].capitalize()}, minus base", ylabel="test accuracy (points)", ylim=(LOWEST, 1))
     for name in ("base", "all"):
         for arm in ("ticket", "reinit"):
             part = found[(found["label"] == name) & ((found["arm"] == arm) | (found["round"] == 0))]
             label = f"{ABLATION[name].split(':')[0]}, {ARMS[arm][0]}"
             plot_rounds(part, "es_test_accuracy", panels[2], label, SHADES[name], ARMS[arm][2])
-    panels[2].set(title="Rewound against reinitialised", ylabel="test accuracy at early stop")
+    panels[2].set(title="Rewound and reinitialised", ylabel="test accuracy at early stop")
     for axes in panels:
         sparsity_axis(axes, found["percent_left"].min())
         axes.set(xlabel="% of weights remaining")
@@ -109,7 +109,7 @@ def robust_ablation(root: Path) -> Figure | None:
         part = epochs[epochs["label"] == name].groupby("percent_left")["epochs"].mean()
         soon.plot(part.index, part, color=SHADES[name], marker="o", markersize=4, label=ABLATION[name])
     sparsity_axis(soon, found["percent_left"].min())
-    soon.set(title="Epochs until 97% of test images", xlabel="% of weights remaining", ylabel="epochs")
+    soon.set(title="Epochs until 97% test accuracy", xlabel="% of weights remaining", ylabel="epochs")
     soon.legend()
     return captioned(figure, caption_of("LeNet-300-100 on MNIST", *_folders(root)))
 
@@ -154,16 +154,17 @@ def findings(root: Path) -> list[str]:
         name, parts = variant.removeprefix(prefix), []
         for k in (0, (left - 6.25).abs().idxmin()):
             mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
-            parts.append(f"at {left[k]:.3g}% of weights remaining {gap(mine, base)}")
-        lines.append(f"{ABLATION.get(name, name).replace('+ ', 'with ')} against base: {', '.join(parts)}.")
+            parts.append(f"by {gap(mine, base)} at {left[k]:.3g}% of weights remaining")
+        change = ABLATION.get(name, name).removeprefix("+ ")
+        lines.append(f"With {change}, the test accuracy at the early stop differs from base {' and '.join(parts)}.")
     base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
     values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}%" for k in base.index)
-    return [f"Base, by % of weights remaining: {values}.", *lines]
+    return [f"The test accuracy of base at the early stop is {values} of weights remaining.", *lines]
 
 
 STUDY = Study(
     "robust_training",
-    "Do regularising habits make tickets smaller?",
+    "Do clipping, dropout, Kaiming and AdamW make tickets smaller?",
     {"robust_training": robust_training, "robust_ablation": robust_ablation},
     findings,
 )

@@ -16,8 +16,8 @@ from lthcore.report.study import Study
 UNITS = {
     "l1": ("mean |w|", "#1f5fa8"), "l2": ("root mean square of w", "#3d8c5c"), "activation": ("mean output", "#d1642a"),
     "l1-global": ("mean |w|, all layers together", "#7a9cc9"),
-    "l2-global": ("root mean square, all together", "#8cc0a0"),
-    "activation-global": ("mean output, all together", "#e6a882"),
+    "l2-global": ("root mean square of w, all layers together", "#8cc0a0"),
+    "activation-global": ("mean output, all layers together", "#e6a882"),
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def _structured(root: Path, network: str) -> Figure | None:
             _line_by_round(tickets, panels[2], f"{label}, rewound", colour)
             other = rounds[(rounds["arm"] == "reinit") | (rounds["round"] == 0)]
             _line_by_round(other, panels[2], f"{label}, reinitialised", colour, "--")
-    titles = ("Within each layer", "All layers together", "Rewound against reinitialised")
+    titles = ("Within each layer", "All layers together", "Rewound and reinitialised")
     for axes, of in zip(panels, titles, strict=True):
         if not axes.lines:
             axes.set_axis_off()
@@ -67,7 +67,7 @@ def _structured(root: Path, network: str) -> Figure | None:
         low, high = axes.get_ylim()
         axes.set_ylim(low - (0.5 if axes is not panels[1] else 0) * (high - low), high)  # room for the legend
         axes.legend(loc="lower left")
-    what = f"{title}, whole {units}, bars: range of trials, those stuck at chance left out"
+    what = f"{title}, whole {units}, bars: range of trials, without those stuck at chance"
     return captioned(figure, caption_of(what, *found.values()))
 
 
@@ -94,15 +94,16 @@ def findings(root: Path) -> list[str]:
         if "reinit" in arms:
             left, criterion = last["percent_left"].mean(), UNITS.get(name, [name])[0]
             lines.append(
-                f"{title} (`{folder.parents[1].name}`), {units} by {criterion}, {left:.3g}% of weights remaining: "
-                f"{level(arms['ticket'])}, rewound against reinitialised {gap(arms['ticket'], arms['reinit'])}."
+                f"{title} (profile `{folder.parents[1].name}`), {units} pruned by {criterion}, {left:.3g}% of weights "
+                f"remaining: the tickets' test accuracy at the early stop is {level(arms['ticket'])}; rewinding "
+                f"instead of reinitialising changes it by {gap(arms['ticket'], arms['reinit'])}."
             )
     return lines
 
 
 STUDY = Study(
     "structured_pruning",
-    "Are there tickets of whole neurons and filters?",
+    "Are there winning tickets of whole neurons and filters?",
     {
         "structured_pruning": structured_lenet,
         "structured_conv2": structured_conv2,

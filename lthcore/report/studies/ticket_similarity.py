@@ -13,9 +13,9 @@ from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 
 ALIKE = {
-    "jaccard": ("as they are", "#1f5fa8", "-"),
+    "jaccard": ("not aligned", "#1f5fa8", "-"),
     "chance": ("random masks", "#1f5fa8", ":"),
-    "aligned": ("units aligned", "#d1642a", "-"),
+    "aligned": ("aligned", "#d1642a", "-"),
     "aligned_chance": ("random masks, aligned", "#d1642a", ":"),
 }
 
@@ -25,12 +25,12 @@ BY_LAYER = (  # column, title, value expected by chance
     ("cca", "Mean CCA of activations", None),
     ("cosine", "Cosine of incoming weights", 0),
     ("cosine_columns", "Cosine of outgoing weights", 0),
-    ("signs", "Signs shared, of shared weights", 0.5),
+    ("signs", "Shared weights of equal sign", 0.5),
 )
 ARMS_ALIKE = {
     "oneshot": ("one-shot ticket", "#7a4fa3"),
     "random": ("random mask", "#999999"),
-    "transferred": ("mask from the other data", "#d1642a"),
+    "transferred": ("mask from the other data set", "#d1642a"),
 }
 
 
@@ -67,7 +67,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
             part = table[(table["arm"] == arm) & (table["layer"] == names[0])]
             if len(part):
                 plot_intervals(part, "percent_left", "jaccard", other, label, colour)
-        other.set(title=f"{names[0]}: ticket against other masks", ylabel="Jaccard index")
+        other.set(title=f"{names[0]}: ticket and other masks", ylabel="Jaccard index")
         other.legend()
     for axes in panels:
         if axes.lines:

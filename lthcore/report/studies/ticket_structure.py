@@ -14,11 +14,11 @@ from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 
 STRUCTURE = {  # title -> (column, or numerator and denominator)
-    "Share of the layer left": ("density", None),
-    "Started positive, of those left": ("positive_initial_kept", None),
+    "Share of the layer kept": ("density", None),
+    "Kept weights that started positive": ("positive_initial_kept", None),
     "Initial magnitude, kept / pruned": ("magnitude_initial_kept", "magnitude_initial_pruned"),
     "Movement in training, kept / pruned": ("movement_kept", "movement_pruned"),
-    "Units without any input left": ("units_without_input", None),
+    "Units without any input": ("units_without_input", None),
 }
 
 
@@ -41,7 +41,7 @@ def structure(folder: Path, caption: str = "") -> Figure:
     panels[1].axhline(0.5, color="#bbbbbb", linewidth=0.8)
     panels[0].legend()
     if len(paths):
-        plot_intervals(paths, "percent_left", "paths", panels[5], "paths / random mask's", "#1f5fa8", over="expected")
+        plot_intervals(paths, "percent_left", "paths", panels[5], "ticket / random mask", "#1f5fa8", over="expected")
         panels[5].set(title="Paths from input to output")
         panels[5].axhline(1, color="#bbbbbb", linewidth=0.8)
         panels[5].legend()
@@ -61,7 +61,7 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
     names = list(dict.fromkeys(table["layer"]))
     figure, panels = new_figure(2, len(names))
     for i, name in enumerate(names):
-        for row, (side, what) in enumerate((("in", "units by connections in"), ("out", "inputs by connections out"))):
+        for row, (side, what) in enumerate((("in", "connections into units"), ("out", "connections out of inputs"))):
             part, axes = table[(table["layer"] == name) & (table["side"] == side)], panels[row * len(names) + i]
             width = max(1, round(len(part) / 40))
             groups = part.groupby(part["degree"] // width * width)[["units", "expected"]].sum()
