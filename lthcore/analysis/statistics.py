@@ -49,11 +49,17 @@ class Estimate:
 
     def text(self, form: str = "{:.2f}") -> str:
         """Return `value [low, high]`, each formatted by `form`, or a note if the interval is missing or infinite."""
+        value = _unsigned_zero(form.format(self.value), form)
+        low, high = (form.format(end + 0.0) for end in (self.low, self.high))  # a sign there tells on which side of 0
         if np.isnan(self.low):
-            return f"{form.format(self.value)} (n = {self.n}: no interval)"
-        if np.isinf(self.low):
-            return f"{form.format(self.value)} (any ratio fits)"
-        return f"{form.format(self.value)} [{form.format(self.low)}, {form.format(self.high)}]"
+            return f"{value} (n = {self.n}: no interval)"
+        return f"{value} (any ratio fits)" if np.isinf(self.low) else f"{value} [{low}, {high}]"
+
+
+def _unsigned_zero(text: str, form: str) -> str:
+    """Return a formatted number without the minus of a zero, as in -0%."""
+    is_zero = not any(digit in text for digit in "123456789") and "0" in text
+    return text.replace("-", "+" if "+" in form else "") if is_zero else text
 
 
 def half_widths(values: np.ndarray, as_if: int | None = None) -> np.ndarray:

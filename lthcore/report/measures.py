@@ -187,8 +187,19 @@ def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estima
 
     They win if they stop no later than the dense network and their accuracy is no lower.
     """
-    wins = (-run.against_dense("es_iteration", "ticket")).least_with(run.against_dense(column, "ticket"))
-    return wins.place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0, the dense network, always wins
+    return _wins(run, column).place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0 always wins
+
+
+def larger_losing(run: RunTables, column: str = "es_test_accuracy") -> list[float]:
+    """Return the percentages above that of the smallest winning tickets at which tickets do not win, by the means."""
+    smallest = smallest_winning(run, column).value
+    means = _wins(run, column).mean
+    return [left for left, mean in zip(run.left, means, strict=True) if left > smallest and mean < 0]
+
+
+def _wins(run: RunTables, column: str) -> Bands:
+    """Return by round what is at least 0 where tickets win: the smaller of their leads in early stop and accuracy."""
+    return (-run.against_dense("es_iteration", "ticket")).least_with(run.against_dense(column, "ticket"))
 
 
 def weights_back_at_dense(run: RunTables, column: str = "es_test_accuracy") -> Estimate:

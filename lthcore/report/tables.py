@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from lthcore.arms import arm_of
-from lthcore.report.measures import END, earlier, falls_below, gain, smallest_winning
+from lthcore.report.measures import END, earlier, falls_below, gain, larger_losing, smallest_winning
 from lthcore.report.run_tables import Absent, RunTables
 
 
@@ -48,13 +48,7 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
         lines.append("Without a validation set there is no early stop: all numbers are from the end of training.")
     run = RunTables.of(rounds)
     rounds, n = run.rounds, run.n
-    smallest, among = smallest_winning(run), f"By the means of {n} trials," if n > 1 else "In a single trial,"
-    lines.append(
-        f"{among} tickets stop no later than the dense network and reach no lower test accuracy down to "
-        f"{smallest.text('{:.1f}%')} of the weights."
-        if smallest.value < 100
-        else f"{among} no tickets both stop no later than the dense network and reach no lower test accuracy."
-    )
+    lines.append(_winning(run))
     levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
     for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
         lines.append(f"At {run.left[k]:.1f}% of weights remaining, {_at(run, run.left[k])} (n = {n}).")
@@ -65,6 +59,19 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
         except Absent:
             continue  # the arm is unfinished
     return [line.replace(" (n = 1: no interval)", "") for line in lines]  # the first sentence has the number of trials
+
+
+def _winning(run: RunTables) -> str:
+    """Describe the smallest winning tickets, and larger ones that do not win."""
+    among = f"By the means of {run.n} trials," if run.n > 1 else "In a single trial,"
+    smallest, others = smallest_winning(run), [f"{left:.1f}%" for left in larger_losing(run)]
+    if smallest.value == 100:
+        return f"{among} no tickets both stop no later than the dense network and reach no lower test accuracy."
+    but = f" (but not at {', '.join(others)})" if others else ""
+    return (
+        f"{among} tickets stop no later than the dense network and reach no lower test accuracy down to "
+        f"{smallest.text('{:.1f}%')} of the weights{but}."
+    )
 
 
 def _at(run: RunTables, percent: float) -> str:

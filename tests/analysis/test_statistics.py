@@ -138,3 +138,10 @@ def test_the_trials_it_takes_are_those_that_bring_the_interval_inside():
     assert difference(A, B, paired=False, as_if=50).low > difference(A, B, paired=False).low
     assert ratio(A, B, as_if=50).low > ratio(A, B).low
     assert trials_needed(lambda n: mean_of(A, as_if=n).low > A.mean(), n=5) is None
+
+
+def test_a_mean_that_rounds_to_zero_has_no_minus_and_the_ends_of_its_interval_keep_theirs():
+    """The sign of an end says on which side of zero it lies; negative zero, an exact tie, lies on none."""
+    assert Estimate(-0.3, -8.0, -0.2, 3).text("{:+.0f}%") == "+0% [-8%, -0%]"
+    assert Estimate(-0.0, -0.0, -0.0, 3).text("{:.1f}") == "0.0 [0.0, 0.0]"
+    assert Estimate(-20.0, -30.0, -10.0, 3).text("{:.0f}") == "-20 [-30, -10]"

@@ -92,3 +92,10 @@ def test_summary_shows_mean_and_range_by_arm(rounds):
     assert cell == "98.41 (98.40 to 98.41)" or cell == "98.40 (98.40 to 98.41)"
     assert summary(rounds, "es_iteration").loc["51.3%", "reinit"] == "1100 (1100 to 1101)"
     assert list(summary(rounds).index) == ["100.0%", "51.3%", "21.1%", "3.6%"]
+
+
+def test_larger_tickets_that_do_not_win_are_named_beside_the_smallest_that_do(rounds):
+    later = rounds.copy()
+    later.loc[(later["arm"] == "ticket") & (later["round"] == 1), "es_iteration"] = 5000
+    assert findings(later)[0].endswith("down to 21.1% [21.1%, 21.1%] of the weights (but not at 51.3%).")
+    assert "but not" not in findings(rounds)[0]
