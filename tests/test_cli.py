@@ -454,9 +454,7 @@ def test_an_experiment_that_cannot_run_does_not_stop_the_queue(queue, project, t
     assert lth("queue", "--profile", "smoke") == 2
     err = capsys.readouterr().err
     assert (
-        "lth: smoke/lab/tiny: data:" in err
-        and "1 runs" not in err
-        and "1 of the queue did not run: smoke/lab/tiny" in err
+        "lth: smoke/lab/tiny: data:" in err and "1 runs" not in err and "1 of the queue failed: smoke/lab/tiny" in err
     )
     assert read_record(tmp_path / "results/smoke/lab/sweep-fast")["complete"]
 
@@ -478,7 +476,7 @@ def test_an_error_that_nobody_foresaw_stops_no_other_experiment(project, capsys,
     assert read_record(results_root() / "smoke/lab/tiny")["complete"]
     command = ("run", "params/lab/odd.yaml", "params/lab/tiny.yaml", "--no-notebook")
     assert lth(*command) == 2
-    assert "1 of 2 experiments did not run: cpu/lab/odd" in capsys.readouterr().err
+    assert "1 of 2 experiments failed: cpu/lab/odd" in capsys.readouterr().err
     assert read_record(results_root() / "cpu/lab/tiny")["complete"]
 
 

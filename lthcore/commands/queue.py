@@ -35,7 +35,7 @@ def queue_command(options: argparse.Namespace) -> None:
         if options.pack:
             print(f"{pack(results_root(), Path(options.pack), options.profile)} runs packed into {options.pack}")
     if failures:
-        raise LabError(f"{len(failures)} of the queue did not run: {', '.join(failures)}")
+        raise LabError(f"{len(failures)} of the queue failed: {', '.join(failures)}")
     if bad:
         raise bad[0]
     print("the queue is done")

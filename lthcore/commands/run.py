@@ -3,12 +3,14 @@
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import has_jupyter, notebook_of, run_notebook
 from lthcore.errors import LabError, shown
 from lthcore.paths import short
 from lthcore.runs.experiments import load_experiments
+from lthcore.runs.files import read_record
 from lthcore.runs.yaml_files import parse_yaml
 
 
@@ -41,7 +43,8 @@ def run_command(options: argparse.Namespace) -> None:
         try:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
             write_ticket_tables(folder)
-            print(f"{experiment.name}: {experiment.settings.key} is complete; tables in {short(folder)}")
+            complete = f"{experiment.settings.key} is complete{_diverged(folder)}"
+            print(f"{experiment.name}: {complete}; tables in {short(folder)}")
             if with_notebook and (executed := run_notebook(experiment, folder)):
                 print(f"{experiment.name}: notebook in {short(executed)}")
         except TimeLimit:
@@ -52,7 +55,18 @@ def run_command(options: argparse.Namespace) -> None:
             say_failed(experiment, error, options.debug)
             failures.append(experiment.name)
     if failures:
-        raise LabError(f"{len(failures)} of {len(experiments)} experiments did not run: {', '.join(failures)}")
+        raise LabError(f"{len(failures)} of {len(experiments)} experiments failed: {', '.join(failures)}")
+
+
+def _diverged(folder: Path) -> str:
+    """Return what to add about a run in which training runs diverged; empty if none did."""
+    record = read_record(folder)
+    lost, left_out = record["trainings_diverged"], record["trainings_planned"] - record["trainings_done"]
+    if not lost:
+        return ""
+    return f", but {lost} of its trainings diverged" + (
+        f", and {left_out} could not start from them" if left_out else ""
+    )
 
 
 def _parameter(pair: list[str]) -> tuple[str, object]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lthcore.errors import LabError
+from lthcore.paths import short
 from lthcore.runs.experiments import Experiment, load_experiments
 
 
@@ -18,6 +19,7 @@ def show_command(options: argparse.Namespace) -> None:
     rounds, _ = read_tables(folder)
     whole = read_record(folder)
     record = {key: value for key, value in whole.items() if key != "settings"}
+    print(f"{'folder':18} {short(folder)}")
     print(
         "\n".join(
             f"{key:18} {json.dumps(value) if isinstance(value, dict) else value}" for key, value in record.items()

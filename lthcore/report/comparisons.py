@@ -18,6 +18,8 @@ from lthcore.runs.files import read_record
 from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
+PUBLISHED = ("dense", "first", "later", "spread", "n", "epochs")  # columns of published.yaml
+
 
 def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) -> dict[str, Path]:
     """Return variant -> folder of each finished run of a study, at the largest of the given profiles.
@@ -85,9 +87,11 @@ def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
 def published(study: str) -> pd.DataFrame:
     """Return the published results of a study's experiments: a row for each variant (params/published.yaml).
 
-    Raises LabError if the file is invalid or does not have the study.
+    Empty if the project has no such file. Raises LabError if the file is invalid or does not have the study.
     """
     path = project_root() / "params" / "published.yaml"
+    if not path.exists():
+        return pd.DataFrame(columns=PUBLISHED, index=pd.Index([], dtype=str))
     studies = read_yaml(path, "published")
     check_shape(studies, dict[str, dict[str, dict[str, float]]], f"published: {path}")
     return pd.DataFrame.from_dict(studies[choose(f"published: {path}: study", study, studies)], orient="index")

@@ -4,6 +4,7 @@ import sys
 from typing import NamedTuple
 
 from lthcore.errors import LabError
+from lthcore.lottery.methods import planned
 from lthcore.runs.estimate import needs_timing, seconds_left, seconds_of
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.status import status_of
@@ -41,7 +42,9 @@ def state_line(experiment: Experiment) -> str:
     status = status_of(experiment)
     done, total = len(status.done), len(status.done) + len(status.missing)
     if not status.missing:
-        return f"done ({total:,} trainings)"
+        left_out = len(planned(experiment.settings)) - total
+        but = f"; {left_out:,} could not start from ones that diverged" if left_out else ""
+        return f"done ({total:,} training{'s' * (total != 1)}{but})"
     begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"
     asked = ", all that was asked for" if status.is_drawn else ""
     return f"{begun}{asked}, about {duration(seconds_of(experiment.settings, status.missing))} here"

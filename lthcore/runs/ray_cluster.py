@@ -6,6 +6,7 @@ beginning if they do not; the outcome is the same. Needs Ray (`pip install -r re
 """
 
 import os
+import re
 import socket
 import threading
 import time
@@ -30,6 +31,7 @@ from lthcore.training.parallel import train_cohort, worker_count
 from lthcore.training.state import Replicate, TrainState
 
 RETRIES = 5  # restarts of a task whose worker or node died
+CONNECT = 10.0  # seconds to wait for a cluster to answer
 PATIENCE = 5.0  # seconds that a task waits before training, for the answer whether to stop
 DATA_SETS = 4  # data sets kept in memory for later experiments, at most a gigabyte each
 SHIPPED = ("LTH_DATA", "LTH_RESULTS", "LTH_PLAIN")  # environment variables that are passed on to tasks
@@ -79,6 +81,7 @@ class Cluster:
         self.ray, self.cpus, self.gpus = ray, cpus, gpus
         environment = {name: os.environ[name] for name in SHIPPED if name in os.environ} | {"OMP_NUM_THREADS": "1"}
         if not ray.is_initialized():
+            _check_reachable(address)
             try:
                 ray.init(
                     address=address or "local",
@@ -213,6 +216,18 @@ class RayExecutor:
     def metered(self, before: dict | None) -> AbstractContextManager[dict]:
         """Return a context that adds nothing to the energy `before`: a meter here does not measure the nodes."""
         return nullcontext(dict(before or {}))
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raise LabError if nothing listens at an address `host:port`: Ray itself would try for many minutes."""
+    found = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address or "")
+    if found:
+        try:
+            socket.create_connection((found[1], int(found[2])), timeout=CONNECT).close()
+        except OSError as error:
+            raise LabError(
+                f"queue: there is no Ray cluster at {address} ({one_line(error)}); start one, or leave --address out"
+            ) from None
 
 
 def _train_there(

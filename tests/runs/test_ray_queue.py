@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,7 +28,16 @@ from lthcore.runs.executor import Checkpointer, LocalExecutor
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.files import read_record
 from lthcore.runs.provenance import hardware, hardware_of_nodes
-from lthcore.runs.ray_cluster import DATA_SETS, Cluster, Reporting, _fits, _on_cpu, _parts, _train_there
+from lthcore.runs.ray_cluster import (
+    DATA_SETS,
+    Cluster,
+    Reporting,
+    _check_reachable,
+    _fits,
+    _on_cpu,
+    _parts,
+    _train_there,
+)
 from lthcore.runs.ray_progress import ProgressActor
 from lthcore.runs.ray_queue import QueueStatus, run_queue
 from lthcore.runs.runner import run
@@ -82,6 +92,16 @@ def test_the_hardware_of_a_cluster_is_what_any_of_its_nodes_has():
         "cpu": "a, b", "instruction_sets": ["avx2", "fma", "avx512_bf16"], "cores": 18, "gpu": "g", "nodes": 3,
     }  # fmt: skip
     assert hardware_of_nodes({"x": hardware(torch.device("cpu"))}) == hardware(torch.device("cpu")) | {"nodes": 1}
+
+
+def test_an_address_where_nothing_listens_is_one_line_at_once():
+    with socket.socket() as free:  # bound, but not listening
+        free.bind(("127.0.0.1", 0))
+        for address in (f"127.0.0.1:{free.getsockname()[1]}", f"ray://127.0.0.1:{free.getsockname()[1]}"):
+            with pytest.raises(LabError, match=f"there is no Ray cluster at {address}"):
+                _check_reachable(address)
+    _check_reachable(None)
+    _check_reachable("auto")
 
 
 def test_a_task_is_a_training_or_on_a_gpu_a_trial():
