@@ -97,6 +97,27 @@ def test_all_of_ones_own_is_trained_on_two_workers_and_written_to_tables(lab, mo
     assert settings.key.startswith("tiny-twelve-")
 
 
+def test_a_run_whose_own_code_has_changed_is_not_continued(lab, monkeypatch):
+    """Its key has the names of functions alone: two versions of one would be averaged in one table."""
+
+    def load(name: str, text: str) -> None:
+        (lab / name).write_text(text)
+        monkeypatch.setenv("LTH_PLUGINS", str(lab / name))
+        load_plugins()
+
+    load("one.py", LAB)
+    settings = SMALL.changed(architecture="tiny", arms=["ticket", "halved", "by_brightness"])
+    run(settings, lab / "run", quiet=True)
+    assert set(read_record(lab / "run")["own_code"]) == {"architecture tiny", "arm halved", "criterion brightness"}
+    load("two.py", LAB.replace("def halved(of):", "def halved(of):  # half").replace("#123456", "#654321"))
+    run(settings.changed(trials=2), lab / "run", quiet=True)
+    load("three.py", LAB.replace("w / 2", "w * 50").replace("nn.ReLU", "nn.Tanh"))
+    for asked in (settings.changed(trials=2), settings.changed(trials=3)):
+        with pytest.raises(LabError, match=r"the code of architecture tiny, arm halved has changed since"):
+            run(asked, lab / "run", quiet=True)
+    assert len(run(settings, lab / "run", quiet=True, force=True)[0]) == 4
+
+
 def test_a_params_file_alone_never_runs_code(lab, monkeypatch):
     (lab / "my_study").mkdir()
     (lab / "my_study" / "mine.yaml").write_text("plugins: trap.py\ndataset: digits\nprofiles: {cpu: {}}\n")

@@ -33,7 +33,7 @@ from lthcore.lottery.methods import planned
 from lthcore.models import Weights, build
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
-from lthcore.runs.provenance import COMMIT, versions
+from lthcore.runs.provenance import COMMIT, own_code, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
@@ -63,7 +63,9 @@ class RunFolder:
         model = build(settings, shape, classes_of(settings))
         self.costs = costs_of(model, shape)
         self.lineage = Lineage()
+        self.own_code = own_code(settings)
         if self.record:
+            self._check_code()
             self._read()
 
     @property
@@ -211,6 +213,15 @@ class RunFolder:
             state.weights = {name: state.weights[name] for name in like.weights}
         return state
 
+    def _check_code(self) -> None:
+        before = self.record.get("own_code", {})
+        changed = [name for name, digest in self.own_code.items() if before.get(name, digest) != digest]
+        if changed and self.record.get("trainings_done"):
+            raise LabError(
+                f"results: the code of {', '.join(changed)} has changed since the trainings in {self.folder}; give the "
+                "new code another name, or run with --force to start afresh"
+            )
+
     def _tables(self) -> dict[str, str]:
         """Return the text of rounds.csv and curves.csv, in planned order whatever the order of training."""
         order = planned(self.settings)
@@ -256,6 +267,7 @@ class RunFolder:
             "training_flops": 6 * self.costs.multiply_adds * s.batch_size * self._iterations(),
             **{name: self.record[name] for name in ("trained_again",) if name in self.record},
             **({"energy": self.energy} if self.energy else {}),
+            **({"own_code": code} if (code := self.record.get("own_code", {}) | self.own_code) else {}),
             "digests": self.record.get("digests", {}),
             "settings": s.model_dump(mode="json"),
         }

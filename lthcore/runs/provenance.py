@@ -1,8 +1,13 @@
 """Provenance of a run's numbers: the hardware, the package versions and the commit that produced them."""
 
+import ast
+import inspect
 import platform
 import re
 import subprocess
+import textwrap
+from contextlib import suppress
+from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -10,6 +15,10 @@ import torch
 from joblib import cpu_count
 
 from lthcore import __version__
+from lthcore.arms import arm_of, criterion_of
+from lthcore.lottery.start import WEIGHTS
+from lthcore.registry import CRITERIA, MODELS, is_own
+from lthcore.settings import Recipe
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # names as in /proc/cpuinfo
 
@@ -37,6 +46,27 @@ def hardware_of_nodes(nodes: dict[str, dict]) -> dict:
         "gpu": ", ".join(sorted(gpus)) or None,
         "nodes": len(machines),
     }
+
+
+def own_code(settings: Recipe) -> dict[str, str]:
+    """Return digests of the user-defined functions that a run uses: its network, criteria and arms, by kind and name.
+
+    Comments, layout and decorators do not count, nor do other functions that these call. Functions without source text,
+    such as those typed into an interpreter, are left out.
+    """
+    arms = {name: arm_of(name) for name in getattr(settings, "arms", ())}
+    criteria = {getattr(settings, "criterion", ""), *(criterion_of(arm.masks) for arm in arms.values())}
+    used = {f"architecture {settings.architecture}": MODELS.get(settings.architecture)}
+    used |= {f"criterion {name}": CRITERIA[name].score for name in sorted(criteria) if name in CRITERIA}
+    used |= {f"arm {name}": WEIGHTS.get(arm.weights) for name, arm in arms.items()}
+    found = {}
+    for name, function in used.items():
+        if function is not None and is_own(function):
+            with suppress(OSError, TypeError, SyntaxError):
+                node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+                node.decorator_list = []
+                found[name] = blake2b(ast.unparse(node).encode(), digest_size=8).hexdigest()
+    return found
 
 
 def versions() -> dict[str, str]:

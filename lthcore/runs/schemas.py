@@ -56,6 +56,7 @@ class RunRecord(BaseModel):
     settings: dict[str, Any] = {}
     commits: list[str | None] = []
     data_digest: str | None = None
+    own_code: dict[str, str] = {}
     digests: dict[str, str] = {}
     writing: dict[str, str] = {}
 
