@@ -6,7 +6,7 @@ wherever its run's tables are: to train it, to train another network under its m
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -51,8 +51,8 @@ class WinningTicket:
     trial: int
     round: int
     remaining: float  # % of weights
-    mask: Mask
-    weights: Weights
+    mask: Mask = field(repr=False)
+    weights: Weights = field(repr=False)  # initial ones, of pruned weights too
     arm: str = "ticket"
 
     @property

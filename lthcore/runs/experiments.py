@@ -67,7 +67,7 @@ def load_experiments(
         if check_name("params file", path.stem) == STOP:
             raise LabError(f"a file of the name {STOP} ends the runs beside it; choose another name")
         for name in profiles:
-            check_name("profile", name)
+            choose("profiles", name, PROFILES)  # other commands look for runs under these
         for label in sweep if sweep != {"": {}} else ():
             check_name("label of the sweep", label)
         try:
