@@ -486,7 +486,7 @@ def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
     (project / "params/claims.yaml").write_text(claims.read_text())
     (tmp_path / "results").mkdir()
     assert lth("scorecard") == 0
-    assert "\nof 0 graded parts none, " in capsys.readouterr().out
+    assert "\nclaims of runs: of 0 graded parts none, " in capsys.readouterr().out
     assert (tmp_path / "results/claims.csv").exists()
 
 

@@ -70,7 +70,9 @@ def scorecard_command(options: argparse.Namespace) -> None:
     if options.readme:
         write_pages(project_root(), results_root(), card)
     missing = int((card["grade"] == NOT_RUN).sum())
-    print(f"\n{count_of(card)}, {missing} not run: results/claims.csv")
+    trained, counted = card[card["run"].notna()], card[card["run"].isna()]
+    print(f"\nclaims of runs: {count_of(trained)}, {missing} not run; claims of arithmetic: {count_of(counted)}")
+    print("written: results/claims.csv")
     unreadable = int((card["grade"] == UNREADABLE).sum())
     if unreadable:
         raise LabError(f"scorecard: {unreadable} parts could not be graded, as the notes above say")
