@@ -91,70 +91,78 @@ PAPER = {
 # only figures that have tables; the numbers are in the scorecard, which is computed from them
 HERE = {
     1: (
-        "The same order of the means from the first round on, for LeNet and in the three shorter trials of Conv-2, "
-        "the only convolutional network whose tickets were searched, in whose last round neither has stopped when its "
-        "training ends."
+        "The means have the same order from the first round on, for LeNet and in the three shorter trials of Conv-2 "
+        "(the only convolutional network with a search for tickets so far). In the last round of Conv-2, neither "
+        "tickets nor random networks have reached their early stop before training ends."
     ),
     3: (
-        "The same three pictures. At 21.1% of weights remaining the mean of the tickets lies above that of their "
-        "reinitialisations at every evaluation."
+        "The three pictures are the same. At 21.1% of weights remaining, the mean of the tickets lies above that of "
+        "their reinitialisations at every evaluation."
     ),
     4: (
-        "Tickets reach a higher test accuracy than their reinitialisations, which the trials tell from zero once "
-        "about a quarter of the weights remain. One-shot tickets, near the iterative ones at first, fall behind them "
-        "as weights go, and at last below both reinitialisations. In this run, of fewer iterations than the paper's "
-        "and with standardised pixels, tickets hold the dense network's accuracy to fewer weights than in the paper; "
-        "in the run of Figures 3 and 11 to about as many. The scorecard has the numbers with their intervals."
+        "Tickets reach a higher test accuracy than their reinitialisations; the trials can tell this difference "
+        "from zero once about a quarter of the weights remain. One-shot tickets are near the iterative ones at "
+        "first, fall behind them as weights are pruned, and in the end fall below both reinitialisations. This run "
+        "has fewer iterations than the paper and standardised pixels. Here tickets keep the dense network's "
+        "accuracy down to fewer weights than in the paper; in the run of Figures 3 and 11, down to about as many. "
+        "The scorecard has the numbers with their intervals."
     ),
     5: (
-        "Of Conv-2 alone, in three trials with fewer iterations than the paper's. Down to 7.1% of weights remaining "
-        "the means have tickets stop earlier than the dense network and reach its test accuracy, or within a tenth of "
-        "a point of it; they stop at most 1.7 times earlier, where the paper has 3.5. Reinitialised networks lose "
-        "accuracy from the first round on. These had their least validation loss near their last iteration, so a "
-        "longer training may take them further."
+        "The figure shows Conv-2 only, in three trials with fewer iterations than the paper's. Down to 7.1% of "
+        "weights remaining, by the means, tickets stop earlier than the dense network and reach its test accuracy, "
+        "or are within a tenth of a point of it. They stop at most 1.7 times earlier; in the paper it is 3.5 times. "
+        "Reinitialised networks lose accuracy from the first round on. Their least validation loss was near their "
+        "last iteration, so they might improve with longer training."
     ),
     9: (
-        "The same. From about a quarter of the weights on the mean of tickets found by rewinding is higher, the more "
-        "so the fewer remain, and they stop earlier in nearly every round (X1 has the interval in one). The arm "
-        "`continued_reset` has the second strategy's masks; what the tables call `continued`, the networks trained "
-        "on from round to round, is not drawn here."
+        "The result is the same. From about a quarter of the weights on, the mean of tickets found by rewinding is "
+        "higher, and more so the fewer weights remain. These tickets stop earlier in nearly every round (X1 has the "
+        "interval in one round). The arm `continued_reset` has the masks of the second strategy. The arm "
+        "`continued` in the tables, networks that are trained on from round to round, is not drawn here."
     ),
     11: (
-        "The same shape. From half of the weights down to about a twentieth, the trials' minima come earlier than the "
-        "dense network's on average, in most rounds by more than the interval; where fewest remain they come long "
-        "after it. Beyond its minimum the loss rises, which is why the early stop is chosen on it."
+        "The curves have the same shape. From half of the weights down to about a twentieth, the minima of the "
+        "trials come earlier than the dense network's on average, in most rounds by more than the interval. Where "
+        "fewest weights remain they come long after it. Beyond its minimum the loss rises, which is why it defines "
+        "the early stop."
     ),
-    12: "The same until few weights remain.",
-    13: "Of Conv-2 alone, as in Figure 5: with so few iterations no network fits all of its training images.",
+    12: "The result is the same until few weights remain.",
+    13: (
+        "The figure shows Conv-2 only, as Figure 5 does. With so few iterations no network fits all of its training "
+        "images."
+    ),
     14: (
-        "The same order of the means for LeNet once most of the weights are gone. In the three trials of Conv-2 "
-        "tickets end above both others from the first round on; of these two random networks end higher in the first "
-        "two rounds, by intervals that leave out zero, and elsewhere neither does."
+        "For LeNet the means have the same order once most of the weights are pruned. In the three trials of "
+        "Conv-2, tickets end above both others from the first round on. Random networks end higher than "
+        "reinitialised ones in the first two rounds, with intervals that exclude zero; in later rounds neither "
+        "does."
     ),
     15: (
-        "Small initial values go in the second and the output layer, the more the more is pruned: what survives leans "
-        "to positive values in the second layer and splits in two in the output layer, most of it negative. In the "
-        "first layer this is weaker: the weights kept start only a little larger than those pruned, and the "
-        "distribution keeps its shape. With standardised pixels they start about half as large again once half of the "
-        "weights are gone, and in the shorter trainings of the study of what tickets look like nearly twice as large."
+        "In the second and the output layer, small initial values are pruned, and more of them the more is pruned. "
+        "The surviving values in the second layer tend to be positive; in the output layer they split in two "
+        "groups, most of them negative. In the first layer the effect is weaker: the remaining weights started only "
+        "a little larger than the pruned ones, and the distribution keeps its shape. With standardised pixels they "
+        "started about half as large again once half of the weights are pruned, and nearly twice as large in the "
+        "shorter training runs of the study of ticket structure."
     ),
-    19: "The same in all layers (at 16.9% of weights remaining).",
+    19: "The result is the same in all layers (at 16.9% of weights remaining).",
     20: (
-        "Weights of the ticket grow more than those pruned, in all three layers (at 16.9% of weights remaining); "
-        "those pruned grow too."
+        "Weights of the ticket grow more than pruned weights, in all three layers (at 16.9% of weights remaining). "
+        "The pruned weights grow, too."
     ),
     21: (
-        "Connections are spread over the units: at 16.9% of weights remaining every unit of the first layer keeps some "
-        "incoming ones. Where few weights remain many units have none. The curves are cumulative, so a steep line "
-        "means that units are alike."
+        "Connections are spread over the units: at 16.9% of weights remaining, every unit of the first layer keeps "
+        "some incoming connections. Where few weights remain, many units have none. The curves are cumulative, so a "
+        "steep line means that units are alike."
     ),
     23: (
-        "Where few weights remain a growing share of the pixels has no connection at all, while others keep several "
-        "percent of theirs."
+        "Where few weights remain, a growing share of the pixels has no connection at all, while other pixels keep "
+        "several percent of their connections."
     ),
     25: (
-        "Half a sigma costs nothing that can be told from zero where X4 reads it, and less than a tenth of a point "
-        "where few weights remain. At 3 sigma tickets reach a lower test accuracy than their reinitialisations while "
-        "many weights remain, and where X4b reads it; on average they reach a higher one from a round later on."
+        "At half a sigma of noise, the loss in accuracy cannot be told from zero where X4 reads it, and is less "
+        "than a tenth of a point where few weights remain. At 3 sigma, tickets reach a lower test accuracy than "
+        "their reinitialisations while many weights remain, and also where X4b reads it. From one round later on, "
+        "they reach a higher one on average."
     ),
 }
