@@ -69,7 +69,7 @@ def test_the_notebook_of_a_run_needs_no_other_tables_in_the_project(tmp_path):
     done = finish(command(project(tmp_path / "lab"), notebook=True))
     assert done[0] == 0, done[1]
     (executed,) = (tmp_path / "lab" / "results" / "smoke" / "iterative_pruning" / "faulty").glob("*.ipynb")
-    assert "no tables of iterative_pruning/lenet_mnist here yet" in executed.read_text()
+    assert "No tables of iterative_pruning/lenet_mnist are here yet" in executed.read_text()
 
 
 def test_a_kernel_is_told_whom_to_end_with_by_a_line_that_it_can_execute(monkeypatch):
