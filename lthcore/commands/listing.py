@@ -95,5 +95,5 @@ def _list_studies(found: dict[Path, dict[str, list[Experiment]]], changed: int, 
     if untimed:
         print(f"\n{untimed} experiments are of networks not timed on this machine yet, and not in the times above")
     print(
-        "\n`lth list NAME` shows every experiment of a study or file, `lth list --all` those of all, all of them timed"
+        "\n`lth list NAME` lists single experiments of a study or file, `lth list --all` lists all; both time networks"
     )

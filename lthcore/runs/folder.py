@@ -219,7 +219,7 @@ class RunFolder:
         if changed and self.record.get("trainings_done"):
             raise LabError(
                 f"results: the code of {', '.join(changed)} has changed since the trainings in {self.folder}; give the "
-                "new code another name, or run with --force to start afresh"
+                "new code another name, or run with --force (in Python force=True) to start afresh"
             )
 
     def _tables(self) -> dict[str, str]:
