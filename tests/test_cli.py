@@ -63,6 +63,13 @@ def run_tiny(*arguments: str) -> int:
     return lth("run", "params/lab/tiny.yaml", "--profile", "smoke", "--no-notebook", *arguments)
 
 
+def test_a_run_that_diverged_is_not_reported_as_if_it_were_whole(capsys):
+    assert run_tiny("-p", "learning_rate", "1e30", "-p", "rounds", "2") == 0
+    assert "is complete, but 1 of its trainings diverged, and " in capsys.readouterr().out
+    assert lth("list", "lab") == 0
+    assert re.search(r"done \(1 training; \d could not start from ones that diverged\)", capsys.readouterr().out)
+
+
 def test_help_of_the_module_names_every_command_and_exit_status():
     command = [sys.executable, "-m", "lthcore", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(cli.__file__).parents[1])

@@ -61,9 +61,10 @@ def run_command(options: argparse.Namespace) -> None:
 def _diverged(folder: Path) -> str:
     """Return what to add about a run in which training runs diverged; empty if none did."""
     record = read_record(folder)
-    lost, left_out = record["trainings_diverged"], record["trainings_planned"] - record["trainings_done"]
+    lost = record.get("trainings_diverged", 0)  # which older runs did not note
     if not lost:
         return ""
+    left_out = record["trainings_planned"] - record["trainings_done"]
     return f", but {lost} of its trainings diverged" + (
         f", and {left_out} could not start from them" if left_out else ""
     )
