@@ -109,7 +109,8 @@ def test_a_run_whose_own_code_has_changed_is_not_continued(lab, monkeypatch):
     settings = SMALL.changed(architecture="tiny", arms=["ticket", "halved", "by_brightness"])
     run(settings, lab / "run", quiet=True)
     assert set(read_record(lab / "run")["own_code"]) == {"architecture tiny", "arm halved", "criterion brightness"}
-    load("two.py", LAB.replace("def halved(of):", "def halved(of):  # half").replace("#123456", "#654321"))
+    said = 'def halved(of):  # half\n    """Half the weights."""'
+    load("two.py", LAB.replace("def halved(of):", said).replace("#123456", "#654321"))
     run(settings.changed(trials=2), lab / "run", quiet=True)
     load("three.py", LAB.replace("w / 2", "w * 50").replace("nn.ReLU", "nn.Tanh"))
     for asked in (settings.changed(trials=2), settings.changed(trials=3)):

@@ -9,7 +9,7 @@ from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import has_jupyter, notebook_of, run_notebook
 from lthcore.errors import LabError, shown
 from lthcore.paths import short
-from lthcore.runs.experiments import load_experiments
+from lthcore.runs.experiments import Experiment, load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.yaml_files import parse_yaml
 
@@ -43,7 +43,7 @@ def run_command(options: argparse.Namespace) -> None:
         try:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
             write_ticket_tables(folder)
-            complete = f"{experiment.settings.key} is complete{_diverged(folder)}"
+            complete = f"{experiment.settings.key} is complete{_diverged(experiment, folder)}"
             print(f"{experiment.name}: {complete}; tables in {short(folder)}")
             if with_notebook and (executed := run_notebook(experiment, folder)):
                 print(f"{experiment.name}: notebook in {short(executed)}")
@@ -58,13 +58,15 @@ def run_command(options: argparse.Namespace) -> None:
         raise LabError(f"{len(failures)} of {len(experiments)} experiments failed: {', '.join(failures)}")
 
 
-def _diverged(folder: Path) -> str:
+def _diverged(experiment: Experiment, folder: Path) -> str:
     """Return what to add about a run in which training runs diverged; empty if none did."""
-    record = read_record(folder)
-    lost = record.get("trainings_diverged", 0)  # which older runs did not note
+    from lthcore.lottery.methods import planned
+    from lthcore.runs.status import status_of
+
+    lost = read_record(folder).get("trainings_diverged", 0)  # which older runs did not note
     if not lost:
         return ""
-    left_out = record["trainings_planned"] - record["trainings_done"]
+    left_out = len(planned(experiment.settings)) - len(status_of(experiment).done)  # as nothing is missing
     return f", but {lost} of its trainings diverged" + (
         f", and {left_out} could not start from them" if left_out else ""
     )

@@ -166,7 +166,7 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
     parts = [
         f"{CONVENTION}\n\nA part of a claim is *reproduced* if its whole interval lies within the tolerance, and it "
         "*differs* if the whole interval lies outside. It is *undecided* if the interval has values inside and "
-        "outside, or if a single trial has no interval. For undecided parts the table says how many trials would "
+        "outside, or if a single trial has no interval. In the first case the table says how many trials would "
         "decide, if mean and spread stayed as they are.",
         counts_in_full(card[trained]),
         as_markdown(card[trained]),

@@ -216,7 +216,8 @@ class RunFolder:
     def _check_code(self) -> None:
         before = self.record.get("own_code", {})
         changed = [name for name, digest in self.own_code.items() if before.get(name, digest) != digest]
-        if changed and self.record.get("trainings_done"):
+        begun = self.record.get("trainings_done") or any((self.folder / "checkpoints").glob("*.safetensors"))
+        if changed and begun:
             raise LabError(
                 f"results: the code of {', '.join(changed)} has changed since the trainings in {self.folder}; give the "
                 "new code another name, or run with --force (in Python force=True) to start afresh"

@@ -224,7 +224,7 @@ def _check_reachable(address: str | None) -> None:
     if found:
         try:
             socket.create_connection((found[1], int(found[2])), timeout=CONNECT).close()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError for a name that can be no host's
             raise LabError(
                 f"queue: there is no Ray cluster at {address} ({one_line(error)}); start one, or leave --address out"
             ) from None

@@ -76,7 +76,8 @@ def run_queue(
         future.result()  # raises unexpected errors
     if queue.late.is_set():
         why = "asked to stop" if queue.stop.is_set() else "time limit reached"
-        raise TimeLimit(f"{why}; run the same command again to resume")
+        failed = f"; failed: {', '.join(queue.failures)}" if queue.failures else ""
+        raise TimeLimit(f"{why}; run the same command again to resume{failed}")
     return queue.failures
 
 

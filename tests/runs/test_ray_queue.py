@@ -100,6 +100,8 @@ def test_an_address_where_nothing_listens_is_one_line_at_once():
         for address in (f"127.0.0.1:{free.getsockname()[1]}", f"ray://127.0.0.1:{free.getsockname()[1]}"):
             with pytest.raises(LabError, match=f"there is no Ray cluster at {address}"):
                 _check_reachable(address)
+    with pytest.raises(LabError, match="there is no Ray cluster at"):
+        _check_reachable(f"{'x' * 70}:1")  # no name of a host is that long
     _check_reachable(None)
     _check_reachable("auto")
 

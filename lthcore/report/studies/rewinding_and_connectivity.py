@@ -130,7 +130,7 @@ def rewinding_findings(folders: dict[int, Path], last_alone: bool = False) -> li
         lines += [_changes(left[k], what, values, at(base, "ticket", k)) for what, values in against.items()]
         lines += [
             _changes(
-                left[k], f"rewinding only the learning rate, and not the weights, to iteration {point}",
+                left[k], f"rewinding only the learning rate instead of both to iteration {point}",
                 at(table, "continued", k), at(table, "ticket", k),
             )
             for point, table in sorted(tables.items())
