@@ -214,4 +214,6 @@ class _Runner:
         arm = next(iter(outcomes)).arm
         rows = [self.files.rows[replicate] for replicate in outcomes if replicate.arm == arm]
         accuracy = sum(row["final_test_accuracy"] for row in rows) / len(rows)
-        return self.progress.round_line(rows[0]["round"], rows[0]["percent_left"], arm, accuracy)
+        line = self.progress.round_line(rows[0]["round"], rows[0]["percent_left"], arm, accuracy)
+        skipped = sum(bool(row["skipped"]) for row in rows)
+        return line + (f" ({skipped} of {len(rows)} pruned nothing in this round)" if skipped else "")

@@ -58,10 +58,13 @@ def test_every_control_prunes_as_many_weights(criterion):
     assert left == [6464, 6464 - 614, 6464 - 614 - 553]
 
 
-def test_a_round_is_skipped_and_recorded_so_where_training_ended_at_its_best(tmp_path):
+def test_a_round_is_skipped_and_recorded_so_where_training_ended_at_its_best(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LTH_PLAIN", "1")
     settings = SMALL.changed(iterations=20)  # too short for the validation loss to rise again
-    rounds, _ = run(settings, tmp_path, quiet=True)
+    rounds, _ = run(settings, tmp_path)
     assert list(rounds["skipped"]) == [False, True, True] and set(rounds["weights_left"]) == {6464}
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("round")]
+    assert [line.endswith("pruned nothing in this round)") for line in said] == [False, True, True]
     rounds, _ = run(SMALL, tmp_path / "not", quiet=True)
     assert not rounds["skipped"].any()
 
