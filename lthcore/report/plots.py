@@ -26,7 +26,7 @@ from lthcore.arms import ARMS as RECORDS
 from lthcore.arms import arm_of
 from lthcore.registry import UNCOLOURED
 from lthcore.report.run_tables import whole_trials
-from lthcore.report.tables import with_dense
+from lthcore.report.tables import cut_off, with_dense
 from lthcore.runs.files import read_record
 
 STYLE = Path(__file__).with_name("lth.mplstyle")
@@ -45,6 +45,7 @@ TITLES = {
     "read_2_test_accuracy": "Test accuracy, second reading",
     "read_3_test_accuracy": "Test accuracy, third reading",
 }
+CUT_OFF = "cut off"  # id of the markers of early stops that training may have ended before
 LABEL = 0.4  # width of a tick label in inches, with some margin
 AXES = {  # quantity of distributions.csv -> label of the x-axis
     "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
@@ -86,7 +87,8 @@ def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
 def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left") -> None:
     """Plot one column of rounds.csv against the weights remaining (`x`: "percent_left" or "weights_left").
 
-    The line is the mean over trials and draws, with bars from the lowest to the highest.
+    The line is the mean over trials and draws, with bars from the lowest to the highest. Early-stop iterations have a
+    hollow marker in rounds in which some training run ended at its least validation loss, and `captioned` says so.
     """
     table = with_dense(series.rounds)
     part = table[(table["arm"] == series.arm) & table[column].notna()]
@@ -104,6 +106,12 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
     )
     if "iteration" in column:
         axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if column == "es_iteration" and cut_off(part).any():
+        means = part.assign(left=left, ended=cut_off(part)).groupby("round")[["left", column, "ended"]].mean()
+        means = means[means["ended"] > 0]
+        axes.scatter(
+            means["left"], means[column], s=22, facecolor="white", edgecolor=series.colour, zorder=4, gid=CUT_OFF
+        )
     if "accuracy" in column:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
@@ -389,11 +397,16 @@ def absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
 
 
 def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
-    """Add a caption that also lists what is absent, wrapped to the width of the figure; return the figure."""
+    """Add a caption, wrapped to the width of the figure, and return the figure.
+
+    The caption also explains hollow markers of early stops, and lists what is `absent`.
+    """
+    hollow = any(artist.get_gid() == CUT_OFF for axes in figure.axes for artist in axes.collections)
+    early = "hollow: in some trials validation loss is least at the end of training" if hollow else ""
     names = list(absent)
     named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
     missing = f"not in the table: {named}" if names else ""
-    lines = textwrap.wrap("; ".join(filter(None, (caption, missing))), int(13 * figure.get_figwidth()))
+    lines = textwrap.wrap("; ".join(filter(None, (caption, early, missing))), int(13 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=8.5, color="#666666")
     return figure
 

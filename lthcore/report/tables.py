@@ -23,6 +23,11 @@ def round_nearest(rounds: pd.DataFrame, percent: float, tolerance: float = 0.05)
     return int(distance.idxmin()) if len(left) and distance.min() < tolerance else None
 
 
+def cut_off(rounds: pd.DataFrame) -> pd.Series:
+    """Return which training runs ended at their least validation loss: trained on, they might stop later."""
+    return rounds["es_iteration"].notna() & (rounds["es_iteration"] == rounds["iterations"])
+
+
 def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
     """Return one column of rounds.csv by weights remaining (rows) and arm (columns): "mean (min to max)" over trials.
 
@@ -37,13 +42,16 @@ def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFr
     return wide.set_axis([f"{left[k]:.1f}%" for k in wide.index], axis="index").rename_axis("weights remaining")
 
 
+PLURALS = {"ticket": "tickets", "reinit": "reinitialised tickets", "random": "random sparse networks"}
+
+
 def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> list[str]:
     """Return sentences with the numbers that the paper's section 2 discusses, with their intervals.
 
     `percents` are the percentages of weights remaining at which tickets are compared with the dense network.
     """
-    lines = []
-    if rounds["es_test_accuracy"].isna().all():  # no validation set, so no early stop: read at the end
+    lines, has_stops = [], rounds["es_test_accuracy"].notna().any()
+    if not has_stops:  # for lack of a validation set: read at the end
         rounds = rounds.assign(es_test_accuracy=rounds["final_test_accuracy"], es_iteration=rounds["iterations"])
         lines.append("Without a validation set there is no early stop: all numbers are from the end of training.")
     run = RunTables.of(rounds)
@@ -52,12 +60,13 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
     levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
     for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
         lines.append(f"At {run.left[k]:.1f}% of weights remaining, {_at(run, run.left[k])} (n = {n}).")
-    labels = {"ticket": "Tickets", "reinit": "Reinitialised tickets", "random": "Random sparse networks"}
-    for arm in (arm for arm in labels if arm in set(rounds["arm"])):
+    for arm in (arm for arm in PLURALS if arm in set(rounds["arm"])):
         try:
-            lines.append(_fall(run, arm, labels[arm]))
+            lines.append(_fall(run, arm, PLURALS[arm].capitalize()))
         except Absent:
             continue  # the arm is unfinished
+    if has_stops and (said := _cut_off(rounds)):
+        lines.append(said)
     return [line.replace(" (n = 1: no interval)", "") for line in lines]  # the first sentence has the number of trials
 
 
@@ -99,6 +108,18 @@ def _fall(run: RunTables, arm: str, label: str) -> str:
     return (
         f"{label} stay below the dense network's mean test accuracy (at the early stop) from "
         f"{below.text('{:.1f}%')} of weights remaining on."
+    )
+
+
+def _cut_off(rounds: pd.DataFrame) -> str:
+    """Say how many training runs of each arm ended at their least validation loss; empty if none did."""
+    ended = cut_off(rounds).groupby(rounds["arm"], sort=False).agg(["sum", "size"])
+    arms = [f"{n} of {total} ({PLURALS.get(arm) or name_of(arm)})" for arm, (n, total) in ended.iterrows() if n]
+    if not arms:
+        return ""
+    return (
+        f"Training runs whose validation loss is least at their last iteration: {', '.join(arms)}. Trained on, they "
+        "might stop later and reach a higher accuracy."
     )
 
 

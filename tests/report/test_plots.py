@@ -153,6 +153,21 @@ def test_lines_are_means_and_bars_reach_from_min_to_max(arm, column):
     assert (found["mean"] > found["low"]).all()
 
 
+def test_early_stops_at_the_end_of_training_are_hollow_and_the_caption_says_so():
+    def hollow(figure):
+        return [
+            o for axes in figure.axes for a in axes.collections if a.get_gid() == "cut off" for o in a.get_offsets()
+        ]
+
+    rounds, _ = tables("ticket", "reinit")
+    figure = plots.figure4(rounds, "a run")
+    assert not hollow(figure) and "hollow" not in figure._supxlabel.get_text()
+    rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3) & (rounds["trial"] == 2), "es_iteration"] = 2000
+    figure = plots.figure4(rounds, "a run")
+    mean = rounds[(rounds["arm"] == "reinit") & (rounds["round"] == 3)]["es_iteration"].mean()
+    assert np.allclose(hollow(figure), [(LEFT[3], mean)]) and "hollow" in figure._supxlabel.get_text()
+
+
 def test_trials_that_differ_by_a_weight_are_one_point():
     rounds, _ = tables("ticket")
     rounds["percent_left"] += 0.001 * rounds["trial"] * (rounds["round"] > 0)

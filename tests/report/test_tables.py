@@ -14,7 +14,8 @@ def table(stops: dict[str, list[float]], accuracies: dict[str, list[float]], tri
     """Return a rounds.csv in which trial t stops t iterations later and is t hundredths of a point more accurate."""
     rows = [
         {"arm": arm, "trial": trial, "draw": 0, "round": k, "percent_left": LEFT[k],
-         "es_iteration": stops[arm][k] + trial, "es_test_accuracy": accuracies[arm][k] + trial * 1e-4,
+         "iterations": 5000, "es_iteration": stops[arm][k] + trial,
+         "es_test_accuracy": accuracies[arm][k] + trial * 1e-4,
          "diverged": False, "final_test_accuracy": 0.98 + 0.001 * (arm == "ticket" and k == 2) + trial * 1e-4}
         for arm in stops for trial in range(trials) for k in LEFT if k or arm == "ticket"
     ]  # fmt: skip
@@ -75,6 +76,12 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
     assert "Tickets do not fall below" in " ".join(findings(recovering))
     assert "(at the early stop) from 3.6% [3.6%, 3.6%] of weights remaining on." in " ".join(findings(rounds))
+
+
+def test_findings_count_training_runs_that_ended_at_their_least_validation_loss(rounds):
+    assert not any("validation loss is least" in line for line in findings(rounds))
+    rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3), "es_iteration"] = 5000
+    assert "validation loss is least at their last iteration: 2 of 6 (reinitialised tickets)." in findings(rounds)[-1]
 
 
 def test_findings_leave_out_a_trial_that_has_begun(rounds):
