@@ -7,7 +7,7 @@ arm `ticket`, and all other arms start from it.
 import re
 from dataclasses import dataclass, replace
 
-from lthcore.errors import LabError, choose
+from lthcore.errors import LabError, choose_registered
 from lthcore.registry import CRITERIA, UNCOLOURED
 
 
@@ -127,7 +127,7 @@ def arm_of(name: str) -> Arm:
     found = BY_CRITERION.fullmatch(name)
     if not found:
         try:
-            choose("arms", name, ARMS)
+            choose_registered("arms", name, ARMS)
         except LabError as error:
             raise LabError(f"{error}, by_<criterion>") from None
     criterion, change = found[1], found[2] or ""

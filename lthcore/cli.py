@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   lth export lenet_mnist --remaining 3.6 --to ticket.safetensors   save a winning ticket to a file
   lth data verify mnist                               check that the data are there and as published
   lth figures                                         redraw all figures in figures/
-  lth figures lenet_mnist                             draw one run, beside its tables
+  lth figures paper/iterative_pruning/lenet_mnist     draw one run, beside its tables
   lth scorecard                                       grade the paper's claims by the tables
   lth queue --profile paper --time-limit 600 --pack tables.tar.gz   run the queue for ten minutes and pack its tables
   lth queue --engine ray --gpus-per-run .25           run the queue on Ray

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, each reported in one line."""
+"""Errors that a user can fix, each reported in one line, and what their sentences are made of."""
 
 import difflib
 import reprlib
@@ -35,6 +35,11 @@ def shown(value: object) -> str:
         return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where due: `1 training`, `1,055 trainings`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def choose(key: str, value: str, allowed: Iterable[str]) -> str:
     """Return `value` if it is in `allowed`; else raise LabError with key, value, closest match and allowed values."""
     allowed = list(allowed)
@@ -43,6 +48,14 @@ def choose(key: str, value: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(value)[:100], allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise LabError(f"{key} = {shown(value)}{hint}: allowed are {', '.join(allowed)}")
+
+
+def choose_registered(key: str, value: str, registered: Iterable[str]) -> str:
+    """Like `choose`, for what users may add to: the error says how."""
+    try:
+        return choose(key, value, registered)
+    except LabError as error:
+        raise LabError(f"{error}; register one of your own first, as in a plugin (--plugin FILE)") from None
 
 
 class TimeLimit(LabError):

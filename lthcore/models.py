@@ -11,7 +11,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from lthcore.errors import LabError, choose, one_line, shown
+from lthcore.errors import LabError, choose, choose_registered, one_line, shown
 from lthcore.onednn import Linear
 from lthcore.registry import MODELS, is_own, register_model
 from lthcore.settings import Kind, Recipe
@@ -195,7 +195,7 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Mod
     Its weights are placeholders, to be replaced by `initial_weights`. Raises LabError for an unknown name, and if a
     user-defined function does not return an nn.Module.
     """
-    name = choose("architecture", settings.architecture, MODELS)
+    name = choose_registered("architecture", settings.architecture, MODELS)
     # layers draw weights when they are created: a fixed seed makes them reproducible, and torch's own state is kept
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)

@@ -1,12 +1,14 @@
 """Registries of networks and criteria that experiments can name. This package fills them, and users may add to them."""
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lthcore.errors import LabError
+from lthcore.errors import LabError, choose, shown
 
+STYLES = ("-", "--", "-.", ":")  # of lines in figures
 UNCOLOURED = "#444444"  # of arms and criteria without a colour of their own: figures choose one for them
 
 
@@ -53,14 +55,22 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
     """Register a criterion that experiments can name: a function of a PruningContext that scores every prunable weight.
 
     The criterion is named after the function; `about` are the other fields of Criterion. Use as a decorator, with or
-    without arguments. Raises LabError for a name that this package already uses.
+    without arguments. Raises LabError for a name that this package already uses, and for what is no colour or style.
     """
     if score is None:
         return lambda score: register_criterion(score, **about)
     name = score.__name__
     criterion = Criterion(name, score, **{"label": name.replace("_", " ")} | about)
+    check_look(f"criterion {name!r}", criterion.colour, criterion.style)
     _take(CRITERIA, "criterion", name, criterion, score)
     return score
+
+
+def check_look(what: str, colour: str, style: str) -> None:
+    """Raise LabError unless a colour is `#rrggbb` and a line style one of STYLES; `what` has them, in the error."""
+    if not re.fullmatch("#[0-9a-fA-F]{6}", str(colour)):
+        raise LabError(f"{what}: colour = {shown(colour)}: must be '#' and six hexadecimal digits, as in '#1f5fa8'")
+    choose(f"{what}: style", style, STYLES)
 
 
 def is_own(function: Callable) -> bool:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,32 @@ def test_changed_settings_are_kept_beside_the_published_run(tmp_path):
     assert sorted((r["learning_rate"], r["trials"]) for r in records) == [(1.2e-3, 2), (2e-3, 1)]
 
 
+def test_a_run_whose_tables_have_more_than_is_asked_for_says_so(project, capsys):
+    run_tiny("-p", "device", "cpu")
+    (project / "params/lab/tiny.yaml").write_text(TINY.replace("rounds: 1", "rounds: 0"))
+    assert run_tiny() == 0
+    assert "its tables also have 3 trainings that these settings do not ask for" in capsys.readouterr().out
+
+
+def test_a_name_that_runs_of_several_notebooks_have_is_ambiguous(project, capsys):
+    run_tiny()
+    shutil.copytree(project / "params/lab", project / "params/other")
+    assert lth("run", "params/other/tiny.yaml", "--profile", "smoke", "--no-notebook") == 0
+    capsys.readouterr()
+    assert lth("show", "tiny") == 2
+    assert (
+        "several runs are called 'tiny', name one of them: smoke/lab/tiny, smoke/other/tiny" in capsys.readouterr().err
+    )
+    assert lth("show", "other/tiny") == 0
+
+
+def test_overriding_what_alone_tells_the_labels_of_a_sweep_apart_is_refused(queue, capsys):
+    asked = ("run", "params/lab/sweep.yaml", "--profile", "smoke", "--no-notebook")
+    assert lth(*asked, "-p", "learning_rate", "1e-3") == 2
+    assert "overriding learning_rate makes the labels slow and fast of the sweep equal" in capsys.readouterr().err
+    assert lth(*asked, "-p", "trials", "2") == 0
+
+
 def test_force_starts_afresh(tmp_path):
     run_tiny()
     ticket = tmp_path / "results/smoke/lab/tiny/tickets/ticket-trial0-draw0-round00.safetensors"
@@ -193,7 +220,7 @@ def test_several_params_files_are_planned_and_then_run(project, capsys):
     both = ("params/lab/tiny.yaml", "params/lab/other.yaml")
     assert lth("run", *both, "--profile", "smoke", "--no-notebook") == 0
     out = capsys.readouterr().out
-    assert re.search(r"plan, profile smoke:\n +lab/tiny +4 trainings, about \d+ s here\n +lab/other +1 trainings", out)
+    assert re.search(r"plan, profile smoke:\n +lab/tiny +4 trainings, about \d+ s here\n +lab/other +1 training,", out)
     assert re.search(r"about \d+ s in all on this machine", out)
     assert out.count("is complete") == 2
 
@@ -448,11 +475,19 @@ def test_the_queue_runs_what_is_missing_in_its_order_and_packs_it(queue, tmp_pat
     assert capsys.readouterr().out.count("left alone: as much is here") == 3
 
 
+def test_a_queue_mirrors_what_was_complete_before(queue, tmp_path):
+    assert lth("queue", "--profile", "smoke") == 0
+    assert lth("queue", "--profile", "smoke", "--mirror", tmp_path / "mirror") == 0
+    for name in ("tiny", "sweep-slow", "sweep-fast"):
+        here, there = (tmp_path / of / "smoke/lab" / name for of in ("results", "mirror"))
+        assert all((there / file).read_bytes() == (here / file).read_bytes() for file in ("run.json", "rounds.csv"))
+
+
 def test_a_queue_stopped_by_its_time_limit_still_packs_and_goes_on(queue, tmp_path, capsys):
     archive = tmp_path / "tables.tar.gz"
     assert lth("queue", "--profile", "paper", "--time-limit", "1e-9", "--pack", archive) == 75
     out, err = capsys.readouterr()
-    assert archive.exists() and "1 runs packed" in out and "time limit reached" in err
+    assert archive.exists() and "1 run packed" in out and "time limit reached" in err
     assert lth("queue", "--profile", "paper") == 0
     assert read_record(tmp_path / "results/paper/lab/tiny")["complete"]
 

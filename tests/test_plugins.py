@@ -9,12 +9,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lthcore.arms import ARMS, arm_of
-from lthcore.errors import LabError
+from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import WEIGHTS, register_arm
 from lthcore.plugins import extensions, load_plugins, take_up
 from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record
+from lthcore.runs.folder import RunFolder
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of, read
@@ -119,6 +120,24 @@ def test_a_run_whose_own_code_has_changed_is_not_continued(lab, monkeypatch):
     assert len(run(settings, lab / "run", quiet=True, force=True)[0]) == 4
 
 
+def test_a_run_that_only_began_with_other_code_is_not_continued(lab, monkeypatch):
+    (lab / "one.py").write_text(LAB)
+    (lab / "two.py").write_text(LAB.replace("nn.ReLU", "nn.Tanh"))
+    monkeypatch.setenv("LTH_PLUGINS", str(lab / "one.py"))
+    load_plugins()
+    settings = SMALL.changed(architecture="tiny")
+    with pytest.raises(TimeLimit):
+        run(settings, lab / "run", time_limit=1e-9, quiet=True)
+    monkeypatch.setenv("LTH_PLUGINS", str(lab / "two.py"))
+    load_plugins()
+    assert (lab / "run/run.json").exists()
+    folder = RunFolder(lab / "run", settings)  # nothing was trained: either code may
+    (lab / "run/checkpoints").mkdir(exist_ok=True)
+    (lab / "run/checkpoints/ticket-trial0-draw0-round00.safetensors").touch()
+    with pytest.raises(LabError, match="the code of architecture tiny has changed"):
+        RunFolder(folder.folder, settings)
+
+
 def test_a_params_file_alone_never_runs_code(lab, monkeypatch):
     (lab / "my_study").mkdir()
     (lab / "my_study" / "mine.yaml").write_text("plugins: trap.py\ndataset: digits\nprofiles: {cpu: {}}\n")
@@ -161,6 +180,27 @@ def test_the_names_of_this_package_are_taken():
     ):  # fmt: skip
         with pytest.raises(LabError, match="this package has one of that name"):
             register(function)
+
+
+@pytest.mark.parametrize(
+    ("register", "about", "said"),
+    [
+        (register_criterion, {"colour": "blue"}, "criterion 'mine': colour = 'blue': must be '#' and six"),
+        (register_arm, {"colour": "#12345"}, "arm 'mine': colour = '#12345': must be '#' and six"),
+        (register_arm, {"style": "dashed"}, "arm 'mine': style = 'dashed'.*allowed are -, --, -., :"),
+    ],
+)
+def test_what_no_figure_could_draw_is_refused_when_it_is_registered(register, about, said):
+    def mine(of): ...
+
+    with pytest.raises(LabError, match=said):
+        register(mine, **about)
+
+
+@pytest.mark.parametrize("key", ["architecture", "criterion", "dataset", "arms"])
+def test_an_unknown_name_says_how_ones_own_are_registered(key, tmp_path):
+    with pytest.raises(LabError, match=r"nowhere.*register one of your own first, as in a plugin \(--plugin FILE\)"):
+        run(SMALL.changed(**{key: ["ticket", "nowhere"] if key == "arms" else "nowhere"}), tmp_path, quiet=True)
 
 
 def test_what_a_notebook_defines_it_may_define_again():

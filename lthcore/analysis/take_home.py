@@ -162,7 +162,7 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
     how = "pruning the trained dense network once" if prunes_dense(arm_of(ticket.arm).masks) else "iterative pruning"
     compacted_to = ", compacted: neurons and channels that nothing comes through are dropped" if compacted else ""
     return "\n".join([
-        "---", "license: mit", "tags: [lottery-ticket-hypothesis, pruning, sparse]", "---", "",
+        "---", "tags: [lottery-ticket-hypothesis, pruning, sparse]", "---", "",
         f"# A ticket of {s.architecture} on {s.dataset}: {ticket.remaining:.1f}% of weights remaining", "",
         f"Mask and initial weights, untrained, of round {ticket.round} of trial {ticket.trial} "
         f"(of {at['trial'].nunique()}) of the run `{ticket.run}` (key {s.key}, "

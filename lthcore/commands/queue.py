@@ -7,14 +7,14 @@ from pathlib import Path
 
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import check_jupyter, run_notebook
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, counted, one_line
 from lthcore.runs.experiments import Experiment
 
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.paths import results_root
-    from lthcore.runs.archives import mirror_of, pack
+    from lthcore.paths import folder_of, results_root
+    from lthcore.runs.archives import mirror, pack
     from lthcore.runs.queue import queued
 
     bad: list[LabError] = []
@@ -27,13 +27,14 @@ def queue_command(options: argparse.Namespace) -> None:
         print(f"lth: {error}", file=sys.stderr)
     if options.notebooks:
         check_jupyter()
-    if options.mirror:
-        mirror_of(options.mirror)  # an unreachable mirror is reported before the training, not after it
+    for experiment in experiments if options.mirror else ():  # what is here; reports an unreachable mirror at once
+        mirror(folder_of(experiment.name), results_root(), options.mirror)
     try:
         failures = (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
     finally:
         if options.pack:
-            print(f"{pack(results_root(), Path(options.pack), options.profile)} runs packed into {options.pack}")
+            packed = pack(results_root(), Path(options.pack), options.profile)
+            print(f"{counted(packed, 'run')} packed into {options.pack}")
     if failures:
         raise LabError(f"{len(failures)} of the queue failed: {', '.join(failures)}")
     if bad:
@@ -57,7 +58,7 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
             left = status_of(experiment).missing
             if not left:
                 continue
-            print(f"{experiment.name}: {len(left):,} trainings to do", flush=True)
+            print(f"{experiment.name}: {counted(len(left), 'training')} to do", flush=True)
         except Exception as error:  # say so, and let the others run
             failures[experiment.name] = say_failed(experiment, error, options.debug)
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import has_jupyter, notebook_of, run_notebook
-from lthcore.errors import LabError, shown
+from lthcore.errors import LabError, counted, shown
 from lthcore.paths import short
 from lthcore.runs.experiments import Experiment, load_experiments
 from lthcore.runs.files import read_record
@@ -43,7 +43,7 @@ def run_command(options: argparse.Namespace) -> None:
         try:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
             write_ticket_tables(folder)
-            complete = f"{experiment.settings.key} is complete{_diverged(experiment, folder)}"
+            complete = f"{experiment.settings.key} is complete{_besides(experiment, folder)}"
             print(f"{experiment.name}: {complete}; tables in {short(folder)}")
             if with_notebook and (executed := run_notebook(experiment, folder)):
                 print(f"{experiment.name}: notebook in {short(executed)}")
@@ -58,18 +58,19 @@ def run_command(options: argparse.Namespace) -> None:
         raise LabError(f"{len(failures)} of {len(experiments)} experiments failed: {', '.join(failures)}")
 
 
-def _diverged(experiment: Experiment, folder: Path) -> str:
-    """Return what to add about a run in which training runs diverged; empty if none did."""
+def _besides(experiment: Experiment, folder: Path) -> str:
+    """Return what to add about a complete run: those that diverged, and those that nobody asked for now."""
     from lthcore.lottery.methods import planned
     from lthcore.runs.status import status_of
 
-    lost = read_record(folder).get("trainings_diverged", 0)  # which older runs did not note
-    if not lost:
-        return ""
-    left_out = len(planned(experiment.settings)) - len(status_of(experiment).done)  # as nothing is missing
-    return f", but {lost} of its trainings diverged" + (
-        f", and {left_out} could not start from them" if left_out else ""
-    )
+    record, asked, done = read_record(folder), len(planned(experiment.settings)), len(status_of(experiment).done)
+    said = ""
+    if lost := record.get("trainings_diverged", 0):  # which older runs did not note
+        said += f", but {lost} of its trainings diverged"
+        said += f", and {asked - done} could not start from them" if asked > done else ""  # as nothing is missing
+    if more := record.get("trainings_done", done) - done:
+        said += f"; its tables also have {counted(more, 'training')} that these settings do not ask for"
+    return said
 
 
 def _parameter(pair: list[str]) -> tuple[str, object]:

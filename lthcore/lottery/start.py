@@ -12,7 +12,7 @@ from lthcore.arms import ARMS, Arm, arm_of, criterion_of
 from lthcore.errors import LabError
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, initial_weights
-from lthcore.registry import UNCOLOURED
+from lthcore.registry import UNCOLOURED, check_look
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import TrainState
@@ -106,7 +106,7 @@ def register_arm(
 
     The arm is named after the function. `masks` is the source of its masks: `ticket`, `oneshot` or `by_<criterion>`.
     `about` are other fields of Arm. Use as a decorator, with or without arguments. Raises LabError for another source
-    of masks, and for a name that this package already uses.
+    of masks, for a name that this package already uses, and for what is no colour or line style.
     """
     if weights is None:
         return lambda weights: register_arm(weights, masks=masks, **about)
@@ -116,8 +116,9 @@ def register_arm(
     known = WEIGHTS.get(name)
     if known.__module__.startswith("lthcore.") if known else name in ARMS:
         raise LabError(f"arm {name!r}: this package has one of that name; choose another")
-    WEIGHTS[name] = weights
-    ARMS[name] = Arm(name, masks, name, **{"label": name.replace("_", " "), "colour": UNCOLOURED} | about)
+    arm = Arm(name, masks, name, **{"label": name.replace("_", " "), "colour": UNCOLOURED} | about)
+    check_look(f"arm {name!r}", arm.colour, arm.style)
+    WEIGHTS[name], ARMS[name] = weights, arm
     return weights
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lthcore.data.datasets import Data
-from lthcore.errors import LabError, choose, one_line
+from lthcore.errors import LabError, choose_registered, one_line
 from lthcore.masks import Mask
 from lthcore.models import Weights
 from lthcore.registry import CRITERIA, is_own, register_criterion
@@ -111,7 +111,7 @@ def scores_of(criterion: str, seen: PruningContext) -> Scores:
     Raises LabError if there is no such criterion, and if a user-defined criterion fails or does not return a tensor of
     the right shape for each layer.
     """
-    known = CRITERIA[choose("criterion", criterion, CRITERIA)]
+    known = CRITERIA[choose_registered("criterion", criterion, CRITERIA)]
     if not is_own(known.score):
         return known.score(seen)
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned, settings_of
@@ -49,14 +49,20 @@ def tables_in(folder: Path) -> list[Path]:
 def mirror(folder: Path, root: Path, url: str) -> None:
     """Copy a run's tables to shared storage: any URL of fsspec, for example `s3://bucket/lab`, or a shared folder.
 
+    A run whose run.json is there already is left alone: it is copied last, and has the digests of all tables.
     Raises LabError if this fails, for whatever reason. The local tables are not affected.
     """
     files, place = mirror_of(url)
+    there = f"{place}/{folder.relative_to(root).as_posix()}"
+    record = folder / "run.json"
     try:
-        for path in tables_in(folder) if folder.exists() else ():
-            target = f"{place}/{path.relative_to(root).as_posix()}"
-            files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            files.put(str(path), target)
+        if not record.exists():
+            return
+        if files.exists(f"{there}/{record.name}") and files.cat_file(f"{there}/{record.name}") == record.read_bytes():
+            return
+        files.makedirs(there, exist_ok=True)
+        for path in [*(path for path in tables_in(folder) if path != record), record]:
+            files.put(str(path), f"{there}/{path.name}")
     except Exception as error:  # each file system raises its own exceptions
         raise LabError(
             f"mirror: the tables could not be copied to {url} ({one_line(error)}); run the command again"
@@ -186,7 +192,7 @@ def _compare(folder: Path, files: Files) -> tuple[str, bool]:
     if not ours:
         if any((folder / name).exists() for name in COLUMNS):
             return "left alone: tables without a run.json are there; move them away", False
-        return f"new ({len(rows)} trainings)", True
+        return f"new ({counted(len(rows), 'training')})", True
     if ours["run_key"] != theirs["run_key"]:
         return f"left alone: another run ({ours['run_key']}) is there, not {theirs['run_key']}", False
     if ours.get("data_digest") and theirs.get("data_digest") and ours["data_digest"] != theirs["data_digest"]:
@@ -194,10 +200,10 @@ def _compare(folder: Path, files: Files) -> tuple[str, bool]:
     here = folder / "rounds.csv"
     mine = _replicates(read_table(folder, "rounds.csv")) if here.exists() else set()
     if mine and mine >= rows and "writing" not in ours:
-        return f"left alone: as much is here ({len(mine)} trainings)", False
+        return f"left alone: as much is here ({counted(len(mine), 'training')})", False
     if mine - rows:
-        return f"left alone: {len(mine - rows)} trainings that are here are not in the archive", False
-    return f"{'more of it' if mine else 'new'} ({len(rows)} trainings)", True
+        return f"left alone: the archive lacks {counted(len(mine - rows), 'training')} of the run that is here", False
+    return f"{'more of it' if mine else 'new'} ({counted(len(rows), 'training')})", True
 
 
 def _staging(folder: Path) -> Path:

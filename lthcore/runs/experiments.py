@@ -51,7 +51,7 @@ def load_experiments(
     source overriding the previous ones, from the top level of the file, the label, the profile, the label in a `sweep:`
     of the profile, and `overrides`. If `overrides` change any setting, a suffix is added to the variant, so that a
     one-off run never mixes with the published one. `plugins:` names the plugins that the file needs. Raises LabError
-    for a file, profile, key or value that cannot be used.
+    for a file, profile, key or value that cannot be used, and for overrides that make two labels the same experiment.
     """
     path = Path(path)
     values = read_yaml(path, "params", "; `lth list` shows those there are")
@@ -78,13 +78,26 @@ def load_experiments(
         scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
         for label in scaled if isinstance(scaled, dict) else ["sweep"]:
             choose(f"sweep of profile {profile}", label, sweep)
-        return [
+        found = [
             _experiment(path, profile, f"{path.stem}-{label}" if label else path.stem, layers, overrides or {})
             for label, layer in sweep.items()
             for layers in [(values, layer or {}, overlay, scaled.get(label, {}))]
         ]
+        _check_labels(found, sweep, overrides or {})
+        return found
     except LabError as error:
         raise type(error)(f"{path} ({profile}): {error}") from None
+
+
+def _check_labels(found: list[Experiment], sweep: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Raise LabError if overrides make two experiments of a sweep equal, because its labels differ in them alone."""
+    labels: dict[str, str] = {}
+    for experiment, (label, layer) in zip(found, sweep.items(), strict=True):
+        same = labels.setdefault(experiment.settings.model_dump_json(), label)
+        if same != label and (both := overrides.keys() & {**(layer or {}), **(sweep[same] or {})}.keys()):
+            raise LabError(
+                f"overriding {', '.join(sorted(both))} makes the labels {same} and {label} of the sweep equal"
+            )
 
 
 def check_name(what: str, name: str) -> str:

@@ -26,7 +26,7 @@ from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.costs import costs_of
 from lthcore.data.datasets import Data, classes_of, image_shape
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned
@@ -280,7 +280,7 @@ def _now() -> str:
 
 def _asked_for(settings: Recipe) -> str:
     """Describe the trainings that the settings ask for: `5 trials of rounds 0 to 20, arms ticket, reinit`."""
-    trials = f"{settings.trials} trial{'s' * (settings.trials > 1)}"
+    trials = counted(settings.trials, "trial")
     if not isinstance(settings, Settings):
         return trials
     return f"{trials} of rounds 0 to {settings.rounds}, arms {', '.join(settings.arms)}"

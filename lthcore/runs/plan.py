@@ -3,7 +3,7 @@
 import sys
 from typing import NamedTuple
 
-from lthcore.errors import LabError
+from lthcore.errors import LabError, counted
 from lthcore.lottery.methods import planned
 from lthcore.runs.estimate import needs_timing, seconds_left, seconds_of
 from lthcore.runs.experiments import Experiment
@@ -44,8 +44,8 @@ def state_line(experiment: Experiment) -> str:
     if not status.missing:
         left_out = len(planned(experiment.settings)) - total
         but = f"; {left_out:,} could not start from ones that diverged" if left_out else ""
-        return f"done ({total:,} training{'s' * (total != 1)}{but})"
-    begun = f"{done:,} of {total:,} trainings done" if done else f"{total:,} trainings"
+        return f"done ({counted(total, 'training')}{but})"
+    begun = f"{done:,} of {total:,} trainings done" if done else counted(total, "training")
     asked = ", all that was asked for" if status.is_drawn else ""
     return f"{begun}{asked}, about {duration(seconds_of(experiment.settings, status.missing))} here"
 

@@ -11,7 +11,7 @@ import torch
 from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.data.datasets import Data
-from lthcore.errors import LabError, TimeLimit
+from lthcore.errors import LabError, TimeLimit, counted
 from lthcore.lottery.methods import METHODS, planned
 from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage, release_tensors
 from lthcore.lottery.search import Cohort, check_settings
@@ -61,7 +61,7 @@ def run(
         print(f"note: {data.variant}; accuracies are measured on these images", file=sys.stderr)
     if not quiet:
         seconds = duration(seconds_of(settings, present.missing))
-        print(f"{settings.key}: {len(present.missing):,} trainings, about {seconds} here", flush=True)
+        print(f"{settings.key}: {counted(len(present.missing), 'training')}, about {seconds} here", flush=True)
     folder = Path(folder)
     with locked(folder / "checkpoints" / "lock.json"), stopped_by_sigterm(folder / STOP) as asked:
         files = RunFolder(folder, settings, force)  # read again: it may have changed before it was locked

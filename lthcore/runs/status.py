@@ -96,16 +96,20 @@ def find_run(run: str | Path, with_file: str = "run.json") -> Path:
     """Return the folder of a run, given as a path, as `<profile>/<notebook>/<variant>` or as its variant.
 
     Runs below `results_root()` are preferred to runs in results/ of the project, and larger profiles to smaller ones.
-    Raises LabError if no such run has a file named `with_file`.
+    Raises LabError if no such run has a file named `with_file`, and if runs of several notebooks have this name.
     """
     if (Path(run) / with_file).exists():
         return Path(run).resolve()
-    roots, parts = dict.fromkeys([results_root(), project_root() / "results"]), Path(run).parts
-    patterns = [f"{profile}/*/*/{with_file}" for profile in reversed(PROFILES)]
-    folders = [path.parent for root in roots for pattern in patterns for path in sorted(root.glob(pattern))]
-    named = [folder for folder in folders if folder.parts[-len(parts) :] == parts]
-    if not named:
-        below = " or ".join(map(str, roots))
-        there = ", ".join([*dict.fromkeys(folder.name for folder in folders)][:20]) or "none"
-        raise LabError(f"results: no run {str(run)!r} with {with_file} below {below} (there are: {there})")
-    return named[0]
+    roots, parts, others = dict.fromkeys([results_root(), project_root() / "results"]), Path(run).parts, []
+    for root in roots:
+        folders = [path.parent for p in reversed(PROFILES) for path in sorted(root.glob(f"{p}/*/*/{with_file}"))]
+        named = [folder for folder in folders if folder.parts[-len(parts) :] == parts]
+        if len({folder.parts[-2:] for folder in named}) > 1:
+            several = ", ".join("/".join(folder.parts[-3:]) for folder in named)
+            raise LabError(f"results: several runs are called {str(run)!r}, name one of them: {several}")
+        if named:
+            return named[0]
+        others += folders
+    below = " or ".join(map(str, roots))
+    there = ", ".join([*dict.fromkeys(folder.name for folder in others)][:20]) or "none"
+    raise LabError(f"results: no run {str(run)!r} with {with_file} below {below} (there are: {there})")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lthcore.errors import LabError, choose
+from lthcore.errors import LabError, choose_registered
 from lthcore.paths import data_root
 from lthcore.registry import is_own
 from lthcore.sources.cifar import CIFAR10, CIFAR100
@@ -53,7 +53,7 @@ def dataset_of(name: str) -> Dataset:
     if name.endswith(".npz") and (known is None or known.reader is not None):  # none if registered by `take_up`
         path = find_npz(name)
         register_dataset(_npz(name, path, path.stat().st_mtime_ns))
-    return DATASETS[choose("dataset", name, DATASETS)]
+    return DATASETS[choose_registered("dataset", name, DATASETS)]
 
 
 @lru_cache(maxsize=16)

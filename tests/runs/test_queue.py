@@ -165,7 +165,10 @@ def test_unpacking_keeps_what_is_as_much_or_another_run_and_takes_what_is_more(p
     assert path.read_text() == whole
     forget_digests(tmp_path / NAME)
     path.write_text(whole.replace("reinit,0,0,1", "random,0,0,1"))  # as many training runs, but other ones
-    assert "left alone: 1 trainings that are here are not in" in unpack(packed / "tables.tar.gz", tmp_path)[0]
+    assert (
+        "left alone: the archive lacks 1 training of the run that is here"
+        in unpack(packed / "tables.tar.gz", tmp_path)[0]
+    )
     (tmp_path / NAME / "run.json").write_text(json.dumps(record | {"run_key": "other"}))
     assert "left alone: another run (other)" in unpack(packed / "tables.tar.gz", tmp_path)[0]
 
