@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lthcore.analysis.cache import has_derived
@@ -17,6 +18,7 @@ from lthcore.runs.experiments import PROFILES, load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
+from lthcore.sources.catalogue import DATASETS
 
 PUBLISHED = ("dense", "first", "later", "spread", "n", "epochs")  # columns of published.yaml
 
@@ -108,7 +110,9 @@ def dynamic_summary(root: Path) -> pd.DataFrame:
     if table.empty:
         return table
     groups = table.groupby("variant")
-    learned = table["final_test_accuracy"].where(learned_anything(table["final_test_accuracy"]))
+    # of a data set of one's own whose plugin is not there, the classes are unknown, and no training run is left out
+    classes = table["dataset"].map({name: known.classes for name, known in DATASETS.items()}).fillna(np.inf)
+    learned = table["final_test_accuracy"].where(learned_anything(table["final_test_accuracy"], classes))
     accuracy = 100 * learned.groupby(table["variant"]).agg(["mean", "std"])
     out = pd.DataFrame({
         "test accuracy (%)": [spread(mean, std) for mean, std in accuracy.itertuples(index=False)],

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lthcore.analysis.statistics import share_trials
+from lthcore.analysis.statistics import learned_anything, share_trials
 from lthcore.paths import project_root
 from lthcore.report.comparisons import (
     dynamic_missing,
@@ -114,6 +114,13 @@ def test_a_training_that_is_stuck_at_chance_is_counted_and_not_averaged_in(root)
     dynamic(root, "paper/lenet_mnist_sensitivity-rate-0.3", [0.98, 0.984, 0.1135], 21.1)
     row = dynamic_summary(root).loc["lenet_mnist_sensitivity-rate-0.3"]
     assert (row["test accuracy (%)"], row["n"], row["stuck at chance"]) == ("98.20 ± 0.28", 3, 1)
+
+
+def test_chance_is_that_of_the_number_of_classes(root):
+    assert list(learned_anything(pd.Series([0.011, 0.05]), 100)) == [False, True]
+    assert list(learned_anything(pd.Series([0.51, 0.7]), 2)) == [False, True]
+    dynamic(root, "paper/lenet_mnist_sensitivity-rate-0.3", [0.011, 0.05], dataset="cifar100", architecture="conv2")
+    assert dynamic_summary(root).loc["lenet_mnist_sensitivity-rate-0.3", "stuck at chance"] == 1
 
 
 def test_runs_that_are_compared_by_trial_share_their_trials():
