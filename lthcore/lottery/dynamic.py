@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from lthcore import masks
+from lthcore.data.augment import augment
 from lthcore.data.datasets import Data
 from lthcore.lottery.search import Cohort, TrainCohort, initial_weights_of
 from lthcore.lottery.start import begin
@@ -119,16 +120,21 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
 
 
 def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> Weights:
-    """Return the gradient of the training loss on the next batch, for pruned weights as well as for remaining ones."""
-    device = data.train.images.device
+    """Return the gradient of the training loss on the next batch, for pruned weights as well as for remaining ones.
+
+    Images are augmented as in training, by other draws.
+    """
+    device, seed = data.train.images.device, seed_for(state.seed, "rigl", state.iteration)
     model = build(settings.changed(dropout=0.0), data.shape, data.classes).to(device)
     model.load_state_dict(state.weights)
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())
-    smoothing = settings.label_smoothing
+    images, smoothing = data.train.images[batch], settings.label_smoothing
+    if settings.augment:
+        images = augment(images, settings, torch.Generator(device).manual_seed(seed))
     with one_thread(), torch.random.fork_rng(devices=[]):  # reproducible on any machine, as in training
-        torch.manual_seed(seed_for(state.seed, "rigl", state.iteration))
-        loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch], label_smoothing=smoothing)
+        torch.manual_seed(seed)
+        loss = F.cross_entropy(model(images), data.train.labels[batch], label_smoothing=smoothing)
         gradients = torch.autograd.grad(loss, [parameters[name] for name in state.mask])
     return dict(zip(state.mask, gradients, strict=True))
 

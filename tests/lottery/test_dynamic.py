@@ -493,3 +493,12 @@ def test_the_mask_update_is_what_the_schedule_says_it_is(digits):
     assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)
     dynamic.update(SMALL, state, 0.1, counted)  # a target below the current sparsity prunes nothing
     assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)
+
+
+def test_rigls_gradient_is_that_of_augmented_images(digits, monkeypatch):
+    settings, state = RIGL.changed(augment=["rotation"]), fresh(RIGL, digits)
+    again = [dynamic.dense_gradient(settings, digits, state)["fc1.weight"] for _ in range(2)]
+    assert torch.equal(*again)
+    assert not torch.equal(again[0], dynamic.dense_gradient(RIGL, digits, state)["fc1.weight"])
+    monkeypatch.setattr(dynamic, "augment", lambda images, *_: torch.zeros_like(images))
+    assert not dynamic.dense_gradient(settings, digits, state)["fc1.weight"].any()
