@@ -371,7 +371,8 @@ def caption_of(what: str, *folders: Path) -> str:
     settings = [read_record(folder).get("settings", {}) for folder in folders]
     steps, trials = ({*values} for values in ([s.get("iterations", 0) for s in settings], map(whole_trials, folders)))
     rounded = sorted({s["precision"] for s in settings if s.get("precision", "float32") != "float32"})
-    said = [f"n = {span(trials)} trials of {span(steps)} iterations", *rounded, f"profile {', '.join(profiles)}"]
+    counted = f"n = {span(trials)} trial{'s' * (trials != {1})}"
+    said = [f"{counted} of {span(steps)} iterations", *rounded, f"profile {', '.join(profiles)}"]
     return f"{what}; {', '.join(said)}"
 
 
@@ -423,9 +424,12 @@ def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colou
     """Plot a column of rounds.csv against the weights remaining: means over trials, bars from lowest to highest.
 
     Rows are grouped by the percentage remaining and not by round, because a trial that skips a round is behind the
-    others from then on. Only percentages that every trial has are shown.
+    others from then on. Of a trial's rounds at one percentage the first counts. Only percentages that every trial has
+    are shown.
     """
-    left = rounds["percent_left"].round(2)
+    rounds = rounds.assign(percent_left=rounds["percent_left"].round(2)).sort_values("round")
+    rounds = rounds.drop_duplicates(["arm", "trial", "draw", "percent_left"])
+    left = rounds["percent_left"]
     everyone = rounds.groupby(left)["trial"].transform("nunique") == rounds["trial"].nunique()
     plot_means(rounds[column][everyone], left[everyone], axes, label, colour, style)
 

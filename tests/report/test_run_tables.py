@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from lthcore.report.figure_specs import LENET
 from lthcore.report.paper_figures import describe
-from lthcore.report.plots import caption_of
-from lthcore.report.run_tables import RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
+from lthcore.report.plots import caption_of, new_figure, plot_rounds
+from lthcore.report.run_tables import Absent, RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
 from lthcore.runs import schemas
 
 WHOLE, LAST = 2, 3  # number of whole trials; the last round
@@ -75,3 +76,23 @@ def test_a_control_that_diverged_makes_no_trial_whole():
     control = begun.iloc[[-1]].assign(arm="reinit", diverged=True)
     rounds = pd.concat([pd.DataFrame(rows_of(0, LAST + 1)), begun, control])
     assert set(without_trials_on_their_way(rounds)["trial"]) == {0}
+
+
+def test_trials_that_skipped_rounds_are_read_each_in_its_own(folder):
+    """A mean over one round would be one of networks of different sizes."""
+    left = {0: [100, 80, 64, 64, 51, 41], 1: [100, 100, 80, 64, 51, 51]}
+    accuracy = {0: [0.99, 0.98, 0.97, 0.5, 0.96, 0.95], 1: [0.99, 0.4, 0.97, 0.96, 0.95, 0.3]}
+    rows = [
+        {"arm": "ticket", "trial": trial, "draw": 0, "round": k, "percent_left": left[trial][k], "diverged": False,
+         "final_test_accuracy": accuracy[trial][k], "skipped": k > 0 and left[trial][k] == left[trial][k - 1]}
+        for trial in left for k in range(6)
+    ]  # fmt: skip
+    run = RunTables.of(pd.DataFrame(rows))
+    for percent, expected in ((64, [0.97, 0.96]), (80, [0.98, 0.97]), (51, [0.96, 0.95])):
+        assert run.at(percent, "final_test_accuracy", "ticket").tolist() == expected
+    assert run.at(51, "final_test_accuracy", "dense").tolist() == [0.99, 0.99]
+    with pytest.raises(Absent, match="a trial has no round with 41%"):
+        run.at(41, "final_test_accuracy", "ticket")
+    axes = new_figure(1, 1)[1][0]
+    plot_rounds(run.rounds, "final_test_accuracy", axes, "movement", "#222222")
+    assert np.allclose(axes.lines[0].get_xydata(), [(100, 0.99), (80, 0.975), (64, 0.965), (51, 0.955)])

@@ -104,7 +104,7 @@ def movement_arms(root: Path) -> Figure | None:
         axes.legend().remove()
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     legend_above(figure, handles.values(), handles.keys())
-    note = "only percentages that every trial reached, since rounds may be skipped; bars: range of trials"
+    note = "the first round of each trial at percentages that all reached, since rounds may be skipped; bars: range"
     return captioned(figure, f"{note}; red crosses: a layer was emptied")
 
 
