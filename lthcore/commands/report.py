@@ -15,7 +15,7 @@ def figures_command(options: argparse.Namespace) -> None:
     """
     from lthcore.paths import project_root, results_root
     from lthcore.report import paper_figures
-    from lthcore.report.plots import remove_old, save
+    from lthcore.report.layout import remove_old, save
     from lthcore.report.studies import STUDIES
 
     if options.run:
@@ -48,8 +48,8 @@ def figures_command(options: argparse.Namespace) -> None:
 
 def _draw_run(run: str) -> None:
     """Draw the figures of any run, including the user's own, into `figures` in the folder of its tables."""
+    from lthcore.report.layout import save
     from lthcore.report.paper_figures import figures_of
-    from lthcore.report.plots import save
     from lthcore.runs.status import find_run
 
     folder = find_run(run)

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.optimize import isotonic_regression
 
-from lthcore.report.plots import ARMS, absent, captioned, new_figure
+from lthcore.report.layout import captioned, new_figure
+from lthcore.report.plots import ARMS, absent
 from lthcore.report.tables import round_nearest
 
 

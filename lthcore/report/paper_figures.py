@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lthcore.errors import LabError
 from lthcore.lottery.search import planned
 from lthcore.paths import project_root
-from lthcore.report import plots
+from lthcore.report import layout, plots
 from lthcore.report.comparisons import profile_of
 from lthcore.report.curves import figure3
 from lthcore.report.figure_specs import FIGURES, INSTEAD, NOTEBOOK, PAIR, TRAINED, FigureSpec
@@ -189,7 +189,7 @@ def _draw_panels(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -
 def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
     """Draw a panel for each network and column, since networks on different data cannot share an axis."""
     across = len(spec.columns) if len(spec.columns) > 1 else min(len(found), 3)
-    figure, panels = plots.new_figure(-(-len(found) * len(spec.columns) // across), across)
+    figure, panels = layout.new_figure(-(-len(found) * len(spec.columns) // across), across)
     jobs = [(folder, column) for folder in found.values() for column in spec.columns]
     for axes, (folder, column) in zip(panels, jobs, strict=False):
         plots.plot_against_sparsity(read_whole_trials(folder)[0], column, spec.arms, axes)
@@ -198,7 +198,7 @@ def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str])
             axes.get_legend().remove()
     for axes in panels[len(jobs) :]:
         axes.set_axis_off()
-    return plots.captioned(figure, _describe_all(found), missing)
+    return layout.captioned(figure, _describe_all(found), missing)
 
 
 def _network_of(folder: Path) -> str:

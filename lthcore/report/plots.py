@@ -1,38 +1,30 @@
-"""Plots of tables as figures, in one style. Nothing is trained here; only the tables and run.json of runs are read.
+"""Plots of tables of runs. Nothing is trained here.
 
 Lines are means over trials (and draws). Error bars are their range, from the lowest to the highest, as in the paper.
 Shaded bands are 95% intervals of the mean if the caption says so, else the range of trials.
 """
 
 import json
-import re
-import textwrap
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS as RECORDS
 from lthcore.arms import arm_of
 from lthcore.registry import UNCOLOURED
-from lthcore.report.run_tables import whole_trials
+from lthcore.report.layout import CUT_OFF, captioned, legend_above, new_figure, sparsity_axis
 from lthcore.report.tables import cut_off, with_dense
-from lthcore.runs.files import read_record
 
-STYLE = Path(__file__).with_name("lth.mplstyle")
 # arm -> (label, colour, line style)
 ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in RECORDS.items()}
-WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # panels per row -> figure width in inches: text stays legible at 600 pixels
 # column of rounds.csv -> title of its panel
 TITLES = {
     "es_iteration": "Early-stop iteration",
@@ -45,14 +37,11 @@ TITLES = {
     "read_2_test_accuracy": "Test accuracy, second reading",
     "read_3_test_accuracy": "Test accuracy, third reading",
 }
-CUT_OFF = "cut off"  # id of the markers of early stops that training may have ended before
-LABEL = 0.4  # width of a tick label in inches, with some margin
 AXES = {  # quantity of distributions.csv -> label of the x-axis
     "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
     "magnitude change": "|w at the end| - |w at the start|", "incoming connections kept": "share of connections kept",
     "outgoing connections kept": "share of connections kept",
 }  # fmt: skip
-TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # % of weights remaining, as on the paper's axes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
 warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
@@ -213,33 +202,6 @@ def plot_distributions(
     return captioned(figure, caption)
 
 
-def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
-    """Make the x-axis a falling logarithmic axis of weights remaining, with ticks at points of the plotted lines.
-
-    If the lines have points at four or more of the paper's ticks (TICKS), only those are shown.
-    """
-    axes.set_xscale("log")
-    axes.set_xlim(1.15 * highest, lowest / 1.15)
-    drawn = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
-    levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x >= lowest / 1.15}, reverse=True)
-    papers = [tick for tick in TICKS if any(abs(level / tick - 1) < 0.03 for level in levels)]
-    place = axes.get_subplotspec()
-    wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, approximately
-    apart = (highest / lowest) ** (LABEL / wide)  # smallest ratio of neighbouring ticks whose labels do not touch
-    axes.set_xticks(papers if len(papers) > 3 else _thinned(levels or [highest, lowest], apart))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))
-    axes.minorticks_off()
-
-
-def _thinned(levels: list[float], apart: float) -> list[float]:
-    """Return a subset of these falling levels in which neighbours differ by at least a factor `apart`."""
-    shown = levels[:1]
-    for level in levels[1:]:
-        if shown[-1] / level >= apart:
-            shown.append(level)
-    return shown
-
-
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     """Draw the paper's Figure 4: early stop, and accuracies there and at the end, of tickets and reinitialisations.
 
@@ -279,8 +241,7 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
     middle, half = (low + high) / 2, (high - low) / 2
-    plt.style.use(STYLE)
-    figure, axes = plt.subplots(figsize=(7.5, 0.7 + 0.28 * len(rows)), layout="constrained")
+    figure, (axes,) = new_figure(1, 1, (7.5, 0.7 + 0.28 * len(rows)))
     grades = rows["grade"].str.split(" (", regex=False).str[0]
     ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
     axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
@@ -298,36 +259,6 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     axes.set_title("Sizes and places against their tolerance, with 95% intervals")
     figure.legend(loc="outside lower center", ncols=len(GRADES))
     return figure
-
-
-def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write a figure as SVG and PNG (equal figures give equal bytes), close it, and return the paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{suffix}" for suffix in ("svg", "png")]
-    with plt.style.context(STYLE):
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1])
-    plt.close(figure)
-    return paths
-
-
-def remove_old(folder: Path, managed: Iterable[str], drawn: Iterable[str]) -> list[str]:
-    """Remove the SVG and PNG files of managed figures that were not drawn; return the names of the removed files.
-
-    Besides the names in `managed`, all figures of the paper are managed (fig01, fig02, ...). Other files are kept.
-    """
-    managed, drawn = set(managed), set(drawn)
-    old = [
-        path
-        for path in sorted(folder.glob("*"))
-        if path.suffix in (".svg", ".png")
-        and (path.stem in managed or re.fullmatch(r"fig\d\d", path.stem))
-        and path.stem not in drawn
-    ]
-    for path in old:
-        path.unlink()
-    return [path.name for path in old]
 
 
 def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-") -> None:
@@ -365,59 +296,9 @@ def _interval(part: pd.DataFrame, y: str, over: str) -> Estimate:
     return mean_of_pairs(part[y], part["a"], part["b"]) if {"a", "b"} <= set(part) else mean_of(part[y])
 
 
-def caption_of(what: str, *folders: Path) -> str:
-    """Return a caption: what the figure shows, and the trials, iterations, precision and profiles of its runs."""
-    profiles = sorted({folder.parents[1].name for folder in folders})
-    settings = [read_record(folder).get("settings", {}) for folder in folders]
-    steps, trials = ({*values} for values in ([s.get("iterations", 0) for s in settings], map(whole_trials, folders)))
-    rounded = sorted({s["precision"] for s in settings if s.get("precision", "float32") != "float32"})
-    counted = f"n = {span(trials)} trial{'s' * (trials != {1})}"
-    said = [f"{counted} of {span(steps)} iterations", *rounded, f"profile {', '.join(profiles)}"]
-    return f"{what}; {', '.join(said)}"
-
-
-def span(numbers: set[int]) -> str:
-    """Format a set of numbers as one number, or as "least to greatest"."""
-    return f"{min(numbers):,} to {max(numbers):,}" if len(numbers) > 1 else f"{min(numbers):,}"
-
-
-def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
-    """Return an empty figure in the common style, and its panels as a flat array.
-
-    `size` is in inches; by default it follows from the number of panels.
-    """
-    plt.style.use(STYLE)
-    size = size or (WIDTHS.get(columns, 2.75 * columns), 3.0 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    return figure, axes.ravel()
-
-
 def absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
     """Return the labels of the given arms that a table does not have."""
     return [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
-
-
-def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
-    """Add a caption, wrapped to the width of the figure, and return the figure.
-
-    The caption also explains hollow markers of early stops, and lists what is `absent`.
-    """
-    hollow = any(artist.get_gid() == CUT_OFF for axes in figure.axes for artist in axes.collections)
-    early = "hollow: in some trials validation loss is least at the end of training" if hollow else ""
-    names = list(absent)
-    named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
-    missing = f"not in the table: {named}" if names else ""
-    lines = textwrap.wrap("; ".join(filter(None, (caption, early, missing))), int(13 * figure.get_figwidth()))
-    figure.supxlabel("\n".join(lines), fontsize=8.5, color="#666666")
-    return figure
-
-
-def legend_above(figure: Figure, handles: Iterable[Artist], labels: Iterable[str]) -> None:
-    """Add one legend for all panels of a figure, above them so that it hides nothing."""
-    labels = list(labels)
-    entry = 0.6 + 0.07 * max(map(len, labels), default=0)  # width of an entry in inches
-    across = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
-    figure.legend(list(handles), labels, loc="outside upper center", ncols=across)
 
 
 def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:

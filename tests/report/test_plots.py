@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import same_color
 
-from lthcore.report import figure_specs, paper_figures, plots
+from lthcore.report import figure_specs, layout, paper_figures, plots
 from lthcore.report.curves import figure3, label_ends, plot_curves
 from lthcore.report.plots import ARMS, series_of
 from lthcore.report.tables import round_nearest
@@ -286,7 +286,7 @@ def test_figure_without_a_validation_set_still_tells_its_arms_apart():
 def test_same_table_gives_the_same_bytes_as_svg_and_png(tmp_path):
     rounds, curves = tables("ticket", "reinit", "random")
     for folder in ("one", "two"):
-        paths = plots.save(figure3(rounds, curves, "caption"), tmp_path / folder / "deep", "figure")
+        paths = layout.save(figure3(rounds, curves, "caption"), tmp_path / folder / "deep", "figure")
         assert [path.name for path in paths] == ["figure.svg", "figure.png"]
     assert not plt.get_fignums()  # saved figures are closed
     for suffix in ("svg", "png"):
@@ -420,7 +420,7 @@ def test_bands_of_intervals_are_those_of_the_means_and_ratios_of_trials():
     table = pd.DataFrame(
         {"trial": [0, 1, 2] * 2, "left": [50] * 3 + [20] * 3, "a": 0, "y": [1.0, 2, 3, 2, 2, 2], "z": 2.0}
     )
-    axes = plots.new_figure(1, 1)[1][0]
+    axes = layout.new_figure(1, 1)[1][0]
     plots.plot_intervals(table, "left", "y", axes, "y", "black")
     plots.plot_intervals(table, "left", "y", axes, "y / z", "red", over="z")
     assert [list(line.get_ydata()) for line in axes.lines] == [[2, 2], [1, 1]]

@@ -8,7 +8,8 @@ from matplotlib.ticker import ScalarFormatter
 
 from lthcore.arms import arm_of
 from lthcore.report.comparisons import gaps, runs_beside
-from lthcore.report.plots import caption_of, captioned, new_figure, plot_arms
+from lthcore.report.layout import caption_of, captioned, new_figure
+from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of, untrained

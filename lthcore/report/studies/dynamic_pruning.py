@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_beside, runs_of, trainings_of
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure, span
+from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, span
+from lthcore.report.plots import ARMS
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record

@@ -10,7 +10,8 @@ from lthcore.analysis import perturbed_init
 from lthcore.analysis import prediction as predicting
 from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.report.comparisons import run_with, runs_of
-from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, plot_means, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.plots import plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained

@@ -5,7 +5,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lthcore.report.comparisons import gap, runs_of
-from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_means, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.plots import ARMS, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lthcore.report.comparisons import gap, profile_of, runs_beside
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.plots import ARMS, caption_of, captioned, legend_above, new_figure, plot_rounds, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis
+from lthcore.report.plots import ARMS, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table

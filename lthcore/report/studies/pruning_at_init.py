@@ -13,15 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from lthcore.analysis import early_bird
 from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import gaps, profile_of, run_with, runs_of
-from lthcore.report.plots import (
-    caption_of,
-    captioned,
-    new_figure,
-    plot_arms,
-    plot_intervals,
-    plot_means,
-    sparsity_axis,
-)
+from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.plots import plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of

@@ -10,7 +10,8 @@ from matplotlib.ticker import PercentFormatter, ScalarFormatter
 from lthcore.analysis import stability
 from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.report.comparisons import gap, profile_of, runs_beside
-from lthcore.report.plots import ARMS, caption_of, captioned, new_figure, plot_intervals, plot_rounds, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.plots import ARMS, plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table

@@ -8,16 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from lthcore.report.comparisons import gap, runs_beside, trainings_of
-from lthcore.report.plots import (
-    ARMS,
-    caption_of,
-    captioned,
-    legend_above,
-    new_figure,
-    plot_means,
-    plot_rounds,
-    sparsity_axis,
-)
+from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis
+from lthcore.report.plots import ARMS, plot_means, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record

@@ -9,7 +9,8 @@ from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, runs_beside, runs_of
-from lthcore.report.plots import caption_of, captioned, new_figure, plot_means
+from lthcore.report.layout import caption_of, captioned, new_figure
+from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 

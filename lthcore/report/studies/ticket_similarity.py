@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from lthcore.analysis import overlap
 from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.report.comparisons import run_with
-from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.plots import plot_intervals
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 

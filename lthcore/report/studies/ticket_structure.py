@@ -9,7 +9,8 @@ from matplotlib.ticker import PercentFormatter
 from lthcore.analysis import structure as of_tickets
 from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import run_with
-from lthcore.report.plots import caption_of, captioned, new_figure, plot_intervals, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.plots import plot_intervals
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 
