@@ -7,7 +7,7 @@ arm `ticket`, and all other arms start from it.
 import re
 from dataclasses import dataclass, replace
 
-from lthcore.errors import LabError, choose_registered
+from lthcore.errors import choose_registered
 from lthcore.registry import CRITERIA, UNCOLOURED
 
 
@@ -126,10 +126,7 @@ def arm_of(name: str) -> Arm:
         return ARMS[name]
     found = BY_CRITERION.fullmatch(name)
     if not found:
-        try:
-            choose_registered("arms", name, ARMS)
-        except LabError as error:
-            raise LabError(f"{error}, by_<criterion>") from None
+        choose_registered("arms", name, ARMS, also="by_<criterion>")
     criterion, change = found[1], found[2] or ""
     changed, words, style = CHANGES[change]
     label, colour, own_style = _drawn_as(criterion)

@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
   lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600   stop cleanly after ten minutes
   lth show paper/iterative_pruning/lenet_mnist        print the numbers of a run
-  lth export lenet_mnist --remaining 3.6 --to ticket.safetensors   save a winning ticket to a file
+  lth export iterative_pruning/lenet_mnist --remaining 3.6 --to ticket.safetensors   save a winning ticket to a file
   lth data verify mnist                               check that the data are there and as published
   lth figures                                         redraw all figures in figures/
   lth figures paper/iterative_pruning/lenet_mnist     draw one run, beside its tables

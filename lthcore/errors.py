@@ -50,12 +50,14 @@ def choose(key: str, value: str, allowed: Iterable[str]) -> str:
     raise LabError(f"{key} = {shown(value)}{hint}: allowed are {', '.join(allowed)}")
 
 
-def choose_registered(key: str, value: str, registered: Iterable[str]) -> str:
-    """Like `choose`, for what users may add to: the error says how."""
+def choose_registered(key: str, value: str, registered: Iterable[str], also: str = "") -> str:
+    """Like `choose`, for what users may add to: the error says how. `also` describes what is allowed besides."""
     try:
         return choose(key, value, registered)
     except LabError as error:
-        raise LabError(f"{error}; register one of your own first, as in a plugin (--plugin FILE)") from None
+        raise LabError(
+            f"{error}{also and f', {also}'}; register one of your own first, as in a plugin (--plugin FILE)"
+        ) from None
 
 
 class TimeLimit(LabError):

@@ -55,7 +55,8 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
     """Register a criterion that experiments can name: a function of a PruningContext that scores every prunable weight.
 
     The criterion is named after the function; `about` are the other fields of Criterion. Use as a decorator, with or
-    without arguments. Raises LabError for a name that this package already uses, and for what is no colour or style.
+    without arguments. Raises LabError for a name that this package already uses, for a colour that is not
+    `#rrggbb`, and for another style than STYLES.
     """
     if score is None:
         return lambda score: register_criterion(score, **about)

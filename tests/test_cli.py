@@ -201,8 +201,21 @@ def test_a_name_that_runs_of_several_notebooks_have_is_ambiguous(project, capsys
 def test_overriding_what_alone_tells_the_labels_of_a_sweep_apart_is_refused(queue, capsys):
     asked = ("run", "params/lab/sweep.yaml", "--profile", "smoke", "--no-notebook")
     assert lth(*asked, "-p", "learning_rate", "1e-3") == 2
-    assert "overriding learning_rate makes the labels slow and fast of the sweep equal" in capsys.readouterr().err
+    assert (
+        "overriding learning_rate makes sweep-slow and sweep-fast of the sweep the same experiment"
+        in capsys.readouterr().err
+    )
     assert lth(*asked, "-p", "trials", "2") == 0
+
+
+def test_labels_that_were_equal_before_may_stay_equal_and_those_of_a_profile_count(project, capsys):
+    path = project / "params/lab/scaled.yaml"
+    asked = ("run", path, "--profile", "smoke", "--no-notebook", "-p", "trials", "1", "-p", "batch_size", "30")
+    path.write_text(SWEEP.replace("smoke: {}", "smoke: {learning_rate: 1e-3}"))
+    assert lth(*asked) == 0
+    same = SWEEP.replace("fast: {learning_rate: 1e-2}", "fast: {learning_rate: 1e-4}")
+    path.write_text(same.replace("smoke: {}", "smoke: {sweep: {slow: {trials: 2}}}"))
+    assert lth(*asked) == 2 and "overriding trials makes" in capsys.readouterr().err
 
 
 def test_force_starts_afresh(tmp_path):
@@ -481,6 +494,15 @@ def test_a_queue_mirrors_what_was_complete_before(queue, tmp_path):
     for name in ("tiny", "sweep-slow", "sweep-fast"):
         here, there = (tmp_path / of / "smoke/lab" / name for of in ("results", "mirror"))
         assert all((there / file).read_bytes() == (here / file).read_bytes() for file in ("run.json", "rounds.csv"))
+
+
+def test_a_queue_that_cannot_mirror_what_is_there_trains_the_rest(queue, tmp_path, capsys):
+    assert run_tiny() == 0
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror/smoke").write_text("a file where the folder should be")
+    assert lth("queue", "--profile", "smoke", "--mirror", tmp_path / "mirror") == 2
+    assert "lth: smoke/lab/tiny: mirror: the tables could not be copied" in capsys.readouterr().err
+    assert read_record(tmp_path / "results/smoke/lab/sweep-fast")["complete"]
 
 
 def test_a_queue_stopped_by_its_time_limit_still_packs_and_goes_on(queue, tmp_path, capsys):

@@ -190,7 +190,7 @@ def test_the_names_of_this_package_are_taken():
         (register_arm, {"style": "dashed"}, "arm 'mine': style = 'dashed'.*allowed are -, --, -., :"),
     ],
 )
-def test_what_no_figure_could_draw_is_refused_when_it_is_registered(register, about, said):
+def test_a_colour_is_six_digits_and_a_style_one_of_four(register, about, said):
     def mine(of): ...
 
     with pytest.raises(LabError, match=said):
@@ -199,7 +199,7 @@ def test_what_no_figure_could_draw_is_refused_when_it_is_registered(register, ab
 
 @pytest.mark.parametrize("key", ["architecture", "criterion", "dataset", "arms"])
 def test_an_unknown_name_says_how_ones_own_are_registered(key, tmp_path):
-    with pytest.raises(LabError, match=r"nowhere.*register one of your own first, as in a plugin \(--plugin FILE\)"):
+    with pytest.raises(LabError, match=r"nowhere.*register one of your own first, as in a plugin \(--plugin FILE\)$"):
         run(SMALL.changed(**{key: ["ticket", "nowhere"] if key == "arms" else "nowhere"}), tmp_path, quiet=True)
 
 

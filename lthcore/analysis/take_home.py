@@ -82,8 +82,9 @@ def load_ticket(
 ) -> WinningTicket:
     """Return a ticket of a run, at `round` or at the round with about `remaining` % of weights; by default the last.
 
-    `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone. Raises LabError if the run, the ticket or
-    the lineage does not exist, and if networks of this arm do not start from rewound weights under the mask found.
+    `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone if runs of a single notebook have it.
+    Raises LabError if the run, the ticket or the lineage does not exist, and if networks of this arm do not start from
+    rewound weights under the mask found.
     """
     folder = find_run(run, lineage.FILE)
     record = read_record(folder)

@@ -13,8 +13,8 @@ from lthcore.runs.experiments import Experiment
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.paths import folder_of, results_root
-    from lthcore.runs.archives import mirror, pack
+    from lthcore.paths import results_root
+    from lthcore.runs.archives import mirror_of, pack
     from lthcore.runs.queue import queued
 
     bad: list[LabError] = []
@@ -27,19 +27,37 @@ def queue_command(options: argparse.Namespace) -> None:
         print(f"lth: {error}", file=sys.stderr)
     if options.notebooks:
         check_jupyter()
-    for experiment in experiments if options.mirror else ():  # what is here; reports an unreachable mirror at once
-        mirror(folder_of(experiment.name), results_root(), options.mirror)
+    failures = []
+    if options.mirror:
+        mirror_of(options.mirror)  # an unreachable mirror is reported before the training, not after it
+        failures = _mirror_what_is_here(experiments, options)
     try:
-        failures = (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
+        failures += (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
     finally:
         if options.pack:
             packed = pack(results_root(), Path(options.pack), options.profile)
             print(f"{counted(packed, 'run')} packed into {options.pack}")
     if failures:
-        raise LabError(f"{len(failures)} of the queue failed: {', '.join(failures)}")
+        failed = list(dict.fromkeys(failures))
+        raise LabError(f"{len(failed)} of the queue failed: {', '.join(failed)}")
     if bad:
         raise bad[0]
     print("the queue is done")
+
+
+def _mirror_what_is_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
+    """Mirror what experiments have before the queue starts; return the names of those that failed."""
+    from lthcore.paths import folder_of, results_root
+    from lthcore.runs.archives import mirror
+
+    failures = []
+    for experiment in {e.name: e for e in experiments}.values():
+        try:
+            mirror(folder_of(experiment.name), results_root(), options.mirror)
+        except (LabError, OSError) as error:  # say so, and let the others be trained
+            say_failed(experiment, error, options.debug)
+            failures.append(experiment.name)
+    return failures
 
 
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:

@@ -130,9 +130,9 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> 
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())
     images, smoothing = data.train.images[batch], settings.label_smoothing
-    if settings.augment:
-        images = augment(images, settings, torch.Generator(device).manual_seed(seed))
     with one_thread(), torch.random.fork_rng(devices=[]):  # reproducible on any machine, as in training
+        if settings.augment:
+            images = augment(images, settings, torch.Generator(device).manual_seed(seed))
         torch.manual_seed(seed)
         loss = F.cross_entropy(model(images), data.train.labels[batch], label_smoothing=smoothing)
         gradients = torch.autograd.grad(loss, [parameters[name] for name in state.mask])

@@ -10,7 +10,7 @@ from typing import Protocol
 from lthcore import masks
 from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of
 from lthcore.data.datasets import Data, check_size, classes_of, image_shape, pick_device
-from lthcore.errors import LabError, choose_registered
+from lthcore.errors import LabError, choose, choose_registered
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.masks_of_arms import mask_of
 from lthcore.lottery.start import Trial, begin, check_rewound, start
@@ -99,11 +99,11 @@ def check_settings(settings: Recipe) -> None:
     """
     if isinstance(settings, Settings):
         fitting = [c for c in CRITERIA.values() if c.prunes == settings.granularity]
-        choose_registered("criterion", settings.criterion, [c.name for c in fitting if c.trained])
+        choose_registered("criterion", settings.criterion, CRITERIA)
+        choose("criterion", settings.criterion, [c.name for c in fitting if c.trained])
         for criterion in filter(None, (criterion_of(arm_of(arm).masks) for arm in settings.arms)):
-            choose_registered(
-                "criterion of an arm", criterion, [c.name for c in CRITERIA.values() if c.prunes == "weights"]
-            )
+            choose_registered("criterion of an arm", criterion, CRITERIA)
+            choose("criterion of an arm", criterion, [c.name for c in CRITERIA.values() if c.prunes == "weights"])
     choose_registered("architecture", settings.architecture, MODELS)
     dataset_of(settings.dataset)
     pick_device(settings.device)

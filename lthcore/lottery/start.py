@@ -106,7 +106,7 @@ def register_arm(
 
     The arm is named after the function. `masks` is the source of its masks: `ticket`, `oneshot` or `by_<criterion>`.
     `about` are other fields of Arm. Use as a decorator, with or without arguments. Raises LabError for another source
-    of masks, for a name that this package already uses, and for what is no colour or line style.
+    of masks, for a name that this package already uses, and for a colour or line style that `check_look` refuses.
     """
     if weights is None:
         return lambda weights: register_arm(weights, masks=masks, **about)

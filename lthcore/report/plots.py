@@ -96,10 +96,10 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
     if "iteration" in column:
         axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if column == "es_iteration" and cut_off(part).any():
-        means = part.assign(left=left, ended=cut_off(part)).groupby("round")[["left", column, "ended"]].mean()
+        means = part.assign(ended=cut_off(part)).groupby(left)[[column, "ended"]].mean()
         means = means[means["ended"] > 0]
         axes.scatter(
-            means["left"], means[column], s=22, facecolor="white", edgecolor=series.colour, zorder=4, gid=CUT_OFF
+            means.index, means[column], s=22, facecolor="white", edgecolor=series.colour, zorder=4, gid=CUT_OFF
         )
     if "accuracy" in column:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))

@@ -113,18 +113,19 @@ class RunTables:
     def at(self, percent: float, column: str, arm: str) -> pd.Series:
         """Return a column by trial, of an arm (or "dense") at a percentage of weights remaining.
 
-        If trials skipped rounds, the first round of each trial near the percentage is read, else the round nearest to
-        it. Raises Absent if there is no such round, or if the arm has no values.
+        It is read in the round whose mean percentage is nearest, or, if trials skipped rounds, in each trial's own: the
+        first of those nearest to the percentage. Raises Absent if there is none near it, or if the arm has no values.
         """
         values = self.by_trial(column, "ticket" if arm == "dense" else arm)
         if arm == "dense":
             return values[0]
         if not ("skipped" in self.rounds and self.rounds["skipped"].eq(True).any()):
             return values[self.round_at(percent)]
-        near = (self.by_trial("percent_left") / percent - 1).abs() <= NEAR
-        if not near.any(axis=1).all():
+        distance = (self.by_trial("percent_left", arm) / percent - 1).abs()
+        if not (distance.min(axis=1) <= NEAR).all():
             raise Absent(f"a trial has no round with {percent}% of weights remaining")
-        return pd.Series({trial: values.at[trial, k] for trial, k in near.idxmax(axis=1).items()}).rename_axis("trial")
+        rounds = distance.idxmin(axis=1)
+        return pd.Series({trial: values.at[trial, k] for trial, k in rounds.items()}).rename_axis("trial")
 
     def round_at(self, percent: float) -> int:
         """Return the round nearest to a percentage of weights remaining. Raises Absent if none is within NEAR."""

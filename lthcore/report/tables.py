@@ -1,6 +1,7 @@
 """Summaries of rounds.csv in numbers and sentences. All are pure functions of the tables of a run."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pandas as pd
 
@@ -42,7 +43,12 @@ def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFr
     return wide.set_axis([f"{left[k]:.1f}%" for k in wide.index], axis="index").rename_axis("weights remaining")
 
 
-PLURALS = {"ticket": "tickets", "reinit": "reinitialised tickets", "random": "random sparse networks"}
+PLURALS = {
+    "dense": "dense networks",
+    "ticket": "tickets",
+    "reinit": "reinitialised tickets",
+    "random": "random sparse networks",
+}
 
 
 def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> list[str]:
@@ -59,7 +65,8 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
     lines.append(_winning(run))
     levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
     for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
-        lines.append(f"At {run.left[k]:.1f}% of weights remaining, {_at(run, run.left[k])} (n = {n}).")
+        with suppress(Absent):  # trials that skipped rounds may have no size in common
+            lines.append(f"At {run.left[k]:.1f}% of weights remaining, {_at(run, run.left[k])} (n = {n}).")
     for arm in (arm for arm in PLURALS if arm in set(rounds["arm"])):
         try:
             lines.append(_fall(run, arm, PLURALS[arm].capitalize()))
@@ -113,7 +120,8 @@ def _fall(run: RunTables, arm: str, label: str) -> str:
 
 def _cut_off(rounds: pd.DataFrame) -> str:
     """Say how many training runs of each arm ended at their least validation loss; empty if none did."""
-    ended = cut_off(rounds).groupby(rounds["arm"], sort=False).agg(["sum", "size"])
+    arms = rounds["arm"].where(rounds["round"] > 0, "dense")
+    ended = cut_off(rounds).groupby(arms, sort=False).agg(["sum", "size"])
     arms = [f"{n} of {total} ({PLURALS.get(arm) or name_of(arm)})" for arm, (n, total) in ended.iterrows() if n]
     if not arms:
         return ""

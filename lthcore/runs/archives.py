@@ -49,7 +49,8 @@ def tables_in(folder: Path) -> list[Path]:
 def mirror(folder: Path, root: Path, url: str) -> None:
     """Copy a run's tables to shared storage: any URL of fsspec, for example `s3://bucket/lab`, or a shared folder.
 
-    A run whose run.json is there already is left alone: it is copied last, and has the digests of all tables.
+    A run is left alone if its run.json, which is copied last and has the digests of its tables, is there already, and
+    a file of the name of each table.
     Raises LabError if this fails, for whatever reason. The local tables are not affected.
     """
     files, place = mirror_of(url)
@@ -58,10 +59,12 @@ def mirror(folder: Path, root: Path, url: str) -> None:
     try:
         if not record.exists():
             return
-        if files.exists(f"{there}/{record.name}") and files.cat_file(f"{there}/{record.name}") == record.read_bytes():
+        tables = [*(path for path in tables_in(folder) if path != record), record]
+        present = all(files.exists(f"{there}/{path.name}") for path in tables)
+        if present and files.cat_file(f"{there}/{record.name}") == record.read_bytes():
             return
         files.makedirs(there, exist_ok=True)
-        for path in [*(path for path in tables_in(folder) if path != record), record]:
+        for path in tables:
             files.put(str(path), f"{there}/{path.name}")
     except Exception as error:  # each file system raises its own exceptions
         raise LabError(

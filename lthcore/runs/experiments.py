@@ -1,6 +1,7 @@
 """Experiments, read from the YAML files of params/: settings of a study, with profiles that set how much is run."""
 
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -78,26 +79,26 @@ def load_experiments(
         scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
         for label in scaled if isinstance(scaled, dict) else ["sweep"]:
             choose(f"sweep of profile {profile}", label, sweep)
-        found = [
-            _experiment(path, profile, f"{path.stem}-{label}" if label else path.stem, layers, overrides or {})
+        layers_of = {
+            f"{path.stem}-{label}" if label else path.stem: (values, layer or {}, overlay, scaled.get(label, {}))
             for label, layer in sweep.items()
-            for layers in [(values, layer or {}, overlay, scaled.get(label, {}))]
-        ]
-        _check_labels(found, sweep, overrides or {})
-        return found
+        }
+        published = [_experiment(path, profile, variant, layers, {}) for variant, layers in layers_of.items()]
+        if not overrides:
+            return published
+        changed = [_experiment(path, profile, variant, layers, overrides) for variant, layers in layers_of.items()]
+        _check_different(published, changed)
+        return changed
     except LabError as error:
         raise type(error)(f"{path} ({profile}): {error}") from None
 
 
-def _check_labels(found: list[Experiment], sweep: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Raise LabError if overrides make two experiments of a sweep equal, because its labels differ in them alone."""
-    labels: dict[str, str] = {}
-    for experiment, (label, layer) in zip(found, sweep.items(), strict=True):
-        same = labels.setdefault(experiment.settings.model_dump_json(), label)
-        if same != label and (both := overrides.keys() & {**(layer or {}), **(sweep[same] or {})}.keys()):
-            raise LabError(
-                f"overriding {', '.join(sorted(both))} makes the labels {same} and {label} of the sweep equal"
-            )
+def _check_different(published: list[Experiment], changed: list[Experiment]) -> None:
+    """Raise LabError if overrides made two experiments of a sweep equal that were different."""
+    for (one, now), (other, then) in itertools.combinations(zip(published, changed, strict=True), 2):
+        if now.settings == then.settings and (lost := changes(one.settings, other.settings)):
+            both = f"{one.variant} and {other.variant}"
+            raise LabError(f"overriding {', '.join(lost)} makes {both} of the sweep the same experiment")
 
 
 def check_name(what: str, name: str) -> str:

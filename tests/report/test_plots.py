@@ -166,6 +166,9 @@ def test_early_stops_at_the_end_of_training_are_hollow_and_the_caption_says_so()
     figure = plots.figure4(rounds, "a run")
     mean = rounds[(rounds["arm"] == "reinit") & (rounds["round"] == 3)]["es_iteration"].mean()
     assert np.allclose(hollow(figure), [(LEFT[3], mean)]) and "hollow" in figure._supxlabel.get_text()
+    rounds.loc[rounds["round"] == 4, ["percent_left", "es_iteration"]] = (LEFT[3], 1000)  # it skipped a round
+    at = rounds[(rounds["arm"] == "reinit") & (rounds["percent_left"] == LEFT[3])]["es_iteration"].mean()
+    assert np.allclose(hollow(plots.figure4(rounds, "a run")), [(LEFT[3], at)])
 
 
 def test_trials_that_differ_by_a_weight_are_one_point():

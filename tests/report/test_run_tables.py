@@ -11,6 +11,7 @@ from lthcore.report.layout import caption_of, new_figure
 from lthcore.report.paper_figures import describe
 from lthcore.report.plots import plot_rounds
 from lthcore.report.run_tables import Absent, RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
+from lthcore.report.tables import findings
 from lthcore.runs import schemas
 
 WHOLE, LAST = 2, 3  # number of whole trials; the last round
@@ -79,21 +80,38 @@ def test_a_control_that_diverged_makes_no_trial_whole():
     assert set(without_trials_on_their_way(rounds)["trial"]) == {0}
 
 
-def test_trials_that_skipped_rounds_are_read_each_in_its_own(folder):
-    """A mean over one round would be one of networks of different sizes."""
+@pytest.fixture
+def skipping() -> pd.DataFrame:
+    """Tickets of two trials that skipped different rounds: a mean over one round is one of networks of two sizes."""
     left = {0: [100, 80, 64, 64, 51, 41], 1: [100, 100, 80, 64, 51, 51]}
     accuracy = {0: [0.99, 0.98, 0.97, 0.5, 0.96, 0.95], 1: [0.99, 0.4, 0.97, 0.96, 0.95, 0.3]}
-    rows = [
+    return pd.DataFrame([
         {"arm": "ticket", "trial": trial, "draw": 0, "round": k, "percent_left": left[trial][k], "diverged": False,
-         "final_test_accuracy": accuracy[trial][k], "skipped": k > 0 and left[trial][k] == left[trial][k - 1]}
+         "final_test_accuracy": accuracy[trial][k], "skipped": k > 0 and left[trial][k] == left[trial][k - 1],
+         "es_test_accuracy": 0.9, "es_val_accuracy": 0.9, "es_iteration": 10, "iterations": 20}
         for trial in left for k in range(6)
-    ]  # fmt: skip
-    run = RunTables.of(pd.DataFrame(rows))
+    ])  # fmt: skip
+
+
+def test_trials_that_skipped_rounds_are_read_each_in_its_own(skipping):
+    run = RunTables.of(skipping)
     for percent, expected in ((64, [0.97, 0.96]), (80, [0.98, 0.97]), (51, [0.96, 0.95])):
         assert run.at(percent, "final_test_accuracy", "ticket").tolist() == expected
     assert run.at(51, "final_test_accuracy", "dense").tolist() == [0.99, 0.99]
     with pytest.raises(Absent, match="a trial has no round with 41%"):
         run.at(41, "final_test_accuracy", "ticket")
     axes = new_figure(1, 1)[1][0]
-    plot_rounds(run.rounds, "final_test_accuracy", axes, "movement", "#222222")
+    plot_rounds(skipping, "final_test_accuracy", axes, "movement", "#222222")
     assert np.allclose(axes.lines[0].get_xydata(), [(100, 0.99), (80, 0.975), (64, 0.965), (51, 0.955)])
+
+
+def test_an_arm_that_skipped_no_round_is_read_at_its_own_percentages(skipping):
+    later = skipping[skipping["round"] > 0]
+    own = {"percent_left": 100 * 0.8 ** later["round"], "final_test_accuracy": later["round"], "skipped": False}
+    run = RunTables.of(pd.concat([skipping, later.assign(arm="oneshot", **own)]))
+    assert run.at(64, "final_test_accuracy", "oneshot").tolist() == [2, 2]
+
+
+def test_findings_leave_out_a_size_that_not_every_trial_has(skipping):
+    lines = findings(skipping, (51.0, 46.0))  # 46% is the mean of the last round
+    assert [line[:8] for line in lines if line.startswith("At ")] == ["At 51.0%"]
