@@ -110,8 +110,11 @@ def movement_arms(root: Path) -> Figure | None:
 
 
 def movement_layers(root: Path) -> Figure | None:
-    """Remaining share of each layer against weights remaining, by pruning criterion: where layers collapse."""
-    stem = next((s for s in NETWORKS if _runs(root, s)), None)
+    """Remaining share of each layer against weights remaining, by pruning criterion: where layers collapse.
+
+    Drawn for the largest network that has a run of high movement and a control.
+    """
+    stem = next((s for s in NETWORKS if len(_runs(root, s)) > 1), None)
     runs = _runs(root, stem) if stem else {}
     arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
     if not arms:
@@ -142,7 +145,8 @@ def movement_layers(root: Path) -> Figure | None:
 
 def _runs(root: Path, stem: str) -> dict[str, Path]:
     """Return the runs of a network at the same profile as its run of high-movement pruning."""
-    return runs_beside(root, "movement_pruning", f"{stem}-high_movement")
+    runs = runs_beside(root, "movement_pruning", f"{stem}-high_movement")
+    return {variant: folder for variant, folder in runs.items() if variant.startswith(f"{stem}-")}
 
 
 def _per_round(axes: Axes, values: pd.Series, title: str) -> None:
