@@ -16,6 +16,7 @@ from lthcore.registry import CRITERIA, MODELS, register_criterion, register_mode
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.folder import RunFolder
+from lthcore.runs.provenance import own_code
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of, read
@@ -349,3 +350,12 @@ def test_a_criterion_with_a_digit_in_its_name_is_an_arm_too():
 
     assert arm_of("by_l2_at_init").masks == "by_l2_at_init"
     assert arm_of("by_l2_at_init-shuffled").shuffled and arm_of("by_l2_at_init-inverted").masks.endswith("-inverted")
+
+
+def test_the_digest_of_own_code_is_the_same_in_all_versions_of_python():
+    @register_criterion
+    def quoted(seen):
+        names = [f'{name["a"]} of {name["b"]}' for name in ()]  # fmt: skip
+        return {name: seen.final[name].abs() for name in seen.mask if name not in names}
+
+    assert own_code(SMALL.changed(criterion="quoted"))["criterion quoted"] == "5e6d43c8018d85f1"

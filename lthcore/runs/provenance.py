@@ -51,8 +51,8 @@ def hardware_of_nodes(nodes: dict[str, dict]) -> dict:
 def own_code(settings: Recipe) -> dict[str, str]:
     """Return digests of the user-defined functions that a run uses: its network, criteria and arms, by kind and name.
 
-    Comments, docstrings, layout and decorators do not count, nor do other functions that these call. Functions without
-    source text, such as those typed into an interpreter, are left out.
+    Comments, docstrings, layout, quotes and decorators do not count, nor do other functions that these call. Functions
+    without source text, such as those typed into an interpreter, are left out.
     """
     arms = {name: arm_of(name) for name in getattr(settings, "arms", ())}
     criteria = {getattr(settings, "criterion", ""), *(criterion_of(arm.masks) for arm in arms.values())}
@@ -67,7 +67,8 @@ def own_code(settings: Recipe) -> dict[str, str]:
                 node.decorator_list = []
                 if ast.get_docstring(node) is not None:
                     node.body = node.body[1:] or [ast.Pass()]
-                found[name] = blake2b(ast.unparse(node).encode(), digest_size=8).hexdigest()
+                text = re.sub(r"[\"'\\]", "", ast.unparse(node))  # versions of Python quote f-strings differently
+                found[name] = blake2b(text.encode(), digest_size=8).hexdigest()
     return found
 
 
