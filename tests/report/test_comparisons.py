@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,13 @@ from lthcore.report.comparisons import (
     runs_of,
     ticket_costs,
 )
-from lthcore.report.studies import STUDIES, dynamic_pruning, rewinding_and_connectivity, robust_training
+from lthcore.report.studies import (
+    STUDIES,
+    dynamic_pruning,
+    movement_pruning,
+    rewinding_and_connectivity,
+    robust_training,
+)
 from lthcore.report.studies.rewinding_and_connectivity import rewinding_findings
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.runner import run
@@ -259,6 +266,34 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
     )
 
 
+def test_findings_of_movement_begin_with_the_published_network_and_name_emptied_layers(tmp_path):
+    def conv4(emptied: str | None, trials: int) -> str:
+        settings = Settings(architecture="conv4", dataset="cifar10", rounds=2, trials=trials, arms=["ticket"])
+        rows = [
+            {
+                "arm": "ticket",
+                "trial": t,
+                "round": k,
+                "percent_left": left,
+                "final_test_accuracy": accuracy + t / 50,
+                "emptied": gone,
+            }
+            for t in range(trials)
+            for k, (left, accuracy, gone) in enumerate([(100.0, 0.75, None), (35.0, 0.7, None), (23.0, 0.6, emptied)])
+        ]
+        write(tmp_path, "cpu/movement_pruning/conv4_cifar10-high_movement", settings, rows)
+        (said,) = movement_pruning.findings(tmp_path)
+        shutil.rmtree(tmp_path / "cpu")
+        return said.removeprefix("Conv-4 on CIFAR-10 (profile `cpu`), high movement: ")
+
+    assert conv4(None, 1) == (
+        "the test accuracy at the end of training is 75.00% at 100%, 70.00% at 35%, 60.00% at 23% of weights remaining "
+        "(n = 1); no layer was emptied."
+    )
+    several = conv4("conv1.weight", 2)
+    assert "76.00% [63.29%, 88.71%] at 100%" in several and several.endswith("(n = 2); emptied layers: conv1.weight.")
+
+
 @pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "robust_training",
                                   "robust_ablation", "structured_pruning"])  # fmt: skip
 def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
@@ -267,7 +302,8 @@ def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
     assert shown and all(axes.lines or axes.collections or axes.patches for axes in shown)
     said = [figure._supxlabel.get_text(), *(axes.get_title(loc="left") for axes in figure.axes)]
     assert any(
-        re.search(r"n = \d+ trials of [\d,]+ iterations, profile", text) for text in map(" ".join, map(str.split, said))
+        re.search(r"n = \d+ trials? of [\d,]+ iterations(, bfloat16)?, profile", text)
+        for text in map(" ".join, map(str.split, said))
     )
     plt.close("all")
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lthcore.report.comparisons import gap, profile_of, runs_beside
+from lthcore.report.comparisons import gap, level, profile_of, runs_beside
 from lthcore.report.curves import at_shared_iterations
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis
 from lthcore.report.plots import ARMS, plot_rounds
@@ -34,6 +34,10 @@ NETWORKS = {
 }
 
 
+PUBLISHED = "conv4_cifar10"  # the network of the published study
+COLLAPSE = 34.3  # % of weights remaining at which the published network had lost most of its accuracy
+
+
 def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     """Draw a run of iterative pruning: curves of each round, best results on the validation set, results at the end."""
     rounds, curves = (table[table["arm"] == "ticket"] for table in read_whole_trials(folder))
@@ -56,7 +60,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
             later = np.concatenate([line.get_ydata()[1:] for line in axes.lines])
             axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
     handles, labels = panels[0].get_legend_handles_labels()
-    few = range(0, len(labels), max(1, len(labels) // 5))
+    few = range(0, len(labels), -(-len(labels) // 5))
     panels[0].legend(
         [handles[i] for i in few], [labels[i] for i in few], title="% of weights remaining", loc="lower right"
     )
@@ -166,25 +170,43 @@ def findings(root: Path) -> list[str]:
 
     The comparison is at the lowest percentage of weights remaining that every trial of high movement reached. Trials
     are compared at equal percentages and not at equal rounds, because a trial that skips a round is behind the others.
+    A sentence on high movement alone comes first, for the network of the published study.
     """
     lines = []
     for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
         runs = _runs(root, stem)
         arms = ("high_movement", "low_movement", "magnitude", "magnitude_increase", "random")
         tables = {arm: read_whole_trials(runs[f"{stem}-{arm}"])[0] for arm in arms if f"{stem}-{arm}" in runs}
-        if not {"high_movement", "random"} <= tables.keys():
+        if "high_movement" not in tables:
+            continue
+        where = f"{network} (profile `{profile_of(runs[f'{stem}-high_movement'])}`)"
+        if stem == PUBLISHED:
+            along = _along(tables["high_movement"])
+            lines.append(f"{where}, high movement: the test accuracy at the end of training is {along}.")
+        if "random" not in tables:
             continue
         lowest = tables["high_movement"].groupby("trial")["percent_left"].min().max()
-        left = min(tables["random"]["percent_left"].unique(), key=lambda level: abs(level - lowest))
+        left = min(tables["random"]["percent_left"].unique(), key=lambda size: abs(size - lowest))
         at = {arm: _at(table, left) for arm, table in tables.items()}
-        profile = profile_of(runs[f"{stem}-random"])
         lines += [
-            f"{network} (profile `{profile}`), at {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} "
+            f"{where}, at {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} "
             f"instead of at random changes the test accuracy at the end of training by {gap(at[arm], at['random'])}."
             for arm in tables
             if arm != "random"
         ]
     return lines
+
+
+def _along(table: pd.DataFrame) -> str:
+    """Describe high-movement pruning at sizes that all trials reached: none, where the published run fell, the last."""
+    n = table["trial"].nunique()
+    trials = table.groupby("percent_left")["trial"].nunique()
+    sizes = sorted(trials.index[trials == n], reverse=True)
+    shown = dict.fromkeys([sizes[0], min(sizes, key=lambda size: abs(size - COLLAPSE)), sizes[-1]])
+    said = ", ".join(f"{level(_at(table, size), interval=n > 1)} at {size:.3g}%" for size in shown)
+    emptied = sorted({name for names in table["emptied"].dropna() for name in names.split()})
+    layers = f"emptied layers: {', '.join(emptied)}" if emptied else "no layer was emptied"
+    return f"{said} of weights remaining (n = {n}); {layers}"
 
 
 def _at(table: pd.DataFrame, left: float) -> pd.Series:
