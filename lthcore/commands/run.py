@@ -59,7 +59,7 @@ def run_command(options: argparse.Namespace) -> None:
 
 
 def _besides(experiment: Experiment, folder: Path) -> str:
-    """Return what to add about a complete run: those that diverged, and those that nobody asked for now."""
+    """Return what to add about a complete run: trainings that diverged, and trainings beyond those asked for."""
     from lthcore.lottery.methods import planned
     from lthcore.runs.status import status_of
 
