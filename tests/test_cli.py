@@ -409,6 +409,18 @@ def test_show_prints_where_a_run_comes_from_and_its_means(by, tmp_path, capsys):
     assert float(words[4 + 1]) == pytest.approx(ticket.mean(), abs=1e-4)
 
 
+def test_show_counts_early_stops_that_the_end_of_training_cut_off(tmp_path, capsys):
+    run_tiny()
+    folder = tmp_path / "results/smoke/lab/tiny"
+    rounds, _ = read_tables(folder)
+    cut = (rounds["es_iteration"] == rounds["iterations"]).astype(int)
+    capsys.readouterr()
+    assert lth("show", folder) == 0
+    table, _, note = capsys.readouterr().out.partition("means over trials")[2].partition("\ncut_off: ")
+    assert "lower bound" in note and cut.any()
+    assert [int(n) for n in re.findall(r" (\d)$", table, re.MULTILINE)] == list(cut)  # n = 1: a row for each training
+
+
 def test_show_of_a_run_that_is_not_there_is_one_line(capsys):
     assert lth("show", "cpu/lab/nothing") == 2
     assert re.fullmatch(r"lth: results: no run 'cpu/lab/nothing' with run\.json below .+\n", capsys.readouterr().err)

@@ -12,6 +12,7 @@ from lthcore.runs.experiments import Experiment, load_experiments
 
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: its provenance, its settings, and its mean accuracies by arm and round."""
+    from lthcore.report.tables import cut_off
     from lthcore.runs.files import read_record, read_tables
     from lthcore.runs.status import find_run
 
@@ -28,9 +29,18 @@ def show_command(options: argparse.Namespace) -> None:
     print(_standing(folder))
     _print_settings(folder, whole.get("settings", {}))
     columns = ["es_iteration", "es_test_accuracy", "final_test_accuracy", "final_train_accuracy"]
-    table = rounds.groupby(["arm", "round"], sort=False)[["percent_left", *columns]].mean()
-    table.insert(0, "n", rounds.groupby(["arm", "round"], sort=False).size())
-    print("\nmeans over trials and draws\n" + table.round(4).to_string())
+    rounds["cut_off"] = cut_off(rounds)
+    groups = rounds.groupby(["arm", "round"], sort=False)
+    table = groups[["percent_left", *columns]].mean()
+    table.insert(0, "n", groups.size())
+    note = ""
+    if rounds["cut_off"].any():
+        table["cut_off"] = groups["cut_off"].sum()
+        note = (
+            "\n\ncut_off: trainings whose validation loss is least at their last iteration. Trained on, they might "
+            "stop later,\nso that the mean of their early stops is a lower bound."
+        )
+    print("\nmeans over trials and draws\n" + table.round(4).to_string() + note)
 
 
 def _standing(folder: Path) -> str:
