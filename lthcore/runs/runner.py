@@ -203,9 +203,10 @@ class _Runner:
         if replicates:
             record = self.files.record
             record["trained_again"] = record.get("trained_again", 0) + len(replicates)
+            more = f" and {len(replicates) - 3:,} more" if len(replicates) > 3 else ""
             print(
-                f"note: {len(replicates)} training runs are repeated, because no ticket or lineage here has their "
-                f"weights ({', '.join(map(file_stem, replicates[:3]))} ...); their rows stay",
+                "note: trained again, because no ticket or lineage here has the weights: "
+                f"{', '.join(map(file_stem, replicates[:3]))}{more}; what the tables say of it stays",
                 file=sys.stderr,
             )
 

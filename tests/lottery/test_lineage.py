@@ -125,7 +125,7 @@ def test_without_its_lineage_a_run_trains_again_what_it_needs_and_keeps_the_rows
     here = move(tmp_path / "there", tmp_path / "here")
     (here / FILE).unlink()
     run(settings, here, quiet=True)
-    assert "training runs are repeated, because no ticket" in capsys.readouterr().err
+    assert "trained again, because no ticket or lineage here has the weights: ticket-" in capsys.readouterr().err
     assert_same_tables(here, tmp_path / "whole")
     assert read_record(here)["trained_again"] == 2  # the dense network and round 1
 
