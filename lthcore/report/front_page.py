@@ -26,8 +26,8 @@ SENTENCES = {
         "At 13.5% LeNet's tickets gain {here} over the dense network (the paper: {paper}).",
     ),
     "C1": (
-        "How much earlier do convolutional tickets stop?",
-        "Conv-2's tickets stop up to {here} times earlier than the dense network (the paper: {paper}).",
+        "How much earlier do Conv-2's tickets stop?",
+        "Up to {here} times earlier than the dense network (the paper: {paper}).",
     ),
     "C2p": (
         "How much do Conv-2's tickets gain?",
@@ -35,7 +35,12 @@ SENTENCES = {
     ),
     "C4": (
         "Do Conv-2's tickets fit their training images?",
-        "Of all sizes down to 2%, the one that fits worst ends with {here} of them right (the paper: {paper}).",
+        "Down to 2%, they end with {here} or more of them right (the paper: {paper}).",
+    ),
+    "B1": (
+        "Are the accuracies of earlier systems reached?",
+        "LeNet's tickets reach {here} or more down to 21.1% (published: {paper}), and LeNet pruned to 21.1% as it "
+        "trains {B6} (98.88%).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
@@ -46,7 +51,7 @@ SENTENCES = {
         "Their gain over reinitialised ones is {here} at 7.0% (the paper: above 0), {X4c} at 21.1%, {X4d} at 1.5%.",
     ),
     "F6": (
-        "Can a mask that SNIP finds before training be shuffled within its layers?",
+        "Can a mask that SNIP found before training be shuffled in its layers?",
         "LeNet's final accuracy changes by {here} at 1.56% (arXiv 2009.08576: no loss), by {F6b} at 6.25%.",
     ),
 }
@@ -123,8 +128,8 @@ def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
 
 
 def status_of_studies(card: pd.DataFrame) -> str:
-    """Return a Markdown table of all studies: the notebook, the question, and how many claims got which grade."""
-    lines = ["| study | question | status |", "|---|---|---|"]
+    """Return a Markdown table of all studies: the notebook, the question, and how many parts got which grade."""
+    lines = ["| study | question | parts of claims |", "|---|---|---|"]
     for name, study in STUDIES.items():
         link = f"[{name.replace('_', ' ')}](notebooks/{name}.ipynb)"
         lines.append(f"| {link} | {study.question} | {_status(card, name)} |")
@@ -132,7 +137,10 @@ def status_of_studies(card: pd.DataFrame) -> str:
 
 
 def _status(card: pd.DataFrame, study: str) -> str:
-    """Describe how many parts of a study's claims got which grade, each in the first run in which it was graded."""
+    """Describe how many parts of a study's claims got which grade, each in the first run in which it was graded.
+
+    Claims that were not run are counted whole.
+    """
     mine = card[card["run"].map(_study_of) == study]
     graded = mine[mine["grade"] != NOT_RUN].drop_duplicates(["id", "part"])
     grades = graded["grade"].str.split(" (", regex=False).str[0].value_counts()
@@ -142,7 +150,7 @@ def _status(card: pd.DataFrame, study: str) -> str:
         said.append(f"{waiting} claim{'s' if waiting > 1 else ''} not run")
     if (mine["grade"] == UNREADABLE).any():
         said.append(UNREADABLE)
-    return ", ".join(said) or "no claim"
+    return ", ".join(said) or "none"
 
 
 def _study_of(run: object) -> str:

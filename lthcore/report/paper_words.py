@@ -142,8 +142,8 @@ HERE = {
         "The surviving values in the second layer tend to be positive; in the output layer they split in two "
         "groups, most of them negative. In the first layer the effect is weaker: the remaining weights started only "
         "a little larger than the pruned ones, and the distribution keeps its shape. With standardised pixels they "
-        "started about half as large again once half of the weights are pruned, and nearly twice as large in the "
-        "shorter training runs of the study of ticket structure."
+        "started about a third larger once half of the weights are pruned and half as large again once four fifths "
+        "are, and nearly twice as large in the shorter training runs of the study of ticket structure."
     ),
     19: "The result is the same in all layers (at 16.9% of weights remaining).",
     20: (

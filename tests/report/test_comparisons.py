@@ -294,6 +294,31 @@ def test_findings_of_movement_begin_with_the_published_network_and_name_emptied_
     assert "76.00% [63.29%, 88.71%] at 100%" in several and several.endswith("(n = 2); emptied layers: conv1.weight.")
 
 
+def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_at_the_last_round(tmp_path):
+    """At the last round of the others, high movement has no ticket and is left out."""
+    settings = Settings(architecture="lenet", dataset="mnist", rounds=2, trials=2, arms=["ticket"])
+    for criterion, sizes, accuracies in (
+        ("high_movement", (100.0, 50.0, 50.0), (0.9, 0.7, 0.7)),  # the second round pruned nothing
+        ("low_movement", (100.0, 50.0, 25.0), (0.9, 0.8, 0.78)),
+        ("random", (100.0, 50.0, 25.0), (0.9, 0.8, 0.75)),
+    ):
+        rows = [
+            {"arm": "ticket", "trial": t, "round": k, "percent_left": size, "final_test_accuracy": accuracy + t / 100}
+            for t in range(2)
+            for k, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
+        ]
+        write(tmp_path, f"paper/movement_pruning/lenet_mnist-{criterion}", settings, rows)
+    found = [line.partition("profile `paper`), ")[2] for line in movement_pruning.findings(tmp_path)]
+    said = (
+        "of weights remaining: pruning by {} instead of at random changes the test accuracy at the end of training by"
+    )
+    assert [line.partition(" points")[0] for line in found] == [
+        f"at 50% {said.format('high movement')} -10.00",
+        f"at 50% {said.format('low movement')} +0.00",
+        f"at 25% {said.format('low movement')} +3.00",
+    ]
+
+
 @pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "robust_training",
                                   "robust_ablation", "structured_pruning"])  # fmt: skip
 def test_figures_of_the_committed_tables_have_something_in_each_panel(name):

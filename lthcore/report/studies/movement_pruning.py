@@ -166,11 +166,12 @@ def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> No
 
 
 def findings(root: Path) -> list[str]:
-    """Return sentences that compare each criterion with random pruning at the end of high-movement pruning.
+    """Return sentences that compare each criterion with random pruning, at two percentages of weights remaining.
 
-    The comparison is at the lowest percentage of weights remaining that every trial of high movement reached. Trials
-    are compared at equal percentages and not at equal rounds, because a trial that skips a round is behind the others.
-    A sentence on high movement alone comes first, for the network of the published study.
+    The first is the lowest that every trial of high movement reached, and the second the lowest of random pruning,
+    which high movement may not reach. Trials are compared at equal percentages and not at equal rounds, because a trial
+    that skips a round is behind the others. A sentence on high movement alone comes first, for the network of the
+    published study.
     """
     lines = []
     for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
@@ -186,14 +187,15 @@ def findings(root: Path) -> list[str]:
         if "random" not in tables:
             continue
         lowest = tables["high_movement"].groupby("trial")["percent_left"].min().max()
-        left = min(tables["random"]["percent_left"].unique(), key=lambda size: abs(size - lowest))
-        at = {arm: _at(table, left) for arm, table in tables.items()}
-        lines += [
-            f"{where}, at {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} "
-            f"instead of at random changes the test accuracy at the end of training by {gap(at[arm], at['random'])}."
-            for arm in tables
-            if arm != "random"
-        ]
+        sizes = tables["random"]["percent_left"]
+        for left in dict.fromkeys([min(sizes, key=lambda size, low=lowest: abs(size - low)), sizes.min()]):
+            at = {arm: _at(table, left) for arm, table in tables.items()}
+            lines += [
+                f"{where}, at {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} instead of at "
+                f"random changes the test accuracy at the end of training by {gap(at[arm], at['random'])}."
+                for arm in tables
+                if arm != "random" and set(at[arm].index) == set(at["random"].index)
+            ]
     return lines
 
 
