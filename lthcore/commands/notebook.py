@@ -72,7 +72,7 @@ def _execute(source: Path, executed: Path, values: dict):
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about parameters that a notebook does not list
-    os.environ["LTH_PLAIN"] = "1"  # no progress widgets in a notebook that nobody watches
+    os.environ["LTH_PLAIN"] = "summary"  # no progress in a notebook that nobody watches
     where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
     try:
         with passing_on_signals() as kernel:

@@ -1,5 +1,6 @@
 """Runner that starts or resumes an experiment in its folder. A run stopped at any point resumes from that point."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -44,9 +45,9 @@ def run(
 
     A complete run returns its tables at once and needs neither data nor tickets. A complete training run is repeated
     only if later rounds need its outcome and it is not saved here. `force` deletes existing results first, and `quiet`
-    suppresses progress. `executor` does the training (default: this machine; on a cluster, see
-    lthcore/runs/ray_cluster.py). Raises TimeLimit after `time_limit` seconds or on SIGTERM, with everything so far
-    saved, and LabError for errors that a user can fix.
+    suppresses progress; the environment variable LTH_PLAIN=summary replaces it by one line at the end. `executor` does
+    the training (default: this machine; on a cluster, see lthcore/runs/ray_cluster.py). Raises TimeLimit after
+    `time_limit` seconds or on SIGTERM, with everything so far saved, and LabError for errors that a user can fix.
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)
@@ -59,7 +60,8 @@ def run(
     data = executor.load(settings)
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:
         print(f"note: {data.variant}; accuracies are measured on these images", file=sys.stderr)
-    if not quiet:
+    began, summarised = time.monotonic(), os.environ.get("LTH_PLAIN") == "summary"
+    if not quiet and not summarised:
         seconds = duration(seconds_of(settings, present.missing))
         print(f"{settings.key}: {counted(len(present.missing), 'training')}, about {seconds} here", flush=True)
     folder = Path(folder)
@@ -70,7 +72,7 @@ def run(
             files.empty()
         files.remove_unfinished()
         remove_leftovers()
-        this = _Runner(files, data, executor, deadline, force, quiet)
+        this = _Runner(files, data, executor, deadline, force, quiet or summarised)
         this.write()
         try:
             with executor.metered(files.record.get("energy")) as files.energy:
@@ -87,6 +89,9 @@ def run(
             this.write()
         if asked.is_set():  # too late for any training run to notice
             raise TimeLimit(f"asked to stop, with all of {len(planned(settings))} trainings done")
+    if summarised and not quiet:
+        took = duration(time.monotonic() - began)
+        print(f"{settings.key}: {counted(len(present.missing), 'training')} in {took}", flush=True)
     return read_tables(folder)
 
 

@@ -46,6 +46,16 @@ def told(progress: RunProgress, *words: tuple[Replicate, int]) -> None:
             progress.report(replicate, at(iteration))
 
 
+def test_a_summary_is_one_line_at_the_end(tmp_path, every_word, monkeypatch, capsys):
+    monkeypatch.setenv("LTH_PLAIN", "summary")
+    run(SETTINGS, tmp_path / "a")
+    printed = capsys.readouterr()
+    assert re.fullmatch(rf"{SETTINGS.key}: 4 trainings in \d+ s\n", printed.out) and not printed.err
+    run(SETTINGS, tmp_path / "a")  # nothing is left to train
+    run(SETTINGS, tmp_path / "b", quiet=True)
+    assert capsys.readouterr().out == ""
+
+
 def test_slow_trainings_without_rounds_say_how_far_they_are(every_word, monkeypatch):
     monkeypatch.setenv("LTH_PLAIN", "1")
     settings = DynamicSettings(dataset="digits", architecture="mlp", validation=200, iterations=1000, eval_every=100)
