@@ -20,6 +20,7 @@ WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # panels per row -> figure width in 
 LABEL = 0.4  # width of a tick label in inches, with some margin
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # % of weights remaining, as on the paper's axes
 CUT_OFF = "cut off"  # id of the markers of early stops that training may have ended before
+CUT_BELOW = "cut below"  # id of panels whose lines may leave them below
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
@@ -51,6 +52,18 @@ def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
     axes.minorticks_off()
 
 
+def cut_below(axes: Axes, accuracies: Iterable[float]) -> None:
+    """Cut an axis of accuracies below if others fall so far that the differences between these cannot be seen.
+
+    The axis is cut if these accuracies take less than a sixth of its height. `captioned` says so.
+    """
+    low, high = min(accuracies), max(accuracies)
+    bottom, top = axes.get_ylim()
+    if high > low and top - bottom > 6 * (high - low):
+        axes.set_ylim(max(bottom, low - 1.5 * (high - low)), high + 0.2 * (high - low))
+        axes.set_gid(CUT_BELOW)
+
+
 def _thinned(levels: list[float], apart: float) -> list[float]:
     """Return a subset of these falling levels in which neighbours differ by at least a factor `apart`."""
     shown = levels[:1]
@@ -79,14 +92,16 @@ def span(numbers: set[int]) -> str:
 def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
     """Add a caption, wrapped to the width of the figure, and return the figure.
 
-    The caption also explains hollow markers of early stops, and lists what is `absent`.
+    The caption also explains hollow markers of early stops and cut axes, and lists what is `absent`.
     """
     hollow = any(artist.get_gid() == CUT_OFF for axes in figure.axes for artist in axes.collections)
     early = "hollow: in some trials validation loss is least at the end of training" if hollow else ""
+    cut = any(axes.get_gid() == CUT_BELOW for axes in figure.axes)
+    below = "lower accuracies are below the panels" if cut else ""
     names = list(absent)
     named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
     missing = f"not in the table: {named}" if names else ""
-    lines = textwrap.wrap("; ".join(filter(None, (caption, early, missing))), int(13 * figure.get_figwidth()))
+    lines = textwrap.wrap("; ".join(filter(None, (caption, early, below, missing))), int(13 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=8.5, color="#666666")
     return figure
 

@@ -7,6 +7,7 @@ Shaded bands are 95% intervals of the mean if the caption says so, else the rang
 import json
 import warnings
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS as RECORDS
 from lthcore.arms import arm_of
 from lthcore.registry import UNCOLOURED
-from lthcore.report.layout import CUT_OFF, captioned, legend_above, new_figure, sparsity_axis
+from lthcore.report.layout import CUT_OFF, captioned, cut_below, legend_above, new_figure, sparsity_axis
 from lthcore.report.tables import cut_off, with_dense
 
 # arm -> (label, colour, line style)
@@ -115,12 +116,27 @@ def plot_against_sparsity(
     axes = axes or new_figure(1, 1)[1][0]
     for series in series_of(rounds, arms):
         plot_series(series, column, axes)
+    _show_tickets(axes, column, [rounds])
     if linear:
         axes.invert_xaxis()
     else:
         sparsity_axis(axes, rounds["percent_left"].min())
     axes.set_xlabel("% of weights remaining")
     return axes
+
+
+def _quantity(column: str) -> str:
+    """Return the quantity in a column of rounds.csv, for an axis whose title says when it was measured."""
+    names = {"iteration": "iteration", "test_accuracy": "test accuracy", "train_accuracy": "training accuracy",
+             "val_accuracy": "validation accuracy"}  # fmt: skip
+    return next((name for end, name in names.items() if column.endswith(end)), column.replace("_", " "))
+
+
+def _show_tickets(axes: Axes, column: str, tables: list[pd.DataFrame]) -> None:
+    """Cut an axis of accuracies below where other arms fall so far that the lines of tickets look flat."""
+    tickets = pd.concat([table[table["arm"] == "ticket"][column].dropna() for table in tables])
+    if "accuracy" in column and len(tickets):
+        cut_below(axes, tickets)
 
 
 def panels(
@@ -143,13 +159,14 @@ def panels(
             _say_empty(panel, column)
         for one in series:
             plot_series(one, column, panel, x)
+        _show_tickets(panel, column, [one.rounds for one in series])
         lowest = min((one.rounds[x].min() for one in series), default=1.0)
         if x == "percent_left":
             sparsity_axis(panel, lowest)
         else:
             panel.set_xscale("log")
             panel.invert_xaxis()
-        panel.set(title=title, ylabel="iteration" if "iteration" in column else "accuracy")
+        panel.set(title=title, ylabel=_quantity(column))
         if legend := panel.get_legend():
             handles, labels = panel.get_legend_handles_labels()
             legend.remove()
@@ -210,21 +227,15 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     arms = ("ticket", "reinit", "oneshot", "oneshot_reinit")
     one_shot = any(arm.startswith("oneshot") for arm in rounds["arm"].unique())
     figure, panels = new_figure(3 if one_shot else 2, 2)
-    columns = {
-        "es_iteration": ("Early-stop iteration", "iteration"),
-        "es_test_accuracy": ("Test accuracy at early stop", "accuracy"),
-        "es_train_accuracy": ("Training accuracy at early stop", "accuracy"),
-        "final_test_accuracy": ("Test accuracy at the end of training", "accuracy"),
-    }
-    for axes, (column, (title, label)) in zip(panels, columns.items(), strict=False):
+    columns = ("es_iteration", "es_test_accuracy", "es_train_accuracy", "final_test_accuracy")
+    for axes, column in zip(panels, columns, strict=False):
         if rounds[column].isna().all():
             _say_empty(axes, column)
         plot_against_sparsity(rounds, column, arms, axes)
-        axes.set(title=title, ylabel=label)
+        axes.set(title=TITLES[column], ylabel=_quantity(column))
     for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
-        title, label = columns[column]
-        axes.set(title=f"{title}, one-shot, linear axis", ylabel=label)
+        axes.set(title="One-shot, linear axis", ylabel=_quantity(column))
     for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
         axes.get_legend().remove()
     return captioned(figure, caption, absent(rounds, arms))
@@ -236,12 +247,16 @@ GRADES = {"reproduced": "#1f5fa8", "undecided": "#999999", "differs": "#d1642a"}
 def plot_scorecard(card: pd.DataFrame) -> Figure:
     """Plot the sizes and places of claims.csv that were measured in runs, each in half widths of its tolerance.
 
-    The shaded band is the tolerance.
+    The shaded band is the tolerance. Each part of a claim is shown in the first run that measured it, and those that
+    differ are at the top.
     """
-    rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")].iloc[::-1]
+    rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")]
+    rows = rows.drop_duplicates(["id", "part"])
+    order = rows["grade"].str.split(" (", regex=False).str[0].map(list(GRADES).index)
+    rows = rows.iloc[np.argsort(-order, kind="stable")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
     middle, half = (low + high) / 2, (high - low) / 2
-    figure, (axes,) = new_figure(1, 1, (7.5, 0.7 + 0.28 * len(rows)))
+    figure, (axes,) = new_figure(1, 1, (9, 1 + 0.26 * len(rows)))
     grades = rows["grade"].str.split(" (", regex=False).str[0]
     ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
     axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
@@ -252,11 +267,14 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
         for side, marker in ((0, "o"), (1, ">"), (-1, "<")):  # an arrow if the value itself is off the axis
             at = np.flatnonzero(of & (beyond == side))
             axes.scatter(ends[1].iloc[at], at, color=colour, marker=marker, s=22, zorder=3)
-    axes.set_yticks(range(len(rows)), [f"{row.id} {row.part} ({row.run}, {row.profile})" for row in rows.itertuples()])
-    axes.tick_params(axis="y", labelsize=7)
-    axes.set(xlim=(-4.2, 4.2), xlabel="measured, in half widths of the tolerance (arrows: beyond 4)")
+    names = [f"{row.id}, {row.part}: {shorten(row.claim, 62, placeholder=' ...')}" for row in rows.itertuples()]
+    axes.set_yticks(range(len(rows)), names)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set(
+        xlim=(-4.2, 4.2), xlabel="distance from the middle of the tolerance\n(shaded: within it; arrows: beyond 4)"
+    )
     axes.set_ylim(-0.8, len(rows) - 0.2)
-    axes.set_title("Sizes and places against their tolerance, with 95% intervals")
+    axes.set_title("Sizes and places, with 95% intervals", loc="left")
     figure.legend(loc="outside lower center", ncols=len(GRADES))
     return figure
 

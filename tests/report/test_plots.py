@@ -432,17 +432,29 @@ def test_bands_of_intervals_are_those_of_the_means_and_ratios_of_trials():
         assert (low, high) == pytest.approx((factor * (2 - 4.303 / 3**0.5), factor * (2 + 4.303 / 3**0.5)), abs=1e-3)
 
 
+@pytest.mark.parametrize(("lowest", "is_cut"), [(0.80, True), (0.96, False)])
+def test_accuracies_far_below_those_of_tickets_are_cut_off_and_the_caption_says_so(lowest, is_cut):
+    rounds, _ = tables("ticket", "random")
+    of_tickets, spread = rounds["arm"] == "ticket", 0.001 * rounds["trial"]
+    rounds["final_test_accuracy"] = spread + np.where(of_tickets, 0.97 + 0.01 * (rounds["round"] % 2), lowest)
+    figure = plots.panels(series_of(rounds), {"final_test_accuracy": "Test accuracy"}, "a caption")
+    bottom, top = figure.axes[0].get_ylim()
+    assert (bottom > lowest) == is_cut and bottom < 0.97 and top > 0.98
+    assert ("lower accuracies are below the panels" in caption(figure)) == is_cut
+
+
 def test_the_scorecards_figure_has_a_colour_for_each_grade():
     rows = [("L1", "reproduced", 1.0), ("L2", "undecided", 2.0), ("L3", "differs (by +3.00)", 5.0)]
     card = pd.DataFrame([
-        {"id": name, "part": "size", "run": "a", "profile": "cpu", "grade": grade, "value": value, "low": value - 0.5,
-         "high": value + 0.5, "tolerance": "[0, 2]"} for name, grade, value in rows
+        {"id": name, "claim": name, "part": "size", "run": "a", "profile": "cpu", "grade": grade, "value": value,
+         "low": value - 0.5, "high": value + 0.5, "tolerance": "[0, 2]"} for name, grade, value in rows
     ])  # fmt: skip
     axes = plots.plot_scorecard(pd.concat([card, card.assign(profile=None)])).axes[0]
     assert axes.get_legend_handles_labels()[1] == ["reproduced", "undecided", "differs"]
     points = [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
     assert [float(p[0][0]) for p in points] == [0, 1, 4]  # distance from the tolerance's middle, in half widths
-    assert len(axes.get_yticks()) == 3  # claims graded by arithmetic have no profile and are not drawn
+    names = [label.get_text()[:2] for label in axes.get_yticklabels()]  # from the bottom to the top
+    assert names == ["L1", "L2", "L3"]  # claims graded by arithmetic have no profile and are not drawn
 
 
 def test_arms_of_ones_own_are_drawn_each_in_a_colour_of_its_own():

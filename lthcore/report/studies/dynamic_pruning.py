@@ -197,9 +197,12 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     for axes in panels[len(factors) :]:
         axes.set_axis_off()
+    drawn = "dots: trials, lines: means of those not stuck at chance"
     return captioned(
         figure,
-        caption_of("LeNet-300-100 on MNIST to 78.9%, dots: trials, lines: means of those not stuck at chance", base),
+        caption_of(
+            f"LeNet-300-100 on MNIST to 78.9%, 30 epochs except in their own panel, {drawn}", base, *runs.values()
+        ),
     )
 
 
