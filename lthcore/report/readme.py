@@ -17,10 +17,10 @@ from lthcore.report import front_page
 from lthcore.report.figure_specs import LENET
 from lthcore.report.reproductions import reproductions
 from lthcore.report.run_tables import whole_trials
-from lthcore.report.scorecard import as_block, table_of
+from lthcore.report.scorecard import as_block
 from lthcore.report.studies import STUDIES
 from lthcore.report.studies.iterative_pruning import convolutional
-from lthcore.report.tables import findings
+from lthcore.report.tables import described, table_of
 from lthcore.runs.experiments import PROFILES
 from lthcore.runs.files import has_results, read_record, read_tables
 
@@ -44,10 +44,7 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
 
     def written(block: re.Match) -> str:
         kind, _, names = block[2].partition(": ")
-        if kind == "found":
-            text = _list_of([line for name in names.split() for line in found_in(name, root)])
-        else:
-            text = blocks[kind]()
+        text = "\n".join(found_in(name, root) for name in names.split()) or blocks[kind]()
         return f"{block[1]}{text}\n{block[3]}"
 
     for page in PAGES:
@@ -56,17 +53,17 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
             path.write_text(BLOCK.sub(written, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def found_in(name: str, root: Path) -> list[str]:
-    """Return the sentences of a study.
+def found_in(name: str, root: Path) -> str:
+    """Return the findings of a study in Markdown.
 
     `name` may also be `tickets` (LeNet's tickets at profile `paper`) or `convolutional` (convolutional networks).
     """
     if name == "convolutional":
-        return convolutional(root)
+        return convolutional(root) or _list_of([])
     if name != "tickets":
-        return STUDIES[name].findings(root)
+        return _list_of(STUDIES[name].findings(root))
     folder = root / "paper" / LENET
-    return findings(read_tables(folder)[0]) if has_results(folder) else []
+    return described(read_tables(folder)[0]) if has_results(folder) else _list_of([])
 
 
 def provenance(root: Path) -> str:

@@ -10,6 +10,7 @@ from lthcore.report.comparisons import published
 from lthcore.report.figure_specs import NOTEBOOK
 from lthcore.report.measures import EARLY_STOP, END
 from lthcore.report.run_tables import Absent, RunTables
+from lthcore.report.tables import table_of
 from lthcore.runs.files import read_record
 
 HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"
@@ -152,12 +153,6 @@ def counts_in_full(card: pd.DataFrame) -> str:
         "some parts grade the same number, and for LeNet A1 is L3 with a wider tolerance."
     )
     return " ".join(said)
-
-
-def table_of(frame: pd.DataFrame) -> str:
-    """Format a table as Markdown."""
-    rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def as_block(root: Path, card: pd.DataFrame) -> str:

@@ -43,6 +43,11 @@ def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFr
     return wide.set_axis([f"{left[k]:.1f}%" for k in wide.index], axis="index").rename_axis("weights remaining")
 
 
+NO_INTERVAL = " (n = 1: no interval)"
+DIFFERENCES = (
+    "How tickets differ from the dense network, and in the last column from reinitialised tickets (accuracies in "
+    "points):"
+)
 PLURALS = {
     "dense": "dense networks",
     "ticket": "tickets",
@@ -51,22 +56,17 @@ PLURALS = {
 }
 
 
-def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> list[str]:
-    """Return sentences with the numbers that the paper's section 2 discusses, with their intervals.
+def findings(rounds: pd.DataFrame) -> list[str]:
+    """Return sentences on the smallest winning tickets, and on where each arm falls below the dense network.
 
-    `percents` are the percentages of weights remaining at which tickets are compared with the dense network.
+    They have the numbers that the paper's section 2 discusses, with their intervals.
     """
-    lines, has_stops = [], rounds["es_test_accuracy"].notna().any()
-    if not has_stops:  # for lack of a validation set: read at the end
-        rounds = rounds.assign(es_test_accuracy=rounds["final_test_accuracy"], es_iteration=rounds["iterations"])
+    lines, has_stops = [], _has_stops(rounds)
+    if not has_stops:
         lines.append("Without a validation set there is no early stop: all numbers are from the end of training.")
-    run = RunTables.of(rounds)
-    rounds, n = run.rounds, run.n
+    run = RunTables.of(rounds if has_stops else _read_at_the_end(rounds))
+    rounds = run.rounds
     lines.append(_winning(run))
-    levels = [round_nearest(rounds, percent, tolerance=0.1) for percent in percents]
-    for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
-        with suppress(Absent):  # trials that skipped rounds may have no size in common
-            lines.append(f"At {run.left[k]:.1f}% of weights remaining, {_at(run, run.left[k])} (n = {n}).")
     for arm in (arm for arm in PLURALS if arm in set(rounds["arm"])):
         try:
             lines.append(_fall(run, arm, PLURALS[arm].capitalize()))
@@ -74,7 +74,7 @@ def findings(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13
             continue  # the arm is unfinished
     if has_stops and (said := _cut_off(rounds)):
         lines.append(said)
-    return [line.replace(" (n = 1: no interval)", "") for line in lines]  # the first sentence has the number of trials
+    return [line.replace(NO_INTERVAL, "") for line in lines]  # the first sentence has the number of trials
 
 
 def _winning(run: RunTables) -> str:
@@ -90,21 +90,56 @@ def _winning(run: RunTables) -> str:
     )
 
 
-def _at(run: RunTables, percent: float) -> str:
-    """Compare tickets at a percentage of weights remaining with the dense network and with their reinitialisations."""
-    said = (
-        f"the early stop of tickets differs by {earlier(run, percent).times(-100).text('{:+.0f}%')} from the dense "
-        f"network's, and their test accuracy by {gain(run, percent).times(100).text('{:+.2f}')} points at the early "
-        "stop"
-    )
+def _has_stops(rounds: pd.DataFrame) -> bool:
+    return rounds["es_test_accuracy"].notna().any()
+
+
+def _read_at_the_end(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return rounds.csv of a run without validation set, in which the end of training takes the early stop's place."""
+    return rounds.assign(es_test_accuracy=rounds["final_test_accuracy"], es_iteration=rounds["iterations"])
+
+
+def differences(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> pd.DataFrame:
+    """Return how tickets differ from the dense network, and from reinitialised tickets, with the intervals.
+
+    There is a row for each of these percentages of weights remaining that the run has. The early stop is in percent of
+    the dense network's, and test accuracies are in points.
+    """
+    has_stops = _has_stops(rounds)
+    run = RunTables.of(rounds if has_stops else _read_at_the_end(rounds))
+    levels = [round_nearest(run.rounds, percent, tolerance=0.1) for percent in percents]
+    rows = {}
+    for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
+        with suppress(Absent):  # trials that skipped rounds may have no size in common
+            rows[f"{run.left[k]:.1f}%"] = _differences_at(run, run.left[k], has_stops)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("weights remaining")
+
+
+def _differences_at(run: RunTables, percent: float, has_stops: bool) -> dict[str, str]:
+    found, when = {}, "at the early stop" if has_stops else "at the end"
+    if has_stops:
+        found["early stop"] = earlier(run, percent).times(-100).text("{:+.0f}%")
+        found["test accuracy at the early stop"] = gain(run, percent).times(100).text("{:+.2f}")
     if run.has("final_test_accuracy"):
-        said += f" and by {gain(run, percent, column=END).times(100).text('{:+.2f}')} at the end of training"
-    try:
-        against = gain(run, percent, against="reinit").times(100)
-        said += f"; from reinitialised tickets' it differs by {against.text('{:+.2f}')} points at the early stop"
-    except Absent:
-        pass
-    return said
+        found["test accuracy at the end"] = gain(run, percent, column=END).times(100).text("{:+.2f}")
+    with suppress(Absent):
+        found[f"against reinitialised, {when}"] = gain(run, percent, against="reinit").times(100).text("{:+.2f}")
+    return {name: text.replace(NO_INTERVAL, "") for name, text in found.items()}
+
+
+def table_of(frame: pd.DataFrame) -> str:
+    """Format a table as Markdown, without its index."""
+    rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def described(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 13.5, 3.6)) -> str:
+    """Return the findings of a run as a list in Markdown, with the table of differences under it."""
+    lines, table = [f"* {line}" for line in findings(rounds)], differences(rounds, percents)
+    if table.empty:
+        return "\n".join(lines)
+    shown = table.fillna("").reset_index()
+    return "\n".join([*lines, "", DIFFERENCES, "", table_of(shown)])
 
 
 def _fall(run: RunTables, arm: str, label: str) -> str:

@@ -11,7 +11,7 @@ from lthcore.report.layout import caption_of, new_figure
 from lthcore.report.paper_figures import describe
 from lthcore.report.plots import plot_rounds
 from lthcore.report.run_tables import Absent, RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
-from lthcore.report.tables import findings
+from lthcore.report.tables import differences
 from lthcore.runs import schemas
 
 WHOLE, LAST = 2, 3  # number of whole trials; the last round
@@ -112,6 +112,5 @@ def test_an_arm_that_skipped_no_round_is_read_at_its_own_percentages(skipping):
     assert run.at(64, "final_test_accuracy", "oneshot").tolist() == [2, 2]
 
 
-def test_findings_leave_out_a_size_that_not_every_trial_has(skipping):
-    lines = findings(skipping, (51.0, 46.0))  # 46% is the mean of the last round
-    assert [line[:8] for line in lines if line.startswith("At ")] == ["At 51.0%"]
+def test_differences_leave_out_a_size_that_not_every_trial_has(skipping):
+    assert list(differences(skipping, (51.0, 46.0)).index) == ["51.0%"]  # 46% is the mean of the last round

@@ -1,11 +1,12 @@
 """Findings, summaries and measures, on tables with known answers."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from lthcore.report.measures import falls_below, gain, smallest_winning
 from lthcore.report.run_tables import RunTables
-from lthcore.report.tables import findings, round_nearest, summary, with_dense
+from lthcore.report.tables import described, differences, findings, round_nearest, summary, with_dense
 
 LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}
 
@@ -62,12 +63,20 @@ def test_differences_are_paired_by_trial_and_averaged_over_draws(rounds):
 def test_findings_state_the_numbers_their_n_and_their_spread(rounds):
     lines = findings(rounds)
     assert "21.1%" in lines[0] and "2 trials" in lines[0]
-    at = next(line for line in lines if line.startswith("At 21.1%"))
-    assert "the early stop of tickets differs by -40% [-40%, -40%] from the dense network's" in at
-    assert "their test accuracy by +0.40 [+0.40, +0.40] points at the early stop" in at
-    assert "by +0.10 [+0.10, +0.10] at the end of training" in at
-    assert "from reinitialised tickets' it differs by +0.90 [+0.90, +0.90] points at the early stop" in at
-    assert "n = 2" in at
+    assert dict(differences(rounds).loc["21.1%"]) == {
+        "early stop": "-40% [-40%, -40%]",
+        "test accuracy at the early stop": "+0.40 [+0.40, +0.40]",
+        "test accuracy at the end": "+0.10 [+0.10, +0.10]",
+        "against reinitialised, at the early stop": "+0.90 [+0.90, +0.90]",
+    }
+    assert described(rounds).splitlines()[-3].startswith("| 51.3% | ")
+
+
+def test_differences_of_one_trial_have_no_interval_and_without_validation_no_early_stop(rounds):
+    assert differences(rounds[rounds["trial"] == 0]).loc["21.1%", "test accuracy at the end"] == "+0.10"
+    unheld = rounds.assign(es_iteration=np.nan, es_test_accuracy=np.nan)
+    assert list(differences(unheld)) == ["test accuracy at the end", "against reinitialised, at the end"]
+    assert differences(unheld).loc["21.1%", "test accuracy at the end"] == "+0.10 [+0.10, +0.10]"
 
 
 def test_an_arm_falls_below_where_it_stays_below(rounds):

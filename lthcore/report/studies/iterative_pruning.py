@@ -13,7 +13,7 @@ from lthcore.report.figure_specs import LENET
 from lthcore.report.paper_figures import largest_run
 from lthcore.report.run_tables import RunTables, read_whole_trials
 from lthcore.report.study import Study
-from lthcore.report.tables import findings as tickets
+from lthcore.report.tables import described
 from lthcore.runs.experiments import PROFILES
 from lthcore.runs.files import has_results, read_record
 from lthcore.settings import Recipe
@@ -52,20 +52,22 @@ CONVOLUTIONAL = {
 }
 
 
-def committed(root: Path) -> list[str]:
-    """Return the findings for the paper's networks, as far as their tables are below a results root.
+def committed(root: Path) -> str:
+    """Return the findings for the paper's networks in Markdown, as far as their tables are below a results root.
 
     If the tables of LeNet are missing, a sentence says how to make them.
     """
     folder = largest_run(root, LENET)
     if folder is None:
-        return [f"No tables of {LENET} are here yet: `lth run params/{LENET}.yaml` makes them.", *convolutional(root)]
-    return ["LeNet on MNIST:", *tickets(read_whole_trials(folder)[0]), *convolutional(root)]
+        lenet = f"No tables of {LENET} are here yet: `lth run params/{LENET}.yaml` makes them."
+    else:
+        lenet = f"LeNet on MNIST:\n\n{described(read_whole_trials(folder)[0])}"
+    return "\n\n".join(filter(None, (lenet, convolutional(root))))
 
 
-def convolutional(root: Path) -> list[str]:
-    """Return the findings for convolutional networks, each at the largest profile with a pruned round."""
-    lines = []
+def convolutional(root: Path) -> str:
+    """Return the findings for convolutional networks in Markdown, each at the largest profile with a pruned round."""
+    parts = []
     for variant, (network, percents) in CONVOLUTIONAL.items():
         folders = [root / profile / "iterative_pruning" / variant for profile in reversed(PROFILES[1:])]
         folder = next((f for f in folders if has_results(f) and RunTables.read(f).rounds["round"].max() > 0), None)
@@ -74,13 +76,14 @@ def convolutional(root: Path) -> list[str]:
         record, profile, rounds = read_record(folder), folder.parents[1].name, read_whole_trials(folder)[0]
         s, n, n_test = record["settings"], RunTables.of(rounds).n, record["n_test"]
         p = rounds[rounds["round"] == 0]["es_test_accuracy"].mean()
-        lines.append(
+        settings = (
             f"{network} on CIFAR-10 at profile `{profile}`: {s['iterations']:,} iterations, {s['precision']}, "
             f"{n} {'trials' if n > 1 else 'trial'}. An accuracy on {n_test:,} test images has a standard error of "
             f"{100 * np.sqrt(p * (1 - p) / n_test):.1f} points from the draw of these images alone."
         )
-        lines += [f"{network}: {line}" for line in (_fitted(rounds), *tickets(rounds, percents)) if line]
-    return lines
+        fitted = f"* {_fitted(rounds)}\n" if _fitted(rounds) else ""
+        parts.append(f"{settings}\n\n{fitted}{described(rounds, percents)}")
+    return "\n\n".join(parts)
 
 
 def _fitted(rounds: pd.DataFrame) -> str:
