@@ -36,6 +36,11 @@ WEIGHTS = {
 }
 
 
+COMPARED = ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_magnitude_at_init", "by_random",
+            "by_small_magnitude")  # fmt: skip
+OTHER_WEIGHTS = {"by_magnitude-signed": "one size with the initial signs", "oneshot_reinit": "drawn anew"}
+
+
 def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) -> Figure:
     """Draw a run of masks by criterion: accuracies of trained and untrained networks, and with other weights.
 
@@ -105,6 +110,11 @@ def findings(root: Path) -> list[str]:
                 knows = [f"{name_of(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *COMPARED) if arm in by]
                 lines.append(f"Without training, the test accuracy with the same masks is: {', '.join(knows)}.")
                 at_zero[k] = {"large final": base} | arms
+                if weights := {what: by[arm] for arm, what in OTHER_WEIGHTS.items() if arm in by}:
+                    lines.append(
+                        f"At {at}, other weights under the large-final mask change the test accuracy at the end of "
+                        f"training by: {gaps(weights, base)}."
+                    )
             elif k in at_zero:
                 lines.append(
                     f"At {at}, freezing pruned weights at their initial values instead of setting them to zero changes "
@@ -112,10 +122,6 @@ def findings(root: Path) -> list[str]:
                     f"{gaps({'large final': base} | arms, at_zero[k])}."
                 )
     return lines
-
-
-COMPARED = ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_magnitude_at_init", "by_random",
-            "by_small_magnitude")  # fmt: skip
 
 
 STUDY = Study(
