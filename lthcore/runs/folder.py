@@ -229,7 +229,7 @@ class RunFolder:
         order += sorted(self.rows.keys() - set(order))  # trainings that the settings no longer ask for
         done = [replicate for replicate in order if replicate in self.rows]
         every = self.settings.eval_every
-        points = [point for replicate in done for point in thinned(self.points[replicate], every)]
+        points = [p for r in done for p in thinned(self.points[r], every, self.rows[r]["es_iteration"])]
         curves = pd.DataFrame(points, columns=CURVES)
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
         rounds = rounds.astype({"es_iteration": "Int64"})

@@ -2,8 +2,6 @@
 
 from dataclasses import asdict
 
-import numpy as np
-
 from lthcore import masks
 from lthcore.runs.schemas import READ, REPLICATE
 from lthcore.settings import Recipe
@@ -56,17 +54,19 @@ def curve_rows(settings: Recipe, replicate: Replicate, state: TrainState) -> lis
     return [_rounded(where | asdict(point) | {"percent_left": _percent_at(point, percent)}) for point in state.curve]
 
 
-def thinned(rows: list[dict], every: int) -> list[dict]:
+def thinned(rows: list[dict], every: int, early_stop: int | None) -> list[dict]:
     """Return the rows that curves.csv keeps of a training run: the first, every tenth, the early stop and the last.
 
-    `every` is the number of iterations between two evaluations.
+    `every` is the number of iterations between two evaluations. `early_stop` is the iteration of the early stop, which
+    rounded losses no longer tell (None without a validation set).
     """
     whole = every * (WHOLE if rows[0]["arm"] in ("ticket", "reinit", "dynamic") else WHOLE_OTHERS)
-    final = rows[-1]["percent_left"]  # early stopping only considers evaluations at the final sparsity
-    losses = [None if row["percent_left"] > final else row["val_loss"] for row in rows]
-    stop = np.nanargmin(np.array(losses, float)) if any(loss == loss and loss is not None for loss in losses) else -1
-    kept = {id(rows[-1]), id(rows[stop])}
-    return [row for row in rows if row["iteration"] < whole or row["iteration"] % (10 * every) == 0 or id(row) in kept]
+    always = {rows[-1]["iteration"], early_stop}
+    return [
+        row
+        for row in rows
+        if row["iteration"] < whole or row["iteration"] % (10 * every) == 0 or row["iteration"] in always
+    ]
 
 
 def _percent(settings: Recipe, state: TrainState) -> float:

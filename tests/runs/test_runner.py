@@ -165,17 +165,17 @@ def test_long_curves_are_thinned_and_keep_their_early_stop_and_end(tmp_path, mon
     assert set(curves["iteration"]) == {0, 2, 4, 6, 20, 40, 60} | set(rounds["es_iteration"])
 
 
-def test_a_thinned_curve_keeps_the_early_stop_of_its_final_sparsity():
+def test_a_thinned_curve_keeps_the_early_stop_where_rounding_makes_a_tie():
     """The early stop may lie between the evaluations that are kept, and no other row of curves.csv shows it."""
-    losses = dict.fromkeys(range(0, 610, 10), 1.0) | {330: 0.2, 470: 0.5}
-    points = [
-        {"arm": "oneshot", "iteration": i, "val_loss": loss, "percent_left": 100.0 if i < 400 else 20.0}
-        for i, loss in losses.items()
-    ]
+    weights = {"fc1.weight": torch.ones(2, 3)}
+    losses = dict.fromkeys(range(0, 610, 10), 1.0) | {330: 0.2000000002, 470: 0.2}
+    curve = [Evaluation(i, loss, 0.5, 1.0, 0.5, 100.0) for i, loss in losses.items()]
+    state = TrainState(600, weights, masks.full_mask(weights), seed=0, curve=curve)
+    points = rows.curve_rows(SMALL, Replicate("oneshot", 0, 0, 1), state)
     whole, tenths = set(range(0, 210, 10)), set(range(0, 700, 100))
-    assert {p["iteration"] for p in rows.thinned(points, 10)} == whole | tenths | {470, 600}
-    dense = [p | {"percent_left": 100.0} for p in points]
-    assert {p["iteration"] for p in rows.thinned(dense, 10)} == whole | tenths | {330, 600}
+    stop = state.early_stop_point.iteration
+    assert {p["iteration"] for p in rows.thinned(points, 10, stop)} == whole | tenths | {470, 600}
+    assert {p["iteration"] for p in rows.thinned(points[:-1], 10, None)} == whole | tenths - {600} | {590}
 
 
 def test_multiply_adds_count_a_filter_at_every_pixel(tmp_path):
