@@ -131,11 +131,12 @@ def mean_of_pairs(values: pd.Series, first: pd.Series, second: pd.Series) -> Est
     Pairs are not independent, because they share trials. `first` and `second` hold the trials of each pair. In the
     estimate, n is the number of trials.
     """
-    trials = sorted(set(first) | set(second))
+    trials, mean = sorted(set(first) | set(second)), float(values.mean())
     if len(trials) < 3:
-        return Estimate(float(values.mean()), np.nan, np.nan, len(trials))
+        return Estimate(mean, np.nan, np.nan, len(trials))
     without = np.array([values[(first != trial) & (second != trial)].mean() for trial in trials])
-    return mean_of(len(trials) * values.mean() - (len(trials) - 1) * without)
+    half = float(half_widths(len(trials) * mean - (len(trials) - 1) * without))
+    return Estimate(mean, mean - half, mean + half, len(trials))
 
 
 def share_trials(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

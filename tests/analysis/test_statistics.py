@@ -121,6 +121,14 @@ def test_pairs_of_trials_are_not_counted_as_so_many_trials():
     assert "(n = 2: no interval)" in mean_of_pairs(pairs["value"][:1], pairs["a"][:1], pairs["b"][:1]).text()
 
 
+def test_the_mean_over_pairs_is_their_mean_where_one_was_not_measured():
+    pairs = pd.DataFrame([(i, j, float(i * j)) for i in range(5) for j in range(i)], columns=["a", "b", "value"])
+    pairs.loc[7, "value"] = float("nan")
+    found = mean_of_pairs(pairs["value"], pairs["a"], pairs["b"])
+    assert found.value == pairs["value"].mean() == pytest.approx((found.low + found.high) / 2)
+    assert found.n == 5
+
+
 def test_runs_are_paired_where_trials_share_weights_or_the_order_of_images():
     run = {"seed": 0, "dataset": "mnist", "architecture": "lenet", "validation": 5000, "batch_size": 60}
     assert share_trials(run, run | {"batch_size": 128})  # the same initial weights
