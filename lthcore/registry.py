@@ -18,7 +18,8 @@ class Criterion:
 
     `score` maps a PruningContext (lthcore/pruning/criteria.py) to a score for each prunable weight or unit; the lowest
     are pruned first. `trained` tells whether it uses trained weights; criteria that do not are for arms `by_<name>`
-    only.
+    only. `uses_best` tells whether it compares with the weights at early stopping, which takes a validation set;
+    scores that are all 0 then mean that training ended at its early stop, and nothing is pruned.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Criterion:
     style: str = "-"
     prunes: Literal["weights", "units"] = "weights"
     trained: bool = True
+    uses_best: bool = False
 
 
 MODELS: dict[str, Callable[..., Any]] = {}

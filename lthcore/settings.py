@@ -165,6 +165,8 @@ class Recipe(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise LabError(f"settings: {_explained(type(self), error)}") from None
+        except LabError as error:  # an unknown arm
+            raise LabError(f"settings: {error}") from None
 
     @classmethod
     def of_parameters(cls, names: dict[str, Any]) -> Self:
@@ -277,12 +279,9 @@ class Settings(Recipe):
 
     @model_validator(mode="after")
     def _search(self) -> Self:
-        try:
-            arms = [arm_of(arm) for arm in self.arms]
-        except LabError as error:
-            raise ValueError(str(error)) from None
+        arms = [arm_of(arm) for arm in self.arms]
         self._check_arms(arms)
-        self._check_criteria([arm.name for arm in arms if arm.name.startswith("by_")])
+        self._check_by_criterion([arm.name for arm in arms if arm.name.startswith("by_")])
         self._check_frozen()
         self._check_restart()
         self._check_layers()
@@ -305,12 +304,8 @@ class Settings(Recipe):
         no_rate = "fine_tuned" in self.arms and self.schedule == "cosine"
         self._forbid("arms", "no fine_tuned with schedule cosine, which ends at a learning rate of 0", when=no_rate)
 
-    def _check_criteria(self, by: list[str]) -> None:
-        """Check the criteria of the run and of its arms `by_<criterion>`, whose names are in `by`."""
-        blind = self.validation == 0
-        needs = "needs a validation set, whose best point it looks at"
-        self._forbid("criterion", needs, when=blind and self.criterion.startswith("late_"))
-        self._forbid("arms", f"by_late_... {needs}", when=blind and any(arm.startswith("by_late_") for arm in by))
+    def _check_by_criterion(self, by: list[str]) -> None:
+        """Check the arms `by_<criterion>`, whose names are in `by`."""
         no_inverse = "SynFlow has no inverse: it takes the scores anew each time"
         self._forbid("arms", no_inverse, when="by_synflow-inverted" in by)
         guarded = self.keep_at_least > 0 and any(arm.startswith("by_synflow") for arm in by)

@@ -257,6 +257,10 @@ def test_a_dynamic_plan_is_refused_by_its_size_too():
         DynamicSettings(iterations=10**9, prune_every=1)
 
 
+def test_an_unknown_arm_is_refused_as_one_of_the_settings():
+    assert refusal(arms=("ticket", "bogus")).startswith("settings: arms = 'bogus': allowed are ticket, reinit")
+
+
 @pytest.mark.parametrize("widths", [(10**10,), (1,) * 101])
 def test_layers_beyond_what_can_be_counted_are_refused(widths):
     assert "allowed are up to 100 layers of up to 1,000,000 neurons" in refusal(widths=widths)

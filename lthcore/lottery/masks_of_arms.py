@@ -54,11 +54,11 @@ def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm:
 def scores_for(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> Scores:
     """Return the scores by which a source prunes at round k, the lowest first; empty if nothing can be pruned by them.
 
-    They are empty for the criteria late_... if the training run ended at its early stop, since all scores are then 0.
+    They are empty for criteria that compare with the early stop if the training run ended there: all scores are then 0.
     """
     criterion = criterion_of(source) or settings.criterion
     scores = scores_of(criterion, seen_by(settings, data, trial, source, k))
-    if criterion.startswith("late_") and not any(score.any() for score in scores.values()):
+    if CRITERIA[criterion].uses_best and not any(score.any() for score in scores.values()):
         return {}
     return {name: -score for name, score in scores.items()} if source.endswith("-inverted") else scores
 

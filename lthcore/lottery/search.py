@@ -101,9 +101,12 @@ def check_settings(settings: Recipe) -> None:
         fitting = [c for c in CRITERIA.values() if c.prunes == settings.granularity]
         choose_registered("criterion", settings.criterion, CRITERIA)
         choose("criterion", settings.criterion, [c.name for c in fitting if c.trained])
-        for criterion in filter(None, (criterion_of(arm_of(arm).masks) for arm in settings.arms)):
+        by = [criterion for arm in settings.arms if (criterion := criterion_of(arm_of(arm).masks))]
+        for criterion in by:
             choose_registered("criterion of an arm", criterion, CRITERIA)
             choose("criterion of an arm", criterion, [c.name for c in CRITERIA.values() if c.prunes == "weights"])
+        if settings.validation == 0 and (blind := [c for c in (settings.criterion, *by) if CRITERIA[c].uses_best]):
+            raise LabError(f"validation = 0: criterion {blind[0]} needs a validation set, whose best point it looks at")
     choose_registered("architecture", settings.architecture, MODELS)
     dataset_of(settings.dataset)
     pick_device(settings.device)

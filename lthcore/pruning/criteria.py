@@ -58,13 +58,13 @@ def movement(seen: PruningContext) -> Scores:
     return {name: (seen.final[name] - seen.initial[name]).abs() for name in seen.mask}
 
 
-@register_criterion
+@register_criterion(uses_best=True)
 def late_movement(seen: PruningContext) -> Scores:
     """|w_T - w_best|: weights that keep moving after the early stop are kept ("low-movement" pruning)."""
     return {name: (seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
-@register_criterion
+@register_criterion(uses_best=True)
 def late_stillness(seen: PruningContext) -> Scores:
     """-|w_T - w_best|: weights that keep moving after the early stop are pruned ("high-movement" pruning)."""
     return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}

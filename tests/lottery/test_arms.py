@@ -20,7 +20,7 @@ from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.saliency import synflow_mask
-from lthcore.registry import CRITERIA
+from lthcore.registry import CRITERIA, Criterion
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings, TransferSettings
 from lthcore.training.state import Replicate, TrainState
@@ -512,6 +512,8 @@ def test_only_arms_that_go_on_from_trained_weights_carry_them():
         ({"architecture": "lenett"}, "architecture = 'lenett'"),
         ({"dataset": "mnits", "validation": 0}, "dataset = 'mnits'"),
         ({"device": "gpu"}, "device = 'gpu'"),
+        ({"validation": 0, "criterion": "late_movement"}, "criterion late_movement needs a validation set"),
+        ({"validation": 0, "arms": ["ticket", "by_late_stillness"]}, "criterion late_stillness needs a validation set"),
     ],
     ids=str,
 )
@@ -527,6 +529,17 @@ def test_settings_that_name_what_is_not_there_are_refused(values, said):
 )
 def test_settings_that_name_what_is_there_are_taken(values):
     check_settings(SMALL.changed(**values))
+
+
+@pytest.mark.parametrize("values", [{"criterion": "late_blooming"}, {"arms": ["ticket", "by_late_blooming"]}], ids=str)
+def test_a_criterion_needs_a_validation_set_if_it_says_so_whatever_its_name(values, monkeypatch):
+    late = Criterion("late_blooming", CRITERIA["magnitude"].score, "late blooming")
+    monkeypatch.setitem(CRITERIA, "late_blooming", late)
+    check_settings(SMALL.changed(validation=0, **values))
+    monkeypatch.setitem(CRITERIA, "late_blooming", replace(late, uses_best=True))
+    check_settings(SMALL.changed(**values))
+    with pytest.raises(LabError, match="criterion late_blooming needs a validation set"):
+        check_settings(SMALL.changed(validation=0, **values))
 
 
 def test_the_plan_is_by_arm_trial_draw_and_round():

@@ -92,10 +92,9 @@ def test_an_unknown_arm_names_the_nearest(arm, said, tmp_path):
 
 @pytest.mark.parametrize(
     "values",
-    [{"arms": ["ticket", "by_synflow-inverted"]}, {"granularity": "units"},
-     {"validation": 0, "arms": ["ticket", "by_late_movement"]}],
+    [{"arms": ["ticket", "by_synflow-inverted"]}, {"granularity": "units"}],
     ids=str,
-)  # fmt: skip
+)
 def test_arms_that_make_no_sense_are_refused(values):
     with pytest.raises(LabError, match="arms"):
         SMALL.changed(**values)

@@ -116,7 +116,7 @@ def test_a_run_that_keeps_the_optimizer_resumes_bit_for_bit(tmp_path, in_parts):
 
 @pytest.mark.parametrize(
     "values",
-    [{"restart": "best", "validation": 0, "criterion": "magnitude"}, {"validation": 0}, {"keep_optimizer": True},
+    [{"restart": "best", "validation": 0, "criterion": "magnitude"}, {"keep_optimizer": True},
      {"restart": "best", "rewind_to": 20}],
     ids=str,
 )  # fmt: skip
