@@ -3,7 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
+
 from lthcore.data.datasets import check_size, pick_device
+from lthcore.lottery.dynamic import sparsities
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.status import status_of
 from lthcore.runs.timing import depends_on_density, is_timed, timed
@@ -52,7 +55,11 @@ def _densities(s: Recipe, replicates: Iterable[Replicate]) -> Counter[float]:
 
 
 def density_of(s: Recipe, replicate: Replicate) -> float:
-    """Return the approximate share of weights that remain during a training run."""
-    if isinstance(s, DynamicSettings):
-        return 1 - s.sparsity / 2
-    return (1 - s.prune_fc) ** replicate.round
+    """Return the approximate share of weights that training steps compute with, averaged over a training run."""
+    if not s.masks_weights:  # pruned weights keep their values, and steps compute with all
+        return 1.0
+    if not isinstance(s, DynamicSettings):
+        return (1 - s.prune_fc) ** replicate.round
+    due = sparsities(s)
+    steps = np.diff([*due, s.iterations])  # after each update
+    return 1 - float(np.dot(steps, list(due.values()))) / s.iterations

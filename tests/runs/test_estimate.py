@@ -5,8 +5,9 @@ import pytest
 from lthcore.lottery.search import planned
 from lthcore.runs import estimate, timing
 from lthcore.runs.experiments import Experiment
-from lthcore.settings import Settings
+from lthcore.settings import DynamicSettings, Settings
 from lthcore.sources import catalogue, cifar
+from lthcore.training.state import Replicate
 
 SETTINGS = Settings(arms=("ticket",), trials=1, rounds=16, iterations=1000, eval_every=100, device="cpu")
 EXPERIMENT = Experiment("study", "variant", "cpu", SETTINGS)
@@ -61,6 +62,25 @@ def test_a_round_is_timed_at_no_fewer_weights_than_it_has(monkeypatch):
     assert asked[0] == 1.0
     assert asked == sorted(asked, reverse=True)
     assert all(density >= 0.8**k * 0.999 for k, density in enumerate(asked))
+
+
+@pytest.mark.parametrize(
+    ("values", "density"),
+    [
+        ({"sparsity_schedule": "constant"}, 0.02),
+        ({"sparsity_schedule": "constant", "prune_from": 1, "iterations": 2750}, 0.02 + 0.98 / 3),
+        ({"sparsity_schedule": "constant", "masking": "gradients"}, 1.0),
+        ({"prune_until": 1, "iterations": 2750}, 0.02 + 0.98 / 3),  # 0% in the first of three epochs
+    ],
+    ids=str,
+)
+def test_a_network_pruned_while_it_trains_is_timed_at_the_weights_it_has_on_average(values, density):
+    settings = DynamicSettings(**{"sparsity": 0.98, "iterations": 2000} | values)
+    assert estimate.density_of(settings, Replicate("dynamic", 0, 0, 0)) == pytest.approx(density, rel=1e-3)
+
+
+def test_weights_frozen_at_their_initial_values_are_computed_with():
+    assert estimate.density_of(SETTINGS.changed(pruned_to="initial"), Replicate("ticket", 0, 0, 5)) == 1.0
 
 
 def test_a_step_takes_time():
