@@ -35,19 +35,21 @@ def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm:
     One-shot pruning prunes k times by the same scores, those of the dense network. It removes exactly as many weights
     as the ticket's pruning. Its masks of all rounds are recorded at once, while the weights of the dense network are
     available. `by_<criterion>` is one-shot pruning by that criterion. Masks of `by_synflow` are computed each time and
-    not recorded.
+    not recorded. Raises AssertionError if an arm is pruned by its own outcomes and its previous mask is not known.
     """
     source, number = arm_of(arm).masks, trial.number
     if source == "by_synflow":
         rates = layer_rates(settings, build(settings, data.shape, data.classes))
         densities = densities_after(settings, trial.dense.mask, rates, k)
         return synflow_mask(seen_by(settings, data, trial, source, k), densities, settings.scope)
-    once, scores = prunes_dense(source), None
-    for j in range(lineage.known.get((number, source), 0) + 1, (settings.rounds if once else k) + 1):
-        if scores is None or not once:
-            scores = scores_for(settings, data, trial, source, j)
-        before = lineage.mask(number, source, j - 1) if j > 1 else trial.dense.mask
-        lineage.note(number, source, j, next_round(settings, data, scores, before) if scores else before)
+    once, known = prunes_dense(source), lineage.known.get((number, source), 0)
+    if k > known + 1 and not once:  # each round is scored by the outcome of the round before
+        raise AssertionError(f"round {k} of {source} does not follow on what is known")
+    if k > known:
+        scores = scores_for(settings, data, trial, source, k)
+        for j in range(known + 1, (settings.rounds if once else k) + 1):
+            before = lineage.mask(number, source, j - 1) if j > 1 else trial.dense.mask
+            lineage.note(number, source, j, next_round(settings, data, scores, before) if scores else before)
     return lineage.mask(number, source, k)
 
 

@@ -305,6 +305,21 @@ def test_one_shot_masks_are_all_noted_at_once_and_iterative_ones_one_by_one(digi
     assert masks.equal(mask_of(SMALL, digits, lineage, trial, "random", 2), by_hand(worth, 1, first))
 
 
+def test_a_mask_is_not_made_up_where_the_one_before_is_not_known(digits):
+    """The outcome at hand is that of the previous round, so earlier rounds cannot be pruned by it."""
+    lineage = Lineage()
+    with pytest.raises(AssertionError, match="round 3 of ticket does not follow on what is known"):
+        mask_of(SMALL, digits, lineage, trial_of(), "ticket", 3)
+    assert not lineage.known and not lineage.pruned
+
+
+def test_one_shot_masks_of_further_rounds_follow_on_those_known(digits):
+    lineage, trial = Lineage(), trial_of()
+    mask_of(SMALL.changed(rounds=1), digits, lineage, trial, "oneshot", 1)
+    size = {name: trial.dense.weights[name].abs() for name in LAYERS}
+    assert masks.equal(mask_of(SMALL, digits, lineage, trial, "oneshot", 3), by_hand(size, 3))
+
+
 def test_inverted_masks_keep_what_the_criterion_would_prune_first(digits):
     size = {name: -trial_of().dense.weights[name].abs() for name in LAYERS}
     assert masks.equal(mask_of(SMALL, digits, Lineage(), trial_of(), "by_magnitude-inverted", 2), by_hand(size, 2))
