@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.optimize import isotonic_regression
 
+from lthcore.arms import arm_of
 from lthcore.report.layout import captioned, new_figure
-from lthcore.report.plots import ARMS, absent
+from lthcore.report.plots import absent
 from lthcore.report.tables import round_nearest
 
 
@@ -50,7 +51,7 @@ def plot_curves(
         part = at_shared_iterations(curves[(curves["arm"] == arm) & (curves["round"] == k)])
         spread = part.groupby("iteration")[column].agg(["mean", "min", "max"])
         left = f"{part['percent_left'].mean():.1f}%"
-        style, label = ("-", left) if arm == "ticket" else (ARMS[arm][2], f"{left} {arm}")
+        style, label = ("-", left) if arm == "ticket" else (arm_of(arm).style, f"{left} {arm}")
         axes.plot(spread.index, spread["mean"], style, color=colours[k], label=label)
         axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[k], alpha=0.15, linewidth=0)
     axes.set_xlabel("training iterations")

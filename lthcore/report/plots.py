@@ -24,7 +24,7 @@ from lthcore.registry import UNCOLOURED
 from lthcore.report.layout import CUT_OFF, captioned, cut_below, legend_above, new_figure, sparsity_axis
 from lthcore.report.tables import cut_off, with_dense
 
-# arm -> (label, colour, line style)
+# arm of this package -> (label, colour, line style)
 ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in RECORDS.items()}
 # column of rounds.csv -> title of its panel
 TITLES = {
@@ -316,7 +316,7 @@ def _interval(part: pd.DataFrame, y: str, over: str) -> Estimate:
 
 def absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
     """Return the labels of the given arms that a table does not have."""
-    return [ARMS[arm][0] for arm in arms if arm not in set(rounds["arm"])]
+    return [arm_of(arm).label for arm in arms if arm not in set(rounds["arm"])]
 
 
 def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:

@@ -171,12 +171,9 @@ def untrained(curves: pd.DataFrame) -> pd.DataFrame:
     return curves[curves["iteration"] == 0]
 
 
-NAMES = {"oneshot": "large final", "by_snip": "SNIP", "by_grasp": "GraSP", "by_synflow": "SynFlow"}
-
-
 def name_of(arm: str) -> str:
-    """Return the name of an arm in sentences, the same as in the figures."""
-    return NAMES.get(arm) or arm_of(arm).label
+    """Return the name of an arm in sentences, as in the figures; one-shot pruning goes by the name of its criterion."""
+    return "large final" if arm == "oneshot" else arm_of(arm).label
 
 
 def middle_and_last(rounds: pd.DataFrame) -> Iterator[tuple[int, float, dict[str, pd.Series]]]:

@@ -1,5 +1,7 @@
 """Plots: they show the values of the table and name what is missing, and equal tables give equal bytes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -211,6 +213,20 @@ def test_curves_are_means_in_a_band_from_min_to_max():
         assert list(line.get_ydata()) == pytest.approx([mean - 0.02, mean - 0.02, mean])
         heights = band.get_paths()[0].vertices[:, 1]
         assert (heights.min(), heights.max()) == pytest.approx((top - 0.02, top + 0.04))
+
+
+def test_the_looks_of_criteria_do_not_depend_on_what_was_imported_before():
+    script = "from lthcore.report.plots import arm_of; look = arm_of('by_snip'); print(look.label, look.colour)"
+    said = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert said.split() == ["SNIP", "#3d8c5c"]
+
+
+def test_curves_and_captions_know_the_arms_of_criteria():
+    rounds, curves = tables("ticket", "by_snip")
+    axes = plot_curves(curves, [("by_snip-fresh", 1), ("by_snip", 1)])
+    assert [line.get_label() for line in axes.lines] == ["51.2% by_snip"]
+    assert axes.lines[0].get_linestyle() == "-"
+    assert plots.absent(rounds, ("by_snip", "by_snip-fresh")) == ["SNIP, reinitialised"]
 
 
 def test_a_curve_has_no_mean_where_only_some_of_its_trials_were_evaluated():
