@@ -1,7 +1,6 @@
 """Training runs saved as safetensors files: unfinished ones (checkpoints) and finished ones (tickets)."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, Field, Json, NonNegativeFloat, NonNegativeInt
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lthcore import masks
@@ -20,6 +19,7 @@ from lthcore.errors import LabError, choose, one_line
 from lthcore.lottery.methods import settings_of
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
+from lthcore.runs.files import write
 from lthcore.runs.schemas import Accuracy, Loss
 from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
@@ -84,26 +84,19 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainS
         for group, content in groups.items()
         for name, tensor in (content or {}).items()
     }
-    scalars = ("iteration", "seed", "fine_tuned", "seconds", "early_stop_train_accuracy", "final_train_accuracy")
     metadata = {
         "format": FORMAT,
         "run_key": settings.key,
         "settings": settings.model_dump_json(),
         "replicate": json.dumps(replicate),
-        "state": json.dumps({name: getattr(state, name) for name in scalars}),
+        "state": json.dumps({name: getattr(state, name) for name in Scalars.model_fields}),
         "curve": json.dumps([list(asdict(point).values()) for point in state.curve]),
         # random numbers are drawn in the order of the tensors, which safetensors files do not keep
         "order": json.dumps({group: list(content) for group, content in groups.items() if content}),
     }
     metadata["digest"] = _digest(metadata, tensors.items())
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file({name: t.clone() for name, t in tensors.items()}, temporary, metadata)
-    except SafetensorError as error:  # raised if the disk is full
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error}") from None
-    os.replace(temporary, path)
+    write(path, to_bytes({name: tensor.clone() for name, tensor in tensors.items()}, metadata))
 
 
 def load_state(path: str | Path) -> tuple[TrainState, Replicate, str]:
