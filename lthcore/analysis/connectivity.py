@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from lthcore.data.datasets import Data, Split
 from lthcore.models import Weights, build
@@ -40,24 +41,12 @@ def path(
     return found
 
 
-@torch.no_grad()
 def renew_norms(model: nn.Module, split: Split) -> None:
     """Set the statistics of a network's batch norms, if it has any, to their means over batches of images.
 
     Uses the first NORM_IMAGES images, in batches of NORM_BATCH.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not layers:
-        return
-    momenta = [layer.momentum for layer in layers]
-    model.train()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over batches
-    for images in split.images[:NORM_IMAGES].split(NORM_BATCH):
-        model(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    update_bn(split.images[:NORM_IMAGES].split(NORM_BATCH), model)
     model.eval()
 
 
