@@ -17,7 +17,7 @@ from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned, settings_of
 from lthcore.runs.experiments import PROFILES
-from lthcore.runs.files import digest, digests_in, read_record, read_table, replicate_of, rows_of, write, write_json
+from lthcore.runs.files import digest, read_record, read_table, replicate_of, rows_of, write, write_json
 from lthcore.runs.lock import locked
 from lthcore.runs.schemas import COLUMNS, check_record, check_table, check_whole
 
@@ -219,10 +219,6 @@ def _stage(folder: Path, files: Files) -> None:
     staging.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write(staging / name, content)
-    record = json.loads(files["run.json"])
-    if "digests" not in record:  # written by a version that did not store digests
-        found = {name: digest(content) for name, content in files.items() if name != "run.json"}
-        write_json(staging / "run.json", {"digests": found} | record)
 
 
 def _swap(folder: Path, files: Files) -> None:
@@ -232,8 +228,7 @@ def _swap(folder: Path, files: Files) -> None:
     """
     ours, staging = read_record(folder), _staging(folder)
     new = {name: digest(content) for name, content in files.items() if name != "run.json"}
-    before = digests_in(folder, ours) if ours else {}
-    promise = {"digests": before, "writing": ours.get("writing", {}) | new}
+    promise = {"digests": ours.get("digests", {}), "writing": ours.get("writing", {}) | new}
     write_json(folder / "run.json", (ours or read_record(staging)) | promise)
     for name in new:
         (staging / name).replace(folder / name)

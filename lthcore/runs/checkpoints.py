@@ -48,7 +48,7 @@ class Header(BaseModel):
     replicate: Json[Replicate]
     state: Json[Scalars]
     curve: Json[Annotated[list[tuple[NonNegativeInt, Loss, Accuracy, Loss, Accuracy, float]], Field(min_length=1)]]
-    order: Json[dict[str, list[str]]] = {}
+    order: Json[dict[str, list[str]]]
     digest: str
 
 
@@ -125,7 +125,7 @@ def _state_of(path: Path) -> tuple[Header, TrainState]:
         for key, tensor in tensors.items():
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = tensor[0]
-        groups = {of: {name: group[name] for name in header.order.get(of, group)} for of, group in groups.items()}
+        groups = {of: {name: group[name] for name in header.order[of]} for of, group in groups.items()}
         state = TrainState(
             **header.state.model_dump(),
             weights=groups["final"],

@@ -83,7 +83,7 @@ def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict
     the new digest of each.
     """
     contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
-    before, after = digests_in(folder, record), {name: digest(content) for name, content in contents.items()}
+    before, after = record.get("digests", {}), {name: digest(content) for name, content in contents.items()}
     record = {key: value for key, value in record.items() if key not in ("digests", "writing")}
     settings = {"settings": record.pop("settings")} if "settings" in record else {}  # last, where they are easy to skip
     changed = {name: content for name, content in contents.items() if before.get(name) != after[name]}
@@ -95,12 +95,6 @@ def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict
     record |= {"digests": before | after} | settings
     write_json(folder / "run.json", record)
     return record
-
-
-def digests_in(folder: Path, record: dict) -> dict[str, str]:
-    """Return the digests of a run's tables: from run.json or, if it has none (older versions), of the CSV files."""
-    known = record.get("digests")
-    return known or {path.name: digest(path.read_bytes()) for path in folder.glob("*.csv")}
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -130,7 +130,7 @@ class RunFolder:
         left_by_layer = {} if self.settings.counts_nonzero else masks.counts(state.mask)
         cost = self.costs.of(left_by_layer) if left_by_layer else self.costs.multiply_adds
         self.rows[replicate] = round_row(self.settings, replicate, state, before, cost)
-        self.points[replicate] = curve_rows(self.settings, replicate, state)
+        self.points[replicate] = curve_rows(replicate, state)
 
     def write(self) -> None:
         """Write run.json, and the tables and the lineage if they have changed."""
@@ -208,9 +208,6 @@ class RunFolder:
             wrong = "does not start from the weights that this training starts from"
         if wrong:
             raise LabError(f"results: {path} {wrong}; delete it and run the command again")
-        if like is not None:  # files of older versions have their layers sorted by name, not in network order
-            state.mask = {name: state.mask[name] for name in like.mask}
-            state.weights = {name: state.weights[name] for name in like.weights}
         return state
 
     def _check_code(self) -> None:

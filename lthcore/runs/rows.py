@@ -6,7 +6,7 @@ from lthcore import masks
 from lthcore.runs.schemas import READ, REPLICATE
 from lthcore.settings import Recipe
 from lthcore.training.loop import left_in, percent_left_in
-from lthcore.training.state import Evaluation, Replicate, TrainState
+from lthcore.training.state import Replicate, TrainState
 
 # Number of evaluations that curves.csv keeps in full, for arms whose curves are drawn (the paper's Figure 3 ends at
 # 15,000 iterations) and for other arms. After these it keeps every tenth evaluation. Tickets keep all evaluations.
@@ -29,7 +29,7 @@ def round_row(
     return _rounded({
         **dict(zip(REPLICATE, replicate, strict=True)),
         "weights_left": left,
-        "percent_left": _percent(settings, state),
+        "percent_left": round(percent_left_in(settings, state), 4),
         "es_iteration": stop.iteration if stop else None,
         "es_val_loss": stop.val_loss if stop else None,
         "es_val_accuracy": stop.val_accuracy if stop else None,
@@ -48,10 +48,10 @@ def round_row(
     })  # fmt: skip
 
 
-def curve_rows(settings: Recipe, replicate: Replicate, state: TrainState) -> list[dict]:
+def curve_rows(replicate: Replicate, state: TrainState) -> list[dict]:
     """Return the rows of curves.csv for a complete training run, one for each evaluation."""
-    where, percent = dict(zip(REPLICATE, replicate, strict=True)), _percent(settings, state)
-    return [_rounded(where | asdict(point) | {"percent_left": _percent_at(point, percent)}) for point in state.curve]
+    where = dict(zip(REPLICATE, replicate, strict=True))
+    return [_rounded(where | asdict(point) | {"percent_left": round(point.percent_left, 4)}) for point in state.curve]
 
 
 def thinned(rows: list[dict], every: int, early_stop: int | None) -> list[dict]:
@@ -67,18 +67,6 @@ def thinned(rows: list[dict], every: int, early_stop: int | None) -> list[dict]:
         for row in rows
         if row["iteration"] < whole or row["iteration"] % (10 * every) == 0 or row["iteration"] in always
     ]
-
-
-def _percent(settings: Recipe, state: TrainState) -> float:
-    return round(percent_left_in(settings, state), 4)
-
-
-def _percent_at(point: Evaluation, percent: float) -> float:
-    """Return the percentage of weights remaining at an evaluation.
-
-    Tickets of older versions do not have it; for them, return `percent`, the value at the end of training.
-    """
-    return percent if point.percent_left != point.percent_left else round(point.percent_left, 4)
 
 
 def _rounded(row: dict) -> dict:

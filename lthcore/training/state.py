@@ -14,7 +14,7 @@ class Evaluation:
     """One evaluation of a training run. Losses are in nats, accuracies in [0, 1].
 
     Without a validation set, the validation loss and accuracy are nan. `percent_left` is the percentage of weights
-    left at this iteration (nan in tickets saved by versions that did not record it).
+    left at this iteration.
     """
 
     iteration: int
@@ -22,7 +22,7 @@ class Evaluation:
     val_accuracy: float
     test_loss: float
     test_accuracy: float
-    percent_left: float = float("nan")
+    percent_left: float
 
 
 @dataclass
@@ -63,7 +63,7 @@ class TrainState:
 
         If the network becomes sparser during training, evaluations with more weights left than now are ignored.
         """
-        held = (p for p in self.curve if p.val_loss == p.val_loss and not p.percent_left > self.curve[-1].percent_left)
+        held = (p for p in self.curve if p.val_loss == p.val_loss and p.percent_left <= self.curve[-1].percent_left)
         return min(held, key=lambda p: p.val_loss, default=None)
 
 

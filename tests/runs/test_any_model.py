@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,7 +22,6 @@ from lthcore.lottery.search import check_settings
 from lthcore.models import build, initial_weights, kind_of, kinds_of, outline, prunable
 from lthcore.pruning.allocation import layer_rates
 from lthcore.registry import MODELS
-from lthcore.runs import checkpoints
 from lthcore.runs.checkpoints import load_state
 from lthcore.runs.runner import run
 from lthcore.settings import DynamicSettings, Settings
@@ -509,16 +506,3 @@ def test_an_evaluation_leaves_a_part_that_never_trains_as_it_is():
     model.body.eval()
     evaluate(model, data.test)
     assert model.training and model.stem.training and not model.body.training
-
-
-def test_files_of_versions_that_kept_no_order_are_read_in_that_of_the_network(tmp_path):
-    arms = ("ticket", "by_random")
-    whole, _ = run(SMALL.changed(architecture="falling", arms=arms), tmp_path / "whole", quiet=True)
-    run(SMALL.changed(architecture="falling", arms=("ticket",), rounds=1), tmp_path / "parts", quiet=True)
-    for path in (tmp_path / "parts" / "tickets").glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        del metadata["order"]
-        save_file(tensors, path, metadata | {"digest": checkpoints._digest(metadata, tensors.items())})
-    again, _ = run(SMALL.changed(architecture="falling", arms=arms), tmp_path / "parts", quiet=True)
-    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), again.drop(columns="seconds"))

@@ -116,7 +116,7 @@ def test_a_checkpoint_is_saved_every_20_seconds_and_holds_every_tensor_once(tmp_
     settings, key = Settings(), Replicate("ticket", 0, 0, 0)  # LeNet on MNIST
     state = begin(settings, 0, 0, initial_weights(build(settings, (1, 28, 28), 10), settings, 0))
     state.optimizer = {f"{n}/{slot}": w.clone() for n, w in state.weights.items() for slot in ("exp_avg", "exp_avg_sq")}
-    state.curve = [Evaluation(0, *(0.0,) * 4)]
+    state.curve = [Evaluation(0, *(0.0,) * 5)]
     sizes = []
 
     def save_and_weigh(path, *rest) -> None:

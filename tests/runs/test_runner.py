@@ -171,7 +171,7 @@ def test_a_thinned_curve_keeps_the_early_stop_where_rounding_makes_a_tie():
     losses = dict.fromkeys(range(0, 610, 10), 1.0) | {330: 0.2000000002, 470: 0.2}
     curve = [Evaluation(i, loss, 0.5, 1.0, 0.5, 100.0) for i, loss in losses.items()]
     state = TrainState(600, weights, masks.full_mask(weights), seed=0, curve=curve)
-    points = rows.curve_rows(SMALL, Replicate("oneshot", 0, 0, 1), state)
+    points = rows.curve_rows(Replicate("oneshot", 0, 0, 1), state)
     whole, tenths = set(range(0, 210, 10)), set(range(0, 700, 100))
     stop = state.early_stop_point.iteration
     assert {p["iteration"] for p in rows.thinned(points, 10, stop)} == whole | tenths | {470, 600}
@@ -193,7 +193,8 @@ def test_a_dead_workers_checkpoint_is_taken_for_the_same_training_only(other, tm
     """A checkpoint that another run or round has left would continue to the wrong weights."""
     weights = {"fc1.weight": torch.ones(2, 3)}
     state = TrainState(0, weights, masks.full_mask(weights), seed=1, start=weights)
-    half = replace(state, iteration=20, curve=[Evaluation(0, 1.0, 0.1, 1.0, 0.1), Evaluation(20, 0.5, 0.8, 0.5, 0.8)])
+    curve = [Evaluation(0, 1.0, 0.1, 1.0, 0.1, 100.0), Evaluation(20, 0.5, 0.8, 0.5, 0.8, 100.0)]
+    half = replace(state, iteration=20, curve=curve)
     key, keeper = Replicate("ticket", 0, 0, 1), executor.Checkpointer(tmp_path, SMALL)
     assert keeper.latest(key, state) is state  # there is no checkpoint yet
     save_state(tmp_path / f"{file_stem(key)}.safetensors", SMALL, key, half)

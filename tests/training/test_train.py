@@ -242,9 +242,10 @@ def test_schedule_reaches_the_optimizer(digits):
 def test_early_stop_is_the_first_minimum_of_the_validation_loss():
     state = fresh(SMALL)
     assert state.early_stop_point is None
-    state.curve = [Evaluation(10 * i, loss, 0.9, 1.0, 0.9) for i, loss in enumerate([2.0, 1.0, 0.5, 0.7, 0.5, 0.9])]
+    losses = [2.0, 1.0, 0.5, 0.7, 0.5, 0.9]
+    state.curve = [Evaluation(10 * i, loss, 0.9, 1.0, 0.9, 100.0) for i, loss in enumerate(losses)]
     assert state.early_stop_point.iteration == 20
-    state.curve.insert(0, Evaluation(0, math.nan, 0.9, 0.0, 1.0))  # nan is no minimum
+    state.curve.insert(0, Evaluation(0, math.nan, 0.9, 0.0, 1.0, 100.0))  # nan is no minimum
     assert state.early_stop_point.iteration == 20
 
 
