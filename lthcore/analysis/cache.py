@@ -70,15 +70,13 @@ class TicketStore:
         return rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean().round(2).to_dict()
 
 
-def need_trials(settings: Recipe, least: int = 2) -> None:
-    """Raise LabError if there are fewer than `least` trials, for a study that compares trials with each other.
+def need_trials(settings: Recipe) -> None:
+    """Raise LabError if there are fewer than two trials, for a study that compares trials with each other.
 
     Call it before anything is trained.
     """
-    if settings.trials < least:
-        raise LabError(
-            f"trials = {settings.trials}: this study compares trials with each other and needs at least {least}"
-        )
+    if settings.trials < 2:
+        raise LabError(f"trials = {settings.trials}: this study compares trials with each other and needs at least 2")
 
 
 def has_derived(folder: Path, *names: str) -> bool:

@@ -4,7 +4,6 @@ No weights are trained here. Only the choice of weights to keep is optimised.
 """
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -132,13 +131,13 @@ def _errors(bits: Tensor, names: list[str], shapes: list, weights: Weights, spli
     return (x.argmax(2) != split.labels).float().mean(1).cpu().numpy()
 
 
-def learned(tickets: TicketStore, densities: Iterable[float] = DENSITIES) -> pd.DataFrame:
+def learned(tickets: TicketStore) -> pd.DataFrame:
     """Learn supermasks of each trial's initial weights, and of their signs alone; return accuracy without training."""
     s, data, rows = tickets.settings, tickets.data, []
     for trial in range(s.trials):
         dense = tickets(trial, 0)
         for kind, weights in (("as drawn", dense.start), ("signed", signed(dense.start, dense.mask))):
-            for density in densities:
+            for density in DENSITIES:
                 mask = learned_mask(s, data, weights, density, seed_for(s.seed, "supermask", trial), s.iterations)
                 rows.append(_row(s, data, weights, mask, trial, f"learned, weights {kind}"))
     return pd.DataFrame(rows)

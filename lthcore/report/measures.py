@@ -41,26 +41,26 @@ def earlier(run: RunTables, at: float) -> Estimate:
     return times(run, at, "ticket", "dense", "es_iteration").times(-1).plus(1)
 
 
-def _best_round(run: RunTables, column: str, arm: str) -> int:
-    """Return the pruned round with the best mean validation accuracy, for a column of test accuracy.
+def _best_round(run: RunTables, column: str) -> int:
+    """Return the pruned round of tickets with the best mean validation accuracy, for a column of test accuracy.
 
     Choosing the round by test accuracy would produce a gain from noise alone.
     """
-    return 1 + int(np.nanargmax(run.by_trial(column.replace("test", "val"), arm).mean().to_numpy()[1:]))
+    return 1 + int(np.nanargmax(run.by_trial(column.replace("test", "val")).mean().to_numpy()[1:]))
 
 
-def largest_gain(run: RunTables, column: str = "es_test_accuracy", arm: str = "ticket") -> Estimate:
-    """Return the gain over the dense network in the round with the best validation accuracy."""
-    values = run.by_trial(column, arm)
-    return difference(values[_best_round(run, column, arm)], values[0], paired=True, as_if=run.as_if)
+def largest_gain(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
+    """Return the gain of tickets over the dense network in the round with the best validation accuracy."""
+    values = run.by_trial(column)
+    return difference(values[_best_round(run, column)], values[0], paired=True, as_if=run.as_if)
 
 
-def place_of_largest_gain(run: RunTables, column: str = "es_test_accuracy", arm: str = "ticket") -> Estimate:
+def place_of_largest_gain(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
     """Return the percentage of weights remaining in the round with the best validation accuracy.
 
     The interval spans the rounds whose validation accuracy is not significantly lower.
     """
-    return _place_of_best(run, run.by_trial(column.replace("test", "val"), arm), _best_round(run, column, arm))
+    return _place_of_best(run, run.by_trial(column.replace("test", "val")), _best_round(run, column))
 
 
 def _place_of_best(run: RunTables, values: pd.DataFrame, k: int) -> Estimate:
@@ -88,30 +88,30 @@ def place_of_largest_speedup(run: RunTables) -> Estimate:
     return _place_of_best(run, -run.by_trial("es_iteration"), _fastest_round(run))
 
 
-def least(run: RunTables, column: str, down_to: float, arm: str = "ticket") -> Estimate:
-    """Return the lowest mean accuracy of all pruned rounds down to a percentage of weights remaining.
+def least(run: RunTables, column: str, down_to: float) -> Estimate:
+    """Return the lowest mean accuracy of tickets in all pruned rounds down to a percentage of weights remaining.
 
     Raises Absent if the rounds end more than a tenth above this percentage.
     """
     if run.left[-1] > down_to * 1.1:
         raise Absent(f"rounds end above {down_to}%")
-    values = run.by_trial(column, arm)
+    values = run.by_trial(column)
     rounds = [k for k in values.columns[1:] if run.left[k] >= down_to]
     return mean_accuracy(values[values[rounds].mean().idxmin()], run.as_if)
 
 
-def best(run: RunTables, column: str, down_to: float, up_to: float, arm: str = "ticket") -> Estimate:
-    """Return an accuracy in the round with the best validation accuracy between two percentages of weights remaining.
+def best(run: RunTables, column: str, down_to: float, up_to: float) -> Estimate:
+    """Return an accuracy of tickets in the round that validates best between two percentages of weights remaining.
 
     Raises Absent if there is no round between them.
     """
-    values = run.by_trial(column, arm)
+    values = run.by_trial(column)
     rounds = [k for k in values.columns if down_to <= run.left[k] <= up_to]
     if not rounds:
         raise Absent(f"no round between {down_to}% and {up_to}%")
     if len(rounds) > 1:
         validation = "es_val_accuracy" if column.startswith("es_") else "final_val_accuracy"
-        rounds = [run.by_trial(validation, arm)[rounds].mean().idxmax()]
+        rounds = [run.by_trial(validation)[rounds].mean().idxmax()]
     return mean_accuracy(values[rounds[0]], run.as_if)
 
 
@@ -177,9 +177,9 @@ def falls_below(run: RunTables, arm: str, column: str = "es_test_accuracy") -> E
     return run.against_dense(column, arm).place(start, run.n)
 
 
-def within_a_point(run: RunTables, column: str, arm: str = "ticket") -> Estimate:
-    """Return the lowest percentage of weights remaining with a column at most one point below the dense network's."""
-    return run.against_dense(column, arm).place(lambda d: _last(run.left, d >= -0.01, 100.0), run.n)
+def within_a_point(run: RunTables, column: str) -> Estimate:
+    """Return the lowest percentage of weights at which tickets are at most one point below the dense network."""
+    return run.against_dense(column, "ticket").place(lambda d: _last(run.left, d >= -0.01, 100.0), run.n)
 
 
 def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
@@ -190,10 +190,9 @@ def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estima
     return _wins(run, column).place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0 always wins
 
 
-def larger_losing(run: RunTables, column: str = "es_test_accuracy") -> list[float]:
+def larger_losing(run: RunTables) -> list[float]:
     """Return the percentages above that of the smallest winning tickets at which tickets do not win, by the means."""
-    smallest = smallest_winning(run, column).value
-    means = _wins(run, column).mean
+    smallest, means = smallest_winning(run).value, _wins(run, EARLY_STOP).mean
     return [left for left, mean in zip(run.left, means, strict=True) if left > smallest and mean < 0]
 
 

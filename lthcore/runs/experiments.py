@@ -38,9 +38,9 @@ class Experiment(NamedTuple):
         return f"{self.profile}/{self.notebook}/{self.variant}"
 
 
-def params_files(root: Path | None = None) -> list[Path]:
+def params_files() -> list[Path]:
     """Return the paths of all `params/<notebook>/<variant>.yaml` files, sorted."""
-    return sorted(((root or project_root()) / "params").glob("*/*.yaml"))
+    return sorted((project_root() / "params").glob("*/*.yaml"))
 
 
 def load_experiments(
