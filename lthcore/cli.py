@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _explained(error: BaseException) -> tuple[str, int]:
     """Return the message for an error that ends a command, and the exit status."""
     if isinstance(error, LabError):
-        return f"lth: {error}", getattr(error, "exit_code", 2)
+        return f"lth: {error}", error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, 130
     if isinstance(error, OSError):  # e.g. a full disk or a folder without write permission

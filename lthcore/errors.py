@@ -8,7 +8,9 @@ LONGEST = 400  # maximum number of characters of an error message
 
 
 class LabError(Exception):
-    """An error that a user can fix. Its one line says what is wrong and what to do. The command line exits with 2."""
+    """An error that a user can fix. Its one line says what is wrong and what to do."""
+
+    exit_code = 2  # of the command line
 
     def __str__(self) -> str:
         """Return the message in one line of at most LONGEST characters."""

@@ -181,21 +181,30 @@ def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
     if len(dynamic) and dynamic["percent_left"].max() == 100:
         levels = {left: k for k, left in enumerate(sorted(dynamic["percent_left"].round(2).unique(), reverse=True))}
         as_rounds = dynamic.assign(round=dynamic["percent_left"].round(2).map(levels), arm="ticket")
-        rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", level, trainings=1))
+        rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", level, alone=True))
     found = [row for row in rows if row]
     return pd.DataFrame(found).sort_values("GFLOPs").reset_index(drop=True) if found else pd.DataFrame()
 
 
-def _cost(way: str, table: pd.DataFrame, arm: str, level: float, trainings: int | None = None) -> dict | None:
+def _cost(way: str, table: pd.DataFrame, arm: str, level: float, alone: bool = False) -> dict | None:
+    """Return the row of an arm's smallest network that reaches `level`, or None; `alone` if a single training finds it.
+
+    Otherwise the costs include those of the dense network and of the rounds before, except where pruning is one-shot.
+    """
     dense = table[(table["arm"] == "ticket") & (table["round"] == 0)]
     means = table[table["arm"] == arm].groupby("round").mean(numeric_only=True)
     good = means[(means["final_test_accuracy"] >= level) & (means.index > 0)]
     if good.empty:
         return None
     k = good["percent_left"].idxmin()
-    lineage = {"oneshot": [0, k]}.get(arm, list(range(k + 1)) if trainings is None else [k])
+    if alone:
+        lineage = [k]
+    elif arm == "oneshot":
+        lineage = [0, k]
+    else:
+        lineage = list(range(k + 1))
     parts = table[(table["arm"] == arm) & table["round"].isin(lineage)]
-    if arm != "ticket" and trainings is None:
+    if arm != "ticket" and not alone:
         parts = pd.concat([dense, parts])
     per_trial = parts.groupby("trial")
     iterations = per_trial["iterations"].sum().mean()

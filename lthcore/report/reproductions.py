@@ -73,10 +73,9 @@ def reproductions(root: Path) -> pd.DataFrame:
         choose(f"reproductions: {path}: measure", table.get("measure", EARLY_STOP), ROUNDS)
         arm_of(table.get("arm", "ticket"))
         levels = sorted({float(level) for found in table["found"] for level in found.get("gains", {})}, reverse=True)
-        rows.append(_ours(root, table, levels))
-        rows += [_theirs(file["by"], found, f"reproductions: {path}: by") for found in table["found"]]
-        for row in rows[-len(table["found"]) - 1 :]:
-            row["network"] = table["network"] if row["of"].startswith("**") else "″"
+        rows.append({"network": table["network"]} | _ours(root, table, levels))
+        where = f"reproductions: {path}: by"
+        rows += [{"network": "″"} | _theirs(file["by"], found, where) for found in table["found"]]
     columns = {
         "network": "network", "of": "of", "n": "n", "dense": "dense network (%)", "best": "largest gain (points)",
         "gains": "gains at % of weights remaining (points)", "note": "note",
