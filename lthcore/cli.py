@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from lthcore import __version__, commands
-from lthcore.commands.errors import unexpected
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, one_line, unexpected
 from lthcore.plugins import NAMED, load_plugins
 from lthcore.runs.experiments import PROFILES
 

@@ -27,6 +27,11 @@ def one_line(error: BaseException | str) -> str:
     return f"{words[: LONGEST - 155]} ... {words[-150:]}"  # the beginning, and the end, which says what to do
 
 
+def unexpected(error: Exception) -> str:
+    """Return the text for an unexpected error: its type, and its message in one line."""
+    return f"unexpected {type(error).__name__}: {one_line(error)}"
+
+
 def shown(value: object) -> str:
     """Return a value's repr for an error message, shortened if long or deep, or its type or size if repr fails."""
     brief = reprlib.Repr()

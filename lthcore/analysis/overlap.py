@@ -22,6 +22,7 @@ from lthcore.analysis.similarity import (
     sign_agreement,
 )
 from lthcore.analysis.statistics import mean_of_pairs
+from lthcore.errors import counted
 from lthcore.pruning.streams import streams_of
 from lthcore.seeds import seed_for
 from lthcore.training.state import TrainState
@@ -102,7 +103,7 @@ def findings(seeds: pd.DataFrame, k: int) -> list[str]:
     lines = []
     for layer, part in seeds[seeds["round"] == k].groupby("layer", sort=False):
         shared, aligned, alike = (mean_of_pairs(part[of], part["a"], part["b"]) for of in ("jaccard", "aligned", "cka"))
-        pairs = f"{len(part)} pair{'s' if len(part) > 1 else ''} of n = {shared.n} seeds"
+        pairs = f"{counted(len(part), 'pair')} of n = {shared.n} seeds"
         lines.append(
             f"{layer}: the masks of two seeds have a Jaccard index of {shared.text('{:.3f}')}, compared with "
             f"{part['chance'].mean():.3f} by chance. With aligned units it is {aligned.text('{:.3f}')}, compared with "

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, one_line, unexpected
 from lthcore.runs.experiments import Experiment
 
 
@@ -15,11 +15,6 @@ def say_failed(experiment: Experiment, error: Exception, debug: bool) -> Excepti
     known = isinstance(error, LabError | OSError)
     print(one_line(f"lth: {experiment.name}: {error if known else unexpected(error)}"), file=sys.stderr)
     return error
-
-
-def unexpected(error: Exception) -> str:
-    """Return the text for an unexpected error: its type, and its message in one line."""
-    return f"unexpected {type(error).__name__}: {one_line(error)}"
 
 
 def noted(error: Exception, errors: list[str]) -> str:

@@ -13,7 +13,7 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
-from lthcore.errors import LabError
+from lthcore.errors import LabError, counted
 from lthcore.lottery.search import planned
 from lthcore.paths import project_root
 from lthcore.report import layout, plots
@@ -80,8 +80,7 @@ def describe(folder: Path, rounds: pd.DataFrame) -> str:
         return "no run.json beside this table: settings unknown"
     done, planned = record["trainings_done"], record["trainings_planned"]
     partial = "" if done >= planned else f", {done} of {planned} trainings done"
-    n, iterations = rounds["trial"].nunique(), rounds["iterations"].max()
-    trials = "1 trial" if n == 1 else f"{n} trials"
+    trials, iterations = counted(rounds["trial"].nunique(), "trial"), rounds["iterations"].max()
     precision, n_test = record.get("settings", {}).get("precision", "float32"), record.get("n_test", 10_000)
     rounded = "" if precision == "float32" else f" in {precision}"
     few = f", {n_test:,} test images" if n_test < 10_000 else ""

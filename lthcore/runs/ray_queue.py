@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from lthcore.errors import LabError, TimeLimit, one_line
+from lthcore.errors import LabError, TimeLimit, unexpected
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror
 from lthcore.runs.experiments import Experiment
@@ -109,7 +109,7 @@ class _Queue:
         except (LabError, OSError) as error:
             self.failures[name] = error
         except Exception as error:  # an unexpected error of one experiment must not end the others
-            self.failures[name] = LabError(f"unexpected {type(error).__name__}: {one_line(error)}")
+            self.failures[name] = LabError(unexpected(error))
         finally:
             self.states[name] = state
 
