@@ -60,8 +60,8 @@ def copies(settings: Recipe, data: Data, state: TrainState) -> list[TrainState]:
     found = []
     for copy in range(2):
         own = replace(
-            state, seed=seed_for(state.seed, "copy", copy), noise=None, early_stop=None, curve=[], rewind=None,
-            weights=dict(state.weights), optimizer={k: t.clone() for k, t in state.optimizer.items()},
+            state, seed=seed_for(state.seed, "copy", copy), generator_state=None, early_stop=None, curve=[],
+            rewind=None, weights=dict(state.weights), optimizer={k: t.clone() for k, t in state.optimizer.items()},
         )  # fmt: skip
         for _ in train(settings, data, own):
             pass

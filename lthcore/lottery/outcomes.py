@@ -64,7 +64,7 @@ def release_tensors(settings: Recipe, replicate: Replicate, *states: TrainState)
     dense network keeps its start, to which tickets rewind.
     """
     for state in states:
-        state.noise = state.remembered = None
+        state.generator_state = state.remembered = None
         if not getattr(settings, "keep_optimizer", False):
             state.optimizer = {}
         if replicate.round > 0:

@@ -78,7 +78,8 @@ def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainS
     if not finished or getattr(settings, "keep_optimizer", False):  # needed to resume, or by the next round
         groups["optimizer"] = state.optimizer
     if not finished:
-        groups |= {"remembered": state.remembered, "noise": {} if state.noise is None else {"state": state.noise}}
+        noise = {} if state.generator_state is None else {"state": state.generator_state}
+        groups |= {"remembered": state.remembered, "noise": noise}
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().unsqueeze(0).contiguous()
         for group, content in groups.items()
@@ -135,7 +136,7 @@ def _state_of(path: Path) -> tuple[Header, TrainState]:
             rewind=groups.get("rewind"),
             remembered=groups.get("remembered"),
             optimizer=groups.get("optimizer", {}),
-            noise=groups.get("noise", {}).get("state"),
+            generator_state=groups.get("noise", {}).get("state"),
             curve=[Evaluation(*values) for values in header.curve],
         )
         settings = settings_of(header.settings)

@@ -31,9 +31,10 @@ class TrainState:
 
     `start` holds the weights at the start of the run, `early_stop` the weights at the lowest validation loss so far
     (the first one in a tie), and `rewind` the weights at iteration `settings.rewind_to` if training has passed it.
-    Without a validation set there is no early stopping: choosing by test loss would be dishonest. `remembered` holds
-    the values of pruned weights if they may be regrown (lthcore/lottery/dynamic.py). If `fine_tuned`, all steps are
-    taken at the last learning rate.
+    Without a validation set there is no early stopping: choosing by test loss would be dishonest. `generator_state` is
+    the state (uint8) of the generator that draws dropout and augmentation, None before training. `remembered` holds the
+    values of pruned weights if they may be regrown (lthcore/lottery/dynamic.py). If `fine_tuned`, all steps are taken
+    at the last learning rate.
     """
 
     iteration: int
@@ -42,7 +43,7 @@ class TrainState:
     seed: int
     start: Weights = field(default_factory=dict)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
-    noise: Tensor | None = None
+    generator_state: Tensor | None = None
     early_stop: Weights | None = None
     rewind: Weights | None = None
     remembered: Weights | None = None

@@ -84,10 +84,12 @@ def test_copies_have_noise_of_their_own(data):
     """If both copies had the same dropout, a part of the noise whose effect is measured would be missing."""
     settings = SMALL.changed(dropout=0.5, iterations=60, eval_every=20)
     state = next(now for now in train(settings, data, fresh(data)) if now.iteration == 20)
-    noise = state.noise.clone()
+    noise = state.generator_state.clone()
     a, b = copies(settings, data, state)
-    assert torch.equal(state.noise, noise)
-    assert not torch.equal(a.noise, b.noise)  # both drew equally often, so equal generators would end equal
+    assert torch.equal(state.generator_state, noise)
+    assert not torch.equal(
+        a.generator_state, b.generator_state
+    )  # both drew equally often, so equal generators would end equal
 
 
 def test_copies_that_part_late_are_closer_than_copies_that_part_at_the_start(data):

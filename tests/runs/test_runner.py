@@ -598,7 +598,7 @@ class Watched(executor.LocalExecutor):
 
 def tensors_of(state: TrainState) -> list[weakref.ref]:
     """Return weak references to the tensors of a training run. Its mask, which draws share, is left out."""
-    groups = (state.weights, state.start, state.optimizer, state.early_stop, {"noise": state.noise})
+    groups = (state.weights, state.start, state.optimizer, state.early_stop, {"noise": state.generator_state})
     return [weakref.ref(tensor) for group in groups for tensor in (group or {}).values() if tensor is not None]
 
 
@@ -629,7 +629,7 @@ def test_of_a_ticket_only_what_the_next_round_needs_is_left_in_memory(tmp_path, 
     run(SMALL.changed(trials=1), tmp_path, quiet=True)
     for replicate, state in outcomes.items():
         grown_from = arm_of(replicate.arm).is_pruned_itself
-        assert not state.optimizer and state.noise is None and bool(state.start) == (replicate.round == 0)
+        assert not state.optimizer and state.generator_state is None and bool(state.start) == (replicate.round == 0)
         assert bool(state.weights) == bool(state.mask) == bool(state.early_stop) == grown_from, replicate
 
 

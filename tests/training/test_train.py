@@ -82,8 +82,8 @@ def assert_same(a: TrainState, b: TrainState) -> None:
         mine, theirs = getattr(a, name) or {}, getattr(b, name) or {}
         assert mine.keys() == theirs.keys(), name
         assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
-    assert (a.noise is None) == (b.noise is None)
-    assert a.noise is None or torch.equal(a.noise, b.noise)
+    assert (a.generator_state is None) == (b.generator_state is None)
+    assert a.generator_state is None or torch.equal(a.generator_state, b.generator_state)
 
 
 OPTIMIZERS = {
@@ -423,12 +423,12 @@ def test_a_training_moves_to_another_kind_of_device_and_draws_its_noise_by_seed_
         moved = fresh(settings)
         for _ in train(settings.changed(iterations=20), digits, moved):
             pass
-        moved.noise = torch.tensor(list(noise), dtype=torch.uint8)
+        moved.generator_state = torch.tensor(list(noise), dtype=torch.uint8)
         for _ in train(settings, digits, moved):
             pass
         outcomes.append(moved)
     assert_same(*outcomes)
-    moved.noise = torch.zeros(16, dtype=torch.uint8)
+    moved.generator_state = torch.zeros(16, dtype=torch.uint8)
     drawn = []
     for moved.iteration in (20, 40):
         drawn.append(noise_of(moved, torch.device("cpu")).get_state())

@@ -113,7 +113,8 @@ class Dense:
         """
         (state,) = states
         state.weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
-        state.optimizer, state.noise = optimizer_tensors(self.optimizer, self.parameters), self.noise[0].get_state()
+        state.optimizer = optimizer_tensors(self.optimizer, self.parameters)
+        state.generator_state = self.noise[0].get_state()
 
 
 @torch.no_grad()
@@ -156,11 +157,11 @@ def noise_of(state: TrainState, device: torch.device) -> torch.Generator:
     training run and the iteration.
     """
     generator = torch.Generator(device).manual_seed(seed_for(state.seed, "noise"))
-    if state.noise is None:
+    if state.generator_state is None:
         return generator
-    if len(state.noise) != len(generator.get_state()):
+    if len(state.generator_state) != len(generator.get_state()):
         return generator.manual_seed(seed_for(state.seed, "noise", state.iteration))
-    generator.set_state(state.noise.cpu())
+    generator.set_state(state.generator_state.cpu())
     return generator
 
 

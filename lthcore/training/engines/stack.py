@@ -106,7 +106,7 @@ class Stack(Dense):
         for k, state in enumerate(states):
             state.weights = {name: parameter.detach()[k] for name, parameter in self.parameters.items()}
             state.optimizer = {name: t if name.endswith("/step") else t[k] for name, t in optimizer.items()}
-            state.noise = self.noise[k].get_state()
+            state.generator_state = self.noise[k].get_state()
 
 
 def _stacked(replicates: list[Weights], name: str) -> Tensor:
