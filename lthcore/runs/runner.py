@@ -60,7 +60,7 @@ def run(
     data = executor.load(settings)
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:
         print(f"note: {data.variant}; accuracies are measured on these images", file=sys.stderr)
-    began, summarised = time.monotonic(), os.environ.get("LTH_PLAIN") == "summary"
+    began, summarised = time.perf_counter(), os.environ.get("LTH_PLAIN") == "summary"
     if not quiet and not summarised:
         seconds = duration(seconds_of(settings, present.missing))
         print(f"{settings.key}: {counted(len(present.missing), 'training')}, about {seconds} here", flush=True)
@@ -90,7 +90,7 @@ def run(
         if asked.is_set():  # too late for any training run to notice
             raise TimeLimit(f"asked to stop, with all of {len(planned(settings))} trainings done")
     if summarised and not quiet:
-        took = duration(time.monotonic() - began)
+        took = duration(time.perf_counter() - began)
         print(f"{settings.key}: {counted(len(present.missing), 'training')} in {took}", flush=True)
     return read_tables(folder)
 
