@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   lth run params/iterative_pruning/lenet_mnist.yaml   find winning tickets at profile cpu, or resume
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
   lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600   stop cleanly after ten minutes
+  lth settings                                        list the settings of params files, and what they may be
+  lth notebook notebooks/quickstart.ipynb             execute a notebook, and print what it prints
   lth show paper/iterative_pruning/lenet_mnist        print the numbers of a run
   lth export iterative_pruning/lenet_mnist --remaining 3.6 --to ticket.safetensors   save a winning ticket to a file
   lth data verify mnist                               check that the data are there and as published
@@ -29,7 +31,9 @@ EXAMPLES = """examples:
   lth scorecard                                       grade the paper's claims by the tables
   lth queue --profile paper --time-limit 600 --pack tables.tar.gz   run the queue for ten minutes and pack its tables
   lth queue --engine ray --gpus-per-run .25           run the queue on Ray
-
+  lth unpack tables.tar.gz                            merge packed tables into results/
+"""
+STATUS = """
 exit status: 0 success, 2 an error that you can correct (explained in one line), 70 an internal error (--debug or
 LTH_DEBUG=1 shows the traceback), 75 stopped by --time-limit or SIGTERM, 130 interrupted by Ctrl-C
 """
@@ -101,7 +105,7 @@ class _Unheard:
 @contextmanager
 def _unheard(command: Callable) -> Iterator[None]:
     """Let a closed pipe (`lth list | head`) quietly end a command that only prints. Other commands continue."""
-    if command in (commands.list_command, commands.show_command):
+    if command in (commands.list_command, commands.settings_command, commands.show_command):
         try:
             yield
         except BrokenPipeError:
@@ -144,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lth",
         description="Find winning lottery tickets, and test the claims about them.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES + STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lth {__version__}")
@@ -152,9 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        examples = [line for line in EXAMPLES.splitlines() if line.startswith(("examples", f"  lth {name} "))]
         sub = subparsers.add_parser(
-            name, help=text, description=text, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+            name, help=text, description=text, epilog="\n".join([*examples, STATUS]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         sub.set_defaults(command=function)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         sub.add_argument(
@@ -200,6 +206,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("notebook", commands.notebook_command, "execute a notebook headless and print its output")
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
     sub.add_argument("--to", metavar="FILE", help="the executed copy (default: build/<name>.ipynb)")
+    sub = command("settings", commands.settings_command, "list the settings of params files, and what they may be")
+    sub.add_argument(
+        "study", nargs="?", default="iterative_pruning", metavar="STUDY",
+        help="folder of params/, such as dynamic_pruning (default: iterative_pruning)",
+    )  # fmt: skip
     sub = command("show", commands.show_command, "show a run's provenance and numbers")
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, the variant alone, or a folder")
     sub = command(

@@ -20,6 +20,7 @@ from lthcore.report.study import Study
 from lthcore.runs.experiments import load_experiment
 from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.runner import run
+from lthcore.settings import Settings
 
 TINY = """
 dataset: digits
@@ -77,6 +78,23 @@ def test_help_of_the_module_names_every_command_and_exit_status():
     for word in ("list", "run", "show", "figures", "data", "exit status", "75 stopped by --time-limit"):
         assert word in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["list", "run", "notebook", "show", "settings", "unpack"])
+def test_help_of_a_command_has_its_own_examples_only(command, capsys):
+    assert lth(command, "--help") == 0
+    examples = re.findall(r"^  lth (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert examples and set(examples) == {command}
+
+
+def test_settings_are_listed_with_what_they_may_be(capsys):
+    assert lth("settings") == 0
+    out = capsys.readouterr().out
+    assert set(re.findall(r"^(\w+) = ", out, re.MULTILINE)) == set(Settings.model_fields)
+    assert "padding = 'same'\n    same or valid, in conv2" in out
+    assert re.search(r"^criterion: magnitude, ", out, re.MULTILINE) and "architecture: mlp, lenet" in out
+    assert lth("settings", "dynamic_pruning") == 0
+    assert "\nsparsity = " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from lthcore.commands.notebook import notebook_command
 from lthcore.commands.queue import queue_command, unpack_command
 from lthcore.commands.report import figures_command, scorecard_command
 from lthcore.commands.run import run_command
+from lthcore.commands.settings import settings_command
 from lthcore.commands.show import export_command, show_command
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "queue_command",
     "run_command",
     "scorecard_command",
+    "settings_command",
     "show_command",
     "unpack_command",
 ]

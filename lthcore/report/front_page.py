@@ -39,8 +39,8 @@ SENTENCES = {
     ),
     "B1": (
         "Are the accuracies of earlier systems reached?",
-        "LeNet's tickets reach {here} or more down to 21.1% (published: {paper}), and LeNet pruned to 21.1% as it "
-        "trains {B6} (98.88%).",
+        "LeNet's tickets reach {here} or more down to 21.1% (published: {paper}), and LeNet pruned to 21.1% in "
+        "12,870 iterations of training {B6} (98.88%; B6).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
@@ -98,7 +98,7 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
     graded = ", ".join(f"{_and(parts)} {grade}" for grade, parts in alike.items()).capitalize()
     other = f", {RUNS[size['run']]}" if size["run"] in RUNS else ""
     count = f"(n = {size['n']:.0f}, {size['training']}{other})"
-    return f"**{head}** {said} *{graded}* {count}{_elsewhere(rows, run.iloc[0])}.", list(grades.values())
+    return f"**{head}** ({name}) {said} *{graded}* {count}{_elsewhere(rows, run.iloc[0])}.", list(grades.values())
 
 
 def _numbers(card: pd.DataFrame) -> dict[str, str]:

@@ -1,0 +1,32 @@
+"""`lth settings`: list the settings of a study's params files, and the names that they may have as values."""
+
+import argparse
+import shutil
+import textwrap
+from typing import Any, get_args
+
+
+def settings_command(options: argparse.Namespace) -> None:
+    """Print each setting with its default, its allowed values and its meaning; then networks, criteria and the rest."""
+    from lthcore import arms
+    from lthcore.lottery.methods import settings_for
+    from lthcore.registry import CRITERIA, MODELS
+    from lthcore.sources.catalogue import DATASETS
+
+    width = shutil.get_terminal_size((110, 24)).columns
+    for name, field in settings_for(options.study).model_fields.items():
+        default = "required" if field.is_required() else repr(field.default)
+        print(f"{name} = {default}")
+        meaning = "; ".join(filter(None, (field.description, _allowed(field.annotation, field.description or ""))))
+        print(textwrap.fill(meaning, width, initial_indent="    ", subsequent_indent="    "))
+    for what, names in (
+        ("architecture", MODELS), ("dataset", DATASETS), ("criterion", CRITERIA), ("arms", arms.ARMS),
+    ):  # fmt: skip
+        print()
+        print(textwrap.fill(f"{what}: {', '.join(names)}, or registered by --plugin", width, subsequent_indent="    "))
+
+
+def _allowed(annotation: Any, description: str) -> str:
+    """Return the words that a setting may be, if its type lists them and its description does not name them all."""
+    words = [value for value in get_args(annotation) if isinstance(value, str)]
+    return "" if all(word in description for word in words) else f"one of {', '.join(words)}"
