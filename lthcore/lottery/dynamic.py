@@ -135,7 +135,7 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> 
             images = augment(images, settings, torch.Generator(device).manual_seed(seed))
         torch.manual_seed(seed)
         loss = F.cross_entropy(model(images), data.train.labels[batch], label_smoothing=smoothing)
-        gradients = torch.autograd.grad(loss, [parameters[name] for name in state.mask])
+        gradients = torch.autograd.grad(loss, [parameters[name] for name in state.mask], materialize_grads=True)
     return dict(zip(state.mask, gradients, strict=True))
 
 

@@ -23,7 +23,7 @@ ROUNDS = 100  # pruning rounds of SynFlow, as published
 def snip(seen: PruningContext) -> Scores:
     """|w dL/dw|: the estimated change of the loss if a weight were pruned (SNIP, arXiv 1810.02340)."""
     model, weights = _masked_model(seen, seen.initial)
-    gradients = torch.autograd.grad(_loss(model, seen), list(weights.values()))
+    gradients = _gradients(_loss(model, seen), weights)
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
@@ -35,9 +35,9 @@ def grasp(seen: PruningContext) -> Scores:
     """
     model, weights = _masked_model(seen, seen.initial)
     loss = _loss(model, seen, TEMPERATURE)
-    gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+    gradients = _gradients(loss, weights, create_graph=True)
     flow = sum((g.detach() * g).sum() for g in gradients)
-    products = torch.autograd.grad(flow, list(weights.values()))
+    products = _gradients(flow, weights)
     return {name: (w * hg).detach() for (name, w), hg in zip(weights.items(), products, strict=True)}
 
 
@@ -51,7 +51,7 @@ def synflow(seen: PruningContext) -> Scores:
     positive = {name: _without_biases(name, w, seen.mask) for name, w in positive.items()}
     model, weights = _masked_model(seen, positive)
     flow = model(torch.ones(1, *seen.data.shape, dtype=torch.float64)).sum()
-    gradients = torch.autograd.grad(flow, list(weights.values()))
+    gradients = _gradients(flow, weights)
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
@@ -77,6 +77,11 @@ def _masked_model(seen: PruningContext, weights: Weights) -> tuple[nn.Module, di
     model.load_state_dict(apply(seen.mask, weights))
     parameters = dict(model.named_parameters())
     return model, {name: parameters[name] for name in seen.mask}
+
+
+def _gradients(value: Tensor, weights: dict[str, nn.Parameter], create_graph: bool = False) -> tuple[Tensor, ...]:
+    """Return the gradient of `value` with respect to each of the weights: zeros for weights that it does not use."""
+    return torch.autograd.grad(value, list(weights.values()), create_graph=create_graph, materialize_grads=True)
 
 
 def _loss(model: nn.Module, seen: PruningContext, temperature: float = 1.0) -> Tensor:

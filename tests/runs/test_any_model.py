@@ -75,6 +75,17 @@ class Falling(nn.Module):
         return self.output(torch.relu(self.body(torch.relu(self.stem(x.flatten(1))))))
 
 
+class Idle(nn.Module):
+    """Network with a dense layer that its outputs do not use, and which therefore has no gradient."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem, self.unused, self.output = nn.Linear(64, 12), nn.Linear(12, 4), nn.Linear(12, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(torch.relu(self.stem(x.flatten(1))))
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the models under test names, and train in this process."""
@@ -82,6 +93,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "transformer", lambda settings, shape, classes: Transformer(classes))
     monkeypatch.setitem(MODELS, "words", lambda settings, shape, classes: Words(classes))
     monkeypatch.setitem(MODELS, "falling", lambda settings, shape, classes: Falling(classes))
+    monkeypatch.setitem(MODELS, "idle", lambda settings, shape, classes: Idle(classes))
     monkeypatch.setitem(
         MODELS, "mobilenet", lambda settings, shape, classes: torchvision.models.mobilenet_v3_small(num_classes=classes)
     )
@@ -378,6 +390,32 @@ def test_it_is_pruned_while_it_trains_too(tmp_path):
     given = {k: v for k, v in SMALL.given().items() if k in DynamicSettings.model_fields}
     settings = DynamicSettings(**given | {"iterations": 60, "sparsity": 0.5, "prune_every": 20, "scope": "global"})
     rounds, _ = run(settings, tmp_path, quiet=True)
+    assert rounds["percent_left"].item() == pytest.approx(50, abs=0.1)
+
+
+SGD = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1, "clip_norm": 1.0}
+
+
+@pytest.mark.parametrize("values", [{}, SGD], ids=["adam", "sgd"])
+def test_a_layer_that_the_outputs_do_not_use_is_pruned_but_not_trained(values, tmp_path, in_parts):
+    arms = ("ticket", "continued", "by_snip", "by_grasp", "by_synflow")
+    settings = SMALL.changed(architecture="idle", arms=arms, **values)
+    rounds = in_parts(settings, tmp_path)
+    assert set(rounds["arm"]) == set(arms) and rounds["round"].max() == settings.rounds
+    ticket, _, _ = load_state(tmp_path / "tickets" / "ticket-trial0-draw0-round02.safetensors")
+    assert torch.equal(ticket.weights["unused.weight"], ticket.start["unused.weight"])
+    assert not torch.equal(ticket.weights["stem.weight"], ticket.start["stem.weight"])
+    assert 0 < ticket.mask["unused.weight"].sum() < ticket.mask["unused.weight"].numel()
+
+
+RIGL = {"regrowth": "gradient", "sparsity_schedule": "constant"}
+
+
+@pytest.mark.parametrize("values", [{}, RIGL], ids=["gradual", "rigl"])
+def test_a_layer_that_the_outputs_do_not_use_is_pruned_during_training_too(values, tmp_path):
+    given = {k: v for k, v in SMALL.given().items() if k in DynamicSettings.model_fields}
+    given |= {"architecture": "idle", "iterations": 60, "sparsity": 0.5, "prune_every": 20}
+    rounds, _ = run(DynamicSettings(**given, **values), tmp_path, quiet=True)
     assert rounds["percent_left"].item() == pytest.approx(50, abs=0.1)
 
 

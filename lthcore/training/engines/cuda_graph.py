@@ -68,7 +68,8 @@ class Replay:
         engine = self.engine
         engine.gradients(self.data, batch)
         for name, mask in engine.kept.items():
-            engine.parameters[name].grad.mul_(mask)
+            if engine.parameters[name].grad is not None:  # None if the loss does not depend on this parameter
+                engine.parameters[name].grad.mul_(mask)
         if engine.settings.clip_norm:
             engine.clip(engine.settings.clip_norm)
         engine.optimizer.step()
