@@ -39,8 +39,9 @@ def norms_of(streams: list[Stream]) -> dict[str, str]:
 def streams_of(model: nn.Sequential) -> list[Stream]:
     """Return the streams of a network, starting with its inputs. The outputs of the network are not a stream.
 
-    Raises LabError if the network has a layer that is not in KNOWN, is not a plain nn.Sequential, or has a layer twice:
-    then it is unknown which layers read a unit.
+    Raises LabError if the network has a layer that `_is_known` does not know, is not a plain nn.Sequential, or has a
+    layer twice: then it is unknown which layers read a unit. Also raises it for a batch norm that does not follow a
+    convolution directly: behind a ReLU, for example, it would make a unit that is zero a constant.
     """
     strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
     if in_a_row(model) is None or strangers:
@@ -53,12 +54,18 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
         )
     found: list[Stream] = []
     stream = Stream([], [], [])  # the current stream: further layers may compute or read its units
+    before: nn.Module | None = None
     for name, layer in model.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             stream.consumers.append(name)
             found.append(stream)
             stream = Stream([name], [None], [])
         elif isinstance(layer, nn.BatchNorm2d):
+            if not isinstance(before, nn.Conv2d):
+                raise LabError(
+                    f"units: {name} is a batch norm that does not follow a convolution directly, and only there batch "
+                    "norms are known; take granularity = weights"
+                )
             stream.norms[-1] = name
         elif isinstance(layer, Residual):
             stream.consumers.append(f"{name}.conv1")
@@ -70,6 +77,7 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
                 stream.consumers.append(f"{name}.shortcut")
                 found.append(stream)
                 stream = Stream([f"{name}.conv2", f"{name}.shortcut"], [f"{name}.norm2", f"{name}.shortcut_norm"], [])
+        before = layer
     return found
 
 

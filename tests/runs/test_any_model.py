@@ -515,6 +515,26 @@ def test_what_compaction_does_not_know_it_refuses(layers, what):
         compact(model, model.state_dict())
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.BatchNorm2d(1), nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()),
+        (nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.ReLU()),
+        (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4)),
+    ],
+    ids=["at the inputs", "twice", "behind a ReLU"],
+)
+def test_units_of_a_network_with_a_batch_norm_that_follows_no_convolution_are_not_known(layers, monkeypatch):
+    model = small(*layers)
+    with pytest.raises(LabError, match=r"is a batch norm that does not follow a convolution directly"):
+        compact(model, model.state_dict())
+    monkeypatch.setitem(MODELS, "words", lambda *_: model)
+    settings = SMALL.changed(architecture="words", arms=("ticket",))
+    check_settings(settings)
+    with pytest.raises(LabError, match="take granularity = weights"):
+        check_settings(settings.changed(granularity="units", criterion="unit_l1"))
+
+
 def test_compaction_refuses_a_network_in_which_a_module_stands_twice():
     with pytest.raises(LabError, match="twice"):
         compact(shared_relu(), shared_relu().state_dict())
