@@ -297,6 +297,7 @@ def test_no_engine_takes_a_network_for_a_chain_that_it_does_not_understand():
     strange = [
         chain(Doubled(64, 10)), Backwards(nn.Flatten(), nn.Linear(64, 10)), chain(nn.Linear(64, 8), nn.GELU(),
         nn.Linear(8, 10)), nn.Sequential(nn.Flatten(2), nn.Linear(64, 10)), chain(tied, relu, tied),
+        nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10)),
         network("transformer"), network("words"), network("mobilenet", (3, 32, 32)), nn.Linear(64, 10),
     ]  # fmt: skip
     assert not any(map(is_chain, strange))
@@ -478,20 +479,28 @@ class Volumes(nn.Module):
         return self.output(self.conv(x[:, :, None]).relu().flatten(1))
 
 
+def rows_first() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
+
+
 STRANGERS = {"shared_relu": shared_relu, "dilated": dilated, "frozen": frozen, "frozen_chain": frozen_chain,
-             "volumes": Volumes}  # fmt: skip
+             "volumes": Volumes, "rows_first": rows_first}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STRANGERS)
 def test_whatever_engine_trains_it_a_network_is_trained_as_it_is(name, monkeypatch, tmp_path):
-    """The engine chosen by default gives the validation losses of plain PyTorch (`dense`), and frozen weights stay."""
+    """Engines `auto` and `stack` give the validation losses of plain PyTorch (`dense`), and frozen weights stay."""
     monkeypatch.setitem(MODELS, name, lambda settings, shape, classes: STRANGERS[name]())
     settings = Settings(
         dataset="digits", architecture=name, validation=200, iterations=10, eval_every=5, trials=1, rounds=1,
         arms=["ticket"], device="cpu", learning_rate=1e-2,
     )  # fmt: skip
-    curves = [run(settings.changed(engine=engine), tmp_path / engine, quiet=True)[1] for engine in ("auto", "dense")]
-    assert np.allclose(curves[0]["val_loss"], curves[1]["val_loss"], atol=1e-4)
+    losses = {
+        engine: run(settings.changed(engine=engine), tmp_path / engine, quiet=True)[1]["val_loss"]
+        for engine in ("auto", "stack", "dense")
+    }
+    for engine in ("auto", "stack"):
+        assert np.allclose(losses[engine], losses["dense"], atol=1e-4)
     built = build(settings, SHAPE, 10)
     for path in sorted((tmp_path / "auto" / "tickets").glob("*.safetensors")):
         state = load_state(path)[0]

@@ -10,7 +10,7 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.dense import Dense, loss_gradient, smoothed_targets
 from lthcore.training.state import TrainState
 
-CHAIN = (nn.Flatten, (nn.Linear, Linear), nn.ReLU, Dropout)  # layer types of a chain; subclasses do not count
+CHAIN = (nn.Flatten, nn.Linear, Linear, nn.ReLU, Dropout)  # layer types of a chain; subclasses do not count
 
 
 class Chain(Dense):
@@ -40,21 +40,20 @@ class Chain(Dense):
 
 
 def is_chain(model: nn.Module) -> bool:
-    """Whether a network is a chain of dense layers with biases, which `Stack` can train.
+    """Whether a network is a chain that `Stack` can train: a flatten layer, then dense layers with biases.
 
-    Layers of other classes are not accepted, including subclasses, because it is unknown what they compute. Nor are
-    frozen parameters or dense layers that are not prunable: every layer is trained and pruned here.
+    ReLUs, dropout and further flatten layers may stand anywhere behind the first layer. Layers of other classes are not
+    accepted, including subclasses, because it is unknown what they compute. Nor are frozen parameters or dense layers
+    that are not prunable: every layer is trained and pruned here.
     """
     layers = in_a_row(model) or []
-    biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
-    flat = all((layer.start_dim, layer.end_dim) == (1, -1) for layer in layers if isinstance(layer, nn.Flatten))
-    learns = all(parameter.requires_grad for parameter in model.parameters())
     return (
         bool(layers)
-        and biased
-        and flat
-        and learns
-        and None not in map(_link, layers)
+        and isinstance(layers[0], nn.Flatten)
+        and all(type(layer) in CHAIN for layer in layers)
+        and all((layer.start_dim, layer.end_dim) == (1, -1) for layer in layers if isinstance(layer, nn.Flatten))
+        and all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
+        and all(parameter.requires_grad for parameter in model.parameters())
         and set(kinds_of(model)) == _weights_of(model)
     )
 
@@ -64,17 +63,15 @@ def is_plain_chain(settings: Recipe, model: nn.Module, device: torch.device) -> 
 
     It must be a flatten layer, then dense layers with a ReLU between each two.
     """
-    kinds = [_link(layer) for layer in model.children()]
-    hidden = (len(kinds) - 2) // 2
-    layers = is_chain(model) and kinds == [0, *[1, 2] * hidden, 1]  # flatten, (linear, relu) ..., linear
-    return layers and device.type == "cpu" and settings.precision == "float32" and not settings.augment
-
-
-def _link(layer: nn.Module) -> int | None:
-    """Return the index of a layer's type in CHAIN, or None if it is not there."""
-    return next(
-        (i for i, kind in enumerate(CHAIN) if type(layer) in (kind if isinstance(kind, tuple) else (kind,))), None
+    if not is_chain(model):
+        return False
+    _, *rest = model
+    plain = (
+        len(rest) % 2 == 1
+        and all(isinstance(layer, nn.Linear) for layer in rest[::2])
+        and all(isinstance(layer, nn.ReLU) for layer in rest[1::2])
     )
+    return plain and device.type == "cpu" and settings.precision == "float32" and not settings.augment
 
 
 def _weights_of(model: nn.Module) -> set[str]:
