@@ -1,11 +1,13 @@
 """Dynamic pruning: the reported sparsity is the true one, to one weight per layer (0% if only gradients are masked)."""
 
 import math
+from collections import OrderedDict
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lthcore import masks
@@ -16,6 +18,7 @@ from lthcore.lottery.dynamic import SCHEDULES, planned, prune_dynamically, spars
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import prune_to
+from lthcore.registry import MODELS
 from lthcore.runs.checkpoints import load_state, load_ticket_file, save_state
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record
@@ -471,19 +474,28 @@ def test_a_params_file_of_this_study_takes_its_settings(tmp_path):
         load_experiments(path)
 
 
-def test_weight_decay_leaves_norms_alone_unless_asked():
-    shape = (3, 8, 8)
-    for decay_norms in (False, True):
-        settings = SMALL.changed(architecture="resnet20", decay_norms=decay_norms, momentum=0.0, weight_decay=0.1)
-        model = build(settings, shape, 10)
-        optimizer = dense.make_optimizer(settings, dict(model.named_parameters()), {})
-        for parameter in model.parameters():
-            torch.nn.init.ones_(parameter)
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        for name, parameter in model.named_parameters():
-            decayed = decay_norms or "norm" not in name
-            assert parameter.flatten()[0].item() == pytest.approx(0.99 if decayed else 1.0)
+def shaped(*_: object) -> nn.Module:
+    """Return a network with a norm whose weight is a matrix, and an activation whose weight is a vector."""
+    return nn.Sequential(
+        OrderedDict(norm=nn.LayerNorm([8, 8]), flatten=nn.Flatten(), prelu=nn.PReLU(64), output=nn.Linear(64, 10))
+    )
+
+
+@pytest.mark.parametrize("decay_norms", [False, True])
+@pytest.mark.parametrize(("architecture", "shape"), [("resnet20", (3, 8, 8)), ("shaped", (1, 8, 8))])
+def test_weight_decay_leaves_norms_alone_unless_asked(architecture, shape, decay_norms, monkeypatch):
+    monkeypatch.setitem(MODELS, "shaped", shaped)
+    settings = SMALL.changed(architecture=architecture, decay_norms=decay_norms, momentum=0.0, weight_decay=0.1)
+    model = build(settings, shape, 10)
+    ones = {name: torch.ones_like(tensor) for name, tensor in model.state_dict().items()}
+    start = begin(settings, 0, 0, ones, masks.full_mask(model))
+    engine = dense.Dense(settings, model, torch.device("cpu"), [start])
+    for parameter in engine.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    engine.optimizer.step()
+    for name, parameter in engine.parameters.items():
+        decayed = decay_norms or "norm" not in name
+        assert parameter.flatten()[0].item() == pytest.approx(0.99 if decayed else 1.0)
 
 
 def test_the_mask_update_is_what_the_schedule_says_it_is(digits):

@@ -12,6 +12,8 @@ to rounding:
 On a GPU a step is captured as a CUDA graph and replayed, which avoids the cost of kernel launches.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +21,7 @@ from torch.nn import functional as F
 from lthcore import masks
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
-from lthcore.models import Dropout, Weights
+from lthcore.models import NORMS, Dropout, Weights
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
 from lthcore.training.engines.cuda_graph import Replay
@@ -47,7 +49,7 @@ class Dense:
         self.parameters, self.tensors = dict(self.model.named_parameters()), list(self.model.state_dict().values())
         pruned = {name: m for name, m in state.mask.items() if not m.all()}
         self.kept = {name: _like(self.parameters[name], m) for name, m in pruned.items()}
-        self.optimizer = make_optimizer(settings, self.parameters, state.optimizer)
+        self.optimizer = make_optimizer(settings, self.parameters, state.optimizer, _norms_in(self.model))
         self.noise = [noise_of(state, device)]
         for module in self.model.modules():
             if isinstance(module, Dropout):
@@ -165,16 +167,19 @@ def noise_of(state: TrainState, device: torch.device) -> torch.Generator:
     return generator
 
 
-def make_optimizer(settings: Recipe, parameters: Weights, saved: dict[str, Tensor]) -> torch.optim.Optimizer:
+def make_optimizer(
+    settings: Recipe, parameters: Weights, saved: dict[str, Tensor], norms: Collection[str] = ()
+) -> torch.optim.Optimizer:
     """Return the optimizer of the settings, with its state loaded from `saved` unless that is empty.
 
-    `saved` holds tensors by name, `<parameter>/<slot>`, as returned by `optimizer_tensors`.
+    `saved` holds tensors by name, `<parameter>/<slot>`, as returned by `optimizer_tensors`. `norms` are the names of
+    the parameters of norms, which do not decay unless `settings.decay_norms`.
     """
-    norms = {name for name in parameters if _is_norm(name, parameters)} if not settings.decay_norms else set()
-    order = sorted(parameters, key=lambda name: name in norms)  # in the order of the optimizer's groups
+    exempt = () if settings.decay_norms else norms
+    order = sorted(parameters, key=lambda name: name in exempt)  # in the order of the optimizer's groups
     groups = [
-        {"params": [parameters[name] for name in order if (name in norms) == exempt], "weight_decay": decay}
-        for exempt, decay in ((False, settings.weight_decay), (True, 0.0))
+        {"params": [parameters[name] for name in order if (name in exempt) == is_exempt], "weight_decay": decay}
+        for is_exempt, decay in ((False, settings.weight_decay), (True, 0.0))
     ]
     groups = [group for group in groups if group["params"]]
     common = {"lr": settings.learning_rate, "fused": True}
@@ -203,10 +208,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Weights) -> 
     }
 
 
-def _is_norm(name: str, parameters: Weights) -> bool:
-    """Whether a parameter is the scale or shift of a norm: only norms have a `weight` that is a vector."""
-    scale = parameters.get(f"{name.rpartition('.')[0]}.weight")
-    return scale is not None and scale.ndim == 1
+def _norms_in(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that are the scale or shift of a norm."""
+    layers = dict(model.named_modules())
+    return {name for name, _ in model.named_parameters() if isinstance(layers[name.rpartition(".")[0]], NORMS)}
 
 
 def _pays_to_compile(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
