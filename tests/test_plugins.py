@@ -19,7 +19,7 @@ from lthcore.runs.folder import RunFolder
 from lthcore.runs.provenance import own_code
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
-from lthcore.sources.catalogue import dataset_of, read
+from lthcore.sources.catalogue import dataset_of, read, verified
 from lthcore.sources.dataset import DATASETS, Dataset, Raw, register_dataset
 
 SMALL = Settings(
@@ -331,6 +331,15 @@ def test_classes_without_a_training_image_are_said(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     read("from_one.npz")
     assert "from_one.npz has 13 classes, of which 1 have no training image (0); labels" in capsys.readouterr().err
+
+
+def test_a_label_of_many_digits_needs_no_memory_for_the_classes_below_it(tmp_path, monkeypatch, capsys):
+    images, labels = np.zeros((200, 8, 8), np.uint8), np.where(np.arange(200) == 7, 10**15, np.arange(200) % 3)
+    np.savez(tmp_path / "far.npz", images=images, labels=labels, test_images=images, test_labels=labels)
+    monkeypatch.chdir(tmp_path)
+    assert verified("far.npz").startswith("far.npz: 200 train, 200 test")
+    said = "1,000,000,000,000,001 classes, of which 999,999,999,999,997 have no training image (3, 4, 5, 6, 7 ...)"
+    assert said in capsys.readouterr().err
 
 
 def test_each_draw_of_an_arm_of_ones_own_has_a_seed_of_its_own(tmp_path):

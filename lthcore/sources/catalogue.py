@@ -6,6 +6,7 @@ Their files are below the data root (`LTH_DATA`, default: the project's folder d
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -79,11 +80,13 @@ def read(name: str, root: Path | None = None) -> Raw:
                 f"data: {name} has {known.classes} classes, and a label {outside[0]} among its {which} images: allowed "
                 f"are 0 to {known.classes - 1}; mend the labels, or the number of classes of the data set"
             )
-    absent = np.setdiff1d(np.arange(known.classes), raw.train_labels)
-    if len(absent):
-        few = ", ".join(map(str, absent[:5])) + (" ..." if len(absent) > 5 else "")
+    present = set(raw.train_labels.tolist())
+    absent = known.classes - len(present)
+    if absent:
+        first = islice((label for label in range(known.classes) if label not in present), 5)
+        few = ", ".join(map(str, first)) + (" ..." if absent > 5 else "")
         say_once(
-            f"note: {name} has {known.classes:,} classes, of which {len(absent):,} have no training image ({few}); "
+            f"note: {name} has {known.classes:,} classes, of which {absent:,} have no training image ({few}); "
             "labels are to count from 0"
         )
     return raw
