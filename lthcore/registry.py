@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from lthcore.errors import LabError, choose, shown
@@ -39,17 +39,17 @@ CRITERIA: dict[str, Criterion] = {}
 def register_model(model: Callable[..., Any]) -> Callable[..., Any]:
     """Register a network that experiments can name: a function of (settings, shape (C, H, W), classes) -> nn.Module.
 
-    The network is named after the function. Raises LabError if the function does not take these three arguments, and
-    for a name that this package already uses.
+    The network is named after the function. Raises LabError if the function has no name or does not take these three
+    arguments, and for a name that this package already uses.
     """
+    name = name_of("architecture", model)
     try:
         inspect.signature(model).bind(None, None, None)
     except TypeError:
         raise LabError(
-            f"architecture {model.__name__!r}: its function must take (settings, shape, classes), not "
-            f"{inspect.signature(model)}"
+            f"architecture {name!r}: its function must take (settings, shape, classes), not {inspect.signature(model)}"
         ) from None
-    _take(MODELS, "architecture", model.__name__, model, model)
+    _take(MODELS, "architecture", name, model, model)
     return model
 
 
@@ -57,16 +57,32 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
     """Register a criterion that experiments can name: a function of a PruningContext that scores every prunable weight.
 
     The criterion is named after the function; `about` are the other fields of Criterion. Use as a decorator, with or
-    without arguments. Raises LabError for a name that this package already uses, for a colour that is not
-    `#rrggbb`, and for another style than STYLES.
+    without arguments. Raises LabError for a function without a name, for a name that this package already uses, for a
+    field that Criterion does not have, for a colour that is not `#rrggbb`, and for another style than STYLES.
     """
     if score is None:
         return lambda score: register_criterion(score, **about)
-    name = score.__name__
+    name = name_of("criterion", score)
+    check_fields(f"criterion {name!r}", about, Criterion, set_here=("name", "score"))
     criterion = Criterion(name, score, **{"label": name.replace("_", " ")} | about)
     check_look(f"criterion {name!r}", criterion.colour, criterion.style)
     _take(CRITERIA, "criterion", name, criterion, score)
     return score
+
+
+def name_of(kind: str, function: object) -> str:
+    """Return the name that a function is registered under. Raises LabError if it has none, like a functools.partial."""
+    name = getattr(function, "__name__", None)
+    if name is None:
+        raise LabError(f"{kind}: {shown(function)} has no name; register a function that is defined by `def`")
+    return name
+
+
+def check_fields(what: str, about: Iterable[str], record: type, set_here: Collection[str]) -> None:
+    """Raise LabError unless `about` are names of fields of a dataclass, other than those that are `set_here`."""
+    allowed = [field.name for field in fields(record) if field.name not in set_here]
+    for key in about:
+        choose(f"{what}: field", key, allowed)
 
 
 def check_look(what: str, colour: str, style: str) -> None:

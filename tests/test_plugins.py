@@ -1,5 +1,6 @@
 """Plugins: user-defined networks, criteria, arms and data sets, from their file to worker processes and tables."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,23 @@ def test_a_colour_is_six_digits_and_a_style_one_of_four(register, about, said):
 
     with pytest.raises(LabError, match=said):
         register(mine, **about)
+
+
+@pytest.mark.parametrize(("register", "kind"), [(register_criterion, "criterion"), (register_arm, "arm")])
+def test_a_field_that_there_is_not_is_one_line(register, kind):
+    def mine(of): ...
+
+    said = rf"^{kind} 'mine': field = 'color' \(did you mean 'colour'\?\): allowed are label, colour, style"
+    with pytest.raises(LabError, match=said):
+        register(mine, color="#123456")
+
+
+@pytest.mark.parametrize("register", [register_model, register_criterion, register_arm])
+def test_a_function_without_a_name_is_one_line(register):
+    def three(settings, shape, classes): ...
+
+    with pytest.raises(LabError, match=r"functools\.partial.* has no name; register a function that is defined by"):
+        register(partial(three))
 
 
 @pytest.mark.parametrize("key", ["architecture", "criterion", "dataset", "arms"])

@@ -12,7 +12,7 @@ from lthcore.arms import ARMS, Arm, arm_of, criterion_of
 from lthcore.errors import LabError
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, initial_weights
-from lthcore.registry import UNCOLOURED, check_look
+from lthcore.registry import UNCOLOURED, check_fields, check_look, name_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import TrainState
@@ -105,12 +105,14 @@ def register_arm(
     """Register an arm that experiments can name: a function of Sources that returns the weights the arm starts from.
 
     The arm is named after the function. `masks` is the source of its masks: `ticket`, `oneshot` or `by_<criterion>`.
-    `about` are other fields of Arm. Use as a decorator, with or without arguments. Raises LabError for another source
-    of masks, for a name that this package already uses, and for a colour or line style that `check_look` refuses.
+    `about` are other fields of Arm. Use as a decorator, with or without arguments. Raises LabError for a function
+    without a name, for another source of masks, for a field that Arm does not have, for a name that this package
+    already uses, and for a colour or line style that `check_look` refuses.
     """
     if weights is None:
         return lambda weights: register_arm(weights, masks=masks, **about)
-    name = weights.__name__
+    name = name_of("arm", weights)
+    check_fields(f"arm {name!r}", about, Arm, set_here=("name", "masks", "weights"))
     if masks not in ("ticket", "oneshot") and not criterion_of(masks):
         raise LabError(f"arm {name!r}: masks = {masks!r}: allowed are ticket, oneshot and by_<criterion>")
     known = WEIGHTS.get(name)
