@@ -1,10 +1,9 @@
 """Compiled functions: a truncated cache file of numba is replaced, and numba itself can read the new one."""
 
+import numba
 import pytest
 
-numba = pytest.importorskip("numba", reason="numba is not installed: nothing is compiled")
-
-from lthcore.training.engines.compiled import cached  # noqa: E402
+from lthcore.training.engines.compiled import cached
 
 
 def double(x):

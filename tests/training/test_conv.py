@@ -13,13 +13,9 @@ from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines import conv
+from lthcore.training.engines import conv_kernels as kernels
 from lthcore.training.engines.dense import Dense
 from lthcore.training.loop import engine_for, train
-
-if conv.layers_of is None:
-    pytest.skip("numba is not installed: convolutions are plain PyTorch's", allow_module_level=True)
-
-from lthcore.training.engines import conv_kernels as kernels
 
 BASE = {"device": "cpu", "batch_size": 8, "learning_rate": 2e-3, "validation": 0, "iterations": 4, "eval_every": 2}
 SGD = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3}

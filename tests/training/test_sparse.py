@@ -33,9 +33,6 @@ RECIPES = {
         "schedule": "cosine", "warmup": 5,
     },
 }  # fmt: skip
-pytestmark = pytest.mark.skipif(
-    sparse.sparse_kernels is None, reason="numba is not installed: training is masked-dense"
-)
 
 
 def start_of(settings, density=0.1, seed=0):

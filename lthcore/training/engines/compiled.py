@@ -1,7 +1,4 @@
-"""Functions compiled by numba once and kept in its cache, which is rebuilt if it is damaged.
-
-Importing this module needs numba.
-"""
+"""Functions compiled by numba once and kept in its cache, which is rebuilt if it is damaged."""
 
 from collections.abc import Callable
 

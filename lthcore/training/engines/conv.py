@@ -12,20 +12,16 @@ from torch.nn import functional as F
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
 from lthcore.settings import Recipe
+from lthcore.training.engines.conv_layers import layers_of
 from lthcore.training.engines.dense import CONVOLUTIONAL_BATCH, Dense, SplitResults, loss_gradient, smoothed_targets
 from lthcore.training.state import TrainState
-
-try:
-    from lthcore.training.engines.conv_layers import layers_of
-except ImportError:  # numba is optional: without it convolutions run in plain PyTorch, which is slower
-    layers_of = None
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def applies(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
     """Whether this engine can train a network here: on a CPU, with supported layers only."""
-    able = layers_of is not None and device.type == "cpu" and settings.engine == "auto"
+    able = device.type == "cpu" and settings.engine == "auto"
     return able and layers_of(model, DTYPES[settings.precision]) is not None
 
 

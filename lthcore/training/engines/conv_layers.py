@@ -2,7 +2,7 @@
 
 Convolutions run in oneDNN, fused with a rectifier that follows directly. Norms, rectifiers, residual additions and
 poolings would take as long as the convolutions if each were a separate operation, so they run as compiled loops over
-memory (`conv_kernels`). Images are channels last throughout. Importing this module needs numba.
+memory (`conv_kernels`). Images are channels last throughout.
 """
 
 from typing import Protocol

@@ -14,14 +14,10 @@ from lthcore.data.datasets import Data, Split
 from lthcore.masks import Mask, apply
 from lthcore.models import Weights
 from lthcore.settings import Recipe
+from lthcore.training.engines import sparse_kernels
 from lthcore.training.engines.chain import is_plain_chain
 from lthcore.training.engines.dense import SplitResults
 from lthcore.training.state import TrainState
-
-try:
-    from lthcore.training.engines import sparse_kernels
-except ImportError:  # numba is optional: without it the dense engine trains with masks, which is slower
-    sparse_kernels = None
 
 # Above this share of weights left, dense products are faster, evaluations included (benchmarks/sparse.py, LeNet).
 CROSSOVER = 0.55
@@ -29,7 +25,7 @@ CROSSOVER = 0.55
 
 def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask) -> bool:
     """Whether to train sparsely: possible for a plain chain of dense layers, faster if few enough weights are left."""
-    able = sparse_kernels is not None and is_plain_chain(settings, model, device) and not settings.clip_norm
+    able = is_plain_chain(settings, model, device) and not settings.clip_norm
     density = sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
     able = able and settings.masks_weights
     return able and settings.engine == "auto" and not settings.nesterov and density < CROSSOVER

@@ -3,8 +3,7 @@
 Activations and gradients have shape (tiles, nodes, LANES): the values of a node for LANES images are a row, contiguous
 in memory, and a weight costs one multiply-add of two rows. The three loops over weights are written in LLVM's
 intermediate representation. LLVM's vectoriser cannot know that rows do not overlap, and the loops are much faster if
-rows are kept in registers. Importing this module needs numba. All kernels are in this one file because numba's cache
-checks no other file for changes.
+rows are kept in registers. All kernels are in this one file because numba's cache checks no other file for changes.
 """
 
 import numpy as np
