@@ -23,7 +23,7 @@ from lthcore.models import Weights, build, kinds_of
 from lthcore.pruning.allocation import prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
-from lthcore.training.loop import epoch_batches, one_thread, train_in_step
+from lthcore.training.loop import epoch_batches, one_thread, seeded, train_in_step
 from lthcore.training.state import Replicate, TrainState
 
 # share of the final sparsity that is reached at a fraction p of the way from the first update to the last
@@ -130,10 +130,9 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> 
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())
     images, smoothing = data.train.images[batch], settings.label_smoothing
-    with one_thread(), torch.random.fork_rng(devices=[]):  # reproducible on any machine, as in training
+    with one_thread(), seeded(seed, device):  # reproducible on any machine, as in training
         if settings.augment:
             images = augment(images, settings, torch.Generator(device).manual_seed(seed))
-        torch.manual_seed(seed)
         loss = F.cross_entropy(model(images), data.train.labels[batch], label_smoothing=smoothing)
         gradients = torch.autograd.grad(loss, [parameters[name] for name in state.mask], materialize_grads=True)
     return dict(zip(state.mask, gradients, strict=True))

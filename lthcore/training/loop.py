@@ -112,7 +112,7 @@ def _advance(
         batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
         last = settings.iterations - 1 if states[0].fine_tuned else 0
         rates = [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
-        with _seeded(seed_for(states[0].seed, "layers", at), batches.device):
+        with seeded(seed_for(states[0].seed, "layers", at), batches.device):
             engine.steps(data, batches, rates)
         at += batches.shape[1]
         if at == settings.rewind_to:
@@ -123,7 +123,7 @@ def _advance(
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators, for layers that draw from them; restore their states afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.random.default_generator.manual_seed(seed)

@@ -507,6 +507,16 @@ def test_the_mask_update_is_what_the_schedule_says_it_is(digits):
     assert masks.percent_left(state.mask) == pytest.approx(70, abs=0.05)
 
 
+def test_rigls_gradient_on_a_cpu_leaves_the_generators_of_gpus_alone(digits, monkeypatch):
+    def seed_all(seed: int) -> None:
+        raise AssertionError("the generators of GPUs are seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_all)
+    before = torch.get_rng_state()
+    dynamic.dense_gradient(RIGL, digits, fresh(RIGL, digits))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_rigls_gradient_is_that_of_augmented_images(digits, monkeypatch):
     settings, state = RIGL.changed(augment=["rotation"]), fresh(RIGL, digits)
     again = [dynamic.dense_gradient(settings, digits, state)["fc1.weight"] for _ in range(2)]
