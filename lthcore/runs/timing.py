@@ -22,7 +22,7 @@ from lthcore.runs.files import digest, write_json
 from lthcore.runs.provenance import hardware, versions
 from lthcore.settings import Recipe, Settings
 from lthcore.training.engines.chain import is_plain_chain
-from lthcore.training.loop import engine_for
+from lthcore.training.loop import engine_for, one_thread
 
 # the settings that a step's time depends on
 COSTLY = (
@@ -94,17 +94,13 @@ def _measure(settings: Settings, density: float) -> tuple[float, float, float]:
     model = build(settings, shape, classes)
     weights = initial_weights(model, settings, 0)
     mask = {name: torch.rand(m.shape) < density for name, m in full_mask(model).items()}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         engine = engine_for(settings, data, [begin(settings, 0, 0, weights, mask)])
         batches = torch.randint(0, n, (1, steps, settings.batch_size), device=device)
         step = _best(lambda: engine.steps(data, batches, [0.0] * steps), device) / steps
         optimizer = getattr(engine, "optimizer", None)  # SparseChain has no optimizer object
         update = _best(optimizer.step, device) if optimizer is not None and device.type == "cpu" else 0.0
         return step, _best(lambda: engine.evaluate(split), device) / n, update
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _best(work: Callable[[], None], device: torch.device) -> float:
