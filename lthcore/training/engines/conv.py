@@ -7,13 +7,19 @@ are folded into the convolutions before them. The tests compare this engine with
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
 from lthcore.settings import Recipe
 from lthcore.training.engines.conv_layers import layers_of
-from lthcore.training.engines.dense import CONVOLUTIONAL_BATCH, Dense, SplitResults, loss_gradient, smoothed_targets
+from lthcore.training.engines.dense import (
+    CONVOLUTIONAL_BATCH,
+    Dense,
+    SplitResults,
+    loss_gradient,
+    mean_results,
+    smoothed_targets,
+)
 from lthcore.training.state import TrainState
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,17 +54,15 @@ class ConvolutionalNetwork(Dense):
             back = layer.backward(back)
 
     @torch.no_grad()
-    def evaluate(self, *splits: Split) -> list[list[SplitResults]]:
+    def evaluate(self, *splits: Split) -> list[SplitResults]:
         """See `Dense.evaluate`."""
         for layer in self.layers:
             layer.prepare()
-        totals, size = torch.zeros(len(splits), 2, dtype=torch.float64), CONVOLUTIONAL_BATCH["cpu"]
-        for total, (images, labels) in zip(totals, splits, strict=True):
-            for x, y in zip(images.split(size), labels.split(size), strict=True):
-                x = x.to(self.dtype, memory_format=torch.channels_last)
-                for layer in self.layers:
-                    x = layer.infer(x)
-                x = x.float()
-                total += torch.stack([F.cross_entropy(x, y, reduction="sum"), (x.argmax(1) == y).sum()])
-            total /= len(labels)
-        return [[tuple(total) for total in totals.tolist()]]
+
+        def logits_of(x: Tensor) -> Tensor:
+            x = x.to(self.dtype, memory_format=torch.channels_last)
+            for layer in self.layers:
+                x = layer.infer(x)
+            return x.float()
+
+        return [mean_results(logits_of, splits, CONVOLUTIONAL_BATCH["cpu"])]

@@ -12,7 +12,7 @@ to rounding:
 On a GPU a step is captured as a CUDA graph and replayed, which avoids the cost of kernel launches.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -128,17 +128,29 @@ def evaluate(model: nn.Module, *splits: Split, precision: str = "float32") -> Sp
     training = [module for module in model.modules() if module.training]
     model.eval()
     device = splits[0].labels.device
-    totals = torch.zeros(len(splits), 2, dtype=torch.float64, device=device)
     convolutional = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    size = (CONVOLUTIONAL_BATCH if convolutional else EVALUATION_BATCH)[device.type]
-    for total, (images, labels) in zip(totals, splits, strict=True):
-        for x, y in zip(images.split(size), labels.split(size), strict=True):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(x).float()
-            total += torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()])
-        total /= len(labels)
+
+    def logits_of(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return model(x).float()
+
+    results = mean_results(logits_of, splits, (CONVOLUTIONAL_BATCH if convolutional else EVALUATION_BATCH)[device.type])
     for module in training:  # not all: parts of a user's network may always be in evaluation mode
         module.training = True
+    return results
+
+
+def mean_results(logits_of: Callable[[Tensor], Tensor], splits: Sequence[Split], size: int) -> SplitResults:
+    """Return the mean cross-entropy (nats) and accuracy on each split, waiting for the device only once.
+
+    `logits_of` returns the logits (batch, classes) of images; it is given `size` images at once.
+    """
+    totals = torch.zeros(len(splits), 2, dtype=torch.float64, device=splits[0].labels.device)
+    for total, (images, labels) in zip(totals, splits, strict=True):
+        for x, y in zip(images.split(size), labels.split(size), strict=True):
+            logits = logits_of(x)
+            total += torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()])
+        total /= len(labels)
     return [tuple(total) for total in totals.tolist()]
 
 
