@@ -3,15 +3,13 @@
 Masks are compared with chance, because two random masks of the same densities share connections too.
 """
 
-from collections.abc import Callable
-
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.pruning.streams import Stream, columns, norms_of, streams_of
+from lthcore.pruning.streams import Stream, columns, outputs_of, streams_of
 
 
 def jaccard(a: Tensor, b: Tensor) -> float:
@@ -94,26 +92,14 @@ def activations(model: nn.Module, weights: Weights, images: Tensor) -> dict[str,
 
     Outputs of hidden layers are taken after their batch norm and a ReLU, outputs of the last layer without a ReLU.
     """
-    found: dict[str, Tensor] = {}
-    streams, modules = streams_of(model), dict(model.named_modules())
-    hidden = {layer for stream in streams for layer in stream.producers}
-    norm_of = norms_of(streams)
+    hidden = {layer for stream in streams_of(model) for layer in stream.producers}
 
-    def note(name: str) -> Callable:
-        def hook(_: nn.Module, __: tuple, out: Tensor) -> None:
-            out = out.relu() if name in hidden else out
-            found[name] = out.mean((2, 3)) if out.ndim == 4 else out
+    def reduced(layer: str, out: Tensor) -> Tensor:
+        out = out.relu() if layer in hidden else out
+        return out.mean((2, 3)) if out.ndim == 4 else out
 
-        return hook
-
-    layers = [name for name, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)]
-    hooks = [modules[norm_of.get(name, name)].register_forward_hook(note(name)) for name in layers]
     model.load_state_dict(weights)
-    with torch.no_grad():
-        model.eval()(images)
-    for hook in hooks:
-        hook.remove()
-    return found
+    return outputs_of(model, images, reduced)
 
 
 def _basis(x: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ The outputs of a dense layer are one stream: this layer computes them, and the n
 network several layers compute the units of a stream (their outputs are added), and several layers read them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
@@ -28,12 +30,6 @@ class Stream(NamedTuple):
     producers: list[str]
     norms: list[str | None]
     consumers: list[str]
-
-
-def norms_of(streams: list[Stream]) -> dict[str, str]:
-    """Return the batch norm behind each layer that has one and whose units are hidden, by layer."""
-    pairs = (pair for stream in streams for pair in zip(stream.producers, stream.norms, strict=True))
-    return {layer: norm for layer, norm in pairs if norm}
 
 
 def streams_of(model: nn.Sequential) -> list[Stream]:
@@ -95,6 +91,31 @@ def _is_known(layer: nn.Module) -> bool:
 def units_of(settings: Recipe, shape: tuple[int, int, int], classes: int) -> list[Stream]:
     """Return the streams of the network of these settings, for images of `shape` (C, H, W)."""
     return streams_of(build(settings, shape, classes))
+
+
+def outputs_of(model: nn.Sequential, images: Tensor, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    """Return what is to be kept of the outputs of each dense layer and convolution, in evaluation mode, by layer.
+
+    Outputs of hidden layers are taken behind their batch norm, if there is one, and all of them without a ReLU.
+    `keep(layer, outputs)` reduces them while the network runs. Raises LabError like `streams_of`.
+    """
+    layers, found = dict(model.named_modules()), {}
+    pairs = (pair for stream in streams_of(model) for pair in zip(stream.producers, stream.norms, strict=True))
+    norm_of = {layer: norm for layer, norm in pairs if norm}
+
+    def note(name: str) -> Callable:
+        def hook(_: nn.Module, __: tuple, out: Tensor) -> None:
+            found[name] = keep(name, out)
+
+        return hook
+
+    weighted = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layers[norm_of.get(name, name)].register_forward_hook(note(name)) for name in weighted]
+    with torch.no_grad():
+        model.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def columns(weight: Tensor, units: int) -> Tensor:

@@ -1,15 +1,13 @@
 """Units: pruning of whole neurons and filters, and the criteria that score them."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lthcore.errors import LabError
 from lthcore.masks import Mask
 from lthcore.models import build
 from lthcore.pruning.criteria import PruningContext, Scores
-from lthcore.pruning.streams import Stream, columns, norms_of, streams_of
+from lthcore.pruning.streams import Stream, columns, outputs_of
 from lthcore.registry import register_criterion
 from lthcore.settings import Settings
 
@@ -76,20 +74,8 @@ def unit_l2(seen: PruningContext) -> Scores:
 @register_criterion(prunes="units")
 def unit_activation(seen: PruningContext) -> Scores:
     """The mean of a unit's rectified output over 1,000 training images (and over a filter's positions)."""
-    model, means = build(seen.settings, seen.data.shape, seen.data.classes), {}
+    model = build(seen.settings, seen.data.shape, seen.data.classes)
     model.load_state_dict(seen.final)
-    layers, norm_of = dict(model.named_modules()), norms_of(streams_of(model))
-
-    def note(name: str) -> Callable:
-        def hook(_: nn.Module, __: tuple, out: Tensor) -> None:
-            means[name] = out.relu().transpose(0, 1).flatten(1).mean(1)
-
-        return hook
-
-    made_by = {name: name.removesuffix(".weight") for name in seen.mask}
-    hooks = [layers[norm_of.get(by, by)].register_forward_hook(note(name)) for name, by in made_by.items()]
-    with torch.no_grad():
-        model.eval()(seen.data.train.images[:1000].cpu())
-    for hook in hooks:
-        hook.remove()
-    return means
+    images = seen.data.train.images[:1000].cpu()
+    means = outputs_of(model, images, lambda _, out: out.relu().transpose(0, 1).flatten(1).mean(1))
+    return {name: means[name.removesuffix(".weight")] for name in seen.mask}
