@@ -16,7 +16,7 @@ from lthcore.models import build
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask
-from lthcore.pruning.streams import units_of
+from lthcore.pruning.streams import streams_of
 from lthcore.pruning.units import prune_units
 from lthcore.registry import CRITERIA
 from lthcore.seeds import seed_for
@@ -76,9 +76,10 @@ def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -
 
 def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Mask:
     """Return the mask after one more round of pruning by these scores."""
+    model = build(settings, data.shape, data.classes)
+    rates = layer_rates(settings, model)
     if settings.granularity == "units":
-        return prune_units(scores, mask, units_of(settings, data.shape, data.classes), settings)
-    rates = layer_rates(settings, build(settings, data.shape, data.classes))
+        return prune_units(scores, mask, streams_of(model), rates, settings.scope)
     return prune(scores, mask, rates, settings.scope, settings.keep_at_least)
 
 

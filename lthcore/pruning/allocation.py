@@ -43,7 +43,7 @@ def prune(
     remaining = {name: int(m.sum()) for name, m in mask.items()}
     _check_numbers(scores, mask)
     quotas = [
-        (names, _floor(sum(rates[name] * remaining[name] for name in names)))
+        (names, rounded_down(sum(rates[name] * remaining[name] for name in names)))
         for names in _groups([name for name in mask if rates[name] > 0], scope)
     ]
     if keep_at_least:
@@ -74,7 +74,7 @@ def prune_to_shares(scores: Scores, mask: Mask, shares: dict[str, float], scope:
     quotas = []
     for group in _groups(list(shares), scope):
         gone = sum(int((~mask[name]).sum()) for name in group)
-        quotas.append((group, max(0, _floor(sum(shares[name] * mask[name].numel() for name in group)) - gone)))
+        quotas.append((group, max(0, rounded_down(sum(shares[name] * mask[name].numel() for name in group)) - gone)))
     return _without_lowest(scores, mask, quotas)
 
 
@@ -102,8 +102,8 @@ def _groups(names: list[str], scope: str) -> list[list[str]]:
     return [names] if scope == "global" else [[name] for name in names]
 
 
-def _floor(count: float) -> int:
-    # corrects rounding errors in products such as 0.29 x 100 = 28.999999999999996, and in their sums in large networks
+def rounded_down(count: float) -> int:
+    """Return floor(count), where products such as 0.29 x 100 = 28.999999999999996, and their sums, count as exact."""
     return math.floor(count + 1e-9 + 1e-15 * count)
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
-from lthcore.models import Dropout, Residual, build, in_a_row
+from lthcore.models import Dropout, Residual, in_a_row
 from lthcore.onednn import Linear
-from lthcore.settings import Recipe
 
 KNOWN = (
     nn.Flatten, nn.Linear, Linear, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
@@ -86,11 +85,6 @@ def _is_known(layer: nn.Module) -> bool:
         plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
         return plain and type(layer) in KNOWN
     return type(layer) in KNOWN
-
-
-def units_of(settings: Recipe, shape: tuple[int, int, int], classes: int) -> list[Stream]:
-    """Return the streams of the network of these settings, for images of `shape` (C, H, W)."""
-    return streams_of(build(settings, shape, classes))
 
 
 def outputs_of(model: nn.Sequential, images: Tensor, keep: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:

@@ -6,37 +6,37 @@ from torch import Tensor
 from lthcore.errors import LabError
 from lthcore.masks import Mask
 from lthcore.models import build
+from lthcore.pruning.allocation import rounded_down
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.pruning.streams import Stream, columns, outputs_of
 from lthcore.registry import register_criterion
-from lthcore.settings import Settings
 
 
-def prune_units(scores: Scores, mask: Mask, streams: list[Stream], settings: Settings) -> Mask:
+def prune_units(
+    scores: Scores, mask: Mask, streams: list[Stream], rates: dict[str, float], scope: str = "layer"
+) -> Mask:
     """Prune the lowest-scored units with all their incoming and outgoing weights, and return a new mask.
 
-    scores: (units,) for each layer. Each layer loses floor(rate x remaining units); with scope "global" the layers with
-    a rate above zero are ranked together and lose floor(sum of rate x remaining units). Each layer keeps at least one
-    unit. Residual streams, inputs and outputs are not pruned. The new mask is nested in `mask`. Raises LabError if a
-    score is nan.
+    scores: (units,) for each layer; rates: those of `layer_rates`. Each layer loses floor(rate x remaining units); with
+    scope "global" the layers with a rate above zero are ranked together and lose floor(sum of rate x remaining units).
+    Each layer keeps at least one unit. Residual streams, inputs and outputs are not pruned. The new mask is nested in
+    `mask`. Raises LabError if a score is nan.
     """
-    rates = {"conv": settings.prune_conv, "fc": settings.prune_fc}
-    rate_of = {name: rates["conv" if m.ndim == 4 else "fc"] for name, m in mask.items()}
     readers = {
         f"{stream.producers[0]}.weight": [f"{consumer}.weight" for consumer in stream.consumers]
         for stream in streams
         if len(stream.producers) == 1
     }
-    prunable = [name for name in readers if rate_of[name] > 0]
+    prunable = [name for name in readers if rates[name] > 0]
     alive = {name: _alive(mask, name, readers[name]) for name in prunable}
     for name in prunable:
         if scores[name][alive[name]].isnan().any():
             raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
 
     pruned = {name: m.clone() for name, m in mask.items()}
-    for names in [prunable] if settings.scope == "global" else [[name] for name in prunable]:
+    for names in [prunable] if scope == "global" else [[name] for name in prunable]:
         left = {name: int(alive[name].sum()) for name in names}
-        to_drop = int(sum(rate_of[name] * left[name] for name in names) + 1e-9)
+        to_drop = rounded_down(sum(rates[name] * left[name] for name in names))
         ranked = sorted(
             (float(scores[name][k].double()), i, k)
             for i, name in enumerate(names)

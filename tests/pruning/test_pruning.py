@@ -131,7 +131,7 @@ def test_a_share_of_a_large_network_is_the_count_that_it_was_made_of(kept):
     sizes = [m.numel() for m in masks.full_mask(model).values()]
     assert sum(sizes) == 20_024_000
     density = kept / sum(sizes)
-    assert allocation._floor(sum((1 - density) * size for size in sizes)) == sum(sizes) - kept
+    assert allocation.rounded_down(sum((1 - density) * size for size in sizes)) == sum(sizes) - kept
 
 
 # Counts and order

@@ -11,8 +11,9 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.models import build, initial_weights
+from lthcore.pruning.allocation import layer_rates
 from lthcore.pruning.criteria import PruningContext
-from lthcore.pruning.streams import columns, streams_of, units_of
+from lthcore.pruning.streams import columns, streams_of
 from lthcore.pruning.units import prune_units, unit_activation
 from lthcore.registry import CRITERIA
 from lthcore.runs.runner import run
@@ -178,11 +179,11 @@ def test_units_go_whole_and_in_the_numbers_asked(criterion, scope):
 
 def test_the_lowest_scored_units_go_and_one_always_stays():
     settings = DIGITS.changed(prune_fc=0.99)
-    streams = units_of(settings, (1, 8, 8), 10)
-    mask = masks.full_mask(build(settings, (1, 8, 8), 10).state_dict())
+    model = build(settings, (1, 8, 8), 10)
+    mask, streams, rates = masks.full_mask(model), streams_of(model), layer_rates(settings, model)
     worth = {name: torch.arange(float(len(m))) for name, m in mask.items()}
     for _ in range(3):
-        mask = prune_units(worth, mask, streams, settings)
+        mask = prune_units(worth, mask, streams, rates)
     assert mask["fc1.weight"].any(1).nonzero().tolist() == [[39]]
     assert mask["fc2.weight"].any(1).nonzero().tolist() == [[19]]
 
@@ -191,7 +192,9 @@ def test_residual_streams_inputs_and_outputs_are_left_whole():
     settings = DIGITS.changed(architecture="resnet20", prune_conv=0.5)
     model = build(settings, (3, 8, 8), 10)
     mask = masks.full_mask(model.state_dict())
-    pruned = prune_units({n: torch.rand(len(m)) for n, m in mask.items()}, mask, streams_of(model), settings)
+    pruned = prune_units(
+        {n: torch.rand(len(m)) for n, m in mask.items()}, mask, streams_of(model), layer_rates(settings, model)
+    )
     whole = {name for name, m in pruned.items() if m.all()}
     assert {"conv.weight", "output.weight", "stage2_block1.shortcut.weight"} <= whole
     inner = pruned["stage1_block1.conv1.weight"].flatten(1).any(1)
@@ -203,7 +206,7 @@ def test_a_layer_of_rate_zero_keeps_its_units_in_global_scope_too():
     model = build(settings, (1, 8, 8), 10)
     mask = masks.full_mask(model.state_dict())
     worth = {n: torch.zeros(len(m)) if n.startswith("conv") else torch.rand(len(m)) for n, m in mask.items()}
-    pruned = prune_units(worth, mask, streams_of(model), settings)
+    pruned = prune_units(worth, mask, streams_of(model), layer_rates(settings, model), settings.scope)
     assert pruned["conv1.weight"].all() and pruned["conv2.weight"].all() and not pruned["fc1.weight"].all()
 
 
