@@ -19,13 +19,15 @@ def prune_units(
 
     scores: (units,) for each layer; rates: those of `layer_rates`. Each layer loses floor(rate x remaining units); with
     scope "global" the layers with a rate above zero are ranked together and lose floor(sum of rate x remaining units).
-    Each layer keeps at least one unit. Residual streams, inputs and outputs are not pruned. The new mask is nested in
-    `mask`. Raises LabError if a score is nan.
+    Each layer keeps at least one unit. Residual streams, inputs and outputs are not pruned, nor are units that a layer
+    without a mask (of frozen weights) computes or reads. The new mask is nested in `mask`. Raises LabError if a score
+    is nan.
     """
     readers = {
         f"{stream.producers[0]}.weight": [f"{consumer}.weight" for consumer in stream.consumers]
         for stream in streams
         if len(stream.producers) == 1
+        and all(f"{layer}.weight" in mask for layer in stream.producers + stream.consumers)
     }
     prunable = [name for name in readers if rates[name] > 0]
     alive = {name: _alive(mask, name, readers[name]) for name in prunable}

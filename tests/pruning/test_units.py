@@ -15,7 +15,7 @@ from lthcore.pruning.allocation import layer_rates
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.streams import columns, streams_of
 from lthcore.pruning.units import prune_units, unit_activation
-from lthcore.registry import CRITERIA
+from lthcore.registry import CRITERIA, MODELS
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 
@@ -208,6 +208,22 @@ def test_a_layer_of_rate_zero_keeps_its_units_in_global_scope_too():
     worth = {n: torch.zeros(len(m)) if n.startswith("conv") else torch.rand(len(m)) for n, m in mask.items()}
     pruned = prune_units(worth, mask, streams_of(model), layer_rates(settings, model), settings.scope)
     assert pruned["conv1.weight"].all() and pruned["conv2.weight"].all() and not pruned["fc1.weight"].all()
+
+
+@pytest.mark.parametrize("criterion", ["unit_l1", "unit_activation"])
+def test_units_of_frozen_layers_and_those_that_frozen_layers_read_are_left_whole(criterion, monkeypatch):
+    def frozen(settings, shape, classes):
+        model = build(settings.changed(architecture="lenet", widths=(40, 20, 10)), shape, classes)
+        model.fc2.requires_grad_(False)
+        return model
+
+    monkeypatch.setitem(MODELS, "frozen", frozen)
+    settings = DIGITS.changed(architecture="frozen", widths=(), criterion=criterion, arms=["ticket"], rounds=1)
+    *_, last = find_tickets(settings, load(settings))
+    (ticket,) = last.values()
+    assert {name: int(m.any(1).sum()) for name, m in ticket.mask.items()} == {
+        "fc1.weight": 40, "fc3.weight": 5, "output.weight": 10
+    }  # fmt: skip
 
 
 def test_mean_activation_is_read_behind_the_norm():
