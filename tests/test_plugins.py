@@ -1,5 +1,8 @@
 """Plugins: user-defined networks, criteria, arms and data sets, from their file to worker processes and tables."""
 
+import importlib
+import linecache
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -120,6 +123,75 @@ def test_a_run_whose_own_code_has_changed_is_not_continued(lab, monkeypatch):
         with pytest.raises(LabError, match=r"the code of architecture tiny, arm halved has changed since"):
             run(asked, lab / "run", quiet=True)
     assert len(run(settings, lab / "run", quiet=True, force=True)[0]) == 4
+
+
+def test_a_run_whose_network_is_a_changed_class_is_not_continued(lab, monkeypatch):
+    """The registered function is one constant line: what it calls is the network."""
+    text = """
+import vit_parts
+from lthcore import register_model
+
+class ViT(vit_parts.Base):
+    def forward(self, x):
+        return self.layers(x)
+
+@register_model
+def vit(settings, shape, classes):
+    return ViT(classes)
+"""
+    parts = """
+from torch import nn
+
+def act():
+    return nn.ReLU()
+
+class Base(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), act(), nn.Linear(16, classes))
+"""
+
+    def load(name: str, text: str, parts: str) -> None:
+        (lab / name).write_text(text)
+        (lab / "vit_parts.py").write_text(parts)
+        monkeypatch.delitem(sys.modules, "vit_parts", raising=False)
+        importlib.invalidate_caches()
+        monkeypatch.setenv("LTH_PLUGINS", str(lab / name))
+        load_plugins()
+
+    monkeypatch.syspath_prepend(lab)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    load("one.py", text, parts)
+    settings = SMALL.changed(architecture="vit")
+    run(settings, lab / "run", quiet=True)
+    used = {"architecture vit", "ViT of architecture vit", "Base of architecture vit", "act of architecture vit"}
+    assert set(read_record(lab / "run")["own_code"]) == used
+    said = text.replace("(self, x):", '(self, x):  # images\n        """Return logits."""')
+    load("two.py", said, parts)
+    run(settings.changed(trials=2), lab / "run", quiet=True)
+    load("three.py", text.replace("self.layers(x)", "self.layers(-x)"), parts.replace("ReLU", "Tanh"))
+    with pytest.raises(LabError, match=r"code of ViT of architecture vit, act of architecture vit has changed since"):
+        run(settings.changed(trials=3), lab / "run", quiet=True)
+
+
+def test_the_code_of_a_class_of_a_notebook_is_found_by_its_methods(monkeypatch):
+    """In a notebook Python knows the source text of functions, but not of classes: their module has no file."""
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    found = []
+    for factor in (1, 2, 2):
+        text = (
+            "class Net(nn.Linear):\n    def forward(self, x):\n"
+            f"        return super().forward(x.flatten(1)) * {factor}\n\n"
+            "def noted(settings, shape, classes):\n    return Net(64, classes)\n"
+        )
+        cell, names = f"<cell {len(found)}>", {"__name__": "__main__", "nn": nn}
+        linecache.cache[cell] = (len(text), None, text.splitlines(keepends=True), cell)
+        exec(compile(text, cell, "exec"), names)
+        register_model(names["noted"])
+        found.append(own_code(SMALL.changed(architecture="noted")))
+    one, two, same = found
+    assert set(one) == {"architecture noted", "Net of architecture noted"} and two == same
+    assert {name for name in one if one[name] != two[name]} == {"Net of architecture noted"}
 
 
 def test_a_run_that_only_began_with_other_code_is_not_continued(lab, monkeypatch):

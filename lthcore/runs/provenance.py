@@ -5,7 +5,10 @@ import inspect
 import platform
 import re
 import subprocess
+import sys
+import sysconfig
 import textwrap
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -49,27 +52,102 @@ def hardware_of_nodes(nodes: dict[str, dict]) -> dict:
 
 
 def own_code(settings: Recipe) -> dict[str, str]:
-    """Return digests of the user-defined functions that a run uses: its network, criteria and arms, by kind and name.
+    """Return digests of the user-defined code that a run uses: its network, criteria and arms, by kind and name.
 
-    Comments, docstrings, layout, quotes and decorators do not count, nor do other functions that these call. Functions
-    without source text, such as those typed into an interpreter, are left out.
+    The functions and classes that these refer to, directly or through each other, have digests of their own, as
+    `Block of architecture vit`, unless they are from this package, the standard library or an installed package.
+    Comments, docstrings, layout, quotes and decorators do not count. Code without source text, such as what is typed
+    into an interpreter, is left out.
     """
     arms = {name: arm_of(name) for name in getattr(settings, "arms", ())}
     criteria = {getattr(settings, "criterion", ""), *(criterion_of(arm.masks) for arm in arms.values())}
     used = {f"architecture {settings.architecture}": MODELS.get(settings.architecture)}
     used |= {f"criterion {name}": CRITERIA[name].score for name in sorted(criteria) if name in CRITERIA}
     used |= {f"arm {name}": WEIGHTS.get(arm.weights) for name, arm in arms.items()}
-    found = {}
+    texts: dict[str, list[str]] = {}
     for name, function in used.items():
         if function is not None and is_own(function):
-            with suppress(OSError, TypeError, SyntaxError):
-                node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-                node.decorator_list = []
-                if ast.get_docstring(node) is not None:
-                    node.body = node.body[1:] or [ast.Pass()]
-                text = re.sub(r"[\"'\\]", "", ast.unparse(node))  # versions of Python quote f-strings differently
-                found[name] = blake2b(text.encode(), digest_size=8).hexdigest()
+            for item, text in _code_of(function).items():
+                key = name if item is function else f"{item.__name__} of {name}"
+                texts.setdefault(key, []).append(text)
+    return {key: blake2b("\n".join(sorted(some)).encode(), digest_size=8).hexdigest() for key, some in texts.items()}
+
+
+def _code_of(function: Callable) -> dict[Callable, str]:
+    """Return the text of a user-defined function, and of the user-defined functions and classes that it refers to."""
+    found, todo = {}, [function]
+    while todo:
+        item = todo.pop()
+        if item in found:
+            continue
+        try:
+            node = _parsed(item)
+        except (OSError, TypeError, SyntaxError):
+            continue
+        found[item] = re.sub(r"[\"'\\]", "", ast.unparse(node))  # versions of Python quote f-strings differently
+        for other in _named_in(node, item):
+            if other.__module__ == function.__module__ or _is_users(other):
+                todo.append(other)
     return found
+
+
+def _parsed(item: Callable) -> ast.FunctionDef | ast.ClassDef:
+    """Return the definition of a function or class without decorators and docstrings.
+
+    Raises OSError or TypeError if there is no source text, and SyntaxError for text that is not a definition.
+    """
+    try:
+        node = ast.parse(textwrap.dedent(inspect.getsource(item))).body[0]
+    except (OSError, TypeError):
+        if not inspect.isclass(item):
+            raise
+        node = _class_by_its_methods(item)
+    node.decorator_list = []
+    for part in ast.walk(node):
+        if (
+            isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and ast.get_docstring(part) is not None
+        ):
+            part.body = part.body[1:] or [ast.Pass()]
+    return node
+
+
+def _class_by_its_methods(item: type) -> ast.ClassDef:
+    """Return the definition of a class of a notebook, where Python knows the source text of functions alone."""
+    for method in filter(inspect.isfunction, vars(item).values()):
+        with suppress(OSError):
+            lines, at = inspect.findsource(method)
+            for node in ast.walk(ast.parse("".join(lines))):
+                if (
+                    isinstance(node, ast.ClassDef)
+                    and node.name == item.__name__
+                    and node.lineno <= at < node.end_lineno
+                ):
+                    return node
+    raise OSError(f"no source text of {item.__name__}")
+
+
+def _named_in(node: ast.AST, item: Callable) -> list[Callable]:
+    """Return the functions and classes that the definition of `item` names, also as `module.name`."""
+    names = dict(vars(sys.modules[item.__module__])) if item.__module__ in sys.modules else {}
+    if inspect.isfunction(item):
+        item = inspect.unwrap(item)
+        names = item.__globals__ | inspect.getclosurevars(item).nonlocals
+
+    def value(part: ast.AST) -> object:
+        if isinstance(part, ast.Name):
+            return names.get(part.id)
+        module = value(part.value) if isinstance(part, ast.Attribute) else None
+        return vars(module).get(part.attr) if inspect.ismodule(module) else None
+
+    return [found for part in ast.walk(node) if inspect.isfunction(found := value(part)) or inspect.isclass(found)]
+
+
+def _is_users(item: Callable) -> bool:
+    """Return whether code is neither from this package, nor from the standard library or an installed package."""
+    path = Path(getattr(sys.modules.get(item.__module__), "__file__", None) or sysconfig.get_path("stdlib"))
+    installed = path.is_relative_to(sysconfig.get_path("stdlib")) or {"site-packages", "dist-packages"} & {*path.parts}
+    return is_own(item) and not installed
 
 
 def versions() -> dict[str, str]:
