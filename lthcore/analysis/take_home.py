@@ -167,7 +167,7 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"# A ticket of {s.architecture} on {s.dataset}: {ticket.remaining:.1f}% of weights remaining", "",
         f"Mask and initial weights, untrained, of round {ticket.round} of trial {ticket.trial} "
         f"(of {at['trial'].nunique()}) of the run `{ticket.run}` (key {s.key}, "
-        f"commit {record.get('commits', ['unknown'])[-1]}).", "",
+        f"commit {record.get('commits', [None])[-1] or 'unknown'}).", "",
         f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
         f"* Found by {how}, criterion {criterion}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",
         f"* Trained for {s.iterations:,} iterations of {s.batch_size} images it reaches {accuracy} on the "

@@ -162,13 +162,17 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code, marked -dirty if lthcore differs from it, or None outside a git checkout."""
+    """Return the commit of the code, marked -dirty if lthcore differs from it, or None if git does not track lthcore.
+
+    An installed lthcore may lie in the environment of another project's checkout, whose commit says nothing of it.
+    """
 
     def git(*command: str) -> str:
         here = Path(__file__).parents[1]
         return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

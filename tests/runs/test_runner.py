@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 import weakref
 from dataclasses import replace
@@ -37,7 +38,7 @@ from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import search
 from lthcore.lottery.search import planned
 from lthcore.paths import results_root
-from lthcore.runs import executor, rows, runner, schemas
+from lthcore.runs import executor, provenance, rows, runner, schemas
 from lthcore.runs.checkpoints import file_stem, load_and_evaluate, load_state, load_ticket_file, save_state
 from lthcore.runs.files import read_record, read_table, read_tables
 from lthcore.runs.runner import run
@@ -360,6 +361,25 @@ def test_sigterm_saves_and_ends_cleanly(workers, tmp_path):
     saved = [load_state(path)[0].iteration for path in folder.glob("checkpoints/*.safetensors")]
     assert saved == [2 * settings.eval_every] * workers  # at the evaluation after the one at which they were held
     assert not (folder / "stop").exists()
+
+
+def test_the_commit_of_a_checkout_that_does_not_track_lthcore_is_not_recorded(tmp_path, monkeypatch):
+    """As where lthcore is installed into the environment, ignored by git, of another project."""
+    code = tmp_path / ".venv/lib/lthcore/runs/provenance.py"
+    code.parent.mkdir(parents=True)
+    code.touch()
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-C", str(tmp_path)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    assert provenance.git_commit() is None
+    for command in (["add", "-f", str(code)], ["commit", "-qm", "ours"]):
+        subprocess.run([*git, *command], check=True)
+    commit = provenance.git_commit()
+    assert len(commit) == 12
+    code.write_text("# changed")
+    assert provenance.git_commit() == f"{commit}-dirty"
 
 
 def test_a_file_named_stop_ends_runs_and_an_experiment_of_that_name_does_not(tmp_path):
