@@ -17,8 +17,10 @@ from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import WEIGHTS, register_arm
 from lthcore.plugins import extensions, load_plugins, take_up
 from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
+from lthcore.runs import executor
+from lthcore.runs.checkpoints import load_and_evaluate
 from lthcore.runs.experiments import load_experiments
-from lthcore.runs.files import read_record
+from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.provenance import own_code
 from lthcore.runs.runner import run
@@ -210,6 +212,25 @@ def test_a_run_that_only_began_with_other_code_is_not_continued(lab, monkeypatch
     (lab / "run/checkpoints/ticket-trial0-draw0-round00.safetensors").touch()
     with pytest.raises(LabError, match="the code of architecture tiny has changed"):
         RunFolder(folder.folder, settings)
+
+
+def test_a_complete_run_notices_that_its_file_of_images_has_changed(lab, monkeypatch):
+    settings = SMALL.changed(dataset="twelve.npz")
+    rounds, _ = run(settings, lab / "run", quiet=True)
+    ticket = lab / "run/tickets/ticket-trial0-draw0-round01.safetensors"
+    accuracy = load_and_evaluate(ticket, "test")
+    content = dict(np.load("twelve.npz"))
+    np.savez_compressed("twelve.npz", **content)  # other bytes of the same images
+    monkeypatch.setattr(executor, "train_cohort", None)
+    assert run(settings, lab / "run", quiet=True)[0].equals(rounds)
+    assert load_and_evaluate(ticket, "test") == accuracy
+    np.savez("twelve.npz", images=255 - content["images"], labels=content["labels"])
+    with pytest.raises(LabError, match=r"the data are not those that the 2 trainings in .*put those back"):
+        run(settings, lab / "run", quiet=True)
+    with pytest.raises(LabError, match=r"twelve.npz is not what the run of .*put that back"):
+        load_and_evaluate(ticket, "test")
+    (lab / "twelve.npz").unlink()
+    assert read_tables(lab / "run")[0].equals(rounds)
 
 
 def test_a_params_file_alone_never_runs_code(lab, monkeypatch):

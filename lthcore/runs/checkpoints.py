@@ -19,7 +19,7 @@ from lthcore.errors import LabError, choose, one_line
 from lthcore.lottery.methods import settings_of
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
-from lthcore.runs.files import write
+from lthcore.runs.files import read_record, write
 from lthcore.runs.schemas import Accuracy, Loss
 from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
@@ -191,11 +191,18 @@ def _check_evaluations(settings: Recipe, state: TrainState) -> None:
 def load_and_evaluate(path: str | Path, split: str = "test", weights: str = "final") -> tuple[float, float]:
     """Return the loss (nats) and accuracy of a saved ticket on a split (train, validation, test).
 
-    `weights` is final, early_stop or initial. Raises LabError if the split does not exist or the file cannot be read.
+    `weights` is final, early_stop or initial. Raises LabError if the split does not exist, if the file cannot be read,
+    and if the data set is an .npz file that has changed since the run of the ticket.
     """
     ticket = load_ticket_file(path)
     choose("weights", weights, ("final", "early_stop", "initial"))
-    data = load(ticket.settings.changed(device="auto"))
+    data, record = load(ticket.settings.changed(device="auto")), read_record(Path(path).absolute().parents[1])
+    before = record.get("data_digest") if record.get("run_key") == ticket.settings.key else None
+    if ticket.settings.dataset.endswith(".npz") and before not in (None, data.digest):
+        raise LabError(
+            f"data: {ticket.settings.dataset} is not what the run of {path} had (digest {data.digest}, then {before}); "
+            "put that back"
+        )
     model = build(ticket.settings, data.shape, data.classes).to(data.test.images.device)
     model.load_state_dict(getattr(ticket, weights))
     return evaluate(model, data.splits[choose("split", split, data.splits)], precision=ticket.settings.precision)[0]

@@ -25,7 +25,7 @@ import torch
 from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.costs import costs_of
-from lthcore.data.datasets import Data, classes_of, image_shape
+from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
@@ -38,6 +38,7 @@ from lthcore.runs.rows import curve_rows, round_row, thinned
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
 from lthcore.settings import Recipe, Settings
+from lthcore.sources.catalogue import dataset_of, read
 from lthcore.training.state import Replicate, TrainState
 
 
@@ -82,6 +83,13 @@ class RunFolder:
                 f"{data.digest}, then {before}); put those back, or run with --force to start afresh"
             )
         self.data = data
+
+    def check_file(self) -> None:
+        """Raise LabError if the data set is an .npz file of the user's own, with other content than the run had."""
+        name = self.settings.dataset
+        own = name.endswith(".npz") and dataset_of(name).reader is not None
+        if own and read(name).variant != self.record.get("data"):  # other bytes; the images may still be the same
+            self.take(load(self.settings.changed(device="cpu")))
 
     def empty(self) -> None:
         """Delete the files of the run in this folder, so that another can take its place; other files stay."""

@@ -43,7 +43,8 @@ def run(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run an experiment in `folder`, or resume it, and return its tables (rounds, curves).
 
-    A complete run returns its tables at once and needs neither data nor tickets. A complete training run is repeated
+    A complete run returns its tables at once and needs neither data nor tickets; only an .npz file of the user's own is
+    read, to see that it is still the one of the run. A complete training run is repeated
     only if later rounds need its outcome and it is not saved here. `force` deletes existing results first, and `quiet`
     suppresses progress; the environment variable LTH_PLAIN=summary replaces it by one line at the end. `executor` does
     the training (default: this machine; on a cluster, see lthcore/runs/ray_cluster.py). Raises TimeLimit after
@@ -53,6 +54,7 @@ def run(
     check_settings(settings)
     present = RunFolder(folder, settings, force)
     if not present.missing:
+        present.check_file()
         return read_tables(folder)
     if present.costs.uncounted:
         print(f"note: the multiply-adds of {', '.join(present.costs.uncounted)} are not counted", file=sys.stderr)
