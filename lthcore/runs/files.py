@@ -86,7 +86,8 @@ def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict
     before, after = record.get("digests", {}), {name: digest(content) for name, content in contents.items()}
     record = {key: value for key, value in record.items() if key not in ("digests", "writing")}
     settings = {"settings": record.pop("settings")} if "settings" in record else {}  # last, where they are easy to skip
-    changed = {name: content for name, content in contents.items() if before.get(name) != after[name]}
+    there = {name for name in contents if (folder / name).exists()}  # the user may have deleted a damaged file
+    changed = {n: content for n, content in contents.items() if before.get(n) != after[n] or n not in there}
     if changed:
         promise = record | {"digests": before, "writing": {name: after[name] for name in changed}} | settings
         write_json(folder / "run.json", promise)

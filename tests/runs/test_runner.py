@@ -225,6 +225,15 @@ def test_tables_of_a_version_without_readings_are_read(copied, no_training):
     assert list(rounds.columns) == schemas.ROUNDS and rounds[schemas.READ].isna().all(axis=None)
 
 
+@pytest.mark.parametrize("name", ["structure.csv", "distributions.csv"])
+def test_a_deleted_table_of_the_structure_of_tickets_is_written_again(name, copied, no_training):
+    write_ticket_tables(copied)
+    content = (copied / name).read_bytes()
+    (copied / name).unlink()
+    write_ticket_tables(copied)
+    assert (copied / name).read_bytes() == content
+
+
 def test_structure_is_of_the_tickets(copied):
     write_ticket_tables(copied)
     structure = read_table(copied, "structure.csv")
