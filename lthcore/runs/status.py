@@ -10,6 +10,7 @@ from lthcore.lottery.methods import planned, settings_for
 from lthcore.paths import folder_of, project_root, results_root
 from lthcore.runs.experiments import PROFILES, Experiment, changes
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of
+from lthcore.runs.schemas import COLUMNS
 from lthcore.settings import Recipe
 from lthcore.training.state import Replicate
 
@@ -44,7 +45,8 @@ def status_of(experiment: Experiment, root: Path | None = None) -> Status:
     """Return the status of an experiment. Raises LabError if its record or table is damaged."""
     folder = folder_of(experiment.name, root)
     record = read_record(folder)
-    if record.get("run_key") != experiment.settings.key or not (folder / "rounds.csv").exists():
+    there = all((folder / name).exists() for name in COLUMNS)
+    if record.get("run_key") != experiment.settings.key or not there:
         return Status(set(), planned(experiment.settings))
     if _is_whole(folder, record, experiment.settings):
         return Status(set(planned(experiment.settings)), [], True)

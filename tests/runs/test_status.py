@@ -8,6 +8,7 @@ import pytest
 from lthcore.errors import LabError
 from lthcore.report.comparisons import runs_of
 from lthcore.runs.experiments import LONGEST, NAME, Experiment, changes, named
+from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.plan import state_line
 from lthcore.runs.runner import run
@@ -64,6 +65,19 @@ def test_a_run_that_was_asked_for_more_once_and_has_all_of_its_params_file_is_do
     assert agreed(experiment, tmp_path) == (True, True, 0)
 
 
+@pytest.mark.parametrize("name", ["rounds.csv", "curves.csv"])
+def test_a_run_without_one_of_its_tables_is_not_done_until_its_command_is_given_again(name, experiment, tmp_path):
+    folder = tmp_path / "results" / experiment.name
+    run(SETTINGS, folder, quiet=True)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    assert status_of(experiment).missing == RunFolder(folder, SETTINGS).missing != []
+    with pytest.raises(LabError, match="has no tables yet"):
+        read_tables(folder)
+    run(SETTINGS, folder, quiet=True)  # from the tickets: with the same digest as before
+    assert (folder / name).read_bytes() == content and agreed(experiment, tmp_path) == (True, True, 0)
+
+
 def test_trainings_that_would_grow_from_one_that_diverged_are_not_missing(experiment, tmp_path):
     folder = tmp_path / "results" / experiment.name
     run(SETTINGS.changed(rounds=1), folder, quiet=True)
@@ -104,6 +118,7 @@ def test_a_damaged_table_is_one_line(tmp_path):
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(f'{{"run_key": "{experiment.settings.key}"}}')
     assert status_of(experiment, tmp_path).done == set()
+    (folder / "curves.csv").touch()
     (folder / "rounds.csv").write_text("<<<<<<< HEAD\n")
     with pytest.raises(LabError, match=r"rounds\.csv is damaged"):
         status_of(experiment, tmp_path)
