@@ -81,10 +81,13 @@ def run(
                 this.train_all()
         except TimeLimit:
             total, left = len(planned(settings)), len(files.missing)
-            why = "time limit reached" if time.monotonic() >= deadline else "asked to stop,"
-            raise TimeLimit(
-                f"{why} with {total - left} of {total} trainings done; run the same command again to resume"
-            ) from None
+            done, again = f"{total - left} of {total} trainings done", "run the same command again to resume"
+            if time.monotonic() >= deadline:
+                raise TimeLimit(f"time limit reached with {done}; {again}") from None
+            above = folder.absolute().parent / STOP  # unlike one in the folder itself, it stops later runs too
+            if above.is_file():
+                raise TimeLimit(f"asked to stop by the file {above}, with {done}; delete it, then {again}") from None
+            raise TimeLimit(f"asked to stop, with {done}; {again}") from None
         except torch.OutOfMemoryError:
             raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:

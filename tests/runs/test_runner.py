@@ -401,6 +401,16 @@ def test_a_file_named_stop_ends_runs_and_an_experiment_of_that_name_does_not(tmp
     assert not go_on("ticket", untrained)
 
 
+def test_a_file_named_stop_in_the_folder_above_is_named_since_it_stops_later_runs_too(tmp_path):
+    (tmp_path / "stop").touch()
+    with pytest.raises(TimeLimit) as error:
+        run(SMALL, tmp_path / "run", quiet=True)
+    said = f"asked to stop by the file {tmp_path / 'stop'}, with 0 of {len(planned(SMALL))} trainings done; delete it"
+    assert str(error.value) == f"{said}, then run the same command again to resume"
+    (tmp_path / "stop").unlink()
+    assert len(run(SMALL.changed(rounds=0), tmp_path / "run", quiet=True)[0]) == 2
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 def test_a_folder_in_use_is_refused_by_its_owner_and_free_when_that_dies(tmp_path):
     held = FORKING.Event()
