@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -461,6 +462,31 @@ def test_each_draw_of_an_arm_of_ones_own_has_a_seed_of_its_own(tmp_path):
 
     rounds, _ = run(SMALL.changed(arms=("ticket", "own_draws"), reinit_draws=3), tmp_path, quiet=True)
     assert rounds[rounds["arm"] == "own_draws"].groupby(["trial", "round"])["es_val_loss"].nunique().eq(3).all()
+
+
+def test_what_a_criterion_or_an_arm_of_ones_own_changes_in_place_changes_no_other_arm(tmp_path):
+    @register_criterion
+    def in_place(seen):
+        for m in seen.mask.values():
+            m.fill_(True)
+        return {name: seen.final[name].abs_() + seen.initial[name].zero_() for name in seen.mask}
+
+    @register_arm(masks="ticket")
+    def halved_in_place(of):
+        for tensors in (of.trial.theta_0, of.trial.dense.weights, of.model.state_dict()):
+            for w in tensors.values():
+                w.mul_(0.5)
+        of.mask["fc1.weight"].fill_(True)
+        return of.trial.theta_0
+
+    arms = ("ticket", "continued", "reinit")
+    alone, _ = run(SMALL.changed(arms=arms, rounds=2), tmp_path / "alone", quiet=True)
+    with_ours = SMALL.changed(arms=("ticket", "by_in_place", "halved_in_place", *arms[1:]), rounds=2)
+    rounds, _ = run(with_ours, tmp_path / "with_ours", quiet=True)
+    shared = rounds[rounds["arm"].isin(arms)].reset_index(drop=True)
+    columns = ["arm", "round", "draw", "percent_left", "final_test_accuracy", "es_val_loss"]
+    pd.testing.assert_frame_equal(shared[columns], alone[columns])
+    assert rounds.groupby("round")["percent_left"].nunique().eq(1).all()
 
 
 def test_a_criterion_with_a_digit_in_its_name_is_an_arm_too():

@@ -1,6 +1,7 @@
 """Starts of training runs: the weights that each arm of a search starts a round from, and its initial state."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ from torch import nn
 
 from lthcore import masks
 from lthcore.arms import ARMS, Arm, arm_of, criterion_of
+from lthcore.data.datasets import classes_of, image_shape
 from lthcore.errors import LabError
 from lthcore.masks import Mask, full_mask
-from lthcore.models import Weights, initial_weights
-from lthcore.registry import UNCOLOURED, check_fields, check_look, name_of
+from lthcore.models import Weights, build, initial_weights
+from lthcore.registry import UNCOLOURED, check_fields, check_look, is_own, name_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import TrainState
@@ -138,11 +140,20 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
     purpose = (arm.purpose or name, trial.number, draw, k) if arm.drawn or arm.purpose else (name, trial.number, k)
     seed = seed_for(settings.seed, *purpose)
     mask = masks.shuffled(mask, seed) if arm.shuffled else mask
-    weights = WEIGHTS[arm.weights](Sources(settings, model, trial, arm, mask, seed))
+    weights = _weights_of(Sources(settings, model, trial, arm, mask, seed))
     iteration = settings.rewind_to if arm.weights in ("rewound", "trained") else 0  # where the schedule resumes
     training = begin(settings, trial.number, k, weights, mask, iteration)
     training.fine_tuned = arm.fine_tuned
     return training
+
+
+def _weights_of(of: Sources) -> Weights:
+    """Return the weights that an arm starts from. A user-defined arm gets copies, which it may change in place."""
+    derive = WEIGHTS[of.arm.weights]
+    if not is_own(derive):
+        return derive(of)
+    model = build(of.settings, image_shape(of.settings), classes_of(of.settings))
+    return derive(of._replace(model=model, trial=deepcopy(of.trial), mask=deepcopy(of.mask)))
 
 
 def begin(

@@ -109,13 +109,13 @@ def scores_of(criterion: str, seen: PruningContext) -> Scores:
     """Return the score of every prunable weight (or unit) by the criterion of this name; the lowest are pruned first.
 
     Raises LabError if there is no such criterion, and if a user-defined criterion fails or does not return a tensor of
-    the right shape for each layer.
+    the right shape for each layer. A user-defined criterion gets copies, which it may change in place.
     """
     known = CRITERIA[choose_registered("criterion", criterion, CRITERIA)]
     if not is_own(known.score):
         return known.score(seen)
     try:
-        scores = known.score(seen)
+        scores = known.score(_copied(seen))
     except Exception as error:
         raise LabError(f"criterion {criterion!r} failed ({type(error).__name__}: {one_line(error)})") from error
     for name, m in seen.mask.items():
@@ -127,3 +127,9 @@ def scores_of(criterion: str, seen: PruningContext) -> Scores:
                 f"criterion {criterion!r}: {name} needs a tensor of {tuple(shape)} as its scores, not {what}"
             )
     return scores
+
+
+def _copied(seen: PruningContext) -> PruningContext:
+    """Return the context with copies of its mask and weights: later rounds and other arms start from the originals."""
+    tensors = {what: getattr(seen, what) for what in ("mask", "initial", "best", "final")}
+    return seen._replace(**{what: {name: t.clone() for name, t in of.items()} for what, of in tensors.items()})
