@@ -33,6 +33,7 @@ SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, trials=1, rounds=1,
     arms=["ticket"], device="cpu",
 )  # fmt: skip
+NAN = float("nan")
 LAB = """
 from torch import nn
 from lthcore import register_arm, register_criterion, register_model
@@ -415,6 +416,43 @@ def test_scores_of_ones_own_that_are_none_are_one_line(score, said, tmp_path):
     with pytest.raises(LabError, match=said) as caught:
         run(SMALL.changed(criterion="own_criterion"), tmp_path, quiet=True)
     assert str(caught.value).startswith("criterion 'own_criterion'") and "\n" not in str(caught.value)
+
+
+def changed(of, **changes):
+    """Return the initial weights with changes, where __ stands for a dot; None leaves a name out."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return {name: w for name, w in (of.trial.theta_0 | changes).items() if w is not None}
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (lambda of: of.weights, r" failed .AttributeError: 'Sources' object has no attribute 'weights'"),
+        (lambda of: None, " returned NoneType, not a dict"),
+        (lambda of: changed(of, fc1__bias=None), r": fc1\.bias needs a tensor of \(64,\) as its weights, not NoneType"),
+        (lambda of: changed(of, fc1__bias=torch.zeros(1)), r": fc1\.bias needs .* not a tensor of \(1,\)"),
+        (lambda of: changed(of, fc1__bias=torch.full((64,), NAN)), r": its weights of fc1\.bias are not all finite"),
+        (lambda of: changed(of, fc9__bias=torch.zeros(1)), r" returned weights of fc9\.bias, which the network does"),
+    ],
+)
+def test_weights_of_an_arm_of_ones_own_that_do_not_fit_are_one_line(weights, said, tmp_path):
+    @register_arm(masks="ticket")
+    def own_weights(of):
+        return weights(of)
+
+    with pytest.raises(LabError, match=f"^arm 'own_weights'{said}") as caught:
+        run(SMALL.changed(arms=("ticket", "own_weights")), tmp_path, quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_an_arm_of_ones_own_may_be_of_double_precision_and_have_gradients(tmp_path):
+    @register_arm(masks="ticket")
+    def doubled(of):
+        return {name: w.double().requires_grad_() for name, w in of.trial.theta_0.items()}
+
+    rounds, _ = run(SMALL.changed(arms=("ticket", "doubled")), tmp_path, quiet=True)
+    of_round = rounds[rounds["round"] == 1].set_index("arm")["es_val_loss"]
+    assert of_round["doubled"] == of_round["ticket"]
 
 
 @pytest.mark.parametrize(

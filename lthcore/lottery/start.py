@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lthcore import masks
 from lthcore.arms import ARMS, Arm, arm_of, criterion_of
 from lthcore.data.datasets import classes_of, image_shape
-from lthcore.errors import LabError
+from lthcore.errors import LabError, one_line
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.registry import UNCOLOURED, check_fields, check_look, is_own, name_of
@@ -148,12 +148,31 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
 
 
 def _weights_of(of: Sources) -> Weights:
-    """Return the weights that an arm starts from. A user-defined arm gets copies, which it may change in place."""
-    derive = WEIGHTS[of.arm.weights]
+    """Return the weights that an arm starts from. A user-defined arm gets copies, which it may change in place.
+
+    Raises LabError if a user-defined arm fails or does not return finite tensors with the names and shapes of the
+    network's parameters and buffers.
+    """
+    derive, arm = WEIGHTS[of.arm.weights], f"arm {of.arm.name!r}"
     if not is_own(derive):
         return derive(of)
     model = build(of.settings, image_shape(of.settings), classes_of(of.settings))
-    return derive(of._replace(model=model, trial=deepcopy(of.trial), mask=deepcopy(of.mask)))
+    try:
+        weights = derive(of._replace(model=model, trial=deepcopy(of.trial), mask=deepcopy(of.mask)))
+    except Exception as error:
+        raise LabError(f"{arm} failed ({type(error).__name__}: {one_line(error)})") from error
+    if not isinstance(weights, dict):
+        raise LabError(f"{arm} returned {type(weights).__name__}, not a dict of all the network's weights")
+    for name, w in of.trial.theta_0.items():
+        given = weights.get(name)
+        if not isinstance(given, Tensor) or given.shape != w.shape:
+            what = f"a tensor of {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise LabError(f"{arm}: {name} needs a tensor of {tuple(w.shape)} as its weights, not {what}")
+        if not given.isfinite().all():
+            raise LabError(f"{arm}: its weights of {name} are not all finite numbers")
+    if extra := [str(name) for name in weights if name not in of.trial.theta_0]:
+        raise LabError(f"{arm} returned weights of {', '.join(extra)}, which the network does not have")
+    return {name: weights[name].detach().to(w, copy=True) for name, w in of.trial.theta_0.items()}
 
 
 def begin(
