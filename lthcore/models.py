@@ -11,6 +11,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from lthcore.data.datasets import classes_of, image_shape
 from lthcore.errors import LabError, choose, choose_registered, one_line, shown
 from lthcore.onednn import Linear
 from lthcore.registry import MODELS, is_own, register_model
@@ -189,16 +190,16 @@ def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.
     return nn.Sequential(layers | {"output": Linear(512, classes)})
 
 
-def build(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build(settings: Recipe, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
     """Build the network that `settings.architecture` names, for images of `shape` (C, H, W).
 
-    Its weights are placeholders, to be replaced by `initial_weights`. Raises LabError for an unknown name, and if a
-    user-defined function does not return an nn.Module.
+    Its weights are placeholders, to be replaced by `initial_weights`; torch draws them by `seed`. Raises LabError for
+    an unknown name, and if a user-defined function does not return an nn.Module.
     """
     name = choose_registered("architecture", settings.architecture, MODELS)
-    # layers draw weights when they are created: a fixed seed makes them reproducible, and torch's own state is kept
+    # layers draw weights when they are created: the seed makes them reproducible, and torch's own state is kept
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
+        torch.random.default_generator.manual_seed(seed)
         model = MODELS[name](settings, shape, classes)
     if not isinstance(model, nn.Module):
         raise LabError(f"models: {name} returned {type(model).__name__}, not an nn.Module (a forgotten `return`?)")
@@ -329,8 +330,11 @@ def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
     Prunable weights are drawn by `settings.initialisation`; biases are 0, and a norm's scale is 1. Other parameters
     (embeddings, positions, scales) are drawn from a normal distribution with the mean and standard deviation that they
     were built with, or stay unchanged if all their values are equal. Frozen parameters and buffers stay as the model
-    was built.
+    was built. With `initialisation: own`, all values are those of the network built anew by the seed.
     """
+    if settings.initialisation == "own":
+        model = build(settings, image_shape(settings), classes_of(settings), seed)
+        return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     generator = torch.Generator().manual_seed(seed)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     layers, masked = dict(model.named_modules()), kinds_of(model)

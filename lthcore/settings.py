@@ -16,7 +16,7 @@ from lthcore.sources.dataset import Dataset
 
 Augmentation = Literal["crop", "flip", "rotation", "jitter", "erasing"]
 Initialisation = Literal[
-    "glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "gaussian"
+    "glorot_normal", "glorot_uniform", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "gaussian", "own"
 ]  # fmt: skip
 Kind = Literal["conv", "shortcut", "fc", "output"]
 Optimizer = Literal["adam", "adamw", "sgd"]

@@ -213,9 +213,31 @@ def test_initial_weights_are_no_view_of_the_model():
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 
 
+def test_a_network_may_start_at_values_of_its_own(monkeypatch):
+    def own_values(settings, shape, classes):
+        layers = nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 26 * 26, classes)
+        nn.init.constant_(layers[0].weight, 0.123)
+        nn.init.zeros_(layers[1].weight)
+        nn.init.normal_(layers[3].weight, mean=5.0)
+        nn.init.constant_(layers[3].bias, -4.0)
+        layers[1].running_mean.fill_(2.0)
+        return nn.Sequential(*layers)
+
+    monkeypatch.setitem(MODELS, "own_values", own_values)
+    settings = Settings(architecture="own_values", initialisation="own")
+    model = build(settings, MNIST, 10)
+    one, same, other = (initial_weights(model, settings, seed) for seed in (1, 1, 2))
+    assert (one["0.weight"] == 0.123).all() and not one["1.weight"].any() and (one["1.running_mean"] == 2.0).all()
+    assert (one["3.bias"] == -4.0).all() and one["3.weight"].mean().item() == pytest.approx(5.0, abs=0.1)
+    assert all(torch.equal(one[name], w) for name, w in same.items())
+    assert not torch.equal(one["3.weight"], other["3.weight"])
+    replaced = initial_weights(model, settings.changed(initialisation="glorot_normal"), 1)
+    assert not replaced["3.bias"].any() and (replaced["1.weight"] == 1).all()
+
+
 def test_building_and_drawing_leave_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    for initialisation in ("glorot_normal", "kaiming_normal", "kaiming_uniform", "gaussian"):
+    for initialisation in ("glorot_normal", "kaiming_normal", "kaiming_uniform", "gaussian", "own"):
         model, settings = lenet(initialisation=initialisation, dropout=0.5)
         initial_weights(model, settings, 0)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -449,6 +449,17 @@ def test_a_search_hands_each_training_its_own_draw_round_and_data(digits):
             assert_starts_at(state, fresh, found[replicate._replace(arm="ticket", draw=0)].mask)
 
 
+def test_networks_that_start_at_values_of_their_own_differ_between_trials_and_from_their_reinitialisations(digits):
+    settings = SMALL.changed(arms=("ticket", "reinit"), reinit_draws=2, rounds=1, initialisation="own")
+    _, found = as_planned(settings, digits)
+    for trial in range(2):
+        own = build(settings, SHAPE, 10, seed_for(0, "init", trial)).state_dict()
+        assert own["fc1.bias"].any()  # as torch draws it
+        assert all(torch.equal(w, own[name]) for name, w in found[Replicate("ticket", trial, 0, 0)].start.items())
+    starts = [state.start["fc1.bias"] for r, state in found.items() if r.round == 0 or r.arm == "reinit"]
+    assert len(torch.stack(starts).unique(dim=0)) == 2 + 2 * 2
+
+
 def test_a_search_whose_tickets_are_not_rewound_is_stopped(digits, monkeypatch):
     monkeypatch.setattr(search, "start", lambda settings, *_: begin(settings, 0, 1, theta(9)))
     with pytest.raises(AssertionError, match="does not start at mask x initial weights"):
