@@ -324,6 +324,22 @@ def kinds_of(model: nn.Module) -> dict[str, Kind]:
     return found
 
 
+def without_mask(settings: Recipe) -> str:
+    """Return a note on parameters of two or more dimensions in a user-defined network that have no mask.
+
+    It is empty if there are none, and for the networks of this package.
+    """
+    if not is_own(MODELS[settings.architecture]):
+        return ""
+    model = outline(settings, image_shape(settings), classes_of(settings))
+    parameters, masked = dict(model.named_parameters()), kinds_of(model)
+    bare = [name for name, parameter in parameters.items() if parameter.ndim >= 2 and name not in masked]
+    pruned, total = (sum(parameters[name].numel() for name in names) for names in (masked, parameters))
+    more = f" and {len(bare) - 4:,} more" if len(bare) > 4 else ""
+    note = f"{pruned:,} of {total:,} parameters have a mask; without one: {', '.join(bare[:4])}{more}"
+    return note if bare else ""
+
+
 def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
     """Return initial values for every parameter and buffer of `model`, drawn on the CPU: the same for every device.
 

@@ -16,6 +16,7 @@ from lthcore.errors import LabError, TimeLimit, counted
 from lthcore.lottery.methods import METHODS, planned
 from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage, release_tensors
 from lthcore.lottery.search import Cohort, check_settings
+from lthcore.models import without_mask
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
@@ -58,6 +59,8 @@ def run(
         return read_tables(folder)
     if present.costs.uncounted:
         print(f"note: the multiply-adds of {', '.join(present.costs.uncounted)} are not counted", file=sys.stderr)
+    if note := without_mask(settings):
+        print(f"note: {note}", file=sys.stderr)
     executor = executor or LocalExecutor()
     data = executor.load(settings)
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:

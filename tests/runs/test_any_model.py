@@ -277,6 +277,28 @@ def test_what_is_not_counted_is_said_by_name(tmp_path, monkeypatch, capsys):
     assert "idle.weight are not counted" in capsys.readouterr().err
 
 
+def test_parameters_without_a_mask_are_said_by_name(tmp_path, monkeypatch, capsys):
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.words, self.output = nn.LSTM(8, 16, 2), nn.Embedding(3, 2), nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.output(self.rows(x[:, 0].transpose(0, 1))[0][-1])
+
+    monkeypatch.setitem(MODELS, "words", lambda *_: Recurrent())
+    short = SMALL.changed(rounds=0, iterations=1, eval_every=1)
+    run(short.changed(architecture="words"), tmp_path / "words", quiet=True)
+    note = (
+        "note: 160 of 4,016 parameters have a mask; without one: rows.weight_ih_l0, rows.weight_hh_l0, "
+        "rows.weight_ih_l1, rows.weight_hh_l1 and 1 more\n"
+    )
+    assert note in capsys.readouterr().err
+    for architecture in ("falling", "mlp"):
+        run(short.changed(architecture=architecture), tmp_path / architecture, quiet=True)
+        assert "have a mask" not in capsys.readouterr().err
+
+
 # Engines
 
 
