@@ -73,12 +73,16 @@ def _execute(source: Path, executed: Path, values: dict):
     executed.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about parameters that a notebook does not list
     os.environ["LTH_PLAIN"] = "summary"  # no progress in a notebook that nobody watches
+    metadata = json.loads(source.read_text(encoding="utf-8")).get("metadata", {})
+    spec = metadata.get("kernelspec", {})
+    language = metadata.get("language_info", {}).get("name") or spec.get("language", "python")
+    named = {"kernel_name": spec.get("name", "python3"), "language": language}  # some editors write neither
     where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
     try:
         with passing_on_signals() as kernel:
             return papermill.execute_notebook(
                 str(source), str(executed), values, progress_bar=sys.stderr.isatty(), kernel_manager_class=kernel,
-                extra_arguments=ending_with_this_process(), **where,
+                extra_arguments=ending_with_this_process(), **named, **where,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         raise LabError(

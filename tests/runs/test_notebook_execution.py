@@ -9,6 +9,7 @@ import time
 import pytest
 from faults import command, finish, project
 
+from lthcore.commands.notebook import _execute
 from lthcore.runs.notebook import ending_with_this_process
 from lthcore.training import orphans
 
@@ -62,6 +63,14 @@ def test_a_signal_stops_the_run_in_a_notebook_and_the_kernel(
     assert notebook_says in (tmp_path / "out.ipynb").read_text()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "kernel").read_text()), 0)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"kernelspec": {"name": "python3", "display_name": "Python 3"}}])
+def test_a_notebook_that_names_no_kernel_or_language_is_one_of_python(metadata, tmp_path):
+    parameters = nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["parameters"]})
+    cells = [parameters, nbformat.v4.new_code_cell("print(6 * n)")]
+    nbformat.write(nbformat.v4.new_notebook(metadata=metadata, cells=cells), tmp_path / "in.ipynb")
+    assert _execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {"n": 7}).cells[-1].outputs[0].text == "42\n"
 
 
 def test_the_notebook_of_a_run_needs_no_other_tables_in_the_project(tmp_path):
