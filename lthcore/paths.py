@@ -7,13 +7,13 @@ from lthcore.errors import LabError
 
 
 def project_root() -> Path:
-    """Return the folder that holds params/ and notebooks/: at or above the working directory, else next to lthcore.
+    """Return the folder that holds params/: at or above the working directory, else next to lthcore.
 
     Returns the working directory if there is no such folder.
     """
     here = Path.cwd()
     places = (here, *here.parents, Path(__file__).resolve().parents[1])
-    return next((p for p in places if (p / "params").is_dir() and (p / "notebooks").is_dir()), here)
+    return next((place for place in places if (place / "params").is_dir()), here)
 
 
 def results_root() -> Path:

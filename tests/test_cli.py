@@ -65,6 +65,14 @@ def run_tiny(*arguments: str) -> int:
     return lth("run", "params/lab/tiny.yaml", "--profile", "smoke", "--no-notebook", *arguments)
 
 
+def test_a_project_needs_no_notebooks(project, monkeypatch):
+    """Git keeps no empty folders, and results of one's own must not land beside lthcore for want of one."""
+    (project / "notebooks").rmdir()
+    monkeypatch.delenv("LTH_RESULTS")
+    assert run_tiny() == 0
+    assert (project / "results/smoke/lab/tiny/rounds.csv").exists()
+
+
 def test_a_run_that_diverged_is_not_reported_as_if_it_were_whole(capsys):
     assert run_tiny("-p", "learning_rate", "1e30", "-p", "rounds", "2") == 0
     assert "is complete, but 1 of its trainings diverged, and " in capsys.readouterr().out
