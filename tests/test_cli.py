@@ -73,6 +73,23 @@ def test_a_project_needs_no_notebooks(project, monkeypatch):
     assert (project / "results/smoke/lab/tiny/rounds.csv").exists()
 
 
+def test_dynamic_pruning_in_a_folder_of_ones_own_is_known_by_its_keys(project, tmp_path, capsys):
+    path = project / "params/lab/dyn.yaml"
+    path.write_text(
+        "dataset: digits\narchitecture: mlp\nvalidation: 200\niterations: 60\neval_every: 30\nsparsity: 0.5\n"
+        "trials: 1\nprofiles: {smoke: {}}\n"
+    )
+    assert lth("run", path, "--profile", "smoke", "--no-notebook") == 0
+    assert lth("run", path, "--profile", "smoke", "--no-notebook", "-p", "sparsity", "0.6") == 0
+    capsys.readouterr()
+    assert lth("list", "lab/dyn") == 0
+    said = capsys.readouterr().out
+    assert "done (1 training)" in said and "sparsity = 0.6: done (1 training)" in said
+    assert lth("show", "dyn") == 0
+    own, defaults = capsys.readouterr().out.split("settings, at their defaults")
+    assert "sparsity           0.5" in own and "sparsity_schedule  linear" in defaults
+
+
 def test_a_run_that_diverged_is_not_reported_as_if_it_were_whole(capsys):
     assert run_tiny("-p", "learning_rate", "1e30", "-p", "rounds", "2") == 0
     assert "is complete, but 1 of its trainings diverged, and " in capsys.readouterr().out

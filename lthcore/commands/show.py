@@ -74,7 +74,7 @@ def _print_settings(folder: Path, values: dict[str, Any]) -> None:
     """Print the settings of a run, first those that differ from their defaults."""
     from lthcore.lottery.methods import settings_for
 
-    fields = settings_for(folder.resolve().parent.name).model_fields
+    fields = settings_for(folder.resolve().parent.name, values).model_fields
     default = {key: json.loads(json.dumps(field.default)) for key, field in fields.items()}
     own = {key: value for key, value in values.items() if value != default.get(key)}
     for title, part in (

@@ -1,6 +1,6 @@
 """Methods: how the experiments of each class of settings are planned, carried out and trained."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class Outcomes(Protocol):
 class Method:
     """How experiments with one class of settings are planned and trained.
 
-    `notebook` is the notebook whose params have this class of settings; it is empty for the default class.
+    `notebook` is the notebook whose params always have this class of settings; it is empty for the default class.
     """
 
     notebook: str
@@ -67,12 +67,20 @@ def planned(settings: Recipe) -> list[Replicate]:
     return METHODS[type(settings)].planned(settings)
 
 
-def settings_for(notebook: str) -> type[Recipe]:
-    """Return the class of settings that the params of a notebook have."""
-    return next((kind for kind, method in METHODS.items() if method.notebook == notebook), Settings)
+def settings_for(notebook: str, names: Collection[str] = ()) -> type[Recipe]:
+    """Return the class of settings that the params of a notebook have.
+
+    A notebook of another name than those of METHODS may have any of them: `names`, the keys of the params, tell which.
+    """
+    named = (kind for kind, method in METHODS.items() if method.notebook == notebook)
+    return next(named, None) or _kind_of(names)
 
 
 def settings_of(values: dict[str, Any]) -> Recipe:
     """Return the settings stored in a record or ticket. Their class follows from the names of the values."""
+    return _kind_of(values)(**values)
+
+
+def _kind_of(names: Collection[str]) -> type[Recipe]:
     own = {kind: kind.model_fields.keys() - Settings.model_fields.keys() for kind in METHODS}
-    return next((kind for kind, names in own.items() if names & values.keys()), Settings)(**values)
+    return next((kind for kind, keys in own.items() if not keys.isdisjoint(names)), Settings)

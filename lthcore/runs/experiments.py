@@ -123,8 +123,8 @@ def _experiment(
     if not all(isinstance(layer, dict) for layer in layers):
         raise LabError("a profile must be a mapping of settings")
     notebook = path.absolute().parent.name
-    kind = settings_for(notebook)
-    published = kind(**{key: value for layer in layers for key, value in layer.items()})
+    values = {key: value for layer in layers for key, value in layer.items()}
+    published = settings_for(notebook, values)(**values)
     if not overrides:
         return Experiment(notebook, variant, profile, published)
     settings = published.changed(**overrides)

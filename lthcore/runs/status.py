@@ -87,7 +87,8 @@ def changed_runs(known: dict[str, Experiment], root: Path | None = None) -> list
             continue
         published = max(base, key=lambda e: len(e.name))
         try:
-            settings = settings_for(notebook)(**read_record(path.parent).get("settings", {}))
+            values = read_record(path.parent).get("settings", {})
+            settings = settings_for(notebook, values)(**values)
         except LabError:
             continue
         found.append((Experiment(notebook, variant, profile, settings), changes(published.settings, settings)))
