@@ -4,6 +4,7 @@ The masks of a run are in its lineage, and the initial weights follow from its s
 wherever its run's tables are: to train it, to train another network under its mask, or to export it.
 """
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from lthcore import masks
@@ -27,7 +28,7 @@ from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.runs.files import read_file, read_record, read_table
+from lthcore.runs.files import read_file, read_record, read_table, write
 from lthcore.runs.status import find_run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
@@ -121,27 +122,41 @@ def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = Fal
     """Write a ticket as .safetensors, .pt (a state dict) or .onnx, with a card beside it; return its path.
 
     `compacted` drops dead neurons and channels (see compaction.py); the file then has no mask. Raises LabError for any
-    other suffix.
+    other suffix, for a network that cannot be compacted, and for a path that cannot be written.
     """
     path = Path(path)
     choose("suffix", path.suffix, HOLDS)
     network = ticket.network()
     if compacted:
-        network = compact(network, network.state_dict())
+        try:
+            network = compact(network, network.state_dict())
+        except LabError as error:
+            why, _, _ = str(error).partition(";")  # what follows is advice for pruning units
+            raise LabError(f"tickets: this network cannot be compacted ({why}); leave out --compacted") from None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(ticket, network, path, compacted)
+        card_of(path).write_text(model_card(ticket, path.suffix, compacted), encoding="utf-8")
+    except OSError as error:
+        raise LabError(f"tickets: cannot write {path} ({error.strerror}); choose another path") from None
+    return path
+
+
+def _write(ticket: WinningTicket, network: nn.Module, path: Path, compacted: bool) -> None:
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".onnx":
         export_onnx(network.eval(), image_shape(ticket.settings), path)
     elif path.suffix == ".pt":
-        torch.save(weights, path)
+        content = io.BytesIO()
+        torch.save(weights, content)
+        write(path, content.getvalue())
     else:
         tensors = {f"weights/{name}": tensor.clone() for name, tensor in weights.items()}
         if not compacted:
             tensors |= {f"mask/{name}": m.to(torch.uint8).contiguous() for name, m in ticket.mask.items()}
         about = {"run": ticket.run, "trial": str(ticket.trial), "round": str(ticket.round)}
-        save_file(tensors, path, about | {"settings": json.dumps(ticket.settings.model_dump(mode="json"))})
-    card_of(path).write_text(model_card(ticket, path.suffix, compacted), encoding="utf-8")
-    return path
+        settings = json.dumps(ticket.settings.model_dump(mode="json"))
+        write(path, to_bytes(tensors, about | {"settings": settings}))
 
 
 def card_of(path: Path) -> Path:

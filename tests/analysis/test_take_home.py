@@ -10,10 +10,11 @@ from typing import ClassVar
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from lthcore import masks
 from lthcore.analysis.hub import push_ticket
-from lthcore.analysis.take_home import export_ticket, load_ticket
+from lthcore.analysis.take_home import WinningTicket, export_ticket, load_ticket
 from lthcore.errors import LabError
 from lthcore.lottery import lineage
 from lthcore.lottery.search import planned
@@ -122,6 +123,24 @@ def test_other_programs_read_a_network_of_equal_outputs(suffix, compacted, root,
         hidden = (images.flatten(1) @ layers[0].T + layers[1]).relu()
         found = ((hidden @ layers[2].T + layers[3]).relu() @ layers[4].T + layers[5]).numpy()
     torch.testing.assert_close(torch.as_tensor(found), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_network_that_cannot_be_compacted_is_exported_without_that(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(WinningTicket, "network", lambda ticket: nn.Sequential(nn.Flatten(), nn.GELU()))
+    with pytest.raises(LabError, match=r"cannot be compacted \(.* and 1 is none of them\); leave out --compacted$"):
+        export_ticket(load_ticket("small"), tmp_path / "ticket.pt", compacted=True)
+    assert export_ticket(load_ticket("small"), tmp_path / "ticket.pt").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".onnx"])
+def test_a_path_that_cannot_be_written_is_one_line_that_names_it(suffix, root, tmp_path):
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    (tmp_path / "file").touch()
+    (tmp_path / f"folder{suffix}").mkdir()
+    for path in (tmp_path / "file" / f"ticket{suffix}", tmp_path / f"folder{suffix}"):
+        with pytest.raises(LabError, match=rf"cannot write {path} \([A-Z].*\); choose another path"):
+            export_ticket(load_ticket("small"), path)
 
 
 class FakeHub:
