@@ -340,6 +340,14 @@ IMAGES, LABELS = np.zeros((12, 4, 4), np.uint8), np.arange(12) % 3
         ({"images": IMAGES[:2], "labels": LABELS[:2]}, "needs training and test images"),
         ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES}, "has no array 'test_labels'"),
         ({"images": np.array([{}], object), "labels": LABELS}, "not a readable"),
+        (
+            {"images": np.zeros((12, 3, 9, 4), np.uint8), "labels": LABELS},
+            "3 channels first or 4 channels last",
+        ),
+        (
+            {"images": IMAGES[..., None], "labels": LABELS, "layout": "NWHC"},
+            "did you mean .NHWC.*allowed are NCHW, NHWC",
+        ),
     ],
 )
 def test_a_file_that_holds_no_data_set_is_one_line(arrays, what, tmp_path):
@@ -357,6 +365,35 @@ def test_images_of_three_channels_may_have_them_last(tmp_path):
     assert (known.shape, known.classes, known.n_train, known.n_test) == ((3, 5, 4), 3, 12, 3)
     np.testing.assert_allclose(known.mean, colours.reshape(-1, 3).mean(0) / 255)
     np.testing.assert_array_equal(known.reader(tmp_path).train_images[:, 1], colours[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("stored", "layout", "read_as"),
+    [
+        ((20, 14, 2), None, (2, 20, 14)),
+        ((20, 14, 4), None, (4, 20, 14)),
+        ((20, 14, 1), None, (1, 20, 14)),
+        ((4, 4, 1), None, (1, 4, 4)),
+        ((2, 20, 14), None, (2, 20, 14)),
+        ((4, 20, 14), None, (4, 20, 14)),
+        ((3, 20, 14), None, (3, 20, 14)),
+        ((1, 4, 4), None, (1, 4, 4)),
+        ((1, 20, 1), None, (1, 20, 1)),
+        ((12, 5, 8), None, (12, 5, 8)),
+        ((12, 5, 8), "NHWC", (8, 12, 5)),
+        ((3, 9, 4), "NCHW", (3, 9, 4)),
+        ((3, 9, 4), "NHWC", (4, 3, 9)),
+    ],
+)
+def test_channels_are_where_the_shape_or_the_file_says(stored, layout, read_as, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, *stored), np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=LABELS, **({"layout": layout} if layout else {}))
+    known = dataset_of(str(tmp_path / "own.npz"))
+    assert known.shape == read_as
+    moved = images if stored == read_as else np.moveaxis(images, -1, 1)
+    assert sorted(map(np.ndarray.tobytes, known.reader(tmp_path).train_images)) == sorted(
+        image.tobytes() for image in moved[np.random.RandomState(0).permutation(12)[2:]]
+    )
 
 
 def mlp(*layers: nn.Module) -> nn.Module:

@@ -1,8 +1,8 @@
 """User-defined data sets: an `.npz` file of images and labels, which an experiment names as its data set.
 
-The file has the arrays `images` (uint8; N x H x W, N x C x H x W, or N x H x W x C with one or three channels) and
-`labels` (N, whole numbers from 0), and optionally `test_images` and `test_labels`. Without these, a random sixth of
-the images is the test set, the same on every read.
+The file has the arrays `images` (uint8; N x H x W, N x C x H x W, or N x H x W x C) and `labels` (N, whole numbers
+from 0), and optionally `test_images` and `test_labels`. Without these, a random sixth of the images is the test set,
+the same on every read. `layout`, "NCHW" or "NHWC", says where the channels are if the shape does not.
 """
 
 import hashlib
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, choose, one_line
 from lthcore.paths import data_root, project_root
 from lthcore.sources.dataset import Dataset, Raw
 
 TEST_SHARE = 6  # one image in six is for testing
+MOST_CHANNELS = 4  # that are recognised as channels by their number
 
 
 def find_npz(name: str) -> Path:
@@ -71,6 +72,23 @@ def _checked(path: Path, arrays: dict[str, np.ndarray], *names: str) -> tuple[np
         raise LabError(f"data: {names[1]} of {path} must be {len(images):,} whole numbers from 0")
     if images.ndim == 3:
         images = images[:, None]
-    elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+    elif _layout(path, arrays, images.shape) == "NHWC":
         images = images.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(images), labels.astype(np.int64)
+
+
+def _layout(path: Path, arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> str:
+    """Return where the channels of images are: as the file says, else in the axis that is short enough for them.
+
+    One channel is recognised beside a short axis of pixels. Where neither axis is short, channels are first. Raises
+    LabError if both axes have two to MOST_CHANNELS entries.
+    """
+    if "layout" in arrays:
+        return choose(f"data: layout in {path}", str(arrays["layout"]), ("NCHW", "NHWC"))
+    first, last = shape[1], shape[3]
+    if min(first, last) >= 2 and max(first, last) <= MOST_CHANNELS:
+        raise LabError(
+            f"data: images of shape {shape} in {path} may have {first} channels first or {last} channels last; store "
+            'layout="NCHW" or layout="NHWC" in the file too'
+        )
+    return "NHWC" if last < first and last <= MOST_CHANNELS else "NCHW"
