@@ -32,6 +32,7 @@ from lthcore.training.state import TrainState
 STRUCTURE, DISTRIBUTIONS = "structure.csv", "distributions.csv"
 SHOWN = 4  # distributions are kept for every fourth round: 41.1, 16.9, 7.0, 2.9, 1.2% left
 BINS = 40
+NARROWEST = 2e-6  # bin of nearly equal values, so that its edges differ in the six decimals of the table
 
 
 def movement(initial: Tensor, final: Tensor) -> Tensor:
@@ -228,6 +229,12 @@ def _mean(values: Tensor) -> float:
 
 
 def _histogram(values: np.ndarray) -> Iterator[tuple[float, float, int]]:
-    if len(values):
+    if not len(values):
+        return
+    try:
         counts, edges = np.histogram(values, BINS)
-        yield from zip(edges[:-1], edges[1:], counts, strict=True)
+    except ValueError:  # float32 has fewer than BINS numbers between the smallest and the largest of these values
+        values = values.astype(np.float64)
+        middle, half = (values.min() + values.max()) / 2, max(np.ptp(values) / 2, BINS * NARROWEST / 2)
+        counts, edges = np.histogram(values, BINS, (middle - half, middle + half))
+    yield from zip(edges[:-1], edges[1:], counts, strict=True)

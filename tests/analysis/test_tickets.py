@@ -48,6 +48,23 @@ def test_tables_of_tickets():
     assert counts["movement, pruned"] == 2 * 4 and counts["outgoing connections kept"] == 2 * 3
 
 
+@pytest.mark.parametrize("step", [0.0012, 1000.0])
+def test_movements_that_are_nearly_equal_have_a_histogram(step):
+    """After a single step of Adam every weight has moved by the learning rate, up to rounding."""
+
+    def after_a_step(trial: int, k: int) -> TrainState:
+        end = torch.full_like(INITIAL, step)
+        end[0, 0] = torch.nextafter(end[0, 0], torch.tensor(0.0))
+        start = {"fc1.weight": torch.zeros_like(INITIAL)}
+        return TrainState(0, {"fc1.weight": end}, {"fc1.weight": torch.ones_like(MASK)}, 0, start=start)
+
+    settings = Settings(trials=1, rounds=4, arms=["ticket"])
+    _, distributions = tickets.tables_of_tickets(after_a_step, settings)
+    moved = distributions[distributions["quantity"] == "movement, in the ticket"]
+    assert len(moved) == tickets.BINS and moved["count"].sum() == INITIAL.numel()
+    assert (moved["right"] > moved["left"]).all() and moved["left"].iloc[0] < step < moved["right"].iloc[-1]
+
+
 def test_a_layer_in_numbers():
     found = tickets.describe(INITIAL, FINAL, MASK)
     assert found["density"] == pytest.approx(1 / 3)
