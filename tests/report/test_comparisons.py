@@ -284,7 +284,7 @@ def test_findings_of_movement_begin_with_the_published_network_and_name_emptied_
         write(tmp_path, "cpu/movement_pruning/conv4_cifar10-high_movement", settings, rows)
         (said,) = movement_pruning.findings(tmp_path)
         shutil.rmtree(tmp_path / "cpu")
-        return said.removeprefix("Conv-4 on CIFAR-10 (profile `cpu`), high movement: ")
+        return said.removeprefix("Conv-4 on CIFAR-10 (profile `cpu`), prune high movement: ")
 
     assert conv4(None, 1) == (
         "the test accuracy at the end of training is 75.00% at 100%, 70.00% at 35%, 60.00% at 23% of weights remaining "

@@ -21,9 +21,9 @@ MOVEMENT = {
     "high_movement": ("prune high movement", "#1f5fa8"), "low_movement": ("prune low movement", "#d1642a"),
     "magnitude": ("prune low magnitude", "#222222"), "magnitude_increase": ("prune low magnitude increase", "#3d8c5c"),
     "random": ("prune at random", "#999999"),
-    "high_movement_guarded": ("prune high movement, keep part of each layer", "#7a4fa3"),
-    "high_movement_going_on": ("prune high movement, continue from the best weights", "#b8860b"),
-    "high_movement_going_on_fresh": ("the same, with a new optimizer", "#c07fae"),
+    "high_movement_guarded": ("prune high movement, guarded", "#7a4fa3"),
+    "high_movement_going_on": ("prune high movement, from best weights", "#b8860b"),
+    "high_movement_going_on_fresh": ("the same, new optimizer", "#c07fae"),
 }  # fmt: skip
 
 
@@ -170,8 +170,8 @@ def findings(root: Path) -> list[str]:
 
     The first is the lowest that every trial of high movement reached, and the second the lowest of random pruning,
     which high movement may not reach. Trials are compared at equal percentages and not at equal rounds, because a trial
-    that skips a round is behind the others. A sentence on high movement alone comes first, for the network of the
-    published study.
+    that skips a round is behind the others. For the network of the published study, a sentence on each criterion alone
+    comes first.
     """
     lines = []
     for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
@@ -182,8 +182,10 @@ def findings(root: Path) -> list[str]:
             continue
         where = f"{network} (profile `{profile_of(runs[f'{stem}-high_movement'])}`)"
         if stem == PUBLISHED:
-            along = _along(tables["high_movement"])
-            lines.append(f"{where}, high movement: the test accuracy at the end of training is {along}.")
+            lines += [
+                f"{where}, {MOVEMENT[arm][0]}: the test accuracy at the end of training is {_along(table)}."
+                for arm, table in tables.items()
+            ]
         if "random" not in tables:
             continue
         lowest = tables["high_movement"].groupby("trial")["percent_left"].min().max()
@@ -200,7 +202,7 @@ def findings(root: Path) -> list[str]:
 
 
 def _along(table: pd.DataFrame) -> str:
-    """Describe high-movement pruning at sizes that all trials reached: none, where the published run fell, the last."""
+    """Describe a criterion at sizes that all trials reached: none pruned, where the published run fell, the last."""
     n = table["trial"].nunique()
     trials = table.groupby("percent_left")["trial"].nunique()
     sizes = sorted(trials.index[trials == n], reverse=True)
