@@ -153,7 +153,7 @@ def _verify(files: Files) -> None:
     for name in ("run.json", *COLUMNS):
         if name not in files:
             raise ValueError(f"it lacks {name}")
-    record = check_record(_json(files["run.json"]), "run.json")
+    record = check_record(_json(files["run.json"]))
     settings = settings_of(record.get("settings") or {})
     if settings.key != record["run_key"]:
         raise ValueError(f"its settings are those of {settings.key}, not of {record['run_key']}")

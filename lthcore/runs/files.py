@@ -64,16 +64,14 @@ def read_record(folder: str | Path) -> dict:
     """Return the content of a run's run.json, or {} if it does not exist. Raises LabError if it is damaged."""
     path = Path(folder) / "run.json"
     try:
-        content = path.read_text(encoding="utf-8")
+        return check_record(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"results: {path} is damaged ({one_line(error)}); put it back, or run with --force") from None
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError):
-        record = None
-    return check_record(record, path)
+    except (OSError, ValueError, RecursionError) as error:  # a file cut short is a ValueError of json
+        raise LabError(
+            f"results: {path} is damaged ({one_line(error)}); put it back, or delete it with {' and '.join(COLUMNS)} "
+            "and give the run's command again: trainings with a ticket file here are kept, others are repeated"
+        ) from None
 
 
 def write_run(folder: Path, record: dict, files: dict[str, str | bytes]) -> dict:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from lthcore.errors import LabError, one_line
 from lthcore.training.state import Replicate
 
 REPLICATE = list(Replicate._fields)
@@ -61,14 +60,15 @@ class RunRecord(BaseModel):
     writing: dict[str, str] = {}
 
 
-def check_record(record: object, path: object) -> dict:
-    """Return the content of a run.json, unchanged. Raises LabError if it is not a valid record of a run."""
+def check_record(record: object) -> dict:
+    """Return the content of a run.json, unchanged. Raises ValueError if it is not a valid record of a run."""
+    if not isinstance(record, dict):
+        raise ValueError("its content is no mapping of names to values")
     try:
         RunRecord.model_validate(record)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
-        raise LabError(f"results: {path} is damaged ({one_line(what)}); put it back, or run with --force") from None
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return record
 
 

@@ -17,7 +17,7 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.lineage import FILE
 from lthcore.paths import project_root
-from lthcore.runs import archives, checkpoints, files, runner
+from lthcore.runs import archives, checkpoints, executor, files, runner
 from lthcore.runs.archives import pack, unpack
 from lthcore.runs.files import digest, read_record, read_table, read_tables
 from lthcore.runs.lock import locked
@@ -198,6 +198,22 @@ def test_tables_without_their_record_are_not_replaced(copied):
     assert (copied / "rounds.csv").read_bytes() == before
     (copied / "run.json").write_text(record)
     assert len(run(RUN, copied, quiet=True)[0]) == 3
+
+
+def test_a_record_cut_short_is_done_without_where_ticket_files_are(copied, root, monkeypatch):
+    text = (copied / "run.json").read_text()
+    (copied / "run.json").write_text(text[: len(text) // 2])
+    for action in (lambda: read_record(copied), lambda: run(RUN, copied, quiet=True)):
+        said = one_line_about(copied / "run.json", action)
+        assert (
+            "delete it with rounds.csv and curves.csv" in said and "trainings with a ticket file here are kept" in said
+        )
+    for name in ("run.json", "rounds.csv", "curves.csv"):
+        (copied / name).unlink()
+    trained = []
+    monkeypatch.setattr(executor, "train_cohort", lambda settings, data, cohort, *_, **__: trained.extend(cohort) or ())
+    run(RUN, copied, quiet=True)
+    assert not trained and same_tables(copied, root / NAME) and read_record(copied)["complete"]
 
 
 @pytest.mark.parametrize(
