@@ -498,7 +498,10 @@ def test_weights_of_an_arm_of_ones_own_may_be_of_double_precision_and_have_gradi
         ({"shape": (1, 8, 9)}, r"training images of own_data are uint8 of \(1, 8, 8\), not bytes"),
         ({"n_train": 250}, "own_data has 200 training images, and n_train = 250"),
         ({"mean": (0.1, 0.1, 0.1)}, "a mean and a std for each of its 1 channels"),
+        ({"std": (0.0,)}, r"own_data has mean = \(0.1,\) and std = \(0.0,\): they must be finite, and every std"),
+        ({"mean": (NAN,)}, "they must be finite"),
         ({"images": np.zeros((200, 1, 8, 8))}, "are float64 of"),
+        ({"images": [[0]]}, "training images and labels of own_data must be NumPy arrays"),
         ({"labels": np.full(200, 10)}, "10 classes, and a label 10 among its training images"),
     ],
 )
@@ -507,6 +510,32 @@ def test_data_of_ones_own_that_are_not_what_is_said_of_them_are_one_line(changes
     raw = Raw(changes.pop("images", images), changes.pop("labels", labels), images[:50], labels[:50], "own")
     about = {"shape": (1, 8, 8), "classes": 10, "n_train": 200, "n_test": 50, "mean": (0.1,), "std": (1.0,)} | changes
     register_dataset(Dataset("own_data", lambda root: raw, **about))
+    with pytest.raises(LabError, match=said):
+        read("own_data")
+
+
+def returned(value):
+    """Return a reader that returns this value, or raises it if it is an error."""
+
+    def reader(root):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return reader
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (ZeroDivisionError("division by zero"), "reader of own_data failed .ZeroDivisionError: division by zero.$"),
+        ((np.zeros((9, 1, 8, 8), np.uint8), np.arange(9)), "reader of own_data returned tuple, not Raw$"),
+        (LabError("data: in the attic"), "^data: in the attic$"),
+    ],
+)
+def test_a_reader_of_ones_own_that_fails_is_one_line(value, said, monkeypatch):
+    about = {"shape": (1, 8, 8), "classes": 10, "n_train": 9, "n_test": 9, "mean": (0.1,), "std": (1.0,)}
+    monkeypatch.setitem(DATASETS, "own_data", Dataset("own_data", returned(value), **about))
     with pytest.raises(LabError, match=said):
         read("own_data")
 

@@ -15,7 +15,7 @@ from lthcore.errors import LabError, choose_registered
 from lthcore.paths import data_root
 from lthcore.registry import is_own
 from lthcore.sources.cifar import CIFAR10, CIFAR100
-from lthcore.sources.dataset import DATASETS, Dataset, Raw, check_images, register_dataset, say_once
+from lthcore.sources.dataset import DATASETS, Dataset, Raw, read_own, register_dataset, say_once
 from lthcore.sources.digits import DIGITS
 from lthcore.sources.mnist import FASHION_MNIST, MNIST
 from lthcore.sources.npz import find_npz, npz_dataset
@@ -65,14 +65,12 @@ def _npz(name: str, path: Path, written: int) -> Dataset:
 def read(name: str, root: Path | None = None) -> Raw:
     """Read the data set `name` from `root` (default: the data root), and check it.
 
-    Raises LabError for a label outside its classes and, for a user-defined reader, also for images that are not bytes
-    or that do not have the shape or number in its Dataset. Prints a note if classes have no training image, since
-    labels are to count from 0.
+    Raises LabError for a label outside its classes and, for a user-defined reader, also if it fails, and for images
+    that are not bytes or that do not have the shape or number in its Dataset. Prints a note if classes have no training
+    image, since labels are to count from 0.
     """
-    known = dataset_of(name)
-    raw = known.reader(Path(root) if root else data_root())
-    if is_own(known.reader):
-        check_images(known, raw)
+    known, root = dataset_of(name), Path(root) if root else data_root()
+    raw = read_own(known, root) if is_own(known.reader) else known.reader(root)
     for which, labels in (("training", raw.train_labels), ("test", raw.test_labels)):
         outside = [int(label) for label in np.unique(labels) if not 0 <= label < known.classes]
         if outside:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lthcore.errors import LabError
+from lthcore.errors import LabError, one_line
 
 
 class Raw(NamedTuple):
@@ -57,12 +57,30 @@ def register_dataset(dataset: Dataset) -> Dataset:
     return dataset
 
 
+def read_own(dataset: Dataset, root: Path) -> Raw:
+    """Read a data set by its user-defined reader. Raises LabError if the reader fails or `check_images` does."""
+    try:
+        raw = dataset.reader(root)
+    except LabError:
+        raise
+    except Exception as error:
+        raise LabError(
+            f"data: the reader of {dataset.name} failed ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    if not isinstance(raw, Raw):
+        raise LabError(f"data: the reader of {dataset.name} returned {type(raw).__name__}, not Raw")
+    check_images(dataset, raw)
+    return raw
+
+
 def check_images(dataset: Dataset, raw: Raw) -> None:
     """Raise LabError if images and labels from a reader do not agree with the description of the data set."""
     for which, images, labels in (
         ("training", raw.train_images, raw.train_labels),
         ("test", raw.test_images, raw.test_labels),
     ):
+        if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+            raise LabError(f"data: the {which} images and labels of {dataset.name} must be NumPy arrays")
         if images.dtype != np.uint8 or images.shape[1:] != dataset.shape:
             raise LabError(
                 f"data: the {which} images of {dataset.name} are {images.dtype} of {images.shape[1:]}, not bytes "
@@ -76,6 +94,11 @@ def check_images(dataset: Dataset, raw: Raw) -> None:
         )
     if not len(dataset.mean) == len(dataset.std) == dataset.shape[0]:
         raise LabError(f"data: {dataset.name} needs a mean and a std for each of its {dataset.shape[0]} channels")
+    if not np.isfinite([*dataset.mean, *dataset.std]).all() or min(dataset.std) <= 0:
+        raise LabError(
+            f"data: {dataset.name} has mean = {dataset.mean} and std = {dataset.std}: they must be finite, and every "
+            "std above 0, since pixels are divided by it"
+        )
 
 
 def download(folder: Path, mirrors: tuple[str, ...], file: str, md5: str, unpack: bool = False) -> None:
