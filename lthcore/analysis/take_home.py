@@ -18,7 +18,7 @@ from torch import nn
 from lthcore import masks
 from lthcore.analysis.compaction import compact, export_onnx
 from lthcore.arms import arm_of, criterion_of, prunes_dense
-from lthcore.data.datasets import classes_of, image_shape, pixel_scale
+from lthcore.data.datasets import classes_of, image_shape, order_of_images, pixel_scale
 from lthcore.errors import LabError, choose
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
@@ -32,12 +32,14 @@ from lthcore.runs.files import read_file, read_record, read_table, write
 from lthcore.runs.status import find_run
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
+from lthcore.sources.catalogue import dataset_of
 from lthcore.training.state import TrainState
 
 NEAR = 1.15  # largest factor by which the percentage of a ticket may differ from the one asked for
 HOLDS = {  # suffix -> content of an exported file
     ".safetensors": "`weights/<name>`, masked and not trained, and `mask/<name>`, 1 where a weight is kept, for each "
-    "weight of PyTorch's name; the settings of the run as JSON in its metadata",
+    "weight of PyTorch's name; `validation_images`, the places of the validation images among the published training "
+    "images, from 0; the settings of the run as JSON in its metadata",
     ".pt": "a state dict of PyTorch, masked and not trained (`torch.load`, `load_state_dict`)",
     ".onnx": "the masked network, not trained, from `images` to logits",
 }
@@ -154,6 +156,8 @@ def _write(ticket: WinningTicket, network: nn.Module, path: Path, compacted: boo
         tensors = {f"weights/{name}": tensor.clone() for name, tensor in weights.items()}
         if not compacted:
             tensors |= {f"mask/{name}": m.to(torch.uint8).contiguous() for name, m in ticket.mask.items()}
+        order = torch.from_numpy(order_of_images(ticket.settings, dataset_of(ticket.settings.dataset).n_train))
+        tensors["validation_images"] = order[: ticket.settings.validation].clone()
         about = {"run": ticket.run, "trial": str(ticket.trial), "round": str(ticket.round)}
         settings = json.dumps(ticket.settings.model_dump(mode="json"))
         write(path, to_bytes(tensors, about | {"settings": settings}))
@@ -189,8 +193,19 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
         f"* Inputs: images of shape {image_shape(s)}: {scaling}.",
         f"* Data: {record.get('data', s.dataset)}.",
+        f"* Validation: {_held_out(s)}.",
         f"* The file: {HOLDS[suffix]}{compacted_to}.", "",
     ])  # fmt: skip
+
+
+def _held_out(settings: Settings) -> str:
+    if not settings.validation:
+        return "no images were held out, and the mask was found with all training images of the run"
+    return (
+        f"{settings.validation:,} of the training images, drawn by the run's seed, were held out; lthcore's "
+        "`load_data(settings)` gives the same split. The validation set of another split has images in it that the "
+        "mask was found with"
+    )
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -80,7 +80,7 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
     raw = read(settings.dataset, root)
     total = len(raw.train_labels)
     wanted = settings.train_examples or total - settings.validation
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed_for(settings.seed, "split"))).numpy()
+    order = order_of_images(settings, total)
     held, kept = order[: settings.validation], order[settings.validation : settings.validation + wanted]
     device = pick_device(settings.device)
 
@@ -98,6 +98,11 @@ def load(settings: Recipe, root: Path | None = None) -> Data:
     digest = content_digest(drawn)
     splits = {"validation": None} | {name: split(*pair) for name, pair in drawn.items()}
     return Data(**splits, variant=raw.variant, digest=digest, classes=classes_of(settings))
+
+
+def order_of_images(settings: Recipe, total: int) -> np.ndarray:
+    """Return the random order (int64) in which `total` training images are dealt out, the validation images first."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed_for(settings.seed, "split"))).numpy()
 
 
 def content_digest(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:

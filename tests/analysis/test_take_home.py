@@ -3,6 +3,7 @@
 import inspect
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -15,6 +16,7 @@ from torch import nn
 from lthcore import masks
 from lthcore.analysis.hub import push_ticket
 from lthcore.analysis.take_home import WinningTicket, export_ticket, load_ticket
+from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery import lineage
 from lthcore.lottery.search import planned
@@ -23,6 +25,7 @@ from lthcore.runs import checkpoints
 from lthcore.runs.runner import run
 from lthcore.runs.status import find_run
 from lthcore.settings import Settings
+from lthcore.sources.catalogue import read
 
 SEARCH = Settings(
     dataset="digits", architecture="mlp", widths=(20, 10), validation=200, iterations=40, eval_every=20, trials=2,
@@ -104,6 +107,20 @@ def test_a_file_holds_mask_and_masked_weights_and_a_card_says_what_they_are(root
     assert f"round 3 of trial 1 (of 2) of the run `cpu/iterative_pruning/small` (key {SEARCH.key}" in card
     with pytest.raises(LabError, match="suffix"):
         export_ticket(ticket, tmp_path / "ticket.pkl")
+
+
+def test_a_file_and_its_card_say_which_images_were_held_out(root, tmp_path):
+    ticket = load_ticket("small")
+    places = load_file(export_ticket(ticket, tmp_path / "ticket.safetensors"))["validation_images"]
+    held = load(SEARCH).validation
+    assert len(places) == SEARCH.validation > 0
+    assert read(SEARCH.dataset).train_labels[places.numpy()].tolist() == held.labels.tolist()
+    card = (tmp_path / "ticket.safetensors.md").read_text()
+    assert f"* Validation: {SEARCH.validation:,} of the training images, drawn by the run's seed, were held out" in card
+    without = replace(ticket, settings=SEARCH.changed(validation=0))
+    tensors = load_file(export_ticket(without, tmp_path / "without.safetensors"))
+    assert len(tensors["validation_images"]) == 0
+    assert "* Validation: no images were held out" in (tmp_path / "without.safetensors.md").read_text()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".onnx"])
