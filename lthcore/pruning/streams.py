@@ -36,7 +36,8 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
 
     Raises LabError if the network has a layer that `_is_known` does not know, is not a plain nn.Sequential, or has a
     layer twice: then it is unknown which layers read a unit. Also raises it for a batch norm that does not follow a
-    convolution directly: behind a ReLU, for example, it would make a unit that is zero a constant.
+    convolution directly (behind a ReLU, for example, it would make a unit that is zero a constant), and for a residual
+    block that reads the inputs (they would be both given and computed).
     """
     strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
     if in_a_row(model) is None or strangers:
@@ -63,6 +64,11 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
                 )
             stream.norms[-1] = name
         elif isinstance(layer, Residual):
+            if not stream.producers:
+                raise LabError(
+                    f"units: {name} is a residual block that reads the inputs of the network, and only behind another "
+                    "layer residual blocks are known; take granularity = weights"
+                )
             stream.consumers.append(f"{name}.conv1")
             found.append(Stream([f"{name}.conv1"], [f"{name}.norm1"], [f"{name}.conv2"]))  # inside the block
             if layer.shortcut is None:  # the block's output is added to the stream that it reads

@@ -19,7 +19,7 @@ from lthcore.data import datasets
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import check_settings
-from lthcore.models import build, initial_weights, kind_of, kinds_of, outline, prunable
+from lthcore.models import Residual, build, initial_weights, kind_of, kinds_of, outline, prunable
 from lthcore.pruning.allocation import layer_rates
 from lthcore.registry import MODELS
 from lthcore.runs.checkpoints import load_state
@@ -564,6 +564,14 @@ def test_units_of_a_network_with_a_batch_norm_that_follows_no_convolution_are_no
     check_settings(settings)
     with pytest.raises(LabError, match="take granularity = weights"):
         check_settings(settings.changed(granularity="units", criterion="unit_l1"))
+
+
+@pytest.mark.parametrize("block", [Residual(1, 1, 1), Residual(1, 4, 1)], ids=["identity", "projection"])
+def test_units_of_a_network_that_begins_with_a_residual_block_are_not_known(block):
+    model = nn.Sequential(block, nn.Flatten(), nn.LazyLinear(10))
+    model(torch.zeros(2, *SHAPE))
+    with pytest.raises(LabError, match="0 is a residual block that reads the inputs of the network"):
+        compact(model, model.state_dict())
 
 
 def test_compaction_refuses_a_network_in_which_a_module_stands_twice():
