@@ -189,9 +189,8 @@ def _record(
     _sync(engine, states, iteration)
     held = [] if data.validation is None else [data.validation]
     for state, results in zip(states, engine.evaluate(*held, data.test), strict=True):
-        *validation, test = results
-        percent = percent_left_in(settings, state)
-        validation = validation[0] if held else (float("nan"),) * 2
+        validation = results[0] if held else (float("nan"), float("nan"))
+        test, percent = results[-1], percent_left_in(settings, state)
         state.curve.append(Evaluation(iteration, *validation, *test, percent_left=percent))
         if state.early_stop_point is state.curve[-1]:
             state.early_stop = _copy(state.weights)

@@ -50,8 +50,12 @@ class SparseChain:
         self.source = np.concatenate(source).astype(np.uint32)
         self.first = np.cumsum(np.concatenate([[0], *(m.sum(1).numpy() for m in kept)]))
         self.used = np.unique(self.source[self.source < self.inputs])
-        self.slots = {"adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq")}.get(settings.optimizer)
-        self.slots = self.slots or (("momentum_buffer",) if settings.momentum else ())
+        if settings.optimizer in ("adam", "adamw"):
+            self.slots = ("exp_avg", "exp_avg_sq")
+        elif settings.momentum:
+            self.slots = ("momentum_buffer",)
+        else:
+            self.slots = ()
         self.values, self.bias = self._gather(self.weights)
         self.moments = [(np.zeros_like(self.values), np.zeros_like(self.bias)) for _ in range(2)]
         self.steps_done = 0
