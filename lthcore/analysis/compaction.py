@@ -37,11 +37,12 @@ class Select(nn.Module):
 
 
 def compact(model: nn.Sequential, weights: Weights) -> nn.Sequential:
-    """Return the network `model` with `weights` (pruned ones zero) as a smaller dense one, equal in evaluation mode.
+    """Return the network `model` with `weights` (pruned ones zero) as a dense one of the units that are needed.
 
-    Outputs are equal up to rounding. Residual streams keep the channels that any of their blocks needs. Raises LabError
-    for networks that `streams_of` does not know, and for a hidden layer without a ReLU: its negative outputs would not
-    become zero.
+    The result is a new network on the CPU, in evaluation mode. Its outputs equal those of `model` in evaluation mode up
+    to rounding. Residual streams keep the channels that any of their blocks needs. Raises LabError for networks that
+    `streams_of` does not know, and for a hidden layer that no ReLU follows directly or behind its batch norm: its
+    negative outputs would not become zero.
     """
     model = deepcopy(model).cpu().eval()
     model.load_state_dict(weights)

@@ -30,11 +30,14 @@ FLIPPED = 0.002  # share of a mask's bits that a mutation flips
 
 
 class Top(torch.autograd.Function):
-    """Mask of the k highest scores. Its gradient is passed on to the scores unchanged (straight-through)."""
+    """Mask of the k highest scores, and of all others that equal the k-th highest.
+
+    Its gradient is passed on to the scores unchanged (straight-through).
+    """
 
     @staticmethod
     def forward(ctx, scores: Tensor, k: int) -> Tensor:
-        """Return 1.0 for the k highest scores and 0.0 for the others."""
+        """Return 1.0 for each score that is at least the k-th highest and 0.0 for the others (for all if k is 0)."""
         n = scores.numel()
         threshold = scores.flatten().kthvalue(n - k + 1).values if k else scores.max() + 1
         return (scores >= threshold).to(scores.dtype)
