@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import Data, Split
-from lthcore.masks import Mask, apply
+from lthcore.masks import Mask, apply, percent_left
 from lthcore.models import Weights
 from lthcore.settings import Recipe
 from lthcore.training.engines import sparse_kernels
@@ -25,10 +25,9 @@ CROSSOVER = 0.55
 
 def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask) -> bool:
     """Whether to train sparsely: possible for a plain chain of dense layers, faster if few enough weights are left."""
-    able = is_plain_chain(settings, model, device) and not settings.clip_norm
-    density = sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
-    able = able and settings.masks_weights
-    return able and settings.engine == "auto" and not settings.nesterov and density < CROSSOVER
+    able = is_plain_chain(settings, model, device) and settings.masks_weights
+    able = able and not settings.clip_norm and not settings.nesterov
+    return able and settings.engine == "auto" and percent_left(mask) / 100 < CROSSOVER
 
 
 class SparseChain:
