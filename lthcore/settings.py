@@ -58,7 +58,9 @@ class Recipe(BaseModel):
     architecture: str = Field("lenet", description="network, as mlp, lenet, conv2, resnet20 or vgg19")
     widths: tuple[int, ...] = Field((), description="hidden dense layers, empty for the architecture's own")
     padding: Padding = Field("same", description=f"{_listed(Padding)}, in conv2, conv4 and conv6")
-    initialisation: Initialisation = Field("glorot_normal", description="how the weights start, biases start at zero")
+    initialisation: Initialisation = Field(
+        "glorot_normal", description="how the weights start, with biases at zero; own: as the network is built"
+    )
     init_std: float = Field(0.1, gt=0, description="standard deviation of the gaussian initialisation")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout rate after each hidden dense layer")
 
