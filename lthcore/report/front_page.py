@@ -31,7 +31,7 @@ SENTENCES = {
     ),
     "C2p": (
         "How much do Conv-2's tickets gain?",
-        "{here} at 4.6% (the paper: {paper}), {C2} at the size that validates best.",
+        "At 4.6% they gain {here} (the paper: {paper}), and {C2} at the size with the best validation accuracy.",
     ),
     "C4": (
         "Do Conv-2's tickets fit their training images?",
