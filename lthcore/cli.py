@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   lth run params/iterative_pruning/lenet_mnist.yaml   find winning tickets at profile cpu, or resume
   lth run params/iterative_pruning/lenet_mnist.yaml --profile smoke -p learning_rate 2e-4 -p trials 3
   lth run params/iterative_pruning/lenet_mnist.yaml --time-limit 600   stop cleanly after ten minutes
+  lth run params/dynamic_pruning/lenet_mnist.yaml --only 90   run one experiment of a sweep
   lth settings                                        list the settings of params files, and what they may be
   lth notebook notebooks/quickstart.ipynb             execute a notebook, and print what it prints
   lth show paper/iterative_pruning/lenet_mnist        print the numbers of a run
@@ -188,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("run", commands.run_command, "run experiments, or resume them")
     sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<notebook>/<variant>.yaml")
     sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")
+    sub.add_argument("--only", metavar="LABEL", help="run the experiment of one label of a sweep")
     sub.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="override a setting; such a run is stored beside the one of the params file",

@@ -261,6 +261,16 @@ def test_labels_that_were_equal_before_may_stay_equal_and_those_of_a_profile_cou
     assert lth(*asked) == 2 and "overriding trials makes" in capsys.readouterr().err
 
 
+def test_one_experiment_of_a_sweep_runs_alone(queue, tmp_path, capsys):
+    sweep = ("run", "params/lab/sweep.yaml", "--profile", "smoke", "--no-notebook", "--only")
+    assert lth(*sweep, "fast") == 0
+    assert [path.name for path in (tmp_path / "results/smoke/lab").iterdir()] == ["sweep-fast"]
+    assert lth(*sweep, "faster") == 2
+    assert "label of the sweep = 'faster' (did you mean 'fast'?): allowed are slow, fast" in capsys.readouterr().err
+    assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke", "--only", "fast") == 2
+    assert "this file has no sweep" in capsys.readouterr().err
+
+
 def test_force_starts_afresh(tmp_path):
     run_tiny()
     ticket = tmp_path / "results/smoke/lab/tiny/tickets/ticket-trial0-draw0-round00.safetensors"

@@ -22,7 +22,9 @@ def run_command(options: argparse.Namespace) -> None:
     from lthcore.runs.runner import run
 
     overrides = dict(map(_parameter, options.parameter))
-    experiments = [e for path in options.params for e in load_experiments(path, options.profile, overrides)]
+    experiments = [
+        e for path in options.params for e in load_experiments(path, options.profile, overrides, options.only)
+    ]
     if len(experiments) > 1 or options.ask:
         from lthcore.runs.plan import ask_whether_to_begin, print_plan
 

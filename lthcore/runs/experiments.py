@@ -44,9 +44,11 @@ def params_files() -> list[Path]:
 
 
 def load_experiments(
-    path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None
+    path: str | Path, profile: str = "cpu", overrides: dict[str, Any] | None = None, only: str | None = None
 ) -> list[Experiment]:
     """Read `params/<notebook>/<variant>.yaml` under a profile; return one experiment, or one for each label of a sweep.
+
+    `only` names one label of a sweep, of which the experiment is returned alone.
 
     A sweep is a mapping `sweep:` of label -> settings; its variants are `<variant>-<label>`. Settings are taken, each
     source overriding the previous ones, from the top level of the file, the label, the profile, the label in a `sweep:`
@@ -71,6 +73,8 @@ def load_experiments(
             choose("profiles", name, PROFILES)  # other commands look for runs under these
         for label in sweep if sweep != {"": {}} else ():
             check_name("label of the sweep", label)
+        if only is not None:
+            choose("label of the sweep", only, sweep if sweep != {"": {}} else ["none, as this file has no sweep"])
         try:
             choose("profile", profile, profiles)
         except LabError as error:
@@ -82,6 +86,7 @@ def load_experiments(
         layers_of = {
             f"{path.stem}-{label}" if label else path.stem: (values, layer or {}, overlay, scaled.get(label, {}))
             for label, layer in sweep.items()
+            if only in (None, label)
         }
         published = [_experiment(path, profile, variant, layers, {}) for variant, layers in layers_of.items()]
         if not overrides:
