@@ -199,9 +199,7 @@ def _drop_constants(i: int, streams: list[Stream], layers: dict[str, nn.Module],
 
 
 def _after_norm(value: Tensor, norm: nn.BatchNorm2d | None) -> Tensor:
-    if norm is None:
-        return value
-    return (value - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+    return value if norm is None else norm(value[None, :, None, None]).flatten()
 
 
 def _takes_constants(layer: nn.Module) -> bool:
@@ -222,7 +220,8 @@ def _cut(
             _replace(model, name, _smaller(layer, weight.reshape(len(rows), -1, *layer.weight.shape[2:]), rows))
     for stream, units in zip(streams, index, strict=True):
         for norm in filter(None, stream.norms):
-            old, new = layers[norm], nn.BatchNorm2d(len(units), eps=layers[norm].eps)
+            old = layers[norm]
+            new = nn.BatchNorm2d(len(units), eps=old.eps, affine=old.affine)
             tensors = old.state_dict().items()
             new.load_state_dict({key: t[units] if t.ndim else t for key, t in tensors})
             _replace(model, norm, new)

@@ -105,6 +105,19 @@ def test_a_ticket_with_an_empty_layer_becomes_a_small_network_with_constant_outp
     assert multiply_adds(small, shape) < multiply_adds(model, shape) / 20
 
 
+def test_batch_norms_without_scale_compact_too():
+    """A dead channel is then constant behind its batch norm: zero if its running mean is positive, else a constant."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(216, 10)
+    ).eval()  # fmt: skip
+    model[1].running_mean.copy_(torch.tensor([1.0, -1, 2, -2, 0, 0.5]))
+    model[0].weight.data[:4] = 0.0
+    small = compact(model, model.state_dict())
+    assert small[0].weight.shape == (2, 1, 3, 3)
+    equal_to_rounding(small, model, (1, 8, 8))
+
+
 def test_whole_units_pruned_leave_a_network_of_just_those_sizes():
     model, weights, shape = trained_like("lenet", 0)
     weights["fc1.weight"][:20], weights["fc2.weight"][:, :20] = 0.0, 0.0
