@@ -29,6 +29,7 @@ class Arm:
     label: str
     colour: str
     style: str = "-"
+    marker: str = "o"  # in figures, for readers who cannot tell its colour from another arm's
     shuffled: bool = False  # whether its masks are shuffled within each layer
     drawn: str = ""
     purpose: str = ""
@@ -64,58 +65,58 @@ ARMS = {
         Arm("ticket", "ticket", "rewound", "winning ticket", "#1f5fa8"),
         # the ticket's mask, with newly drawn weights
         Arm(
-            "reinit", "ticket", "fresh", "reinitialised ticket", "#d1642a", "--",
+            "reinit", "ticket", "fresh", "reinitialised ticket", "#d1642a", "--", "s",
             drawn="reinit_draws", purpose="reinit",
         ),
         # a random mask with as many weights in each layer as the ticket, and the initial weights
         Arm(
-            "random", "ticket", "initial", "random sparse network", "#3d8c5c", ":",
+            "random", "ticket", "initial", "random sparse network", "#808080", ":", "^",
             shuffled=True, drawn="random_draws", purpose="random mask",
         ),
         # as many weights as the ticket, chosen by pruning the trained dense network once; weights rewound, or redrawn
-        Arm("oneshot", "oneshot", "rewound", "one-shot ticket", "#7a4fa3"),
+        Arm("oneshot", "oneshot", "rewound", "one-shot ticket", "#c07fae", "-", "D"),
         Arm(
-            "oneshot_reinit", "oneshot", "fresh", "reinitialised one-shot", "#b8860b", "--",
+            "oneshot_reinit", "oneshot", "fresh", "reinitialised one-shot ticket", "#b8860b", "--", "v",
             drawn="reinit_draws", purpose="reinit",
         ),
         # iterative pruning that continues from the trained weights, with the learning-rate schedule from `rewind_to` on
         # (learning-rate rewinding, arXiv 2003.02389); and its mask with rewound weights (the paper's Figure 9, second
         # strategy)
-        Arm("continued", "continued", "trained", "continued training", "#767676", "-."),
-        Arm("continued_reset", "continued", "rewound", "mask of continued training, rewound", "#8c6d31", "--"),
+        Arm("continued", "continued", "trained", "continued training", "#222222", "-.", "P"),
+        Arm("continued_reset", "continued", "rewound", "mask of continued training, rewound", "#8c6d31", "--", "X"),
         # like continued, but at the final learning rate of the dense network throughout: fine-tuning
-        Arm("fine_tuned", "fine_tuned", "trained", "fine-tuned", "#b0486a", "-.", fine_tuned=True),
+        Arm("fine_tuned", "fine_tuned", "trained", "fine-tuned", "#a5282c", "-.", "d", fine_tuned=True),
         # a mask found on another data set (lthcore/lottery/transfer.py), unchanged and shuffled within each layer
-        Arm("transferred", "elsewhere", "initial", "mask from the other data set", "#d1642a"),
+        Arm("transferred", "elsewhere", "initial", "mask from the other data set", "#7a4fa3", "-", "D"),
         Arm(
-            "transferred-shuffled", "elsewhere", "initial", "that mask, shuffled within layers", "#999999", ":",
+            "transferred-shuffled", "elsewhere", "initial", "that mask, shuffled within layers", "#808080", ":", "^",
             shuffled=True,
         ),
         # the ticket's mask, with weights drawn from its surviving initial weights, layer by layer
         Arm(
-            "resampled", "ticket", "resampled", "weights drawn from the ticket's own", "#2a9d8f", "--",
+            "resampled", "ticket", "resampled", "weights drawn from the ticket's own", "#2a9d8f", "--", "v",
             drawn="reinit_draws", purpose="resampled",
         ),
         # the ticket with Gaussian noise added to its initial weights
-        Arm("noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#5b8fc9", sigmas=0.5),
-        Arm("noise_1", "ticket", "noisy", "ticket + 1 sigma of noise", "#8a6fc0", sigmas=1.0),
-        Arm("noise_2", "ticket", "noisy", "ticket + 2 sigma of noise", "#c07fae", sigmas=2.0),
-        Arm("noise_3", "ticket", "noisy", "ticket + 3 sigma of noise", "#c0504d", sigmas=3.0),
+        Arm("noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#9fb8dd", "-", "v", sigmas=0.5),
+        Arm("noise_1", "ticket", "noisy", "ticket + 1 sigma of noise", "#8c8cc4", "-", "D", sigmas=1.0),
+        Arm("noise_2", "ticket", "noisy", "ticket + 2 sigma of noise", "#8856a7", "-", "^", sigmas=2.0),
+        Arm("noise_3", "ticket", "noisy", "ticket + 3 sigma of noise", "#6b0f5c", "-", "X", sigmas=3.0),
         # not an arm of a search: a network that is pruned during training (lthcore/lottery/dynamic.py)
-        Arm("dynamic", "training", "initial", "pruned while it trains", "#1f5fa8"),
+        Arm("dynamic", "training", "initial", "pruned while it trains", "#2a9d8f"),
     )
 }  # fmt: skip
 OURS = frozenset(ARMS)  # all other arms are user-defined
 PRUNED_THEMSELVES = tuple(name for name, arm in ARMS.items() if arm.is_pruned_itself)
 
 # Suffixes of `by_<criterion>`: controls without the mask's weights, positions or ranking.
-# Each has the fields of Arm that change, an addition to the label, and a line style.
+# Each has the fields of Arm that change, an addition to the label, a line style and a marker.
 CHANGES = {
-    "": ({}, "", ""),
-    "shuffled": ({"shuffled": True}, ", shuffled within layers", ":"),
-    "fresh": ({"weights": "fresh"}, ", reinitialised", "--"),
-    "inverted": ({}, ", worst weights kept", "-."),
-    "signed": ({"weights": "signed_initial"}, ", signs only", "--"),
+    "": ({}, "", "", "o"),
+    "shuffled": ({"shuffled": True}, ", shuffled within layers", ":", "^"),
+    "fresh": ({"weights": "fresh"}, ", reinitialised", "--", "s"),
+    "inverted": ({}, ", worst weights kept", "-.", "v"),
+    "signed": ({"weights": "signed_initial"}, ", signs only", "--", "X"),
 }
 BY_CRITERION = re.compile(rf"by_([A-Za-z_]\w*?)(?:-({'|'.join(filter(None, CHANGES))}))?")
 
@@ -128,10 +129,10 @@ def arm_of(name: str) -> Arm:
     if not found:
         choose_registered("arms", name, ARMS, also="by_<criterion>")
     criterion, change = found[1], found[2] or ""
-    changed, words, style = CHANGES[change]
+    changed, words, style, marker = CHANGES[change]
     label, colour, own_style = _drawn_as(criterion)
     masks = name if change == "inverted" else f"by_{criterion}"
-    return replace(Arm(name, masks, "rewound", label + words, colour, style or own_style), **changed)
+    return replace(Arm(name, masks, "rewound", label + words, colour, style or own_style, marker), **changed)
 
 
 def _drawn_as(criterion: str) -> tuple[str, str, str]:

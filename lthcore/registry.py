@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lthcore.errors import LabError, choose, shown
 
-STYLES = ("-", "--", "-.", ":")  # of lines in figures
+STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "v", "D", "d", "P", "X")  # of lines in figures
 UNCOLOURED = "#444444"  # of arms and criteria without a colour of their own: figures choose one for them
 
 
@@ -85,11 +85,15 @@ def check_fields(what: str, about: Iterable[str], record: type, set_here: Collec
         choose(f"{what}: field", key, allowed)
 
 
-def check_look(what: str, colour: str, style: str) -> None:
-    """Raise LabError unless a colour is `#rrggbb` and a line style one of STYLES; `what` has them, in the error."""
+def check_look(what: str, colour: str, style: str, marker: str = "o") -> None:
+    """Raise LabError for a colour that is not `#rrggbb`, and for another line style or marker than those known.
+
+    `what` has them, in the error.
+    """
     if not re.fullmatch("#[0-9a-fA-F]{6}", str(colour)):
         raise LabError(f"{what}: colour = {shown(colour)}: must be '#' and six hexadecimal digits, as in '#1f5fa8'")
     choose(f"{what}: style", style, STYLES)
+    choose(f"{what}: marker", marker, MARKERS)
 
 
 def is_own(function: Callable) -> bool:

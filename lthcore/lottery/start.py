@@ -109,7 +109,7 @@ def register_arm(
     The arm is named after the function. `masks` is the source of its masks: `ticket`, `oneshot` or `by_<criterion>`.
     `about` are other fields of Arm. Use as a decorator, with or without arguments. Raises LabError for a function
     without a name, for another source of masks, for a field that Arm does not have, for a name that this package
-    already uses, and for a colour or line style that `check_look` refuses.
+    already uses, and for a colour, line style or marker that `check_look` refuses.
     """
     if weights is None:
         return lambda weights: register_arm(weights, masks=masks, **about)
@@ -121,7 +121,7 @@ def register_arm(
     if known.__module__.startswith("lthcore.") if known else name in ARMS:
         raise LabError(f"arm {name!r}: this package has one of that name; choose another")
     arm = Arm(name, masks, name, **{"label": name.replace("_", " "), "colour": UNCOLOURED} | about)
-    check_look(f"arm {name!r}", arm.colour, arm.style)
+    check_look(f"arm {name!r}", arm.colour, arm.style, arm.marker)
     WEIGHTS[name], ARMS[name] = weights, arm
     return weights
 

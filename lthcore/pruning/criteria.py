@@ -34,13 +34,13 @@ class PruningContext(NamedTuple):
     seed: int
 
 
-@register_criterion(label="large final", colour="#1f5fa8")
+@register_criterion(label="large final", colour="#c07fae")
 def magnitude(seen: PruningContext) -> Scores:
     """|w_T|: the paper's criterion (section 2)."""
     return {name: seen.final[name].abs() for name in seen.mask}
 
 
-@register_criterion(label="large at init", colour="#d1642a")
+@register_criterion(label="large at init", colour="#b8860b")
 def magnitude_at_init(seen: PruningContext) -> Scores:
     """|w_0|: pruning before training (the paper's Figure 18)."""
     return {name: seen.initial[name].abs() for name in seen.mask}
@@ -52,7 +52,7 @@ def magnitude_increase(seen: PruningContext) -> Scores:
     return {name: seen.final[name].abs() - seen.initial[name].abs() for name in seen.mask}
 
 
-@register_criterion(colour="#b8860b")
+@register_criterion(colour="#8c6d31")
 def movement(seen: PruningContext) -> Scores:
     """|w_T - w_0| (arXiv 1905.01067)."""
     return {name: (seen.final[name] - seen.initial[name]).abs() for name in seen.mask}
@@ -70,7 +70,7 @@ def late_stillness(seen: PruningContext) -> Scores:
     return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
-@register_criterion(colour="#999999")
+@register_criterion(colour="#808080", style=":")
 def random(seen: PruningContext) -> Scores:
     """A draw for each weight, uniform at random: the control that every criterion has to beat."""
     generator = torch.Generator().manual_seed(seen.seed)
@@ -83,7 +83,7 @@ def small_magnitude(seen: PruningContext) -> Scores:
     return {name: -seen.final[name].abs() for name in seen.mask}
 
 
-@register_criterion(label="small at init", colour="#c00000", style=":")
+@register_criterion(label="small at init", colour="#b8860b", style=":")
 def small_magnitude_at_init(seen: PruningContext) -> Scores:
     """-|w_0|: small_init of arXiv 1905.01067."""
     return {name: -seen.initial[name].abs() for name in seen.mask}

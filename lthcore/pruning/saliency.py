@@ -27,7 +27,7 @@ def snip(seen: PruningContext) -> Scores:
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-@register_criterion(label="GraSP", colour="#d1642a", trained=False)
+@register_criterion(label="GraSP", colour="#a5282c", trained=False)
 def grasp(seen: PruningContext) -> Scores:
     """w (H g): the estimated decrease of the gradient's norm if a weight were pruned (GraSP, arXiv 2002.07376).
 

@@ -8,13 +8,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
 from lthcore.arms import arm_of
-from lthcore.report.layout import captioned, new_figure
+from lthcore.report.layout import captioned, in_percent, new_figure
 from lthcore.report.plots import absent
 from lthcore.report.tables import round_nearest
+
+REINIT = {"reinit": "reinitialised"}  # arms with a name of their own in the labels
 
 
 def colours_of(rounds: Iterable[int]) -> dict[int, Any]:
@@ -51,14 +53,14 @@ def plot_curves(
         part = at_shared_iterations(curves[(curves["arm"] == arm) & (curves["round"] == k)])
         spread = part.groupby("iteration")[column].agg(["mean", "min", "max"])
         left = f"{part['percent_left'].mean():.1f}%"
-        style, label = ("-", left) if arm == "ticket" else (arm_of(arm).style, f"{left} {arm}")
+        style, label = ("-", left) if arm == "ticket" else (arm_of(arm).style, f"{left}, {REINIT.get(arm, arm)}")
         axes.plot(spread.index, spread["mean"], style, color=colours[k], label=label)
         axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[k], alpha=0.15, linewidth=0)
     axes.set_xlabel("training iterations")
     axes.xaxis.set_major_locator(MaxNLocator(4))
     accuracy = "accuracy" in column
     if accuracy:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        in_percent(axes.yaxis)
     axes.legend(title="% of weights remaining", loc="lower right" if accuracy else "upper right")
     return axes
 

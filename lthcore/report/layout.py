@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -34,22 +35,29 @@ def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None)
     return figure, axes.ravel()
 
 
-def sparsity_axis(axes: Axes, lowest: float, highest: float = 100) -> None:
+def sparsity_axis(axes: Axes) -> None:
     """Make the x-axis a falling logarithmic axis of weights remaining, with ticks at points of the plotted lines.
 
-    If the lines have points at four or more of the paper's ticks (TICKS), only those are shown.
+    It reaches from the largest to the smallest of these points. If the lines have points at four or more of the paper's
+    ticks (TICKS), only those are shown.
     """
     axes.set_xscale("log")
-    axes.set_xlim(1.15 * highest, lowest / 1.15)
     drawn = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
-    levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x >= lowest / 1.15}, reverse=True)
+    levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x > 0}, reverse=True) or [100.0, 1.0]
+    highest, lowest = levels[0], levels[-1]
+    axes.set_xlim(1.1 * highest, lowest / 1.1)
     papers = [tick for tick in TICKS if any(abs(level / tick - 1) < 0.03 for level in levels)]
     place = axes.get_subplotspec()
     wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, approximately
     apart = (highest / lowest) ** (LABEL / wide)  # smallest ratio of neighbouring ticks whose labels do not touch
-    axes.set_xticks(papers if len(papers) > 3 else _thinned(levels or [highest, lowest], apart))
+    axes.set_xticks(papers if len(papers) > 3 else _thinned(levels, apart))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))
     axes.minorticks_off()
+
+
+def in_percent(axis: Axis) -> None:
+    """Label the shares on an axis in percent, with as many digits as they need."""
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
 
 
 def cut_below(axes: Axes, accuracies: Iterable[float]) -> None:
@@ -74,14 +82,25 @@ def _thinned(levels: list[float], apart: float) -> list[float]:
 
 
 def caption_of(what: str, *folders: Path) -> str:
-    """Return a caption: what the figure shows, and the trials, iterations, precision and profiles of its runs."""
-    profiles = sorted({folder.parents[1].name for folder in folders})
+    """Return a caption: what the figure shows, the trials, iterations and precision of its runs, and their place."""
+    return f"{what}; {size_of(*folders)}; tables: {place_of(*folders)}"
+
+
+def size_of(*folders: Path) -> str:
+    """Return the numbers of trials, iterations and test images of runs, and their precision if it is not float32."""
     settings = [read_record(folder).get("settings", {}) for folder in folders]
     steps, trials = ({*values} for values in ([s.get("iterations", 0) for s in settings], map(whole_trials, folders)))
     rounded = sorted({s["precision"] for s in settings if s.get("precision", "float32") != "float32"})
     counted = f"n = {span(trials)} trial{'s' * (trials != {1})}"
-    said = [f"{counted} of {span(steps)} iterations", *rounded, f"profile {', '.join(profiles)}"]
-    return f"{what}; {', '.join(said)}"
+    images = {read_record(folder).get("n_test", 10_000) for folder in folders}
+    tested = [f"{span(images)} test images"] if min(images) < 10_000 else []
+    return ", ".join([f"{counted} of {span(steps)} iterations", *rounded, *tested])
+
+
+def place_of(*folders: Path) -> str:
+    """Return where the tables of runs are: the folder of a single run, or those that have several."""
+    places = sorted({folder if len(folders) == 1 else folder.parent for folder in folders})
+    return ", ".join("/".join(("results", *place.parts[-(3 if len(folders) == 1 else 2) :])) for place in places)
 
 
 def span(numbers: set[int]) -> str:
@@ -95,14 +114,25 @@ def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figur
     The caption also explains hollow markers of early stops and cut axes, and lists what is `absent`.
     """
     hollow = any(artist.get_gid() == CUT_OFF for axes in figure.axes for artist in axes.collections)
-    early = "hollow: in some trials validation loss is least at the end of training" if hollow else ""
+    early = "hollow: in some trials validation loss is least in the last twentieth of training" if hollow else ""
     cut = any(axes.get_gid() == CUT_BELOW for axes in figure.axes)
     below = "lower accuracies are below the panels" if cut else ""
     names = list(absent)
     named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
     missing = f"not in the table: {named}" if names else ""
-    lines = textwrap.wrap("; ".join(filter(None, (caption, early, below, missing))), int(13 * figure.get_figwidth()))
+    lines = textwrap.wrap("; ".join(filter(None, (caption, early, below, missing))), int(14.5 * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=8.5, color="#666666")
+    return figure
+
+
+def titled(figure: Figure, title: str) -> Figure:
+    """Add a title to the whole figure, such as the network and its data set, and return the figure."""
+    look = {"size": 11.5, "weight": "bold"}
+    if figure.legends:  # the layout would draw a legend above the panels over a title
+        figure.legends[0].set_title(title, look)
+        figure.legends[0].set_alignment("left")
+    else:
+        figure.suptitle(title, x=0.01, ha="left", **look)
     return figure
 
 
@@ -111,7 +141,17 @@ def legend_above(figure: Figure, handles: Iterable[Artist], labels: Iterable[str
     labels = list(labels)
     entry = 0.6 + 0.07 * max(map(len, labels), default=0)  # width of an entry in inches
     across = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
-    figure.legend(list(handles), labels, loc="outside upper center", ncols=across)
+    figure.legend(list(handles), labels, loc="outside upper left", ncols=across)
+
+
+def one_legend(figure: Figure) -> None:
+    """Replace the legends of all panels, which have lines of the same names, by one above them."""
+    handles = {}
+    for axes in figure.axes:
+        handles |= {label: h for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        if legend := axes.get_legend():
+            legend.remove()
+    legend_above(figure, handles.values(), handles)
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:

@@ -74,18 +74,16 @@ def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
 
 
 def describe(folder: Path, rounds: pd.DataFrame) -> str:
-    """Return a caption for a run: profile, number of trials, iterations, and how much of the run is done."""
+    """Return a caption for a run: number of trials, iterations, precision, test images, and the place of its tables."""
     record = read_record(folder)
     if not record:
         return "no run.json beside this table: settings unknown"
-    done, planned = record["trainings_done"], record["trainings_planned"]
-    partial = "" if done >= planned else f", {done} of {planned} trainings done"
     trials, iterations = counted(rounds["trial"].nunique(), "trial"), rounds["iterations"].max()
     precision, n_test = record.get("settings", {}).get("precision", "float32"), record.get("n_test", 10_000)
     rounded = "" if precision == "float32" else f" in {precision}"
     few = f", {n_test:,} test images" if n_test < 10_000 else ""
-    what = f"{folder.name}, profile {profile_of(folder)}: n = {trials} of {iterations:,} iterations{rounded}{few}"
-    return f"{what}, bars: range of trials{partial} ({record['run_key']})"
+    what = f"n = {trials} of {iterations:,} iterations{rounded}{few}"
+    return f"{what}; bars: range of trials; tables: {layout.place_of(folder)}"
 
 
 def sources(number: int, root: Path) -> dict[str, Path]:
@@ -129,10 +127,17 @@ def draw(number: int, root: Path) -> Figure | None:
     spec, found = FIGURES[number], sources(number, root)
     if not found:
         return None
+    figure = _draw(spec, found)
+    networks = {_network_of(folder) for folder in found.values()}
+    is_titled = len(networks) == 1 and (spec.kind != "networks" or len(found) == 1)
+    return layout.titled(figure, networks.pop()) if is_titled else figure
+
+
+def _draw(spec: FigureSpec, found: dict[str, Path]) -> Figure:
     folder = next(iter(found.values()))
     if spec.kind in ("distributions", "together"):
         return _draw_distributions(spec, folder)
-    missing = [name.split("/")[1] for name in _all_variants(spec) if name not in found]
+    missing = list(dict.fromkeys(_named(name) for name in _all_variants(spec) if name not in found))
     rounds, curves = read_whole_trials(folder)
     if spec.kind == "curves":
         caption = describe(folder, rounds).replace("bars:", "bands:")
@@ -154,7 +159,9 @@ def figures_of(folder: Path) -> dict[str, Figure]:
         raise LabError(f"figures: no training of {folder} is done yet; `lth run` goes on with it")
     rounds, curves = read_whole_trials(folder)
     columns = {column: TITLES[column] for column in (*PAIR, "final_test_accuracy") if rounds[column].notna().any()}
-    caption = describe(folder, rounds)
+    record = read_record(folder)
+    done, planned = record.get("trainings_done", 0), record.get("trainings_planned", 0)
+    caption = describe(folder, rounds) + (f"; {done} of {planned} trainings done" if done < planned else "")
     figures = {"rounds": plots.panels(plots.series_of(rounds), columns, caption)}
     if (rounds["arm"] == "ticket").any():
         figures["curves"] = figure3(rounds, curves, caption.replace("bars:", "bands:"))
@@ -177,27 +184,32 @@ def _draw_panels(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -
     colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
     series = []
     for colour, (name, rounds) in zip(colours, tables.items(), strict=False):
-        profile, label = profile_of(found[name]), found[name].name
-        profile = "" if profile == "paper" else f" ({profile})"
         for one in plots.series_of(rounds, spec.arms):
-            arm = "" if one.arm == "ticket" else f", {one.arm}"
-            series.append(Series(rounds, one.arm, f"{label}{arm}{profile}", colour, one.style))
+            arm = "" if one.arm == "ticket" else f", {one.label}"
+            series.append(Series(rounds, one.arm, f"{_named(name)}{arm}", colour, one.style))
     return plots.panels(series, columns, _describe_all(found), spec.x, missing)
 
 
 def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
     """Draw a panel for each network and column, since networks on different data cannot share an axis."""
     across = len(spec.columns) if len(spec.columns) > 1 else min(len(found), 3)
-    figure, panels = layout.new_figure(-(-len(found) * len(spec.columns) // across), across)
+    rows = -(-len(found) * len(spec.columns) // across)
+    figure, panels = layout.new_figure(rows, across, (1.2 + 3.4 * across, 3.4 * rows))
     jobs = [(folder, column) for folder in found.values() for column in spec.columns]
     for axes, (folder, column) in zip(panels, jobs, strict=False):
         plots.plot_against_sparsity(read_whole_trials(folder)[0], column, spec.arms, axes)
         axes.set_title(_network_of(folder))
-        if axes is not panels[0] and axes.get_legend():
-            axes.get_legend().remove()
     for axes in panels[len(jobs) :]:
         axes.set_axis_off()
+    layout.one_legend(figure)
     return layout.captioned(figure, _describe_all(found), missing)
+
+
+def _named(name: str) -> str:
+    """Return a run (`<notebook>/<variant>`) in words if it is the paper's main run of a network, else its variant."""
+    variant = name.split("/")[1]
+    network, _, rest = variant.partition("_cifar10")
+    return variant if rest.startswith("_") else TRAINED.get(network, variant)
 
 
 def _network_of(folder: Path) -> str:
@@ -208,9 +220,13 @@ def _network_of(folder: Path) -> str:
 
 def _describe_all(found: dict[str, Path]) -> str:
     """Return one caption for several runs, with at most three of their captions."""
-    captions = dict.fromkeys(describe(folder, read_whole_trials(folder)[0]).split(" (")[0] for folder in found.values())
-    said = "; ".join(list(captions)[:3]) + ("; ..." if len(captions) > 3 else "")
-    return f"{said.replace(', bars: range of trials', '')}; bars: range of trials"
+    captions = {folder: describe(folder, read_whole_trials(folder)[0]).split(";")[0] for folder in found.values()}
+    if len(set(captions.values())) == 1:
+        said = next(iter(captions.values()))
+    else:
+        several = [f"{_network_of(folder)}: {caption}" for folder, caption in captions.items()]
+        said = "; ".join(several[:3]) + ("; ..." if len(several) > 3 else "")
+    return f"{said}; bars: range of trials; tables: {layout.place_of(*found.values())}"
 
 
 def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
@@ -222,6 +238,8 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
         level = min(shown, key=lambda k: abs(shown[k] - 16.9))
         shown = {level: shown[level]}
     caption = describe(folder, rounds).replace("bars: range of trials", "summed over trials")
+    if spec.kind == "together":
+        caption = f"{shown[level]:.1f}% of weights remaining; {caption}"
     return plots.plot_distributions(table, spec.columns, shown, caption, spec.kind == "together")
 
 

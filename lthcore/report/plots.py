@@ -15,17 +15,23 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
-from lthcore.arms import ARMS as RECORDS
-from lthcore.arms import arm_of
+from lthcore.arms import ARMS, arm_of
 from lthcore.registry import UNCOLOURED
-from lthcore.report.layout import CUT_OFF, captioned, cut_below, legend_above, new_figure, sparsity_axis
+from lthcore.report.layout import (
+    CUT_OFF,
+    captioned,
+    cut_below,
+    in_percent,
+    legend_above,
+    new_figure,
+    one_legend,
+    sparsity_axis,
+)
 from lthcore.report.tables import cut_off, with_dense
 
-# arm of this package -> (label, colour, line style)
-ARMS = {name: (arm.label, arm.colour, arm.style) for name, arm in RECORDS.items()}
 # column of rounds.csv -> title of its panel
 TITLES = {
     "es_iteration": "Early-stop iteration",
@@ -40,9 +46,12 @@ TITLES = {
 }
 AXES = {  # quantity of distributions.csv -> label of the x-axis
     "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
-    "magnitude change": "|w at the end| - |w at the start|", "incoming connections kept": "share of connections kept",
-    "outgoing connections kept": "share of connections kept",
+    "magnitude change": "|w at the end| - |w at the start|",
+    "incoming connections kept": "share of incoming connections kept",
+    "outgoing connections kept": "share of outgoing connections kept",
 }  # fmt: skip
+
+END = "end of training"  # id of the line of this name
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
 warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
@@ -78,7 +87,8 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
     """Plot one column of rounds.csv against the weights remaining (`x`: "percent_left" or "weights_left").
 
     The line is the mean over trials and draws, with bars from the lowest to the highest. Early-stop iterations have a
-    hollow marker in rounds in which some training run ended at its least validation loss, and `captioned` says so.
+    hollow marker in rounds in which some training run was cut off (`cut_off`), and `captioned` says so. A line then
+    shows where training ends.
     """
     table = with_dense(series.rounds)
     part = table[(table["arm"] == series.arm) & table[column].notna()]
@@ -88,22 +98,36 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
     left = part.groupby("round")[x].transform("mean")
     sns.lineplot(
         part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
-        marker="o", markeredgewidth=0, errorbar=("pi", 100), err_style="bars", err_kws={"capsize": 2}, ax=axes,
+        marker=arm_of(series.arm).marker, markeredgewidth=0, errorbar=("pi", 100), err_style="bars",
+        err_kws={"capsize": 1.5, "elinewidth": 0.8}, ax=axes,
     )  # fmt: skip
     axes.set(
         xlabel="% of weights remaining" if x == "percent_left" else "weights remaining",
         ylabel=TITLES.get(column, column.replace("_", " ")).lower(),
     )
     if "iteration" in column:
-        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
     if column == "es_iteration" and cut_off(part).any():
         means = part.assign(ended=cut_off(part)).groupby(left)[[column, "ended"]].mean()
         means = means[means["ended"] > 0]
         axes.scatter(
-            means.index, means[column], s=22, facecolor="white", edgecolor=series.colour, zorder=4, gid=CUT_OFF
-        )
+            means.index, means[column], s=22, marker=arm_of(series.arm).marker, facecolor="white",
+            edgecolor=series.colour, zorder=4, gid=CUT_OFF,
+        )  # fmt: skip
+        _show_end(axes, part["iterations"].max())
     if "accuracy" in column:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        in_percent(axes.yaxis)
+
+
+def _show_end(axes: Axes, iterations: int) -> None:
+    """Draw where training ends in a panel of early-stop iterations, once; the axis begins at zero."""
+    if all(line.get_gid() != END for line in axes.lines):
+        axes.axhline(iterations, color="#888888", linewidth=1, linestyle=(0, (1, 1)), gid=END, zorder=1)
+        axes.text(
+            0.01, iterations, "training ends", transform=axes.get_yaxis_transform(), va="top", fontsize=8.5,
+            color="#666666",
+        )  # fmt: skip
+        axes.set_ylim(bottom=0)
 
 
 def plot_against_sparsity(
@@ -120,7 +144,7 @@ def plot_against_sparsity(
     if linear:
         axes.invert_xaxis()
     else:
-        sparsity_axis(axes, rounds["percent_left"].min())
+        sparsity_axis(axes)
     axes.set_xlabel("% of weights remaining")
     return axes
 
@@ -160,9 +184,8 @@ def panels(
         for one in series:
             plot_series(one, column, panel, x)
         _show_tickets(panel, column, [one.rounds for one in series])
-        lowest = min((one.rounds[x].min() for one in series), default=1.0)
         if x == "percent_left":
-            sparsity_axis(panel, lowest)
+            sparsity_axis(panel)
         else:
             panel.set_xscale("log")
             panel.invert_xaxis()
@@ -191,15 +214,14 @@ def plot_distributions(
     """Plot distributions of `quantities` by layer, from distributions.csv, with a line for each round.
 
     `rounds` maps each round to its percentage of weights remaining. `together` draws all quantities into the same
-    panels, at the last round only (for example weights in the ticket against pruned ones).
+    panels, at the last round only (for example weights in the ticket against pruned ones); the few largest values are
+    cut off.
     """
     layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
     cumulative = quantities[0].endswith("connections kept")  # a density of so few values would be all spikes
     figure, axes = new_figure(1 if together else len(quantities), len(layers))
-    colours, what = (
-        sns.color_palette("viridis", len(rounds) + 1),
-        "share of units with at most" if cumulative else "density",
-    )
+    colours = sns.color_palette("viridis", len(rounds) + 1)
+    what = "share of units with at most this" if cumulative else "density"
     for row, quantity in enumerate(quantities):
         for column, layer in enumerate(layers):
             panel = axes[column if together else row * len(layers) + column]
@@ -208,15 +230,22 @@ def plot_distributions(
                 shares = part["count"] / part["count"].sum()
                 x, y = (part["left"] + part["right"]) / 2, shares / (part["right"] - part["left"])
                 if cumulative:
-                    x, y = part["right"], shares.cumsum()
+                    x, y = [0, *part["right"]], [0, *shares.cumsum()]
                 label = quantity.split(", ")[-1] if together else f"{left:.1f}% remaining"
-                panel.plot(x, y, color=f"C{row}" if together else colour, label=label)
-            title = quantity.split(",")[0] if together else quantity
-            panel.set(
-                title=f"{layer}: {title}", xlabel=AXES[quantity.split(",")[0]], ylabel=what if column == 0 else ""
-            )
+                colour = arm_of(("ticket", "random")[row]).colour if together else colour
+                panel.plot(x, y, color=colour, label=label, drawstyle="steps-post" if cumulative else "default")
+                if together and part["left"].min() >= 0:
+                    panel.set_xlim(0, max(panel.get_xlim()[1] * row, x[shares.cumsum() < 0.999].max()))
+            of = quantity.split(",")[0]
+            panel.set(title=_place(of, layer), xlabel=AXES[of], ylabel=what if column == 0 else "")
     legend_above(figure, *axes[0].get_legend_handles_labels())
     return captioned(figure, caption)
+
+
+def _place(quantity: str, layer: str) -> str:
+    """Return what a panel is about: a quantity of a layer, or its units or inputs, which have connections."""
+    of = {"incoming connections kept": f"Units of {layer}", "outgoing connections kept": f"Inputs of {layer}"}
+    return of.get(quantity, f"{layer}: {quantity}")
 
 
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
@@ -236,8 +265,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
         axes.set(title="One-shot, linear axis", ylabel=_quantity(column))
-    for axes in [axes for axes in panels if axes.get_legend()][1:]:  # one legend is enough
-        axes.get_legend().remove()
+    one_legend(figure)
     return captioned(figure, caption, absent(rounds, arms))
 
 
@@ -279,7 +307,9 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+def plot_means(
+    values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-", marker: str = "o"
+) -> None:
     """Plot accuracies against the percentage of weights remaining, given by `left` for each value.
 
     The line is the mean of the values at each percentage, with bars from the lowest to the highest.
@@ -288,10 +318,10 @@ def plot_means(values: pd.Series, left: pd.Series, axes: Axes, label: str, colou
     # by rounding, the mean of equal numbers may lie outside their range
     bars = [(found["mean"] - found["min"]).clip(0), (found["max"] - found["mean"]).clip(0)]
     axes.errorbar(
-        found.index, found["mean"], bars, label=label, color=colour, linestyle=style, marker="o", markersize=3.5,
-        capsize=2, elinewidth=0.8, linewidth=1.4,
+        found.index, found["mean"], bars, label=label, color=colour, linestyle=style, marker=marker, markersize=4,
+        capsize=1.5, elinewidth=0.8, linewidth=1.4,
     )  # fmt: skip
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    in_percent(axes.yaxis)
 
 
 def plot_intervals(
@@ -319,7 +349,9 @@ def absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
     return [arm_of(arm).label for arm in arms if arm not in set(rounds["arm"])]
 
 
-def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-") -> None:
+def plot_rounds(
+    rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-", marker: str = "o"
+) -> None:
     """Plot a column of rounds.csv against the weights remaining: means over trials, bars from lowest to highest.
 
     Rows are grouped by the percentage remaining and not by round, because a trial that skips a round is behind the
@@ -330,19 +362,20 @@ def plot_rounds(rounds: pd.DataFrame, column: str, axes: Axes, label: str, colou
     rounds = rounds.drop_duplicates(["arm", "trial", "draw", "percent_left"])
     left = rounds["percent_left"]
     everyone = rounds.groupby(left)["trial"].transform("nunique") == rounds["trial"].nunique()
-    plot_means(rounds[column][everyone], left[everyone], axes, label, colour, style)
+    plot_means(rounds[column][everyone], left[everyone], axes, label, colour, style, marker)
 
 
-def plot_arms(table: pd.DataFrame, arms: dict[str, tuple[str, str, str]], column: str, axes: Axes, title: str) -> None:
+def plot_arms(table: pd.DataFrame, arms: dict[str, str], column: str, axes: Axes, title: str) -> None:
     """Plot a column with a line for each arm in the table: means over trials, bars from the lowest to the highest.
 
-    `arms` maps each arm to the label, colour and style of its line.
+    `arms` maps each arm to its label in the legend.
     """
-    for arm, (label, colour, style) in arms.items():
+    for arm, label in arms.items():
         part = table[(table["arm"] == arm) & (table["round"] > 0)]
         if part.empty:
             continue
         left = part.groupby("round")["percent_left"].transform("mean")
-        plot_means(part[column], left, axes, label, colour, style)
-    sparsity_axis(axes, table["percent_left"].min())
+        look = arm_of(arm)
+        plot_means(part[column], left, axes, label, look.colour, look.style, look.marker)
+    sparsity_axis(axes)
     axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy")

@@ -24,9 +24,12 @@ def round_nearest(rounds: pd.DataFrame, percent: float, tolerance: float = 0.05)
     return int(distance.idxmin()) if len(left) and distance.min() < tolerance else None
 
 
+LATE = 0.95  # an early stop in the rest of the training may be due to the end of training
+
+
 def cut_off(rounds: pd.DataFrame) -> pd.Series:
-    """Return which training runs ended at their least validation loss: trained on, they might stop later."""
-    return rounds["es_iteration"].notna() & (rounds["es_iteration"] == rounds["iterations"])
+    """Return which training runs have their least validation loss so late that, trained on, they might stop later."""
+    return rounds["es_iteration"].notna() & (rounds["es_iteration"] >= LATE * rounds["iterations"])
 
 
 def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
@@ -66,10 +69,10 @@ def findings(rounds: pd.DataFrame) -> list[str]:
         lines.append("Without a validation set there is no early stop: all numbers are from the end of training.")
     run = RunTables.of(rounds if has_stops else _read_at_the_end(rounds))
     rounds = run.rounds
-    lines.append(_winning(run))
+    lines.append(_winning(run, "stop no later and reach" if has_stops else "reach"))
     for arm in (arm for arm in PLURALS if arm in set(rounds["arm"])):
         try:
-            lines.append(_fall(run, arm, PLURALS[arm].capitalize()))
+            lines.append(_fall(run, arm, f"at the {'early stop' if has_stops else 'end'}"))
         except Absent:
             continue  # the arm is unfinished
     if has_stops and (said := _cut_off(rounds)):
@@ -77,15 +80,15 @@ def findings(rounds: pd.DataFrame) -> list[str]:
     return [line.replace(NO_INTERVAL, "") for line in lines]  # the first sentence has the number of trials
 
 
-def _winning(run: RunTables) -> str:
-    """Describe the smallest winning tickets, and larger ones that do not win."""
+def _winning(run: RunTables, how: str) -> str:
+    """Describe the smallest winning tickets, and larger ones that do not win; `how` says what winning takes."""
     among = f"By the means of {run.n} trials," if run.n > 1 else "In a single trial,"
     smallest, others = smallest_winning(run), [f"{left:.1f}%" for left in larger_losing(run)]
     if smallest.value == 100:
-        return f"{among} no tickets both stop no later than the dense network and reach no lower test accuracy."
+        return f"{among} there are no tickets that {how} no lower test accuracy than the dense network."
     but = f" (but not at {', '.join(others)})" if others else ""
     return (
-        f"{among} tickets stop no later than the dense network and reach no lower test accuracy down to "
+        f"{among} tickets {how} no lower test accuracy than the dense network down to "
         f"{smallest.text('{:.1f}%')} of the weights{but}."
     )
 
@@ -142,27 +145,27 @@ def described(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 1
     return "\n".join([*lines, "", DIFFERENCES, "", table_of(shown)])
 
 
-def _fall(run: RunTables, arm: str, label: str) -> str:
-    below = falls_below(run, arm)
+def _fall(run: RunTables, arm: str, when: str) -> str:
+    below, label = falls_below(run, arm), PLURALS[arm].capitalize()
     values = run.against_dense("es_test_accuracy", arm).mean
     if not values[-1] < 0:
-        return f"{label} do not fall below the dense network's mean test accuracy (at the early stop)."
+        return f"{label} do not fall below the dense network's mean test accuracy ({when})."
     return (
-        f"{label} stay below the dense network's mean test accuracy (at the early stop) from "
+        f"{label} stay below the dense network's mean test accuracy ({when}) from "
         f"{below.text('{:.1f}%')} of weights remaining on."
     )
 
 
 def _cut_off(rounds: pd.DataFrame) -> str:
-    """Say how many training runs of each arm ended at their least validation loss; empty if none did."""
+    """Say how many training runs of each arm have their least validation loss at the end; empty if none has."""
     arms = rounds["arm"].where(rounds["round"] > 0, "dense")
     ended = cut_off(rounds).groupby(arms, sort=False).agg(["sum", "size"])
     arms = [f"{n} of {total} ({PLURALS.get(arm) or name_of(arm)})" for arm, (n, total) in ended.iterrows() if n]
     if not arms:
         return ""
     return (
-        f"Training runs whose validation loss is least at their last iteration: {', '.join(arms)}. Trained on, they "
-        "might stop later and reach a higher accuracy."
+        f"Training runs whose validation loss is least in the last twentieth of training: {', '.join(arms)}. Trained "
+        "on, they might stop later and reach a higher accuracy."
     )
 
 

@@ -87,10 +87,12 @@ def close_figures():
 
 def drawn(axes: Axes, arm: str) -> dict[str, np.ndarray]:
     """Return what is drawn of an arm, by falling percentage: x, the means, and the low and high ends of the bars."""
-    lines = [line for line in axes.lines if same_color(line.get_color(), ARMS[arm][1]) and len(line.get_xdata()) > 1]
-    [line] = [line for line in lines if line.get_linestyle() == ARMS[arm][2]]
+    lines = [
+        line for line in axes.lines if same_color(line.get_color(), ARMS[arm].colour) and len(line.get_xdata()) > 1
+    ]
+    [line] = [line for line in lines if line.get_linestyle() == ARMS[arm].style]
     order = np.argsort(-np.asarray(line.get_xdata()))
-    bars = [bar for bar in axes.containers if same_color(bar.lines[2][0].get_color()[0], ARMS[arm][1])]
+    bars = [bar for bar in axes.containers if same_color(bar.lines[2][0].get_color()[0], ARMS[arm].colour)]
     [segments] = [bar.lines[2][0].get_segments() for bar in bars]
     ends = sorted(((s[0][0], s[:, 1].min(), s[:, 1].max()) for s in segments), reverse=True)
     x, low, high = np.array(ends).T
@@ -164,10 +166,13 @@ def test_early_stops_at_the_end_of_training_are_hollow_and_the_caption_says_so()
     rounds, _ = tables("ticket", "reinit")
     figure = plots.figure4(rounds, "a run")
     assert not hollow(figure) and "hollow" not in figure._supxlabel.get_text()
-    rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3) & (rounds["trial"] == 2), "es_iteration"] = 2000
+    assert "training ends" not in [text.get_text() for text in figure.axes[0].texts]
+    rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3) & (rounds["trial"] == 2), "es_iteration"] = 1900
     figure = plots.figure4(rounds, "a run")
     mean = rounds[(rounds["arm"] == "reinit") & (rounds["round"] == 3)]["es_iteration"].mean()
     assert np.allclose(hollow(figure), [(LEFT[3], mean)]) and "hollow" in figure._supxlabel.get_text()
+    assert "training ends" in [text.get_text() for text in figure.axes[0].texts]
+    assert figure.axes[0].get_ylim()[0] == 0 < 2000 < figure.axes[0].get_ylim()[1]
     rounds.loc[rounds["round"] == 4, ["percent_left", "es_iteration"]] = (LEFT[3], 1000)  # it skipped a round
     at = rounds[(rounds["arm"] == "reinit") & (rounds["percent_left"] == LEFT[3])]["es_iteration"].mean()
     assert np.allclose(hollow(plots.figure4(rounds, "a run")), [(LEFT[3], at)])
@@ -183,8 +188,8 @@ def test_trials_that_differ_by_a_weight_are_one_point():
 def test_arm_or_column_that_the_table_does_not_have_is_not_drawn():
     rounds, _ = tables("ticket", "reinit")
     assert [t.get_text() for t in plots.plot_against_sparsity(rounds, "es_iteration").get_legend().get_texts()] == [
-        ARMS["ticket"][0],
-        ARMS["reinit"][0],
+        ARMS["ticket"].label,
+        ARMS["reinit"].label,
     ]
     _, axes = plt.subplots()
     rounds["es_iteration"] = np.nan  # as without a validation set
@@ -206,7 +211,10 @@ def test_sparsity_falls_along_a_logarithmic_axis():
 def test_curves_are_means_in_a_band_from_min_to_max():
     _, curves = tables("ticket", "reinit")
     axes = plot_curves(curves, [("ticket", 1), ("reinit", 1), ("random", 1), ("ticket", 9)])
-    assert [line.get_label() for line in axes.lines] == ["51.2%", "51.2% reinit"]  # the others are not in the table
+    assert [line.get_label() for line in axes.lines] == [
+        "51.2%",
+        "51.2%, reinitialised",
+    ]  # the others are not in the table
     for line, band, top in zip(axes.lines, axes.collections, (0.94, 0.89), strict=True):
         assert list(line.get_xdata()) == [0, 1000, 2000]
         mean = top + 0.05 / 3
@@ -224,7 +232,7 @@ def test_the_looks_of_criteria_do_not_depend_on_what_was_imported_before():
 def test_curves_and_captions_know_the_arms_of_criteria():
     rounds, curves = tables("ticket", "by_snip")
     axes = plot_curves(curves, [("by_snip-fresh", 1), ("by_snip", 1)])
-    assert [line.get_label() for line in axes.lines] == ["51.2% by_snip"]
+    assert [line.get_label() for line in axes.lines] == ["51.2%, by_snip"]
     assert axes.lines[0].get_linestyle() == "-"
     assert plots.absent(rounds, ("by_snip", "by_snip-fresh")) == ["SNIP, reinitialised"]
 
@@ -258,8 +266,8 @@ def test_figures_of_a_whole_table_say_only_what_they_are():
 def test_figure_1_holds_tickets_against_random_networks_alone(tmp_path):
     write(tmp_path, "cpu", *ARMS)
     figure = paper_figures.draw(1, tmp_path)
-    assert legend_of(figure) == [ARMS["ticket"][0], ARMS["random"][0]]
-    assert "conv2_cifar10, conv4_cifar10, conv6_cifar10" in caption(figure)
+    assert legend_of(figure) == [ARMS["ticket"].label, ARMS["random"].label]
+    assert "Conv-2 on CIFAR-10, Conv-4 on CIFAR-10, Conv-6 on CIFAR-10" in caption(figure)
 
 
 def test_figures_with_missing_arms_are_drawn_and_say_so():
@@ -270,7 +278,7 @@ def test_figures_with_missing_arms_are_drawn_and_say_so():
     ):
         assert lines_in(figure) > 0
         assert caption(figure).startswith("n; ") and "not in the table: " in caption(figure)
-        assert all(ARMS[arm][0] in caption(figure) for arm in missing)
+        assert all(ARMS[arm].label in caption(figure) for arm in missing)
 
 
 def test_figure_3_says_which_levels_are_missing():
@@ -299,7 +307,7 @@ def test_figure_without_a_validation_set_still_tells_its_arms_apart():
     rounds, _ = tables("ticket", "reinit")
     rounds[[column for column in rounds if column.startswith("es_")]] = np.nan
     figure = plots.figure4(rounds)
-    assert any(axes.get_legend() for axes in figure.axes)
+    assert legend_of(figure) == [ARMS[arm].label for arm in ("ticket", "reinit")]
 
 
 def test_same_table_gives_the_same_bytes_as_svg_and_png(tmp_path):
@@ -322,15 +330,17 @@ def test_largest_profile_with_tables_wins(tmp_path):
         if profile == "smoke":
             assert paper_figures.draw(4, tmp_path) is None  # a smoke run only shows that the code works
             continue
-        assert f"profile {profile}: n = 3 trials of 2,000 iterations" in caption(paper_figures.draw(4, tmp_path))
+        said = f"n = 3 trials of 2,000 iterations; bars: range of trials; tables: results/{profile}/{RUN}"
+        assert said in caption(paper_figures.draw(4, tmp_path))
     (folder / "rounds.csv").unlink()
     assert paper_figures.largest_run(tmp_path, RUN) == tmp_path / "cpu" / RUN
 
 
-def test_caption_says_how_much_of_a_run_is_done(tmp_path):
-    write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
-    text = caption(paper_figures.draw(4, tmp_path))
-    assert "bars: range of trials, 20 of 33 trainings done (lenet-mnist-0)" in text
+def test_captions_of_any_run_say_how_much_of_it_is_done(tmp_path):
+    folder = write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
+    assert all("20 of 33 trainings done" in caption(f) for f in paper_figures.figures_of(folder).values())
+    whole = write(tmp_path, "paper", "ticket", "reinit", "random")
+    assert all("trainings done" not in caption(f) for f in paper_figures.figures_of(whole).values())
 
 
 def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
@@ -353,8 +363,8 @@ def test_networks_on_different_data_have_panels_of_their_own(tmp_path):
     figure = paper_figures.draw(1, tmp_path)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["lenet_mnist", "lenet_mnist", "conv2_cifar10", "conv2_cifar10"]
-    assert [bool(axes.get_legend()) for axes in figure.axes] == [True, False, False, False]
-    assert "lenet_mnist, profile paper" in caption(figure) and "conv2_cifar10, profile cpu" in caption(figure)
+    assert legend_of(figure) == [ARMS["ticket"].label, ARMS["random"].label]
+    assert "tables: results/cpu/iterative_pruning, results/paper/iterative_pruning" in caption(figure)
     last = paper_figures.draw(14, tmp_path)
     assert [axes.get_title(loc="left") for axes in last.axes] == ["lenet_mnist", "conv2_cifar10"]
 
@@ -363,7 +373,7 @@ def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
     write(tmp_path, "cpu", "ticket", "random")
     write(tmp_path, "smoke", "ticket", "random", run="iterative_pruning/conv2_cifar10")
     figure = paper_figures.draw(1, tmp_path)
-    assert "conv2_cifar10" in caption(figure)  # named as missing
+    assert "Conv-2 on CIFAR-10" in caption(figure)  # named as missing
     assert len(legend_of(figure)) == 2
 
 
@@ -419,7 +429,9 @@ def test_distributions_are_densities(all_tables):
 def test_degrees_are_cumulative_shares_of_units(all_tables):
     for axes in paper_figures.draw(21, all_tables).axes:
         for line in axes.lines:
-            assert np.allclose(line.get_ydata(), [0.25, 0.75, 1.0]) and np.allclose(line.get_xdata(), [0.1, 0.2, 0.3])
+            assert np.allclose(line.get_ydata(), [0, 0.25, 0.75, 1]) and np.allclose(
+                line.get_xdata(), [0, 0.1, 0.2, 0.3]
+            )
 
 
 def test_no_figure_is_drawn_without_its_subject(tmp_path):

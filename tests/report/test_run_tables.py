@@ -58,7 +58,7 @@ def test_tables_beside_it_are_of_the_same_trials(folder):
 def test_captions_count_the_trials_that_are_drawn(folder):
     assert f"n = {WHOLE} trials" in caption_of("LeNet", folder)
     caption = describe(folder, read_whole_trials(folder)[0])
-    assert f"n = {WHOLE} trials" in caption and "11 of 12 trainings done" in caption
+    assert f"n = {WHOLE} trials" in caption
 
 
 def test_a_first_trial_on_its_way_is_all_there_is():

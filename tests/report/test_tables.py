@@ -87,10 +87,20 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     assert "(at the early stop) from 3.6% [3.6%, 3.6%] of weights remaining on." in " ".join(findings(rounds))
 
 
-def test_findings_count_training_runs_that_ended_at_their_least_validation_loss(rounds):
+def test_findings_count_training_runs_with_their_least_validation_loss_at_the_end(rounds):
     assert not any("validation loss is least" in line for line in findings(rounds))
-    rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3), "es_iteration"] = 5000
-    assert "validation loss is least at their last iteration: 2 of 6 (reinitialised tickets)." in findings(rounds)[-1]
+    rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3), "es_iteration"] = 4800
+    assert (
+        "validation loss is least in the last twentieth of training: 2 of 6 (reinitialised tickets)."
+        in findings(rounds)[-1]
+    )
+
+
+def test_findings_without_a_validation_set_speak_of_the_end_alone(rounds):
+    rounds[[column for column in rounds if column.startswith("es_")]] = np.nan
+    said = " ".join(findings(rounds))
+    assert "all numbers are from the end of training" in said and "(at the end)" in said
+    assert "stop no later" not in said and "at the early stop" not in said
 
 
 def test_findings_leave_out_a_trial_that_has_begun(rounds):
@@ -100,7 +110,7 @@ def test_findings_leave_out_a_trial_that_has_begun(rounds):
 
 def test_findings_say_when_there_is_no_winning_ticket():
     lines = findings(table({"ticket": [1000, 2000, 2000, 2000]}, {"ticket": [0.98, 0.9, 0.9, 0.9]}))
-    assert "no tickets both stop no later" in lines[0]
+    assert "there are no tickets that stop no later" in lines[0]
 
 
 def test_summary_shows_mean_and_range_by_arm(rounds):

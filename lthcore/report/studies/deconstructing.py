@@ -6,34 +6,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from lthcore.arms import arm_of
 from lthcore.report.comparisons import gaps, runs_beside
-from lthcore.report.layout import caption_of, captioned, new_figure
+from lthcore.report.layout import caption_of, captioned, legend_above, new_figure
 from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of, untrained
 
-
-def _looks_of(*arms: str) -> dict[str, tuple[str, str, str]]:
-    return {name: (arm_of(name).label, arm_of(name).colour, arm_of(name).style) for name in arms}
-
-
-# arm -> label, colour, line style
-LARGE_FINAL, RANDOM = ({"oneshot": ("large final", "#1f5fa8", "-")}, {"by_random": ("random", "#999999", "-")})
 CRITERIA = {
-    "by trained weights": LARGE_FINAL | _looks_of(
-        "by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_large_init_large_final"
-    ) | RANDOM,
-    "controls": LARGE_FINAL | _looks_of("by_magnitude_at_init", "by_small_magnitude", "by_small_magnitude_at_init")
-    | RANDOM,
+    "trained weights": ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement",
+                           "by_large_init_large_final"),
+    "controls": ("by_magnitude_at_init", "by_small_magnitude", "by_small_magnitude_at_init"),
 }  # fmt: skip
-WEIGHTS = {
-    "oneshot": ("large final, rewound", "#1f5fa8", "-"),
-    "by_magnitude-signed": ("large final, signs only", "#2a9d8f", "-"),
-    "oneshot_reinit": ("large final, reinitialised", "#d1642a", "--"),
-    "ticket": ("iterative ticket", "#222222", "-"),
-}
+WEIGHTS = {  # arm -> label
+    "oneshot": "large final, rewound", "by_magnitude-signed": "large final, signs only",
+    "oneshot_reinit": "large final, reinitialised", "ticket": "iterative ticket",
+}  # fmt: skip
 
 
 COMPARED = ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_magnitude_at_init", "by_random",
@@ -53,11 +41,12 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
     column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
     rows = [(rounds, column, "Trained"), (untrained(curves), "test_accuracy", "Untrained")]
     if frozen:
-        rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen instead of zero"))
+        rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen, minus zero"))
     for row, (table, of, what) in enumerate(rows):
         pair = panels[2 * row : 2 * row + 2]
         for axes, (group, arms) in zip(pair, CRITERIA.items(), strict=True):
-            plot_arms(table, arms, of, axes, f"{what}: {group}")
+            shown = {arm: name_of(arm) for arm in ("oneshot", *arms, "by_random")}
+            plot_arms(table, shown, of, axes, f"{what}: {group}")
         ends = [end for axes in pair for end in axes.get_ylim()]
         for axes in pair:
             axes.set_ylim(min(ends), max(ends))  # one scale, so that the two groups can be compared
@@ -65,11 +54,11 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.axhline(0, color="#888888", linewidth=0.8)
         axes.set_ylabel("change in accuracy (points)")
-    for axes in panels[:2]:
-        axes.legend(loc="lower left")
-    plot_arms(rounds, WEIGHTS, column, panels[-2], "What matters in the weights")
+    plot_arms(rounds, WEIGHTS, column, panels[-2], "Other weights under one mask")
     panels[-1].set_axis_off()
-    panels[-1].legend(*panels[-2].get_legend_handles_labels(), loc="center left", title="masks of large final weights")
+    panels[-1].legend(*panels[-2].get_legend_handles_labels(), loc="center left")
+    handles = {label: h for axes in panels[:2] for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    legend_above(figure, handles.values(), handles)
     return captioned(figure, caption)
 
 

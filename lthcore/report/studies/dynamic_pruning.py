@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
 from lthcore.analysis.statistics import learned_anything
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_beside, runs_of, trainings_of
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, span
-from lthcore.report.plots import ARMS
+from lthcore.report.layout import CUT_BELOW, caption_of, captioned, in_percent, legend_above, new_figure, place_of, span
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
@@ -19,7 +19,7 @@ from lthcore.runs.files import read_record
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks of the loss axis
-COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": ARMS["ticket"][1], "iterative, trained on": GREY}
+COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": arm_of("ticket").colour, "iterative, trained on": GREY}
 LABELS = {  # method in the table of `pruning_costs` -> its name in the figure and the sentences
     "dynamic": "dynamic pruning",
     "iterative, rewound": "iterative pruning with rewinding",
@@ -50,14 +50,15 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     loss.set(title=f"Loss ({what})", ylabel="cross-entropy (nats)", yscale="log")
     accuracy.set(title=f"Accuracy ({what})", ylabel="accuracy")
     best = max(line.get_ydata().max() for line in accuracy.lines)
-    accuracy.set_ylim(best - 0.1, min(1.0, best + 0.005))
+    accuracy.set_ylim(best - 0.025, min(1.0, best + 0.003))
+    accuracy.set_gid(CUT_BELOW)
     # losses before training are off the scale
     trained = [value for line in loss.lines for value in line.get_ydata()[1:]]
     loss.set_ylim(0.9 * min(trained), 1.1 * max(trained))
     loss.yaxis.set_major_formatter(ScalarFormatter())
     loss.yaxis.set_minor_formatter(NullFormatter())
     loss.set_yticks([tick for tick in LOSSES if loss.get_ylim()[0] < tick < loss.get_ylim()[1]])
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    in_percent(accuracy.yaxis)
     for axes in (left, loss, accuracy):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -102,15 +103,17 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="one trial")
         means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned")
         axes.plot(
-            _minus_log_left(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"], label="mean"
-        )
+            _minus_log_left(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"],
+            label=f"mean, {_epochs(table['epochs'])}",
+        )  # fmt: skip
         there = theirs.reindex(means.index)["later"].dropna()
+        longer = theirs.reindex(means.index)["epochs"].dropna()
         axes.scatter(
             _minus_log_left(means["pruned"][there.index]),
             there / 100,
             marker="D",
             color=GREY,
-            label="published",
+            label=f"published{f', {_epochs(longer)}' if len(longer) else ''}",
             zorder=3,
         )
         ticks = sorted({round(float(v), 1) for v in means["pruned"]})
@@ -118,22 +121,19 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         axes.set(
             title=title, xlabel="true sparsity (%)", ylabel="test accuracy at the end" if axes is panels[0] else ""
         )
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    panels[0].legend()
-    said = []
-    for title, table in found.items():
-        epochs = {int(n) for n in theirs.reindex(table["variant"].unique())["epochs"].dropna()}
-        longer = f" (published: {span(epochs)})" if epochs else ""
-        n = span({int(n) for n in table.groupby("variant").size()})
-        said.append(f"{title}: n = {n}, {_trained(table)}{longer}")
-    return captioned(figure, "; ".join(said))
+        in_percent(axes.yaxis)
+        axes.legend()
+    sizes = [f"{title}: n = {span(set(table.groupby('variant').size()))}" for title, table in found.items()]
+    return captioned(figure, f"{'; '.join(sizes)}; tables: {place_of(*runs.values())}")
+
+
+def _epochs(numbers: pd.Series) -> str:
+    return f"{span({int(n) for n in numbers})} epochs"
 
 
 def _trained(table: pd.DataFrame) -> str:
     """Describe the profiles and the numbers of epochs of training runs in a table of `trainings_of`."""
-    epochs = sorted(set(table["epochs"]))
-    many = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-    return f"profile {', '.join(sorted(set(table['profile'])))}, {many} epochs"
+    return f"profile {', '.join(sorted(set(table['profile'])))}, {_epochs(table['epochs'])}"
 
 
 def dynamic_schedules(root: Path) -> Figure | None:
@@ -174,6 +174,8 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         "depth": ("hidden layers", {"base": 2}),
     }
     table = trainings_of(runs | {"base": base})
+    trials = table["final_test_accuracy"][learned_anything(table["final_test_accuracy"])]
+    lowest, highest = trials.quantile(0.1) - 0.003, trials.max() + 0.0005  # one scale, to compare the factors
     figure, panels = new_figure(2, 3)
     for axes, (factor, (label, values)) in zip(panels, factors.items(), strict=False):
         for name in runs:
@@ -186,15 +188,16 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         whole = learned_anything(part["final_test_accuracy"])
         means = part[whole].groupby("value")["final_test_accuracy"].mean()
         axes.plot(range(len(order)), means.reindex(order), color=COLOURS["dynamic"])
-        low, high = part["final_test_accuracy"][whole].agg(["min", "max"])
-        axes.set_ylim(low - 0.15 * (high - low), high + 0.08 * (high - low))
+        axes.set_ylim(lowest, highest)
+        said = {v: f"mean {mean:.1%}" for v, mean in means.items() if mean < lowest}
         for v, stuck in part[~whole].groupby("value").size().items():
-            said = f"{stuck} of {(part['value'] == v).sum()}\nat chance"
-            axes.text(order.index(v), low - 0.1 * (high - low), said, ha="center", va="bottom", fontsize=8.5)
+            said[v] = f"{stuck} of {(part['value'] == v).sum()}\nat chance"
+        for v, words in said.items():
+            axes.text(order.index(v), lowest, words, ha="center", va="bottom", fontsize=8.5)
         axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
         axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label}")
         axes.margins(x=0.15)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        in_percent(axes.yaxis)
     for axes in panels[len(factors) :]:
         axes.set_axis_off()
     drawn = "dots: trials, lines: means of those not stuck at chance"
@@ -213,6 +216,7 @@ def dynamic_costs(root: Path) -> Figure | None:
         return None
     levels, sizes = sorted(table["sparsity"].unique()), set()
     figure, panels = new_figure(1, max(2, len(levels)))
+    low, high = table["accuracy"].min(), table["accuracy"].max()
     for axes, sparsity in zip(panels, levels, strict=False):
         part = table[table["sparsity"] == sparsity]
         # budgets that are meant to be equal differ slightly, since rounds have a whole number of iterations
@@ -230,7 +234,8 @@ def dynamic_costs(root: Path) -> Figure | None:
         axes.set_xticks(range(len(places)), [f"{b:,.0f}" for b in places])
         axes.set(title=f"{sparsity:.1%} sparse", xlabel="total training iterations", ylabel="test accuracy at the end")
         axes.set_xlim(-0.5, len(places) - 0.5)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        in_percent(axes.yaxis)
     for axes in panels[len(levels) :]:
         axes.set_axis_off()
     legend_above(figure, *panels[0].get_legend_handles_labels())
@@ -245,13 +250,14 @@ def _strip(table: pd.DataFrame, key: str, order: pd.Index, title: str, runs: dic
     figure, (axes,) = new_figure(1, 1, (7.5, 0.9 + 0.32 * len(order)))
     for i, label in enumerate(order):
         part = table[table[key] == label]
-        axes.scatter(part["final_test_accuracy"], np.full(len(part), i), s=16, color=COLOURS["dynamic"], alpha=0.6)
-        axes.plot([part["final_test_accuracy"].mean()] * 2, [i - 0.3, i + 0.3], color=COLOURS["dynamic"])
+        colour = COLOURS["dynamic"] if part["percent_left"].mean() < 99.5 else GREY
+        axes.scatter(part["final_test_accuracy"], np.full(len(part), i), s=16, color=colour, alpha=0.6)
+        axes.plot([part["final_test_accuracy"].mean()] * 2, [i - 0.3, i + 0.3], color=colour)
     sparsity = {label: 100 - table.loc[table[key] == label, "percent_left"].mean() for label in order}
     axes.set_yticks(range(len(order)), [f"{label} ({sparsity[label]:.0f}% zero)" for label in order])
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    in_percent(axes.xaxis)
     axes.set(title=title, xlabel="test accuracy at the end")
-    return captioned(figure, caption_of("dots: trials, bars: their means", *runs.values()))
+    return captioned(figure, caption_of("grey: nothing is pruned; dots: trials, bars: their means", *runs.values()))
 
 
 def _minus_log_left(percent: pd.Series) -> pd.Series:

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis import perturbed_init
 from lthcore.analysis import prediction as predicting
 from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.report.comparisons import run_with, runs_of
-from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -27,11 +26,11 @@ PREDICTED = {
 WHEN = {
     "before training": "before training",
     "and early in it": "before and early",
-    "and its end (leaky)": "before, early, end (leaky)",
+    "and its end (leaky)": "before, early and end (knows the answer)",
 }
 CHOSEN = {  # arm -> label and colour, for masks found by a criterion that uses trained weights
-    "by_magnitude_same_sign": ("large final, same sign, as drawn", "#1f5fa8"),
-    "by_magnitude_same_sign-signed": ("large final, same sign, signed", "#2a9d8f"),
+    "by_magnitude_same_sign": ("large final of the same sign, weights as drawn", "#1f5fa8"),
+    "by_magnitude_same_sign-signed": ("large final of the same sign, only signs kept", "#2a9d8f"),
 }
 
 METHODS = {
@@ -60,8 +59,9 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     for name, colour in zip(names, sns.color_palette("husl", len(names)), strict=True):
         plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], name, colour)
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
-        sparsity_axis(axes, table["percent_left"].min())
-        axes.set(title=title, xlabel="% of weights remaining", ylabel="ROC-AUC, held-out seed", ylim=(0.3, 1.02))
+        axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":")
+        sparsity_axis(axes)
+        axes.set(title=title, xlabel="% of weights remaining", ylabel="ROC-AUC, held-out seed", ylim=(0.4, 1.02))
     panels[0].legend(fontsize=8, loc="lower right")
     panels[3].set_axis_off()
     panels[3].legend(*panels[1].get_legend_handles_labels(), title="each feature alone", loc="upper left")
@@ -87,13 +87,14 @@ def seeding(folder: Path, caption: str = "") -> Figure:
         plot_intervals(table[table["seeding"] == label], "percent_left", "seeded", survive, label, colour)
     left = sorted(table["percent_left"].unique())
     survive.plot(left, [x / 100 for x in left], color="#999999", linestyle=":", label="all weights")
-    sparsity_axis(survive, min(left))
-    survive.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    survive.set(title="Share of the named weights that survive pruning", xlabel="% of weights remaining")
+    sparsity_axis(survive)
+    in_percent(survive.yaxis)
+    survive.set(title="Share of these weights that survives pruning", xlabel="% of weights remaining")
     survive.legend()
-    trials = table.drop_duplicates(["seeding", "trial"])
+    same = {f"{which}, as drawn": "all weights as drawn" for which in ("largest", "smallest")}  # the same networks
+    trials = table.replace({"seeding": same}).drop_duplicates(["seeding", "trial"])
     sns.stripplot(trials, x="dense_test_accuracy", y="seeding", color="#1f5fa8", ax=dense, jitter=False)
-    dense.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    in_percent(dense.xaxis)
     dense.set(title="Dense network, each trial", xlabel="test accuracy", ylabel="")
     return captioned(figure, caption)
 
@@ -112,14 +113,15 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
         if method.startswith("evolved"):
             axes.scatter(part["percent_left"], part["test_accuracy"], s=10, color=colour, label=method)
         else:
-            plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, method, colour)
+            label = method.replace("weights signed", "only signs kept")
+            plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour)
     start = untrained(read_whole_trials(folder)[1]).query("round > 0")
     for arm, (label, colour) in CHOSEN.items():
         if (start["arm"] == arm).any():
             part = start[start["arm"] == arm]
             plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour, "--")
-    sparsity_axis(axes, table["percent_left"].min())
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    sparsity_axis(axes)
+    in_percent(axes.yaxis)
     axes.set(title="Masks on untrained networks", xlabel="% of weights remaining", ylabel="test accuracy, untrained")
     axes.legend()
     return captioned(figure, caption)
@@ -134,7 +136,10 @@ def prediction_lenet(root: Path) -> Figure | None:
 def seeding_lenet(root: Path) -> Figure | None:
     """Survival of LeNet's largest and smallest initial weights on MNIST, as drawn or changed in size or sign."""
     folder = run_with(root, "mask_prediction", "seeding")
-    return seeding(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
+    what = (
+        "LeNet-300-100 on MNIST, the largest (or smallest) fifth of each layer's initial weights, bands: 95% intervals"
+    )
+    return seeding(folder, caption_of(what, folder)) if folder else None
 
 
 def supermasks_lenet(root: Path) -> Figure | None:

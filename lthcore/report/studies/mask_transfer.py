@@ -4,9 +4,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import gap, runs_of
-from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
-from lthcore.report.plots import ARMS, plot_means
+from lthcore.report.layout import caption_of, captioned, new_figure, one_legend, sparsity_axis
+from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained
@@ -17,7 +18,7 @@ TRANSFER = ("ticket", "transferred", "transferred-shuffled")
 
 def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
     """Draw a row for each run (title -> folder): accuracy with transferred and native masks, untrained and trained."""
-    figure, panels = new_figure(len(folders), 2)
+    figure, panels = new_figure(len(folders), 2, (9.5, 3.0 * len(folders)))
     for i, (title, folder) in enumerate(folders.items()):
         rounds, curves = read_whole_trials(folder)
         for axes, table, column, when in (
@@ -27,11 +28,11 @@ def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
             left = table["round"].map(rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean())
             for arm in TRANSFER:
                 part = table[(table["arm"] == arm) & (table["round"] > 0)]
-                label, colour, style = ARMS[arm]
-                plot_means(part[column], left[part.index], axes, label, colour, style)
-            sparsity_axis(axes, rounds["percent_left"].min())
+                look = arm_of(arm)
+                plot_means(part[column], left[part.index], axes, look.label, look.colour, look.style, look.marker)
+            sparsity_axis(axes)
             axes.set(title=f"{title}, {when}", xlabel="% of weights remaining", ylabel="test accuracy")
-    panels[0].legend()
+    one_legend(figure)
     return captioned(figure, caption)
 
 
@@ -48,7 +49,7 @@ def _directions(folder: Path) -> str:
     settings = read_record(folder)["settings"]
     names = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "mnist_permuted": "permuted MNIST"}
     source, target = (names.get(settings[key], settings[key]) for key in ("masks_from", "dataset"))
-    return f"{source} to {target}"
+    return f"Mask of {source} on {target}"
 
 
 def transfer_findings(folder: Path) -> list[str]:

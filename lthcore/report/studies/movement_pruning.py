@@ -7,26 +7,38 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import gap, level, profile_of, runs_beside
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis
-from lthcore.report.plots import ARMS, plot_rounds
+from lthcore.report.layout import (
+    caption_of,
+    captioned,
+    in_percent,
+    new_figure,
+    one_legend,
+    place_of,
+    size_of,
+    sparsity_axis,
+    titled,
+)
+from lthcore.report.plots import plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
 
 MOVEMENT = {
-    "high_movement": ("prune high movement", "#1f5fa8"), "low_movement": ("prune low movement", "#d1642a"),
-    "magnitude": ("prune low magnitude", "#222222"), "magnitude_increase": ("prune low magnitude increase", "#3d8c5c"),
-    "random": ("prune at random", "#999999"),
+    "high_movement": ("prune high movement", "#a5282c"), "low_movement": ("prune low movement", "#2a9d8f"),
+    "magnitude": ("prune low magnitude", "#1f5fa8"), "magnitude_increase": ("prune low magnitude increase", "#3d8c5c"),
+    "random": ("prune at random", "#808080"),
     "high_movement_guarded": ("prune high movement, guarded", "#7a4fa3"),
     "high_movement_going_on": ("prune high movement, from best weights", "#b8860b"),
     "high_movement_going_on_fresh": ("the same, new optimizer", "#c07fae"),
 }  # fmt: skip
 
 
+BLUE = arm_of("ticket").colour
 NETWORKS = {
     "conv4_cifar10": "Conv-4 on CIFAR-10",
     "lenet_mnist": "LeNet-300-100 on MNIST",
@@ -55,7 +67,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     for axes, title in zip(panels, ("Test accuracy", "Test loss", "Validation loss"), strict=False):
         axes.set(title=f"{title}, each round", xlabel=unit)
         if "accuracy" in title:
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            in_percent(axes.yaxis)
         else:
             later = np.concatenate([line.get_ydata()[1:] for line in axes.lines])
             axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
@@ -69,12 +81,15 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     _per_round(panels[3], by_round["es_val_loss"].mean(), "Best validation loss")
     _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Best validation accuracy")
     collapsed = [k for k, part in by_round if "emptied" in part and part["emptied"].notna().any()]
-    _bars(panels[5], by_round["final_test_accuracy"].mean(), "Test accuracy at the end", collapsed)
-    _bars(panels[6], last, "Test loss at the end", collapsed)
-    _bars(panels[7], 1 - by_round["percent_left"].mean() / 100, "Sparsity", collapsed)
+    _per_round(panels[5], by_round["final_test_accuracy"].mean(), "Test accuracy at the end")
+    _per_round(panels[6], last, "Test loss at the end")
+    pruned = 1 - by_round["percent_left"].mean() / 100
+    _bars(panels[7], pruned, "Share of weights pruned", collapsed)
     for axes in (panels[4], panels[5], panels[7]):
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        in_percent(axes.yaxis)
+    skipped = pruned.index[pruned.diff().eq(0)]
     note = f"; in rounds {', '.join(map(str, collapsed))} (red) a layer was emptied" if collapsed else ""
+    note += f"; nothing was pruned before round {', '.join(map(str, skipped))}" if len(skipped) else ""
     return captioned(figure, caption + note)
 
 
@@ -82,7 +97,8 @@ def movement_rounds(root: Path) -> Figure | None:
     """High-movement pruning round by round, for the largest network with results."""
     for stem in NETWORKS:
         if folder := _runs(root, stem).get(f"{stem}-high_movement"):
-            return pruning_rounds(folder, caption_of(NETWORKS[stem], folder))
+            figure = pruning_rounds(folder, caption_of("means over trials", folder))
+            return titled(figure, f"High-movement pruning, {NETWORKS[stem]}")
     return None
 
 
@@ -92,25 +108,28 @@ def movement_arms(root: Path) -> Figure | None:
     if not networks:
         return None
     figure, panels = new_figure(len(networks), 1, (7.5, 3.2 * len(networks) + 1))
+    any_emptied = False
     for axes, (stem, runs) in zip(panels, networks.items(), strict=True):
-        lowest = 100.0
         for name, (label, colour) in MOVEMENT.items():
             if f"{stem}-{name}" not in runs:
                 continue
             rounds, _ = read_whole_trials(runs[f"{stem}-{name}"])
-            plot_rounds(rounds, "final_test_accuracy", axes, label, colour)
-            lowest = min(lowest, rounds["percent_left"].min())
-            if "emptied" in rounds:
-                empty = rounds[rounds["emptied"].notna()]
-                axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
-        sparsity_axis(axes, lowest)
-        title = caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"])
+            style = "--" if name in ("high_movement_guarded", "high_movement_going_on_fresh") else "-"
+            plot_rounds(rounds, "final_test_accuracy", axes, label, colour, style)
+            empty = rounds[rounds["emptied"].notna()] if "emptied" in rounds else rounds[:0]
+            axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
+            any_emptied |= len(empty) > 0
+        sparsity_axis(axes)
+        title = f"{NETWORKS[stem]}, {size_of(runs[f'{stem}-high_movement'])}"
         axes.set(title=title, ylabel="test accuracy at the end", xlabel="% of weights remaining")
-        axes.legend().remove()
-    handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    legend_above(figure, handles.values(), handles.keys())
-    note = "the first round of each trial at percentages that all reached, since rounds may be skipped; bars: range"
-    return captioned(figure, f"{note}; red crosses: a layer was emptied")
+    one_legend(figure)
+    note = (
+        "the first round of each trial at a percentage; since rounds may be skipped, a line ends where not all trials "
+        "got further; bars: range"
+    )
+    note += any_emptied * "; red crosses: a layer was emptied"
+    places = place_of(*(folder for runs in networks.values() for folder in runs.values()))
+    return captioned(figure, f"{note}; tables: {places}")
 
 
 def movement_layers(root: Path) -> Figure | None:
@@ -123,25 +142,25 @@ def movement_layers(root: Path) -> Figure | None:
     arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
     if not arms:
         return None
-    figure, panels = new_figure(-(-len(arms) // 3), 3)
+    figure, panels = new_figure(-(-len(arms) // 3), min(3, len(arms)))
     for axes, arm in zip(panels, arms, strict=False):
         folder = runs[f"{stem}-{arm}"]
         density = read_table(folder, "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
         left = read_whole_trials(folder)[0].groupby("round")["percent_left"].mean()
         layers = list(density.index.get_level_values("layer").unique())
-        for layer, colour in zip(layers, sns.color_palette("viridis", len(layers) + 1), strict=False):
+        for layer, colour in zip(layers, sns.color_palette("turbo", len(layers), desat=0.65), strict=True):
             axes.plot(
                 left.loc[density[layer].index], density[layer], color=colour, marker="o", markersize=3, label=layer
             )
-        sparsity_axis(axes, left.min())
+        sparsity_axis(axes)
         axes.set(
             title=MOVEMENT[arm][0],
             xlabel="% of weights remaining",
             ylabel="share of the layer kept",
             ylim=(-0.03, 1.03),
         )
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    panels[0].legend()
+        in_percent(axes.yaxis)
+    one_legend(figure)
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
     return captioned(figure, caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]))
@@ -154,13 +173,13 @@ def _runs(root: Path, stem: str) -> dict[str, Path]:
 
 
 def _per_round(axes: Axes, values: pd.Series, title: str) -> None:
-    axes.plot(values.index, values, color=ARMS["ticket"][1], marker="o", markersize=4)
+    axes.plot(values.index, values, color=BLUE, marker="o", markersize=4)
     axes.set(title=title, xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> None:
-    axes.bar(values.index, values, color=["#c00000" if k in collapsed else ARMS["ticket"][1] for k in values.index])
+    axes.bar(values.index, values, color=["#c00000" if k in collapsed else BLUE for k in values.index])
     axes.set(title=title, xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 

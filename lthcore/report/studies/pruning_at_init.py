@@ -8,36 +8,29 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from lthcore.analysis import early_bird
 from lthcore.analysis.cache import cached_table
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import gaps, profile_of, run_with, runs_of
-from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, in_percent, legend_above, new_figure, sparsity_axis
 from lthcore.report.plots import plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
 from lthcore.runs.files import read_table
 
-AT_INIT = {
-    "ticket": ("iterative ticket", "#222222", "-"),
-    "oneshot": ("one-shot ticket", "#1f5fa8", "-"),
-    "by_snip": ("SNIP", "#3d8c5c", "-"),
-    "by_grasp": ("GraSP", "#d1642a", "-"),
-    "by_synflow": ("SynFlow", "#7a4fa3", "-"),
-    "by_magnitude_at_init": ("large at init", "#b8860b", "-"),
-    "by_random": ("random", "#999999", "-"),
-}
+AT_INIT = ("ticket", "oneshot", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_init", "by_random")
 
 EARLY_BIRD = ("early_bird", "early_bird_tickets")  # derived tables
 
 
-SANITY = {
-    "": ("unchanged", "-"),
-    "-shuffled": ("mask shuffled within layers", "--"),
-    "-fresh": ("weights reinitialised", "-."),
-    "-inverted": ("worst weights kept", ":"),
+SANITY = {  # suffix of an arm by a criterion -> label
+    "": "unchanged",
+    "-shuffled": "mask shuffled within layers",
+    "-fresh": "weights reinitialised",
+    "-inverted": "worst weights kept (not SynFlow)",
 }
 
 
@@ -48,31 +41,31 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     """
     rounds, _ = read_whole_trials(folder)
     figure, panels = new_figure(2, 2, (9.0, 7.5))
-    plot_arms(rounds, AT_INIT, "final_test_accuracy", panels[0], "Masks found before or after training")
+    shown = {arm: arm_of(arm).label for arm in AT_INIT}
+    plot_arms(rounds, shown, "final_test_accuracy", panels[0], "Masks found before or after training")
     for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#e58a8a", "#2a9d8f"), strict=False):
         table = pd.concat([read_whole_trials(other)[0] for other in folders])
         plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
     for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
-        label, colour, _ = AT_INIT[f"by_{name}"]
-        arms = {f"by_{name}{suffix}": (text, colour, style) for suffix, (text, style) in SANITY.items()}
-        plot_arms(rounds, arms, "final_test_accuracy", axes, f"{label}: sanity checks")
+        arms = {f"by_{name}{suffix}": text for suffix, text in SANITY.items()}
+        plot_arms(rounds, arms, "final_test_accuracy", axes, f"{arm_of(f'by_{name}').label}: sanity checks")
     below = _zoom(rounds[rounds["round"] > 0], panels)
-    panels[0].legend(loc="lower left", fontsize=8.5, labelspacing=0.3)
-    ways = [Line2D([], [], color="#444444", linestyle=style) for _, style in SANITY.values()]
-    panels[3].legend(ways, [text for text, _ in SANITY.values()], loc="lower left", title="in these three panels")
+    legend_above(figure, *panels[0].get_legend_handles_labels())
+    looks = [arm_of(f"by_snip{suffix}") for suffix in SANITY]
+    ways = [Line2D([], [], color="#444444", linestyle=look.style, marker=look.marker) for look in looks]
+    panels[3].legend(ways, SANITY.values(), loc="lower left", title="in the panels of sanity checks")
     return captioned(figure, "; ".join(filter(None, (caption, below))))
 
 
 def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
     """Give all panels one scale that shows most of the lines, and return a note on the means below it."""
-    left = table.groupby("round")["percent_left"].mean().round(2)
+    left = table.groupby("round")["percent_left"].mean()
     means = table.groupby(["arm", "round"])["final_test_accuracy"].mean()
     lowest = max(0.0, means.quantile(0.1) - 0.6 * (means.max() - means.quantile(0.1)))
     for axes in panels:
         axes.set_ylim(lowest, means.max() + 0.1 * (means.max() - lowest))
-        sparsity_axis(axes, left.min(), left.max())
     fallen = [
-        f"{arm.removeprefix('by_').replace('-inverted', ', worst weights kept,')} {mean:.0%} ({left[k]:.1f}% remaining)"
+        f"{arm_of(arm).label.replace(',', ' with')} {mean:.0%} ({left[k]:.1f}% remaining)"
         for (arm, k), mean in means.items()
         if mean < lowest
     ]
@@ -100,22 +93,27 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
     lefts = sorted(masks["percent_left"].unique(), reverse=True)
     for left, colour in zip(lefts, sns.color_palette("viridis", len(lefts) + 1), strict=False):
         part, label = masks[masks["percent_left"] == left], f"{left:.3g}% remaining"
+        farthest = 2 * left / 100  # share of all weights in which two masks of this size differ at most
+        part = part.assign(farthest=part["farthest"] / farthest)
         plot_intervals(part, "iteration", "farthest", still, label, colour)
         plot_intervals(part, "iteration", "overlap", alike, label, colour)
-    still.axhline(early_bird.CLOSE, color="#888888", linewidth=1, linestyle=":")
-    still.set(title="Distance to 5 previous masks", ylabel="share of all weights")
+        if farthest > early_bird.CLOSE:
+            still.axhline(early_bird.CLOSE / farthest, color=colour, linewidth=1, linestyle=":")
+    still.set(title="Distance to 5 previous masks", ylabel="share of the largest possible")
     alike.set(title="Overlap with the final mask", ylabel="Jaccard index")
     still.set_xlim(alike.get_xlim())
     for axes in (still, alike):
         axes.set_xlabel("training iterations")
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    still.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    in_percent(still.yaxis)
     for arm in ("ticket", "oneshot", "by_snip"):
         part = rounds[(rounds["arm"] == arm) & (rounds["round"] > 0)]
         if len(part):
-            plot_means(part["final_test_accuracy"], part["percent_left"], accuracy, *AT_INIT[arm])
-    plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#c07fae", "--")
-    sparsity_axis(accuracy, min(lefts), max(lefts))
+            look = arm_of(arm)
+            left = part.groupby("round")["percent_left"].transform("mean")
+            plot_means(part["final_test_accuracy"], left, accuracy, look.label, look.colour, look.style, look.marker)
+    plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#222222", "--")
+    sparsity_axis(accuracy)
     accuracy.set(title="Pruned when first stable", ylabel="test accuracy at the end")
     accuracy.set_xlabel("% of weights remaining")
     alike.legend()
@@ -126,7 +124,10 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
 def early_birds_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST: changes of the mask during training of the dense network, and accuracy of early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
-    what = "LeNet-300-100 on MNIST, dotted line: masks below it are stable; bands: 95% intervals, bars: range of trials"
+    what = (
+        "LeNet-300-100 on MNIST, dotted lines: below them masks are stable, as the smallest are at any distance; "
+        "bands: 95% intervals, bars: range of trials"
+    )
     return early_birds(folder, caption_of(what, folder)) if folder else None
 
 

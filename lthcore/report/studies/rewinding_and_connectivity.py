@@ -5,13 +5,14 @@ from pathlib import Path
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import ScalarFormatter
 
 from lthcore.analysis import stability
 from lthcore.analysis.cache import cached_table, has_derived
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import gap, profile_of, runs_beside
-from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
-from lthcore.report.plots import ARMS, plot_intervals, plot_rounds
+from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, new_figure, sparsity_axis
+from lthcore.report.plots import plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
@@ -42,7 +43,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     points = sorted(folders)
     figure, panels = new_figure(2, 2)
     colours = dict(zip(points, sns.color_palette("viridis", len(points) + 1), strict=False))
-    barriers = []
+    barriers, fallen = [], []
     for point in points:
         rounds, _ = read_whole_trials(folders[point])
         tickets = rounds[rounds["arm"] == "ticket"]
@@ -50,17 +51,25 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         by_arm = {arm: rounds[(rounds["arm"] == arm) | (rounds["round"] == 0)] for arm in rounds["arm"].unique()}
         if "continued" in by_arm:
             plot_rounds(by_arm["continued"], "final_test_accuracy", panels[1], f"k = {point:,}", colours[point])
+            fallen += _collapsed(rounds, point)
         if point == 0:
-            plot_rounds(tickets, "final_test_accuracy", panels[2], "rewound: ticket", colours[point])
+            plot_rounds(tickets, "final_test_accuracy", panels[2], "rewound: ticket", arm_of("ticket").colour)
             for arm, label in WAYS.items():
                 if arm in by_arm:
-                    plot_rounds(by_arm[arm], "final_test_accuracy", panels[2], label, ARMS[arm][1], ARMS[arm][2])
+                    look = arm_of(arm)
+                    plot_rounds(
+                        by_arm[arm], "final_test_accuracy", panels[2], label, look.colour, look.style, look.marker
+                    )
         if has_derived(folders[point], "stability"):
             barriers.append(read_table(folders[point], "stability.csv"))
+    if fallen:
+        least = read_whole_trials(folders[points[0]])[0].query("arm == 'ticket'")
+        cut_below(panels[1], least["final_test_accuracy"])
+        caption += f"; collapsed with the learning rate rewound: {', '.join(fallen)}"
     titles = ("Weights rewound to iteration k", "Learning rate rewound to iteration k", "Ways to continue, k = 0")
     for axes, title in zip(panels, titles, strict=False):
         axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at the end")
-        sparsity_axis(axes, rounds["percent_left"].min())
+        sparsity_axis(axes)
         if axes.has_data():
             axes.legend()
         else:  # its arms may be trained with rewinding to 0 only
@@ -79,11 +88,23 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         barrier.set_xticks(points)
         barrier.xaxis.set_major_formatter(ScalarFormatter())
         barrier.minorticks_off()
-        barrier.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        in_percent(barrier.yaxis)
         barrier.legend()
     else:
         panels[3].set_visible(False)
     return captioned(figure, caption)
+
+
+def _collapsed(rounds: pd.DataFrame, point: int) -> list[str]:
+    """Say for each round how many trials collapsed that went on from trained weights, unlike the rewound ones."""
+    by_arm = {arm: part.set_index(["round", "trial"])["final_test_accuracy"] for arm, part in rounds.groupby("arm")}
+    lost = (by_arm["continued"] - by_arm["ticket"]).dropna() < -COLLAPSED
+    left = rounds.groupby("round")["percent_left"].mean()
+    return [
+        f"{part.sum()} of {len(part)} trials at {left[k]:.3g}% (k = {point:,})"
+        for k, part in lost.groupby(level="round")
+        if part.any()
+    ]
 
 
 def rewinding_lenet(root: Path) -> Figure | None:

@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, runs_beside, runs_of
-from lthcore.report.layout import caption_of, captioned, new_figure
+from lthcore.report.layout import caption_of, captioned, new_figure, one_legend
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -65,21 +65,25 @@ def _structured(root: Path, network: str) -> Figure | None:
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
         axes.set(title=of, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
-        low, high = axes.get_ylim()
-        axes.set_ylim(low - (0.5 if axes is not panels[1] else 0) * (high - low), high)  # room for the legend
-        axes.legend(loc="lower left")
-    what = f"{title}, whole {units}, bars: range of trials, without those stuck at chance"
+    one_legend(figure)
+    what = f"{title}, whole {units}, bars: range of trials, without those stuck at chance (a/b: a of b trials)"
     return captioned(figure, caption_of(what, *found.values()))
 
 
 def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
     """Plot the test accuracy at early stopping against weights remaining, without training runs stuck at chance.
 
-    The weights remaining are averaged in each round, since they differ between trials if whole units are pruned.
+    Their number is written beside the point. The weights remaining are averaged in each round, since they differ
+    between trials if whole units are pruned.
     """
-    rounds = rounds[learned_anything(rounds["es_test_accuracy"])]
+    learned = learned_anything(rounds["es_test_accuracy"])
     left = rounds["percent_left"].groupby(rounds["round"]).transform("mean")
-    plot_means(rounds["es_test_accuracy"], left, axes, label, colour, style)
+    plot_means(rounds["es_test_accuracy"][learned], left[learned], axes, label, colour, style)
+    for at, part in learned.groupby(left):
+        if not part.all():
+            where = (at, rounds["es_test_accuracy"][part.index][part].mean())
+            said = f"{(~part).sum()}/{len(part)}"
+            axes.annotate(said, where, (0, -14), textcoords="offset points", ha="center", fontsize=8.5)
 
 
 def findings(root: Path) -> list[str]:

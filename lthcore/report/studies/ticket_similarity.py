@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from lthcore.analysis import overlap
 from lthcore.analysis.cache import cached_table, has_derived
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import run_with
 from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
 from lthcore.report.plots import plot_intervals
@@ -21,18 +22,14 @@ ALIKE = {
 }
 
 
-BY_LAYER = (  # column, title, value expected by chance
-    ("cka", "Linear CKA of activations", None),
-    ("cca", "Mean CCA of activations", None),
-    ("cosine", "Cosine of incoming weights", 0),
-    ("cosine_columns", "Cosine of outgoing weights", 0),
-    ("signs", "Shared weights of equal sign", 0.5),
+BY_LAYER = (  # column, title, label of the y-axis, value expected by chance
+    ("cka", "Linear CKA of activations", "CKA", None),
+    ("cca", "Mean CCA of activations", "CCA", None),
+    ("cosine", "Cosine of incoming weights", "cosine", 0),
+    ("cosine_columns", "Cosine of outgoing weights", "cosine", 0),
+    ("signs", "Shared weights of equal sign", "share", 0.5),
 )
-ARMS_ALIKE = {
-    "oneshot": ("one-shot ticket", "#7a4fa3"),
-    "random": ("random mask", "#999999"),
-    "transferred": ("mask from the other data set", "#d1642a"),
-}
+ARMS_ALIKE = {"oneshot": "one-shot ticket", "random": "random mask", "transferred": "mask from the other data set"}
 
 
 def similarity(folder: Path, caption: str = "") -> Figure:
@@ -49,30 +46,30 @@ def similarity(folder: Path, caption: str = "") -> Figure:
         for column, (label, colour, style) in ALIKE.items():
             part = pruned[pruned["layer"] == name]
             plot_intervals(part, "percent_left", column, axes, label, colour, style)
-        axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index")
+        axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index", ylim=(0, 0.75))
     panels[0].legend()
     colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
-    for axes, (column, title, chance) in zip(
+    for axes, (column, title, what, chance) in zip(
         (*panels[across : across + 2], *panels[2 * across :]), BY_LAYER, strict=False
     ):
         for name in names:
             part = seeds[seeds["layer"] == name]
             plot_intervals(part, "percent_left", column, axes, name, colours[name])
-        axes.set_title(title)
+        axes.set(title=title, ylabel=what)
         if chance is not None:
             axes.axhline(chance, color="#888888", linewidth=1, linestyle=":")
     panels[across].legend()
     if has_derived(folder, "arms_alike"):
         other, table = panels[across + 2], read_table(folder, "arms_alike.csv")
-        for arm, (label, colour) in ARMS_ALIKE.items():
+        for arm, label in ARMS_ALIKE.items():
             part = table[(table["arm"] == arm) & (table["layer"] == names[0])]
             if len(part):
-                plot_intervals(part, "percent_left", "jaccard", other, label, colour)
+                plot_intervals(part, "percent_left", "jaccard", other, label, arm_of(arm).colour)
         other.set(title=f"{names[0]}: ticket and other masks", ylabel="Jaccard index")
         other.legend()
     for axes in panels:
         if axes.lines:
-            sparsity_axis(axes, seeds["percent_left"].min())
+            sparsity_axis(axes)
             axes.set_xlabel("% of weights remaining")
         else:
             axes.set_axis_off()

@@ -1,15 +1,15 @@
 """Study of the structure of tickets. Figures and sentences."""
 
+from itertools import cycle
 from pathlib import Path
 
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis import structure as of_tickets
 from lthcore.analysis.cache import cached_table
 from lthcore.report.comparisons import run_with
-from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import plot_intervals
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table
@@ -17,8 +17,8 @@ from lthcore.runs.files import read_table
 STRUCTURE = {  # title -> (column, or numerator and denominator)
     "Share of the layer kept": ("density", None),
     "Kept weights that started positive": ("positive_initial_kept", None),
-    "Initial magnitude, kept / pruned": ("magnitude_initial_kept", "magnitude_initial_pruned"),
-    "Movement in training, kept / pruned": ("movement_kept", "movement_pruned"),
+    "Initial size, kept / pruned": ("magnitude_initial_kept", "magnitude_initial_pruned"),
+    "Movement, kept / pruned": ("movement_kept", "movement_pruned"),
     "Units without any input": ("units_without_input", None),
 }
 
@@ -33,21 +33,24 @@ def structure(folder: Path, caption: str = "") -> Figure:
     colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
     figure, panels = new_figure(2, 3)
     for axes, (title, (top, bottom)) in zip(panels, STRUCTURE.items(), strict=False):
-        for name in names:
+        for name, style in zip(names, cycle(("-", "--", "-."))):  # lines may lie on each other
             part = layers[layers["layer"] == name]
-            plot_intervals(part, "percent_left", top, axes, name, colours[name], over=bottom or "")
-        axes.set(title=title)
-        if bottom is None:
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+            plot_intervals(part, "percent_left", top, axes, name, colours[name], style, over=bottom or "")
+        axes.set(title=title, ylabel="ratio" if bottom else "")
+        if bottom:
+            axes.axhline(1, color="#bbbbbb", linewidth=0.8)
+        else:
+            in_percent(axes.yaxis)
     panels[1].axhline(0.5, color="#bbbbbb", linewidth=0.8)
     panels[0].legend()
     if len(paths):
         plot_intervals(paths, "percent_left", "paths", panels[5], "ticket / random mask", "#1f5fa8", over="expected")
-        panels[5].set(title="Paths from input to output")
+        panels[5].set(title="Paths from input to output", ylabel="ratio")
         panels[5].axhline(1, color="#bbbbbb", linewidth=0.8)
         panels[5].legend()
+    panels[4].set_ylim(bottom=0)  # the band is symmetric, but no share is negative
     for axes in panels:
-        sparsity_axis(axes, layers["percent_left"].min())
+        sparsity_axis(axes)
         axes.set_xlabel("% of weights remaining")
     return captioned(figure, caption)
 
@@ -68,7 +71,7 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
             groups = part.groupby(part["degree"] // width * width)[["units", "expected"]].sum()
             axes.bar(groups.index, groups["units"], width, align="edge", color="#1f5fa8", alpha=0.6, label="ticket")
             axes.plot(groups.index + width / 2, groups["expected"], color="#d1642a", label="random mask")
-            axes.set(title=f"{name}: {what}", xlabel="connections", ylabel="units" if i == 0 else "")
+            axes.set(title=f"{name}: {what}", xlabel="connections", ylabel="units, mean of trials" if i == 0 else "")
     panels[0].legend()
     left = table["percent_left"].iloc[0]
     return captioned(
@@ -77,19 +80,20 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
 
 
 def pixel_figure(folder: Path, caption: str = "") -> Figure:
-    """Draw the share of first-layer units that each pixel is connected to, at up to four rounds."""
+    """Draw how many first-layer units each pixel is connected to, relative to the average, at up to four rounds."""
     table = read_table(folder, "pixels.csv")
     left = read_table(folder, "layers.csv").groupby("round")["percent_left"].mean()
     last = table["round"].max()
     rounds = sorted({max(1, round(last * part)) for part in (0.25, 0.5, 0.75, 1)})
-    figure, panels = new_figure(1, len(rounds))
+    relative = table["share"] / table.groupby("round")["share"].transform("mean")
+    figure, panels = new_figure(1, len(rounds), (11.0, 2.9))
     for axes, k in zip(panels, rounds, strict=True):
-        image = table[table["round"] == k].pivot(index="row", columns="column", values="share")
-        shown = axes.imshow(image, cmap="viridis", vmin=0)
-        figure.colorbar(shown, ax=axes, shrink=0.75, format=PercentFormatter(1, decimals=None))
+        image = table.assign(share=relative)[table["round"] == k].pivot(index="row", columns="column", values="share")
+        shown = axes.imshow(image, cmap="viridis", vmin=0, vmax=relative[table["round"].isin(rounds)].max())
         axes.set(title=f"{left[k]:.3g}% remaining", xticks=[], yticks=[])
         axes.grid(False)
-    return captioned(figure, f"share of the first layer's units connected to each pixel; {caption}".rstrip("; "))
+    figure.colorbar(shown, ax=list(panels), shrink=0.8, label="times the average pixel")
+    return captioned(figure, f"units of the first layer connected to each pixel; {caption}".rstrip("; "))
 
 
 def structure_lenet(root: Path) -> Figure | None:
