@@ -112,6 +112,11 @@ def test_help_of_a_command_has_its_own_examples_only(command, capsys):
     assert examples and set(examples) == {command}
 
 
+def test_settings_of_a_misspelt_study_are_one_line(capsys):
+    assert lth("settings", "dynamic_prunning") == 2
+    assert "study = 'dynamic_prunning' (did you mean 'dynamic_pruning'?)" in capsys.readouterr().err
+
+
 def test_settings_are_listed_with_what_they_may_be(capsys):
     assert lth("settings") == 0
     out = capsys.readouterr().out
@@ -158,7 +163,10 @@ def test_what_a_user_can_mend_is_one_line_and_exit_status_2(arguments, message, 
         ("just text", "needs flat keys and a mapping `profiles:`"),
         ("trails: 1\nprofiles: {cpu: }", "unknown key 'trails' = 1 (did you mean 'trials'?)"),
         ("profiles: {cpu: {trials: 1.5}}", "trials = 1.5"),
-        ("profiles: {cpu: [1, 2]}", "(cpu): a profile must be a mapping of settings"),
+        ("profiles: {cpu: [1, 2]}", "(cpu): profile cpu must be a mapping, with `key: value` pairs"),
+        ("profiles: {cpu: {sweep: [1, 2]}}\nsweep: {sweep: {}}", "(cpu): sweep of profile cpu must be a mapping"),
+        ("profiles: {cpu: {}}\nsweep:", "(cpu): sweep must map labels to settings"),
+        ("profiles: {cpu: {}}\nsweep: {a: 3}", "(cpu): a must be a mapping"),
         ("7: 1\nprofiles: {cpu: }", "every key must be a name, and 7 is none"),
         (b"\xff\xfe\x00", "is not YAML"),
     ],
@@ -268,7 +276,7 @@ def test_one_experiment_of_a_sweep_runs_alone(queue, tmp_path, capsys):
     assert lth(*sweep, "faster") == 2
     assert "label of the sweep = 'faster' (did you mean 'fast'?): allowed are slow, fast" in capsys.readouterr().err
     assert lth("run", "params/lab/tiny.yaml", "--profile", "smoke", "--only", "fast") == 2
-    assert "this file has no sweep" in capsys.readouterr().err
+    assert "there is no sweep" in capsys.readouterr().err
 
 
 def test_force_starts_afresh(tmp_path):
@@ -474,6 +482,13 @@ def test_show_counts_early_stops_that_the_end_of_training_cut_off(tmp_path, caps
     assert [int(n) for n in re.findall(r" (\d)$", table, re.MULTILINE)] == list(cut)  # n = 1: a row for each training
 
 
+def test_show_of_a_folder_elsewhere_tells_of_that_folder(tmp_path, monkeypatch, capsys):
+    run_tiny()
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "others"))
+    assert lth("show", tmp_path / "results/smoke/lab/tiny") == 0
+    assert re.search(r"^state +done \(4 trainings\)$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_show_of_a_run_that_is_not_there_is_one_line(capsys):
     assert lth("show", "cpu/lab/nothing") == 2
     assert re.fullmatch(r"lth: results: no run 'cpu/lab/nothing' with run\.json below .+\n", capsys.readouterr().err)
@@ -502,6 +517,7 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     (project / "notebooks/deep").mkdir()
     monkeypatch.chdir(project / "notebooks/deep")
     monkeypatch.setattr(paper_figures, "FIGURES", {n: paper_figures.FIGURES[n] for n in (1, 4)})
+    monkeypatch.delenv("LTH_RESULTS")
     assert project_root() == project
     assert lth("figures") == 0
     assert f"no tables of {figure_specs.LENET_RUN} yet" in capsys.readouterr().out
@@ -523,6 +539,10 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     )  # the first two are figures of ours that are not drawn here
     for name in others:
         (figures / name).touch()
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "others"))
+    assert lth("figures") == 0
+    assert "removed" not in capsys.readouterr().out  # other results say nothing about the project's figures
+    monkeypatch.delenv("LTH_RESULTS")
     assert lth("figures") == 0
     assert "fig22.svg: removed" in capsys.readouterr().out
     assert [name for name in others if (figures / name).exists()] == ["mine.svg", "fig22.txt", "figure.png"]

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,11 +67,10 @@ def _execute(source: Path, executed: Path, values: dict):
     import papermill
     from traitlets.config import Config
 
-    from lthcore.runs.notebook import ending_with_this_process, passing_on_signals
+    from lthcore.runs.notebook import passing_on_signals, unwatched
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about parameters that a notebook does not list
-    os.environ["LTH_PLAIN"] = "summary"  # no progress in a notebook that nobody watches
     metadata = json.loads(source.read_text(encoding="utf-8")).get("metadata", {})
     spec = metadata.get("kernelspec", {})
     language = metadata.get("language_info", {}).get("name") or spec.get("language", "python")
@@ -82,7 +80,7 @@ def _execute(source: Path, executed: Path, values: dict):
         with passing_on_signals() as kernel:
             return papermill.execute_notebook(
                 str(source), str(executed), values, progress_bar=sys.stderr.isatty(), kernel_manager_class=kernel,
-                extra_arguments=ending_with_this_process(), **named, **where,
+                extra_arguments=unwatched(), **named, **where,
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         raise LabError(

@@ -41,8 +41,11 @@ def figures_command(options: argparse.Namespace) -> None:
         except Exception as error:  # a damaged run must not hide the other figures
             kept.add(name)
             print(f"{title}: {noted(error, errors)}")
-    for name in remove_old(folder, (name for _, name, _, _ in jobs), kept):
-        print(f"{name}: removed, it is not drawn any more")
+    if (
+        root.resolve() == (project_root() / "results").resolve()
+    ):  # other results say nothing about the project's figures
+        for name in remove_old(folder, (name for _, name, _, _ in jobs), kept):
+            print(f"{name}: removed, it is not drawn any more")
     raise_first(errors)
 
 
@@ -72,7 +75,7 @@ def scorecard_command(options: argparse.Namespace) -> None:
     missing = int((card["grade"] == NOT_RUN).sum())
     trained, counted = card[card["run"].notna()], card[card["run"].isna()]
     print(f"\nclaims of runs: {count_of(trained)}, {missing} not run; claims of arithmetic: {count_of(counted)}")
-    print("written: results/claims.csv")
+    print(f"written: {short(results_root() / 'claims.csv')}")
     unreadable = int((card["grade"] == UNREADABLE).sum())
     if unreadable:
         raise LabError(f"scorecard: {unreadable} parts could not be graded, as the notes above say")

@@ -9,14 +9,17 @@ from typing import Any, get_args
 def settings_command(options: argparse.Namespace) -> None:
     """Print each setting with its default, its allowed values and its meaning; then networks, criteria and the rest."""
     from lthcore import arms
-    from lthcore.lottery.methods import settings_for
+    from lthcore.errors import choose
+    from lthcore.lottery.methods import METHODS, settings_for
     from lthcore.registry import CRITERIA, MODELS
+    from lthcore.runs.experiments import params_files
     from lthcore.sources.catalogue import DATASETS
 
+    studies = {path.parent.name for path in params_files()} | {method.notebook for method in METHODS.values()}
+    choose("settings: study", options.study, sorted(studies - {""} | {"iterative_pruning"}))
     width = shutil.get_terminal_size((110, 24)).columns
     for name, field in settings_for(options.study).model_fields.items():
-        default = "required" if field.is_required() else repr(field.default)
-        print(f"{name} = {default}")
+        print(f"{name} = {field.default!r}")
         meaning = "; ".join(filter(None, (field.description, _allowed(field.annotation, field.description or ""))))
         print(textwrap.fill(meaning, width, initial_indent="    ", subsequent_indent="    "))
     for what, names in (

@@ -26,7 +26,8 @@ def show_command(options: argparse.Namespace) -> None:
             f"{key:18} {json.dumps(value) if isinstance(value, dict) else value}" for key, value in record.items()
         )
     )
-    print(_standing(folder))
+    if lines := _standing(folder):
+        print("\n".join(lines))
     _print_settings(folder, whole.get("settings", {}))
     columns = ["es_iteration", "es_test_accuracy", "final_test_accuracy", "final_train_accuracy"]
     rounds["cut_off"] = cut_off(rounds)
@@ -43,16 +44,16 @@ def show_command(options: argparse.Namespace) -> None:
     print("\nmeans over trials and draws\n" + table.round(4).to_string() + note)
 
 
-def _standing(folder: Path) -> str:
+def _standing(folder: Path) -> list[str]:
     """Return the state of a run as `lth list` shows it, and the settings of its params file that it changes.
 
-    Returns an empty string if the run does not belong to a params file.
+    The list is empty if the run does not belong to a params file.
     """
     from lthcore.paths import project_root
     from lthcore.runs.plan import state_line
     from lthcore.runs.status import changed_runs
 
-    *_, profile, study, variant = folder.resolve().parts
+    root, (*_, profile, study, variant) = folder.resolve().parents[2], folder.resolve().parts
     known: dict[str, Experiment] = {}
     for path in sorted((project_root() / "params" / study).glob("*.yaml")):
         try:
@@ -60,14 +61,13 @@ def _standing(folder: Path) -> str:
         except LabError:
             continue
     name = f"{profile}/{study}/{variant}"
-    lines = []
     if name in known:
-        lines = [f"{'state':18} {state_line(known[name])}"]
-    for experiment, values in changed_runs(known, folder.resolve().parents[2]) if known else ():
+        return [f"{'state':18} {state_line(known[name], root)}"]
+    for experiment, values in changed_runs(known, root) if known else ():
         if experiment.name == name:
             what = ", ".join(f"{key} = {value}" for key, value in values.items())
-            lines = [f"{'state':18} {state_line(experiment)}", f"{'changed':18} {what}"]
-    return "\n".join(lines)
+            return [f"{'state':18} {state_line(experiment, root)}", f"{'changed':18} {what}"]
+    return []
 
 
 def _print_settings(folder: Path, values: dict[str, Any]) -> None:

@@ -14,8 +14,9 @@ from lthcore.analysis.statistics import difference, learned_anything, mean_accur
 from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.runs.experiments import PROFILES, load_experiments
+from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_experiments
 from lthcore.runs.files import read_record
+from lthcore.runs.schemas import COLUMNS
 from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 from lthcore.sources.catalogue import DATASETS
@@ -30,17 +31,13 @@ def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) ->
     `lth run` asked for. Only experiments defined by the params files count: runs made with `-p` have another variant
     and are left out. Params files and runs that cannot be read are left out with a note on stderr.
     """
-    defined = {
-        experiment.variant: path
-        for path in (project_root() / "params" / study).glob("*.yaml")
-        for experiment in _readable(load_experiments, path, PROFILES[0]) or ()
-    }
     found = {}
     for profile in profiles:  # by default without `smoke`, which only shows that the code runs
-        for path in sorted((root / profile / study).glob("*/run.json")):
-            folder = path.parent
-            if folder.name in defined and _readable(_is_drawn, folder, defined[folder.name]):
-                found[folder.name] = folder
+        for path in (project_root() / "params" / study).glob("*.yaml"):
+            for experiment in _readable(load_experiments, path, profile) or ():
+                folder = root / experiment.name
+                if (folder / "run.json").exists() and _readable(_is_drawn, folder, experiment):
+                    found[experiment.variant] = folder
     return dict(sorted(found.items()))
 
 
@@ -55,19 +52,18 @@ def profile_of(folder: Path) -> str:
     return folder.parents[1].name
 
 
-def _is_drawn(folder: Path, params: Path) -> bool:
+def _is_drawn(folder: Path, experiment: Experiment) -> bool:
     """Return whether a run has all training runs that its last `lth run` or its params file asks for."""
-    if read_record(folder).get("complete"):
-        return True
-    root, profile = folder.parents[2], profile_of(folder)
-    same = [e for e in load_experiments(params, profile) if e.variant == folder.name]
-    return any(status_of(experiment, root).is_drawn for experiment in same)
+    there = all((folder / name).exists() for name in COLUMNS)
+    return (there and bool(read_record(folder).get("complete"))) or status_of(experiment, folder.parents[2]).is_drawn
 
 
 def _readable(read: Callable, *what: object) -> Any:
-    """Return `read(*what)`; if it raises LabError, print a note to stderr and return None."""
+    """Return `read(*what)`; if it raises LabError, print a note to stderr (but of a missing profile); return None."""
     try:
         return read(*what)
+    except NoSuchProfile:
+        return None
     except LabError as error:
         print(f"note: left out: {error}", file=sys.stderr)
         return None

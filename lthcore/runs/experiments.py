@@ -61,33 +61,35 @@ def load_experiments(
     profiles = values.pop("profiles", None) if isinstance(values, dict) else None
     if not isinstance(profiles, dict) or not profiles:
         raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
-    sweep, plugins = values.pop("sweep", {"": {}}), values.pop("plugins", None)
     try:
-        check_plugins(plugins)
-        if not isinstance(sweep, dict) or not sweep:
+        check_plugins(values.pop("plugins", None))
+        sweep = _mapping("sweep", values.get("sweep"))
+        if "sweep" in values and not sweep:
             raise LabError("sweep must map labels to settings")
+        values.pop("sweep", None)
         check_name("params folder", path.absolute().parent.name)
         if check_name("params file", path.stem) == STOP:
             raise LabError(f"a file of the name {STOP} ends the runs beside it; choose another name")
         for name in profiles:
             choose("profiles", name, PROFILES)  # other commands look for runs under these
-        for label in sweep if sweep != {"": {}} else ():
+        for label in (labels := list(sweep)):
             check_name("label of the sweep", label)
+        if only is not None and not sweep:
+            raise LabError("there is no sweep, so no label of it to choose")
         if only is not None:
-            choose("label of the sweep", only, sweep if sweep != {"": {}} else ["none, as this file has no sweep"])
+            sweep = {choose("label of the sweep", only, sweep): sweep[only]}
         try:
             choose("profile", profile, profiles)
         except LabError as error:
             raise NoSuchProfile(error) from None
-        overlay = profiles[profile] or {}
-        scaled = overlay.pop("sweep", {}) if isinstance(overlay, dict) else {}
-        for label in scaled if isinstance(scaled, dict) else ["sweep"]:
-            choose(f"sweep of profile {profile}", label, sweep)
+        overlay = _mapping(f"profile {profile}", profiles[profile])
+        scaled = _mapping(f"sweep of profile {profile}", overlay.pop("sweep", None))
+        for label in scaled:
+            choose(f"sweep of profile {profile}", label, labels)
         layers_of = {
-            f"{path.stem}-{label}" if label else path.stem: (values, layer or {}, overlay, scaled.get(label, {}))
+            f"{path.stem}-{label}": (values, _mapping(label, layer), overlay, _mapping(label, scaled.get(label)))
             for label, layer in sweep.items()
-            if only in (None, label)
-        }
+        } or {path.stem: (values, overlay)}
         published = [_experiment(path, profile, variant, layers, {}) for variant, layers in layers_of.items()]
         if not overrides:
             return published
@@ -96,6 +98,13 @@ def load_experiments(
         return changed
     except LabError as error:
         raise type(error)(f"{path} ({profile}): {error}") from None
+
+
+def _mapping(what: str, value: object) -> dict[str, Any]:
+    """Return `value`, settings of a params file, as a mapping; nothing written is an empty one. Raises LabError."""
+    if value is not None and not isinstance(value, dict):
+        raise LabError(f"{what} must be a mapping, with `key: value` pairs")
+    return value or {}
 
 
 def _check_different(published: list[Experiment], changed: list[Experiment]) -> None:
@@ -125,8 +134,6 @@ def load_experiment(path: str | Path, profile: str = "cpu", overrides: dict[str,
 def _experiment(
     path: Path, profile: str, variant: str, layers: tuple[Any, ...], overrides: dict[str, Any]
 ) -> Experiment:
-    if not all(isinstance(layer, dict) for layer in layers):
-        raise LabError("a profile must be a mapping of settings")
     notebook = path.absolute().parent.name
     values = {key: value for layer in layers for key, value in layer.items()}
     published = settings_for(notebook, values)(**values)

@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def ending_with_this_process() -> list[str]:
-    """Return arguments for a kernel that ends when this process ends, even if this process is killed.
+def unwatched() -> list[str]:
+    """Return arguments for a kernel that nobody watches: it shows no progress, and ends when this process ends.
 
-    ipykernel also watches its parent process, but not if the parent died while the kernel was starting. The log level
-    keeps the kernel quiet: when interrupted, it would print an error to stderr in addition to the one line of `lth`.
+    It ends even if this process is killed. ipykernel also watches its parent process, but not if the parent died while
+    the kernel was starting. The log level keeps the kernel quiet: when interrupted, it would print an error to stderr
+    in addition to the one line of `lth`.
     """
-    quiet = f"--IPKernelApp.log_level={logging.CRITICAL}"
-    return [
-        quiet,
-        f"--IPKernelApp.exec_lines=__import__('lthcore.training.orphans').training.orphans.end_with({os.getpid()})",
-    ]
+    plain = "__import__('os').environ.update(LTH_PLAIN='summary')"
+    ending = f"__import__('lthcore.training.orphans').training.orphans.end_with({os.getpid()})"
+    return [f"--IPKernelApp.log_level={logging.CRITICAL}", f"--IPKernelApp.exec_lines={plain}; {ending}"]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Plan of a command: how much of its experiments or studies is done, and the estimated time of the rest."""
 
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from lthcore.errors import LabError, counted
@@ -37,9 +38,9 @@ def ask_whether_to_begin() -> None:
         raise LabError("run: nothing was begun; name fewer params files, or a smaller --profile")
 
 
-def state_line(experiment: Experiment) -> str:
-    """Return a line that says how much of an experiment is done, and the estimated time of the rest here."""
-    status = status_of(experiment)
+def state_line(experiment: Experiment, root: Path | None = None) -> str:
+    """Return a line that says how much of an experiment is done below a root, and the time of the rest here."""
+    status = status_of(experiment, root)
     done, total = len(status.done), len(status.done) + len(status.missing)
     if not status.missing:
         left_out = len(planned(experiment.settings)) - total

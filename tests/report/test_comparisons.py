@@ -376,17 +376,28 @@ def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
     assert len(rewinding_and_connectivity.rewinding({10: tmp_path}).axes) == 4
 
 
+def test_a_finished_run_counts_whatever_profiles_its_params_file_has(root, tmp_path, monkeypatch):
+    lab = tmp_path / "lab"
+    (lab / "params/dynamic_pruning").mkdir(parents=True)
+    (lab / "params/dynamic_pruning/lenet_mnist.yaml").write_text("profiles: {paper: }\nsweep: {dense: , '98': }")
+    monkeypatch.setattr("lthcore.report.comparisons.project_root", lambda: lab)
+    assert runs_of(root, "dynamic_pruning").keys() <= {"lenet_mnist-dense", "lenet_mnist-98"}
+    assert "lenet_mnist-98" in runs_of(root, "dynamic_pruning")
+
+
 def test_a_run_or_params_file_that_cannot_be_read_is_left_out_and_said_so(tmp_path, monkeypatch, capsys):
     """The other runs are compared without it."""
     study = tmp_path / "params" / "lab"
     study.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
-    (study / "a.yaml").write_text("{dataset: digits, validation: 200, sweep: {x: {}, y: {}}, profiles: {smoke: {}}}")
-    (study / "b.yaml").write_text("{trials: none, profiles: {smoke: {}}}")
+    (study / "a.yaml").write_text("{dataset: digits, validation: 200, sweep: {x: {}, y: {}}, profiles: {cpu: {}}}")
+    (study / "b.yaml").write_text("{trials: none, profiles: {cpu: {}}}")
     monkeypatch.chdir(tmp_path)
     for name, text in (("a-x", '{"run_key": "k", "complete": true}'), ("a-y", "{")):
         (tmp_path / "results" / "cpu" / "lab" / name).mkdir(parents=True)
         (tmp_path / "results" / "cpu" / "lab" / name / "run.json").write_text(text)
+        for table in ("rounds.csv", "curves.csv"):
+            (tmp_path / "results" / "cpu" / "lab" / name / table).touch()
     assert list(runs_of(tmp_path / "results", "lab")) == ["a-x"]
     err = capsys.readouterr().err
     assert "note: left out: " in err and "b.yaml" in err and "a-y" in err

@@ -10,7 +10,7 @@ import pytest
 from faults import command, finish, project
 
 from lthcore.commands.notebook import _execute
-from lthcore.runs.notebook import ending_with_this_process
+from lthcore.runs.notebook import unwatched
 from lthcore.training import orphans
 
 nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
@@ -73,6 +73,14 @@ def test_a_notebook_that_names_no_kernel_or_language_is_one_of_python(metadata, 
     assert _execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {"n": 7}).cells[-1].outputs[0].text == "42\n"
 
 
+def test_only_the_kernel_is_told_to_show_no_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_PLAIN", "1")
+    cell = nbformat.v4.new_code_cell("import os; print(os.environ['LTH_PLAIN'])")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "in.ipynb")
+    assert _execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {}).cells[-1].outputs[0].text == "summary\n"
+    assert os.environ["LTH_PLAIN"] == "1"
+
+
 def test_the_notebook_of_a_run_needs_no_other_tables_in_the_project(tmp_path):
     """A user's project has none of the committed tables: its run and its notebook must complete without them."""
     done = finish(command(project(tmp_path / "lab"), notebook=True))
@@ -85,6 +93,6 @@ def test_a_kernel_is_told_whom_to_end_with_by_a_line_that_it_can_execute(monkeyp
     """The kernel only logs a startup line that fails. It would then outlive its parent."""
     told = []
     monkeypatch.setattr(orphans, "end_with", told.append)
-    *_, argument = ending_with_this_process()
+    *_, argument = unwatched()
     exec(argument.partition("=")[2], {})
     assert told == [os.getpid()]
