@@ -244,6 +244,11 @@ def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -
         raise LabError(f"models: {name} turns 2 images into {given}, not into (2, {classes}), a number for each class")
 
 
+def flattens_images(layer: nn.Module) -> bool:
+    """Return whether a layer turns each image into one row of values, in the order of channels and positions."""
+    return isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1)
+
+
 def in_a_row(model: nn.Module) -> list[nn.Module] | None:
     """Return the layers of a network if it is a plain nn.Sequential without repeated layers, else None."""
     plain = type(model) is nn.Sequential and len(list(model.children())) == len(model)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lthcore.arms import Arm, arm_of
+from lthcore.arms import Arm, arm_of, criterion_of
 from lthcore.errors import LabError, shown
 from lthcore.plugins import load_plugins
 from lthcore.sources.catalogue import dataset_of
@@ -73,7 +73,7 @@ class Recipe(BaseModel):
     schedule: Schedule = Field("constant", description=_listed(Schedule))
     milestones: tuple[int, ...] = Field((), description="iterations at which the step schedule multiplies by gamma")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of the step schedule")
-    warmup: int = Field(0, ge=0, description="iterations of linear warm-up from 0")
+    warmup: int = Field(0, ge=0, description="iterations of linear warm-up, the first at 1/warmup of the rate")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the training loss")
     clip_norm: float = Field(0.0, ge=0, description="largest gradient norm, 0 for no clipping")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of products, weights stay in float32")
@@ -101,7 +101,7 @@ class Recipe(BaseModel):
         if not all(isinstance(n, int) for n in counts) or fields["epochs"] <= 0 or fields["batch_size"] <= 0:
             return values
         if _known(fields["dataset"]) is None:
-            return values  # loading the data raises the error that explains this
+            return values  # `check_settings` raises the error that explains this
         steps = _steps_per_epoch(*(fields[name] for name in ("dataset", "train_examples", "validation", "batch_size")))
         total = fields["epochs"] * steps
         if values.get("iterations", total) != total:
@@ -129,8 +129,12 @@ class Recipe(BaseModel):
             "milestones", "required with schedule step, and allowed with it only", when=bool(self.milestones) != steps
         )
         forbid("milestones", "must rise", when=list(self.milestones) != sorted(set(self.milestones)))
-        whole = self.epochs == 0 or self.iterations == self.epochs * self.steps_per_epoch
-        forbid("epochs", "epochs, images and batch_size must be whole numbers", when=not whole)
+        known = _known(self.dataset)
+        if self.epochs and known:
+            batches = _steps_per_epoch(self.dataset, self.train_examples, self.validation, self.batch_size)
+            forbid("batch_size", "allowed are no more than the training images without validation", when=batches < 1)
+            parts = self.iterations != self.epochs * batches
+            forbid("epochs", "epochs, images and batch_size must be whole numbers", when=parts)
         last = f"iterations = {self.iterations}"
         forbid("warmup", f"allowed up to {last}", when=self.warmup > self.iterations)
         forbid("rewind_to", f"allowed below {last}", when=self.rewind_to >= self.iterations)
@@ -143,7 +147,6 @@ class Recipe(BaseModel):
         large = len(self.widths) > DEEPEST or any(width > WIDEST for width in self.widths)
         forbid("widths", f"allowed are up to {DEEPEST} layers of up to {WIDEST:,} neurons", when=large)
         forbid("augment", "each augmentation once", when=len(set(self.augment)) < len(self.augment))
-        known = _known(self.dataset)
         mirrored = "flip" in self.augment and known is not None and not known.mirrored
         forbid("augment", "no flip for this data set, since a mirrored image is not of the same class", when=mirrored)
         for key, changes in (("augment", bool(self.augment)), ("image_size", self.image_size > 0)):
@@ -283,7 +286,7 @@ class Settings(Recipe):
     def _search(self) -> Self:
         arms = [arm_of(arm) for arm in self.arms]
         self._check_arms(arms)
-        self._check_by_criterion([arm.name for arm in arms if arm.name.startswith("by_")])
+        self._check_by_criterion([arm.masks for arm in arms if criterion_of(arm.masks)])
         self._check_frozen()
         self._check_restart()
         self._check_layers()
@@ -307,10 +310,10 @@ class Settings(Recipe):
         self._forbid("arms", "no fine_tuned with schedule cosine, which ends at a learning rate of 0", when=no_rate)
 
     def _check_by_criterion(self, by: list[str]) -> None:
-        """Check the arms `by_<criterion>`, whose names are in `by`."""
+        """Check the sources of masks `by_<criterion>`."""
         no_inverse = "SynFlow has no inverse: it takes the scores anew each time"
         self._forbid("arms", no_inverse, when="by_synflow-inverted" in by)
-        guarded = self.keep_at_least > 0 and any(arm.startswith("by_synflow") for arm in by)
+        guarded = self.keep_at_least > 0 and any(criterion_of(source) == "synflow" for source in by)
         self._forbid("keep_at_least", "must be 0 with by_synflow, which never empties a layer", when=guarded)
         self._forbid("arms", "by_<criterion> is for granularity weights", when=bool(by) and self.granularity == "units")
 
@@ -406,7 +409,7 @@ class DynamicSettings(Recipe):
         "global", description="weights compete within their layer, all together, or within layers of ERK densities"
     )
     prunable: tuple[Kind, ...] = Field(
-        ("conv", "shortcut", "fc", "output"), description="kinds of layers that are pruned and counted"
+        ("conv", "shortcut", "fc", "output"), description="kinds of layers that are pruned, and whose sparsity this is"
     )
     regrowth: Literal["none", "magnitude", "gradient"] = Field(
         "none", description="magnitude takes back pruned weights that outrank others, gradient is RigL"
@@ -415,6 +418,12 @@ class DynamicSettings(Recipe):
     masking: Literal["weights", "gradients"] = Field(
         "weights", description="gradients leaves the weights under the mask as they are, so nothing is pruned"
     )
+
+    @field_validator("prunable")
+    @classmethod
+    def _in_order(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        """Return the kinds in one order and each once, so that the run key does not depend on how they are written."""
+        return tuple(kind for kind in get_args(Kind) if kind in kinds)
 
     @model_validator(mode="after")
     def _updates(self) -> Self:
@@ -432,6 +441,12 @@ class DynamicSettings(Recipe):
         both = self.regrowth != "none" and self.masking == "gradients"
         weights_only = "for masking weights only, since under gradients every weight lives on"
         self._forbid("regrowth", weights_only, when=both)
+        # settings without effect would give the same training another run key
+        unused = self.rewired != type(self).model_fields["rewired"].default and self.regrowth != "gradient"
+        self._forbid("rewired", "allowed with regrowth gradient only", when=unused)
+        self._forbid("rewind_to", "must be 0, since nothing is rewound", when=self.rewind_to > 0)
+        short = not self.reach_sparsity and self.sparsity_schedule == "constant"
+        self._forbid("reach_sparsity", "must be true with a constant schedule, which has no steps", when=short)
         return self
 
     @property

@@ -285,9 +285,11 @@ def test_the_names_of_this_package_are_taken():
         (register_criterion, {"colour": "blue"}, "criterion 'mine': colour = 'blue': must be '#' and six"),
         (register_arm, {"colour": "#12345"}, "arm 'mine': colour = '#12345': must be '#' and six"),
         (register_arm, {"style": "dashed"}, "arm 'mine': style = 'dashed'.*allowed are -, --, -., :"),
+        (register_arm, {"marker": "*"}, "arm 'mine': marker = '\\*': allowed are o, s"),
+        (register_arm, {"drawn": "draws"}, "arm 'mine': drawn = 'draws'.*allowed are , reinit_draws, random_draws"),
     ],
 )
-def test_a_colour_is_six_digits_and_a_style_one_of_four(register, about, said):
+def test_the_looks_and_draws_of_ones_own_are_among_those_known(register, about, said):
     def mine(of): ...
 
     with pytest.raises(LabError, match=said):
@@ -301,6 +303,21 @@ def test_a_field_that_there_is_not_is_one_line(register, kind):
     said = rf"^{kind} 'mine': field = 'color' \(did you mean 'colour'\?\): allowed are label, colour, style"
     with pytest.raises(LabError, match=said):
         register(mine, color="#123456")
+
+
+def test_what_holds_for_arms_by_a_criterion_holds_for_ones_own_with_such_masks():
+    @register_arm(masks="by_snip")
+    def snipped(of):
+        return of.trial.theta_0
+
+    @register_arm
+    def by_hand(of):
+        return of.trial.theta_0
+
+    units = {"granularity": "units", "criterion": "unit_l1"}
+    with pytest.raises(LabError, match="by_<criterion> is for granularity weights"):
+        Settings(arms=["ticket", "snipped"], **units)
+    assert Settings(arms=["ticket", "by_hand"], **units)  # whose masks are those of tickets
 
 
 @pytest.mark.parametrize("register", [register_model, register_criterion, register_arm])

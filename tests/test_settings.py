@@ -348,6 +348,13 @@ def test_changed_epochs_take_the_place_of_iterations_and_the_reverse():
         by_steps.changed(epochs=2, iterations=700)
 
 
+def test_epochs_of_a_data_set_without_a_batch_say_so_and_those_of_an_unknown_one_wait_for_it():
+    said = "batch_size = 60: allowed are no more than the training images without validation"
+    assert said in refusal(dataset="digits", architecture="mlp", validation=1430, epochs=2)
+    with pytest.raises(LabError, match=r"dataset = 'digts' \(did you mean 'digits'\?\)"):
+        check_settings(Settings(dataset="digts", epochs=2))
+
+
 @pytest.mark.parametrize("values", [{"epochs": 30.0}, {"epochs": 3, "batch_size": "9"}, {"epochs": 3, "iterations": 5}])
 def test_epochs_that_are_no_whole_numbers_or_contradict_iterations_are_refused(values):
     assert "epochs" in refusal(**values)

@@ -7,7 +7,7 @@ the dense network once (`oneshot`, `by_<criterion>`).
 import torch
 
 from lthcore import masks
-from lthcore.arms import arm_of, criterion_of, prunes_dense
+from lthcore.arms import criterion_of, prunes_dense
 from lthcore.data.datasets import Data
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial
@@ -29,15 +29,16 @@ def needs_training(source: str) -> bool:
     return not criterion or CRITERIA[criterion].trained
 
 
-def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, arm: str, k: int) -> Mask:
-    """Return the mask of `arm` at round k: from the lineage if it is known, else computed now and recorded there.
+def mask_of(settings: Settings, data: Data, lineage: Lineage, trial: Trial, source: str, k: int) -> Mask:
+    """Return the mask of a source at round k: from the lineage if it is known, else computed now and recorded there.
 
-    One-shot pruning prunes k times by the same scores, those of the dense network. It removes exactly as many weights
-    as the ticket's pruning. Its masks of all rounds are recorded at once, while the weights of the dense network are
-    available. `by_<criterion>` is one-shot pruning by that criterion. Masks of `by_synflow` are computed each time and
-    not recorded. Raises AssertionError if an arm is pruned by its own outcomes and its previous mask is not known.
+    One-shot pruning prunes k times by the same scores, those of the dense network. It removes as many weights as the
+    ticket's pruning: in each layer, or in all together if they are ranked together at one rate. Its masks of all rounds
+    are recorded at once, while the weights of the dense network are available. `by_<criterion>` is one-shot pruning by
+    that criterion. Masks of `by_synflow` are computed each time and not recorded. Raises AssertionError if a source is
+    pruned by its own outcomes and its previous mask is not known.
     """
-    source, number = arm_of(arm).masks, trial.number
+    number = trial.number
     if source == "by_synflow":
         rates = layer_rates(settings, build(settings, data.shape, data.classes))
         densities = densities_after(settings, trial.dense.mask, rates, k)

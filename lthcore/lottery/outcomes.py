@@ -114,11 +114,10 @@ def _is_grown_from(settings: Recipe, arm: str) -> bool:
     return isinstance(settings, Settings) and arm_of(arm).is_pruned_itself
 
 
-def _mask_sources(arms: Iterable[str]) -> set[str]:
-    """Return the mask sources of these arms that need a trained network of this search."""
-    return {
-        source for source in (arm_of(arm).masks for arm in arms) if source != "elsewhere" and needs_training(source)
-    }
+def _mask_sources(arms: Iterable[str]) -> list[str]:
+    """Return the mask sources of these arms that need a trained network of this search, each once."""
+    sources = dict.fromkeys(arm_of(arm).masks for arm in arms)
+    return [source for source in sources if source != "elsewhere" and needs_training(source)]
 
 
 def _has_masks(settings: Settings, lineage: Lineage, trial: int, k: int, arms: Iterable[str]) -> bool:

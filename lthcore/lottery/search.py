@@ -62,13 +62,15 @@ def find_tickets(
     for k in range(1, settings.rounds + 1):
         trials, cohort = [trial for trial in trials if not trial.latest["ticket"].diverged], {}
         for trial in trials:
-            for arm in settings.arms:
-                if trial.latest[arm_of(arm).grows_from].diverged:
-                    continue
-                elsewhere = arm_of(arm).masks == "elsewhere"
-                mask = found[trial.number, k] if elsewhere else mask_of(settings, data, lineage, trial, arm, k)
-                for draw in range(settings.draws(arm)):
-                    cohort[Replicate(arm, trial.number, draw, k)] = start(settings, model, trial, arm, draw, k, mask)
+            arms = [arm for arm in map(arm_of, settings.arms) if not trial.latest[arm.grows_from].diverged]
+            sources = dict.fromkeys(arm.masks for arm in arms)
+            mask_from = {s: mask_of(settings, data, lineage, trial, s, k) for s in sources if s != "elsewhere"}
+            if "elsewhere" in sources:
+                mask_from["elsewhere"] = found[trial.number, k]
+            for arm in arms:
+                for draw in range(settings.draws(arm.name)):
+                    begun = start(settings, model, trial, arm.name, draw, k, mask_from[arm.masks])
+                    cohort[Replicate(arm.name, trial.number, draw, k)] = begun
             if settings.restart == "rewind" and settings.masks_weights:
                 check_rewound(cohort[Replicate("ticket", trial.number, 0, k)], trial)
         if not cohort:
@@ -115,7 +117,11 @@ def check_settings(settings: Recipe) -> None:
     check_outputs(settings, image_shape(settings), classes_of(settings))
     check_takes(settings, image_shape(settings), classes_of(settings))
     if isinstance(settings, Settings):
-        layer_rates(settings, model)
+        rates = {rate for rate in layer_rates(settings, model).values() if rate > 0}
+        if len(rates) > 1 and settings.scope == "global" and "synflow" in by:
+            raise LabError(
+                "scope = 'global': by_synflow then needs the same pruning rate in all layers that are pruned"
+            )
     if isinstance(settings, DynamicSettings) and not set(settings.prunable) & set(kinds_of(model).values()):
         raise LabError(f"prunable = {list(settings.prunable)}: {settings.architecture} has no layer of these kinds")
     if getattr(settings, "granularity", "weights") == "units":

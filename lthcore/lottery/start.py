@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lthcore import masks
 from lthcore.arms import ARMS, Arm, arm_of, criterion_of
 from lthcore.data.datasets import classes_of, image_shape
-from lthcore.errors import LabError, one_line
+from lthcore.errors import LabError, choose, one_line
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.registry import UNCOLOURED, check_fields, check_look, is_own, name_of
@@ -121,6 +121,7 @@ def register_arm(
     if known.__module__.startswith("lthcore.") if known else name in ARMS:
         raise LabError(f"arm {name!r}: this package has one of that name; choose another")
     arm = Arm(name, masks, name, **{"label": name.replace("_", " "), "colour": UNCOLOURED} | about)
+    choose(f"arm {name!r}: drawn", arm.drawn, ("", "reinit_draws", "random_draws"))
     check_look(f"arm {name!r}", arm.colour, arm.style, arm.marker)
     WEIGHTS[name], ARMS[name] = weights, arm
     return weights

@@ -40,16 +40,8 @@ def prune(
     keeps at least that share of all its weights, and scope "global" prunes other layers instead, while it can. The new
     mask is nested in `mask`. Raises LabError if a score is nan.
     """
-    remaining = {name: int(m.sum()) for name, m in mask.items()}
-    _check_numbers(scores, mask)
-    quotas = [
-        (names, rounded_down(sum(rates[name] * remaining[name] for name in names)))
-        for names in _groups([name for name in mask if rates[name] > 0], scope)
-    ]
-    if keep_at_least:
-        scores, guarded = _guarded(scores, mask, keep_at_least)
-        quotas = [(names, min(n, sum(remaining[m] - guarded[m] for m in names))) for names, n in quotas]
-    return _without_lowest(scores, mask, quotas)
+    due = {name: rates[name] * int(m.sum()) for name, m in mask.items() if rates[name] > 0}
+    return _without_lowest(scores, mask, due, scope, keep_at_least)
 
 
 def prune_to(scores: Scores, mask: Mask, sparsity: float, names: list[str], scope: str = "global") -> Mask:
@@ -70,12 +62,8 @@ def prune_to_shares(scores: Scores, mask: Mask, shares: dict[str, float], scope:
 
     With scope "global" the layers are pruned together, to as many pruned weights as their shares add up to.
     """
-    _check_numbers(scores, mask)
-    quotas = []
-    for group in _groups(list(shares), scope):
-        gone = sum(int((~mask[name]).sum()) for name in group)
-        quotas.append((group, max(0, rounded_down(sum(shares[name] * mask[name].numel() for name in group)) - gone)))
-    return _without_lowest(scores, mask, quotas)
+    due = {name: share * mask[name].numel() - int((~mask[name]).sum()) for name, share in shares.items()}
+    return _without_lowest(scores, mask, due, scope)
 
 
 def erk_densities(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
@@ -96,27 +84,30 @@ def erk_densities(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[s
         whole |= full
 
 
-def _groups(names: list[str], scope: str) -> list[list[str]]:
-    """Return the groups of layers whose weights are ranked together: single layers, or one group of all layers."""
-    choose("scope", scope, ("layer", "global", "erk"))
-    return [names] if scope == "global" else [[name] for name in names]
-
-
 def rounded_down(count: float) -> int:
     """Return floor(count), where products such as 0.29 x 100 = 28.999999999999996, and their sums, count as exact."""
     return math.floor(count + 1e-9 + 1e-15 * count)
 
 
-def _without_lowest(scores: Scores, mask: Mask, quotas: list[tuple[list[str], int]]) -> Mask:
-    """Return a copy of the mask in which each group of layers has lost its quota of lowest-scored remaining weights."""
-    remaining = {name: m.flatten().nonzero().squeeze(1) for name, m in mask.items()}
-    candidates = {name: scores[name].flatten()[remaining[name]] for name in mask}
+def _without_lowest(scores: Scores, mask: Mask, due: dict[str, float], scope: str, keep_at_least: float = 0.0) -> Mask:
+    """Return a copy of the mask in which the lowest-scored remaining weights are pruned, as many as are due.
+
+    `due` (layer -> number of weights) is rounded down, in each layer or, with scope "global", for all of them together.
+    The best weights of each layer, a share `keep_at_least` of all its weights, are no candidates.
+    """
+    choose("scope", scope, ("layer", "global", "erk"))
+    _check_numbers(scores, mask)
     pruned = {name: m.clone(memory_format=torch.contiguous_format) for name, m in mask.items()}
-    for names, quota in quotas:
-        if quota:
-            dropped = _lowest(torch.cat([candidates[name] for name in names]), quota)
-            for name, drop in zip(names, dropped.split([len(remaining[name]) for name in names]), strict=True):
-                pruned[name].view(-1)[remaining[name][drop]] = False
+    free = {name: mask[name] & ~_best(scores[name], mask[name], keep_at_least) for name in due}
+    for names in [list(due)] if scope == "global" else [[name] for name in due]:
+        places = [free[name].flatten().nonzero().squeeze(1) for name in names]
+        quota = min(rounded_down(sum(due[name] for name in names)), sum(map(len, places)))
+        if quota <= 0:
+            continue
+        candidates = [scores[name].flatten()[at] for name, at in zip(names, places, strict=True)]
+        dropped = _lowest(torch.cat(candidates), quota).split(list(map(len, places)))
+        for name, at, drop in zip(names, places, dropped, strict=True):
+            pruned[name].view(-1)[at[drop]] = False
     return pruned
 
 
@@ -126,18 +117,12 @@ def _check_numbers(scores: Scores, mask: Mask) -> None:
             raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
 
 
-def _guarded(scores: Scores, mask: Mask, share: float) -> tuple[Scores, dict[str, int]]:
-    """Return scores that protect a share of each layer's weights, and the number of protected weights by layer.
-
-    The best of the remaining weights are protected, by scores of infinity.
-    """
-    out, guarded = {}, {}
-    for name, m in mask.items():
-        guarded[name] = min(math.ceil(share * m.numel()), int(m.sum()))
-        flat = torch.where(m, scores[name].double(), -math.inf).flatten()
-        best = _lowest(-flat, guarded[name]) if guarded[name] else torch.zeros_like(flat, dtype=torch.bool)
-        out[name] = flat.masked_fill(best, math.inf).view(m.shape)
-    return out, guarded
+def _best(scores: Tensor, mask: Tensor, share: float) -> Tensor:
+    """Return the highest-scored of the remaining weights, up to a share of all weights of the layer, as a mask."""
+    count = min(math.ceil(share * mask.numel()), int(mask.sum()))
+    if not count:
+        return torch.zeros_like(mask)
+    return _lowest(-torch.where(mask, scores.double(), -math.inf).flatten(), count).view(mask.shape)
 
 
 def _lowest(values: Tensor, count: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
-from lthcore.models import Dropout, Residual, in_a_row
+from lthcore.models import Dropout, Residual, flattens_images, in_a_row
 from lthcore.onednn import Linear
 
 KNOWN = (
@@ -36,8 +36,9 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
 
     Raises LabError if the network has a layer that `_is_known` does not know, is not a plain nn.Sequential, or has a
     layer twice: then it is unknown which layers read a unit. Also raises it for a batch norm that does not follow a
-    convolution directly (behind a ReLU, for example, it would make a unit that is zero a constant), and for a residual
-    block that reads the inputs (they would be both given and computed).
+    convolution directly (behind a ReLU, for example, it would make a unit that is zero a constant), for a residual
+    block that reads the inputs (they would be both given and computed), and for a dense layer that reads images which
+    are not flattened (it would read their width and not their channels).
     """
     strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
     if in_a_row(model) is None or strangers:
@@ -51,7 +52,14 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
     found: list[Stream] = []
     stream = Stream([], [], [])  # the current stream: further layers may compute or read its units
     before: nn.Module | None = None
+    is_flat = False
     for name, layer in model.named_children():
+        is_flat |= flattens_images(layer)
+        if isinstance(layer, nn.Linear) and not is_flat:
+            raise LabError(
+                f"units: {name} is a dense layer that reads images, and only behind nn.Flatten() are its inputs known; "
+                "take granularity = weights"
+            )
         if isinstance(layer, nn.Conv2d | nn.Linear):
             stream.consumers.append(name)
             found.append(stream)
@@ -85,11 +93,14 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
 def _is_known(layer: nn.Module) -> bool:
     """Return whether it is known which units a layer reads.
 
-    A convolution must read all units and adjacent positions (no groups, no dilation), padded with zeros.
+    A convolution must read all units and adjacent positions (no groups, no dilation), padded with zeros. A flatten
+    layer must flatten whole images.
     """
     if isinstance(layer, nn.Conv2d):
         plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
         return plain and type(layer) in KNOWN
+    if isinstance(layer, nn.Flatten):
+        return flattens_images(layer)
     return type(layer) in KNOWN
 
 

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from lthcore.errors import LabError
 from lthcore.masks import Mask
 from lthcore.models import build
-from lthcore.pruning.allocation import rounded_down
+from lthcore.pruning.allocation import prune
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.pruning.streams import Stream, columns, outputs_of
 from lthcore.registry import register_criterion
+
+ONE = 1e-9  # share of a layer's units that is always kept: rounded up, a single one
 
 
 def prune_units(
@@ -29,28 +30,14 @@ def prune_units(
         if len(stream.producers) == 1
         and all(f"{layer}.weight" in mask for layer in stream.producers + stream.consumers)
     }
-    prunable = [name for name in readers if rates[name] > 0]
-    alive = {name: _alive(mask, name, readers[name]) for name in prunable}
-    for name in prunable:
-        if scores[name][alive[name]].isnan().any():
-            raise LabError(f"cannot prune: the scores of {name} are not numbers (did the training diverge?)")
+    alive = {name: _alive(mask, name, of) for name, of in readers.items() if rates[name] > 0}
+    kept = prune(scores, alive, rates, scope, keep_at_least=ONE)
 
     pruned = {name: m.clone() for name, m in mask.items()}
-    for names in [prunable] if scope == "global" else [[name] for name in prunable]:
-        left = {name: int(alive[name].sum()) for name in names}
-        to_drop = rounded_down(sum(rates[name] * left[name] for name in names))
-        ranked = sorted(
-            (float(scores[name][k].double()), i, k)
-            for i, name in enumerate(names)
-            for k in alive[name].nonzero().flatten().tolist()
-        )
-        for _, i, k in ranked:
-            name = names[i]
-            if to_drop and left[name] > 1:
-                to_drop, left[name] = to_drop - 1, left[name] - 1
-                pruned[name][k] = False
-                for reader in readers[name]:
-                    columns(pruned[reader], len(pruned[name]))[:, k] = False
+    for name, units in kept.items():
+        pruned[name][~units] = False
+        for reader in readers[name]:
+            columns(pruned[reader], len(units))[:, ~units] = False
     return pruned
 
 

@@ -47,7 +47,7 @@ def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense 
         return Stack(settings, model, device, states)
     if sparse.applies(settings, model, device, states[0].mask):
         return SparseChain(settings, model, states)
-    if is_plain_chain(settings, model, device):
+    if settings.engine == "auto" and is_plain_chain(settings, model, device):
         return Chain(settings, model, device, states)
     kind = conv.ConvolutionalNetwork if conv.applies(settings, model, device) else Dense
     return kind(settings, model, device, states)

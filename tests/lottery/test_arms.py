@@ -288,21 +288,21 @@ def by_hand(worth: dict[str, torch.Tensor], rounds: int, mask: Mask | None = Non
 
 def test_one_shot_masks_are_all_noted_at_once_and_iterative_ones_one_by_one(digits):
     lineage, trial = Lineage(), trial_of()
-    once = mask_of(SMALL, digits, lineage, trial, "oneshot_reinit", 2)
+    once = mask_of(SMALL, digits, lineage, trial, "oneshot", 2)
     assert lineage.known == {(0, "oneshot"): 3}
     size = {name: trial.dense.weights[name].abs() for name in LAYERS}
     for k in (1, 2, 3):
         assert masks.equal(lineage.mask(0, "oneshot", k), by_hand(size, k))
     assert masks.equal(once, by_hand(size, 2))
     trial.latest["ticket"] = trial.dense
-    assert masks.equal(mask_of(SMALL, digits, lineage, trial, "reinit", 1), by_hand(size, 1))
+    assert masks.equal(mask_of(SMALL, digits, lineage, trial, "ticket", 1), by_hand(size, 1))
     assert lineage.known == {(0, "oneshot"): 3, (0, "ticket"): 1}
     first = lineage.mask(0, "ticket", 1)
     trial.latest["ticket"] = trained(0, 1, theta(0), first, seed=30)
     worth = {name: trial.latest["ticket"].weights[name].abs() for name in LAYERS}
     assert masks.equal(mask_of(SMALL, digits, lineage, trial, "ticket", 2), by_hand(worth, 1, first))
     trial.latest["ticket"] = trained(0, 1, theta(0), first, seed=40)  # a known mask is not computed again
-    assert masks.equal(mask_of(SMALL, digits, lineage, trial, "random", 2), by_hand(worth, 1, first))
+    assert masks.equal(mask_of(SMALL, digits, lineage, trial, "ticket", 2), by_hand(worth, 1, first))
 
 
 def test_a_mask_is_not_made_up_where_the_one_before_is_not_known(digits):
@@ -363,6 +363,13 @@ def test_synflow_has_a_mask_for_each_round_of_as_many_weights_as_the_tickets(sco
     seen = seen_by(settings, digits, trial, "by_synflow", 2)
     densities = densities_after(settings, trial.dense.mask, layer_rates(settings, build(settings, SHAPE, 10)), 2)
     assert masks.equal(found, synflow_mask(seen, densities, scope))
+
+
+def test_synflow_ranked_together_needs_one_rate():
+    settings = SMALL.changed(arms=["ticket", "by_synflow"], scope="global", prune_fc=0.5, prune_output=0.1)
+    with pytest.raises(LabError, match="by_synflow then needs the same pruning rate"):
+        check_settings(settings)
+    check_settings(settings.changed(prune_output=0.0))
 
 
 def test_the_share_that_rounds_prune_is_by_the_scope_of_the_settings():

@@ -89,12 +89,19 @@ def test_updates_come_as_often_as_asked_between_the_epochs_asked():
     ("values", "key"),
     [({"prune_until": 5}, "prune_until"), ({"prune_from": 3, "prune_until": 2}, "prune_from"),
      ({"prunable": []}, "prunable"), ({"regrowth": "magnitude", "masking": "gradients"}, "regrowth"),
-     ({"epochs": 2, "iterations": 7}, "iterations = 7"), ({"rounds": 3}, "rounds"), ({"sparsity": 1.0}, "sparsity")],
+     ({"epochs": 2, "iterations": 7}, "iterations = 7"), ({"rounds": 3}, "rounds"), ({"sparsity": 1.0}, "sparsity"),
+     ({"rewind_to": 1}, "rewind_to"), ({"rewired": 0.5}, "rewired"),
+     ({"sparsity_schedule": "constant", "reach_sparsity": False}, "reach_sparsity")],
     ids=str,
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_named(values, key):
     with pytest.raises(LabError, match=key):
         SMALL.changed(**values)
+
+
+def test_the_order_of_prunable_kinds_does_not_make_another_run():
+    assert SMALL.changed(prunable=["output", "fc", "conv", "fc", "shortcut"]).key == SMALL.key
+    assert SMALL.changed(prunable=["output", "fc"]).key == SMALL.changed(prunable=["fc", "output"]).key != SMALL.key
 
 
 def test_updates_come_when_they_are_due_though_no_evaluation_falls_on_them(digits):

@@ -11,7 +11,7 @@ from lthcore import masks
 from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.errors import TimeLimit
 from lthcore.lottery.lineage import FILE, Lineage
-from lthcore.lottery.outcomes import outcome_from_lineage
+from lthcore.lottery.outcomes import _mask_sources, outcome_from_lineage
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights
@@ -208,3 +208,9 @@ def test_a_training_that_diverged_stands_as_one_whatever_its_network_holds():
     assert any(not w.is_floating_point() for w in start.weights.values())  # the batch count of a norm
     outcome = outcome_from_lineage(settings, Lineage(), [], Replicate("ticket", 0, 0, 0), start, diverged=True)
     assert outcome.diverged and not start.diverged
+
+
+def test_the_order_of_masks_in_a_lineage_follows_from_the_arms_alone():
+    """Its file is committed, so it must not depend on the order in which a set of names is iterated."""
+    arms = ("ticket", "oneshot", "continued", "by_magnitude", "by_movement", "by_snip", "reinit")
+    assert _mask_sources(arms) == ["ticket", "oneshot", "continued", "by_magnitude", "by_movement"]

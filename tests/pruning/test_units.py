@@ -201,6 +201,29 @@ def test_the_lowest_scored_units_go_and_one_always_stays():
     assert mask["fc2.weight"].any(1).nonzero().tolist() == [[19]]
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Flatten(), nn.Linear(120, 10)),
+     (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(2), nn.Linear(36, 10))],
+    ids=["a dense layer along the width", "channels that stay apart"],
+)  # fmt: skip
+def test_units_of_images_that_are_not_flattened_are_not_guessed(layers):
+    with pytest.raises(LabError, match="take granularity = weights"):
+        streams_of(nn.Sequential(*layers))
+
+
+def test_units_are_pruned_as_weights_would_be():
+    """The oracle is one unit after the other, the lowest first."""
+    settings = DIGITS.changed(prune_fc=0.37, scope="global")
+    model = build(settings, (1, 8, 8), 10)
+    mask, streams, rates = masks.full_mask(model), streams_of(model), layer_rates(settings, model)
+    worth = {name: torch.rand(len(m), generator=torch.Generator().manual_seed(0)) for name, m in mask.items()}
+    pruned = prune_units(worth, mask, streams, rates, "global")
+    order = sorted((float(worth[f"fc{i}.weight"][k]), i, k) for i, n in ((1, 40), (2, 20)) for k in range(n))
+    for rank, (_, i, k) in enumerate(order):
+        assert bool(pruned[f"fc{i}.weight"][k].any()) == (rank >= 22)  # floor(0.37 x 60) units go
+
+
 def test_residual_streams_inputs_and_outputs_are_left_whole():
     settings = DIGITS.changed(architecture="resnet20", prune_conv=0.5)
     model = build(settings, (3, 8, 8), 10)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import Data
-from lthcore.models import Dropout, in_a_row, kinds_of
+from lthcore.models import Dropout, flattens_images, in_a_row, kinds_of
 from lthcore.onednn import Linear, times_transposed
 from lthcore.settings import Recipe
 from lthcore.training.engines.dense import Dense, loss_gradient, smoothed_targets
@@ -51,7 +51,7 @@ def is_chain(model: nn.Module) -> bool:
         bool(layers)
         and isinstance(layers[0], nn.Flatten)
         and all(type(layer) in CHAIN for layer in layers)
-        and all((layer.start_dim, layer.end_dim) == (1, -1) for layer in layers if isinstance(layer, nn.Flatten))
+        and all(flattens_images(layer) for layer in layers if isinstance(layer, nn.Flatten))
         and all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
         and all(parameter.requires_grad for parameter in model.parameters())
         and set(kinds_of(model)) == _weights_of(model)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore.models import Dropout, Residual, in_a_row
+from lthcore.models import Dropout, Residual, flattens_images, in_a_row
 from lthcore.onednn import Linear, times_transposed
 from lthcore.training.engines import conv_kernels as kernels
 
@@ -380,7 +380,7 @@ def _is_known(module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.MaxPool2d) and (module.ceil_mode or module.return_indices or module.dilation != 1):
         return False
-    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
+    if isinstance(module, nn.Flatten) and not flattens_images(module):
         return False
     return type(module) in KNOWN
 
