@@ -5,15 +5,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from lthcore import __version__, commands
+from lthcore import __version__
 from lthcore.errors import LabError, one_line, unexpected
-from lthcore.plugins import NAMED, load_plugins
-from lthcore.runs.experiments import PROFILES
+from lthcore.paths import PROFILES
 
 EXAMPLES = """examples:
   lth list                                            list all studies: what is complete, and the time for the rest
@@ -49,8 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
         options = _parser().parse_args(arguments)
         debug = debug or options.debug
         _take_plugins(options.plugin)
+        module, _, function = options.command.partition(".")
+        command = getattr(import_module(f"lthcore.commands.{module}"), function)
         with _unheard(options.command):
-            options.command(options)
+            command(options)
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         line, code = _explained(error)
@@ -104,9 +106,9 @@ class _Unheard:
 
 
 @contextmanager
-def _unheard(command: Callable) -> Iterator[None]:
+def _unheard(command: str) -> Iterator[None]:
     """Let a closed pipe (`lth list | head`) quietly end a command that only prints. Other commands continue."""
-    if command in (commands.list_command, commands.settings_command, commands.show_command):
+    if command in ("listing.list_command", "settings.settings_command", "show.show_command"):
         try:
             yield
         except BrokenPipeError:
@@ -125,6 +127,8 @@ def _to_nowhere(stream: TextIO) -> None:
 
 def _take_plugins(files: list[str]) -> None:
     """Load the user's plugins here, and name them in LTH_PLUGINS for notebooks and worker processes."""
+    from lthcore.plugins import NAMED, load_plugins  # slow to import, and `lth --help` needs neither
+
     if files:
         named = [os.environ[NAMED]] if os.environ.get(NAMED) else []
         os.environ[NAMED] = os.pathsep.join([*named, *(str(Path(file).resolve()) for file in files)])
@@ -156,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+    def command(name: str, function: str, text: str) -> argparse.ArgumentParser:
         examples = [line for line in EXAMPLES.splitlines() if line.startswith(("examples", f"  lth {name} "))]
         sub = subparsers.add_parser(
             name, help=text, description=text, epilog="\n".join([*examples, STATUS]),
@@ -175,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(
         "list",
-        commands.list_command,
+        "listing.list_command",
         "list every study: what is complete at each profile, and how long the rest would take",
     )
     sub.add_argument(
@@ -186,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         help="list the experiments of params files whose name contains NAME",
     )
     sub.add_argument("--all", action="store_true", help="list all experiments, each timed on this machine")
-    sub = command("run", commands.run_command, "run experiments, or resume them")
+    sub = command("run", "run.run_command", "run experiments, or resume them")
     sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<notebook>/<variant>.yaml")
     sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")
     sub.add_argument("--only", metavar="LABEL", help="run the experiment of one label of a sweep")
@@ -205,18 +209,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--yes", action="store_true", help="with --ask, start without confirmation")
     sub.add_argument("--force", action="store_true", help="first delete the present results of these runs")
-    sub = command("notebook", commands.notebook_command, "execute a notebook headless and print its output")
+    sub = command("notebook", "notebook.notebook_command", "execute a notebook headless and print its output")
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
     sub.add_argument("--to", metavar="FILE", help="the executed copy (default: build/<name>.ipynb)")
-    sub = command("settings", commands.settings_command, "list the settings of params files, and what they may be")
+    sub = command("settings", "settings.settings_command", "list the settings of params files, and what they may be")
     sub.add_argument(
         "study", nargs="?", default="iterative_pruning", metavar="STUDY",
         help="folder of params/, such as dynamic_pruning (default: iterative_pruning)",
     )  # fmt: skip
-    sub = command("show", commands.show_command, "show a run's provenance and numbers")
+    sub = command("show", "show.show_command", "show a run's provenance and numbers")
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, the variant alone, or a folder")
     sub = command(
-        "export", commands.export_command, "write a ticket of a committed run to a file: mask and initial weights"
+        "export", "show.export_command", "write a ticket of a committed run to a file: mask and initial weights"
     )
     sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or the variant alone")
     sub.add_argument("--trial", type=int, default=0, metavar="N", help="trial of the run, from 0 (default: 0)")
@@ -230,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--compacted", action="store_true", help="remove neurons without remaining inputs or outputs")
     sub.add_argument("--push", metavar="OWNER/NAME", help="also upload it, with its card, to the Hugging Face hub")
     sub = command(
-        "figures", commands.figures_command, "redraw the paper's and the studies' figures/, or any run; no training"
+        "figures", "report.figures_command", "redraw the paper's and the studies' figures/, or any run; no training"
     )
     sub.add_argument(
         "run",
@@ -241,9 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--table", action="store_true", help="instead write params/FIGURES.md: which runs each figure needs"
     )
-    sub = command("scorecard", commands.scorecard_command, "grade the paper's claims from the tables")
+    sub = command("scorecard", "report.scorecard_command", "grade the paper's claims from the tables")
     sub.add_argument("--readme", action="store_true", help="also update README.md and results/README.md")
-    sub = command("queue", commands.queue_command, "run all unfinished experiments in the order of params/QUEUE.yaml")
+    sub = command("queue", "queue.queue_command", "run all unfinished experiments in the order of params/QUEUE.yaml")
     sub.add_argument("--profile", default="paper", metavar="P", help=f"{', '.join(PROFILES)} (default: paper)")
     sub.add_argument(
         "--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S seconds"
@@ -264,9 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--gpus-per-run", type=_share, default=0.0, metavar="N", help="GPUs for each trial on Ray, such as .25"
     )
-    sub = command("unpack", commands.unpack_command, "merge the tables of `lth queue --pack` into results/")
+    sub = command("unpack", "queue.unpack_command", "merge the tables of `lth queue --pack` into results/")
     sub.add_argument("archive", metavar="FILE")
-    sub = command("data", commands.data_command, "fetch or verify data sets")
+    sub = command("data", "data.data_command", "fetch or verify data sets")
     sub.add_argument("action", choices=["fetch", "verify"])
     sub.add_argument(
         "names", nargs="+", metavar="NAME", help="data set, such as mnist or cifar10; an unknown name lists them all"

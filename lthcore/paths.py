@@ -5,6 +5,8 @@ from pathlib import Path
 
 from lthcore.errors import LabError
 
+PROFILES = ("smoke", "cpu", "paper")  # how much of an experiment is run: the first part of a run's name
+
 
 def project_root() -> Path:
     """Return the folder that holds params/: at or above the working directory, else next to lthcore.

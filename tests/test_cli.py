@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lthcore import cli, commands
+from lthcore import cli
 from lthcore.cli import main
 from lthcore.paths import project_root, results_root
 from lthcore.report import figure_specs, paper_figures
@@ -349,7 +349,7 @@ def test_interrupt_is_one_line_and_exit_status_130(monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lthcore.runs.runner.run", interrupt)
+    monkeypatch.setattr("lthcore.commands.run.run", interrupt)
     assert run_tiny() == 130
     assert capsys.readouterr().err == "lth: interrupted; run the same command again to resume\n"
 
@@ -619,7 +619,8 @@ def test_an_error_that_nobody_foresaw_stops_no_other_experiment(project, capsys,
             raise KeyError("odd")
         return run(settings, *arguments, **more)
 
-    monkeypatch.setattr("lthcore.runs.runner.run", odd)
+    monkeypatch.setattr("lthcore.commands.queue.run", odd)
+    monkeypatch.setattr("lthcore.commands.run.run", odd)
     assert lth("queue", "--profile", "smoke") == 2
     err = capsys.readouterr().err
     assert "lth: smoke/lab/odd: unexpected KeyError: 'odd'" in err and "none_such" in err
@@ -650,6 +651,15 @@ def test_the_table_of_figures_is_written_with_costs(project, capsys, monkeypatch
     assert re.search(run + r".yaml\) \| 4 \| 1 \| 7 \| 60 \| [\d,.]+ \| 0.0 \|", text)
 
 
+def test_help_is_there_at_once():
+    """It imports neither torch nor pandas, which take seconds."""
+    code = (
+        "import sys\nfrom lthcore import cli\ntry:\n    cli.main(['run', '--help'])\nfinally:\n    print(*sys.modules)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=Path(cli.__file__).parents[1])
+    assert "examples:" in said and not {"torch", "pandas", "numpy"} & set(said.split())
+
+
 def test_core_imports_without_jupyter():
     code = """
 import sys
@@ -676,7 +686,7 @@ def test_list_of_some_names_no_others(capsys):
 
 
 def test_sigterm_while_nothing_trains_exits_with_75(monkeypatch, capsys):
-    monkeypatch.setattr(commands, "list_command", lambda _: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("lthcore.commands.listing.list_command", lambda _: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         cli.main(["list"])
@@ -726,16 +736,16 @@ def failing(error: BaseException):
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
 def test_whatever_ends_a_command_is_one_line_and_its_exit_status(error, status, said, monkeypatch, capsys):
-    for command in ("list_command", "scorecard_command"):
-        monkeypatch.setattr(commands, command, failing(error))
-        assert lth(command.partition("_")[0]) == status
+    for command, name in (("listing.list_command", "list"), ("report.scorecard_command", "scorecard")):
+        monkeypatch.setattr(f"lthcore.commands.{command}", failing(error))
+        assert lth(name) == status
         err = capsys.readouterr().err
         assert err.startswith(said) and err.endswith("\n") and err.count("\n") == 1 and len(err) <= 401
 
 
 @pytest.mark.parametrize("how", ["before", "after", "environment"])
 def test_the_traceback_of_an_unexpected_error_is_shown_where_asked_for(how, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "show_command", failing(ValueError("odd")))
+    monkeypatch.setattr("lthcore.commands.show.show_command", failing(ValueError("odd")))
     if how == "environment":
         monkeypatch.setenv("LTH_DEBUG", "1")
     flags = {"before": ["--debug", "show", "a"], "after": ["show", "a", "--debug"], "environment": ["show", "a"]}[how]
@@ -746,8 +756,10 @@ def test_the_traceback_of_an_unexpected_error_is_shown_where_asked_for(how, monk
 
 def in_a_closed_pipe(command: str, *body: str) -> int:
     """Run `lth <command>` with the lines of `body` as its work and its output pipes closed; return its exit status."""
-    lines = ["import sys", "from lthcore import cli", "def work(options):", *(f"    {line}" for line in body)]
-    code = "\n".join([*lines, f"cli.commands.{command}_command = work", f"cli.main([{command!r}])"])
+    module = {"list": "listing", "figures": "report", "scorecard": "report"}.get(command, command)
+    lines = ["import sys", "from lthcore import cli", f"from lthcore.commands import {module}", "def work(options):"]
+    lines += [f"    {line}" for line in body]
+    code = "\n".join([*lines, f"{module}.{command}_command = work", f"cli.main([{command!r}])"])
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -825,7 +837,7 @@ def test_one_bad_file_or_run_hides_nothing_else_in_the_list(project, tmp_path, c
 def test_one_bad_run_hides_no_other_figure(project, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4], 9: paper_figures.FIGURES[9]})
     study = Study("a", figures={"one": failing(KeyError("arm")), "two": lambda _: None})
-    monkeypatch.setattr("lthcore.report.studies.STUDIES", {"a": study})
+    monkeypatch.setattr("lthcore.commands.report.STUDIES", {"a": study})
     folder = tmp_path / "results/paper" / figure_specs.LENET
     folder.mkdir(parents=True)
     (folder / "rounds.csv").write_text("no,table\n1,2\n")

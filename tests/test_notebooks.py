@@ -15,8 +15,9 @@ from colab import fresh_environment
 
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_for
+from lthcore.paths import PROFILES
 from lthcore.report.studies import COURSE
-from lthcore.runs.experiments import PROFILES, load_experiments
+from lthcore.runs.experiments import load_experiments
 from lthcore.settings import Settings
 
 ROOT = Path(__file__).parents[1]

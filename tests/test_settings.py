@@ -8,9 +8,9 @@ import pytest
 from lthcore.errors import LONGEST, LabError, choose
 from lthcore.lottery.methods import planned, settings_for
 from lthcore.lottery.search import check_settings
-from lthcore.paths import folder_of
+from lthcore.paths import PROFILES, folder_of
 from lthcore.registry import CRITERIA, MODELS
-from lthcore.runs.experiments import PROFILES, check_name, load_experiment, load_experiments
+from lthcore.runs.experiments import check_name, load_experiment, load_experiments
 from lthcore.seeds import seed_for
 from lthcore.settings import EXTENT, DynamicSettings, Settings, TransferSettings
 from lthcore.sources.catalogue import DATASETS

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 import lthcore
 from lthcore import arms, cli, models, settings
 from lthcore.analysis.statistics import CONVENTION
+from lthcore.paths import PROFILES
 from lthcore.pruning import criteria, saliency, units
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.report import readme, scorecard
@@ -29,7 +30,7 @@ from lthcore.report.figure_specs import FIGURES, LENET_RUN, NOTEBOOK
 from lthcore.report.paper_figures import describe, largest_run, variants
 from lthcore.report.reproductions import reproductions
 from lthcore.report.studies import COURSE, STUDIES
-from lthcore.runs.experiments import PROFILES, load_experiments
+from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record, read_table
 from lthcore.runs.schemas import CURVES, ROUNDS
 from lthcore.sources.catalogue import DATASETS

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from lthcore.commands.errors import noted, raise_first
 from lthcore.errors import LabError, one_line, shown
-from lthcore.paths import short
+from lthcore.paths import PROFILES, short
 from lthcore.plugins import PluginNeeded
-from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_experiments
+from lthcore.runs.experiments import Experiment, NoSuchProfile, load_experiments, params_files
+from lthcore.runs.plan import StudyRow, state_line, summary_of
+from lthcore.runs.status import changed_runs
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -16,9 +18,6 @@ def list_command(options: argparse.Namespace) -> None:
     The row of anything that cannot be read shows the error. Raises LabError at the end if there was an error, and for a
     name that no params file has.
     """
-    from lthcore.runs.experiments import params_files
-    from lthcore.runs.status import changed_runs
-
     errors: list[str] = []
     detailed = bool(options.name or options.all)
     found: dict[Path, dict[str, list[Experiment]]] = {}
@@ -49,7 +48,6 @@ def _list_all(
     found: dict[Path, dict[str, list[Experiment]]], changed: list[tuple[Experiment, dict]], errors: list[str]
 ) -> None:
     """Print every experiment in a line, and below those of a file the runs made from them with changed settings."""
-    from lthcore.runs.plan import state_line
 
     def state(experiment: Experiment) -> str:
         try:
@@ -72,8 +70,6 @@ def _list_all(
 
 def _list_studies(found: dict[Path, dict[str, list[Experiment]]], changed: int, errors: list[str]) -> None:
     """Print a line for each study: how many of its experiments are done, and how long the rest would take here."""
-    from lthcore.runs.plan import StudyRow, summary_of
-
     studies: dict[str, dict[str, list[Experiment]]] = {}
     for path, profiles in found.items():
         for profile, experiments in profiles.items():

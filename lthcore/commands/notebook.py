@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import logging
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from lthcore.errors import LabError
+from lthcore.paths import project_root
 from lthcore.runs.experiments import Experiment
+from lthcore.runs.notebook import passing_on_signals, unwatched
 
 
 def notebook_command(options: argparse.Namespace) -> None:
@@ -40,8 +43,6 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path | None:
 
 def notebook_of(experiment: Experiment) -> Path | None:
     """Return the notebook named like the folder of the params file, or None if there is none that takes parameters."""
-    from lthcore.paths import project_root
-
     source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
     if not source.exists():
         return None
@@ -62,12 +63,9 @@ def check_jupyter() -> None:
 
 def _execute(source: Path, executed: Path, values: dict):
     check_jupyter()
-    import logging
 
     import papermill
     from traitlets.config import Config
-
-    from lthcore.runs.notebook import passing_on_signals, unwatched
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about parameters that a notebook does not list

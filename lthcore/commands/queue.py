@@ -5,18 +5,20 @@ import sys
 import time
 from pathlib import Path
 
+from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import check_jupyter, run_notebook
-from lthcore.errors import LabError, counted, one_line
+from lthcore.errors import LabError, TimeLimit, counted, one_line
+from lthcore.paths import folder_of, results_root
+from lthcore.runs.archives import mirror, mirror_of, pack, unpack
 from lthcore.runs.experiments import Experiment
+from lthcore.runs.queue import queued
+from lthcore.runs.runner import run
+from lthcore.runs.status import status_of
 
 
 def queue_command(options: argparse.Namespace) -> None:
     """Run what is not done yet, in the order of params/QUEUE.yaml."""
-    from lthcore.paths import results_root
-    from lthcore.runs.archives import mirror_of, pack
-    from lthcore.runs.queue import queued
-
     bad: list[LabError] = []
     experiments = [e for e in queued(options.profile, errors=bad) if options.only in e.name]
     if not experiments:
@@ -47,9 +49,6 @@ def queue_command(options: argparse.Namespace) -> None:
 
 def _mirror_what_is_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Mirror what experiments have before the queue starts; return the names of those that failed."""
-    from lthcore.paths import folder_of, results_root
-    from lthcore.runs.archives import mirror
-
     failures = []
     for experiment in {e.name: e for e in experiments}.values():
         try:
@@ -62,13 +61,6 @@ def _mirror_what_is_here(experiments: list[Experiment], options: argparse.Namesp
 
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run the experiments of a queue one after the other; return the names of those that failed."""
-    from lthcore.analysis.tickets import write_ticket_tables
-    from lthcore.errors import TimeLimit
-    from lthcore.paths import folder_of, results_root
-    from lthcore.runs.archives import mirror
-    from lthcore.runs.runner import run
-    from lthcore.runs.status import status_of
-
     deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
     for experiment in experiments:
         try:
@@ -100,8 +92,6 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
 
 def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run the experiments of a queue on a Ray cluster with one progress view; return the names of those that failed."""
-    from lthcore.analysis.tickets import write_ticket_tables
-    from lthcore.paths import results_root
     from lthcore.runs.queue_view import queue_view
     from lthcore.runs.ray_cluster import Cluster
     from lthcore.runs.ray_queue import run_queue
@@ -122,8 +112,5 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
 
 def unpack_command(options: argparse.Namespace) -> None:
     """Merge an archive of tables into results/."""
-    from lthcore.paths import results_root
-    from lthcore.runs.archives import unpack
-
     for line in unpack(Path(options.archive), results_root()):
         print(line)

@@ -5,7 +5,15 @@ from functools import partial
 
 from lthcore.commands.errors import noted, raise_first
 from lthcore.errors import LabError
-from lthcore.paths import short
+from lthcore.paths import project_root, results_root, short
+from lthcore.report import paper_figures
+from lthcore.report.claims import NOT_RUN, UNREADABLE
+from lthcore.report.layout import remove_old, save
+from lthcore.report.paper_figures import figures_of
+from lthcore.report.readme import write_pages
+from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
+from lthcore.report.studies import STUDIES
+from lthcore.runs.status import find_run
 
 
 def figures_command(options: argparse.Namespace) -> None:
@@ -13,11 +21,6 @@ def figures_command(options: argparse.Namespace) -> None:
 
     The line of a figure that cannot be drawn shows the error. Raises LabError at the end if there was such an error.
     """
-    from lthcore.paths import project_root, results_root
-    from lthcore.report import paper_figures
-    from lthcore.report.layout import remove_old, save
-    from lthcore.report.studies import STUDIES
-
     if options.run:
         _draw_run(options.run)
         return
@@ -51,10 +54,6 @@ def figures_command(options: argparse.Namespace) -> None:
 
 def _draw_run(run: str) -> None:
     """Draw the figures of any run, including the user's own, into `figures` in the folder of its tables."""
-    from lthcore.report.layout import save
-    from lthcore.report.paper_figures import figures_of
-    from lthcore.runs.status import find_run
-
     folder = find_run(run)
     for name, figure in figures_of(folder).items():
         paths = save(figure, folder / "figures", name)
@@ -63,11 +62,6 @@ def _draw_run(run: str) -> None:
 
 def scorecard_command(options: argparse.Namespace) -> None:
     """Grade the paper's claims from the tables. With `--readme`, also render the pages that report the results."""
-    from lthcore.paths import project_root, results_root
-    from lthcore.report.claims import NOT_RUN, UNREADABLE
-    from lthcore.report.readme import write_pages
-    from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
-
     card = write_scorecard(results_root())
     print(as_markdown(card))
     if options.readme:

@@ -5,29 +5,27 @@ import sys
 import time
 from pathlib import Path
 
+from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import has_jupyter, notebook_of, run_notebook
-from lthcore.errors import LabError, counted, shown
-from lthcore.paths import short
+from lthcore.errors import LabError, TimeLimit, counted, shown
+from lthcore.lottery.methods import planned
+from lthcore.paths import folder_of, short
 from lthcore.runs.experiments import Experiment, load_experiments
 from lthcore.runs.files import read_record
+from lthcore.runs.plan import ask_whether_to_begin, print_plan
+from lthcore.runs.runner import run
+from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import parse_yaml
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: first the training, then the notebook over its tables."""
-    from lthcore.analysis.tickets import write_ticket_tables
-    from lthcore.errors import TimeLimit
-    from lthcore.paths import folder_of
-    from lthcore.runs.runner import run
-
     overrides = dict(map(_parameter, options.parameter))
     experiments = [
         e for path in options.params for e in load_experiments(path, options.profile, overrides, options.only)
     ]
     if len(experiments) > 1 or options.ask:
-        from lthcore.runs.plan import ask_whether_to_begin, print_plan
-
         print_plan(experiments)
         if options.ask and not options.yes:
             ask_whether_to_begin()
@@ -62,9 +60,6 @@ def run_command(options: argparse.Namespace) -> None:
 
 def _besides(experiment: Experiment, folder: Path) -> str:
     """Return what to add about a complete run: trainings that diverged, and trainings beyond those asked for."""
-    from lthcore.lottery.methods import planned
-    from lthcore.runs.status import status_of
-
     record, asked, done = read_record(folder), len(planned(experiment.settings)), len(status_of(experiment).done)
     said = ""
     if lost := record.get("trainings_diverged", 0):  # which older runs did not note

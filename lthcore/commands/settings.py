@@ -5,16 +5,16 @@ import shutil
 import textwrap
 from typing import Any, get_args
 
+from lthcore import arms
+from lthcore.errors import choose
+from lthcore.lottery.methods import METHODS, settings_for
+from lthcore.registry import CRITERIA, MODELS
+from lthcore.runs.experiments import params_files
+from lthcore.sources.catalogue import DATASETS
+
 
 def settings_command(options: argparse.Namespace) -> None:
     """Print each setting with its default, its allowed values and its meaning; then networks, criteria and the rest."""
-    from lthcore import arms
-    from lthcore.errors import choose
-    from lthcore.lottery.methods import METHODS, settings_for
-    from lthcore.registry import CRITERIA, MODELS
-    from lthcore.runs.experiments import params_files
-    from lthcore.sources.catalogue import DATASETS
-
     studies = {path.parent.name for path in params_files()} | {method.notebook for method in METHODS.values()}
     choose("settings: study", options.study, sorted(studies - {""} | {"iterative_pruning"}))
     width = shutil.get_terminal_size((110, 24)).columns

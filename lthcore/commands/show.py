@@ -5,17 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lthcore.analysis.take_home import export_ticket, load_ticket
 from lthcore.errors import LabError
-from lthcore.paths import short
+from lthcore.lottery.methods import settings_for
+from lthcore.paths import project_root, short
+from lthcore.report.tables import cut_off
 from lthcore.runs.experiments import Experiment, load_experiments
+from lthcore.runs.files import read_record, read_tables
+from lthcore.runs.plan import state_line
+from lthcore.runs.status import changed_runs, find_run
 
 
 def show_command(options: argparse.Namespace) -> None:
     """Print a run: its provenance, its settings, and its mean accuracies by arm and round."""
-    from lthcore.report.tables import cut_off
-    from lthcore.runs.files import read_record, read_tables
-    from lthcore.runs.status import find_run
-
     folder = find_run(options.run)
     rounds, _ = read_tables(folder)
     whole = read_record(folder)
@@ -49,10 +51,6 @@ def _standing(folder: Path) -> list[str]:
 
     The list is empty if the run does not belong to a params file.
     """
-    from lthcore.paths import project_root
-    from lthcore.runs.plan import state_line
-    from lthcore.runs.status import changed_runs
-
     root, (*_, profile, study, variant) = folder.resolve().parents[2], folder.resolve().parts
     known: dict[str, Experiment] = {}
     for path in sorted((project_root() / "params" / study).glob("*.yaml")):
@@ -72,8 +70,6 @@ def _standing(folder: Path) -> list[str]:
 
 def _print_settings(folder: Path, values: dict[str, Any]) -> None:
     """Print the settings of a run, first those that differ from their defaults."""
-    from lthcore.lottery.methods import settings_for
-
     fields = settings_for(folder.resolve().parent.name, values).model_fields
     default = {key: json.loads(json.dumps(field.default)) for key, field in fields.items()}
     own = {key: value for key, value in values.items() if value != default.get(key)}
@@ -87,7 +83,6 @@ def _print_settings(folder: Path, values: dict[str, Any]) -> None:
 def export_command(options: argparse.Namespace) -> None:
     """Write a ticket of a run (mask and initial weights) to a file. With `--push`, also upload it."""
     from lthcore.analysis.hub import push_ticket
-    from lthcore.analysis.take_home import export_ticket, load_ticket
 
     ticket = load_ticket(options.run, options.trial, options.remaining)
     path = export_ticket(ticket, options.to, options.compacted)

@@ -22,12 +22,12 @@ from typing_extensions import TypedDict
 from lthcore.analysis.statistics import Estimate, trials_needed
 from lthcore.arms import arm_of
 from lthcore.errors import LabError, choose, one_line, shown
-from lthcore.paths import project_root
+from lthcore.paths import PROFILES, project_root
 from lthcore.report.arithmetic import ARITHMETIC
 from lthcore.report.figure_specs import NOTEBOOK
 from lthcore.report.measures import EARLY_STOP, END, MEASURES
 from lthcore.report.run_tables import TICKETS, Absent, RunTables
-from lthcore.runs.experiments import PROFILES, check_name
+from lthcore.runs.experiments import check_name
 from lthcore.runs.files import has_results, read_record
 from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml

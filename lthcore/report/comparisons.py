@@ -12,9 +12,9 @@ import pandas as pd
 from lthcore.analysis.cache import has_derived
 from lthcore.analysis.statistics import difference, learned_anything, mean_accuracy
 from lthcore.errors import LabError, choose
-from lthcore.paths import project_root
+from lthcore.paths import PROFILES, project_root
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.runs.experiments import PROFILES, Experiment, NoSuchProfile, load_experiments
+from lthcore.runs.experiments import Experiment, NoSuchProfile, load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.schemas import COLUMNS
 from lthcore.runs.status import status_of

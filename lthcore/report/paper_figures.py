@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from lthcore.errors import LabError, counted
 from lthcore.lottery.search import planned
-from lthcore.paths import project_root
+from lthcore.paths import PROFILES, project_root
 from lthcore.report import layout, plots
 from lthcore.report.comparisons import profile_of
 from lthcore.report.curves import figure3
@@ -24,7 +24,7 @@ from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import TITLES, Series
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.estimate import seconds_of
-from lthcore.runs.experiments import PROFILES, load_experiments
+from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import has_results, read_record, read_table
 from lthcore.runs.provenance import hardware
 from lthcore.runs.timing import timed

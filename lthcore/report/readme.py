@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from lthcore.analysis.statistics import CONVENTION
+from lthcore.paths import PROFILES
 from lthcore.report import front_page
 from lthcore.report.figure_specs import LENET
 from lthcore.report.reproductions import reproductions
@@ -21,7 +22,6 @@ from lthcore.report.scorecard import as_block
 from lthcore.report.studies import STUDIES
 from lthcore.report.studies.iterative_pruning import convolutional
 from lthcore.report.tables import described, table_of
-from lthcore.runs.experiments import PROFILES
 from lthcore.runs.files import has_results, read_record, read_tables
 
 PAGES = ("README.md", "results/README.md")

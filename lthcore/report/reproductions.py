@@ -12,10 +12,9 @@ from typing_extensions import TypedDict
 from lthcore.analysis.statistics import Estimate, difference, mean_accuracy
 from lthcore.arms import arm_of
 from lthcore.errors import choose
-from lthcore.paths import project_root
+from lthcore.paths import PROFILES, project_root
 from lthcore.report.measures import EARLY_STOP
 from lthcore.report.run_tables import Absent, RunTables
-from lthcore.runs.experiments import PROFILES
 from lthcore.runs.files import has_results, read_record
 from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml

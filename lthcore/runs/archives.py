@@ -16,7 +16,7 @@ from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned, settings_of
-from lthcore.runs.experiments import PROFILES
+from lthcore.paths import PROFILES
 from lthcore.runs.files import digest, read_record, read_table, replicate_of, rows_of, write, write_json
 from lthcore.runs.lock import locked
 from lthcore.runs.schemas import COLUMNS, check_record, check_table, check_whole

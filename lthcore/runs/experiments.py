@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 from lthcore.errors import LabError, choose, shown
 from lthcore.lottery.methods import settings_for
-from lthcore.paths import project_root
+from lthcore.paths import PROFILES, project_root
 from lthcore.plugins import check_plugins
 from lthcore.runs.yaml_files import read_yaml
 from lthcore.settings import Recipe
 
-PROFILES = ("smoke", "cpu", "paper")
 STOP = "stop"  # a file of this name in a run's folder, or in the folder above it, ends the run cleanly
 LONGEST = 60  # maximum length of the part of a folder name that lists changed settings
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names become folder names: no path such as `../x`

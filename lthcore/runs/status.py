@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from lthcore.arms import arm_of
 from lthcore.errors import LabError
 from lthcore.lottery.methods import planned, settings_for
-from lthcore.paths import folder_of, project_root, results_root
-from lthcore.runs.experiments import PROFILES, Experiment, changes
+from lthcore.paths import PROFILES, folder_of, project_root, results_root
+from lthcore.runs.experiments import Experiment, changes
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of
 from lthcore.runs.schemas import COLUMNS
 from lthcore.settings import Recipe

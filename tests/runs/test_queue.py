@@ -10,9 +10,9 @@ import pytest
 from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.errors import LabError
 from lthcore.lottery.methods import planned
-from lthcore.paths import project_root
+from lthcore.paths import PROFILES, project_root
 from lthcore.runs.archives import pack, unpack
-from lthcore.runs.experiments import PROFILES, params_files
+from lthcore.runs.experiments import params_files
 from lthcore.runs.files import read_record
 from lthcore.runs.queue import Less, queued
 from lthcore.runs.runner import run
