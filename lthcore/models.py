@@ -4,6 +4,7 @@ A model is a function of (settings, image shape, number of classes) that returns
 determine from its tree of modules which weights are prunable and of what kind each layer is.
 """
 
+import math
 from collections import OrderedDict
 from functools import partial
 from typing import get_args
@@ -54,14 +55,13 @@ def _dense(inputs: int, widths: tuple[int, ...], classes: int, dropout: float) -
 @register_model
 def mlp(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A small fully-connected network (64-32) for digits."""
-    channels, height, width = shape
-    return nn.Sequential(_dense(channels * height * width, settings.widths or (64, 32), classes, settings.dropout))
+    return nn.Sequential(_dense(math.prod(shape), settings.widths or (64, 32), classes, settings.dropout))
 
 
 @register_model
 def lenet(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """LeNet-300-100, the fully-connected network of the paper's section 2 (266,200 weights on MNIST)."""
-    return mlp(settings.changed(widths=settings.widths or (300, 100)), shape, classes)
+    return nn.Sequential(_dense(math.prod(shape), settings.widths or (300, 100), classes, settings.dropout))
 
 
 def _conv(settings: Recipe, shape: tuple[int, int, int], classes: int, blocks: tuple[int, ...]) -> nn.Module:
@@ -183,11 +183,8 @@ def vgg19(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Mod
 def vgg_like(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """VGG-like, the 16-layer VGG of CIFAR with batch norms and a hidden dense layer of 512 (14,977,728 weights)."""
     layers = _vgg("vgg_like", shape, ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)))
-    layers |= {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-    layers |= {"fc1": Linear(512, 512), "fc1_relu": nn.ReLU()}
-    if settings.dropout:
-        layers["fc1_dropout"] = Dropout(settings.dropout)
-    return nn.Sequential(layers | {"output": Linear(512, classes)})
+    layers["average"] = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(layers | _dense(512, (512,), classes, settings.dropout))
 
 
 def build(settings: Recipe, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
@@ -345,6 +342,15 @@ def without_mask(settings: Recipe) -> str:
     return note if bare else ""
 
 
+DRAWN = {  # initialisation -> function that draws a weight in place; a gaussian also has a setting of its own
+    "glorot_normal": nn.init.xavier_normal_,
+    "glorot_uniform": nn.init.xavier_uniform_,
+    "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "kaiming_fan_out": partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
+    "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+}
+
+
 def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
     """Return initial values for every parameter and buffer of `model`, drawn on the CPU: the same for every device.
 
@@ -359,12 +365,14 @@ def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
     generator = torch.Generator().manual_seed(seed)
     start = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     layers, masked = dict(model.named_modules()), kinds_of(model)
+    gaussian = partial(nn.init.normal_, std=settings.init_std)
+    draw = gaussian if settings.initialisation == "gaussian" else DRAWN[settings.initialisation]
     for name, parameter in model.named_parameters():
         weight, (place, _, own) = start[name], name.rpartition(".")
         if not parameter.requires_grad:
             continue
         if name in masked:
-            _draw(weight, settings, generator)
+            draw(weight, generator=generator)
         elif own.endswith("bias"):
             weight.fill_(0.0)
         elif isinstance(layers[place], NORMS):
@@ -373,18 +381,3 @@ def initial_weights(model: nn.Module, settings: Recipe, seed: int) -> Weights:
             std, mean = torch.std_mean(weight.double())  # rounded, as the last digits differ between processors
             weight.normal_(float(f"{mean:.2e}"), float(f"{std:.2e}"), generator=generator)
     return start
-
-
-def _draw(weight: Tensor, settings: Recipe, generator: torch.Generator) -> None:
-    if settings.initialisation == "glorot_normal":
-        nn.init.xavier_normal_(weight, generator=generator)
-    elif settings.initialisation == "glorot_uniform":
-        nn.init.xavier_uniform_(weight, generator=generator)
-    elif settings.initialisation == "kaiming_normal":
-        nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-    elif settings.initialisation == "kaiming_fan_out":
-        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
-    elif settings.initialisation == "kaiming_uniform":
-        nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
-    else:
-        nn.init.normal_(weight, std=settings.init_std, generator=generator)

@@ -47,8 +47,9 @@ def synflow(seen: PruningContext) -> Scores:
 
     It needs no data. Use `synflow_mask` to prune by it: pruning in a single round would empty layers.
     """
-    positive = {name: w.abs() if w.is_floating_point() else w for name, w in seen.initial.items()}
-    positive = {name: _without_biases(name, w, seen.mask) for name, w in positive.items()}
+    # no biases, and no shifts of norms, so that the whole flow comes through weights
+    weighs = {name: name in seen.mask or not name.endswith("bias") for name in seen.initial}
+    positive = {name: w.abs() if weighs[name] else torch.zeros_like(w) for name, w in seen.initial.items()}
     model, weights = _masked_model(seen, positive)
     flow = model(torch.ones(1, *seen.data.shape, dtype=torch.float64)).sum()
     gradients = _gradients(flow, weights)
@@ -89,11 +90,3 @@ def _loss(model: nn.Module, seen: PruningContext, temperature: float = 1.0) -> T
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seen.seed))
     chosen = torch.cat([order[labels[order] == c][:IMAGES_PER_CLASS] for c in labels.unique()])
     return F.cross_entropy(model(images[chosen].double()) / temperature, labels[chosen])
-
-
-def _without_biases(name: str, w: Tensor, mask: Mask) -> Tensor:
-    """Return zeros if the tensor is a bias (or the shift of a norm), else the tensor itself.
-
-    The whole flow then comes through weights. Scales and statistics of norms are kept.
-    """
-    return torch.zeros_like(w) if name.endswith("bias") and name not in mask else w

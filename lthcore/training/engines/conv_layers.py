@@ -5,8 +5,6 @@ poolings would take as long as the convolutions if each were a separate operatio
 memory (`conv_kernels`). Images are channels last throughout.
 """
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,23 +25,29 @@ KNOWN = (
 WIDE = 512  # elements in a row of a compiled loop: narrower rows are joined
 
 
-class Layer(Protocol):
-    """Part of a network: `forward` and `backward` for training; `prepare`, then `infer` for evaluation."""
+class Layer:
+    """Part of a network: `forward` and `backward` for training; `prepare`, then `infer` for evaluation.
+
+    By default it has no weights to prepare, and infers like it trains.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, and keep the tensors that `backward` needs."""
+        raise NotImplementedError
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Return the gradient of the input (None in the first layer), given the gradient of the output.
 
         Stores the gradients of the parameters in them. May overwrite `gradient`.
         """
+        raise NotImplementedError
 
     def prepare(self) -> None:
         """Read the current weights, for `infer` to use."""
 
     def infer(self, x: Tensor) -> Tensor:
         """Return the output in evaluation mode. May overwrite x."""
+        return self.forward(x)
 
 
 class Cast:
@@ -70,7 +74,7 @@ class Cast:
         self.parameter.grad.copy_(gradient)
 
 
-class ConvolutionLayer:
+class ConvolutionLayer(Layer):
     """A convolution with the norm and the rectifier that follow it, both optional."""
 
     def __init__(self, module: nn.Conv2d, norm: nn.BatchNorm2d | None, rectified: bool, dtype: torch.dtype) -> None:
@@ -188,7 +192,7 @@ class Norm:
         return out
 
 
-class ResidualLayer:
+class ResidualLayer(Layer):
     """A residual block (`models.Residual`)."""
 
     def __init__(self, module: Residual, dtype: torch.dtype) -> None:
@@ -197,17 +201,14 @@ class ResidualLayer:
         self.shortcut = module.shortcut and ConvolutionLayer(module.shortcut, module.shortcut_norm, False, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `Layer`."""
         return self.outer.forward(self.inner.forward(x), x if self.shortcut is None else self.shortcut.forward(x))
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """See `Layer`."""
         gradient = _channels_last(gradient)
         back = self.inner.backward(self.outer.backward(gradient))  # now `gradient` is the gradient of the shortcut
         return back.add_(gradient if self.shortcut is None else self.shortcut.backward(gradient))
 
     def prepare(self) -> None:
-        """See `Layer`."""
         for part in (self.inner, self.outer, self.shortcut):
             if part is not None:
                 part.prepare()
@@ -218,67 +219,46 @@ class ResidualLayer:
         return self.outer.infer(inner, x if self.shortcut is None else self.shortcut.infer(x))
 
 
-class PoolLayer:
+class PoolLayer(Layer):
     """Max-pooling of 2x2 patches after a rectifier. Its `backward` includes the gradient of the rectifier."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `Layer`."""
         n, channels, height, width = self.shape = x.shape
         self.out = torch.empty((n, channels, height // 2, width // 2), dtype=x.dtype, memory_format=torch.channels_last)
         self.where = np.empty((n, height // 2, width // 2, channels), np.uint8)
         kernels.pool(_integers(x), _integers(self.out), self.where)
         return self.out
 
-    infer = forward
-
     def backward(self, gradient: Tensor) -> Tensor:
-        """See `Layer`."""
         back = torch.empty(self.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
         kernels.unpool(_integers(_channels_last(gradient)), _integers(self.out), self.where, _integers(back))
         return back
 
-    def prepare(self) -> None:
-        """Do nothing: this layer has no weights."""
 
-
-class FlattenLayer:
+class FlattenLayer(Layer):
     """Flattening of images: (N, C, H, W) -> (N, C x H x W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `Layer`."""
         self.shape = x.shape
         return x.flatten(1)
 
-    infer = forward
-
     def backward(self, gradient: Tensor) -> Tensor:
-        """See `Layer`."""
         return _channels_last(gradient.view(self.shape))
 
-    def prepare(self) -> None:
-        """Do nothing: this layer has no weights."""
 
-
-class AverageLayer:
+class AverageLayer(Layer):
     """The mean over all pixels: (N, C, H, W) -> (N, C, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `Layer`."""
         self.shape = x.shape
         return x.mean((2, 3), keepdim=True)
 
-    infer = forward
-
     def backward(self, gradient: Tensor) -> Tensor:
-        """See `Layer`."""
         shared = gradient / (self.shape[2] * self.shape[3])
         return _channels_last(shared.expand(self.shape))
 
-    def prepare(self) -> None:
-        """Do nothing: this layer has no weights."""
 
-
-class DenseLayer:
+class DenseLayer(Layer):
     """A dense layer and the rectifier after it, if there is one."""
 
     def __init__(self, module: nn.Linear, rectified: bool, dtype: torch.dtype) -> None:
@@ -292,7 +272,6 @@ class DenseLayer:
         return self.y
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """See `Layer`."""
         if self.rectified:
             gradient = gradient.mul_(self.y > 0)
         self.weight.learn(gradient.t() @ self.x)
@@ -300,35 +279,27 @@ class DenseLayer:
         return gradient @ self.weight.tensor
 
     def prepare(self) -> None:
-        """See `Layer`."""
         self.weight.refresh()
         self.bias.refresh()
 
     def infer(self, x: Tensor) -> Tensor:
-        """See `Layer`."""
         return times_transposed(x, self.weight.tensor, self.bias.tensor, self.rectified)
 
 
-class DropoutLayer:
+class DropoutLayer(Layer):
     """Dropout with noise drawn by the module (`models.Dropout`)."""
 
     def __init__(self, module: Dropout) -> None:
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """See `Layer`."""
         self.kept = self.module(torch.ones_like(x))
         return x * self.kept
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """See `Layer`."""
         return gradient * self.kept
 
-    def prepare(self) -> None:
-        """Do nothing: this layer has no weights."""
-
     def infer(self, x: Tensor) -> Tensor:
-        """See `Layer`."""
         return x
 
 
@@ -345,8 +316,9 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
     while modules:
         module = modules.pop(0)
         norm = modules.pop(0) if _follows(modules, nn.BatchNorm2d) and isinstance(module, nn.Conv2d) else None
-        after = (nn.Conv2d, nn.Linear)
-        rectified = isinstance(module, after) and _follows(modules, nn.ReLU) and bool(modules.pop(0))
+        rectified = isinstance(module, nn.Conv2d | nn.Linear) and _follows(modules, nn.ReLU)
+        if rectified:
+            modules.pop(0)
         match module:
             case nn.Conv2d(padding_mode="zeros") if module.padding != "same" or all(k % 2 for k in module.kernel_size):
                 layers.append(ConvolutionLayer(module, norm, rectified, dtype))

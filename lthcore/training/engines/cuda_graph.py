@@ -6,76 +6,51 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lthcore.data.datasets import Data
-from lthcore.masks import Mask
-from lthcore.settings import Recipe
 
 
 class Steppable(Protocol):
     """Attributes and methods that an engine must have for `Replay`."""
 
-    settings: Recipe
     optimizer: torch.optim.Optimizer
-    parameters: dict[str, nn.Parameter]
-    kept: Mask  # masks of the parameters that have pruned entries
     tensors: list[Tensor]  # all tensors that a step changes, except the optimizer's
     noise: list[torch.Generator]
     forward: Callable
 
-    def gradients(self, data: Data, batch: Tensor) -> None:
-        """Store the gradients of the loss on a batch (K, batch) of image indices in the parameters."""
-
-    def clip(self, norm: float) -> None:
-        """Scale down the gradients of each replicate to a total l2 norm of at most `norm`."""
+    def step(self, data: Data, batch: Tensor) -> None:
+        """Take one step on a batch (K, batch) of image indices."""
 
 
 class Replay:
-    """Repeats the training step of an engine: as a captured CUDA graph on a GPU, by plain calls elsewhere."""
+    """Repeats the training step of an engine on a GPU as a CUDA graph, or by plain calls if it cannot be captured."""
 
     def __init__(self, engine: Steppable, data: Data, batch: Tensor) -> None:
-        """Set up static inputs like `batch` (K, batch). On a GPU, warm up and capture the step."""
+        """Set up static inputs like `batch` (K, batch), warm up, and capture the step."""
         # The engine holds a reference to this object. A strong reference back would make a cycle, and leave both, with
         # all tensors of the training run, to the garbage collector. It counts objects and not bytes, so it runs late.
         self.engine, self.data = weakref.proxy(engine), data
         self.batch, self.graph = batch.clone(), None
-        if batch.device.type == "cuda":
-            self.rate = torch.tensor(0.0, device=batch.device)
-            _set_rate(engine.optimizer, self.rate)
-            try:
-                with torch.cuda.device(batch.device):  # streams and graphs use the current device
-                    self._capture()
-            except torch.OutOfMemoryError:
-                raise  # lthcore/training/parallel.py tries again with fewer replicates
-            except RuntimeError as error:
-                warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
-                self.graph, engine.forward = None, getattr(engine, "model", engine.forward)  # not compiled either
+        self.rate = torch.tensor(0.0, device=batch.device)
+        set_rate(engine.optimizer, self.rate)
+        try:
+            with torch.cuda.device(batch.device):  # streams and graphs use the current device
+                self._capture()
+        except torch.OutOfMemoryError:
+            raise  # lthcore/training/parallel.py tries again with fewer replicates
+        except RuntimeError as error:
+            warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
+            self.graph, engine.forward = None, getattr(engine, "model", engine.forward)  # not compiled either
 
     def __call__(self, batch: Tensor, rate: float) -> None:
         """Take one step on a batch (K, batch) of image indices with learning rate `rate`."""
-        if self.batch.device.type == "cuda":
-            self.rate.fill_(rate)
-        else:
-            _set_rate(self.engine.optimizer, rate)
+        self.rate.fill_(rate)
         if self.graph:
             self.batch.copy_(batch)
             self.graph.replay()
         else:
-            self._step(batch)
-
-    def _step(self, batch: Tensor) -> None:
-        engine = self.engine
-        engine.gradients(self.data, batch)
-        for name, mask in engine.kept.items():
-            if engine.parameters[name].grad is not None:  # None if the loss does not depend on this parameter
-                engine.parameters[name].grad.mul_(mask)
-        if engine.settings.clip_norm:
-            engine.clip(engine.settings.clip_norm)
-        engine.optimizer.step()
-        with torch.no_grad():
-            for name, mask in engine.kept.items() if engine.settings.masks_weights else ():
-                engine.parameters[name].mul_(mask)
+            self.engine.step(self.data, batch)
 
     def _capture(self) -> None:
         """Capture a step, and restore everything that the warm-up changed."""
@@ -94,13 +69,13 @@ class Replay:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                self._step(self.batch)
+                self.engine.step(self.data, self.batch)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         for generator in self.engine.noise:
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph):
-            self._step(self.batch)
+            self.engine.step(self.data, self.batch)
         return graph
 
     def _restore(self, weights: list[Tensor], slots: dict[Tensor, dict[str, Tensor]], noise: list[Tensor]) -> None:
@@ -115,6 +90,7 @@ class Replay:
             generator.set_state(before)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float | Tensor) -> None:
+    """Set the learning rate of an optimizer's next steps; a tensor can be changed in a captured graph."""
     for group in optimizer.param_groups:
         group["lr"] = rate

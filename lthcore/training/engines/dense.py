@@ -24,7 +24,7 @@ from lthcore.data.datasets import Data, Split
 from lthcore.models import NORMS, Dropout, Weights
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
-from lthcore.training.engines.cuda_graph import Replay
+from lthcore.training.engines.cuda_graph import Replay, set_rate
 from lthcore.training.state import TrainState
 
 # images evaluated at once: on a CPU, few enough for their activations to fit in the cache of a core
@@ -57,16 +57,34 @@ class Dense:
         self.replay: Replay | None = None
 
     def steps(self, data: Data, batches: Tensor, rates: list[float]) -> None:
-        """Train on batches (K, steps, batch) of image indices at these learning rates.
+        """Train on batches (K, steps, batch) of image indices at these learning rates."""
+        if batches.device.type == "cuda":
+            self.replay = self.replay or Replay(self, data, batches[:, 0])
+            for i, rate in enumerate(rates):
+                self.replay(batches[:, i], rate)
+            return
+        for i, rate in enumerate(rates):
+            set_rate(self.optimizer, rate)
+            self.step(data, batches[:, i])
 
-        Gradients are masked before every step of the optimizer. If `settings.masks_weights`, weights are masked after
-        it, so that pruned weights are always zero: neither momentum nor weight decay can move them, and their optimizer
+    def step(self, data: Data, batch: Tensor) -> None:
+        """Take one step on a batch (K, batch) of image indices.
+
+        Gradients are masked before the step of the optimizer. If `settings.masks_weights`, weights are masked after it,
+        so that pruned weights are always zero: neither momentum nor weight decay can move them, and their optimizer
         state stays zero, too.
         """
-        if self.replay is None:
-            self.replay = Replay(self, data, batches[:, 0])
-        for i, rate in enumerate(rates):
-            self.replay(batches[:, i], rate)
+        self.gradients(data, batch)
+        for name, mask in self.kept.items():
+            if self.parameters[name].grad is not None:  # None if the loss does not depend on this parameter
+                self.parameters[name].grad.mul_(mask)
+        if self.settings.clip_norm:
+            self.clip(self.settings.clip_norm)
+        self.optimizer.step()
+        if self.settings.masks_weights:
+            with torch.no_grad():
+                for name, mask in self.kept.items():
+                    self.parameters[name].mul_(mask)
 
     def loss(self, data: Data, batch: Tensor) -> Tensor:
         """Return the training loss on a batch (K, batch) of image indices, summed over replicates."""
