@@ -95,7 +95,7 @@ ARMS = {
         # the ticket's mask, with weights drawn from its surviving initial weights, layer by layer
         Arm(
             "resampled", "ticket", "resampled", "weights drawn from the ticket's own", "#2a9d8f", "--", "v",
-            drawn="reinit_draws", purpose="resampled",
+            drawn="reinit_draws",
         ),
         # the ticket with Gaussian noise added to its initial weights
         Arm("noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#9fb8dd", "-", "v", sigmas=0.5),
@@ -127,7 +127,7 @@ def arm_of(name: str) -> Arm:
         return ARMS[name]
     found = BY_CRITERION.fullmatch(name)
     if not found:
-        choose_registered("arms", name, ARMS, also="by_<criterion>")
+        choose_registered("arms", name, ARMS, also="by_<criterion>")  # raises
     criterion, change = found[1], found[2] or ""
     changed, words, style, marker = CHANGES[change]
     label, colour, own_style = _drawn_as(criterion)

@@ -28,7 +28,7 @@ class Costs:
     """
 
     multiply_adds: int
-    positions: dict[str, int | float]
+    positions: dict[str, float]
     without_weights: int
     uncounted: tuple[str, ...]
 
@@ -46,7 +46,7 @@ def costs_of(model: nn.Module, shape: tuple[int, int, int]) -> Costs:
         model.eval()(image)
     model.train(training)
     masked = {name: seen.found[name] for name in kinds_of(model)}
-    positions = {name: _ratio(products, parameters[name].numel()) for name, products in masked.items()}
+    positions = {name: products / parameters[name].numel() for name, products in masked.items()}
     unseen = {name for name, products in masked.items() if products == 0}
     uncounted = [name for name in parameters if name in seen.unknown | unseen]
     return Costs(seen.found.total(), positions, seen.found.total() - sum(masked.values()), tuple(uncounted))
@@ -69,7 +69,7 @@ class _Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options = options or {}
-        count = _COUNTED.get(function._overloadpacket)
+        name, count = function._overloadpacket.__name__, _COUNTED.get(function._overloadpacket)
         if count is None and function is not torch.ops.prim.device.default:
             with self:
                 out = function.decompose(*arguments, **options)
@@ -80,7 +80,7 @@ class _Products(TorchDispatchMode):
         matrices = [name for name in names if name in self.matrices]
         if count is not None:
             self.found[(matrices or [""])[0]] += count(*arguments, **options, out_val=out) // 2
-        elif not function.is_view and torch.Tag.pointwise not in function.tags and _name(function) not in COPIES:
+        elif not function.is_view and torch.Tag.pointwise not in function.tags and name not in COPIES:
             self.unknown.update(matrices)
         return out
 
@@ -97,11 +97,3 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # lthcore/onednn.py
 def _memory(tensor: Tensor) -> int:
     """Return an identifier of a tensor's storage, which it shares with its views."""
     return tensor.untyped_storage()._cdata
-
-
-def _name(function: torch._ops.OpOverload) -> str:
-    return function._overloadpacket.__name__
-
-
-def _ratio(products: int, weights: int) -> int | float:
-    return products // weights if products % weights == 0 else products / weights

@@ -25,12 +25,12 @@ SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
 Padding = Literal["same", "valid"]
 Engine = Literal["auto", "dense", "stack"]
 
-# Settings for how much of an experiment is run, and where. None of them changes any single training run, so they are
-# not part of the run key, and raising one of them extends a run instead of starting another.
+# Settings for how much of an experiment is run, and where. None of them changes a single training run (device and
+# engine only by rounding), so they are not part of the run key, and raising one of them extends a run.
 EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
 
 
-MOST_ROUNDS = 253  # a run's lineage stores the round in which each weight is pruned as one byte
+MOST_ROUNDS = 253  # a lineage has one byte for the round in which a weight is pruned, up to one after the last
 LARGEST_PLAN = 100_000  # training runs of an experiment: a hundred times those of the largest published one
 WIDEST, DEEPEST = 1_000_000, 100  # largest number of neurons in a hidden layer, and of hidden layers
 

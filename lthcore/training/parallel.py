@@ -60,10 +60,30 @@ def train_cohort(
         yield from _train_stacks(settings, data, cohort, go_on, trainer)
         return
     workers = min(len(cohort), workers or worker_count()) if device.type == "cpu" else 1
-    if workers <= 1:
-        for key, state in cohort.items():
-            yield _train_one(settings, data, key, state, go_on, trainer)
+    if workers > 1:
+        yield from _train_in_processes(settings, data, cohort, go_on, workers, trainer)
         return
+    for key, state in cohort.items():
+        _train(settings, data, {key: state}, go_on, trainer)
+        yield key, state
+
+
+def _train(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer) -> None:
+    """Train replicates in step to the end, or until `go_on` returns False for one of them."""
+
+    def all_go_on() -> bool:
+        answers = [go_on(key, state) for key, state in cohort.items()]  # of each one: `go_on` also saves it
+        return all(answers)
+
+    if all_go_on():
+        for _ in trainer(settings, data, list(cohort.values())):
+            if not all_go_on():
+                break
+
+
+def _train_in_processes(
+    settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, workers: int, trainer: Trainer
+) -> Iterator[tuple[Hashable, TrainState]]:
     arrays = data.to_arrays()  # joblib memory-maps large arrays into every worker instead of copying them
     pool = Parallel(
         workers, return_as="generator_unordered", batch_size=1, mmap_mode="r", max_nbytes="1M", backend="loky",
@@ -117,7 +137,7 @@ def _train_stacks(
             part = parts.pop(0)
             states = [replace(cohort[key], curve=list(cohort[key].curve)) for key in part]
             try:
-                _train_stack(settings, data, dict(zip(part, states, strict=True)), go_on, trainer)
+                _train(settings, data, dict(zip(part, states, strict=True)), go_on, trainer)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise LabError("the GPU's memory does not hold one such network; lower batch_size") from None
@@ -127,14 +147,6 @@ def _train_stacks(
                 torch.cuda.empty_cache()
                 continue
             yield from zip(part, states, strict=True)
-
-
-def _train_stack(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer) -> None:
-    """Train replicates in step to the end, or until `go_on` returns False for one of them."""
-    answers = [go_on(key, state) for key, state in cohort.items()]
-    steps = trainer(settings, data, list(cohort.values()))
-    while all(answers) and next(steps, "done") != "done":
-        answers = [go_on(key, state) for key, state in cohort.items()]
 
 
 def stack_size(settings: Recipe, data: Data, state: TrainState) -> int:
@@ -183,14 +195,5 @@ def _train_mapped(
         end_if_orphan(parent)  # before `go_on` saves: a restarted run may already have saved
         return go_on(key, state)
 
-    return _train_one(settings, Data.from_arrays(arrays), key, state, go_on_here, trainer)
-
-
-def _train_one(
-    settings: Recipe, data: Data, key: Hashable, state: TrainState, go_on: GoOn, trainer: Trainer
-) -> tuple[Hashable, TrainState]:
-    if go_on(key, state):
-        for _ in trainer(settings, data, [state]):
-            if not go_on(key, state):
-                break
+    _train(settings, Data.from_arrays(arrays), {key: state}, go_on_here, trainer)
     return key, state

@@ -55,7 +55,9 @@ def test_a_worker_whose_parent_has_died_saves_nothing(dead, monkeypatch):
         raise SystemExit(status)
 
     monkeypatch.setattr(os, "_exit", ended)
-    monkeypatch.setattr(parallel, "_train_one", lambda settings, data, key, state, go_on, trainer: go_on(key, state))
+    monkeypatch.setattr(
+        parallel, "_train", lambda settings, data, cohort, go_on, trainer: go_on(*next(iter(cohort.items())))
+    )
     monkeypatch.setattr(parallel.Data, "from_arrays", lambda arrays: None)
     saved = []
 
