@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from pathlib import PurePath
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -120,38 +120,9 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _recipe(self) -> Self:
-        sgd, adam, forbid = self.optimizer == "sgd", self.optimizer == "adam", self._forbid
-        forbid("momentum", "allowed with optimizer sgd only", when=self.momentum > 0 and not sgd)
-        forbid("nesterov", "allowed with momentum > 0 only", when=self.nesterov and self.momentum == 0)
-        forbid("weight_decay", "allowed below 1", when=adam and self.weight_decay >= 1)
-        steps = self.schedule == "step"
-        forbid(
-            "milestones", "required with schedule step, and allowed with it only", when=bool(self.milestones) != steps
-        )
-        forbid("milestones", "must rise", when=list(self.milestones) != sorted(set(self.milestones)))
-        known = _known(self.dataset)
-        if self.epochs and known:
-            batches = _steps_per_epoch(self.dataset, self.train_examples, self.validation, self.batch_size)
-            forbid("batch_size", "allowed are no more than the training images without validation", when=batches < 1)
-            parts = self.iterations != self.epochs * batches
-            forbid("epochs", "epochs, images and batch_size must be whole numbers", when=parts)
-        last = f"iterations = {self.iterations}"
-        forbid("warmup", f"allowed up to {last}", when=self.warmup > self.iterations)
-        forbid("rewind_to", f"allowed below {last}", when=self.rewind_to >= self.iterations)
-        evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
-        many = len(self.read_at) > 3
-        forbid("read_at", "up to three iterations that are evaluated", when=many or not evaluated)
-        skipped, begin = any(i < self.rewind_to for i in self.read_at), f"rewind_to = {self.rewind_to}"
-        forbid("read_at", f"allowed from {begin} on, where tickets begin", when=skipped)
-        forbid("widths", "must be positive", when=any(width < 1 for width in self.widths))
-        large = len(self.widths) > DEEPEST or any(width > WIDEST for width in self.widths)
-        forbid("widths", f"allowed are up to {DEEPEST} layers of up to {WIDEST:,} neurons", when=large)
-        forbid("augment", "each augmentation once", when=len(set(self.augment)) < len(self.augment))
-        mirrored = "flip" in self.augment and known is not None and not known.mirrored
-        forbid("augment", "no flip for this data set, since a mirrored image is not of the same class", when=mirrored)
-        for key, changes in (("augment", bool(self.augment)), ("image_size", self.image_size > 0)):
-            stretched = changes and self.input_scaling == "unit_norm"
-            forbid("input_scaling", f"no unit_norm with {key}, which would change the norms again", when=stretched)
+        self._check_optimizer()
+        self._check_length()
+        self._check_network_and_images()
         if self.trainings > LARGEST_PLAN:
             names = [name for name in ("trials", "rounds", "reinit_draws", "random_draws") if hasattr(self, name)]
             values = ", ".join(f"{name} = {shown(getattr(self, name))}" for name in names)
@@ -160,9 +131,53 @@ class Recipe(BaseModel):
             )
         return self
 
-    def _forbid(self, key: str, allowed: str, when: bool) -> None:
-        if when:
-            raise ValueError(f"{key} = {shown(getattr(self, key))}: {allowed}")
+    def _check_optimizer(self) -> None:
+        if self.momentum > 0 and self.optimizer != "sgd":
+            raise self._wrong("momentum", "allowed with optimizer sgd only")
+        if self.nesterov and self.momentum == 0:
+            raise self._wrong("nesterov", "allowed with momentum > 0 only")
+        if self.optimizer == "adam" and self.weight_decay >= 1:
+            raise self._wrong("weight_decay", "allowed below 1")
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise self._wrong("milestones", "required with schedule step, and allowed with it only")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise self._wrong("milestones", "must rise")
+
+    def _check_length(self) -> None:
+        """Check epochs against batches, and the iterations at which something happens against those of training."""
+        if self.epochs and _known(self.dataset):
+            batches = _steps_per_epoch(self.dataset, self.train_examples, self.validation, self.batch_size)
+            if batches < 1:
+                raise self._wrong("batch_size", "allowed are no more than the training images without validation")
+            if self.iterations != self.epochs * batches:
+                raise self._wrong("epochs", "epochs, images and batch_size must be whole numbers")
+        if self.warmup > self.iterations:
+            raise self._wrong("warmup", f"allowed up to iterations = {self.iterations}")
+        if self.rewind_to >= self.iterations:
+            raise self._wrong("rewind_to", f"allowed below iterations = {self.iterations}")
+        evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
+        if len(self.read_at) > 3 or not evaluated:
+            raise self._wrong("read_at", "up to three iterations that are evaluated")
+        if any(i < self.rewind_to for i in self.read_at):
+            raise self._wrong("read_at", f"allowed from rewind_to = {self.rewind_to} on, where tickets begin")
+
+    def _check_network_and_images(self) -> None:
+        if any(width < 1 for width in self.widths):
+            raise self._wrong("widths", "must be positive")
+        if len(self.widths) > DEEPEST or any(width > WIDEST for width in self.widths):
+            raise self._wrong("widths", f"allowed are up to {DEEPEST} layers of up to {WIDEST:,} neurons")
+        if len(set(self.augment)) < len(self.augment):
+            raise self._wrong("augment", "each augmentation once")
+        known = _known(self.dataset)
+        if "flip" in self.augment and known is not None and not known.mirrored:
+            raise self._wrong("augment", "no flip for this data set, since a mirrored image is not of the same class")
+        for key, changes in (("augment", bool(self.augment)), ("image_size", self.image_size > 0)):
+            if changes and self.input_scaling == "unit_norm":
+                raise self._wrong("input_scaling", f"no unit_norm with {key}, which would change the norms again")
+
+    def _wrong(self, key: str, allowed: str) -> ValueError:
+        """Return the error for a setting with a value that is not allowed; `allowed` says what is."""
+        return ValueError(f"{key} = {shown(getattr(self, key))}: {allowed}")
 
     def __init__(self, /, **values: Any) -> None:
         """Check the values. Raises LabError with one line that names invalid keys, their values and what is allowed."""
@@ -248,6 +263,9 @@ class Recipe(BaseModel):
 class Settings(Recipe):
     """Settings of a search for tickets. Defaults: the paper's LeNet on MNIST (arXiv 1803.03635, Figure 2)."""
 
+    # source of masks -> the other study that has arms with such masks
+    ARMS_OF_OTHERS: ClassVar = {"elsewhere": "mask_transfer", "training": "dynamic_pruning"}
+
     arms: tuple[str, ...] = Field(("ticket", "reinit", "random"), description="what is trained at each round")
     reinit_draws: int = Field(3, gt=0, description="reinitialisations of each trial's mask")
     random_draws: int = Field(2, gt=0, description="random masks in each trial")
@@ -293,56 +311,59 @@ class Settings(Recipe):
         return self
 
     def _check_arms(self, arms: list[Arm]) -> None:
-        elsewhere = any(arm.masks == "elsewhere" for arm in arms) and not self.has_masks_from_elsewhere
-        self._forbid("arms", "the arm transferred is for the study mask_transfer only", when=elsewhere)
-        self._forbid(
-            "arms",
-            "the arm dynamic is for the study dynamic_pruning only",
-            when=any(arm.masks == "training" for arm in arms),
-        )
-        self._forbid(
-            "arms", "must contain ticket, the arm that the others are compared with", when="ticket" not in self.arms
-        )
-        self._forbid("arms", "each arm once", when=len(set(self.arms)) < len(self.arms))
-        no_mask = "continued_reset" in self.arms and "continued" not in self.arms
-        self._forbid("arms", "continued_reset needs the arm continued, whose mask it uses", when=no_mask)
-        no_rate = "fine_tuned" in self.arms and self.schedule == "cosine"
-        self._forbid("arms", "no fine_tuned with schedule cosine, which ends at a learning rate of 0", when=no_rate)
+        for arm in arms:
+            if study := self.ARMS_OF_OTHERS.get(arm.masks):
+                raise self._wrong("arms", f"the arm {arm.name} is for the study {study} only")
+        if "ticket" not in self.arms:
+            raise self._wrong("arms", "must contain ticket, the arm that the others are compared with")
+        if len(set(self.arms)) < len(self.arms):
+            raise self._wrong("arms", "each arm once")
+        if "continued_reset" in self.arms and "continued" not in self.arms:
+            raise self._wrong("arms", "continued_reset needs the arm continued, whose mask it uses")
+        if "fine_tuned" in self.arms and self.schedule == "cosine":
+            raise self._wrong("arms", "no fine_tuned with schedule cosine, which ends at a learning rate of 0")
 
     def _check_by_criterion(self, by: list[str]) -> None:
         """Check the sources of masks `by_<criterion>`."""
-        no_inverse = "SynFlow has no inverse: it takes the scores anew each time"
-        self._forbid("arms", no_inverse, when="by_synflow-inverted" in by)
-        guarded = self.keep_at_least > 0 and any(criterion_of(source) == "synflow" for source in by)
-        self._forbid("keep_at_least", "must be 0 with by_synflow, which never empties a layer", when=guarded)
-        self._forbid("arms", "by_<criterion> is for granularity weights", when=bool(by) and self.granularity == "units")
+        if "by_synflow-inverted" in by:
+            raise self._wrong("arms", "SynFlow has no inverse: it takes the scores anew each time")
+        if self.keep_at_least > 0 and any(criterion_of(source) == "synflow" for source in by):
+            raise self._wrong("keep_at_least", "must be 0 with by_synflow, which never empties a layer")
+        if by and self.granularity == "units":
+            raise self._wrong("arms", "by_<criterion> is for granularity weights")
 
     def _check_frozen(self) -> None:
         """Check settings that cannot be combined with pruned weights frozen at their initial values."""
-        frozen, trained_on = self.pruned_to == "initial", {"continued", "fine_tuned"} & set(self.arms)
-        moved = "initial needs weight_decay = 0, which moves weights"
-        self._forbid("pruned_to", moved, when=frozen and self.weight_decay > 0)
-        self._forbid("pruned_to", "zero with granularity units", when=frozen and self.granularity == "units")
-        self._forbid("pruned_to", "zero with the arms continued and fine_tuned", when=frozen and bool(trained_on))
-        self._forbid("pruned_to", "zero with restart best", when=frozen and self.restart == "best")
+        if self.pruned_to == "zero":
+            return
+        if self.weight_decay > 0:
+            raise self._wrong("pruned_to", "initial needs weight_decay = 0, which moves weights")
+        if self.granularity == "units":
+            raise self._wrong("pruned_to", "zero with granularity units")
+        if {"continued", "fine_tuned"} & set(self.arms):
+            raise self._wrong("pruned_to", "zero with the arms continued and fine_tuned")
+        if self.restart == "best":
+            raise self._wrong("pruned_to", "zero with restart best")
 
     def _check_restart(self) -> None:
-        best = self.restart == "best"
-        self._forbid("restart", "best needs a validation set", when=best and self.validation == 0)
-        self._forbid("restart", "best needs rewind_to = 0", when=best and self.rewind_to > 0)
-        self._forbid("keep_optimizer", "allowed with restart best", when=self.keep_optimizer and not best)
+        if self.restart == "best" and self.validation == 0:
+            raise self._wrong("restart", "best needs a validation set")
+        if self.restart == "best" and self.rewind_to > 0:
+            raise self._wrong("restart", "best needs rewind_to = 0")
+        if self.restart != "best" and self.keep_optimizer:
+            raise self._wrong("keep_optimizer", "allowed with restart best")
 
     def _check_layers(self) -> None:
         """Check the shares of weights that are pruned and kept in single layers."""
-        units = self.granularity == "units"
-        self._forbid("prune_layers", "for granularity weights", when=units and bool(self.prune_layers))
-        outside = any(not 0 <= rate < 1 for _, rate in self.prune_layers)
-        self._forbid("prune_layers", "shares from 0 to below 1", when=outside)
-        self._forbid("prune_layers", "each layer once", when=len(dict(self.prune_layers)) < len(self.prune_layers))
-        one_stays = units and self.keep_at_least > 0
-        self._forbid(
-            "keep_at_least", "allowed with granularity weights only, since one unit always stays", when=one_stays
-        )
+        if self.granularity == "units" and self.prune_layers:
+            raise self._wrong("prune_layers", "for granularity weights")
+        if any(not 0 <= rate < 1 for _, rate in self.prune_layers):
+            raise self._wrong("prune_layers", "shares from 0 to below 1")
+        if len(dict(self.prune_layers)) < len(self.prune_layers):
+            raise self._wrong("prune_layers", "each layer once")
+        if self.granularity == "units" and self.keep_at_least > 0:
+            allowed = "allowed with granularity weights only, since one unit always stays"
+            raise self._wrong("keep_at_least", allowed)
 
     @property
     def trainings(self) -> int:
@@ -357,11 +378,6 @@ class Settings(Recipe):
         """Whether pruned weights are zero, and not frozen at their initial values."""
         return self.pruned_to == "zero"
 
-    @property
-    def has_masks_from_elsewhere(self) -> bool:
-        """Whether there are masks from another data set, which arms with such masks need."""
-        return False
-
     def draws(self, arm: str) -> int:
         """Return the number of draws of `arm` in each trial and round."""
         drawn = arm_of(arm).drawn
@@ -371,6 +387,8 @@ class Settings(Recipe):
 class TransferSettings(Settings):
     """Settings of the transfer of masks from one data set to another (lthcore/lottery/transfer.py)."""
 
+    ARMS_OF_OTHERS: ClassVar = {"training": "dynamic_pruning"}
+
     arms: tuple[str, ...] = Field(
         ("ticket", "transferred", "transferred-shuffled"), description="what is trained at each round"
     )
@@ -378,14 +396,9 @@ class TransferSettings(Settings):
 
     @model_validator(mode="after")
     def _transfer(self) -> Self:
-        same = self.masks_from == self.dataset
-        self._forbid("masks_from", f"another data set than {self.dataset}", when=same)
+        if self.masks_from == self.dataset:
+            raise self._wrong("masks_from", f"another data set than {self.dataset}")
         return self
-
-    @property
-    def has_masks_from_elsewhere(self) -> bool:
-        """Whether there are masks from another data set, which arms with such masks need."""
-        return True
 
     @property
     def source(self) -> Settings:
@@ -428,26 +441,30 @@ class DynamicSettings(Recipe):
     @model_validator(mode="after")
     def _updates(self) -> Self:
         last = (self.iterations - 1) // self.steps_per_epoch
-        self._forbid("prune_until", f"allowed up to the last epoch, {last} from 0", when=self.prune_until > last)
-        until = self.prune_until or last
-        self._forbid("prune_from", f"allowed up to epoch {until}, of the last update", when=self.prune_from > until)
-        many = self.prune_every > 0 and self.iterations // self.prune_every > LARGEST_PLAN
-        self._forbid("prune_every", f"allowed are up to {LARGEST_PLAN:,} updates", when=many)
-        self._forbid("prunable", "must name a kind of layer", when=not self.prunable)
-        rigl = self.regrowth == "gradient" and self.sparsity_schedule != "constant"
-        self._forbid(
-            "sparsity_schedule", "must be constant with regrowth gradient, which is sparse from the start", when=rigl
-        )
-        both = self.regrowth != "none" and self.masking == "gradients"
-        weights_only = "for masking weights only, since under gradients every weight lives on"
-        self._forbid("regrowth", weights_only, when=both)
-        # settings without effect would give the same training another run key
-        unused = self.rewired != type(self).model_fields["rewired"].default and self.regrowth != "gradient"
-        self._forbid("rewired", "allowed with regrowth gradient only", when=unused)
-        self._forbid("rewind_to", "must be 0, since nothing is rewound", when=self.rewind_to > 0)
-        short = not self.reach_sparsity and self.sparsity_schedule == "constant"
-        self._forbid("reach_sparsity", "must be true with a constant schedule, which has no steps", when=short)
+        if self.prune_until > last:
+            raise self._wrong("prune_until", f"allowed up to the last epoch, {last} from 0")
+        if self.prune_from > (until := self.prune_until or last):
+            raise self._wrong("prune_from", f"allowed up to epoch {until}, of the last update")
+        if self.prune_every > 0 and self.iterations // self.prune_every > LARGEST_PLAN:
+            raise self._wrong("prune_every", f"allowed are up to {LARGEST_PLAN:,} updates")
+        if not self.prunable:
+            raise self._wrong("prunable", "must name a kind of layer")
+        if self.regrowth == "gradient" and self.sparsity_schedule != "constant":
+            allowed = "must be constant with regrowth gradient, which is sparse from the start"
+            raise self._wrong("sparsity_schedule", allowed)
+        if self.regrowth != "none" and self.masking == "gradients":
+            raise self._wrong("regrowth", "for masking weights only, since under gradients every weight lives on")
+        self._check_unused()
         return self
+
+    def _check_unused(self) -> None:
+        """Refuse settings without effect, which would give the same training another run key."""
+        if self.regrowth != "gradient" and self.rewired != type(self).model_fields["rewired"].default:
+            raise self._wrong("rewired", "allowed with regrowth gradient only")
+        if self.rewind_to > 0:
+            raise self._wrong("rewind_to", "must be 0, since nothing is rewound")
+        if self.sparsity_schedule == "constant" and not self.reach_sparsity:
+            raise self._wrong("reach_sparsity", "must be true with a constant schedule, which has no steps")
 
     @property
     def masks_weights(self) -> bool:
