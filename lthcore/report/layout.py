@@ -36,7 +36,7 @@ def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None)
 
 
 def sparsity_axis(axes: Axes) -> None:
-    """Make the x-axis a falling logarithmic axis of weights remaining, with ticks at points of the plotted lines.
+    """Make the x-axis a labelled, falling logarithmic axis of weights remaining, with ticks at points of the lines.
 
     It reaches from the largest to the smallest of these points. If the lines have points at four or more of the paper's
     ticks (TICKS), only those are shown.
@@ -53,6 +53,7 @@ def sparsity_axis(axes: Axes) -> None:
     axes.set_xticks(papers if len(papers) > 3 else _thinned(levels, apart))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))
     axes.minorticks_off()
+    axes.set_xlabel("% of weights remaining")
 
 
 def in_percent(axis: Axis) -> None:

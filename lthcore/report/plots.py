@@ -145,7 +145,6 @@ def plot_against_sparsity(
         axes.invert_xaxis()
     else:
         sparsity_axis(axes)
-    axes.set_xlabel("% of weights remaining")
     return axes
 
 
@@ -378,4 +377,4 @@ def plot_arms(table: pd.DataFrame, arms: dict[str, str], column: str, axes: Axes
         look = arm_of(arm)
         plot_means(part[column], left, axes, label, look.colour, look.style, look.marker)
     sparsity_axis(axes)
-    axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy")
+    axes.set(title=title, ylabel="test accuracy")

@@ -61,7 +61,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
         axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":")
         sparsity_axis(axes)
-        axes.set(title=title, xlabel="% of weights remaining", ylabel="ROC-AUC, held-out seed", ylim=(0.4, 1.02))
+        axes.set(title=title, ylabel="ROC-AUC, held-out seed", ylim=(0.4, 1.02))
     panels[0].legend(fontsize=8, loc="lower right")
     panels[3].set_axis_off()
     panels[3].legend(*panels[1].get_legend_handles_labels(), title="each feature alone", loc="upper left")
@@ -89,7 +89,7 @@ def seeding(folder: Path, caption: str = "") -> Figure:
     survive.plot(left, [x / 100 for x in left], color="#999999", linestyle=":", label="all weights")
     sparsity_axis(survive)
     in_percent(survive.yaxis)
-    survive.set(title="Share of these weights that survives pruning", xlabel="% of weights remaining")
+    survive.set(title="Share of these weights that survives pruning")
     survive.legend()
     same = {f"{which}, as drawn": "all weights as drawn" for which in ("largest", "smallest")}  # the same networks
     trials = table.replace({"seeding": same}).drop_duplicates(["seeding", "trial"])
@@ -122,7 +122,7 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
             plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour, "--")
     sparsity_axis(axes)
     in_percent(axes.yaxis)
-    axes.set(title="Masks on untrained networks", xlabel="% of weights remaining", ylabel="test accuracy, untrained")
+    axes.set(title="Masks on untrained networks", ylabel="test accuracy, untrained")
     axes.legend()
     return captioned(figure, caption)
 

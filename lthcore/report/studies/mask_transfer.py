@@ -31,7 +31,7 @@ def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
                 look = arm_of(arm)
                 plot_means(part[column], left[part.index], axes, look.label, look.colour, look.style, look.marker)
             sparsity_axis(axes)
-            axes.set(title=f"{title}, {when}", xlabel="% of weights remaining", ylabel="test accuracy")
+            axes.set(title=f"{title}, {when}", ylabel="test accuracy")
     one_legend(figure)
     return captioned(figure, caption)
 

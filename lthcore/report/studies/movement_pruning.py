@@ -121,7 +121,7 @@ def movement_arms(root: Path) -> Figure | None:
             any_emptied |= len(empty) > 0
         sparsity_axis(axes)
         title = f"{NETWORKS[stem]}, {size_of(runs[f'{stem}-high_movement'])}"
-        axes.set(title=title, ylabel="test accuracy at the end", xlabel="% of weights remaining")
+        axes.set(title=title, ylabel="test accuracy at the end")
     one_legend(figure)
     note = (
         "the first round of each trial at a percentage; since rounds may be skipped, a line ends where not all trials "
@@ -155,7 +155,6 @@ def movement_layers(root: Path) -> Figure | None:
         sparsity_axis(axes)
         axes.set(
             title=MOVEMENT[arm][0],
-            xlabel="% of weights remaining",
             ylabel="share of the layer kept",
             ylim=(-0.03, 1.03),
         )

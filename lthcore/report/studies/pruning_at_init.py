@@ -115,7 +115,6 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
     plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#222222", "--")
     sparsity_axis(accuracy)
     accuracy.set(title="Pruned when first stable", ylabel="test accuracy at the end")
-    accuracy.set_xlabel("% of weights remaining")
     alike.legend()
     accuracy.legend(loc="lower left")
     return captioned(figure, caption)

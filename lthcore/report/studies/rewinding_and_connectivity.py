@@ -68,7 +68,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         caption += f"; collapsed with the learning rate rewound: {', '.join(fallen)}"
     titles = ("Weights rewound to iteration k", "Learning rate rewound to iteration k", "Ways to continue, k = 0")
     for axes, title in zip(panels, titles, strict=False):
-        axes.set(title=title, xlabel="% of weights remaining", ylabel="test accuracy at the end")
+        axes.set(title=title, ylabel="test accuracy at the end")
         sparsity_axis(axes)
         if axes.has_data():
             axes.legend()

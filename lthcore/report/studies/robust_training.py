@@ -55,7 +55,6 @@ def robust_training(root: Path) -> Figure | None:
     panels[2].set(title="Rewound and reinitialised", ylabel="test accuracy at early stop")
     for axes in panels:
         sparsity_axis(axes)
-        axes.set(xlabel="% of weights remaining")
     panels[2].legend()
     legend_above(figure, *panels[0].get_legend_handles_labels())
     what = "LeNet-300-100 on MNIST, test accuracy at the early stop, bars: range of trials"
@@ -102,7 +101,7 @@ def robust_ablation(root: Path) -> Figure | None:
         part = epochs[epochs["label"] == name].groupby("percent_left")["epochs"].mean()
         soon.plot(part.index, part, color=SHADES[name], marker="o", markersize=4, label=ABLATION[name])
     sparsity_axis(soon)
-    soon.set(title="Epochs until 97% test accuracy", xlabel="% of weights remaining", ylabel="epochs")
+    soon.set(title="Epochs until 97% test accuracy", ylabel="epochs")
     soon.legend()
     lost = [
         f"{ABLATION[row.label]} at {row.percent_left:.3g}%: one trial at {row.es_test_accuracy:.1%}"

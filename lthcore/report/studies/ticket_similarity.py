@@ -70,7 +70,6 @@ def similarity(folder: Path, caption: str = "") -> Figure:
     for axes in panels:
         if axes.lines:
             sparsity_axis(axes)
-            axes.set_xlabel("% of weights remaining")
         else:
             axes.set_axis_off()
     return captioned(figure, caption)

@@ -51,7 +51,6 @@ def structure(folder: Path, caption: str = "") -> Figure:
     panels[4].set_ylim(bottom=0)  # the band is symmetric, but no share is negative
     for axes in panels:
         sparsity_axis(axes)
-        axes.set_xlabel("% of weights remaining")
     return captioned(figure, caption)
 
 
