@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. No test needs the network; tests of real data are skipped if its files are missing."""
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from lthcore.sources import mnist
 hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("lab")
 
+# The suite trains on the CPU, so that its outcome does not depend on the machine. CUDA_VISIBLE_DEVICES=0 shows it a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 CIFAR10_PARTS = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 FILES = {
     "digits": [],  # part of scikit-learn
@@ -35,9 +39,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Use an empty cache folder for the session, so that tests do not read what was timed on this machine before."""
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Use an empty cache folder, and of the shell's variables for `lth` only LTH_DATA, which says where images are.
+
+    Otherwise tests would read what was timed on this machine before, and fail with LTH_DEBUG or LTH_PLUGINS set.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("LTH_") and name != "LTH_DATA"]:
+            patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
