@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,28 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def data_root() -> Path:
     """Folder of the real data files, which may be missing: LTH_DATA if set, else data/ of the project."""
     return paths.data_root()
+
+
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder like results/ with links to the committed files alone: experiments of one's own do not change the tests.
+
+    Without git, as in an unpacked archive, it is results/ itself.
+    """
+    root = paths.project_root()
+    try:
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "results"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        names = ""
+    if not names:
+        return root / "results"
+    place = tmp_path_factory.mktemp("committed")
+    for name in names.rstrip("\0").split("\0"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).symlink_to(root / name)
+    return place / "results"
 
 
 @pytest.fixture(scope="session")

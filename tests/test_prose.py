@@ -98,12 +98,12 @@ def test_the_numbers_of_figures_in_comments_are_those_of_the_figures():
     assert told == set(FIGURES)  # each figure is named in the comment of an entry
 
 
-def test_figures_are_called_by_their_numbers_and_titles():
+def test_figures_are_called_by_their_numbers_and_titles(committed):
     """The notebook shows the figures that have data, each with its text; params/FIGURES.md lists all figures."""
     text = printed(ROOT / "notebooks" / "paper_figures.ipynb")
     shown = [int(number) for number in re.findall(r"^### Figure (\d+)", text, re.MULTILINE)]
     assert shown and shown == sorted(shown) and set(PAPER) == set(FIGURES)
-    assert all(sources(number, ROOT / "results") and words_of(number) in text for number in shown)
+    assert all(sources(number, committed) and words_of(number) in text for number in shown)
     rows = re.findall(
         r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "params/FIGURES.md").read_text(), re.MULTILINE
     )

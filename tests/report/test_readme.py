@@ -110,13 +110,13 @@ def test_what_compaction_saves_is_what_was_measured():
         assert f"{row['parameters'] / 1000:.0f} thousand" in text
 
 
-def test_pages_say_what_their_tables_say(tmp_path, card):
+def test_pages_say_what_their_tables_say(tmp_path, committed, card):
     named = [kind.partition(": ")[2] for _, kind, _ in BLOCK.findall(RESULTS) if kind.startswith("found: ")]
     assert sorted(" ".join(named).split()) == sorted([*STUDIES, "tickets", "convolutional"])
     (tmp_path / "results").mkdir()
     for page, text in zip(PAGES, (README, RESULTS), strict=True):
         (tmp_path / page).write_text(text)
-    write_pages(tmp_path, ROOT / "results", card)
+    write_pages(tmp_path, committed, card)
     assert (tmp_path / "README.md").read_text() == README
     assert (tmp_path / "results" / "README.md").read_text() == RESULTS
 
@@ -140,14 +140,14 @@ def test_the_ten_lines_of_python_find_a_ticket(capsys):
 
 
 @pytest.fixture(scope="module")
-def card():
-    return scorecard(ROOT / "results")
+def card(committed):
+    return scorecard(committed)
 
 
 def test_scorecard_is_that_of_the_committed_tables(card):
-    committed = pd.read_csv(ROOT / "results" / "claims.csv")
+    graded = pd.read_csv(ROOT / "results" / "claims.csv")
     pd.testing.assert_frame_equal(
-        card.fillna({"unit": ""}), committed.fillna({"unit": ""}), check_dtype=False, rtol=1e-4, atol=2e-6
+        card.fillna({"unit": ""}), graded.fillna({"unit": ""}), check_dtype=False, rtol=1e-4, atol=2e-6
     )
 
 

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.lineage import FILE
-from lthcore.paths import project_root
 from lthcore.runs import archives, checkpoints, executor, files, runner
 from lthcore.runs.archives import pack, unpack
 from lthcore.runs.files import digest, read_record, read_table, read_tables
@@ -402,10 +401,10 @@ def test_a_run_at_work_is_not_unpacked_into(root, tmp_path):
     assert len(read_tables(tmp_path / NAME)[0]) == 1
 
 
-def test_every_committed_file_is_what_its_run_says_was_written():
+def test_every_committed_file_is_what_its_run_says_was_written(committed):
     wrong = [
-        f"{record.parent.relative_to(project_root())}/{name}"
-        for record in (project_root() / "results").glob("*/*/*/run.json")
+        f"{record.parent.relative_to(committed)}/{name}"
+        for record in committed.glob("*/*/*/run.json")
         for name, known in read_record(record.parent).get("digests", {}).items()
         if files.digest((record.parent / name).read_bytes()) != known
     ]
