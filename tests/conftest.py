@@ -23,7 +23,7 @@ from lthcore.sources import mnist
 hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("lab")
 
-# The suite trains on the CPU, so that its outcome does not depend on the machine. CUDA_VISIBLE_DEVICES=0 shows it a GPU.
+# The suite trains on the CPU, so that its outcome does not depend on the machine; CUDA_VISIBLE_DEVICES=0 shows a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 CIFAR10_PARTS = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
