@@ -173,6 +173,8 @@ def test_the_slurm_script_is_bash_and_calls_options_that_there_are():
     for option in (part for part in used.split() if part.startswith("--")):
         assert option in said
     assert "ray symmetric-run" in text
+    started = text[text.index("exec srun") :].partition("ray symmetric-run")[0]
+    assert '--cpus-per-task="$SLURM_CPUS_PER_TASK"' in started  # srun does not take it over from sbatch
 
 
 @pytest.fixture
