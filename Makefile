@@ -99,7 +99,7 @@ bench: $(READY)  ## run every benchmark; writes results/benchmarks/
 	done
 
 docs: $(READY)  ## build the documentation into build/docs; warnings are errors
-	@$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -c docs/requirements.lock -r docs/requirements.txt
 	@$(BIN)/python -m sphinx -q -W --keep-going -j auto docs build/docs
 	@echo "build/docs/index.html: the documentation"
 
