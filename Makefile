@@ -4,6 +4,7 @@ PROFILE  ?= cpu
 PARAMS   := $(sort $(wildcard params/*/*.yaml))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 GOLDEN   := notebooks/quickstart.ipynb notebooks/paper_figures.ipynb notebooks/claims.ipynb notebooks/dynamic_pruning.ipynb notebooks/dynamic_summary.ipynb
+STAMPED  := pyproject.toml README.md CITATION.cff $(NOTEBOOKS)
 VENV     := .venv
 BIN      := $(VENV)/bin
 READY    := $(VENV)/ready
@@ -106,8 +107,8 @@ docs: $(READY)  ## build the documentation into build/docs; warnings are errors
 badges:  ## write the repository's address into all files that have it: make badges REPO=owner/name
 	@test -n "$(REPO)" || { echo "make: say which repository: make badges REPO=owner/name" >&2; exit 2; }
 	@old=$$(sed -n 's|^Repository = "https://github.com/\(.*\)"|\1|p' pyproject.toml) && \
-	sed -i.old -E "s#(github(\.com)?)/$$old#\1/$(REPO)#g" pyproject.toml README.md CITATION.cff $(NOTEBOOKS) && \
-	find . -maxdepth 2 -name '*.old' -delete && echo "stamped $(REPO) in place of $$old"
+	sed -i.old -E "s#(github(\.com)?)/$$old#\1/$(REPO)#g" $(STAMPED) && \
+	rm -f $(addsuffix .old,$(STAMPED)) && echo "stamped $(REPO) in place of $$old"
 
 clean:  ## remove .venv and everything that was built; results and figures stay
 	rm -rf $(VENV) build docs/figures docs/notebooks docs/reference/api mutants .pytest_cache .ruff_cache *.egg-info
