@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from lthcore.runs.provenance import git_commit, hardware, versions
 from lthcore.settings import Settings
 
 BATCH = 60
+LACKING = 77  # exit status of a benchmark that lacks data, tickets or a package
 Seconds = dict[str, list[float]]
 
 
@@ -39,6 +41,15 @@ def options_of(doc: str, name: str, repeats: int = 5, **more: tuple[str, str]) -
     options.json = options.json or project_root() / f"results/benchmarks/{options.device.type}/{name}.json"
     torch.set_num_threads(1)
     return options
+
+
+def run_or_skip(main: Callable[[], None]) -> None:
+    """Run a benchmark; if it lacks something (LabError), say what in one line, and exit with status LACKING."""
+    try:
+        main()
+    except LabError as error:
+        print(error, file=sys.stderr)
+        sys.exit(LACKING)
 
 
 def clock(work: Callable[[], object]) -> float:

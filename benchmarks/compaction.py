@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from bench import best, keep, options_of, print_table, side_by_side
+from bench import best, keep, options_of, print_table, run_or_skip, side_by_side
 from safetensors.torch import save_file
 from torch import nn
 
@@ -114,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_or_skip(main)

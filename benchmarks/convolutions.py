@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from bench import best, clock, keep, options_of, print_table
+from bench import best, clock, keep, options_of, print_table, run_or_skip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -106,6 +106,9 @@ class Before:
     def __init__(self, commit: str, split: Split, folder: Path) -> None:
         """Check out the commit below `folder`, and start the process."""
         git = ["git", "-C", str(project_root())]
+        known = subprocess.run([*git, "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True, check=False)
+        if known.returncode:
+            raise LabError(f"convolutions: commit {commit}, which is held against, is not in git here; give --before")
         subprocess.run([*git, "worktree", "add", "--detach", "--quiet", str(folder / "tree"), commit], check=True)
         self.remove = [*git, "worktree", "remove", "--force", str(folder / "tree")]
         save_file(split._asdict(), folder / "images.safetensors")
@@ -281,4 +284,4 @@ def ratios_of(network: str, t: dict[str, float], peak: dict[str, float], units: 
 
 
 if __name__ == "__main__":
-    main()
+    run_or_skip(main)

@@ -9,7 +9,7 @@ time includes loading, pruning and the start of the workers; the estimate does n
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import clock, keep, options_of
+from bench import clock, keep, options_of, run_or_skip
 
 from lthcore.runs.estimate import seconds_left
 from lthcore.runs.experiments import load_experiments
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_or_skip(main)

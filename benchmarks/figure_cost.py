@@ -10,7 +10,7 @@ the whole experiment: all trials at 50,000 iterations.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import clock, keep, mnist, options_of
+from bench import clock, keep, mnist, options_of, run_or_skip
 
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets, planned
@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_or_skip(main)

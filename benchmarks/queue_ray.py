@@ -11,9 +11,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 
-from bench import best, keep, options_of, print_table, side_by_side
+from bench import best, keep, options_of, print_table, run_or_skip, side_by_side
 
+from lthcore.data.datasets import load
+from lthcore.errors import LabError
 from lthcore.lottery.methods import planned
 from lthcore.runs.queue import queued
 
@@ -25,7 +28,12 @@ def main() -> None:
     options = options_of(
         __doc__, "queue_ray", repeats=2, only=("_pruning/lenet_mnist", "part of the experiments' names")
     )
-    names = {e.name: len(planned(e.settings)) for e in queued("smoke") if options.only in e.name}
+    experiments = [e for e in queued("smoke") if options.only in e.name]
+    if find_spec("ray") is None:
+        raise LabError("queue_ray: Ray is not installed: pip install -r requirements-cluster.txt")
+    for dataset in {e.settings.dataset: e for e in experiments}.values():
+        load(dataset.settings)  # raises LabError if its files are missing
+    names = {e.name: len(planned(e.settings)) for e in experiments}
 
     def queue(workers: int) -> None:
         with tempfile.TemporaryDirectory() as results:
@@ -46,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_or_skip(main)
