@@ -26,6 +26,8 @@ SETTINGS = Settings(
     random_draws=1,
 )  # fmt: skip
 
+DERIVED = shutil.ignore_patterns("derived.json")  # without their notes, derived tables of other tests do not count
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -36,7 +38,7 @@ def folder(tmp_path_factory):
 
 def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path):
     place = tmp_path / "copy"
-    shutil.copytree(folder, place)
+    shutil.copytree(folder, place, ignore=DERIVED)
     made = []
 
     def make(tickets: TicketStore) -> pd.DataFrame:
@@ -59,7 +61,7 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
 def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, tmp_path):
     """Notebooks of several studies may derive tables of one run at once: no one may overwrite another's notes."""
     place, made = tmp_path / "copy", threading.Event()
-    shutil.copytree(folder, place)
+    shutil.copytree(folder, place, ignore=DERIVED)
 
     def make(tickets: TicketStore) -> pd.DataFrame:
         made.set()
@@ -79,7 +81,7 @@ def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, 
 def test_a_table_of_fewer_trainings_than_its_run_is_not_there(folder, tmp_path):
     """Figures state the number of trials of rounds.csv, so they must not read derived tables of fewer trials."""
     place = tmp_path / "copy"
-    shutil.copytree(folder, place)
+    shutil.copytree(folder, place, ignore=DERIVED)
     assert not has_derived(place, "seeds")
     cached_table(place, "seeds", overlap.between_seeds)
     assert has_derived(place, "seeds") and not has_derived(place, "seeds", "arms_alike")
@@ -102,7 +104,7 @@ def test_no_run_an_unfinished_one_and_missing_tickets_are_one_line(folder, tmp_p
     with pytest.raises(LabError, match="has no complete run"):
         cached_table(tmp_path, "layers", structure.layers)
     place = tmp_path / "copy"
-    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("tickets"))
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("tickets", "derived.json"))
     with pytest.raises(LabError, match="tickets stay on the machine"):
         cached_table(place, "layers", structure.layers)
 

@@ -17,7 +17,6 @@ from lthcore.analysis.statistics import (
     trials_needed,
 )
 
-GENERATOR = np.random.default_rng(0)
 A, B = pd.Series([3.1, 2.9, 3.6, 3.3, 2.7]), pd.Series([1.2, 1.1, 1.6, 1.2, 1.0])
 
 
@@ -35,9 +34,10 @@ def test_means_and_differences_are_scipys():
 
 def coverage(n: int, repeats: int = 3000) -> tuple[float, float]:
     """Return how often the t interval and the percentile bootstrap interval of n draws contain the true mean."""
-    x = GENERATOR.normal(1.0, 0.3, (n, repeats))
+    generator = np.random.default_rng(0)
+    x = generator.normal(1.0, 0.3, (n, repeats))
     by_t = abs(x.mean(0) - 1.0) <= half_widths(x)
-    resampled = x[GENERATOR.integers(0, n, (n, 150))].mean(0)  # (resample, repeat)
+    resampled = x[generator.integers(0, n, (n, 150))].mean(0)  # (resample, repeat)
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     return by_t.mean(), ((low <= 1.0) & (high >= 1.0)).mean()
 
@@ -51,8 +51,9 @@ def test_at_three_and_five_trials_t_covers_what_it_says_and_the_bootstrap_does_n
 
 
 def test_fiellers_interval_covers_the_ratio_of_the_means_of_what_is_paired():
-    shared = GENERATOR.normal(0, 0.2, (5, 600))
-    top, bottom = (m + shared + GENERATOR.normal(0, 0.1, shared.shape) for m in (3.0, 2.0))
+    generator = np.random.default_rng(0)
+    shared = generator.normal(0, 0.2, (5, 600))
+    top, bottom = (m + shared + generator.normal(0, 0.1, shared.shape) for m in (3.0, 2.0))
     found = [ratio(pd.Series(a), pd.Series(b)) for a, b in zip(top.T, bottom.T, strict=True)]
     assert np.mean([e.low <= 1.5 <= e.high for e in found]) == pytest.approx(0.95, abs=0.03)
 
