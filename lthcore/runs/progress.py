@@ -24,6 +24,7 @@ from lthcore.settings import Recipe
 from lthcore.training.state import Replicate, TrainState
 
 SAID_EVERY = 0.2  # minimum seconds between two reports of a training run
+CLOSING = 10.0  # maximum seconds that the end of a run waits for reports that are on their way
 LINE_EVERY = 60.0  # minimum seconds between lines within a round, if there is no bar
 HERE = "127.0.0.1"
 
@@ -81,7 +82,7 @@ class RunProgress:
         if self.report is not None:
             with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
                 line.sendto(json.dumps([self.report.token]).encode(), (HERE, self.report.port))
-                self.listener.join(timeout=1.0)
+                self.listener.join(timeout=CLOSING)
             self.line.close()
         self.bar.close()
 
