@@ -83,9 +83,18 @@ def test_weights_frozen_at_their_initial_values_are_computed_with():
     assert estimate.density_of(SETTINGS.changed(pruned_to="initial"), Replicate("ticket", 0, 0, 5)) == 1.0
 
 
-def test_a_step_takes_time():
-    step, image, update = timing._seconds(SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), 1.0)
-    assert 0 < image < step < 1 and 0 < update < step
+def test_a_step_an_image_and_an_update_are_the_shortest_of_their_times(monkeypatch):
+    settings, worked = SETTINGS.changed(dataset="digits", architecture="mlp", validation=200), []
+    times = iter([0.5, 0.05, *(0.03, 0.01, 0.02), *(0.9, 0.1)])  # two of what is slow, and three of what is fast
+
+    def clock(work, device):
+        work()
+        worked.append(work)
+        return next(times)
+
+    monkeypatch.setattr(timing, "_clock", clock)
+    step, image, update = timing._measure(settings, 1.0)
+    assert (step, update, image) == pytest.approx((0.05 / 5, 0.01, 0.1 / 500)) and len(worked) == 7
 
 
 def test_a_step_of_convolutions_is_its_update_and_the_rest_by_the_image(monkeypatch):
