@@ -16,7 +16,6 @@ release = _project["version"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_design", "lab"]
 exclude_patterns = ["_ext", "requirements.txt"]
-lab_repository = _project["urls"]["Repository"]
 
 # the committed outputs of notebooks are shown; nothing is executed
 nb_execution_mode = "off"
@@ -44,7 +43,7 @@ html_static_path = ["_static"]
 html_css_files = ["lab.css"]
 html_favicon = "_static/icon.svg"
 html_theme_options = {
-    "source_repository": lab_repository,
+    "source_repository": _project["urls"]["Repository"],
     "source_branch": "main",
     "source_directory": "docs/",
     "top_of_page_buttons": [],

@@ -23,7 +23,6 @@ SPECIAL = re.compile(r"([*|\\])|(?<=\w)_(?=\W|$)|<(?=\w)")
 
 def setup(app: Sphinx) -> dict:
     """Register the extension; called by Sphinx."""
-    app.add_config_value("lab_repository", "", "env")
     app.connect("builder-inited", _prepare)
     app.connect("source-read", _render)
     app.connect("env-get-outdated", lambda app, env, added, changed, removed: _pages(env))
@@ -40,13 +39,16 @@ def _pages(env: object) -> list[str]:
 def _prepare(app: Sphinx) -> None:
     for name in ("figures", "notebooks", "reference/api"):
         (DOCS / name).mkdir(parents=True, exist_ok=True)
+    rooms = _modules()
     for picture in (ROOT / "figures").glob("*.png"):
         _write(DOCS / "figures" / picture.name, picture.read_bytes())
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         _write(DOCS / "notebooks" / notebook.name, _copied(notebook).encode())
-    for room, modules in _modules().items():
+    for room, modules in rooms.items():
         _write(DOCS / "reference" / "api" / f"{room}.md", _api(room, modules).encode())
-    _remove_old()
+    for copies in ("figures", "notebooks"):
+        _remove_old(DOCS / copies, {path.name for path in (ROOT / copies).iterdir()})
+    _remove_old(DOCS / "reference" / "api", {f"{room}.md" for room in rooms})
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -55,11 +57,11 @@ def _write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
 
 
-def _remove_old() -> None:
-    for copies, originals in (("figures", "figures"), ("notebooks", "notebooks")):
-        for path in (DOCS / copies).iterdir():
-            if not (ROOT / originals / path.name).exists():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _remove_old(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier build wrote into a folder of copies, unless it is one of the given names."""
+    for path in folder.iterdir():
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _copied(notebook: Path) -> str:
