@@ -1,11 +1,14 @@
-"""The Makefile: the commands of its targets, as a dry run of make prints them."""
+"""The Makefile: the commands of its targets, as a dry run of make prints them; and the runs that a release names."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from lthcore.lottery import lineage
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -38,3 +41,15 @@ def test_all_asks_before_it_begins_unless_told_not_to():
     asked, told = (" ".join(would_run("all", *more).split()) for more in ((), ("YES=1", "PROFILE=smoke")))
     assert "lth run --profile cpu --ask params/" in asked
     assert "lth run --profile smoke --ask --yes params/" in told
+
+
+def test_badges_remove_the_copies_that_sed_makes_and_no_other_file():
+    script = would_run("badges", "REPO=me/mine")
+    written = re.search(r"sed -i\.old .*#g\" (.*?) &&", script)[1].split()
+    removed = re.search(r"rm -f (.*?) &&", script)[1].split()
+    assert removed == [f"{name}.old" for name in written] and "README.md" in written
+
+
+def test_every_run_whose_tickets_are_released_has_its_lineage(committed):
+    runs = re.findall(r"\b(?:cpu|paper)/\w+/\S+", (ROOT / ".github/workflows/release.yml").read_text())
+    assert runs and all((committed / run.rstrip(";") / lineage.FILE).exists() for run in runs)
