@@ -120,3 +120,10 @@ def test_synflow_needs_no_data_and_works_with_norms_and_convolutions(data):
 def test_scores_follow_from_the_seed(data):
     a, b = snip(seen(data)), snip(seen(data))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("criterion", [snip, grasp])
+def test_every_trial_draws_its_own_batch(criterion, data):
+    """Otherwise a spread over trials would leave out the part of it that comes from the choice of images."""
+    a, b = (criterion(seen(data)._replace(seed=seed)) for seed in (0, 1))  # of the same weights
+    assert all(not torch.equal(a[name], b[name]) for name in a)
