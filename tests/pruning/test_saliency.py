@@ -117,6 +117,15 @@ def test_synflow_needs_no_data_and_works_with_norms_and_convolutions(data):
         assert all(torch.isfinite(s).all() and (s >= 0).all() and s.any() for s in worth.values())
 
 
+@pytest.mark.parametrize("values", [{}, {"architecture": "resnet20", "widths": ()}], ids=["dense", "norms"])
+def test_synflow_leaves_biases_and_the_shifts_of_norms_out_of_its_flow(values, data):
+    """The networks of this lab start with zeros there, which would hide it."""
+    what = seen(data, settings=SMALL.changed(**values))
+    shifted = {name: torch.full_like(w, 0.3) if name.endswith("bias") else w for name, w in what.initial.items()}
+    with_zeros, with_shifts = synflow(what), synflow(what._replace(initial=shifted))
+    assert all(torch.equal(with_zeros[name], score) for name, score in with_shifts.items())
+
+
 def test_scores_follow_from_the_seed(data):
     a, b = snip(seen(data)), snip(seen(data))
     assert all(torch.equal(a[name], b[name]) for name in a)
