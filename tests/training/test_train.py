@@ -261,6 +261,14 @@ def test_early_stop_weights_are_those_of_its_point(digits):
     assert test == (stop.test_loss, stop.test_accuracy)
 
 
+def test_of_two_equal_minima_the_early_stop_weights_are_those_of_the_first(digits, monkeypatch):
+    state, losses = fresh(SMALL), {0: 1.0, 20: 0.5, 40: 0.5, 60: 0.9}
+    monkeypatch.setattr(dense.Dense, "evaluate", lambda _, *splits: [[(losses[state.iteration], 0.5)] * len(splits)])
+    first = trained(SMALL.changed(iterations=20), digits, state).early_stop
+    assert trained(SMALL, digits, state).early_stop_point.iteration == 20
+    assert all(torch.equal(state.early_stop[name], w) for name, w in first.items())
+
+
 def test_without_validation_there_is_no_early_stop(digits):
     state = trained(SMALL, replace(digits, validation=None))
     assert state.early_stop is None
