@@ -18,6 +18,7 @@ from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
+from lthcore.registry import MODELS
 from lthcore.runs.checkpoints import load_state, save_state
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings
@@ -423,6 +424,27 @@ def test_noise_comes_from_the_trainings_own_generator_and_not_the_global_one(val
     clean, other = trained(SMALL, digits), trained(settings, digits, replace(fresh(settings), seed=1))
     for state in (clean, other):
         assert not torch.equal(state.weights["fc1.weight"], outcomes[0].weights["fc1.weight"])
+
+
+def test_layers_that_draw_from_the_global_generator_draw_anew_in_every_epoch(digits, monkeypatch):
+    class Noted(nn.Dropout):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                drawn.append(super().forward(torch.ones_like(x)))
+            return x * drawn[-1] if self.training else x
+
+    def noted(settings, shape, classes):
+        return nn.Sequential(nn.Flatten(), Noted(0.5), nn.Linear(64, classes))
+
+    monkeypatch.setitem(MODELS, "noted", noted)
+    settings, outcomes = SMALL.changed(architecture="noted"), []
+    weights = initial_weights(build(settings, digits.shape, 10), settings, 0)
+    for _ in range(2):
+        drawn: list[torch.Tensor] = []
+        trained(settings, digits, begin(settings, 0, 0, weights, masks.full_mask(weights)))
+        outcomes.append(drawn)
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+    assert len(drawn) == len({tuple(mask.flatten().tolist()) for mask in drawn}) == 60  # 20 batches an epoch
 
 
 def test_a_training_moves_to_another_kind_of_device_and_draws_its_noise_by_seed_and_iteration_there(digits):
