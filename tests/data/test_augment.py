@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from lthcore.data.augment import ROTATION, augment, erase, jitter, rotate, shift
+from lthcore.data.augment import JITTER, ROTATION, augment, erase, jitter, rotate, shift
 from lthcore.data.datasets import scaled
 from lthcore.settings import Augmentation, Settings
 
@@ -79,6 +79,20 @@ def test_rotation_turns_as_torchvision_does(shape, monkeypatch):
     result = rotate(batch, generator())
     errors = [(result - torch.stack(t)).abs().max() for t in (turned, other)]  # either direction may count as positive
     assert min(errors) < 1e-4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jitter_changes_brightness_contrast_and_saturation_as_torchvision_does(channels):
+    batch = torch.rand(5, channels, 6, 7, generator=generator(1))
+    g = generator()  # the factors that `jitter` draws
+    factors = zip(*(torch.rand(5, generator=g) * 2 * JITTER + 1 - JITTER for _ in range(3)), strict=True)
+    expected = []
+    for image, (brightness, contrast, saturation) in zip(batch, factors, strict=True):
+        x = V.adjust_contrast(V.adjust_brightness(image, float(brightness)), float(contrast))
+        expected.append(V.adjust_saturation(x, float(saturation)))
+    mean, std = (torch.tensor(v[:channels]).view(-1, 1, 1) for v in (MEAN, STD))
+    jittered = jitter((batch - mean) / std, generator(), MEAN[:channels], STD[:channels]) * std + mean
+    assert torch.allclose(jittered, torch.stack(expected), atol=2e-4)  # torchvision rounds the weights of a grey
 
 
 def test_jitter_keeps_colours_possible_and_changes_brightness_by_up_to_a_fifth():
