@@ -171,6 +171,8 @@ def test_zeros_stay_zero_and_so_does_their_optimizer_state(values, engine, digit
             assert t[mask].any() == (state.iteration > 0)
 
 
+FEW = {"iterations": 6, "eval_every": 2}
+CONVOLUTIONS = FEW | {"engine": "auto", "precision": "bfloat16"}  # engine and precision of the committed runs
 RESUMED = {
     "adam, dropout": (0.4, {"dropout": 0.3}),
     "sgd momentum, dropout, augmentation": (0.4, SGD | {"dropout": 0.3, "augment": ("crop", "rotation")}),
@@ -179,15 +181,20 @@ RESUMED = {
     "bfloat16": (0.4, {"precision": "bfloat16", "label_smoothing": 0.1, "clip_norm": 1.0}),
     "few weights left": (0.1, {"engine": "auto"}),
     "few weights left, sgd momentum": (0.1, SGD | {"engine": "auto"}),
-    "convolutions and batch norms": (0.4, {"architecture": "resnet20", "weight_decay": 1e-4}),
+    "convolutions and batch norms": (0.4, FEW | {"architecture": "resnet20", "weight_decay": 1e-4}),
+    "conv2, bfloat16": (1.0, CONVOLUTIONS | {"architecture": "conv2"}),
+    "resnet20, bfloat16, crops": (0.4, CONVOLUTIONS | SGD | {"architecture": "resnet20", "augment": ("crop",)}),
 }
 
 
 @pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("at", [0, 40])
-def test_resumed_equals_uninterrupted_bit_for_bit(name, at, digits, tmp_path):
+@pytest.mark.parametrize("evaluations", [0, 2])
+def test_resumed_equals_uninterrupted_bit_for_bit(name, evaluations, digits, tmp_path):
     left, values = RESUMED[name]
     settings = SMALL.changed(**values)
+    at = evaluations * settings.eval_every
+    engine = engine_for(settings, digits, [fresh(settings, left=left)])
+    assert isinstance(engine, conv.ConvolutionalNetwork) == (values.items() >= CONVOLUTIONS.items())
     steps = train(settings, digits, fresh(settings, left=left))
     interrupted = next(state for state in steps if state.iteration == at)
     save_state(tmp_path / "checkpoint", settings, WHICH, interrupted)
