@@ -157,6 +157,21 @@ def test_how_much_further_a_run_stays_ahead_takes_both_places_into_account(tmp_p
     assert found.value == pytest.approx(21.1 - 7.0) == ends(found)[0] == ends(found)[1]
 
 
+def test_how_much_further_a_run_stays_ahead_is_as_uncertain_as_both_places_together(tmp_path):
+    """One trial is far ahead and one far behind, at 7.0% here and at 13.5% in the run beside it."""
+    folders = []
+    for name, stops, k in (("a", TICKET[1], 4), ("b", [1000, 800, 900, 950, 1100, 1200, 1500], 3)):
+        rounds = table({"ticket": (TICKET[0], stops)})
+        rounds.loc[rounds["round"] == k, "es_iteration"] += rounds["trial"].map({0: -400, 1: 0, 2: 400})
+        folders.append(write(tmp_path / name, rounds))
+    view = RunTables.read(*folders)
+    spec = {"column": "es_iteration", "lower": True}
+    ours, theirs = (measure(each, {"measure": "ahead_to"} | spec) for each in (view, view.beside))
+    assert ends(ours) == (7.0, 13.5) and ends(theirs) == (13.5, 21.1)
+    found = measure(view, {"measure": "ahead_further"} | spec)
+    assert found.value == pytest.approx(13.5 - 7.0) and ends(found) == pytest.approx((0.0, 21.1 - 7.0))
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -182,12 +197,36 @@ def test_the_largest_gain_is_read_in_the_round_that_validates_best(tmp_path, mon
     assert measure(view, {"measure": "place_of_largest_gain"}).value == 7.0
 
 
+def test_the_largest_gain_is_that_of_a_ticket_although_the_dense_network_validates_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(__name__ + ".VALIDATION", {0: 0.995, 4: 0.99})
+    view = RunTables.read(write(tmp_path, table({"ticket": TICKET})))
+    assert measure(view, {"measure": "largest_gain"}).value == pytest.approx(0.002)
+    assert measure(view, {"measure": "place_of_largest_gain"}).value == 7.0
+
+
+def test_the_largest_speedup_is_that_of_a_ticket_although_the_dense_network_stops_earliest(tmp_path):
+    slower = (TICKET[0], [500, 800, 600, 650, 700, 1000, 1500])
+    view = RunTables.read(write(tmp_path, table({"ticket": slower})))
+    assert measure(view, {"measure": "largest_speedup"}).value == pytest.approx(500 / 600)
+    assert measure(view, {"measure": "place_of_largest_speedup"}).value == 21.1
+
+
 def test_the_best_accuracy_is_that_of_the_round_that_validates_best(tmp_path, monkeypatch):
     monkeypatch.setattr(__name__ + ".VALIDATION", {4: 0.99})
     view = RunTables.read(write(tmp_path, table({"ticket": TICKET})))
     spec = {"measure": "best", "column": "es_test_accuracy", "up_to": 60.0}
     assert measure(view, spec | {"down_to": 1.0}).value == pytest.approx(0.972)
     assert measure(view, spec | {"down_to": 50.0}).value == pytest.approx(0.973)  # the only round in this range
+
+
+def test_the_best_accuracy_at_the_end_is_that_of_the_round_that_validates_best_at_the_end(tmp_path):
+    rounds = table({"ticket": TICKET})
+    rounds["es_val_accuracy"] = rounds["round"].map({4: 0.99}).fillna(0.9)
+    rounds["final_val_accuracy"] = rounds["round"].map({5: 0.99}).fillna(0.9)
+    view = RunTables.read(write(tmp_path, rounds))
+    spec = {"measure": "best", "up_to": 60.0, "down_to": 1.0}
+    assert measure(view, spec | {"column": "es_test_accuracy"}).value == pytest.approx(TICKET[0][4])
+    assert measure(view, spec | {"column": "final_test_accuracy"}).value == pytest.approx(TICKET[0][5] + 0.001)
 
 
 def test_gains_over_the_run_beside_are_paired_where_trials_are_the_same_draws(tmp_path):
