@@ -372,6 +372,91 @@ def test_every_params_file_loads_under_every_profile(path, profile):
         assert settings.train_examples + settings.validation < DATASETS[settings.dataset].n_train
 
 
+# What Figure 2 and the appendices of the paper (arXiv 1803.03635) say of each network. It does not say how pixels are
+# scaled (docs/deviations.md, 1), nor how often networks without early stopping are evaluated.
+ALL = {"validation": 5000, "train_examples": 0, "initialisation": "glorot_normal", "precision": "float32"}
+ALL |= {"warmup": 0, "dropout": 0.0, "trials": 5, "reinit_draws": 3}
+ADAM = ALL | {"optimizer": "adam", "schedule": "constant", "batch_size": 60, "weight_decay": 0.0, "augment": ()}
+ADAM |= {"eval_every": 100, "scope": "layer", "prune_fc": 0.2, "prune_output": 0.1}
+ADAM |= {"random_draws": 2}  # ten random networks in five trials
+SGD = ALL | {"optimizer": "sgd", "momentum": 0.9, "schedule": "step", "gamma": 0.1, "weight_decay": 1e-4}
+SGD |= {"dataset": "cifar10", "augment": ("crop", "flip"), "scope": "global", "prune_conv": 0.2, "prune_output": 0.0}
+EPOCH = 45_000 // 64  # iterations of VGG-19, without the partial last batch (9)
+PAPER = {
+    "lenet": ADAM | {"dataset": "mnist", "learning_rate": 1.2e-3, "iterations": 50_000},
+    "conv2": ADAM | {"dataset": "cifar10", "learning_rate": 2e-4, "iterations": 20_000, "prune_conv": 0.1},
+    "conv4": ADAM | {"dataset": "cifar10", "learning_rate": 3e-4, "iterations": 25_000, "prune_conv": 0.1},
+    "conv6": ADAM | {"dataset": "cifar10", "learning_rate": 3e-4, "iterations": 30_000, "prune_conv": 0.15},
+    "resnet20": SGD
+    | {"batch_size": 128, "iterations": 30_000, "milestones": (20_000, 25_000), "read_at": (10_000, 20_000, 30_000)},
+    "vgg19": SGD
+    | {"batch_size": 64, "iterations": 160 * EPOCH, "milestones": (80 * EPOCH, 120 * EPOCH)}
+    | {"read_at": (30_000, 60_000, 112_000)},
+}  # fmt: skip
+# the experiments of the main text, and what they change in the recipe of their network
+PROTOCOL = {
+    "lenet_mnist": {},
+    "lenet_mnist_standardised": {},
+    "lenet_fashion_mnist": {"dataset": "fashion_mnist"},  # not in the paper: its recipe on other images
+    "conv2_cifar10": {},
+    "conv4_cifar10": {},
+    "conv6_cifar10": {},
+    "conv_dropout-conv2": {"dropout": 0.5, "iterations": 60_000, "learning_rate": 3e-4},
+    "conv_dropout-conv4": {"dropout": 0.5, "iterations": 75_000, "learning_rate": 2e-4},
+    "conv_dropout-conv6": {"dropout": 0.5, "iterations": 90_000, "learning_rate": 2e-4},
+    "resnet20_cifar10-lr0.1": {"learning_rate": 0.1},
+    "resnet20_cifar10-lr0.03-warmup": {"learning_rate": 0.03, "warmup": 20_000},
+    "resnet20_cifar10-lr0.01": {"learning_rate": 0.01},
+    "vgg19_cifar10-lr0.1": {"learning_rate": 0.1},
+    "vgg19_cifar10-lr0.1-warmup": {"learning_rate": 0.1, "warmup": 10_000},
+    "vgg19_cifar10-lr0.01": {"learning_rate": 0.01},
+}
+# the sweeps of the appendix, and all that they change in the recipe of their network; they have three trials
+LAYERWISE = ("scope", "learning_rate", "warmup")
+SWEEPS = {
+    "lenet_mnist_adam_rates": ("learning_rate",),
+    "lenet_mnist_sgd_rates": ("optimizer", "learning_rate"),
+    "lenet_mnist_sgd": ("optimizer", "learning_rate"),
+    "lenet_mnist_momentum": ("optimizer", "learning_rate"),
+    "lenet_mnist_pruning_rates": ("prune_fc", "prune_output"),
+    "lenet_mnist_initialisation": ("initialisation",),
+    "lenet_mnist_widths": (),
+    "conv_adam_rates": ("learning_rate",),
+    "conv_sgd_rates": ("optimizer", "learning_rate"),
+    "conv_momentum": ("optimizer", "learning_rate"),
+    "conv_pruning_rates": ("prune_conv",),
+    "conv_parts": ("prune_conv", "prune_fc", "prune_output"),
+    "conv_dropout_rates": ("dropout", "iterations", "learning_rate"),
+    **{
+        f"{network}_{sweep}": LAYERWISE
+        for network in ("resnet20", "vgg19")
+        for sweep in ("layerwise", "rates", "warmups")
+    },
+}
+
+
+def at_paper_scale(file: str) -> dict[str, Settings]:
+    """Return the settings of the experiments of a params file at profile `paper`, by name."""
+    path = ROOT / "params" / "iterative_pruning" / f"{file}.yaml"
+    return {each.variant: each.settings for each in load_experiments(path, "paper")}
+
+
+@pytest.mark.parametrize("name", PROTOCOL)
+def test_at_paper_scale_an_experiment_of_the_paper_follows_its_protocol(name):
+    settings = at_paper_scale(name.partition("-")[0])[name]
+    expected = PAPER[settings.architecture] | PROTOCOL[name]
+    assert settings.architecture in name
+    assert {field: getattr(settings, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize("file", SWEEPS)
+def test_a_sweep_of_the_papers_appendix_changes_nothing_but_what_it_sweeps(file):
+    for name, settings in at_paper_scale(file).items():
+        expected = {k: v for k, v in PAPER[settings.architecture].items() if k not in SWEEPS[file]} | {"trials": 3}
+        expected.pop("random_draws", None)  # sweeps have no random networks
+        assert {field: getattr(settings, field) for field in expected} == expected, name
+
+
 def test_no_two_experiments_share_a_folder_and_at_paper_scale_none_repeats_another():
     experiments = [e for path in PARAMS for e in load_experiments(path, "paper")]
     assert len({e.name for e in experiments}) == len(experiments)
