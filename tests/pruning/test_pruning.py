@@ -80,13 +80,10 @@ def test_rounds_leave_the_percentages_that_the_paper_prints(architecture, shape,
     assert {k: percents[k] for k in printed} == printed
 
 
-@pytest.mark.parametrize(
-    ("architecture", "printed"),
-    [("resnet20", {4: 41.7, 6: 27.1, 7: 21.9, 10: 11.8}), ("vgg19", {12: 6.9, 15: 3.5, 19: 1.5})],
-)
-def test_global_rounds_leave_the_percentages_that_the_paper_prints(architecture, printed):
+def test_global_rounds_leave_the_percentages_that_the_paper_prints():
     """The convolutions lose 20% in each round, ranked together; shortcuts and the output layer lose nothing."""
-    settings = Settings(architecture=architecture, prune_conv=0.2, prune_output=0)
+    printed = {4: 41.7, 6: 27.1, 7: 21.9, 10: 11.8}
+    settings = Settings(architecture="resnet20", prune_conv=0.2, prune_output=0)
     mask = masks.full_mask(build(settings, CIFAR10, 10).state_dict())
     rates = layer_rates(settings, build(settings, CIFAR10, 10))
     whole = {name: m for name, m in mask.items() if "shortcut" in name or name == "output.weight"}
@@ -97,6 +94,19 @@ def test_global_rounds_leave_the_percentages_that_the_paper_prints(architecture,
         percents[k] = round(masks.percent_left(mask), 1)
     assert {k: percents[k] for k in printed} == printed
     assert all(mask[name].all() for name in whole)
+
+
+def test_global_rounds_of_vgg19_leave_the_percentages_that_the_paper_prints():
+    """Only counted: its twenty million weights take seconds to rank."""
+    settings, printed = Settings(architecture="vgg19", prune_conv=0.2, prune_output=0), {12: 6.9, 15: 3.5, 19: 1.5}
+    model = outline(settings, CIFAR10, 10)
+    sizes, rates = {name: m.numel() for name, m in masks.full_mask(model).items()}, layer_rates(settings, model)
+    assert {name: rates[name] for name in sizes} == {name: 0.0 if name == "output.weight" else 0.2 for name in sizes}
+    left, percents = sum(sizes.values()) - sizes["output.weight"], {}
+    for k in range(1, max(printed) + 1):
+        left -= allocation.rounded_down(0.2 * left)
+        percents[k] = round(100 * (left + sizes["output.weight"]) / sum(sizes.values()), 1)
+    assert {k: percents[k] for k in printed} == printed
 
 
 def test_rates_are_by_kind_of_layer():
