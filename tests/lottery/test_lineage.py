@@ -32,7 +32,7 @@ SEARCH = Settings(
 )  # fmt: skip
 GOING_ON = SEARCH.changed(arms=("ticket",), restart="best", keep_optimizer=True, trials=1)
 SEARCHES = {
-    "every arm": SEARCH.changed(rounds=2),
+    "every arm": SEARCH.changed(rounds=2, trials=1),
     "rewound to iteration 20": SEARCH.changed(arms=("ticket", "reinit", "continued"), rewind_to=20, trials=1),
     "going on": GOING_ON,
     "going on with a new optimizer": GOING_ON.changed(keep_optimizer=False),
