@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import rankdata
 
 from lthcore.analysis import overlap, perturbed_init, prediction, stability, structure, supermasks
 from lthcore.analysis.cache import TicketStore, cached_table, has_derived, need_trials
@@ -15,10 +16,12 @@ from lthcore.analysis.tickets import path_count
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import initial_weights_of
+from lthcore.lottery.start import begin
 from lthcore.masks import percent_left, shuffled
 from lthcore.runs.lock import locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
+from lthcore.training.loop import train
 
 SETTINGS = Settings(
     dataset="digits", validation=300, architecture="mlp", widths=(16, 8), learning_rate=5e-3, iterations=60,
@@ -178,6 +181,28 @@ def test_features_are_of_the_initial_and_the_early_network_alone(folder):
     assert table.drop(columns="z-score").to_numpy().min() >= 0 and table.drop(columns="z-score").to_numpy().max() <= 1
     early = torch.tensor(table["early movement"].to_numpy())
     assert early.std() > 0.1  # the weights did move
+
+
+def test_classifiers_learn_on_the_other_seeds_alone():
+    by_trial = {t: (pd.DataFrame({"x": [float(t)]}), {1: np.array([t == 1])}) for t in (0, 1, 2)}
+    x, y = prediction._others(by_trial, 1, 1)
+    assert x["x"].tolist() == [0, 2] and y.tolist() == [False, False]
+
+
+def test_early_features_are_of_the_first_evaluation_in_training(folder):
+    """The later they were read, the better they would predict."""
+    tickets = TicketStore(folder)
+    dense = tickets(0, 0)
+    training = train(SETTINGS, tickets.data, begin(SETTINGS, 0, 0, dense.start, dense.mask))
+    early = next(state for state in training if state.iteration == SETTINGS.eval_every).weights
+    table = prediction.features(tickets, 0)
+    for column, value in {
+        "early magnitude": lambda name: early[name].abs(),
+        "early movement": lambda name: (early[name] - dense.start[name]).abs(),
+    }.items():
+        values = [value(name).flatten().double().numpy() for name in dense.mask]
+        ranks = np.concatenate([(rankdata(v) - 1) / (len(v) - 1) for v in values])
+        assert table[column].to_numpy() == pytest.approx(ranks)
 
 
 def test_seeding_changes_just_the_weights_it_names():
