@@ -66,6 +66,16 @@ def test_norms_are_renewed_at_every_point_of_both_lines(data, monkeypatch):
     assert len(renewed) == 2 * 30 and all(split is data.train for split in renewed)
 
 
+def test_the_barrier_of_error_is_of_test_images_and_that_of_loss_of_training_images(data, monkeypatch):
+    lines = {
+        id(data.test): [(0.0, 0.1), (7.0, 0.5), (0.0, 0.3)],
+        id(data.train): [(1.0, 0.0), (4.0, 0.9), (1.0, 0.0)],
+    }  # (loss, error) at the ends and in the middle
+    monkeypatch.setattr(connectivity, "path", lambda model, a, b, split, **_: lines[id(split)])
+    found = instability(SMALL.changed(iterations=1), data, fresh(data))
+    assert found == pytest.approx({"error_barrier": 0.3, "loss_barrier": 3.0, "error": 0.2})
+
+
 def test_barrier_is_the_height_above_the_mean_of_the_ends():
     assert barrier([0.1, 0.5, 0.3]) == pytest.approx(0.3) and barrier([0.3, 0.1, 0.3]) == 0
 
