@@ -1,5 +1,7 @@
 """Early-bird tickets: distances by hand, masks compared with the run's, tickets pruned where masks are stable."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,10 @@ import torch
 from lthcore import masks
 from lthcore.analysis import early_bird
 from lthcore.analysis.cache import TicketStore, cached_table
+from lthcore.data.datasets import load
+from lthcore.lottery import start
+from lthcore.masks import percent_left
+from lthcore.models import build
 from lthcore.report.studies import pruning_at_init
 from lthcore.runs.files import read_tables
 from lthcore.runs.runner import run
@@ -71,6 +77,29 @@ def test_early_bird_tickets_are_pruned_where_the_mask_is_first_stable(folder):
     assert [axes.get_ylabel() for axes in pruning_at_init.early_birds(folder).axes] == [
         "share of the largest possible", "Jaccard index", "test accuracy at the end",
     ]  # fmt: skip
+
+
+def test_pruning_and_training_on_is_one_schedule_and_no_second_one(monkeypatch):
+    """With the whole schedule after pruning, early-bird tickets would be trained for longer than one-shot ones."""
+    settings = SETTINGS.changed(epochs=2, rounds=1, device="cpu")
+    data = load(settings)
+    tickets = SimpleNamespace(
+        settings=settings, data=data, model=build(settings, data.shape, data.classes), percent_left={1: 40.0}
+    )
+    trained = []
+
+    def begin(*args):
+        trained.append(start.begin(*args))
+        return trained[-1]
+
+    monkeypatch.setattr(early_bird, "begin", begin)
+    monkeypatch.setattr(early_bird, "PATIENCE", 1)
+    monkeypatch.setattr(early_bird, "CLOSE", 1.1)  # so that every mask but the first is stable
+    found = early_bird.early_bird_tickets(tickets)
+    birds = [state for state in trained if percent_left(state.mask) < 100]
+    assert [state.curve[0].iteration for state in birds] == found["iteration"].tolist()
+    assert (found["iteration"] == settings.iterations // 2).all() and len(found) == settings.trials
+    assert all(state.iteration == settings.iterations for state in trained)
 
 
 def test_what_is_stable_by_its_few_weights_alone_is_said(folder):
