@@ -162,7 +162,7 @@ def movement_layers(root: Path) -> Figure | None:
     one_legend(figure)
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
-    return captioned(figure, caption_of(NETWORKS[stem], runs[f"{stem}-high_movement"]))
+    return captioned(figure, caption_of(NETWORKS[stem], *(runs[f"{stem}-{arm}"] for arm in arms)))
 
 
 def _runs(root: Path, stem: str) -> dict[str, Path]:

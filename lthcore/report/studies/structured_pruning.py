@@ -16,9 +16,9 @@ from lthcore.report.study import Study
 
 UNITS = {
     "l1": ("mean |w|", "#1f5fa8"), "l2": ("root mean square of w", "#3d8c5c"), "activation": ("mean output", "#d1642a"),
-    "l1-global": ("mean |w|, all layers together", "#7a9cc9"),
-    "l2-global": ("root mean square of w, all layers together", "#8cc0a0"),
-    "activation-global": ("mean output, all layers together", "#e6a882"),
+    "l1-global": ("mean |w|, all layers together", "#1f5fa8"),
+    "l2-global": ("root mean square of w, all layers together", "#3d8c5c"),
+    "activation-global": ("mean output, all layers together", "#d1642a"),
 }  # fmt: skip
 
 
