@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,11 @@ from lthcore.analysis.cache import TicketStore, cached_table, has_derived, need_
 from lthcore.analysis.tickets import path_count
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.lottery.search import initial_weights_of
+from lthcore.lottery.search import find_tickets, initial_weights_of
 from lthcore.lottery.start import begin
-from lthcore.masks import percent_left, shuffled
+from lthcore.masks import counts, equal, full_mask, percent_left, shuffled
+from lthcore.models import build
+from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.runs.lock import locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -134,6 +137,15 @@ def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
     assert all("times" in line for line in structure.findings(layers, paths, 2))
 
 
+def test_movement_is_of_the_kept_and_of_the_pruned_weights_apart(folder):
+    layers, tickets = cached_table(folder, "layers", structure.layers), TicketStore(folder)
+    for row in layers.itertuples():
+        dense, name = tickets(row.trial, 0), f"{row.layer}.weight"
+        moved, kept = (dense.weights[name] - dense.start[name]).abs(), tickets(row.trial, row.round).mask[name]
+        assert row.movement_kept == pytest.approx(float(moved[kept].mean()), rel=1e-4)
+        assert row.movement_pruned == pytest.approx(float(moved[~kept].mean()), rel=1e-4)
+
+
 def test_a_ticket_is_as_one_shot_at_round_1_and_equals_itself(folder):
     arms = cached_table(folder, "arms_alike", overlap.between_arms)
     first = arms.query("arm == 'oneshot' and round == 1")
@@ -144,6 +156,12 @@ def test_a_ticket_is_as_one_shot_at_round_1_and_equals_itself(folder):
     tickets = TicketStore(folder)
     for row in overlap.compare(tickets(0, 1), tickets(0, 1), tickets):
         assert row["jaccard"] == row["aligned"] == 1 and row["cka"] == pytest.approx(1)
+
+
+def test_aligned_with_itself_a_mask_is_the_same_and_with_a_random_one_it_is_not(folder):
+    tickets = TicketStore(folder)
+    for row in overlap.compare(tickets(0, 2), tickets(0, 2), tickets):
+        assert row["aligned"] == 1 and row["aligned_chance"] < 0.9
 
 
 def test_tickets_of_rounds_are_nested_so_their_jaccard_is_the_share_kept(folder):
@@ -235,6 +253,32 @@ def test_what_survives_adds_up_to_what_is_left(folder):
     assert len(perturbed_init.findings(table, 2)) == len(perturbed_init.SEEDINGS)
 
 
+def test_survival_is_in_the_one_shot_masks_of_trained_weights_not_of_early_stopped_ones(monkeypatch):
+    monkeypatch.setenv("LTH_WORKERS", "1")
+    settings = SETTINGS.changed(
+        train_examples=60, learning_rate=0.05, iterations=40, eval_every=10, rounds=1, trials=1, device="cpu",
+        arms=("ticket", "oneshot"),
+    )  # fmt: skip
+    data = load(settings)
+    (dense,), outcomes = (list(o.values()) for o in find_tickets(settings, data))
+    assert dense.early_stop_point.iteration < settings.iterations  # it overfits
+    oneshot = outcomes[-1].mask
+    largest = perturbed_init.chosen(dense.start, dense.mask, "largest")
+
+    def shares(mask: dict) -> list[float]:
+        kept, inside = (torch.cat([m[name].flatten() for name in mask]) for m in (mask, largest))
+        return [float(kept[inside].double().mean()), float(kept[~inside].double().mean())]
+
+    stopped = {name: w.abs() for name, w in dense.early_stop.items()}
+    early = prune(stopped, dense.mask, layer_rates(settings, build(settings, data.shape, data.classes)))
+    assert shares(early) != shares(oneshot)
+    tickets = SimpleNamespace(
+        settings=settings, data=data, model=build(settings, data.shape, data.classes), percent_left={1: 50.0}
+    )
+    row = perturbed_init.survival(tickets).query("seeding == 'largest, as drawn'").iloc[0]
+    assert [row["seeded"], row["others"]] == pytest.approx(shares(oneshot))
+
+
 def test_top_keeps_the_highest_scores_and_passes_gradients_straight_through():
     scores = torch.tensor([[0.1, 0.9], [0.5, 0.3]], requires_grad=True)
     mask = supermasks.Top.apply(scores, 2)
@@ -256,6 +300,54 @@ def test_a_learned_mask_of_untrained_weights_beats_random_ones_by_far(folder):
     assert accuracy(mask) > 0.2 + max(accuracy(shuffled(mask, seed)) for seed in range(5))
     again = supermasks.learned_mask(*search, seed=0, steps=400)
     assert all(torch.equal(mask[name], again[name]) for name in mask)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, *searches: str) -> tuple[list, list]:
+    """Let searches of masks find full ones at once; return lists of the weights searched and of what is evaluated."""
+    searched, rows = [], []
+
+    def full(settings, data, weights, *_):
+        searched.append(weights)
+        return full_mask(weights)
+
+    def row(settings, data, weights, mask, trial, method):
+        rows.append((method, trial, weights, mask))
+        return {"method": method}
+
+    monkeypatch.setattr(supermasks, "learned_mask", full)
+    monkeypatch.setattr(supermasks, "evolved_masks", lambda *args: [full(*args)])
+    monkeypatch.setattr(supermasks, "_row", row)
+    return searched, rows
+
+
+def test_masks_are_learned_of_weights_as_drawn_and_of_their_signs_alone(folder, monkeypatch):
+    """In signed weights all magnitudes of a layer are equal: what a mask finds there, it finds in the signs."""
+    searched, rows = spied(monkeypatch)
+    tickets = TicketStore(folder)
+    assert len(supermasks.learned(tickets)) == len(rows) == 2 * 2 * len(supermasks.DENSITIES)
+    assert all(weights is found for (_, _, weights, _), found in zip(rows, searched, strict=True))
+    for method, trial, weights, mask in rows:
+        drawn = tickets(trial, 0).start
+        for name in mask:
+            assert torch.equal(weights[name].sign(), drawn[name].sign())
+            assert (len(weights[name].abs().unique()) == 1) == (method == "learned, weights signed")
+            assert torch.equal(weights[name], drawn[name]) == (method == "learned, weights as drawn")
+
+
+def test_searched_masks_are_held_against_those_of_tickets_and_random_ones_of_their_densities(folder, monkeypatch):
+    _, rows = spied(monkeypatch)
+    tickets = TicketStore(folder)
+    assert len(supermasks.evolved(tickets)) == len(rows) == 2 * (1 + len(supermasks.DENSITIES) + 2 * 2)
+    for trial in (0, 1):
+        drawn = tickets(trial, 0).start
+        assert all(torch.equal(w[name], drawn[name]) for _, t, w, _ in rows if t == trial for name in drawn)
+        ours, random = (
+            [mask for method, t, _, mask in rows if (method, t) == (kind, trial)]
+            for kind in ("ticket's mask", "random mask")
+        )
+        for k, mine, other in zip((1, 2), ours, random, strict=True):
+            assert equal(mine, tickets(trial, k).mask)
+            assert counts(other) == counts(mine) and all(not torch.equal(other[name], mine[name]) for name in mine)
 
 
 def test_searching_a_mask_leaves_the_statistics_of_batch_norms_as_they_are():

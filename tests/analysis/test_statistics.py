@@ -16,6 +16,7 @@ from lthcore.analysis.statistics import (
     share_trials,
     trials_needed,
 )
+from lthcore.settings import Settings
 
 A, B = pd.Series([3.1, 2.9, 3.6, 3.3, 2.7]), pd.Series([1.2, 1.1, 1.6, 1.2, 1.0])
 
@@ -139,6 +140,23 @@ def test_runs_are_paired_where_trials_share_weights_or_the_order_of_images():
     assert not share_trials(run, run | {"padding": "valid", "batch_size": 128})
     older = {key: value for key, value in run.items() if key not in ("padding", "image_size")}  # an older record
     assert share_trials(older, run | {"batch_size": 128})
+
+
+ARCHITECTURE = {"image_size": 16, "architecture": "mlp", "widths": (8,), "padding": "valid"}
+OF_BOTH = {"seed": 1, "dataset": "digits"}
+OF_WEIGHTS = ARCHITECTURE | {"initialisation": "kaiming_normal", "init_std": 0.2}
+OF_ORDER = {"train_examples": 1000, "validation": 0, "batch_size": 128}
+
+
+@pytest.mark.parametrize(("name", "value"), (OF_BOTH | OF_WEIGHTS | OF_ORDER).items())
+def test_each_setting_that_changes_what_trials_start_from_or_see_unpairs_runs(name, value):
+    """These settings are all of them: a run that shares neither weights nor order shares nothing by trial."""
+    run = Settings().model_dump()
+    assert value != run[name]
+    other_weights, other_order = run | {"architecture": "conv6", "widths": (9,)}, run | {"batch_size": 90}
+    assert share_trials(run, other_weights) and share_trials(run, other_order)
+    unpaired = [other_order] if name in OF_WEIGHTS else [other_weights] if name in OF_ORDER else [run]
+    assert not any(share_trials(run, other | {name: value}) for other in unpaired)
 
 
 def test_the_trials_it_takes_are_those_that_bring_the_interval_inside():
