@@ -5,6 +5,8 @@ poolings would take as long as the convolutions if each were a separate operatio
 memory (`conv_kernels`). Images are channels last throughout.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,24 +27,24 @@ KNOWN = (
 WIDE = 512  # elements in a row of a compiled loop: narrower rows are joined
 
 
-class Layer:
+class Layer(ABC):
     """Part of a network: `forward` and `backward` for training; `prepare`, then `infer` for evaluation.
 
     By default it has no weights to prepare, and infers like it trains.
     """
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, and keep the tensors that `backward` needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Return the gradient of the input (None in the first layer), given the gradient of the output.
 
         Stores the gradients of the parameters in them. May overwrite `gradient`.
         """
-        raise NotImplementedError
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - nothing, unless a layer has weights
         """Read the current weights, for `infer` to use."""
 
     def infer(self, x: Tensor) -> Tensor:
