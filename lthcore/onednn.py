@@ -1,15 +1,28 @@
-"""Dense layers that run in oneDNN on a CPU.
+"""Dense layers and convolutions that run in oneDNN on a CPU.
 
-The products are the same as torch's own. torch computes them with MKL, which uses only narrow vectors on processors not
-made by Intel. There, oneDNN was measured to be twice as fast for LeNet.
+The products are the same as torch's own. torch computes those of dense layers with MKL, which uses only narrow vectors
+on processors not made by Intel. There, oneDNN was measured to be twice as fast for LeNet. Convolutions are fused with
+the rectifier and the addition that follow them.
+
+Products of bfloat16 work on all processors. oneDNN refuses them on those without instructions for it (AVX-512, or
+AVX-NE-CONVERT). They are then computed in float32 and the outcome is rounded to bfloat16, which is what these
+instructions do: a product of two bfloat16 numbers is exact in float32, and sums are float32.
 """
+
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-# the operator that torch.compile uses for oneDNN; if a build of torch lacks it, layers use torch's own products
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+# the operators that torch.compile uses for oneDNN; if a build of torch lacks them, torch's own products are used
+_MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
+_LINEAR = getattr(_MKLDNN, "_linear_pointwise", None)
+_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise", None)
+_ADDED_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise_", None)
+_HAS_BFLOAT16 = _MKLDNN is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Linear(nn.Linear):
@@ -18,7 +31,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias."""
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if _ONEDNN is None or not plain or x.ndim != 2 or self.bias is None:
+        if _LINEAR is None or not plain or x.ndim != 2 or self.bias is None:
             return super().forward(x)
         return _Product.apply(x, self.weight, self.bias)
 
@@ -37,9 +50,72 @@ class _Product(torch.autograd.Function):
         return back, times_transposed(gradient.t(), x.t()), gradient.sum(0)
 
 
+def _on_any_processor(operation: Callable) -> Callable:
+    """Compute an operation of bfloat16 tensors in float32, and round its outcome, where oneDNN refuses bfloat16."""
+
+    @wraps(operation)
+    def computed(*arguments, **options) -> Tensor | tuple[Tensor | None, ...]:
+        if _HAS_BFLOAT16 or arguments[0].dtype != torch.bfloat16:
+            return operation(*arguments, **options)
+        found = operation(*(_converted(a, torch.float32) for a in arguments), **options)
+        if isinstance(found, Tensor):
+            return found.bfloat16()
+        return tuple(_converted(tensor, torch.bfloat16) for tensor in found)
+
+    return computed
+
+
+def _converted(argument: object, dtype: torch.dtype) -> object:
+    """Return a tensor in another dtype, and anything else as it is."""
+    return argument.to(dtype) if isinstance(argument, Tensor) else argument
+
+
+@_on_any_processor
 def times_transposed(a: Tensor, b: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
     """Return a @ b.T + bias, clipped at 0 if `relu`. Not for use with autograd."""
-    if _ONEDNN is not None:
-        return _ONEDNN(a, b, bias, "relu" if relu else "none", [], "")
-    out = nn.functional.linear(a, b, bias)
+    if _LINEAR is not None:
+        return _LINEAR(a, b, bias, "relu" if relu else "none", [], "")
+    out = F.linear(a, b, bias)
     return out.relu_() if relu else out
+
+
+@_on_any_processor
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, module: nn.Conv2d, padding: list[int], relu: bool = False
+) -> Tensor:
+    """Return the convolution of images x (N, C, H, W), clipped at 0 if `relu`. Not for use with autograd.
+
+    Stride, dilation and groups are those of `module`. `padding` is the number of pixels on each side: (height, width).
+    """
+    if _CONVOLUTION is not None:
+        how = (padding, module.stride, module.dilation, module.groups)
+        return _CONVOLUTION(x, weight, bias, *how, "relu" if relu else "none", [], "")
+    out = F.conv2d(x, weight, bias, module.stride, padding, module.dilation, module.groups)
+    return out.relu_() if relu else out
+
+
+@_on_any_processor
+def convolve_and_add(
+    x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor, module: nn.Conv2d, padding: list[int], relu: bool
+) -> Tensor:
+    """Return convolution + shortcut, clipped at 0 if `relu`; see `convolve`. May overwrite `shortcut`."""
+    if _ADDED_CONVOLUTION is not None:
+        how = (padding, module.stride, module.dilation, module.groups)
+        after = ("relu" if relu else None, [], None)
+        return _ADDED_CONVOLUTION.binary(shortcut, x, weight, bias, *how, "add", 1.0, *after)
+    out = convolve(x, weight, bias, module, padding).add_(shortcut)
+    return out.relu_() if relu else out
+
+
+@_on_any_processor
+def convolution_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, module: nn.Conv2d, padding: list[int], of_images: bool = True
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Return the gradients of x, the weight and the bias of a convolution, given the gradient of its output.
+
+    See `convolve`. The gradient of x is None unless `of_images`, that of the bias is None if `module` has no bias.
+    """
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, [len(weight)], module.stride, padding, module.dilation, False, [0, 0], module.groups,
+        [of_images, True, module.bias is not None],
+    )  # fmt: skip

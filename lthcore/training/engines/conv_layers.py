@@ -10,16 +10,11 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lthcore.models import Dropout, Residual, flattens_images, in_a_row
-from lthcore.onednn import Linear, times_transposed
+from lthcore.onednn import Linear, convolution_gradients, convolve, convolve_and_add, times_transposed
 from lthcore.training.engines import conv_kernels as kernels
 
-# the operators that torch.compile uses for fused convolutions of oneDNN; a build of torch may lack them
-_MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
-_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise", None)
-_ADDED_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise_", None)
 KNOWN = (
     nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear, Linear, Residual, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
     nn.Flatten, Dropout,
@@ -105,11 +100,9 @@ class ConvolutionLayer(Layer):
             gradient = self.norm.backward(gradient, gate)
         elif gate is not None:
             kernels.rectify_gradient(_integers(gradient).reshape(-1), _integers(gate).reshape(-1))
-        back, weight, bias = torch.ops.aten.convolution_backward(
-            gradient, self.x, self.weight.tensor, [len(self.weight.tensor)], self.module.stride, self.padding,
-            self.module.dilation, False, [0, 0], self.module.groups,
-            [not self.first, True, self.module.bias is not None],
-        )  # fmt: skip
+        back, weight, bias = convolution_gradients(
+            gradient, self.x, self.weight.tensor, self.module, self.padding, of_images=not self.first
+        )
         self.weight.learn(weight)
         self.bias.learn(bias)
         return back
@@ -128,20 +121,10 @@ class ConvolutionLayer(Layer):
         """Like `forward`, but normalises with the running statistics. May overwrite `shortcut`."""
         if shortcut is None:
             return self._convolve(x, *self.folded, self.rectified)
-        if _ADDED_CONVOLUTION is not None:
-            how = (self.padding, self.module.stride, self.module.dilation, self.module.groups)
-            after = ("relu" if self.rectified else None, [], None)
-            return _ADDED_CONVOLUTION.binary(shortcut, x, *self.folded, *how, "add", 1.0, *after)
-        out = self._convolve(x, *self.folded, False).add_(shortcut)
-        return out.relu_() if self.rectified else out
+        return convolve_and_add(x, *self.folded, shortcut, self.module, self.padding, self.rectified)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, rectified: bool) -> Tensor:
-        module = self.module
-        if _CONVOLUTION is not None:
-            how = (self.padding, module.stride, module.dilation, module.groups)
-            return _channels_last(_CONVOLUTION(x, weight, bias, *how, "relu" if rectified else "none", [], ""))
-        out = F.conv2d(x, weight, bias, module.stride, self.padding, module.dilation, module.groups)
-        return _channels_last(out.relu_() if rectified else out)
+        return _channels_last(convolve(x, weight, bias, self.module, self.padding, rectified))
 
 
 class Norm:
@@ -276,9 +259,9 @@ class DenseLayer(Layer):
     def backward(self, gradient: Tensor) -> Tensor:
         if self.rectified:
             gradient = gradient.mul_(self.y > 0)
-        self.weight.learn(gradient.t() @ self.x)
+        self.weight.learn(times_transposed(gradient.t(), self.x.t()))
         self.bias.learn(gradient.float().sum(0))
-        return gradient @ self.weight.tensor
+        return times_transposed(gradient, self.weight.tensor.t())
 
     def prepare(self) -> None:
         self.weight.refresh()
