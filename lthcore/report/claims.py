@@ -9,7 +9,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -29,6 +29,7 @@ from lthcore.report.measures import EARLY_STOP, END, MEASURES
 from lthcore.report.run_tables import TICKETS, Absent, RunTables
 from lthcore.runs.experiments import check_name
 from lthcore.runs.files import has_results, read_record
+from lthcore.runs.provenance import start_of
 from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
@@ -196,19 +197,12 @@ def at_the_end(run: RunTables, spec: dict) -> Estimate | None:
 def timing(moment: datetime, record: dict) -> str:
     """Return whether `moment` was before, during or after a run, according to its run.json.
 
-    Older records lack the start of the run. The start is then estimated as the end minus the duration, which is the
-    latest possible start because the run may have been paused. If the duration is unknown too, it is computed from the
-    training time as if all cores were busy.
+    A run that was extended, by trials or arms, counts as ended when it was first complete: results were known then.
     """
-    finished = when(record.get("finished") or "", "run.json: finished")
-    if moment > finished:
+    ended = when(record.get("first_complete") or record.get("finished") or "", "run.json: finished")
+    if moment > ended:
         return "after the run"
-    if "began" in record:
-        began = when(record["began"], "run.json: began")
-    else:
-        seconds = record.get("wall_seconds") or record.get("training_seconds", 0) / record["hardware"]["cores"]
-        began = finished - timedelta(seconds=seconds)
-    return "before the run" if moment <= began else "during the run"
+    return "before the run" if moment <= when(start_of(record), "run.json: began") else "during the run"
 
 
 def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame:

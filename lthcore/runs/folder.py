@@ -33,7 +33,7 @@ from lthcore.lottery.methods import planned
 from lthcore.models import Weights, build
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
-from lthcore.runs.provenance import COMMIT, own_code, versions
+from lthcore.runs.provenance import COMMIT, own_code, start_of, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
@@ -54,7 +54,9 @@ class RunFolder:
         self.folder, self.settings = Path(folder), settings
         self.record = {} if force else self._read_record()
         self.clock = self.written = time.perf_counter()
-        self.began = self.record.get("began") if self.record else _now()
+        self.began = start_of(self.record) if self.record else _now()
+        ended = self.record.get("finished") if self.record.get("complete") else None
+        self.first_complete: str | None = self.record.get("first_complete", ended)
         self.data: Data | None = None
         self.hardware: dict | None = self.record.get("hardware")
         self.energy: dict = self.record.get("energy", {})
@@ -265,7 +267,8 @@ class RunFolder:
             "hardware": self.hardware,
             "versions": versions(),
             "commits": list(dict.fromkeys([*self.record.get("commits", []), COMMIT])),
-            **({"began": self.began} if self.began else {}),
+            "began": self.began,
+            **({"first_complete": self.first_complete} if self.first_complete else {}),  # before it was extended
             "finished": _now(),
             **({"wall_seconds": round(self.record.get("wall_seconds", 0) + seconds, 1)} if measured else {}),
             "training_seconds": round(sum(row["seconds"] for row in self.rows.values()), 1),

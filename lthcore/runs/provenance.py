@@ -10,6 +10,7 @@ import sysconfig
 import textwrap
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -148,6 +149,19 @@ def _is_users(item: Callable) -> bool:
     path = Path(getattr(sys.modules.get(item.__module__), "__file__", None) or sysconfig.get_path("stdlib"))
     installed = path.is_relative_to(sysconfig.get_path("stdlib")) or {"site-packages", "dist-packages"} & {*path.parts}
     return is_own(item) and not installed
+
+
+def start_of(record: dict) -> str:
+    """Return when a run began, by its run.json: a time in ISO 8601.
+
+    Older records lack it. It is then estimated as the end minus the duration, which is the latest possible start
+    because the run may have been paused. If the duration is unknown too, it is computed from the training time as if
+    all cores were busy.
+    """
+    if "began" in record:
+        return record["began"]
+    seconds = record.get("wall_seconds") or record.get("training_seconds", 0) / record["hardware"]["cores"]
+    return (datetime.fromisoformat(record["finished"]) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

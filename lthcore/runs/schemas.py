@@ -51,6 +51,7 @@ class RunRecord(BaseModel):
     wall_seconds: NonNegativeFloat = 0.0
     asked_for: str = ""
     began: str = ""
+    first_complete: str = ""
     training_seconds: NonNegativeFloat = 0.0
     settings: dict[str, Any] = {}
     commits: list[str | None] = []

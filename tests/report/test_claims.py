@@ -303,7 +303,10 @@ def test_a_tolerance_was_fixed_before_during_or_after_a_run(moment, expected):
     assert timing(when(moment), RECORD) == expected
     unknown = {"finished": RECORD["finished"], "hardware": {"cores": 2}, "training_seconds": 7200.0}  # 1 h on 2 cores
     assert timing(when(moment), unknown) == expected
-    assert timing(when(moment), RECORD | {"began": "2026-11-20T21:40:00+00:00", "wall_seconds": 60.0}) == expected
+    told = RECORD | {"began": "2026-11-20T21:40:00+00:00", "wall_seconds": 60.0}
+    assert timing(when(moment), told) == expected
+    extended = {"first_complete": RECORD["finished"], "finished": "2026-11-29T00:00:00+00:00"}
+    assert timing(when(moment), told | extended) == expected  # more trials do not make a tolerance older
 
 
 def one(name: str, **parts) -> dict:

@@ -679,6 +679,15 @@ def test_the_record_says_what_the_run_is_complete_of_and_since_when(finished):
     assert isinstance(record["hardware"]["instruction_sets"], list)
 
 
+def test_a_run_that_is_extended_keeps_when_it_began_and_was_first_complete(copied):
+    before = read_record(copied)
+    run(SMALL.changed(trials=3), copied, quiet=True)
+    run(SMALL.changed(trials=4), copied, quiet=True)
+    after = read_record(copied)
+    assert "first_complete" not in before and after["began"] == before["began"]
+    assert after["first_complete"] == before["finished"] and after["complete"]
+
+
 def test_a_duration_that_was_once_unknown_stays_so(copied):
     """Runs of older versions may have no duration. A sum that leaves out their part would be taken for the whole."""
     record = read_record(copied)
