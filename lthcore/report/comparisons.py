@@ -179,7 +179,7 @@ def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
         as_rounds = dynamic.assign(round=dynamic["percent_left"].round(2).map(levels), arm="ticket")
         rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", level, alone=True))
     found = [row for row in rows if row]
-    return pd.DataFrame(found).sort_values("GFLOPs").reset_index(drop=True) if found else pd.DataFrame()
+    return pd.DataFrame(found).sort_values("GFLOPs", kind="stable").reset_index(drop=True) if found else pd.DataFrame()
 
 
 def _cost(way: str, table: pd.DataFrame, arm: str, level: float, alone: bool = False) -> dict | None:

@@ -35,23 +35,27 @@ SENTENCES = {
     ),
     "C4": (
         "Do Conv-2's tickets fit their training images?",
-        "Down to 2%, they end with {here} or more of them right (the paper: {paper}).",
+        "Down to 2%, they end with {here} or more right (the paper: {paper}).",
     ),
     "B1": (
         "Are the accuracies of earlier systems reached?",
         "LeNet's tickets reach {here} or more down to 21.1% (published: {paper}), and LeNet pruned to 21.1% in "
-        "12,870 iterations of training {B6} (98.88%; B6).",
+        "12,870 iterations {B6} (98.88%; B6).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
         "At 21.1% LeNet's tickets gain {here} over reinitialised ones (the paper: {paper}).",
+    ),
+    "L10e": (
+        "How small may one-shot tickets be?",
+        "They gain test accuracy over dense and random networks down to {here} (the paper: {paper}).",
     ),
     "X4b": (
         "Do tickets survive noise of 3 sigma on their initial weights?",
         "Their gain over reinitialised ones is {here} at 7.0% (the paper: above 0), {X4c} at 21.1%, {X4d} at 1.5%.",
     ),
     "F6": (
-        "Can a mask that SNIP found before training be shuffled in its layers?",
+        "Can a mask by SNIP be shuffled in its layers?",
         "LeNet's final accuracy changes by {here} at 1.56% (arXiv 2009.08576: no loss), by {F6b} at 6.25%.",
     ),
 }
@@ -91,7 +95,7 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
         | {
             "here": shown(size, "value", "low", "high"),
             "end": shown(size, "end_value", "end_low", "end_high"),
-            "paper": size["paper"].split(" (")[0].removesuffix(" earlier").removesuffix(" of weights remaining"),
+            "paper": _number_of(size["paper"]),
         }
     )
     alike = {grade: [part for part in grades if grades[part] == grade] for grade in grades.values()}
@@ -99,6 +103,12 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
     other = f", {RUNS[size['run']]}" if size["run"] in RUNS else ""
     count = f"(n = {size['n']:.0f}, {size['training']}{other})"
     return f"**{head}** ({name}) {said} *{graded}* {count}{_elsewhere(rows, run.iloc[0])}.", list(grades.values())
+
+
+def _number_of(published: str) -> str:
+    """Return a published value without the words around it that the sentences of this page have, too."""
+    value = published.split(" (")[0].removeprefix("down to ")
+    return value.removesuffix(" earlier").removesuffix(" of weights remaining")
 
 
 def _numbers(card: pd.DataFrame) -> dict[str, str]:

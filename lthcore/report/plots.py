@@ -357,7 +357,7 @@ def plot_rounds(
     others from then on. Of a trial's rounds at one percentage the first counts. Only percentages that every trial has
     are shown.
     """
-    rounds = rounds.assign(percent_left=rounds["percent_left"].round(2)).sort_values("round")
+    rounds = rounds.assign(percent_left=rounds["percent_left"].round(2)).sort_values("round", kind="stable")
     rounds = rounds.drop_duplicates(["arm", "trial", "draw", "percent_left"])
     left = rounds["percent_left"]
     everyone = rounds.groupby(left)["trial"].transform("nunique") == rounds["trial"].nunique()

@@ -56,6 +56,8 @@ PLURALS = {
     "ticket": "tickets",
     "reinit": "reinitialised tickets",
     "random": "random sparse networks",
+    "oneshot": "one-shot tickets",
+    "oneshot_reinit": "reinitialised one-shot tickets",
 }
 
 
@@ -160,7 +162,7 @@ def _cut_off(rounds: pd.DataFrame) -> str:
     """Say how many training runs of each arm have their least validation loss at the end; empty if none has."""
     arms = rounds["arm"].where(rounds["round"] > 0, "dense")
     ended = cut_off(rounds).groupby(arms, sort=False).agg(["sum", "size"])
-    arms = [f"{n} of {total} ({PLURALS.get(arm) or name_of(arm)})" for arm, (n, total) in ended.iterrows() if n]
+    arms = [f"{n} of {total} ({PLURALS.get(arm) or arm_of(arm).label})" for arm, (n, total) in ended.iterrows() if n]
     if not arms:
         return ""
     return (

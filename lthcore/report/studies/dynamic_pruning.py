@@ -101,7 +101,7 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         table = table.assign(pruned=100 - table["percent_left"])
         x = _minus_log_left(table["pruned"])
         axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="one trial")
-        means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned")
+        means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned", kind="stable")
         axes.plot(
             _minus_log_left(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"],
             label=f"mean, {_epochs(table['epochs'])}",
@@ -155,7 +155,7 @@ def dynamic_schedules(root: Path) -> Figure | None:
         "gradients_only": "mask on gradients only",
     }  # fmt: skip
     table["label"] = table["label"].map(names)
-    order = table.groupby("label")["final_test_accuracy"].mean().sort_values().index
+    order = table.groupby("label")["final_test_accuracy"].mean().sort_values(kind="stable").index
     return _strip(table, "label", order, "LeNet-300-100 on MNIST, 98% sparsity asked for", runs)
 
 

@@ -66,7 +66,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     panels[3].set_axis_off()
     panels[3].legend(*panels[1].get_legend_handles_labels(), title="each feature alone", loc="upper left")
     means = importance.groupby(["feature", "round"])["loss"].mean().unstack()
-    order = means.mean(axis=1).sort_values().index
+    order = means.mean(axis=1).sort_values(kind="stable").index
     left = importance.groupby("round")["percent_left"].first()
     for k, colour in zip((means.columns.min(), means.columns.max()), ("#8fb3dc", "#1f5fa8"), strict=True):
         shift = -0.2 if k == means.columns.min() else 0.2
