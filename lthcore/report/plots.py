@@ -7,7 +7,7 @@ Shaded bands are 95% intervals of the mean if the caption says so, else the rang
 import json
 import warnings
 from collections.abc import Iterable
-from textwrap import shorten
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -283,7 +283,7 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     rows = rows.iloc[np.argsort(-order, kind="stable")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
     middle, half = (low + high) / 2, (high - low) / 2
-    figure, (axes,) = new_figure(1, 1, (9, 1 + 0.26 * len(rows)))
+    figure, (axes,) = new_figure(1, 1, (9, 1 + 0.33 * len(rows)))
     grades = rows["grade"].str.split(" (", regex=False).str[0]
     ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
     axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
@@ -293,13 +293,12 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
         axes.hlines(np.flatnonzero(of), ends[0][of], ends[2][of], color=colour, linewidth=1.6, label=grade)
         for side, marker in ((0, "o"), (1, ">"), (-1, "<")):  # an arrow if the value itself is off the axis
             at = np.flatnonzero(of & (beyond == side))
-            axes.scatter(ends[1].iloc[at], at, color=colour, marker=marker, s=22, zorder=3)
-    names = [f"{row.id}, {row.part}: {shorten(row.claim, 62, placeholder=' ...')}" for row in rows.itertuples()]
-    axes.set_yticks(range(len(rows)), names)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set(
-        xlim=(-4.2, 4.2), xlabel="distance from the middle of the tolerance\n(shaded: within it; arrows: beyond 4)"
-    )
+            filled = np.where(rows["low"].isna().iloc[at], "white", colour)
+            axes.scatter(ends[1].iloc[at], at, c=filled, edgecolors=colour, marker=marker, s=22, zorder=3)
+    axes.set_yticks(range(len(rows)), [fill(f"{row.id}, {row.part}: {row.claim}", 74) for row in rows.itertuples()])
+    axes.tick_params(axis="y", labelsize=7)
+    how = "shaded: within it; hollow: a single trial, no interval; arrows: beyond 4"
+    axes.set(xlim=(-4.2, 4.2), xlabel=f"distance from the middle of the tolerance\n({how})")
     axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_title("Sizes and places, with 95% intervals", loc="left")
     figure.legend(loc="outside lower center", ncols=len(GRADES))

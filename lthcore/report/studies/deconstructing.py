@@ -14,8 +14,7 @@ from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of, untrained
 
 CRITERIA = {
-    "trained weights": ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement",
-                           "by_large_init_large_final"),
+    "criteria": ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_large_init_large_final"),
     "controls": ("by_magnitude_at_init", "by_small_magnitude", "by_small_magnitude_at_init"),
 }  # fmt: skip
 WEIGHTS = {  # arm -> label
@@ -39,9 +38,9 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
     rounds, curves = read_whole_trials(folder)
     figure, panels = new_figure(4 if frozen else 3, 2)
     column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
-    rows = [(rounds, column, "Trained"), (untrained(curves), "test_accuracy", "Untrained")]
+    rows = [(rounds, column, "After training"), (untrained(curves), "test_accuracy", "Before training")]
     if frozen:
-        rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen, minus zero"))
+        rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen minus zero"))
     for row, (table, of, what) in enumerate(rows):
         pair = panels[2 * row : 2 * row + 2]
         for axes, (group, arms) in zip(pair, CRITERIA.items(), strict=True):
