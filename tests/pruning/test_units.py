@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 from lthcore import masks
 from lthcore.analysis.compaction import compact, export_onnx
@@ -57,6 +58,24 @@ def outputs(model: nn.Module, shape: tuple[int, int, int], n: int = 3) -> torch.
 def equal_to_rounding(small: nn.Module, model: nn.Module, shape: tuple[int, int, int]) -> None:
     expected = outputs(model, shape)
     torch.testing.assert_close(outputs(small, shape), expected, atol=1e-5 * float(expected.abs().max() + 1), rtol=1e-4)
+
+
+# PyTorch's own pruning as the oracle
+
+
+@pytest.mark.parametrize("architecture", ["lenet", "conv2", "conv4"])
+@pytest.mark.parametrize(("criterion", "power"), [("unit_l1", 1), ("unit_l2", 2)])
+def test_the_units_with_the_smallest_norms_are_those_that_ln_structured_prunes(architecture, criterion, power):
+    model, weights, _ = trained_like(architecture, 0)
+    mask = masks.full_mask(weights)
+    scores = CRITERIA[criterion].score(PruningContext(None, None, mask, weights, weights, weights, 0))
+    pruned = prune_units(scores, mask, streams_of(model), {n: 0.3 * (not n.startswith("output")) for n in mask})
+    for name in list(mask)[:-1]:
+        layer, units = model.get_submodule(name.removesuffix(".weight")), len(mask[name])
+        layer.weight.data = weights[name]
+        torch_prune.ln_structured(layer, "weight", amount=int(0.3 * units), n=power, dim=0)
+        alive, expected = (m.flatten(1).any(1) for m in (pruned[name], layer.weight_mask))
+        assert torch.equal(alive, expected) and alive.sum() == units - int(0.3 * units)
 
 
 # Compaction
