@@ -22,7 +22,7 @@ _MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 _LINEAR = getattr(_MKLDNN, "_linear_pointwise", None)
 _CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise", None)
 _ADDED_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise_", None)
-_HAS_BFLOAT16 = _MKLDNN is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+HAS_BFLOAT16: bool = _MKLDNN is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # has this processor
 
 
 class Linear(nn.Linear):
@@ -55,7 +55,7 @@ def _on_any_processor(operation: Callable) -> Callable:
 
     @wraps(operation)
     def computed(*arguments, **options) -> Tensor | tuple[Tensor | None, ...]:
-        if _HAS_BFLOAT16 or arguments[0].dtype != torch.bfloat16:
+        if HAS_BFLOAT16 or arguments[0].dtype != torch.bfloat16:
             return operation(*arguments, **options)
         found = operation(*(_converted(a, torch.float32) for a in arguments), **options)
         if isinstance(found, Tensor):

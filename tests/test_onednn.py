@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from lthcore import onednn
 
-able = pytest.mark.skipif(not onednn._HAS_BFLOAT16, reason="this processor has no instructions for bfloat16")
+able = pytest.mark.skipif(not onednn.HAS_BFLOAT16, reason="this processor has no instructions for bfloat16")
 PROCESSORS = [pytest.param(True, marks=able, id="with bfloat16"), pytest.param(False, id="without bfloat16")]
 ROUNDING = 2.0**-7  # a unit in the last place of bfloat16, relative
 PADDING = [1, 1]
@@ -16,7 +16,7 @@ PADDING = [1, 1]
 @pytest.fixture(params=PROCESSORS)
 def operands(request, monkeypatch):
     """Return a convolution, and bfloat16 images and gradients of its output."""
-    monkeypatch.setattr(onednn, "_HAS_BFLOAT16", request.param)
+    monkeypatch.setattr(onednn, "HAS_BFLOAT16", request.param)
     generator = torch.Generator().manual_seed(0)
     module = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2)
     with torch.no_grad():

@@ -17,6 +17,7 @@ from lthcore.lottery.methods import METHODS, planned
 from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage, release_tensors
 from lthcore.lottery.search import Cohort, check_settings
 from lthcore.models import without_mask
+from lthcore.onednn import HAS_BFLOAT16
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
@@ -65,6 +66,8 @@ def run(
     data = executor.load(settings)
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:
         print(f"note: {data.variant}; accuracies are measured on these images", file=sys.stderr)
+    if settings.precision == "bfloat16" and data.test.labels.device.type == "cpu" and not HAS_BFLOAT16:
+        print("note: this processor has no instructions for bfloat16: precision=float32 is faster", file=sys.stderr)
     began, summarised = time.perf_counter(), os.environ.get("LTH_PLAIN") == "summary"
     if not quiet and not summarised:
         seconds = duration(seconds_of(settings, present.missing))

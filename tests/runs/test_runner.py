@@ -703,3 +703,11 @@ def test_steps_before_the_point_that_tickets_rewind_to_are_not_counted_again(tmp
     record, dense = read_record(tmp_path), rounds["multiply_adds"].max()
     steps = settings.iterations + 2 * (settings.iterations - 20)
     assert record["training_flops"] == 6 * dense * settings.batch_size * steps
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_run_in_bfloat16_says_if_the_processor_has_no_instructions_for_it(able, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lthcore.runs.runner.HAS_BFLOAT16", able)
+    short = SMALL.changed(precision="bfloat16", device="cpu", iterations=2, eval_every=2, rounds=0, trials=1)
+    run(short.changed(arms=["ticket"]), tmp_path, quiet=True)
+    assert ("no instructions for bfloat16" in capsys.readouterr().err) is not able
