@@ -17,6 +17,14 @@ TRAINED = {  # architecture -> name of the paper's experiments with it
     "lenet": "LeNet on MNIST", "conv2": "Conv-2 on CIFAR-10", "conv4": "Conv-4 on CIFAR-10",
     "conv6": "Conv-6 on CIFAR-10", "resnet20": "ResNet-18 on CIFAR-10", "vgg19": "VGG-19 on CIFAR-10",
 }  # fmt: skip
+NAMES = {"lenet_mnist": "pruned by trained magnitude", "lenet_mnist_at_init": "pruned by initial magnitude"}
+ADDED = {"conv_dropout": ", dropout", "vgg19_layerwise": ", layer-wise", "resnet20_layerwise": ", layer-wise"}
+WORDS = {  # part of a label in a sweep, as a regular expression -> its words in a legend
+    r"^(\d+)-(\d+)$": r"\1 and \2 units", r"^conv(\d)$": r"Conv-\1", r"^conv(\d)-": r"Conv-\1, ",
+    "conv-only": "only convolutions", "fc-only": "only dense layers", r"^warmup(\d+)": r"\1 iterations of warm-up",
+    "-warmup$": " with warm-up", r"lr(?=\d)": "learning rate ", r"prune(?=\d)": "pruning rate ",
+    r"std(?=\d)": "standard deviation ",
+}  # fmt: skip
 PAIR = ("es_iteration", "es_test_accuracy")
 FOUR = (*PAIR, "es_train_accuracy", "final_test_accuracy")
 SWEEP = ("es_iteration", "es_val_accuracy", "es_train_accuracy", "final_test_accuracy")

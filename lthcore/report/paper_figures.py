@@ -4,6 +4,7 @@ figure_specs.py lists the runs, arms and columns of each figure, and `params/FIG
 `make figures` draws all figures whose tables are available. Nothing is trained here.
 """
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +20,18 @@ from lthcore.paths import PROFILES, project_root
 from lthcore.report import layout, plots
 from lthcore.report.comparisons import profile_of
 from lthcore.report.curves import figure3
-from lthcore.report.figure_specs import FIGURES, INSTEAD, NOTEBOOK, PAIR, TRAINED, FigureSpec
+from lthcore.report.figure_specs import (
+    ADDED,
+    FIGURES,
+    INSTEAD,
+    LENET,
+    NAMES,
+    NOTEBOOK,
+    PAIR,
+    TRAINED,
+    WORDS,
+    FigureSpec,
+)
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import TITLES, Series
 from lthcore.report.run_tables import read_whole_trials
@@ -182,11 +194,14 @@ def _draw_panels(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -
         absent = missing + plots.absent(rounds, spec.arms)
         return plots.panels(plots.series_of(rounds, spec.arms), columns, describe(found[name], rounds), spec.x, absent)
     colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
+    if LENET in tables:  # has the colours of its arms, so the first two would look the same
+        colours = sns.color_palette("deep")[2:]
     series = []
     for colour, (name, rounds) in zip(colours, tables.items(), strict=False):
         for one in plots.series_of(rounds, spec.arms):
             arm = "" if one.arm == "ticket" else f", {one.label}"
-            series.append(Series(rounds, one.arm, f"{_named(name)}{arm}", colour, one.style))
+            drawn = one.colour if name == LENET else colour
+            series.append(Series(rounds, one.arm, f"{_named(name)}{arm}", drawn, one.style))
     return plots.panels(series, columns, _describe_all(found), spec.x, missing)
 
 
@@ -206,10 +221,13 @@ def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str])
 
 
 def _named(name: str) -> str:
-    """Return a run (`<notebook>/<variant>`) in words if it is the paper's main run of a network, else its variant."""
-    variant = name.split("/")[1]
-    network, _, rest = variant.partition("_cifar10")
-    return variant if rest.startswith("_") else TRAINED.get(network, variant)
+    """Return a run (`<notebook>/<variant>`) in words: its label, for a sweep, or what tells it from other runs."""
+    run, _, label = name.split("/")[1].partition("-")
+    if not label:
+        return NAMES.get(run) or TRAINED.get(run.removesuffix("_cifar10"), run)
+    for short, words in WORDS.items():
+        label = re.sub(short, words, label)
+    return label + ADDED.get(run, "")
 
 
 def _network_of(folder: Path) -> str:
@@ -220,11 +238,13 @@ def _network_of(folder: Path) -> str:
 
 def _describe_all(found: dict[str, Path]) -> str:
     """Return one caption for several runs, with at most three of their captions."""
-    captions = {folder: describe(folder, read_whole_trials(folder)[0]).split(";")[0] for folder in found.values()}
-    if len(set(captions.values())) == 1:
-        said = next(iter(captions.values()))
+    captions = [describe(folder, read_whole_trials(folder)[0]).split(";")[0] for folder in found.values()]
+    if len(set(captions)) == 1:
+        said = captions[0]
     else:
-        several = [f"{_network_of(folder)}: {caption}" for folder, caption in captions.items()]
+        networks = list(map(_network_of, found.values()))
+        who = networks if len(set(networks)) > 1 else map(_named, found)
+        several = [f"{one}: {caption}" for one, caption in zip(who, captions, strict=True)]
         said = "; ".join(several[:3]) + ("; ..." if len(several) > 3 else "")
     return f"{said}; bars: range of trials; tables: {layout.place_of(*found.values())}"
 
