@@ -149,7 +149,8 @@ def _draw(spec: FigureSpec, found: dict[str, Path]) -> Figure:
     folder = next(iter(found.values()))
     if spec.kind in ("distributions", "together"):
         return _draw_distributions(spec, folder)
-    missing = list(dict.fromkeys(_named(name) for name in _all_variants(spec) if name not in found))
+    name_of = _network_in if spec.kind == "networks" else _named
+    missing = list(dict.fromkeys(name_of(name) for name in _all_variants(spec) if name not in found))
     rounds, curves = read_whole_trials(folder)
     if spec.kind == "curves":
         caption = describe(folder, rounds).replace("bars:", "bands:")
@@ -228,6 +229,12 @@ def _named(name: str) -> str:
     for short, words in WORDS.items():
         label = re.sub(short, words, label)
     return label + ADDED.get(run, "")
+
+
+def _network_in(name: str) -> str:
+    """Return the network that a run of the paper (`<notebook>/<variant>`) is named after, with its data set."""
+    run = name.split("/")[1].partition("-")[0]
+    return TRAINED.get(run.split("_")[0], run)
 
 
 def _network_of(folder: Path) -> str:
