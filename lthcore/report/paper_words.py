@@ -189,4 +189,10 @@ HERE = {
         "their reinitialisations while many weights remain, and also where X4b reads it. From one round later on, "
         "they reach a higher one on average."
     ),
+    31: (
+        "The figure shows the three smallest of the seven widths so far, with fewer iterations than the paper's and "
+        "two of its rounds in one. Where few weights remain, wider networks reach a higher mean test accuracy than "
+        "narrower ones with as many weights. X5b grades the size at which the widest of them is back at its dense "
+        "accuracy."
+    ),
 }
