@@ -80,6 +80,12 @@ def times_transposed(a: Tensor, b: Tensor, bias: Tensor | None = None, relu: boo
 
 
 @_on_any_processor
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b. Not for use with autograd."""
+    return a @ b
+
+
+@_on_any_processor
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, module: nn.Conv2d, padding: list[int], relu: bool = False
 ) -> Tensor:

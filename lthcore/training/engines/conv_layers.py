@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.models import Dropout, Residual, flattens_images, in_a_row
-from lthcore.onednn import Linear, convolution_gradients, convolve, convolve_and_add, times_transposed
+from lthcore.onednn import Linear, convolution_gradients, convolve, convolve_and_add, times, times_transposed
 from lthcore.training.engines import conv_kernels as kernels
 
 KNOWN = (
@@ -259,9 +259,9 @@ class DenseLayer(Layer):
     def backward(self, gradient: Tensor) -> Tensor:
         if self.rectified:
             gradient = gradient.mul_(self.y > 0)
-        self.weight.learn(times_transposed(gradient.t(), self.x.t()))
+        self.weight.learn(times(gradient.t(), self.x))
         self.bias.learn(gradient.float().sum(0))
-        return times_transposed(gradient, self.weight.tensor.t())
+        return times(gradient, self.weight.tensor)
 
     def prepare(self) -> None:
         self.weight.refresh()
