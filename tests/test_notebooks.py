@@ -8,12 +8,18 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from base64 import b64decode, b64encode
+from io import BytesIO
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import papermill
 import pytest
 from colab import fresh_environment
+from PIL import Image
 
+from lthcore.commands.notebook import shrink_images
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_for
 from lthcore.paths import PROFILES
@@ -188,3 +194,19 @@ def test_set_up_cell_does_nothing_elsewhere(path, tmp_path):
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True, check=True)
     assert run.stdout == "quiet\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_executed_notebooks_are_small_and_look_the_same():
+    figure, axes = plt.subplots(figsize=(6, 4), dpi=76)
+    for k in range(12):
+        axes.plot(np.arange(20), k * np.arange(20) ** 0.5, marker="o", color=plt.cm.viridis(k / 12), label=f"line {k}")
+    axes.legend()
+    whole = BytesIO()
+    figure.savefig(whole)
+    plt.close(figure)
+    executed = [{"outputs": [{"data": {"image/png": b64encode(whole.getvalue()).decode()}}, {"text": "no image"}]}, {}]
+    shrink_images(executed)
+    small = b64decode(executed[0]["outputs"][0]["data"]["image/png"])
+    before, after = (np.asarray(Image.open(BytesIO(b)).convert("RGB"), float) for b in (whole.getvalue(), small))
+    assert len(small) < len(whole.getvalue()) / 2
+    assert abs(before - after).mean() < 2  # of 255

@@ -4,13 +4,17 @@ import argparse
 import json
 import logging
 import sys
+from base64 import b64decode, b64encode
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 from lthcore.errors import LabError
 from lthcore.paths import project_root
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.notebook import passing_on_signals, unwatched
+
+COLOURS = 256  # of images in executed notebooks
 
 
 def notebook_command(options: argparse.Namespace) -> None:
@@ -61,9 +65,22 @@ def check_jupyter() -> None:
         raise LabError("notebook: Jupyter and papermill are not installed here: pip install 'lthcore[notebooks]'")
 
 
+def shrink_images(cells: list[dict]) -> None:
+    """Reduce the PNG images in executed cells to COLOURS colours: figures look the same in a third of the bytes."""
+    from PIL import Image
+
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        if png := output.get("data", {}).get("image/png"):
+            whole, small = BytesIO(b64decode(png)), BytesIO()
+            picture = Image.open(whole).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+            picture.save(small, "PNG", optimize=True)
+            output["data"]["image/png"] = b64encode(small.getvalue()).decode()
+
+
 def _execute(source: Path, executed: Path, values: dict):
     check_jupyter()
 
+    import nbformat
     import papermill
     from traitlets.config import Config
 
@@ -76,10 +93,13 @@ def _execute(source: Path, executed: Path, values: dict):
     where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
     try:
         with passing_on_signals() as kernel:
-            return papermill.execute_notebook(
+            notebook = papermill.execute_notebook(
                 str(source), str(executed), values, progress_bar=sys.stderr.isatty(), kernel_manager_class=kernel,
                 extra_arguments=unwatched(), **named, **where,
             )  # fmt: skip
+        shrink_images(notebook.cells)
+        nbformat.write(notebook, executed)
+        return notebook
     except papermill.PapermillExecutionError as error:
         raise LabError(
             f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"

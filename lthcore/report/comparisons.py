@@ -21,6 +21,7 @@ from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 from lthcore.sources.catalogue import DATASETS
 
+BEFORE_TRAINING = ("magnitude_at_init", "small_magnitude_at_init")  # criteria that need no training run
 PUBLISHED = ("dense", "first", "later", "spread", "n", "epochs")  # columns of published.yaml
 
 
@@ -167,10 +168,12 @@ def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
     rows = []
     for study in ("iterative_pruning", "movement_pruning", "structured_pruning", "robust_training"):
         for variant, folder in runs_of(root, study).items():
-            if variant.startswith("lenet_mnist"):
+            if variant.startswith("lenet_mnist") and not variant.startswith("lenet_mnist_widths"):  # other networks
                 table = trainings_of({variant: folder})
+                alone = bool(table["criterion"].isin(BEFORE_TRAINING).all())
                 rows += [
-                    _cost(f"{study}: {variant}, {arm}", table, arm, level) for arm in ("ticket", "oneshot", "continued")
+                    _cost(f"{study}: {variant}, {arm}", table, arm, level, alone)
+                    for arm in ("ticket", "oneshot", "continued")
                 ]
     runs = runs_of(root, "dynamic_pruning").items()
     dynamic = trainings_of({k: v for k, v in runs if k.startswith("lenet_mnist-") and not k.endswith("-longer")})

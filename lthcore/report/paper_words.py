@@ -98,9 +98,10 @@ HERE = {
     ),
     3: (
         "Two curves differ from the paper's. At 3.6% of weights remaining, tickets lie above the dense network from "
-        "about iteration 1,000 on, although their early stop comes no earlier. Reinitialised networks with 51.3% of "
-        "weights are slower than the dense network only at first. The order of the others is the paper's. At 21.1% of "
-        "weights, the mean of the tickets lies above that of their reinitialisations at every evaluation."
+        "about iteration 1,000 on, although their early stop comes no earlier; after the 15,000 iterations shown they "
+        "fall back to it. Reinitialised networks with 51.3% of weights are slower than the dense network only at "
+        "first. The order of the others is the paper's. At 21.1% of weights, the mean of the tickets lies above that "
+        "of their reinitialisations at every evaluation."
     ),
     4: (
         "One difference from the paper: one-shot tickets fall below the dense network at about twice the size that "
@@ -120,9 +121,9 @@ HERE = {
     9: (
         "The result is the same. From the second round on, the mean of tickets found by rewinding is higher, for the "
         "most part more so the fewer weights remain; the trials can tell the difference from zero from 21.1% of "
-        "weights remaining on. These tickets stop earlier in nearly every round (X1 has the interval in one round). "
-        "The arm `continued_reset` has the masks of the second strategy. The arm "
-        "`continued` in the tables, networks that are trained on from round to round, is not drawn here."
+        "weights remaining on (X1 has its interval at one size). These tickets stop earlier in nearly every round. The "
+        "arm `continued_reset` has the masks of the second strategy. The arm `continued` in the tables, networks that "
+        "are trained on from round to round, is not drawn here."
     ),
     11: (
         "The curves have the same shape. From half of the weights down to about a twentieth, the minima of the "
@@ -143,11 +144,12 @@ HERE = {
     ),
     15: (
         "In the second and the output layer, small initial values are pruned, and more of them the more is pruned. "
-        "The surviving values in the second layer tend to be positive; in the output layer they split in two "
-        "groups, most of them negative. In the first layer the effect is weaker: the remaining weights started only "
-        "a little larger than the pruned ones, and the distribution keeps its shape. With standardised pixels they "
-        "started about a third larger once half of the weights are pruned and half as large again once four fifths "
-        "are, and nearly twice as large in the shorter training runs of the study of ticket structure."
+        "Once few weights remain, most of the surviving values in the second layer are positive; in the output layer "
+        "they split in two groups, most of them negative. In the first layer the effect is weaker: the remaining "
+        "weights started only a little larger than the pruned ones, and the distribution keeps its shape. With "
+        "standardised pixels they started about a third larger once half of the weights are pruned and half as large "
+        "again once four fifths are, and nearly twice as large in the shorter training runs of the study of ticket "
+        "structure."
     ),
     16: (
         "All three layers split in two groups around zero. In the first layer somewhat more of the surviving weights "
@@ -158,8 +160,8 @@ HERE = {
     18: (
         "The result is the same. Pruned by initial magnitude, networks reach a lower mean test accuracy than tickets, "
         "and from 41.1% of weights remaining on a lower one than the same tickets reinitialised. From 13.5% of "
-        "weights on, the trials can tell the latter difference from zero at all sizes but two. They cannot tell these "
-        "networks from random sparse ones, except at 3.6% of weights, where they are a little better."
+        "weights on, the trials can tell the latter difference from zero at all sizes but three. They cannot tell "
+        "these networks from random sparse ones, except at 3.6% of weights, where they are a little better."
     ),
     19: "The result is the same in all layers (at 16.9% of weights remaining).",
     20: (
@@ -190,9 +192,10 @@ HERE = {
         "they reach a higher one on average."
     ),
     31: (
-        "The figure shows the four smallest of the seven widths so far, with fewer iterations than the paper's and "
+        "The figure shows all of the seven widths but the largest so far, with fewer iterations than the paper's and "
         "two of its rounds in one. Where few weights remain, wider networks reach a higher mean test accuracy than "
-        "narrower ones with as many weights. X5b grades the size at which the network with 100 and 34 units is back "
-        "at its dense accuracy."
+        "narrower ones with as many weights. This is so in part because training is too short for the three "
+        "narrowest: many of their small tickets have not reached their early stop when it ends. X5b grades the size "
+        "at which the network with 100 and 34 units is back at its dense accuracy."
     ),
 }

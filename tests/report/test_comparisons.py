@@ -235,6 +235,10 @@ def test_a_tickets_cost_is_that_of_the_trainings_that_lead_to_it(tmp_path):
         if a
     ]
     write(tmp_path, "paper/iterative_pruning/lenet_mnist", settings, rows)
+    at_init = settings.changed(criterion="magnitude_at_init", trials=3)
+    three = [{**row, "trial": t} for row in rows if row["arm"] == "ticket" and row["trial"] == 0 for t in range(3)]
+    write(tmp_path, "paper/iterative_pruning/lenet_mnist_at_init", at_init, three)
+    write(tmp_path, "paper/iterative_pruning/lenet_mnist_widths-25-9", settings, rows)
     dynamic(tmp_path, "paper/lenet_mnist-98", [0.981, 0.983], 2.0, sparsity=0.98)
     dynamic(tmp_path, "paper/lenet_mnist-dense", [0.99, 0.99], 100.0, sparsity=0.0)
     costs = ticket_costs(tmp_path).set_index("way")
@@ -243,6 +247,9 @@ def test_a_tickets_cost_is_that_of_the_trainings_that_lead_to_it(tmp_path):
     assert ticket["core seconds"] == 30 and ticket["n"] == 2
     oneshot = costs.loc["iterative_pruning: lenet_mnist, oneshot"]
     assert (oneshot["% of weights remaining"], oneshot["trainings"], oneshot["iterations"]) == (50.0, 2, 800)
+    before_training = costs.loc["iterative_pruning: lenet_mnist_at_init, ticket"]
+    assert (before_training["% of weights remaining"], before_training["iterations"]) == (25.0, 400)
+    assert not costs.index.str.contains("widths").any()  # a network of another size is no way to a sparse LeNet
     single = costs.loc["dynamic_pruning: lenet_mnist"]
     assert (single["% of weights remaining"], single["trainings"], single["iterations"]) == (2.0, 1, 12_870)
 
@@ -301,6 +308,7 @@ def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_
         ("high_movement", (100.0, 50.0, 50.0), (0.9, 0.7, 0.7)),  # the second round pruned nothing
         ("low_movement", (100.0, 50.0, 25.0), (0.9, 0.8, 0.78)),
         ("random", (100.0, 50.0, 25.0), (0.9, 0.8, 0.75)),
+        ("high_movement_going_on", (100.0, 50.0, 25.0), (0.9, 0.1, 0.1)),
     ):
         rows = [
             {"arm": "ticket", "trial": t, "round": k, "percent_left": size, "final_test_accuracy": accuracy + t / 100}
@@ -308,6 +316,14 @@ def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_
             for k, (size, accuracy) in enumerate(zip(sizes, accuracies, strict=True))
         ]
         write(tmp_path, f"paper/movement_pruning/lenet_mnist-{criterion}", settings, rows)
+    still = [  # half of the weights are in each layer of each round
+        {"trial": t, "round": k, "layer": layer, "percent_left": 100 / 2**k, "weights_left": 100, "immovable": share}
+        for t in range(2)
+        for k in range(3)
+        for layer, share in (("fc1", 0.1 * k), ("output", 0.2 * k))
+    ]
+    name = "paper/movement_pruning/lenet_mnist-high_movement_going_on/immovable.csv"
+    pd.DataFrame(still).to_csv(tmp_path / name, index=False)
     found = [line.partition("profile `paper`), ")[2] for line in movement_pruning.findings(tmp_path)]
     said = (
         "of weights remaining: pruning by {} instead of at random changes the test accuracy at the end of training by"
@@ -316,11 +332,14 @@ def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_
         f"at 50% {said.format('high movement')} -10.00",
         f"at 50% {said.format('low movement')} +0.00",
         f"at 25% {said.format('low movement')} +3.00",
+        "at 50% of weights remaining: if high movement continues from the best weights instead of rewinding them, this "
+        "changes the test accuracy at the end of training by -60.00 [-60.00, -60.00]",
     ]
+    assert found[-1].endswith("points (n = 2); 15.00% of the remaining weights are immovable.")
 
 
-@pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "robust_training",
-                                  "robust_ablation", "structured_pruning"])  # fmt: skip
+@pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "movement_immovable",
+                                  "robust_training", "robust_ablation", "structured_pruning"])  # fmt: skip
 def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
     figure = FIGURES[name](project_root() / "results")
     shown = [axes for axes in figure.axes if axes.axison]

@@ -53,16 +53,19 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     for name, colour in PREDICTED.items():
         for model, style in (("gradient boosting", "-"), ("logistic regression", "--")):
             part = table[(table["features"] == name) & (table["model"] == model)]
-            plot_intervals(part, "percent_left", "auc", panels[0], f"{WHEN[name]}, {model}", colour, style)
+            label = WHEN[name] if style == "-" else "_"  # matplotlib leaves labels that begin with _ out of legends
+            plot_intervals(part, "percent_left", "auc", panels[0], label, colour, style)
     alone = table[table["model"] == "alone"]
     names = list(dict.fromkeys(alone["features"]))
     for name, colour in zip(names, sns.color_palette("husl", len(names)), strict=True):
-        plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], name, colour)
+        label = name.replace("leaky", "knows the answer")
+        plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], label, colour)
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
         axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":")
         sparsity_axis(axes)
         axes.set(title=title, ylabel="ROC-AUC, held-out seed", ylim=(0.4, 1.02))
-    panels[0].legend(fontsize=8, loc="lower right")
+    lines = "lines: gradient boosting\ndashes: logistic regression"
+    panels[0].legend(title=lines, fontsize=8, title_fontsize=8, loc="lower right")
     panels[3].set_axis_off()
     panels[3].legend(*panels[1].get_legend_handles_labels(), title="each feature alone", loc="upper left")
     means = importance.groupby(["feature", "round"])["loss"].mean().unstack()

@@ -1,5 +1,6 @@
 """Study of high-movement pruning and its controls. Figures and sentences."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lthcore.analysis.cache import has_derived
+from lthcore.analysis.statistics import difference
 from lthcore.arms import arm_of
 from lthcore.report.comparisons import gap, level, profile_of, runs_beside
 from lthcore.report.curves import at_shared_iterations
@@ -38,6 +41,19 @@ MOVEMENT = {
 }  # fmt: skip
 
 
+VARIANTS = {  # of high movement that rewinds weights
+    "high_movement_guarded": "keeps a share of each layer",
+    "high_movement_going_on": "continues from the best weights instead of rewinding them",
+    "high_movement_going_on_fresh": "continues from the best weights with a new optimizer",
+}
+
+RESTARTS = {
+    "high_movement": "Weights rewound",
+    "high_movement_guarded": "Weights rewound (guarded)",
+    "high_movement_going_on": "From the best weights",
+    "high_movement_going_on_fresh": "The same, new optimizer",
+}
+
 BLUE = arm_of("ticket").colour
 NETWORKS = {
     "conv4_cifar10": "Conv-4 on CIFAR-10",
@@ -56,7 +72,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     settings = read_record(folder)["settings"]
     steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
     unit = "epoch" if settings["epochs"] else "iteration"
-    figure, panels = new_figure(2, 4)
+    figure, panels = new_figure(2, 4, (10.4, 5.4))
     ks = sorted(curves["round"].unique())
     colours = dict(zip(ks, sns.color_palette("viridis", len(ks) + 1), strict=False))
     for k in ks:
@@ -74,7 +90,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     few = range(0, len(labels), -(-len(labels) // 5))
     panels[0].legend(
-        [handles[i] for i in few], [labels[i] for i in few], title="% of weights remaining", loc="lower right"
+        [handles[i] for i in few], [labels[i] for i in few], title="% remaining", loc="lower right", fontsize=7
     )
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
@@ -103,29 +119,35 @@ def movement_rounds(root: Path) -> Figure | None:
 
 
 def movement_arms(root: Path) -> Figure | None:
-    """Test accuracy against weights remaining: high-movement pruning and its controls, in a panel for each network."""
+    """Test accuracy against weights remaining: high-movement pruning and its controls.
+
+    Each network has a row of two panels: all values, and closer those as high as random pruning's.
+    """
     networks = {stem: runs for stem in NETWORKS if (runs := _runs(root, stem))}
     if not networks:
         return None
-    figure, panels = new_figure(len(networks), 1, (7.5, 3.2 * len(networks) + 1))
+    figure, panels = new_figure(len(networks), 2, (9, 2.3 * len(networks) + 1))
     any_emptied = False
-    for axes, (stem, runs) in zip(panels, networks.items(), strict=True):
-        for name, (label, colour) in MOVEMENT.items():
-            if f"{stem}-{name}" not in runs:
-                continue
-            rounds, _ = read_whole_trials(runs[f"{stem}-{name}"])
-            style = "--" if name in ("high_movement_guarded", "high_movement_going_on_fresh") else "-"
+    for (whole, closer), (stem, runs) in zip(panels.reshape(-1, 2), networks.items(), strict=True):
+        tables = {arm: read_whole_trials(runs[f"{stem}-{arm}"])[0] for arm in MOVEMENT if f"{stem}-{arm}" in runs}
+        for axes, (arm, rounds) in itertools.product((whole, closer), tables.items()):
+            label, colour = MOVEMENT[arm]
+            style = "--" if arm in ("high_movement_guarded", "high_movement_going_on_fresh") else "-"
             plot_rounds(rounds, "final_test_accuracy", axes, label, colour, style)
             empty = rounds[rounds["emptied"].notna()] if "emptied" in rounds else rounds[:0]
             axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
             any_emptied |= len(empty) > 0
-        sparsity_axis(axes)
-        title = f"{NETWORKS[stem]}, {size_of(runs[f'{stem}-high_movement'])}"
-        axes.set(title=title, ylabel="test accuracy at the end")
+        for axes in (whole, closer):
+            sparsity_axis(axes)
+        title = f"{NETWORKS[stem]}, {size_of(runs[f'{stem}-high_movement'])}"  # over both panels
+        whole.set(title=title, ylabel="test accuracy at the end")
+        if "random" in tables:
+            low, high = tables["random"]["final_test_accuracy"].agg(["min", "max"])
+            closer.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))
     one_legend(figure)
     note = (
-        "the first round of each trial at a percentage; since rounds may be skipped, a line ends where not all trials "
-        "got further; bars: range"
+        "right: the same, closer; the first round of each trial at a percentage; since rounds may be skipped, a line "
+        "ends where not all trials got further; bars: range"
     )
     note += any_emptied * "; red crosses: a layer was emptied"
     places = place_of(*(folder for runs in networks.values() for folder in runs.values()))
@@ -142,7 +164,8 @@ def movement_layers(root: Path) -> Figure | None:
     arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
     if not arms:
         return None
-    figure, panels = new_figure(-(-len(arms) // 3), min(3, len(arms)))
+    rows, columns = -(-len(arms) // 3), min(3, len(arms))
+    figure, panels = new_figure(rows, columns, (3.1 * columns, 2.5 * rows + 0.7))
     for axes, arm in zip(panels, arms, strict=False):
         folder = runs[f"{stem}-{arm}"]
         density = read_table(folder, "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
@@ -154,7 +177,7 @@ def movement_layers(root: Path) -> Figure | None:
             )
         sparsity_axis(axes)
         axes.set(
-            title=MOVEMENT[arm][0],
+            title=MOVEMENT[arm][0].removeprefix("prune "),
             ylabel="share of the layer kept",
             ylim=(-0.03, 1.03),
         )
@@ -163,6 +186,38 @@ def movement_layers(root: Path) -> Figure | None:
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
     return captioned(figure, caption_of(NETWORKS[stem], *(runs[f"{stem}-{arm}"] for arm in arms)))
+
+
+def movement_immovable(root: Path) -> Figure | None:
+    """Draw the share of each layer's remaining weights that are immovable, by way to prune high movement.
+
+    Drawn for the largest network with such tables (lthcore/analysis/immovable.py).
+    """
+    of_networks = {stem: runs for stem in NETWORKS if (runs := _with_immovable(root, stem))}
+    if not of_networks:
+        return None
+    stem, runs = next(iter(of_networks.items()))
+    figure, panels = new_figure(1, len(runs), (3.2 * len(runs), 3.3))
+    for axes, (arm, folder) in zip(panels, runs.items(), strict=True):
+        table = read_table(folder, "immovable.csv").assign(arm="ticket", draw=0)
+        layers = list(dict.fromkeys(table["layer"]))
+        for layer, colour in zip(layers, sns.color_palette("turbo", len(layers), desat=0.65), strict=True):
+            plot_rounds(table[table["layer"] == layer], "immovable", axes, f"{layer}: immovable weights", colour)
+        rounds, _ = read_whole_trials(folder)
+        plot_rounds(rounds, "final_test_accuracy", axes, "test accuracy of the network", "#808080", ":", "s")
+        sparsity_axis(axes)
+        axes.set(title=RESTARTS.get(arm, MOVEMENT[arm][0]), ylim=(-0.03, 1.03))
+        in_percent(axes.yaxis)
+    panels[0].set_ylabel("share of remaining weights")
+    one_legend(figure)
+    title = f"High-movement pruning of {NETWORKS[stem]}: weights that cannot move"
+    return captioned(titled(figure, title), caption_of("bars: range", *runs.values()))
+
+
+def _with_immovable(root: Path, stem: str) -> dict[str, Path]:
+    """Return criterion -> folder of a network's runs that have a table of immovable weights."""
+    runs = {arm: _runs(root, stem).get(f"{stem}-{arm}") for arm in MOVEMENT}
+    return {arm: folder for arm, folder in runs.items() if folder and has_derived(folder, "immovable")}
 
 
 def _runs(root: Path, stem: str) -> dict[str, Path]:
@@ -189,7 +244,8 @@ def findings(root: Path) -> list[str]:
     The first is the lowest that every trial of high movement reached, and the second the lowest of random pruning,
     which high movement may not reach. Trials are compared at equal percentages and not at equal rounds, because a trial
     that skips a round is behind the others. For the network of the published study, a sentence on each criterion alone
-    comes first.
+    comes first. Last come the variants of high movement, each at the lowest percentage that all of its trials and all
+    of those of high movement reached, and the share of their weights that are immovable there.
     """
     lines = []
     for stem, network in (("conv4_cifar10", "Conv-4 on CIFAR-10"), ("lenet_mnist", "LeNet on MNIST")):
@@ -216,6 +272,28 @@ def findings(root: Path) -> list[str]:
                 for arm in tables
                 if arm != "random" and set(at[arm].index) == set(at["random"].index)
             ]
+        lines += _of_variants(where, runs, stem, tables["high_movement"])
+    return lines
+
+
+def _of_variants(where: str, runs: dict[str, Path], stem: str, rewound: pd.DataFrame) -> list[str]:
+    lines = []
+    for arm, what in VARIANTS.items():
+        if (folder := runs.get(f"{stem}-{arm}")) is None:
+            continue
+        table = read_whole_trials(folder)[0]
+        left = max(t.groupby("trial")["percent_left"].min().max() for t in (rewound, table))
+        # a network at chance counts: whether it gets there is the question
+        change = difference(_at(table, left), _at(rewound, left), paired=True).times(100)
+        said = f"changes the test accuracy at the end of training by {change.text('{:+.2f}')} points"
+        said += f" (n = {change.n})" if change.n > 1 else ""
+        if has_derived(folder, "immovable"):
+            still = read_table(folder, "immovable.csv").eval("share = immovable * weights_left")
+            sums = still.groupby(["trial", "round"])[["share", "weights_left"]].sum().reset_index()
+            first = sums.merge(table[["trial", "round", "percent_left"]]).sort_values("round")
+            here = first[(first["percent_left"] / left - 1).abs() < 0.02].drop_duplicates("trial").set_index("trial")
+            said += f"; {level(here['share'] / here['weights_left'])} of the remaining weights are immovable"
+        lines.append(f"{where}, at {left:.3g}% of weights remaining: if high movement {what}, this {said}.")
     return lines
 
 
@@ -240,6 +318,11 @@ def _at(table: pd.DataFrame, left: float) -> pd.Series:
 STUDY = Study(
     "movement_pruning",
     "Should the weights that move most be kept, or pruned?",
-    {"movement_rounds": movement_rounds, "movement_arms": movement_arms, "movement_layers": movement_layers},
+    {
+        "movement_rounds": movement_rounds,
+        "movement_arms": movement_arms,
+        "movement_layers": movement_layers,
+        "movement_immovable": movement_immovable,
+    },
     findings,
 )
