@@ -95,7 +95,7 @@ def outcome_from_lineage(
     due = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
     if not _has_masks(settings, lineage, trial, k, due):
         return None
-    outcome = replace(start, early_stop=start.weights)  # a placeholder, for starts of training runs that are complete
+    outcome = replace(start, early_stop=start.weights, placeholder=True)
     for other in due & set(PRUNED_THEMSELVES):
         at, groups = _carried(lineage, trial, other)
         if grown_from(settings, other) and (at < k or not groups):

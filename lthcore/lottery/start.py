@@ -133,10 +133,12 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
     `mask` is the mask from the arm's source, before any shuffling.
     """
     arm = arm_of(name)
+    placeholder = any(past.placeholder for past in (trial.dense, *trial.latest.values()))
     if name == "ticket" and settings.restart == "best":
         past = trial.latest["ticket"]
         going_on = begin(settings, trial.number, k, past.early_stop, mask)
         going_on.optimizer = masks.apply_to_optimizer(mask, past.optimizer) if settings.keep_optimizer else {}
+        going_on.placeholder = placeholder
         return going_on
     purpose = (arm.purpose or name, trial.number, draw, k) if arm.drawn or arm.purpose else (name, trial.number, k)
     seed = seed_for(settings.seed, *purpose)
@@ -144,7 +146,7 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
     weights = _weights_of(Sources(settings, model, trial, arm, mask, seed))
     iteration = settings.rewind_to if arm.weights in ("rewound", "trained") else 0  # where the schedule resumes
     training = begin(settings, trial.number, k, weights, mask, iteration)
-    training.fine_tuned = arm.fine_tuned
+    training.fine_tuned, training.placeholder = arm.fine_tuned, placeholder
     return training
 
 

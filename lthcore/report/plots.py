@@ -70,9 +70,11 @@ class Series(NamedTuple):
 def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
     """Return a line for each of these arms that has pruned rounds in the table; for every such arm if none is given.
 
-    An arm without a colour of its own, or with the colour and style of another arm shown, gets a spare colour.
+    If no arm has pruned rounds, as in dynamic pruning and in a search for zero rounds, all arms count. An arm without a
+    colour of its own, or with the colour and style of another arm shown, gets a spare colour.
     """
-    present = list(dict.fromkeys(rounds.loc[rounds["round"] > 0, "arm"]))
+    pruned = rounds[rounds["round"] > 0]
+    present = list(dict.fromkeys((rounds if pruned.empty else pruned)["arm"]))
     shown = [arm for arm in arms or (*ARMS, *(arm for arm in present if arm not in ARMS)) if arm in present]
     spare = iter(sns.color_palette("husl", max(1, len(shown))).as_hex())
     series: list[Series] = []
@@ -157,7 +159,7 @@ def _quantity(column: str) -> str:
 
 def _show_tickets(axes: Axes, column: str, tables: list[pd.DataFrame]) -> None:
     """Cut an axis of accuracies below where other arms fall so far that the lines of tickets look flat."""
-    tickets = pd.concat([table[table["arm"] == "ticket"][column].dropna() for table in tables])
+    tickets = pd.concat([pd.Series(dtype=float), *(t[t["arm"] == "ticket"][column].dropna() for t in tables)])
     if "accuracy" in column and len(tickets):
         cut_below(axes, tickets)
 

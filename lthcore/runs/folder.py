@@ -76,13 +76,19 @@ class RunFolder:
         """Trainings still to be done, except those that would start from a diverged one."""
         return missing(self.settings, self.rows, [r for r, row in self.rows.items() if row.get("diverged")])
 
+    @property
+    def _has_begun(self) -> bool:
+        """Whether a training run has ended or has a checkpoint; after a kill, tickets are there without their rows."""
+        files = (path for kind in ("tickets", "checkpoints") for path in (self.folder / kind).glob("*.safetensors"))
+        return bool(self.rows or self.record.get("trainings_done") or any(files))
+
     def take(self, data: Data) -> None:
-        """Set the data that the run trains on. Raises LabError if its finished trainings used other data."""
+        """Set the data that the run trains on. Raises LabError if its trainings so far used other data."""
         before = self.record.get("data_digest")
-        if before and data.digest and before != data.digest and self.rows:
+        if before and data.digest and before != data.digest and self._has_begun:
             raise LabError(
-                f"results: the data are not those that the {len(self.rows)} trainings in {self.folder} had (digest "
-                f"{data.digest}, then {before}); put those back, or run with --force to start afresh"
+                f"results: the data are not those that the trainings in {self.folder} had (digest {data.digest}, then "
+                f"{before}); put those back, or run with --force to start afresh"
             )
         self.data = data
 
@@ -214,7 +220,7 @@ class RunFolder:
             wrong = "has a mask that is not what pruning its predecessor gives"
         elif state.diverged and all(math.isfinite(point.test_loss) for point in state.curve):
             wrong = "holds weights that are not numbers"
-        elif like is not None and not all(torch.equal(w, state.start[name]) for name, w in like.start.items()):
+        elif like and not like.placeholder and not all(torch.equal(w, state.start[n]) for n, w in like.start.items()):
             wrong = "does not start from the weights that this training starts from"
         if wrong:
             raise LabError(f"results: {path} {wrong}; delete it and run the command again")
@@ -223,8 +229,7 @@ class RunFolder:
     def _check_code(self) -> None:
         before = self.record.get("own_code", {})
         changed = [name for name, digest in self.own_code.items() if before.get(name, digest) != digest]
-        begun = self.record.get("trainings_done") or any((self.folder / "checkpoints").glob("*.safetensors"))
-        if changed and begun:
+        if changed and self._has_begun:
             raise LabError(
                 f"results: the code of {', '.join(changed)} has changed since the trainings in {self.folder}; give the "
                 "new code another name, or run with --force (in Python force=True) to start afresh"

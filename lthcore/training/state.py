@@ -34,7 +34,8 @@ class TrainState:
     Without a validation set there is no early stopping: choosing by test loss would be dishonest. `generator_state` is
     the state (uint8) of the generator that draws dropout and augmentation, None before training. `remembered` holds the
     values of pruned weights if they may be regrown (lthcore/lottery/dynamic.py). If `fine_tuned`, all steps are taken
-    at the last learning rate.
+    at the last learning rate. A `placeholder` stands for a complete training run whose weights are on another machine:
+    it has the weights that the run started from, or it starts from such a placeholder.
     """
 
     iteration: int
@@ -49,6 +50,7 @@ class TrainState:
     remembered: Weights | None = None
     curve: list[Evaluation] = field(default_factory=list)
     fine_tuned: bool = False
+    placeholder: bool = False
     seconds: float = 0.0
     early_stop_train_accuracy: float = float("nan")
     final_train_accuracy: float = float("nan")

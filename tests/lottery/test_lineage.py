@@ -110,6 +110,21 @@ def test_a_run_that_moves_all_the_time_has_the_tables_of_one_that_never_moved(se
     assert read_record(moved)["complete"]
 
 
+@pytest.mark.parametrize("name", ["every arm", "rewound to iteration 20", "going on"])
+def test_a_run_that_moved_can_be_stopped_and_resumed_where_it_is(name, tmp_path):
+    settings = SEARCHES[name].changed(rounds=3)
+    run(settings, tmp_path / "whole", quiet=True)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TimeLimit):
+        stop_after(patch, 2 * len(settings.arms))
+        run(settings, tmp_path / "there", quiet=True)
+    here = move(tmp_path / "there", tmp_path / "here")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TimeLimit):
+        stop_after(patch, len(settings.arms))
+        run(settings, here, quiet=True)
+    run(settings, here, quiet=True)
+    assert_same_tables(here, tmp_path / "whole")
+
+
 def test_nothing_is_trained_twice_on_the_way(tmp_path):
     settings = SEARCH.changed(arms=("ticket", "continued", "oneshot"), trials=1)
     moved, _ = run_on_many_machines(settings, tmp_path)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import same_color
 
+from lthcore.paths import project_root
 from lthcore.report import figure_specs, layout, paper_figures, plots
 from lthcore.report.curves import figure3, label_ends, plot_curves
 from lthcore.report.plots import ARMS, series_of
@@ -375,6 +376,16 @@ def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
     figure = paper_figures.draw(1, tmp_path)
     assert "Conv-2 on CIFAR-10" in caption(figure)  # named as missing
     assert len(legend_of(figure)) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["paper/dynamic_pruning/lenet_mnist-98", "cpu/iterative_pruning/input_scaling-conv4-unit"]
+)
+def test_runs_without_pruned_rounds_have_figures(name):
+    figure = paper_figures.figures_of(project_root() / "results" / name)["rounds"]
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert shown and all(axes.lines or axes.texts for axes in shown)
+    plt.close("all")
 
 
 def test_the_45_figures_of_the_paper_but_the_table_of_networks_are_there():

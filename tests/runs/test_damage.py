@@ -19,6 +19,7 @@ from lthcore.lottery.lineage import FILE
 from lthcore.runs import archives, checkpoints, executor, files, runner
 from lthcore.runs.archives import pack, unpack
 from lthcore.runs.files import digest, read_record, read_table, read_tables
+from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -234,6 +235,19 @@ def test_other_data_than_those_that_a_run_began_with_are_refused(copied, monkeyp
     monkeypatch.setattr(runner.LocalExecutor, "load", lambda self, settings: data)
     said = one_line_about(copied, lambda: run(LONGER, copied, quiet=True))
     assert "the data are not those" in said and "0123456789abcdef" in said
+
+
+def test_other_data_are_refused_once_a_training_has_a_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(LabError, match="0 of 3 trainings done"):
+        run(RUN, tmp_path, 0.0, quiet=True)
+    other = replace(load(RUN), digest="0123456789abcdef")
+    record = read_record(tmp_path) | {"data_digest": load(RUN).digest}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    folder = RunFolder(tmp_path, RUN)
+    folder.take(other)  # nothing was trained: any data will do
+    (tmp_path / "checkpoints/ticket-trial0-draw0-round00.safetensors").touch()
+    with pytest.raises(LabError, match="the data are not those"):
+        folder.take(other)
 
 
 def test_a_run_without_a_training_done_has_no_tables_yet(tmp_path):
