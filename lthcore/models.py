@@ -5,6 +5,7 @@ determine from its tree of modules which weights are prunable and of what kind e
 """
 
 import math
+import threading
 from collections import OrderedDict
 from functools import partial
 from typing import get_args
@@ -21,6 +22,7 @@ from lthcore.settings import Kind, Recipe
 Weights = dict[str, Tensor]
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+BUILDING = threading.RLock()
 LARGEST = 200_000_000  # weights in a network: a training run holds about eight copies of them, 6.4 GB in all
 
 
@@ -194,8 +196,9 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int, seed: int
     an unknown name, and if a user-defined function does not return an nn.Module.
     """
     name = choose_registered("architecture", settings.architecture, MODELS)
-    # layers draw weights when they are created: the seed makes them reproducible, and torch's own state is kept
-    with torch.random.fork_rng(devices=[]):
+    # Layers draw weights when they are created: the seed makes them reproducible, and torch's own state is kept. One
+    # network at a time: with --engine ray, experiments are threads of one process, which share this state.
+    with BUILDING, torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         model = MODELS[name](settings, shape, classes)
     if not isinstance(model, nn.Module):

@@ -2,6 +2,7 @@
 
 import ast
 import math
+import threading
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lthcore.errors import LabError
+from lthcore.lottery.search import initial_weights_of
 from lthcore.masks import counts, full_mask
 from lthcore.models import Dropout, build, initial_weights, kinds_of
 from lthcore.onednn import Linear
@@ -299,3 +301,22 @@ def test_a_dense_layer_without_a_bias_is_trained_too():
     for layer in (ours, theirs):
         layer(x).square().sum().backward()
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+
+
+def test_networks_of_experiments_in_other_threads_do_not_change_a_network_that_is_drawn():
+    settings = Settings(dataset="digits", architecture="mlp", initialisation="own")
+    alone = initial_weights_of(settings, 0)
+    ended = threading.Event()
+
+    def others() -> None:
+        while not ended.is_set():
+            build(settings.changed(architecture="lenet"), (1, 8, 8), 10)
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    try:
+        drawn = [initial_weights_of(settings, 0) for _ in range(100)]
+    finally:
+        ended.set()
+        thread.join()
+    assert all(torch.equal(weights[name], w) for weights in drawn for name, w in alone.items())

@@ -118,10 +118,10 @@ def _check_numbers(scores: Scores, mask: Mask) -> None:
 
 
 def _best(scores: Tensor, mask: Tensor, share: float) -> Tensor:
-    """Return the highest-scored of the remaining weights, up to a share of all weights of the layer, as a mask."""
-    count = min(math.ceil(share * mask.numel()), int(mask.sum()))
-    if not count:
+    """Return the highest-scored of the remaining weights, a share of all weights of the layer rounded up, as a mask."""
+    if not share or not mask.any():
         return torch.zeros_like(mask)
+    count = min(max(1, -rounded_down(-share * mask.numel())), int(mask.sum()))
     return _lowest(-torch.where(mask, scores.double(), -math.inf).flatten(), count).view(mask.shape)
 
 

@@ -72,8 +72,11 @@ def _train(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: T
     """Train replicates in step to the end, or until `go_on` returns False for one of them."""
 
     def all_go_on() -> bool:
-        answers = [go_on(key, state) for key, state in cohort.items()]  # of each one: `go_on` also saves it
-        return all(answers)
+        stopping = [not go_on(key, state) for key, state in cohort.items()]
+        if any(stopping):  # between two answers the deadline may pass; asked again, all replicates are saved
+            for key, state in cohort.items():
+                go_on(key, state)
+        return not any(stopping)
 
     if all_go_on():
         for _ in trainer(settings, data, list(cohort.values())):

@@ -434,7 +434,9 @@ def test_a_guarded_layer_keeps_its_share_and_others_lose_in_its_place():
     assert masks.counts(once_more) == {"a.weight": 3, "b.weight": 9}  # nothing goes below the guard
 
 
-@pytest.mark.parametrize(("size", "share", "kept"), [(7, 0.3, 3), (10, 0.01, 1), (10, 0.3, 3)])
+@pytest.mark.parametrize(
+    ("size", "share", "kept"), [(7, 0.3, 3), (10, 0.01, 1), (10, 0.3, 3), (100, 0.07, 7), (100, 0.28, 28)]
+)
 def test_the_guard_keeps_no_less_than_its_share(size, share, kept):
     """A fractional number of weights is rounded up, so that no guarded layer, however small, is emptied."""
     worth = {

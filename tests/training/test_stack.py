@@ -113,6 +113,22 @@ def test_stopped_in_step_goes_on_alone_and_the_other_way_round():
     assert all(torch.equal(again[k].weights[n], whole[k].weights[n]) for k in whole for n in whole[k].weights)
 
 
+def test_a_deadline_between_two_replicates_saves_all_of_them_at_one_iteration():
+    data, cohort = cohort_of(BASE)
+    calls, saved = [], {}
+
+    def go_on(key, state):
+        calls.append(key)
+        late = len(calls) > 2 * len(cohort) + 1  # after the first replicate's second answer
+        if late:
+            saved[key] = state.iteration
+        return not late
+
+    for _ in train_cohort(BASE, data, cohort, go_on):
+        pass
+    assert saved.keys() == cohort.keys() and len(set(saved.values())) == 1
+
+
 def test_replicates_at_different_iterations_are_not_mixed():
     data, cohort = cohort_of(BASE)
     *_, cohort[1] = train(BASE.changed(engine="dense", iterations=20), data, cohort[1])
