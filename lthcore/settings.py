@@ -155,7 +155,8 @@ class Recipe(BaseModel):
             raise self._wrong("warmup", f"allowed up to iterations = {self.iterations}")
         if self.rewind_to >= self.iterations:
             raise self._wrong("rewind_to", f"allowed below iterations = {self.iterations}")
-        evaluated = all(0 <= i <= self.iterations and i % self.eval_every == 0 for i in self.read_at)
+        last = self.iterations  # evaluated whatever `eval_every` is
+        evaluated = all(i == last or (0 <= i <= last and i % self.eval_every == 0) for i in self.read_at)
         if len(self.read_at) > 3 or not evaluated:
             raise self._wrong("read_at", "up to three iterations that are evaluated")
         if any(i < self.rewind_to for i in self.read_at):
@@ -199,14 +200,17 @@ class Recipe(BaseModel):
         return cls(**{name: names[name] for name in [*cls.model_fields, *sorted(unknown)] if name in names})
 
     def changed(self, /, **values: Any) -> Self:
-        """Return a checked copy with some values changed. New epochs replace iterations, and new iterations epochs."""
+        """Return a checked copy with some values changed.
+
+        New epochs replace iterations, and new iterations epochs. With `epochs` 0, the number of iterations stays.
+        """
         mine = self.given()
         if values.get("epochs"):
             mine.pop("iterations", None)
             if not self.epochs and self.eval_every == type(self).model_fields["eval_every"].default:
                 del mine["eval_every"]
-        elif "iterations" in values and self.epochs and "epochs" not in values:
-            mine |= {"epochs": 0, "eval_every": self.eval_every}
+        elif self.epochs and ("iterations" in values or "epochs" in values):
+            mine |= {"epochs": 0, "iterations": self.iterations, "eval_every": self.eval_every}
         return type(self)(**{**mine, **values})
 
     def given(self, mode: str = "python") -> dict[str, Any]:

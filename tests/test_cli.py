@@ -131,6 +131,7 @@ def test_settings_are_listed_with_what_they_may_be(capsys):
     ("arguments", "message"),
     [
         (["-p", "learning_rat", "1e-3"], "unknown key 'learning_rat'|did you mean 'learning_rate'?"),
+        (["-p", "trials", "1", "-p", "trials", "2"], "-p trials: given twice"),
         (["-p", "trials", "0"], "trials = 0: must be greater than 0"),
         (["-p", "batch_size", "many"], "batch_size = 'many'"),
         (["-p", "optimizer", "adm"], "optimizer = 'adm'"),

@@ -342,7 +342,8 @@ def test_changed_epochs_take_the_place_of_iterations_and_the_reverse():
     back = Settings(epochs=2).changed(iterations=700)
     assert (back.epochs, back.iterations, back.eval_every) == (0, 700, 916)
     assert Settings(epochs=2).changed(iterations=700, eval_every=50).eval_every == 50
-    assert Settings(epochs=2).changed(epochs=0).iterations == Settings().iterations
+    without = Settings(epochs=2).changed(epochs=0)
+    assert (without.epochs, without.iterations, without.eval_every) == (0, 2 * 916, 916)
     with pytest.raises(LabError, match="give one"):
         by_steps.changed(epochs=2, iterations=700)
 
@@ -653,3 +654,9 @@ def test_every_purpose_has_a_seed_of_its_own():
 def test_what_only_fails_after_hours_is_refused_at_once(values, key):
     with pytest.raises(LabError, match=key):
         Settings(**values)
+
+
+def test_the_last_iteration_can_be_read_since_it_is_evaluated():
+    assert Settings(iterations=25, eval_every=10, read_at=[20, 25]).read_at == (20, 25)
+    with pytest.raises(LabError, match="read_at"):
+        Settings(iterations=25, eval_every=10, read_at=[24])

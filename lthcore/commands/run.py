@@ -21,7 +21,11 @@ from lthcore.runs.yaml_files import parse_yaml
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: first the training, then the notebook over its tables."""
-    overrides = dict(map(_parameter, options.parameter))
+    overrides: dict[str, object] = {}
+    for name, value in map(_parameter, options.parameter):
+        if name in overrides:
+            raise LabError(f"-p {name}: given twice")
+        overrides[name] = value
     experiments = [
         e for path in options.params for e in load_experiments(path, options.profile, overrides, options.only)
     ]

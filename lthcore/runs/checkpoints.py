@@ -160,6 +160,8 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         if metadata.get("digest") != _digest(metadata, tensors.items()):
             raise ValueError("its content is not what was written: the digest differs")
         return Header.model_validate(metadata), tensors
+    except FileNotFoundError:
+        raise LabError(f"{path}: there is no such file") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise _damaged(path, error) from None
 
