@@ -25,8 +25,9 @@ SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
 Padding = Literal["same", "valid"]
 Engine = Literal["auto", "dense", "stack"]
 
-# Settings for how much of an experiment is run, and where. None of them changes a single training run (device and
-# engine only by rounding), so they are not part of the run key, and raising one of them extends a run.
+# Settings for how much of an experiment is run, and where. None of them changes what a single training run is (device
+# and engine change its rounding, and a GPU draws other dropout and augmentation), so they are not part of the run key,
+# and raising one of them extends a run.
 EXTENT = ("arms", "trials", "reinit_draws", "random_draws", "rounds", "device", "engine")
 
 

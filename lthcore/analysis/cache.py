@@ -60,7 +60,7 @@ class TicketStore:
 
     @cached_property
     def model(self):
-        """Network to load the saved weights into, on the CPU."""
+        """Network to load the saved weights into, built on the CPU."""
         return build(self.settings, self.shape, classes_of(self.settings))
 
     @cached_property

@@ -24,12 +24,12 @@ def chance_jaccard(p: float, q: float) -> float:
 
 
 def align(mask: Mask, other: Mask, streams: list[Stream]) -> Mask:
-    """Return `other` with its hidden units reordered to share more connections with `mask`, by greedy matching.
+    """Return `other` with its hidden units reordered so that they resemble those of `mask`, by greedy matching.
 
     The order of hidden units is arbitrary: two tickets may be the same network with its units in another order.
     Starting at the inputs, the units of each layer are matched by the connections they share (the Hungarian method).
-    The inputs of the next layer are then reordered in the same way. Streams with several producers (residual streams)
-    keep their order.
+    The inputs of the next layer are then reordered in the same way, so that later layers may share fewer. Streams with
+    several producers (residual streams) keep their order.
     """
     out = {name: m.clone() for name, m in other.items()}
     for stream in streams:

@@ -129,7 +129,7 @@ def _show_end(axes: Axes, iterations: int) -> None:
             0.01, iterations, "training ends", transform=axes.get_yaxis_transform(), va="top", fontsize=8.5,
             color="#666666",
         )  # fmt: skip
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.04 * iterations))
 
 
 def plot_against_sparsity(

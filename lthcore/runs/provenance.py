@@ -57,8 +57,8 @@ def own_code(settings: Recipe) -> dict[str, str]:
 
     The functions and classes that these refer to, directly or through each other, have digests of their own, as
     `Block of architecture vit`, unless they are from this package, the standard library or an installed package.
-    Comments, docstrings, layout, quotes and decorators do not count. Code without source text, such as what is typed
-    into an interpreter, is left out.
+    Comments, docstrings, layout, quotes and decorators do not count, nor do the values of module constants and closures
+    that the code refers to. Code without source text, such as what is typed into an interpreter, is left out.
     """
     arms = {name: arm_of(name) for name in getattr(settings, "arms", ())}
     criteria = {getattr(settings, "criterion", ""), *(criterion_of(arm.masks) for arm in arms.values())}
