@@ -80,8 +80,8 @@ def shrink_images(cells: list[dict]) -> None:
 def _execute(source: Path, executed: Path, values: dict):
     check_jupyter()
 
-    import nbformat
     import papermill
+    from papermill.iorw import write_ipynb
     from traitlets.config import Config
 
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def _execute(source: Path, executed: Path, values: dict):
                 extra_arguments=unwatched(), **named, **where,
             )  # fmt: skip
         shrink_images(notebook.cells)
-        nbformat.write(notebook, executed)
+        write_ipynb(notebook, str(executed))
         return notebook
     except papermill.PapermillExecutionError as error:
         raise LabError(

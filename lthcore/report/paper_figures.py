@@ -273,7 +273,7 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
 def show(number: int, root: Path) -> None:
     """Show one of the paper's figures in a notebook, or print which tables are missing.
 
-    The image is small and has only 40 colours, so that a notebook can show every figure.
+    The image is small and has only 32 colours, so that a notebook can show every figure.
     """
     from IPython.display import Image, display  # only needed in a notebook
     from PIL import Image as Picture
@@ -285,7 +285,7 @@ def show(number: int, root: Path) -> None:
     whole, small = BytesIO(), BytesIO()
     figure.savefig(whole, dpi=64)
     plt.close(figure)
-    picture = Picture.open(whole).convert("RGB").quantize(40, Picture.Quantize.MAXCOVERAGE)  # keeps lines distinct
+    picture = Picture.open(whole).convert("RGB").quantize(32, Picture.Quantize.MAXCOVERAGE)  # keeps lines distinct
     picture.save(small, "PNG", optimize=True)
     display(Image(small.getvalue()))
 
