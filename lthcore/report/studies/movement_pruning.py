@@ -285,8 +285,10 @@ def _of_variants(where: str, runs: dict[str, Path], stem: str, rewound: pd.DataF
         left = max(t.groupby("trial")["percent_left"].min().max() for t in (rewound, table))
         # a network at chance counts: whether it gets there is the question
         change = difference(_at(table, left), _at(rewound, left), paired=True).times(100)
-        said = f"changes the test accuracy at the end of training by {change.text('{:+.2f}')} points"
-        said += f" (n = {change.n})" if change.n > 1 else ""
+        interval = (
+            f"[{change.low:+.2f}, {change.high:+.2f}] (n = {change.n})" if change.n > 1 else "(n = 1: no interval)"
+        )
+        said = f"changes the test accuracy at the end of training by {change.value:+.2f} points {interval}"
         if has_derived(folder, "immovable"):
             still = read_table(folder, "immovable.csv").eval("share = immovable * weights_left")
             sums = still.groupby(["trial", "round"])[["share", "weights_left"]].sum().reset_index()
