@@ -6,7 +6,6 @@ import logging
 import sys
 from base64 import b64decode, b64encode
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 
 from lthcore.errors import LabError
@@ -67,14 +66,11 @@ def check_jupyter() -> None:
 
 def shrink_images(cells: list[dict]) -> None:
     """Reduce the PNG images in executed cells to COLOURS colours: figures look the same in a third of the bytes."""
-    from PIL import Image
+    from lthcore.report.layout import with_colours  # matplotlib is slow to import
 
     for output in (output for cell in cells for output in cell.get("outputs", [])):
         if png := output.get("data", {}).get("image/png"):
-            whole, small = BytesIO(b64decode(png)), BytesIO()
-            picture = Image.open(whole).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
-            picture.save(small, "PNG", optimize=True)
-            output["data"]["image/png"] = b64encode(small.getvalue()).decode()
+            output["data"]["image/png"] = b64encode(with_colours(b64decode(png), COLOURS)).decode()
 
 
 def _execute(source: Path, executed: Path, values: dict):

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -165,6 +166,16 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
         figure.savefig(paths[1])
     plt.close(figure)
     return paths
+
+
+def with_colours(png: bytes, colours: int) -> bytes:
+    """Return a PNG image with at most so many colours, which makes it much smaller and keeps its lines distinct."""
+    from PIL import Image  # only needed in notebooks
+
+    small = BytesIO()
+    picture = Image.open(BytesIO(png)).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE)
+    picture.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def remove_old(folder: Path, managed: Iterable[str], drawn: Iterable[str]) -> list[str]:

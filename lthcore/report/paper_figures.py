@@ -276,18 +276,15 @@ def show(number: int, root: Path) -> None:
     The image is small and has only 32 colours, so that a notebook can show every figure.
     """
     from IPython.display import Image, display  # only needed in a notebook
-    from PIL import Image as Picture
 
     figure = draw(number, root)
     if figure is None:
         print(f"{lacking(number)}: `lth run params/{NOTEBOOK}/<run>.yaml` makes them")
         return
-    whole, small = BytesIO(), BytesIO()
+    whole = BytesIO()
     figure.savefig(whole, dpi=64)
     plt.close(figure)
-    picture = Picture.open(whole).convert("RGB").quantize(32, Picture.Quantize.MAXCOVERAGE)  # keeps lines distinct
-    picture.save(small, "PNG", optimize=True)
-    display(Image(small.getvalue()))
+    display(Image(layout.with_colours(whole.getvalue(), 32)))
 
 
 def figures_table() -> str:
