@@ -1,4 +1,4 @@
-"""Immovable weights: weights of a trained network that gradient descent cannot change any more."""
+"""Immovable weights: weights of a network that a step of gradient descent would not change."""
 
 import pandas as pd
 import torch

@@ -320,7 +320,7 @@ def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_
         {"trial": t, "round": k, "layer": layer, "percent_left": 100 / 2**k, "weights_left": 100, "immovable": share}
         for t in range(2)
         for k in range(3)
-        for layer, share in (("fc1", 0.1 * k), ("output", 0.2 * k))
+        for layer, share in (("fc1", 0.05 * k), ("output", 0.1 * k))
     ]
     name = "paper/movement_pruning/lenet_mnist-high_movement_going_on/immovable.csv"
     pd.DataFrame(still).to_csv(tmp_path / name, index=False)
@@ -335,7 +335,7 @@ def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_
         "at 50% of weights remaining: if high movement continues from the best weights instead of rewinding them, this "
         "changes the test accuracy at the end of training by -60.00",
     ]
-    assert found[-1].endswith("points [-60.00, -60.00] (n = 2); 15.00% of the remaining weights are immovable.")
+    assert found[-1].endswith("points [-60.00, -60.00] (n = 2); 7.50% of the remaining weights are immovable.")
 
 
 @pytest.mark.parametrize("name", ["movement_rounds", "movement_arms", "movement_layers", "movement_immovable",

@@ -294,7 +294,9 @@ def _of_variants(where: str, runs: dict[str, Path], stem: str, rewound: pd.DataF
             sums = still.groupby(["trial", "round"])[["share", "weights_left"]].sum().reset_index()
             first = sums.merge(table[["trial", "round", "percent_left"]]).sort_values("round")
             here = first[(first["percent_left"] / left - 1).abs() < 0.02].drop_duplicates("trial").set_index("trial")
-            said += f"; {level(here['share'] / here['weights_left'])} of the remaining weights are immovable"
+            said += (
+                f"; {100 * (here['share'] / here['weights_left']).mean():.2f}% of the remaining weights are immovable"
+            )
         lines.append(f"{where}, at {left:.3g}% of weights remaining: if high movement {what}, this {said}.")
     return lines
 
