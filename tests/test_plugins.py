@@ -129,6 +129,69 @@ def test_a_run_whose_own_code_has_changed_is_not_continued(lab, monkeypatch):
     assert len(run(settings, lab / "run", quiet=True, force=True)[0]) == 4
 
 
+def test_the_constants_that_own_code_refers_to_are_part_of_it(tmp_path, monkeypatch):
+    text = """
+from types import SimpleNamespace
+from torch import nn
+import parts
+from lthcore import register_arm, register_model
+WIDTH, UNUSED, DEPTHS = 16, 1, {"deep": [2, 3]}
+
+def network(width):
+    def sized(settings, shape, classes):
+        "A network of one hidden layer."
+        layers = [nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes)]
+        return nn.Sequential(*layers[: 4 * len(DEPTHS)], *[nn.Identity()] * parts.EXTRA)
+    return register_model(sized)
+
+network(WIDTH)
+
+@register_arm(masks="ticket")
+def half(of):
+    return {name: w / 2 for name, w in of.trial.theta_0.items()}
+"""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def digests(*changes: tuple[str, str], extra: int = 0) -> dict[str, str]:
+        changed = text
+        for old, new in changes:
+            assert old in changed
+            changed = changed.replace(old, new)
+        file = tmp_path / f"lab{len([*tmp_path.iterdir()])}.py"
+        file.write_text(changed)
+        (tmp_path / "parts.py").write_text(f"EXTRA = {extra}\n")
+        monkeypatch.delitem(sys.modules, "parts", raising=False)
+        importlib.invalidate_caches()
+        monkeypatch.setenv("LTH_PLUGINS", str(file))
+        load_plugins()
+        return own_code(SMALL.changed(architecture="sized", arms=["ticket", "half"]))
+
+    first = digests()
+    assert set(first) == {"architecture sized", "arm half"}
+    assert digests(("UNUSED, DEPTHS = 16, 1", "UNUSED, DEPTHS = 16, 2"), ("one hidden layer", "16 neurons")) == first
+    for changed in (
+        digests(("WIDTH, UNUSED, DEPTHS = 16", "WIDTH, UNUSED, DEPTHS = 17")),  # a variable of a closure
+        digests(("[2, 3]", "[2, 4]")),
+        digests(extra=1),
+    ):
+        assert changed["architecture sized"] != first["architecture sized"] and changed["arm half"] == first["arm half"]
+    changed = digests(('masks="ticket"', 'masks="oneshot"'))
+    assert changed["arm half"] != first["arm half"] and changed["architecture sized"] == first["architecture sized"]
+
+
+def test_how_pixels_of_an_own_data_set_are_standardised_is_part_of_its_code():
+    def reader(root):
+        raise NotImplementedError
+
+    def digest(mean: float, **settings) -> str | None:
+        register_dataset(Dataset("mine", reader, (1, 8, 8), 10, 100, 50, (mean,), (0.3,)))
+        return own_code(SMALL.changed(dataset="mine", validation=20, batch_size=10, **settings)).get("data set mine")
+
+    assert digest(0.1) == digest(0.1) != digest(0.2)
+    assert digest(0.1, input_scaling="unit") is None
+
+
 def test_a_run_whose_network_is_a_changed_class_is_not_continued(lab, monkeypatch):
     """The registered function is one constant line: what it calls is the network."""
     text = """
@@ -628,4 +691,4 @@ def test_the_digest_of_own_code_is_the_same_in_all_versions_of_python():
         names = [f'{name["a"]} of {name["b"]}' for name in ()]  # fmt: skip
         return {name: seen.final[name].abs() for name in seen.mask if name not in names}
 
-    assert own_code(SMALL.changed(criterion="quoted"))["criterion quoted"] == "5e6d43c8018d85f1"
+    assert own_code(SMALL.changed(criterion="quoted"))["criterion quoted"] == "8b449f44d66e44bf"

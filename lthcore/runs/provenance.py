@@ -23,6 +23,7 @@ from lthcore.arms import arm_of, criterion_of
 from lthcore.lottery.start import WEIGHTS
 from lthcore.registry import CRITERIA, MODELS, is_own
 from lthcore.settings import Recipe
+from lthcore.sources.dataset import DATASETS
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")  # names as in /proc/cpuinfo
 
@@ -57,20 +58,28 @@ def own_code(settings: Recipe) -> dict[str, str]:
 
     The functions and classes that these refer to, directly or through each other, have digests of their own, as
     `Block of architecture vit`, unless they are from this package, the standard library or an installed package.
-    Comments, docstrings, layout, quotes and decorators do not count, nor do the values of module constants and closures
-    that the code refers to. Code without source text, such as what is typed into an interpreter, is left out.
+    Constants that the code refers to count; comments, docstrings, layout, quotes, labels and colours do not. Code
+    without source text, such as what is typed into an interpreter, is left out. How the pixels of a user-defined data
+    set are standardised has a digest, too; the digest of its images does not cover it.
     """
     arms = {name: arm_of(name) for name in getattr(settings, "arms", ())}
-    criteria = {getattr(settings, "criterion", ""), *(criterion_of(arm.masks) for arm in arms.values())}
-    used = {f"architecture {settings.architecture}": MODELS.get(settings.architecture)}
-    used |= {f"criterion {name}": CRITERIA[name].score for name in sorted(criteria) if name in CRITERIA}
-    used |= {f"arm {name}": WEIGHTS.get(arm.weights) for name, arm in arms.items()}
+    names = {getattr(settings, "criterion", ""), *(criterion_of(arm.masks) for arm in arms.values())}
+    criteria = [CRITERIA[name] for name in sorted(names) if name in CRITERIA]
+    used = {f"architecture {settings.architecture}": (MODELS.get(settings.architecture), None)}
+    used |= {f"criterion {c.name}": (c.score, (c.prunes, c.trained, c.uses_best)) for c in criteria}
+    used |= {
+        f"arm {name}": (WEIGHTS.get(arm.weights), (arm.masks, arm.shuffled, arm.drawn, arm.sigmas, arm.fine_tuned))
+        for name, arm in arms.items()
+    }
     texts: dict[str, list[str]] = {}
-    for name, function in used.items():
+    for name, (function, about) in used.items():
         if function is not None and is_own(function):
             for item, text in _code_of(function).items():
                 key = name if item is function else f"{item.__name__} of {name}"
-                texts.setdefault(key, []).append(text)
+                texts.setdefault(key, []).append(f"{text}\n{about}" if about and item is function else text)
+    known = DATASETS.get(settings.dataset)
+    if known and known.reader and is_own(known.reader) and settings.input_scaling == "standardised":
+        texts[f"data set {known.name}"] = [f"{known.mean} {known.std}"]
     return {key: blake2b("\n".join(sorted(some)).encode(), digest_size=8).hexdigest() for key, some in texts.items()}
 
 
@@ -85,10 +94,12 @@ def _code_of(function: Callable) -> dict[Callable, str]:
             node = _parsed(item)
         except (OSError, TypeError, SyntaxError):
             continue
-        found[item] = re.sub(r"[\"'\\]", "", ast.unparse(node))  # versions of Python quote f-strings differently
-        for other in _named_in(node, item):
-            if other.__module__ == function.__module__ or _is_users(other):
-                todo.append(other)
+        named = _named_in(node, item)
+        constants = sorted(f"{name} = {value!r}" for name, value in named.items() if _is_constant(value))
+        text = "\n".join([ast.unparse(node), *constants])
+        found[item] = re.sub(r"[\"'\\]", "", text)  # versions of Python quote f-strings differently
+        code = [other for other in named.values() if inspect.isfunction(other) or inspect.isclass(other)]
+        todo += [other for other in code if other.__module__ == function.__module__ or _is_users(other.__module__)]
     return found
 
 
@@ -128,8 +139,8 @@ def _class_by_its_methods(item: type) -> ast.ClassDef:
     raise OSError(f"no source text of {item.__name__}")
 
 
-def _named_in(node: ast.AST, item: Callable) -> list[Callable]:
-    """Return the functions and classes that the definition of `item` names, also as `module.name`."""
+def _named_in(node: ast.AST, item: Callable) -> dict[str, object]:
+    """Return what the definition of `item` names outside itself, also as `module.name`, by these names."""
     names = dict(vars(sys.modules[item.__module__])) if item.__module__ in sys.modules else {}
     if inspect.isfunction(item):
         item = inspect.unwrap(item)
@@ -139,16 +150,30 @@ def _named_in(node: ast.AST, item: Callable) -> list[Callable]:
         if isinstance(part, ast.Name):
             return names.get(part.id)
         module = value(part.value) if isinstance(part, ast.Attribute) else None
-        return vars(module).get(part.attr) if inspect.ismodule(module) else None
+        if not inspect.ismodule(module):
+            return None
+        found = vars(module).get(part.attr)
+        return found if not _is_constant(found) or _is_users(module.__name__) else None  # sys.platform is no constant
 
-    return [found for part in ast.walk(node) if inspect.isfunction(found := value(part)) or inspect.isclass(found)]
+    parts = {ast.unparse(part): part for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)}
+    named = {name: value(part) for name, part in parts.items() if not name.startswith("__")}  # not __file__
+    return {name: found for name, found in named.items() if found is not None}
 
 
-def _is_users(item: Callable) -> bool:
-    """Return whether code is neither from this package, nor from the standard library or an installed package."""
-    path = Path(getattr(sys.modules.get(item.__module__), "__file__", None) or sysconfig.get_path("stdlib"))
+def _is_constant(value: object) -> bool:
+    """Return whether a value is a number or a text, or consists of such."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_constant, value))
+    if isinstance(value, dict):
+        return all(map(_is_constant, [*value.keys(), *value.values()]))
+    return type(value) in (bool, int, float, str)
+
+
+def _is_users(module: str) -> bool:
+    """Return whether a module is not of this package, the standard library or an installed package."""
+    path = Path(getattr(sys.modules.get(module), "__file__", None) or sysconfig.get_path("stdlib"))
     installed = path.is_relative_to(sysconfig.get_path("stdlib")) or {"site-packages", "dist-packages"} & {*path.parts}
-    return is_own(item) and not installed
+    return not f"{module}.".startswith("lthcore.") and not installed
 
 
 def start_of(record: dict) -> str:
