@@ -80,9 +80,7 @@ def learned_mask(settings: Recipe, data: Data, weights: Weights, density: float,
     return {name: Top.apply(score.detach(), kept[name]).bool().cpu() for name, score in scores.items()}
 
 
-def evolved_masks(
-    settings: Recipe, data: Data, weights: Weights, seed: int, generations: int = GENERATIONS
-) -> list[Mask]:
+def evolved_masks(data: Data, weights: Weights, seed: int, generations: int = GENERATIONS) -> list[Mask]:
     """Evolve masks with NSGA-II; return their Pareto front by validation error and weights left.
 
     Works for small chains of dense layers only. Without a validation set, the training error is used. Needs pymoo
@@ -154,7 +152,7 @@ def evolved(tickets: TicketStore) -> pd.DataFrame:
     s, data, rows = tickets.settings, tickets.data, []
     for trial in range(s.trials):
         initial = tickets(trial, 0).start
-        for mask in evolved_masks(s, data, initial, seed_for(s.seed, "evolution", trial)):
+        for mask in evolved_masks(data, initial, seed_for(s.seed, "evolution", trial)):
             rows.append(_row(s, data, initial, mask, trial, "evolved (NSGA-II)"))
         for density in DENSITIES:
             mask = learned_mask(s, data, initial, density, seed_for(s.seed, "supermask", trial), s.iterations)

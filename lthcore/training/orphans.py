@@ -50,11 +50,12 @@ def remove_leftovers() -> None:
     """Remove files that killed processes of this user have left in shared memory and in the temporary folder.
 
     These are the semaphores and array copies that joblib shares with its workers: gigabytes that only a restart of the
-    machine would free otherwise. Files of running processes are kept. Does nothing on systems other than POSIX.
+    machine would free otherwise. Files of running processes are kept, and so is all that lies in JOBLIB_TEMP_FOLDER:
+    other machines may share it, whose processes have the same numbers. Does nothing on systems other than POSIX.
     """
     if os.name != "posix":
         return
-    for folder in {SHARED_MEMORY, temporary_folder()}:
+    for folder in {SHARED_MEMORY, Path(tempfile.gettempdir())}:
         for path in folder.glob("*"):
             found = NAMES.fullmatch(path.name)
             if found and _is_mine(path) and not _is_alive(int(found[1])):

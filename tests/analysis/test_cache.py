@@ -306,7 +306,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, *searches: str) -> tuple[list, list]:
     """Let searches of masks find full ones at once; return lists of the weights searched and of what is evaluated."""
     searched, rows = [], []
 
-    def full(settings, data, weights, *_):
+    def full(weights):
         searched.append(weights)
         return full_mask(weights)
 
@@ -314,8 +314,8 @@ def spied(monkeypatch: pytest.MonkeyPatch, *searches: str) -> tuple[list, list]:
         rows.append((method, trial, weights, mask))
         return {"method": method}
 
-    monkeypatch.setattr(supermasks, "learned_mask", full)
-    monkeypatch.setattr(supermasks, "evolved_masks", lambda *args: [full(*args)])
+    monkeypatch.setattr(supermasks, "learned_mask", lambda settings, data, weights, *_: full(weights))
+    monkeypatch.setattr(supermasks, "evolved_masks", lambda data, weights, *_: [full(weights)])
     monkeypatch.setattr(supermasks, "_row", row)
     return searched, rows
 
@@ -365,7 +365,7 @@ def test_evolved_masks_are_a_front_each_better_in_something(folder):
     pytest.importorskip("pymoo", reason="pymoo is not installed: pip install 'lthcore[evolution]'")
     tickets = TicketStore(folder)
     initial = tickets(0, 0).start
-    found = supermasks.evolved_masks(tickets.settings, tickets.data, initial, seed=0, generations=8)
+    found = supermasks.evolved_masks(tickets.data, initial, seed=0, generations=8)
     rows = [supermasks._row(tickets.settings, tickets.data, initial, mask, 0, "") for mask in found]
     for a in rows:
         assert not any(b["percent_left"] < a["percent_left"] and b["val_accuracy"] > a["val_accuracy"] for b in rows)
@@ -377,7 +377,7 @@ def test_without_pymoo_one_line_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pymoo.algorithms.moo.nsga2", None)
     tickets = TicketStore(folder)
     with pytest.raises(LabError, match=r"pip install 'lthcore\[evolution\]'"):
-        supermasks.evolved_masks(tickets.settings, tickets.data, tickets(0, 0).start, seed=0)
+        supermasks.evolved_masks(tickets.data, tickets(0, 0).start, seed=0)
 
 
 def test_a_convolutional_network_has_no_pixels_and_no_paths_of_units(tmp_path):

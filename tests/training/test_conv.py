@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lthcore import masks
@@ -12,7 +13,7 @@ from lthcore.data.datasets import Data, Split, load
 from lthcore.lottery.start import begin
 from lthcore.models import build, initial_weights
 from lthcore.settings import Settings
-from lthcore.training.engines import conv
+from lthcore.training.engines import conv, conv_layers
 from lthcore.training.engines import conv_kernels as kernels
 from lthcore.training.engines.dense import Dense
 from lthcore.training.loop import engine_for, train
@@ -167,6 +168,14 @@ def test_numbers_are_rounded_to_bfloat16_as_torch_rounds_them():
 def test_column_sums_are_exact_to_single_precision_over_many_rows():
     x = np.random.RandomState(0).randn(100_000, 16).astype(np.float32) + 3
     total, squares = np.zeros((2, 16))
-    kernels.moments(x, total, squares)
+    kernels.moments(x, np.zeros(16, np.float32), total, squares)
     assert total == pytest.approx(x.astype(np.float64).sum(0), rel=1e-6)
     assert squares == pytest.approx((x.astype(np.float64) ** 2).sum(0), rel=1e-6)
+
+
+def test_the_variance_of_a_norm_keeps_its_digits_where_the_mean_is_large():
+    module = nn.BatchNorm2d(4)
+    module.running_mean += 1000
+    x = 1000 + torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours = conv_layers.Norm(module).forward(x.contiguous(memory_format=torch.channels_last), False, None)
+    assert torch.allclose(ours.double(), F.batch_norm(x.double(), None, None, training=True), atol=1e-3)

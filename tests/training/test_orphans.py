@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -81,7 +82,8 @@ sys.stdin.read()
 
 
 def test_what_joblib_shares_is_removed_once_its_process_was_killed_and_not_before(tmp_path, monkeypatch):
-    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     process = subprocess.Popen(
         [sys.executable, "-c", SHARES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
@@ -101,16 +103,19 @@ def test_what_joblib_shares_is_removed_once_its_process_was_killed_and_not_befor
     remove_leftovers()
     assert left()  # files of other users are kept
     monkeypatch.undo()
-    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     remove_leftovers()
     assert not left()
 
 
 def test_files_that_are_not_joblibs_stay(dead, tmp_path, monkeypatch):
-    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path / "shared"))  # perhaps with other machines
+    of_another_machine = tmp_path / "shared" / f"joblib_memmapping_folder_{dead}_a_b"
+    of_another_machine.mkdir(parents=True)
     (tmp_path / f"joblib_memmapping_folder_{dead}_a_b").mkdir()
     others = {f"joblib_{dead}_a", f"sem.{dead}", f"kept-sem.loky-{dead}-a", "sem.loky-x-a"}
     for name in others:
         (tmp_path / name).touch()
     remove_leftovers()
-    assert {path.name for path in tmp_path.iterdir()} == others
+    assert {path.name for path in tmp_path.iterdir()} == others | {"shared"} and of_another_machine.exists()

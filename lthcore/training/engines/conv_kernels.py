@@ -94,8 +94,8 @@ def rectify_gradient(gradient, output):
 
 
 @_entry
-def moments(x, total, squares):
-    """Add the sum of each column of x to `total` and the sum of its squares to `squares`, both float64."""
+def moments(x, origin, total, squares):
+    """Add the sum of x - origin in each column to `total` and the sum of its squares to `squares`, both float64."""
     a, b = np.zeros(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
     for first in range(0, len(x), BLOCK):
         a[:] = 0
@@ -103,7 +103,7 @@ def moments(x, total, squares):
         for r in range(first, min(first + BLOCK, len(x))):
             row = x[r]
             for c in range(len(row)):
-                value = _up(row[c])
+                value = _up(row[c]) - origin[c]
                 a[c] += value
                 b[c] += value * value
         for c in range(len(a)):

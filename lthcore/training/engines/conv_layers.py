@@ -140,10 +140,12 @@ class Norm:
         """
         m, rows = self.module, _rows(x)
         total, squares = np.zeros((2, rows.shape[1]))
-        kernels.moments(rows, total, squares)
+        near = m.running_mean.numpy().astype(np.float64)  # a mean far from 0 would cost the variance its digits
+        kernels.moments(rows, _across(near, rows), total, squares)
         self.x, self.n = x, x.numel() // m.num_features
-        self.mean = _by_channel(total, m.num_features) / self.n
-        variance = np.maximum(_by_channel(squares, m.num_features) / self.n - self.mean**2, 0)
+        offset = _by_channel(total, m.num_features) / self.n
+        variance = np.maximum(_by_channel(squares, m.num_features) / self.n - offset**2, 0)
+        self.mean = near + offset
         self.inverse = 1 / np.sqrt(variance + m.eps)
         for running, batch in ((m.running_mean, self.mean), (m.running_var, variance * (self.n / max(1, self.n - 1)))):
             running.lerp_(torch.from_numpy(batch.astype(np.float32)), m.momentum)

@@ -59,7 +59,8 @@ class Replay:
         slots = {p: {k: t.clone() for k, t in slot.items()} for p, slot in engine.optimizer.state.items()}
         noise = [generator.get_state() for generator in engine.noise]
         try:
-            graph = self._recorded()
+            with torch.random.fork_rng([self.batch.device]):  # layers may draw from torch's own generators
+                graph = self._recorded()
         finally:  # after a failed capture, too: it has taken warm-up steps
             self._restore(weights, slots, noise)
         self.graph = graph
