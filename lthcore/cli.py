@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   lth settings                                        list the settings of params files, and what they may be
   lth notebook notebooks/quickstart.ipynb             execute a notebook, and print what it prints
   lth show paper/iterative_pruning/lenet_mnist        print the numbers of a run
-  lth export iterative_pruning/lenet_mnist --remaining 3.6 --to ticket.safetensors   save a winning ticket to a file
+  lth export iterative_pruning/lenet_mnist --remaining 4.5 --to ticket.safetensors   save a winning ticket to a file
   lth data verify mnist                               check that the data are there and as published
   lth figures                                         redraw all figures in figures/
   lth figures paper/iterative_pruning/lenet_mnist     draw one run, beside its tables

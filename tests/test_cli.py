@@ -410,7 +410,7 @@ def test_list_shows_every_experiment_with_its_state(capsys):
     name, smoke, cpu, paper = capsys.readouterr().out.splitlines()
     assert name == "params/lab/tiny.yaml"
     assert re.fullmatch(r" +smoke +done \(4 trainings\)", smoke)
-    assert re.fullmatch(r" +cpu +1 of 4 trainings done, all that was asked for, about \d+ s here", cpu)
+    assert re.fullmatch(r" +cpu +1 of 4 trainings done, all that was asked for, the rest about \d+ s here", cpu)
     assert re.fullmatch(r" +paper +7 trainings, about \d+ s here", paper)
 
 

@@ -138,8 +138,9 @@ def test_what_the_guide_to_ones_own_says_works(tmp_path, monkeypatch, capsys):
         ("run", path, "--profile", "smoke", "--no-notebook"),
         ("run", path, "--profile", "smoke", "--no-notebook", "-p", "dataset", "noise", "-p", "validation", "100"),
         ("list", "my_lab"),
-        ("show", "rows"),
+        ("show", "rows-distance"),
         ("figures", "rows"),
+        ("figures", "rows-distance"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "lthcore", *command, "--plugin", "lab.py"],
@@ -148,4 +149,5 @@ def test_what_the_guide_to_ones_own_says_works(tmp_path, monkeypatch, capsys):
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results/smoke/my_lab/rows/figures/rounds.png").exists()
+    assert (tmp_path / "results/smoke/my_lab/figures/rows.png").exists()
+    assert (tmp_path / "results/smoke/my_lab/rows-distance/figures/rounds.png").exists()

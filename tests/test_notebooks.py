@@ -109,7 +109,7 @@ def test_one_cell_is_tagged_parameters_and_holds_literals_only(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_committed_notebooks_are_executed_small_and_free_of_errors_and_paths(path):
-    assert path.stat().st_size < 500_000
+    assert path.stat().st_size < (1_000_000 if path.stem == "paper_figures" else 500_000)
     for cell in cells(path):
         assert cell["execution_count"] is not None
         assert not any(output["output_type"] == "error" for output in cell["outputs"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lthcore.analysis.statistics import BRACKETS as WHAT_THEY_ARE
 from lthcore.analysis.statistics import CONVENTION
 from lthcore.report.figure_specs import FIGURES, LENET_RUN
 from lthcore.report.paper_figures import sources, words_of
@@ -128,7 +129,7 @@ def test_no_result_is_typed_into_a_notebook(path):
     """Results are printed from tables, so that they stay true. Numbers of papers are marked as such or in NO_RESULT."""
     for paragraph in re.split(r"\n\n|\n(?=\* )", markdown(path)):
         theirs = re.match(r"\*\*(?:The paper\.|What is known)|", paragraph)[0] or "ublished" in paragraph
-        found = [] if theirs else PERCENT.findall(words(paragraph).replace(words(CONVENTION[1:]), ""))
+        found = [] if theirs else PERCENT.findall(words(paragraph).replace(words(WHAT_THEY_ARE[1:]), ""))
         assert set(found) <= set(NO_RESULT.get(path.stem, [])), paragraph
 
 
@@ -144,4 +145,4 @@ def test_what_brackets_are_is_said_where_they_are_shown():
         cells = json.loads(path.read_text())["cells"]
         printed = "".join("".join(o.get("text", [])) for c in cells for o in c.get("outputs", []))
         if BRACKETS.search(printed):
-            assert words(CONVENTION[1:]) in words(markdown(path)), path.name
+            assert words(WHAT_THEY_ARE[1:]) in words(markdown(path)), path.name

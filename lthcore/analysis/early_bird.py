@@ -119,16 +119,15 @@ def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) ->
         overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
         earliest = masks.loc[masks["farthest"].notna(), "iteration"].min()
         at = ", the first evaluation at which it can be stable" if (part["iteration"] == earliest).all() else ""
-        stable = mean_of(part["iteration"]).text("{:,.0f}")
+        stable, alike = mean_of(part["iteration"]), mean_accuracy(overlap)
         bound = f" (any two masks of this size differ in at most {2 * left:.2g}% of all weights)"
         near = bound if 2 * left < BOUND else ""
-        line = (
-            f"At {left:.3g}% of weights remaining, the mask is first stable after {stable} of {last:,} iterations{at}"
-            f"{near}. Its Jaccard index with the final mask is then {mean_accuracy(overlap).text()}. Compared with the "
-            f"one-shot ticket, pruning there and training on changes the final test accuracy by "
-            f"{gain.text('{:+.2f}')} points (n = {gain.n})."
+        lines.append(
+            f"At {left:.3g}% of weights remaining, the mask is first stable after "
+            f"{stable.text('{:,.0f}', note=False)} of {last:,} iterations{at}{near}. Its Jaccard index "
+            f"with the final mask is then {alike.text(note=False)}. Compared with the one-shot ticket, pruning there "
+            f"and training on changes the final test accuracy by {gain.in_points()}."
         )
-        lines.append(line.replace(" (n = 1: no interval)", "").replace(" (n = 1)", " (n = 1: no interval)"))
     return lines
 
 

@@ -1,5 +1,7 @@
 """Stability of a rewinding point: error barriers of the dense network and of tickets (arXiv 1912.05671)."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from lthcore.analysis.cache import TicketStore
@@ -26,9 +28,19 @@ def stability(tickets: TicketStore) -> pd.DataFrame:
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Describe the error barrier at each rewinding point and percentage of weights left."""
-    lines = [
+    return [
         f"At {left:.3g}% of weights remaining, the error barrier between two copies that part at iteration {k} is "
-        f"{mean_of(100 * part['error_barrier']).text()} points (n = {len(part)})."
+        f"{mean_of(100 * part['error_barrier']).in_points('{:.2f}')}."
         for (left, k), part in table.groupby(["percent_left", "rewind_to"], sort=False)
     ]
-    return [line.replace(" (n = 1: no interval)", "").replace(" (n = 1)", " (n = 1: no interval)") for line in lines]
+
+
+def barriers(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return the mean error barrier in points, with its interval, as text.
+
+    There is a row for each rewinding point and a column for each percentage of weights remaining.
+    """
+    table = pd.concat(tables)
+    means = table.groupby(["percent_left", "rewind_to"])["error_barrier"].agg(lambda part: mean_of(100 * part).text())
+    wide = means.unstack("percent_left").sort_index(axis="columns", ascending=False)
+    return wide.rename(columns="{:.3g}%".format).rename_axis(index="copies part at", columns="weights remaining")

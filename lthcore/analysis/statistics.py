@@ -14,9 +14,12 @@ from scipy import stats
 
 from lthcore.settings import Recipe
 
-CONVENTION = (
+BRACKETS = (
     "Numbers in brackets are 95% confidence intervals over trials. If the interval of a difference contains 0, the "
-    "trials cannot tell the two apart. The intervals are Student's t for means (paired by trial if both sides share "
+    "trials cannot tell the two apart."
+)
+CONVENTION = (
+    f"{BRACKETS} The intervals are Student's t for means (paired by trial if both sides share "
     "initial weights or the order of the images, otherwise Welch's), Fieller's for ratios of means, and the "
     "jackknife's over pairs of trials. The interval of a place holds the places that the intervals of the differences "
     "allow. Each interval stands for itself: among many, about one in twenty misses the true value."
@@ -49,13 +52,23 @@ class Estimate:
         """Return this estimate shifted by a constant."""
         return Estimate(self.value + shift, self.low + shift, self.high + shift, self.n)
 
-    def text(self, form: str = "{:.2f}") -> str:
-        """Return `value [low, high]`, each formatted by `form`, or a note if the interval is missing or infinite."""
+    def text(self, form: str = "{:.2f}", note: bool = True) -> str:
+        """Return `value [low, high]`, each formatted by `form`, or a note if the interval is infinite.
+
+        If it is missing, there is a note, too, unless `note` is False.
+        """
         value = _unsigned_zero(form.format(self.value), form)
         low, high = (form.format(end + 0.0) for end in (self.low, self.high))  # a sign there tells on which side of 0
         if np.isnan(self.low):
-            return f"{value} (n = {self.n}: no interval)"
-        return f"{value} (any ratio fits)" if np.isinf(self.low) else f"{value} [{low}, {high}]"
+            return f"{value} (n = {self.n}: no interval)" if note else value
+        return f"{value} (no bounds)" if np.isinf(self.low) else f"{value} [{low}, {high}]"
+
+    def in_points(self, form: str = "{:+.2f}") -> str:
+        """Return `value points [low, high] (n = 5)` for an estimate in points, or a note if it has no interval."""
+        value, _, interval = self.text(form, note=False).partition(" ")
+        return (
+            f"{value} points {interval} (n = {self.n})" if interval else f"{value} points (n = {self.n}: no interval)"
+        )
 
 
 def _unsigned_zero(text: str, form: str) -> str:

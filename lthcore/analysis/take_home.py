@@ -189,7 +189,8 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"commit {record.get('commits', [None])[-1] or 'unknown'}).", "",
         f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
         f"* Found by {how}, criterion {criterion}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",
-        f"* Trained for {s.iterations:,} iterations of {s.batch_size} images it reaches {accuracy} on the "
+        f"* Trained for {s.iterations:,} iterations of {s.batch_size} images by {s.optimizer} at learning rate "
+        f"{s.learning_rate:g} ({s.schedule} schedule) it reaches {accuracy} on the "
         f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
         f"* Inputs: images of shape {image_shape(s)}: {scaling}.",
         f"* Data: {record.get('data', s.dataset)}.",

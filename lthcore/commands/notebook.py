@@ -24,7 +24,8 @@ def notebook_command(options: argparse.Namespace) -> None:
     executed = Path(options.to or f"build/{source.name}")
     for cell in _execute(source, executed, {}).cells:
         for output in cell.get("outputs", []):
-            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            shown = output.get("data", {})
+            text = output.get("text") or shown.get("text/markdown") or shown.get("text/plain", "")
             if not text.startswith("<Figure"):
                 print(text.rstrip())
     print(f"executed notebook: {executed}")

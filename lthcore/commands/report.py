@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from pathlib import Path
 
 from lthcore.commands.errors import noted, raise_first
 from lthcore.errors import LabError
@@ -9,11 +10,11 @@ from lthcore.paths import project_root, results_root, short
 from lthcore.report import paper_figures
 from lthcore.report.claims import NOT_RUN, UNREADABLE
 from lthcore.report.layout import remove_old, save
-from lthcore.report.paper_figures import figures_of
+from lthcore.report.paper_figures import figure_of_sweep, figures_of
 from lthcore.report.readme import write_pages
 from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
 from lthcore.report.studies import STUDIES
-from lthcore.runs.status import find_run
+from lthcore.runs.status import find_run, find_sweep
 
 
 def figures_command(options: argparse.Namespace) -> None:
@@ -53,10 +54,18 @@ def figures_command(options: argparse.Namespace) -> None:
 
 
 def _draw_run(run: str) -> None:
-    """Draw the figures of any run, including the user's own, into `figures` in the folder of its tables."""
-    folder = find_run(run)
-    for name, figure in figures_of(folder).items():
-        paths = save(figure, folder / "figures", name)
+    """Draw the figures of any run, including the user's own, into `figures` in the folder of its tables.
+
+    The runs of a sweep are drawn together if `run` names them all; the figure is saved in a folder beside theirs.
+    """
+    if len(sweep := find_sweep(run)) > 1:
+        place = next(iter(sweep.values())).parent / "figures"
+        figures = {Path(run).name: figure_of_sweep(sweep)}
+    else:
+        folder = find_run(run)
+        place, figures = folder / "figures", figures_of(folder)
+    for name, figure in figures.items():
+        paths = save(figure, place, name)
         print(f"{name}: {', '.join(short(path) for path in paths)}")
 
 

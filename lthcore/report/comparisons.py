@@ -227,16 +227,17 @@ def compaction_table(root: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def gap(a: pd.Series, b: pd.Series) -> str:
+def gap(a: pd.Series, b: pd.Series, bare: bool = False) -> str:
     """Describe the mean difference of two series of accuracies (index: trial), in points, with its interval.
 
     The series must share trials (`share_trials`): they come from one run, or from runs with the same seed and network.
-    Draws of a trial are averaged. Trials in which either series is stuck at chance are left out and counted.
+    Draws of a trial are averaged. Trials in which either series is stuck at chance are left out and counted. `bare`
+    leaves out the unit and the number of trials, for a table that gives them once.
     """
-    return gaps({"": a}, b).strip()
+    return gaps({"": a}, b, bare).strip()
 
 
-def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -> str:
+def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], bare: bool = False) -> str:
     """Describe the gaps of several named series to one baseline, or each to its own, as `gap` does for one.
 
     The number of trials n is given for the first series, and again only if it changes.
@@ -254,8 +255,8 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series]) -
         excluded = "" if learned.all() else f"; {stuck}"
         found = difference(a[learned], b[learned], paired=True).times(100)
         interval = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
-        count = f" (n = {found.n}{'' if interval else ': no interval'}{excluded})"
-        unit = "" if said else " points"
+        count = excluded if bare else f" (n = {found.n}{'' if interval else ': no interval'}{excluded})"
+        unit = "" if said or bare else " points"
         parts.append(f"{name} {found.value:+.2f}{unit}{interval}{'' if count == said else count}")
         said = count
     return "; ".join(parts)

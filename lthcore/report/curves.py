@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
@@ -66,7 +67,7 @@ def plot_curves(
 
 
 def label_ends(axes: Axes) -> None:
-    """Label each line of a panel at its right end, in its colour and without overlap, instead of with a legend."""
+    """Label each line of a panel at its right end, in a darker shade and without overlap, instead of with a legend."""
     size, apart = 8.5, 10.5  # points
     if axes.get_legend():
         axes.get_legend().remove()
@@ -79,8 +80,22 @@ def label_ends(axes: Axes) -> None:
     for line, above in zip(lines, places - here, strict=True):
         axes.annotate(
             line.get_label(), (line.get_xdata()[-1], ends[line]), (5, above), va="center", fontsize=size,
-            textcoords="offset points", color=line.get_color(), annotation_clip=False,
+            textcoords="offset points", color=legible(line.get_color()), annotation_clip=False,
         )  # fmt: skip
+
+
+def legible(colour: Any) -> tuple[float, float, float]:
+    """Return a shade of a colour in which text has a contrast of 4.5 on white (WCAG 2.2), or the colour itself."""
+    shade = np.array(to_rgb(colour))
+    while 1.05 / (_luminance(shade) + 0.05) < 4.5:
+        shade = 0.95 * shade
+    return tuple(shade)
+
+
+def _luminance(rgb: np.ndarray) -> float:
+    """Return the relative luminance of a colour in sRGB, from 0 (black) to 1 (white), as WCAG 2.2 defines it."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def figure3(

@@ -39,20 +39,22 @@ def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None)
 def sparsity_axis(axes: Axes) -> None:
     """Make the x-axis a labelled, falling logarithmic axis of weights remaining, with ticks at points of the lines.
 
-    It reaches from the largest to the smallest of these points. If the lines have points at four or more of the paper's
-    ticks (TICKS), only those are shown.
+    It reaches from the largest to the smallest of these points. If the lines have points near four or more of the
+    paper's ticks (TICKS), only those points have ticks.
     """
     axes.set_xscale("log")
     drawn = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
     levels = sorted({float(x) for x in np.concatenate([*drawn, []]) if x > 0}, reverse=True) or [100.0, 1.0]
     highest, lowest = levels[0], levels[-1]
     axes.set_xlim(1.1 * highest, lowest / 1.1)
-    papers = [tick for tick in TICKS if any(abs(level / tick - 1) < 0.03 for level in levels)]
+    nearest = {tick: min(levels, key=lambda level: abs(level - tick)) for tick in TICKS}
+    papers = [level for tick, level in nearest.items() if abs(level / tick - 1) < 0.03]
     place = axes.get_subplotspec()
     wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, approximately
     apart = (highest / lowest) ** (LABEL / wide)  # smallest ratio of neighbouring ticks whose labels do not touch
     axes.set_xticks(papers if len(papers) > 3 else _thinned(levels, apart))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}"))
+    digits = "{:.1f}" if len(papers) > 3 else "{:.3g}"
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}" if tick > 99.9 else digits.format(tick)))
     axes.minorticks_off()
     axes.set_xlabel("% of weights remaining")
 
@@ -62,14 +64,18 @@ def in_percent(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
 
 
-def cut_below(axes: Axes, accuracies: Iterable[float]) -> None:
+def cut_below(axes: Axes, accuracies: Iterable[float], sweep: bool = False) -> None:
     """Cut an axis of accuracies below if others fall so far that the differences between these cannot be seen.
 
-    The axis is cut if these accuracies take less than a sixth of its height. `captioned` says so.
+    The axis is cut if these accuracies take less than a sixth of its height; in a sweep, if the lower half of them
+    takes more than three times the height of the upper half. `captioned` says so.
     """
-    low, high = min(accuracies), max(accuracies)
+    low, middle, high = np.quantile(list(accuracies), (0, 0.5, 1))
     bottom, top = axes.get_ylim()
-    if high > low and top - bottom > 6 * (high - low):
+    if sweep and middle - low > 3 * (high - middle) > 0:
+        axes.set_ylim(middle - 3 * (high - middle), high + 0.2 * (high - middle))
+        axes.set_gid(CUT_BELOW)
+    elif high > low and top - bottom > 6 * (high - low):
         axes.set_ylim(max(bottom, low - 1.5 * (high - low)), high + 0.2 * (high - low))
         axes.set_gid(CUT_BELOW)
 

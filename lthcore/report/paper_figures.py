@@ -5,7 +5,9 @@ figure_specs.py lists the runs, arms and columns of each figure, and `params/FIG
 """
 
 import re
+from collections.abc import Iterable
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,7 +16,7 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
-from lthcore.errors import LabError, counted
+from lthcore.errors import LabError
 from lthcore.lottery.search import planned
 from lthcore.paths import PROFILES, project_root
 from lthcore.report import layout, plots
@@ -27,6 +29,7 @@ from lthcore.report.figure_specs import (
     LENET,
     NAMES,
     NOTEBOOK,
+    OPTIMIZERS,
     PAIR,
     TRAINED,
     WORDS,
@@ -41,6 +44,8 @@ from lthcore.runs.files import has_results, read_record, read_table
 from lthcore.runs.provenance import hardware
 from lthcore.runs.timing import timed
 from lthcore.training.parallel import worker_count
+
+BARS, BANDS = "bars: range of trials", "bands: range of trials"
 
 
 def params_of(run: str) -> Path:
@@ -85,17 +90,11 @@ def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
     return read_record(folder), *read_whole_trials(folder)
 
 
-def describe(folder: Path, rounds: pd.DataFrame) -> str:
-    """Return a caption for a run: number of trials, iterations, precision, test images, and the place of its tables."""
-    record = read_record(folder)
-    if not record:
+def describe(*folders: Path, size: str = "", spread: str = BARS) -> str:
+    """Return a caption for runs: their `size` (default: `layout.size_of`), what shows the spread, and their place."""
+    if not all(map(read_record, folders)):
         return "no run.json beside this table: settings unknown"
-    trials, iterations = counted(rounds["trial"].nunique(), "trial"), rounds["iterations"].max()
-    precision, n_test = record.get("settings", {}).get("precision", "float32"), record.get("n_test", 10_000)
-    rounded = "" if precision == "float32" else f" in {precision}"
-    few = f", {n_test:,} test images" if n_test < 10_000 else ""
-    what = f"n = {trials} of {iterations:,} iterations{rounded}{few}"
-    return f"{what}; bars: range of trials; tables: {layout.place_of(folder)}"
+    return f"{size or layout.size_of(*folders)}; {spread}; tables: {layout.place_of(*folders)}"
 
 
 def sources(number: int, root: Path) -> dict[str, Path]:
@@ -142,7 +141,11 @@ def draw(number: int, root: Path) -> Figure | None:
     figure = _draw(spec, found)
     networks = {_network_of(folder) for folder in found.values()}
     is_titled = len(networks) == 1 and (spec.kind != "networks" or len(found) == 1)
-    return layout.titled(figure, networks.pop()) if is_titled else figure
+    if not is_titled:
+        return figure
+    optimizers = {read_record(folder).get("settings", {}).get("optimizer", "") for folder in found.values()}
+    words = OPTIMIZERS.get(optimizers.pop(), "") if len(optimizers) == 1 else ""
+    return layout.titled(figure, networks.pop() + words)
 
 
 def _draw(spec: FigureSpec, found: dict[str, Path]) -> Figure:
@@ -153,10 +156,9 @@ def _draw(spec: FigureSpec, found: dict[str, Path]) -> Figure:
     missing = list(dict.fromkeys(name_of(name) for name in _all_variants(spec) if name not in found))
     rounds, curves = read_whole_trials(folder)
     if spec.kind == "curves":
-        caption = describe(folder, rounds).replace("bars:", "bands:")
-        return figure3(rounds, curves, caption, spec.columns[0])
+        return figure3(rounds, curves, describe(folder, spread=BANDS), spec.columns[0])
     if spec.kind == "figure4":
-        return plots.figure4(rounds, describe(folder, rounds))
+        return plots.figure4(rounds, describe(folder))
     if spec.kind == "networks" and len(found) > 1:
         return _draw_networks(spec, found, missing)
     return _draw_panels(spec, found, missing)
@@ -174,10 +176,10 @@ def figures_of(folder: Path) -> dict[str, Figure]:
     columns = {column: TITLES[column] for column in (*PAIR, "final_test_accuracy") if rounds[column].notna().any()}
     record = read_record(folder)
     done, planned = record.get("trainings_done", 0), record.get("trainings_planned", 0)
-    caption = describe(folder, rounds) + (f"; {done} of {planned} trainings done" if done < planned else "")
-    figures = {"rounds": plots.panels(plots.series_of(rounds), columns, caption)}
+    so_far = f"; {done} of {planned} trainings done" if done < planned else ""
+    figures = {"rounds": plots.panels(plots.series_of(rounds), columns, describe(folder) + so_far)}
     if (rounds["arm"] == "ticket").any():
-        figures["curves"] = figure3(rounds, curves, caption.replace("bars:", "bands:"))
+        figures["curves"] = figure3(rounds, curves, describe(folder, spread=BANDS) + so_far)
     return figures
 
 
@@ -193,17 +195,38 @@ def _draw_panels(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -
     if len(tables) == 1:
         ((name, rounds),) = tables.items()
         absent = missing + plots.absent(rounds, spec.arms)
-        return plots.panels(plots.series_of(rounds, spec.arms), columns, describe(found[name], rounds), spec.x, absent)
-    colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
-    if LENET in tables:  # has the colours of its arms, so the first two would look the same
-        colours = sns.color_palette("deep")[2:]
-    series = []
-    for colour, (name, rounds) in zip(colours, tables.items(), strict=False):
-        for one in plots.series_of(rounds, spec.arms):
-            arm = "" if one.arm == "ticket" else f", {one.label}"
-            drawn = one.colour if name == LENET else colour
-            series.append(Series(rounds, one.arm, f"{_named(name)}{arm}", drawn, one.style))
+        return plots.panels(plots.series_of(rounds, spec.arms), columns, describe(found[name]), spec.x, absent)
+    series = _series_of(
+        {_named(name): rounds for name, rounds in tables.items()}, spec.arms, _named(LENET) if LENET in tables else ""
+    )
     return plots.panels(series, columns, _describe_all(found), spec.x, missing)
+
+
+def _series_of(tables: dict[str, pd.DataFrame], arms: Iterable[str], with_arms_colours: str = "") -> list[Series]:
+    """Return the lines of several runs (label -> rounds), with a colour for each run.
+
+    The run labelled `with_arms_colours` has those of its arms.
+    """
+    colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
+    if with_arms_colours:  # the first two would look the same
+        colours = sns.color_palette("deep")[2:]
+    series, markers = [], cycle("os^Dv<>P")
+    for colour, (label, rounds) in zip(colours, tables.items(), strict=False):
+        for one in plots.series_of(rounds, arms):
+            arm = "" if one.arm == "ticket" else f", {one.label}"
+            drawn = one.colour if label == with_arms_colours else colour
+            marker = one.marker if len(tables) <= plots.SWEEP else next(markers)
+            series.append(Series(rounds, one.arm, f"{label}{arm}", drawn, one.style, marker))
+    return series
+
+
+def figure_of_sweep(folders: dict[str, Path]) -> Figure:
+    """Draw the tickets of several runs (label -> folder), such as those of a sweep, into the same panels."""
+    tables = {label: read_whole_trials(folder)[0] for label, folder in folders.items()}
+    columns = [c for c in (*PAIR, "final_test_accuracy") if any(rounds[c].notna().any() for rounds in tables.values())]
+    size = layout.size_of(*folders.values())
+    series = _series_of(tables, ("ticket",))
+    return plots.panels(series, {c: TITLES[c] for c in columns}, describe(*folders.values(), size=size))
 
 
 def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
@@ -245,7 +268,7 @@ def _network_of(folder: Path) -> str:
 
 def _describe_all(found: dict[str, Path]) -> str:
     """Return one caption for several runs, with at most three of their captions."""
-    captions = [describe(folder, read_whole_trials(folder)[0]).split(";")[0] for folder in found.values()]
+    captions = [layout.size_of(folder) for folder in found.values()]
     if len(set(captions)) == 1:
         said = captions[0]
     else:
@@ -253,7 +276,7 @@ def _describe_all(found: dict[str, Path]) -> str:
         who = networks if len(set(networks)) > 1 else map(_named, found)
         several = [f"{one}: {caption}" for one, caption in zip(who, captions, strict=True)]
         said = "; ".join(several[:3]) + ("; ..." if len(several) > 3 else "")
-    return f"{said}; bars: range of trials; tables: {layout.place_of(*found.values())}"
+    return describe(*found.values(), size=said)
 
 
 def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
@@ -264,7 +287,7 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
     if spec.kind == "together":  # only one level, halfway along the logarithmic axis
         level = min(shown, key=lambda k: abs(shown[k] - 16.9))
         shown = {level: shown[level]}
-    caption = describe(folder, rounds).replace("bars: range of trials", "summed over trials")
+    caption = describe(folder, spread="summed over trials")
     if spec.kind == "together":
         caption = f"{shown[level]:.1f}% of weights remaining; {caption}"
     return plots.plot_distributions(table, spec.columns, shown, caption, spec.kind == "together")
@@ -273,7 +296,7 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
 def show(number: int, root: Path) -> None:
     """Show one of the paper's figures in a notebook, or print which tables are missing.
 
-    The image is small and has only 32 colours, so that a notebook can show every figure.
+    The image has a width of about 800 pixels and only 32 colours, so that a notebook can show every figure.
     """
     from IPython.display import Image, display  # only needed in a notebook
 
@@ -282,7 +305,7 @@ def show(number: int, root: Path) -> None:
         print(f"{lacking(number)}: `lth run params/{NOTEBOOK}/<run>.yaml` makes them")
         return
     whole = BytesIO()
-    figure.savefig(whole, dpi=64)
+    figure.savefig(whole, dpi=85)
     plt.close(figure)
     display(Image(layout.with_colours(whole.getvalue(), 32)))
 

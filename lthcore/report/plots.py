@@ -52,19 +52,21 @@ AXES = {  # quantity of distributions.csv -> label of the x-axis
 }  # fmt: skip
 
 END = "end of training"  # id of the line of this name
+SWEEP = 2  # figures of more runs than these compare settings
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
 warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
 
 
 class Series(NamedTuple):
-    """One line of a figure: the table of a run, the arm, and the label, colour and style of the line."""
+    """One line of a figure: the table of a run, the arm, and the label, colour, style and marker of the line."""
 
     rounds: pd.DataFrame
     arm: str
     label: str
     colour: str
     style: str
+    marker: str
 
 
 def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
@@ -81,7 +83,7 @@ def series_of(rounds: pd.DataFrame, arms: Iterable[str] = ()) -> list[Series]:
     for arm in shown:
         look = arm_of(arm)
         taken = look.colour == UNCOLOURED or (look.colour, look.style) in {(one.colour, one.style) for one in series}
-        series.append(Series(rounds, arm, look.label, next(spare) if taken else look.colour, look.style))
+        series.append(Series(rounds, arm, look.label, next(spare) if taken else look.colour, look.style, look.marker))
     return series
 
 
@@ -100,7 +102,7 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
     left = part.groupby("round")[x].transform("mean")
     sns.lineplot(
         part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
-        marker=arm_of(series.arm).marker, markeredgewidth=0, errorbar=("pi", 100), err_style="bars",
+        marker=series.marker, markeredgewidth=0, errorbar=("pi", 100), err_style="bars",
         err_kws={"capsize": 1.5, "elinewidth": 0.8}, ax=axes,
     )  # fmt: skip
     axes.set(
@@ -113,7 +115,7 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
         means = part.assign(ended=cut_off(part)).groupby(left)[[column, "ended"]].mean()
         means = means[means["ended"] > 0]
         axes.scatter(
-            means.index, means[column], s=22, marker=arm_of(series.arm).marker, facecolor="white",
+            means.index, means[column], s=22, marker=series.marker, facecolor="white",
             edgecolor=series.colour, zorder=4, gid=CUT_OFF,
         )  # fmt: skip
         _show_end(axes, part["iterations"].max())
@@ -126,10 +128,15 @@ def _show_end(axes: Axes, iterations: int) -> None:
     if all(line.get_gid() != END for line in axes.lines):
         axes.axhline(iterations, color="#888888", linewidth=1, linestyle=(0, (1, 1)), gid=END, zorder=1)
         axes.text(
-            0.01, iterations, "training ends", transform=axes.get_yaxis_transform(), va="top", fontsize=8.5,
+            0.01, 1.02 * iterations, "training ends", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8.5,
             color="#666666",
         )  # fmt: skip
-        axes.set_ylim(0, max(axes.get_ylim()[1], 1.04 * iterations))
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.14 * iterations))
+
+
+def colours_of_layers(names: list[str]) -> dict[str, tuple[float, float, float]]:
+    """Return a colour for each layer of a network, from dark (the first) to light."""
+    return dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
 
 
 def plot_against_sparsity(
@@ -158,10 +165,13 @@ def _quantity(column: str) -> str:
 
 
 def _show_tickets(axes: Axes, column: str, tables: list[pd.DataFrame]) -> None:
-    """Cut an axis of accuracies below where other arms fall so far that the lines of tickets look flat."""
+    """Cut an axis of accuracies below where lines fall so far that those of tickets look flat.
+
+    In a sweep, whose lines are all of tickets, those of its better settings.
+    """
     tickets = pd.concat([pd.Series(dtype=float), *(t[t["arm"] == "ticket"][column].dropna() for t in tables)])
     if "accuracy" in column and len(tickets):
-        cut_below(axes, tickets)
+        cut_below(axes, tickets, sweep=len(tables) > SWEEP)
 
 
 def panels(
@@ -277,7 +287,7 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     """Plot the sizes and places of claims.csv that were measured in runs, each in half widths of its tolerance.
 
     The shaded band is the tolerance. Each part of a claim is shown in the first run that measured it, and those that
-    differ are at the top.
+    differ are at the top. Arrows mark values and ends of intervals that are off the axis.
     """
     rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")]
     rows = rows.drop_duplicates(["id", "part"])
@@ -285,11 +295,14 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     rows = rows.iloc[np.argsort(-order, kind="stable")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
     middle, half = (low + high) / 2, (high - low) / 2
-    figure, (axes,) = new_figure(1, 1, (9, 1 + 0.33 * len(rows)))
+    figure, (axes,) = new_figure(1, 1, (10, 1 + 0.36 * len(rows)))
     grades = rows["grade"].str.split(" (", regex=False).str[0]
     ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
     axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
     beyond = np.sign(ends[1]) * (np.abs(ends[1]) == 4)
+    for end, side, marker in ((ends[0], -4, "<"), (ends[2], 4, ">")):
+        off = np.flatnonzero(((end == side) & (beyond == 0)).to_numpy())
+        axes.scatter(end.iloc[off], off, c=[GRADES[grade] for grade in grades.iloc[off]], marker=marker, s=14, zorder=2)
     for grade, colour in GRADES.items():
         of = (grades == grade).to_numpy()
         axes.hlines(np.flatnonzero(of), ends[0][of], ends[2][of], color=colour, linewidth=1.6, label=grade)
@@ -298,9 +311,10 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
             filled = np.where(rows["low"].isna().iloc[at], "white", colour)
             axes.scatter(ends[1].iloc[at], at, c=filled, edgecolors=colour, marker=marker, s=22, zorder=3)
     axes.set_yticks(range(len(rows)), [fill(f"{row.id}, {row.part}: {row.claim}", 74) for row in rows.itertuples()])
-    axes.tick_params(axis="y", labelsize=7)
+    axes.tick_params(axis="y", labelsize=8)
     how = "shaded: within it; hollow: a single trial, no interval; arrows: beyond 4"
-    axes.set(xlim=(-4.2, 4.2), xlabel=f"distance from the middle of the tolerance\n({how})")
+    what = "distance from the middle of the tolerance, in halves of its width"
+    axes.set(xlim=(-4.2, 4.2), xlabel=f"{what}\n({how}; of each claim its first run)")
     axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_title("Sizes and places, with 95% intervals", loc="left")
     figure.legend(loc="outside lower center", ncols=len(GRADES))

@@ -100,7 +100,7 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     if not low or row["n"] != row["n"]:  # arithmetic is exact
         return text
     if pd.isna(row[low]):
-        return f"{text} ({'no interval' if row['n'] < 2 else 'any ratio fits'})"
+        return f"{text} ({'no interval' if row['n'] < 2 else 'no bounds'})"
     return f"{text} [{factor * row[low]:{sign}.{digits}f}, {factor * row[high]:{sign}.{digits}f}]"
 
 

@@ -35,15 +35,19 @@ def cut_off(rounds: pd.DataFrame) -> pd.Series:
 def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
     """Return one column of rounds.csv by weights remaining (rows) and arm (columns): "mean (min to max)" over trials.
 
-    Accuracies are in percent.
+    Accuracies are in percent. Arms have the names of their labels in figures.
     """
     table = with_dense(rounds)
     scale, digits = (100, 2) if "accuracy" in column else (1, 0 if column == "es_iteration" else 4)
     cells = (table[column] * scale).groupby([table["round"], table["arm"]]).agg(["mean", "min", "max"])
     text = cells.apply(lambda c: f"{c['mean']:.{digits}f} ({c['min']:.{digits}f} to {c['max']:.{digits}f})", axis=1)
-    wide = text.unstack("arm")[list(rounds["arm"].unique())]
+    wide = text.unstack("arm")[list(rounds["arm"].unique())].rename(columns=lambda arm: arm_of(arm).label)
     left = table.groupby("round")["percent_left"].mean()
-    return wide.set_axis([f"{left[k]:.1f}%" for k in wide.index], axis="index").rename_axis("weights remaining")
+    return (
+        wide.set_axis([f"{left[k]:.1f}%" for k in wide.index], axis="index")
+        .rename_axis("weights remaining")
+        .rename_axis(columns=None)
+    )
 
 
 NO_INTERVAL = " (n = 1: no interval)"

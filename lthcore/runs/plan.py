@@ -47,8 +47,8 @@ def state_line(experiment: Experiment, root: Path | None = None) -> str:
         but = f"; {left_out:,} could not start from ones that diverged" if left_out else ""
         return f"done ({counted(total, 'training')}{but})"
     begun = f"{done:,} of {total:,} trainings done" if done else counted(total, "training")
-    asked = ", all that was asked for" if status.is_drawn else ""
-    return f"{begun}{asked}, about {duration(seconds_of(experiment.settings, status.missing))} here"
+    asked, rest = (", all that was asked for", "the rest ") if status.is_drawn else ("", "")
+    return f"{begun}{asked}, {rest}about {duration(seconds_of(experiment.settings, status.missing))} here"
 
 
 class StudyRow(NamedTuple):

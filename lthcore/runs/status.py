@@ -1,5 +1,6 @@
 """Status of a run: which training runs are complete. Used by `lth list`, `lth show`, the figures and the runner."""
 
+import difflib
 from collections.abc import Container
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +114,33 @@ def find_run(run: str | Path, with_file: str = "run.json") -> Path:
         if named:
             return named[0]
         others += folders
-    below = " or ".join(map(str, roots))
-    there = ", ".join([*dict.fromkeys(folder.name for folder in others)][:20]) or "none"
-    raise LabError(f"results: no run {str(run)!r} with {with_file} below {below} (there are: {there})")
+    below, names = " or ".join(map(str, roots)), list(dict.fromkeys(folder.name for folder in others))
+    near = difflib.get_close_matches(parts[-1] if parts else "", names, n=3)
+    there = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names[:10]) or 'none'}"
+    raise LabError(f"results: no run {str(run)!r} with {with_file} below {below} ({there})")
+
+
+def find_sweep(name: str) -> dict[str, Path]:
+    """Return the runs of a sweep (label -> folder), at the largest profile that has some.
+
+    `name` is the name of the params file, or `<notebook>/<name>` or `<profile>/<notebook>/<name>`. Returns an empty
+    dictionary if a run has this name itself, or if there are no runs. Raises LabError if sweeps of several notebooks
+    have this name.
+    """
+    parts = Path(name).parts
+    for root in dict.fromkeys([results_root(), project_root() / "results"]):
+        for profile in reversed(PROFILES):
+            folders = [path.parent for path in sorted(root.glob(f"{profile}/*/*/rounds.csv"))]
+            if any(folder.parts[-len(parts) :] == parts for folder in folders):
+                return {}
+            named = {
+                folder.name.removeprefix(f"{parts[-1]}-"): folder
+                for folder in folders
+                if folder.name.startswith(f"{parts[-1]}-") and folder.parts[-len(parts) : -1] == parts[:-1]
+            }
+            if len({folder.parent for folder in named.values()}) > 1:
+                several = ", ".join(sorted({f"{folder.parent.name}/{parts[-1]}" for folder in named.values()}))
+                raise LabError(f"results: several sweeps are called {name!r}, name one of them: {several}")
+            if named:
+                return named
+    return {}

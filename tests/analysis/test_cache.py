@@ -178,6 +178,10 @@ def test_copies_of_tickets_are_measured_at_each_second_round(folder):
     assert table[["trial", "round"]].to_numpy().tolist() == [[t, k] for t in (0, 1) for k in (0, 2)]
     assert (table["error_barrier"] >= 0).all() and table["error"].between(0, 1).all()
     assert len(stability.findings(table)) == 2
+    shown = stability.barriers([table, table.assign(rewind_to=20)])
+    assert list(shown.index) == [0, 20] and list(shown.columns) == ["100%", "27.6%"]
+    said = stability.findings(table)
+    assert all(part in said[i] for i, text in enumerate(shown.loc[0]) for part in text.split(" ", 1))
 
 
 def test_the_leak_foretells_the_first_round_and_chance_nothing(folder):

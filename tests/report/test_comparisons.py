@@ -350,6 +350,16 @@ def test_figures_of_the_committed_tables_have_something_in_each_panel(name):
     plt.close("all")
 
 
+def test_other_recipes_of_dynamic_pruning_are_compared_with_the_published_one(root):
+    dynamic(root, "paper/lenet_mnist-78.9", [0.96, 0.97], 21.1)
+    dynamic(root, "paper/lenet_mnist_sensitivity-momentum-0", [0.1, 0.95], 21.1)
+    dynamic(root, "paper/lenet_mnist_sensitivity-momentum-0.5", [0.95, 0.96], 21.1)
+    assert dynamic_pruning.sensitivity(root) == [
+        "LeNet pruned to 78.9%, change in the final test accuracy by another momentum than 0.9: 0: -2.00 points "
+        "(n = 1: no interval; 1 of 2 trials excluded: stuck at chance); 0.5: -1.00 [-1.00, -1.00] (n = 2)."
+    ]
+
+
 def test_each_network_is_rewound_within_its_own_runs(tmp_path):
     """Points are read from the settings, not from sweep labels: `later` is a point of ResNet-20, and not of LeNet."""
     runs = {"lenet_mnist-0": 0, "lenet_mnist-20": 20, "resnet20_cifar10-0": 0, "resnet20_cifar10-later": 87}
@@ -370,6 +380,10 @@ def test_each_network_is_rewound_within_its_own_runs(tmp_path):
     said = rewinding_and_connectivity.findings(tmp_path)
     assert [line.split("weights to iteration ")[1].split(" ")[0] for line in said] == ["20", "87"]
     assert "+0.00 points" in said[0] and "+1.00 points" in said[1]
+    changes = rewinding_and_connectivity.rewinding_changes(points(tmp_path, "resnet20_cifar10"))
+    assert changes.loc["rewinding the weights to iteration 87 instead of 0"].to_dict() == {
+        "6.25%": "+1.00 [+1.00, +1.00]"
+    }
     for draw in rewinding_and_connectivity.STUDY.figures.values():
         assert draw(tmp_path).axes[0].lines
 

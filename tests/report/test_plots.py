@@ -13,12 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import same_color
 
+from lthcore.errors import LabError
 from lthcore.paths import project_root
 from lthcore.report import figure_specs, layout, paper_figures, plots
-from lthcore.report.curves import figure3, label_ends, plot_curves
+from lthcore.report.curves import figure3, label_ends, legible, plot_curves
 from lthcore.report.plots import ARMS, series_of
 from lthcore.report.tables import round_nearest
 from lthcore.runs import schemas
+from lthcore.runs.status import find_sweep
 
 mpl.use("Agg")
 LEFT = (100, 51.2, 21.1, 7.0, 3.6, 1.9)  # percent of the weights left in rounds 0 to 5
@@ -75,7 +77,8 @@ def write(root: Path, profile: str, *arms: str, run: str = RUN, **record) -> Pat
         (*tables(*arms), distributions()), ("rounds.csv", "curves.csv", "distributions.csv"), strict=True
     ):
         table.to_csv(folder / name, index=False)
-    record = {"run_key": "lenet-mnist-0", "trainings_done": 33, "trainings_planned": 33} | record
+    made = {"run_key": "lenet-mnist-0", "trainings_done": 33, "trainings_planned": 33, "settings": {"iterations": 2000}}
+    record = made | record
     (folder / "run.json").write_text(pd.Series(record).to_json())
     return folder
 
@@ -344,6 +347,25 @@ def test_captions_of_any_run_say_how_much_of_it_is_done(tmp_path):
     assert all("trainings done" not in caption(f) for f in paper_figures.figures_of(whole).values())
 
 
+def test_the_runs_of_a_sweep_are_drawn_together_and_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+    for profile, label in (("smoke", "low"), ("cpu", "low"), ("cpu", "high")):
+        write(tmp_path, profile, "ticket", "reinit", run=f"my_lab/rates-{label}")
+    sweep = find_sweep("rates")
+    assert sweep == {label: tmp_path / "cpu/my_lab" / f"rates-{label}" for label in ("high", "low")}
+    assert find_sweep("smoke/my_lab/rates").keys() == {"low"} and find_sweep("my_lab/other") == {}
+    figure = paper_figures.figure_of_sweep(sweep)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["high", "low"]
+    assert "n = 3 trials of 2,000 iterations" in caption(figure)
+    write(tmp_path, "cpu", "ticket", run="their_lab/rates-low")
+    with pytest.raises(
+        LabError, match="several sweeps are called 'rates', name one of them: my_lab/rates, their_lab/rates"
+    ):
+        find_sweep("rates")
+    write(tmp_path, "cpu", "ticket", run="my_lab/rates")
+    assert find_sweep("my_lab/rates") == {}  # a run has this name itself
+
+
 def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
     assert all(paper_figures.draw(name, tmp_path / "results") is None for name in paper_figures.FIGURES)
     assert not list(tmp_path.rglob("*.png"))
@@ -492,8 +514,41 @@ def test_the_scorecards_figure_has_a_colour_for_each_grade():
     assert axes.get_legend_handles_labels()[1] == ["reproduced", "undecided", "differs"]
     points = [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
     assert [float(p[0][0]) for p in points] == [0, 1, 4]  # distance from the tolerance's middle, in half widths
+    wide = card[card["id"] == "L2"].assign(high=9.0)  # an interval that ends off the axis
+    points = [c.get_offsets() for c in plots.plot_scorecard(wide).axes[0].collections if isinstance(c, PathCollection)]
+    assert [float(p[0][0]) for p in points if len(p)] == [4, 1]
     names = [label.get_text()[:2] for label in axes.get_yticklabels()]  # from the bottom to the top
     assert names == ["L1", "L2", "L3"]  # claims graded by arithmetic have no profile and are not drawn
+
+
+def test_ticks_are_where_points_are_and_say_so():
+    rounds, _ = tables("ticket")
+    lefts = {0: 100.0, 1: 40.8, 2: 17.2, 3: 7.13, 4: 2.94}
+    rounds = pd.concat([rounds[rounds["round"] == 0].assign(round=k, percent_left=left) for k, left in lefts.items()])
+    axes = plots.plot_against_sparsity(rounds, "final_test_accuracy")
+    axes.figure.canvas.draw()
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "40.8", "17.2", "7.1", "2.9"]
+    assert list(axes.get_xticks()) == list(lefts.values())
+
+
+def test_a_setting_that_falls_far_behind_does_not_make_the_others_of_a_sweep_look_alike():
+    _, axes = plt.subplots()
+    axes.set_ylim(0, 1)
+    layout.cut_below(axes, [0.97, 0.972, 0.975, 0.98, 0.2, 0.96], sweep=True)
+    assert 0.9 < axes.get_ylim()[0] < 0.96 and axes.get_gid() == layout.CUT_BELOW
+    _, axes = plt.subplots()
+    axes.set_ylim(0.955, 0.985)
+    layout.cut_below(axes, [0.96, 0.97, 0.98], sweep=True)
+    assert axes.get_gid() is None
+
+
+def test_labels_of_light_lines_arelegible():
+    """Black on white has a contrast of 21, and white on white of 1 (WCAG 2.2)."""
+    assert legible("black") == (0, 0, 0)
+    for colour in ("#9be564", "#e0c060", "white"):
+        shade = legible(colour)
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shade]
+        assert 4.5 <= 1.05 / (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05) < 5.5
 
 
 def test_arms_of_ones_own_are_drawn_each_in_a_colour_of_its_own():

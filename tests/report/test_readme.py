@@ -122,7 +122,7 @@ def test_pages_say_what_their_tables_say(tmp_path, committed, card):
 
 def test_the_front_page_is_read_in_a_minute():
     studies = README[README.index("<!-- studies -->") :]
-    assert len(README.encode()) - studies.index("<!-- end -->") <= 6900  # without the table of studies, which may grow
+    assert len(README.encode()) - studies.index("<!-- end -->") <= 7000  # without the table of studies, which may grow
     for study in STUDIES:
         assert f"(notebooks/{study}.ipynb)" in README
     front = README[README.index("<!-- front -->") : README.index("<!-- end -->")]

@@ -57,7 +57,7 @@ def test_tables_beside_it_are_of_the_same_trials(folder):
 
 def test_captions_count_the_trials_that_are_drawn(folder):
     assert f"n = {WHOLE} trials" in caption_of("LeNet", folder)
-    caption = describe(folder, read_whole_trials(folder)[0])
+    caption = describe(folder)
     assert f"n = {WHOLE} trials" in caption
 
 

@@ -114,9 +114,9 @@ def test_findings_say_when_there_is_no_winning_ticket():
 
 
 def test_summary_shows_mean_and_range_by_arm(rounds):
-    cell = summary(rounds).loc["21.1%", "ticket"]
+    cell = summary(rounds).loc["21.1%", "winning ticket"]
     assert cell == "98.41 (98.40 to 98.41)" or cell == "98.40 (98.40 to 98.41)"
-    assert summary(rounds, "es_iteration").loc["51.3%", "reinit"] == "1100 (1100 to 1101)"
+    assert summary(rounds, "es_iteration").loc["51.3%", "reinitialised ticket"] == "1100 (1100 to 1101)"
     assert list(summary(rounds).index) == ["100.0%", "51.3%", "21.1%", "3.6%"]
 
 

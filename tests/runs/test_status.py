@@ -52,7 +52,7 @@ def test_of_a_run_with_nothing_some_and_all_of_it_done(experiment, tmp_path):
     folder = tmp_path / "results" / experiment.name
     run(SETTINGS.changed(rounds=1), folder, quiet=True)  # a part of the experiment, as a queue entry may ask for
     assert agreed(experiment, tmp_path) == (False, True, 2 * 2)
-    assert "6 of 10 trainings done, all that was asked for, about" in state_line(experiment)
+    assert "6 of 10 trainings done, all that was asked for, the rest about" in state_line(experiment)
     run(SETTINGS, folder, quiet=True)
     assert agreed(experiment, tmp_path) == (True, True, 0)
 

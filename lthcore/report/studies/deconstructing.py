@@ -37,7 +37,7 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
     """
     rounds, curves = read_whole_trials(folder)
     figure, panels = new_figure(4 if frozen else 3, 2)
-    column = "es_test_accuracy" if rounds["es_test_accuracy"].notna().any() else "final_test_accuracy"
+    column = "final_test_accuracy"
     rows = [(rounds, column, "After training"), (untrained(curves), "test_accuracy", "Before training")]
     if frozen:
         rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen minus zero"))
@@ -49,6 +49,8 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
         ends = [end for axes in pair for end in axes.get_ylim()]
         for axes in pair:
             axes.set_ylim(min(ends), max(ends))  # one scale, so that the two groups can be compared
+    for axes in (*panels[:2], panels[-2]):
+        axes.set_ylabel("test accuracy at the end")
     for axes in panels[4:6] if frozen else ():
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.axhline(0, color="#888888", linewidth=0.8)

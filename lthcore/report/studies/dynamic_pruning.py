@@ -1,5 +1,6 @@
 """Study of dynamic pruning. Figures and sentences, made only from the committed tables."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gap, level, pruning_costs, published, runs_beside, runs_of, trainings_of
+from lthcore.report.comparisons import gap, gaps, level, pruning_costs, published, runs_beside, runs_of, trainings_of
 from lthcore.report.curves import at_shared_iterations
 from lthcore.report.layout import CUT_BELOW, caption_of, captioned, in_percent, legend_above, new_figure, place_of, span
 from lthcore.report.run_tables import read_whole_trials
@@ -18,6 +19,13 @@ from lthcore.runs.files import read_record
 
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
+FACTORS = {  # factor in the names of runs -> its name, and its value in the published study
+    "batch": ("batch size", 128),
+    "rate": ("learning rate", 0.1),
+    "momentum": ("momentum", 0.9),
+    "epochs": ("number of epochs", 30),
+    "depth": ("number of hidden layers", 2),
+}
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks of the loss axis
 COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": arm_of("ticket").colour, "iterative, trained on": GREY}
 LABELS = {  # method in the table of `pruning_costs` -> its name in the figure and the sentences
@@ -30,7 +38,8 @@ LABELS = {  # method in the table of `pruning_costs` -> its name in the figure a
 def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     """Draw weights remaining, loss and accuracy by epoch, with a colour for each run (label -> folder).
 
-    Lines are means over trials. Loss and accuracy are on the validation set if there is one, else on the test set.
+    Lines are means over trials, and bands are their range. Loss and accuracy are on the validation set if there is one,
+    else on the test set.
     """
     figure, (left, loss, accuracy) = new_figure(1, 3)
     for (label, folder), colour in zip(folders.items(), PALETTE, strict=False):
@@ -38,12 +47,14 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
         curves, settings = read_whole_trials(folder)[1], read_record(folder)["settings"]
         steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
         split = "val" if settings["validation"] else "test"
-        means = at_shared_iterations(curves).groupby("iteration").mean(numeric_only=True)
+        trials = at_shared_iterations(curves).groupby("iteration")
+        means, low, high = (getattr(trials, which)(numeric_only=True) for which in ("mean", "min", "max"))
         epoch = means.index / steps
         # the mask is updated at the start of an epoch and recorded at its end: draw each value back to the start
         left.step(epoch, means["percent_left"], where="pre", color=colour, label=label, linestyle=style)
-        loss.plot(epoch, means[f"{split}_loss"], style, color=colour)
-        accuracy.plot(epoch, means[f"{split}_accuracy"], style, color=colour)
+        for axes, column in ((loss, f"{split}_loss"), (accuracy, f"{split}_accuracy")):
+            axes.plot(epoch, means[column], style, color=colour)
+            axes.fill_between(epoch, low[column], high[column], color=colour, alpha=0.15, linewidth=0)
     left.set(title="Weights that are not zero", ylabel="share of all weights", ylim=(-3, 103))
     left.yaxis.set_major_formatter(PercentFormatter(100, decimals=0))
     what = {"val": "validation", "test": "test"}[split]
@@ -75,7 +86,11 @@ def dynamic_lenet(root: Path) -> Figure | None:
     }  # fmt: skip
     runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-dense")
     found = {label: runs[name] for name, label in wanted.items() if name in runs}
-    return dynamic_training(found, caption_of("LeNet-300-100 on MNIST", *found.values())) if len(found) > 1 else None
+    return (
+        dynamic_training(found, caption_of("LeNet-300-100 on MNIST, bands: range of trials", *found.values()))
+        if len(found) > 1
+        else None
+    )
 
 
 def dynamic_sparsities(root: Path) -> Figure | None:
@@ -166,21 +181,12 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
     if len(runs) < 3:
         return None
     base = beside["lenet_mnist-78.9"]
-    factors = {
-        "batch": ("batch size", {"base": 128}),
-        "rate": ("learning rate", {"base": 0.1}),
-        "momentum": ("momentum", {"base": 0.9}),
-        "epochs": ("epochs", {"base": 30}),
-        "depth": ("hidden layers", {"base": 2}),
-    }
     table = trainings_of(runs | {"base": base})
     trials = table["final_test_accuracy"][learned_anything(table["final_test_accuracy"])]
     lowest, highest = trials.quantile(0.1) - 0.003, trials.max() + 0.0005  # one scale, to compare the factors
     figure, panels = new_figure(2, 3)
-    for axes, (factor, (label, values)) in zip(panels, factors.items(), strict=False):
-        for name in runs:
-            if name.startswith(f"lenet_mnist_sensitivity-{factor}-"):
-                values[name] = float(name.rpartition("-")[2])
+    for axes, (factor, (label, published_value)) in zip(panels, FACTORS.items(), strict=False):
+        values = {"base": published_value} | _values_of(factor, runs)
         part = table[table["variant"].isin(values)].assign(value=lambda t, v=values: t["variant"].map(v))
         order = sorted(set(part["value"]))
         place = part["value"].map({v: i for i, v in enumerate(order)})
@@ -189,16 +195,16 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         means = part[whole].groupby("value")["final_test_accuracy"].mean()
         axes.plot(range(len(order)), means.reindex(order), color=COLOURS["dynamic"])
         axes.set_ylim(lowest, highest)
-        said = {v: f"mean {mean:.1%}" for v, mean in means.items() if mean < lowest}
+        said = {v: f"mean\n{mean:.1%}" for v, mean in means.items() if mean < lowest}
         for v, stuck in part[~whole].groupby("value").size().items():
             said[v] = f"{stuck} of {(part['value'] == v).sum()}\nat chance"
         for v, words in said.items():
             axes.text(order.index(v), lowest, words, ha="center", va="bottom", fontsize=8.5)
         axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
-        axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label}")
-        axes.margins(x=0.15)
+        axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label.removeprefix('number of ')}")
+        axes.set_xlim(-0.45, len(order) - 0.55)
         in_percent(axes.yaxis)
-    for axes in panels[len(factors) :]:
+    for axes in panels[len(FACTORS) :]:
         axes.set_axis_off()
     drawn = "dots: trials, lines: means of those not stuck at chance"
     return captioned(
@@ -207,6 +213,28 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
             f"LeNet-300-100 on MNIST to 78.9%, 30 epochs except in their own panel, {drawn}", base, *runs.values()
         ),
     )
+
+
+def _values_of(factor: str, runs: Iterable[str]) -> dict[str, float]:
+    """Return the value of one of the FACTORS in each run that changes it."""
+    return {name: float(name.rpartition("-")[2]) for name in runs if f"_sensitivity-{factor}-" in name}
+
+
+def sensitivity(root: Path) -> list[str]:
+    """Return a sentence for each of the FACTORS: how other values change the accuracy of LeNet pruned to 78.9%."""
+    runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9")
+    lines = []
+    for factor, (label, published_value) in FACTORS.items():
+        values = _values_of(factor, runs)
+        if values:
+            tables = {name: read_whole_trials(runs[name])[0] for name in ("lenet_mnist-78.9", *values)}
+            base, *others = (table.set_index("trial")["final_test_accuracy"] for table in tables.values())
+            changed = {f"{value:g}:": other for value, other in zip(values.values(), others, strict=True)}
+            lines.append(
+                f"LeNet pruned to 78.9%, change in the final test accuracy by another {label} than "
+                f"{published_value:g}: {gaps(changed, base)}."
+            )
+    return lines
 
 
 def dynamic_costs(root: Path) -> Figure | None:
@@ -231,7 +259,8 @@ def dynamic_costs(root: Path) -> Figure | None:
                 axes.plot([there - 0.08, there + 0.08], [values.mean()] * 2, color=colour)
                 sizes.add(len(values))
             axes.plot([], [], "o", color=colour, label=LABELS.get(method, method))
-        axes.set_xticks(range(len(places)), [f"{b:,.0f}" for b in places])
+        exact = [part["in all"][budget == b] for b in places]
+        axes.set_xticks(range(len(places)), [span({int(n) for n in of}).replace(" to", "\nto") for of in exact])
         axes.set(title=f"{sparsity:.1%} sparse", xlabel="total training iterations", ylabel="test accuracy at the end")
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -311,7 +340,12 @@ def findings(root: Path) -> list[str]:
         lines.append(
             f"`{variant}` ({trained}): final test accuracy {ours} (n = {n}). Published: {bar['later']:.2f}%{of}."
         )
-    costs = pruning_costs(root)
+    return lines + at_equal_cost(root)
+
+
+def at_equal_cost(root: Path) -> list[str]:
+    """Return sentences that compare dynamic with iterative pruning of LeNet at equal sparsity, by their cost."""
+    costs, lines = pruning_costs(root), []
     for sparsity, part in costs.groupby("sparsity") if len(costs) else ():
         dynamic = part[part["method"] == "dynamic"].set_index("trial")
         for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):

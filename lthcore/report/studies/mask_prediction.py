@@ -26,19 +26,19 @@ PREDICTED = {
 WHEN = {
     "before training": "before training",
     "and early in it": "before and early",
-    "and its end (leaky)": "before, early and end (knows the answer)",
+    "and its end (leaky)": "before, early and end (leaky)",
 }
 CHOSEN = {  # arm -> label and colour, for masks found by a criterion that uses trained weights
-    "by_magnitude_same_sign": ("large final of the same sign, weights as drawn", "#1f5fa8"),
+    "by_magnitude_same_sign": ("large final of the same sign, weights as drawn", "#7a4fa3"),
     "by_magnitude_same_sign-signed": ("large final of the same sign, only signs kept", "#2a9d8f"),
 }
 
 METHODS = {
-    "learned (edge-popup)": "#1f5fa8",
-    "learned, weights as drawn": "#1f5fa8",
+    "learned (edge-popup)": "#7a4fa3",
+    "learned, weights as drawn": "#7a4fa3",
     "learned, weights signed": "#2a9d8f",
     "evolved (NSGA-II)": "#d1642a",
-    "ticket's mask": "#222222",
+    "ticket's mask": "#1f5fa8",
     "random mask": "#999999",
 }
 
@@ -57,9 +57,9 @@ def prediction(folder: Path, caption: str = "") -> Figure:
             plot_intervals(part, "percent_left", "auc", panels[0], label, colour, style)
     alone = table[table["model"] == "alone"]
     names = list(dict.fromkeys(alone["features"]))
-    for name, colour in zip(names, sns.color_palette("husl", len(names)), strict=True):
-        label = name.replace("leaky", "knows the answer")
-        plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], label, colour)
+    for i, (name, colour) in enumerate(zip(names, sns.color_palette("husl", len(names)), strict=True)):
+        style = ("-", "--", ":")[i % 3]  # some lines coincide
+        plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], name, colour, style)
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):
         axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":")
         sparsity_axis(axes)

@@ -26,7 +26,7 @@ from lthcore.report.layout import (
     sparsity_axis,
     titled,
 )
-from lthcore.report.plots import plot_rounds
+from lthcore.report.plots import colours_of_layers, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
@@ -37,7 +37,7 @@ MOVEMENT = {
     "random": ("prune at random", "#808080"),
     "high_movement_guarded": ("prune high movement, guarded", "#7a4fa3"),
     "high_movement_going_on": ("prune high movement, from best weights", "#b8860b"),
-    "high_movement_going_on_fresh": ("the same, new optimizer", "#c07fae"),
+    "high_movement_going_on_fresh": ("prune high movement, from best weights, new optimizer", "#c07fae"),
 }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ RESTARTS = {
     "high_movement": "Weights rewound",
     "high_movement_guarded": "Weights rewound (guarded)",
     "high_movement_going_on": "From the best weights",
-    "high_movement_going_on_fresh": "The same, new optimizer",
+    "high_movement_going_on_fresh": "From the best, new optimizer",
 }
 
 BLUE = arm_of("ticket").colour
@@ -105,7 +105,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
         in_percent(axes.yaxis)
     skipped = pruned.index[pruned.diff().eq(0)]
     note = f"; in rounds {', '.join(map(str, collapsed))} (red) a layer was emptied" if collapsed else ""
-    note += f"; nothing was pruned before round {', '.join(map(str, skipped))}" if len(skipped) else ""
+    note += f"; nothing more was pruned before round {', '.join(map(str, skipped))}" if len(skipped) else ""
     return captioned(figure, caption + note)
 
 
@@ -171,7 +171,7 @@ def movement_layers(root: Path) -> Figure | None:
         density = read_table(folder, "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
         left = read_whole_trials(folder)[0].groupby("round")["percent_left"].mean()
         layers = list(density.index.get_level_values("layer").unique())
-        for layer, colour in zip(layers, sns.color_palette("turbo", len(layers), desat=0.65), strict=True):
+        for layer, colour in colours_of_layers(layers).items():
             axes.plot(
                 left.loc[density[layer].index], density[layer], color=colour, marker="o", markersize=3, label=layer
             )
@@ -201,14 +201,14 @@ def movement_immovable(root: Path) -> Figure | None:
     for axes, (arm, folder) in zip(panels, runs.items(), strict=True):
         table = read_table(folder, "immovable.csv").assign(arm="ticket", draw=0)
         layers = list(dict.fromkeys(table["layer"]))
-        for layer, colour in zip(layers, sns.color_palette("turbo", len(layers), desat=0.65), strict=True):
+        for layer, colour in colours_of_layers(layers).items():
             plot_rounds(table[table["layer"] == layer], "immovable", axes, f"{layer}: immovable weights", colour)
         rounds, _ = read_whole_trials(folder)
         plot_rounds(rounds, "final_test_accuracy", axes, "test accuracy of the network", "#808080", ":", "s")
         sparsity_axis(axes)
         axes.set(title=RESTARTS.get(arm, MOVEMENT[arm][0]), ylim=(-0.03, 1.03))
         in_percent(axes.yaxis)
-    panels[0].set_ylabel("share of remaining weights")
+    panels[0].set_ylabel("share of remaining weights; accuracy")
     one_legend(figure)
     title = f"High-movement pruning of {NETWORKS[stem]}: weights that cannot move"
     return captioned(titled(figure, title), caption_of("bars: range", *runs.values()))
@@ -285,10 +285,7 @@ def _of_variants(where: str, runs: dict[str, Path], stem: str, rewound: pd.DataF
         left = max(t.groupby("trial")["percent_left"].min().max() for t in (rewound, table))
         # a network at chance counts: whether it gets there is the question
         change = difference(_at(table, left), _at(rewound, left), paired=True).times(100)
-        interval = (
-            f"[{change.low:+.2f}, {change.high:+.2f}] (n = {change.n})" if change.n > 1 else "(n = 1: no interval)"
-        )
-        said = f"changes the test accuracy at the end of training by {change.value:+.2f} points {interval}"
+        said = f"changes the test accuracy at the end of training by {change.in_points()}"
         if has_derived(folder, "immovable"):
             still = read_table(folder, "immovable.csv").eval("share = immovable * weights_left")
             sums = still.groupby(["trial", "round"])[["share", "weights_left"]].sum().reset_index()

@@ -122,53 +122,53 @@ def _rewinding_of(root: Path, network: str) -> Figure | None:
     return rewinding(folders, caption_of(f"{NETWORKS[network]}, {DRAWN}", *folders.values())) if 0 in folders else None
 
 
-def rewinding_findings(folders: dict[int, Path], last_alone: bool = False) -> list[str]:
-    """Return sentences that compare rewinding points, and other ways to continue, at the end of training.
+def rewinding_changes(folders: dict[int, Path], bare: bool = True) -> pd.DataFrame:
+    """Return how other ways to continue change the test accuracy at the end of training, in points, as text.
 
-    Other rewinding points and other ways are compared with rewinding to 0, and learning-rate rewinding to k with
-    rewinding of weights to k. Sentences are on a round in the middle and on the last one, or on the last one only.
+    A row for each way and a column for each percentage of weights remaining. Other rewinding points and other ways are
+    compared with rewinding to 0, and learning-rate rewinding to k with rewinding of weights to k. The number of trials
+    that collapse is added. Unless `bare`, each text has the unit and the number of trials.
     """
     if 0 not in folders:
-        return []
-    tables = {k: read_whole_trials(folder)[0] for k, folder in folders.items()}
-    base = tables[0]
-    left, last = base.groupby("round")["percent_left"].mean(), base["round"].max()
-
-    def at(table: pd.DataFrame, arm: str, k: int) -> pd.Series:
-        return table[(table["arm"] == arm) & (table["round"] == k)].set_index("trial")["final_test_accuracy"]
-
-    lines = []
-    for k in sorted({last} if last_alone else {last // 2, last}):
-        against = {
-            f"rewinding the weights to iteration {point} instead of 0": at(tables[point], "ticket", k)
-            for point in sorted(tables)
-            if point
-        }
-        against |= {
-            f"{name} instead of rewinding the weights to iteration 0": at(base, arm, k)
-            for arm, name in WAYS.items()
-            if arm in set(base["arm"])
-        }
-        lines += [_changes(left[k], what, values, at(base, "ticket", k)) for what, values in against.items()]
-        lines += [
-            _changes(
-                left[k], f"rewinding only the learning rate instead of both to iteration {point}",
-                at(table, "continued", k), at(table, "ticket", k),
-            )
-            for point, table in sorted(tables.items())
-            if point and "continued" in set(table["arm"])
-        ]  # fmt: skip
-    return lines
+        return pd.DataFrame()
+    tables = {k: read_whole_trials(folder)[0] for k, folder in sorted(folders.items())}
+    by = {k: table.set_index(["round", "trial"]).groupby("arm")["final_test_accuracy"] for k, table in tables.items()}
+    arms = {(k, arm): values for k, of in by.items() for arm, values in of}
+    rewound, later = arms[0, "ticket"], [k for k in tables if k]
+    compared = {f"rewinding the weights to iteration {k} instead of 0": (arms[k, "ticket"], rewound) for k in later}
+    compared |= {
+        f"{name} instead of rewinding the weights to iteration 0": (arms[0, arm], rewound)
+        for arm, name in WAYS.items()
+        if (0, arm) in arms
+    }
+    compared |= {
+        f"rewinding only the learning rate instead of both to iteration {k}": (arms[k, "continued"], arms[k, "ticket"])
+        for k in later
+        if (k, "continued") in arms
+    }
+    left = tables[0][tables[0]["round"] > 0].groupby("round")["percent_left"].mean()
+    cells = {
+        f"{left[k]:.3g}%": {what: _change(a.loc[k], b.loc[k], bare) for what, (a, b) in compared.items()}
+        for k in left.index
+    }
+    return pd.DataFrame(cells).rename_axis(columns="weights remaining")
 
 
-def _changes(left: float, what: str, values: pd.Series, base: pd.Series) -> str:
-    """Return a sentence on how doing `what` changes the test accuracy, and on the number of collapsed trials."""
+def _change(values: pd.Series, base: pd.Series, bare: bool) -> str:
+    """Describe how accuracies (index: trial) differ from others, and the number of collapsed trials."""
     collapsed = int((values.groupby(level=0).mean() - base.groupby(level=0).mean() < -COLLAPSED).sum())
-    by_far = f"; in {collapsed} of the trials it falls by more than {100 * COLLAPSED:.0f} points" if collapsed else ""
-    return (
-        f"At {left:.3g}% of weights remaining, {what} changes the test accuracy at the end of training by "
-        f"{gap(values, base)}{by_far}."
-    )
+    fallen = f"in {collapsed} of the trials it falls by more than {100 * COLLAPSED:.0f} points" if collapsed else ""
+    return "; ".join(filter(None, (gap(values, base, bare), fallen)))
+
+
+def rewinding_findings(folders: dict[int, Path]) -> list[str]:
+    """Return the last column of `rewinding_changes`, that of the smallest tickets, as sentences."""
+    changes = rewinding_changes(folders, bare=False)
+    return [
+        f"At {left} of weights remaining, {what} changes the test accuracy at the end of training by {change}."
+        for left in changes.columns[-1:]
+        for what, change in changes[left].items()
+    ]
 
 
 def findings(root: Path) -> list[str]:
@@ -178,7 +178,7 @@ def findings(root: Path) -> list[str]:
         folders = points_of(root, network)
         if 0 not in folders:
             continue
-        found = rewinding_findings(folders, last_alone=True)
+        found = rewinding_findings(folders)
         if has_derived(folders[0], "stability"):
             found += stability.findings(cached_table(folders[0], "stability"))
         lines += [f"{_named(folders[0])}: {line}" for line in found]

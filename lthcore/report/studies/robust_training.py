@@ -98,8 +98,9 @@ def robust_ablation(root: Path) -> Figure | None:
     heat.set(xlabel="% of weights remaining", ylabel="", title="Tickets: test accuracy at early stop, mean ± sd")
     epochs = _epochs_to(root, 0.97)
     for name in names:
-        part = epochs[epochs["label"] == name].groupby("percent_left")["epochs"].mean()
-        soon.plot(part.index, part, color=SHADES[name], marker="o", markersize=4, label=ABLATION[name])
+        part = epochs[epochs["label"] == name]
+        plot_means(part["epochs"], part["percent_left"], soon, ABLATION[name], SHADES[name])
+    soon.yaxis.set_major_formatter(ScalarFormatter())  # epochs, not shares
     sparsity_axis(soon)
     soon.set(title="Epochs until 97% test accuracy", ylabel="epochs")
     soon.legend()
@@ -107,7 +108,7 @@ def robust_ablation(root: Path) -> Figure | None:
         f"{ABLATION[row.label]} at {row.percent_left:.3g}%: one trial at {row.es_test_accuracy:.1%}"
         for row in tickets[tickets["es_test_accuracy"] < COLLAPSED].itertuples()
     ]
-    what = "; ".join(["LeNet-300-100 on MNIST; epochs where every trial reaches 97%", *lost])
+    what = "; ".join(["LeNet-300-100 on MNIST; epochs where every trial reaches 97%, bars: their range", *lost])
     return captioned(figure, caption_of(what, *_folders(root)))
 
 

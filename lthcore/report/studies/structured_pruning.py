@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.comparisons import gap, level, runs_beside, runs_of
-from lthcore.report.layout import caption_of, captioned, new_figure, one_legend
+from lthcore.report.layout import caption_of, captioned, new_figure
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
@@ -44,7 +44,7 @@ def _structured(root: Path, network: str) -> Figure | None:
     found = {name: runs[f"{network}-{name}"] for name in UNITS if f"{network}-{name}" in runs}
     if not found:
         return None
-    figure, panels = new_figure(1, 3)
+    figure, panels = new_figure(1, 3, (9.5, 3.8))
     for name, folder in found.items():
         rounds, _ = read_whole_trials(folder)
         label, colour = UNITS[name]
@@ -65,15 +65,17 @@ def _structured(root: Path, network: str) -> Figure | None:
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
         axes.set(title=of, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
-    one_legend(figure)
-    what = f"{title}, whole {units}, bars: range of trials, without those stuck at chance (a/b: a of b trials)"
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom - (0.35 * (top - bottom) if axes is not panels[1] else 0), top)  # space for the legend
+        axes.legend(fontsize=8, loc="center left" if axes is panels[1] else "lower left")
+    what = f"{title}, whole {units}, bars: range of trials, without those stuck at chance (crosses; a/b: a of b trials)"
     return captioned(figure, caption_of(what, *found.values()))
 
 
 def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, style: str = "-") -> None:
     """Plot the test accuracy at early stopping against weights remaining, without training runs stuck at chance.
 
-    Their number is written beside the point. The weights remaining are averaged in each round, since they differ
+    These are drawn as crosses, with their number. The weights remaining are averaged in each round, since they differ
     between trials if whole units are pruned.
     """
     learned = learned_anything(rounds["es_test_accuracy"])
@@ -81,9 +83,10 @@ def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, st
     plot_means(rounds["es_test_accuracy"][learned], left[learned], axes, label, colour, style)
     for at, part in learned.groupby(left):
         if not part.all():
-            where = (at, rounds["es_test_accuracy"][part.index][part].mean())
-            said = f"{(~part).sum()}/{len(part)}"
-            axes.annotate(said, where, (0, -14), textcoords="offset points", ha="center", fontsize=8.5)
+            stuck = rounds["es_test_accuracy"][part.index][~part]
+            axes.scatter([at] * len(stuck), stuck, marker="x", s=22, linewidth=1, color=colour)
+            said = f"{len(stuck)}/{len(part)}"
+            axes.annotate(said, (at, stuck.max()), (0, 5), textcoords="offset points", ha="center", fontsize=8.5)
 
 
 def findings(root: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from lthcore.analysis import overlap
@@ -10,7 +9,7 @@ from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.arms import arm_of
 from lthcore.report.comparisons import run_with
 from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
-from lthcore.report.plots import plot_intervals
+from lthcore.report.plots import colours_of_layers, plot_intervals
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 
@@ -48,7 +47,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
             plot_intervals(part, "percent_left", column, axes, label, colour, style)
         axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index", ylim=(0, 0.75))
     panels[0].legend()
-    colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
+    colours = colours_of_layers(names)
     for axes, (column, title, what, chance) in zip(
         (*panels[across : across + 2], *panels[2 * across :]), BY_LAYER, strict=False
     ):
@@ -56,6 +55,8 @@ def similarity(folder: Path, caption: str = "") -> Figure:
             part = seeds[seeds["layer"] == name]
             plot_intervals(part, "percent_left", column, axes, name, colours[name])
         axes.set(title=title, ylabel=what)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -1.02 if what == "cosine" else -0.02), min(high, 1.02))  # where there can be values
         if chance is not None:
             axes.axhline(chance, color="#888888", linewidth=1, linestyle=":")
     panels[across].legend()

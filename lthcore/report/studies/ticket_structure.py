@@ -3,14 +3,14 @@
 from itertools import cycle
 from pathlib import Path
 
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from lthcore.analysis import structure as of_tickets
 from lthcore.analysis.cache import cached_table
+from lthcore.arms import arm_of
 from lthcore.report.comparisons import run_with
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
-from lthcore.report.plots import plot_intervals
+from lthcore.report.plots import colours_of_layers, plot_intervals
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 
@@ -30,7 +30,7 @@ def structure(folder: Path, caption: str = "") -> Figure:
     """
     layers, paths = (read_table(folder, f"{name}.csv") for name in ("layers", "paths"))
     names = list(dict.fromkeys(layers["layer"]))
-    colours = dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
+    colours = colours_of_layers(names)
     figure, panels = new_figure(2, 3)
     for axes, (title, (top, bottom)) in zip(panels, STRUCTURE.items(), strict=False):
         for name, style in zip(names, cycle(("-", "--", "-."))):  # lines may lie on each other
@@ -69,7 +69,7 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
             width = max(1, round(len(part) / 40))
             groups = part.groupby(part["degree"] // width * width)[["units", "expected"]].sum()
             axes.bar(groups.index, groups["units"], width, align="edge", color="#1f5fa8", alpha=0.6, label="ticket")
-            axes.plot(groups.index + width / 2, groups["expected"], color="#d1642a", label="random mask")
+            axes.plot(groups.index + width / 2, groups["expected"], color=arm_of("random").colour, label="random mask")
             axes.set(title=f"{name}: {what}", xlabel="connections", ylabel="units, mean of trials" if i == 0 else "")
     panels[0].legend()
     left = table["percent_left"].iloc[0]
