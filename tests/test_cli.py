@@ -503,6 +503,13 @@ def test_any_run_is_drawn_beside_its_tables_and_shown_by_its_name_alone(capsys):
     drawn = sorted(path.name for path in (folder / "figures").iterdir())
     assert drawn == ["curves.png", "curves.svg", "rounds.png", "rounds.svg"]
     assert "not in the table" not in (folder / "figures" / "curves.svg").read_text()
+    assert "is registered here" not in capsys.readouterr().out
+    rounds = (folder / "rounds.csv").read_text()
+    (folder / "rounds.csv").write_text(rounds.replace("reinit,", "by_mine,"))
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"digests": {}}))
+    assert lth("figures", "tiny") == 0
+    assert "note: figures: no criterion mine is registered here" in capsys.readouterr().out
 
 
 def test_data_verify(capsys):

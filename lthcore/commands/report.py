@@ -4,9 +4,11 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from lthcore.arms import arm_of, criterion_of
 from lthcore.commands.errors import noted, raise_first
 from lthcore.errors import LabError
 from lthcore.paths import project_root, results_root, short
+from lthcore.registry import CRITERIA
 from lthcore.report import paper_figures
 from lthcore.report.claims import NOT_RUN, UNREADABLE
 from lthcore.report.layout import remove_old, save
@@ -14,6 +16,7 @@ from lthcore.report.paper_figures import figure_of_sweep, figures_of
 from lthcore.report.readme import write_pages
 from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
 from lthcore.report.studies import STUDIES
+from lthcore.runs.files import read_table
 from lthcore.runs.status import find_run, find_sweep
 
 
@@ -64,6 +67,13 @@ def _draw_run(run: str) -> None:
     else:
         folder = find_run(run)
         place, figures = folder / "figures", figures_of(folder)
+        arms = read_table(folder, "rounds.csv")["arm"].unique()
+        unknown = sorted({criterion_of(arm_of(arm).masks) for arm in arms} - {"", *CRITERIA})
+        if unknown:
+            print(
+                f"note: figures: no criterion {', '.join(unknown)} is registered here, so that its arms have a plain "
+                "label and a spare colour; give the plugin that registers it (--plugin FILE)"
+            )
     for name, figure in figures.items():
         paths = save(figure, place, name)
         print(f"{name}: {', '.join(short(path) for path in paths)}")

@@ -208,7 +208,7 @@ def movement_immovable(root: Path) -> Figure | None:
         sparsity_axis(axes)
         axes.set(title=RESTARTS.get(arm, MOVEMENT[arm][0]), ylim=(-0.03, 1.03))
         in_percent(axes.yaxis)
-    panels[0].set_ylabel("share of remaining weights; accuracy")
+    panels[0].set_ylabel("share; accuracy")
     one_legend(figure)
     title = f"High-movement pruning of {NETWORKS[stem]}: weights that cannot move"
     return captioned(titled(figure, title), caption_of("bars: range", *runs.values()))
