@@ -18,7 +18,6 @@ TRAINED = {  # architecture -> name of the paper's experiments with it
     "conv6": "Conv-6 on CIFAR-10", "resnet20": "ResNet-18 on CIFAR-10", "vgg19": "VGG-19 on CIFAR-10",
 }  # fmt: skip
 NAMES = {"lenet_mnist": "pruned by trained magnitude", "lenet_mnist_at_init": "pruned by initial magnitude"}
-OPTIMIZERS = {"adam": ", Adam", "sgd": ", SGD", "adamw": ", AdamW"}  # as a title goes on
 ADDED = {"conv_dropout": ", dropout", "vgg19_layerwise": ", layer-wise", "resnet20_layerwise": ", layer-wise"}
 WORDS = {  # part of a label in a sweep, as a regular expression -> its words in a legend
     r"^(\d+)-(\d+)$": r"\1 and \2 units", r"^conv(\d)$": r"Conv-\1", r"^conv(\d)-": r"Conv-\1, ",

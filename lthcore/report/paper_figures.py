@@ -29,7 +29,6 @@ from lthcore.report.figure_specs import (
     LENET,
     NAMES,
     NOTEBOOK,
-    OPTIMIZERS,
     PAIR,
     TRAINED,
     WORDS,
@@ -143,9 +142,13 @@ def draw(number: int, root: Path) -> Figure | None:
     is_titled = len(networks) == 1 and (spec.kind != "networks" or len(found) == 1)
     if not is_titled:
         return figure
-    optimizers = {read_record(folder).get("settings", {}).get("optimizer", "") for folder in found.values()}
-    words = OPTIMIZERS.get(optimizers.pop(), "") if len(optimizers) == 1 else ""
-    return layout.titled(figure, networks.pop() + words)
+    optimizers = {_optimizer_of(read_record(folder).get("settings", {})) for folder in found.values()}
+    return layout.titled(figure, ", ".join([networks.pop(), *(optimizers if len(optimizers) == 1 else ())]))
+
+
+def _optimizer_of(settings: dict) -> str:
+    name = {"adam": "Adam", "sgd": "SGD", "adamw": "AdamW"}.get(settings.get("optimizer"), "unknown optimizer")
+    return f"{name} with momentum {settings['momentum']:g}" if name == "SGD" and settings.get("momentum") else name
 
 
 def _draw(spec: FigureSpec, found: dict[str, Path]) -> Figure:
@@ -207,7 +210,7 @@ def _series_of(tables: dict[str, pd.DataFrame], arms: Iterable[str], with_arms_c
 
     The run labelled `with_arms_colours` has those of its arms.
     """
-    colours = sns.color_palette("viridis" if len(tables) > 4 else "deep", len(tables) + 1)
+    colours = sns.color_palette("viridis" if len(tables) > plots.SWEEP else "deep", len(tables) + 1)
     if with_arms_colours:  # the first two would look the same
         colours = sns.color_palette("deep")[2:]
     series, markers = [], cycle("os^Dv<>P")
