@@ -67,7 +67,7 @@ def test_a_percentage_names_the_round_that_is_near_it(name, root):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"run": "smal"}, "no run 'smal' with lineage.* .*there are: small"),
+        ({"run": "smal"}, "no run 'smal' with lineage.* .*did you mean small"),
         ({"run": "small", "trial": 7}, r"trial 7 of arm ticket is not in .*trials: \[0, 1\]"),
         ({"run": "small", "remaining": 3.6}, r"no ticket with 3.6% of weights remaining \(but 80"),
         ({"run": "small", "round": 9}, "has rounds 1 to 3"),
