@@ -129,14 +129,16 @@ def find_sweep(name: str) -> dict[str, Path]:
     """
     parts = Path(name).parts
     for root in dict.fromkeys([results_root(), project_root() / "results"]):
+        folders = [path.parent for path in sorted(root.glob("*/*/*/rounds.csv"))]
+        if not parts or any(folder.parts[-len(parts) :] == parts for folder in folders):  # no parts: this folder
+            return {}
         for profile in reversed(PROFILES):
-            folders = [path.parent for path in sorted(root.glob(f"{profile}/*/*/rounds.csv"))]
-            if any(folder.parts[-len(parts) :] == parts for folder in folders):
-                return {}
             named = {
                 folder.name.removeprefix(f"{parts[-1]}-"): folder
                 for folder in folders
-                if folder.name.startswith(f"{parts[-1]}-") and folder.parts[-len(parts) : -1] == parts[:-1]
+                if folder.name.startswith(f"{parts[-1]}-")
+                and folder.parts[-len(parts) : -1] == parts[:-1]
+                and folder.parts[-3] == profile
             }
             if len({folder.parent for folder in named.values()}) > 1:
                 several = ", ".join(sorted({f"{folder.parent.name}/{parts[-1]}" for folder in named.values()}))
