@@ -31,7 +31,7 @@ from lthcore.report.paper_figures import describe, largest_run, variants
 from lthcore.report.reproductions import reproductions
 from lthcore.report.studies import COURSE, STUDIES
 from lthcore.runs.experiments import load_experiments
-from lthcore.runs.files import read_record, read_table
+from lthcore.runs.files import read_record
 from lthcore.runs.schemas import CURVES, ROUNDS
 from lthcore.sources.catalogue import DATASETS
 
@@ -205,9 +205,8 @@ def published_numbers(study: str) -> str:
 
 
 def _run_line(folder: Path) -> str:
-    rounds = read_table(folder, "rounds.csv")
     path = folder.relative_to(ROOT)
-    return f"* {file(path / 'rounds.csv')}: {describe(folder, rounds)}; {file(path / 'run.json', 'run.json')}"
+    return f"* {file(path / 'rounds.csv')}: {describe(folder)}; {file(path / 'run.json', 'run.json')}"
 
 
 def _plain(docstring: str | None) -> str:
@@ -221,7 +220,7 @@ def figures() -> str:
         folders = (largest_run(RESULTS, name, spec.arms, PROFILES[1:]) for run in spec.runs for name in variants(run))
         shown = [folder for folder in folders if folder]
         named = ", ".join(arms.arm_of(arm).label for arm in spec.arms)
-        caption = f"{named.capitalize()}: {describe(shown[0], read_table(shown[0], 'rounds.csv'))}." if shown else ""
+        caption = f"{named.capitalize()}: {describe(shown[0])}." if shown else ""
         parts += _figure(f"fig{number:02}", f"Figure {number}: {spec.title}", caption, shown)
     for study in STUDIES.values():
         runs = list(runs_of(RESULTS, study.name).values())
