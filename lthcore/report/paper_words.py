@@ -215,8 +215,8 @@ HERE = {
         "down to 1.9% of weights. At 0.025 none has, and at 0.05 only those of the first round."
     ),
     29: (
-        "Three of the five rates have been run so far, with fewer iterations than the paper's. For these the result is "
-        "the same: with many weights the three cannot be told apart by eye, and where few remain, smaller steps reach "
+        "Four of the five rates have been run so far, with fewer iterations than the paper's. For these the result is "
+        "the same: with many weights the four cannot be told apart by eye, and where few remain, smaller steps reach "
         "a higher mean accuracy. At about 1.1% of weights remaining and below, many networks pruned at 0.6 and 0.8 "
         "have not reached their early stop when training ends."
     ),
