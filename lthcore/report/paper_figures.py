@@ -227,9 +227,7 @@ def figure_of_sweep(folders: dict[str, Path]) -> Figure:
     """Draw the tickets of several runs (label -> folder), such as those of a sweep, into the same panels."""
     tables = {label: read_whole_trials(folder)[0] for label, folder in folders.items()}
     columns = [c for c in (*PAIR, "final_test_accuracy") if any(rounds[c].notna().any() for rounds in tables.values())]
-    size = layout.size_of(*folders.values())
-    series = _series_of(tables, ("ticket",))
-    return plots.panels(series, {c: TITLES[c] for c in columns}, describe(*folders.values(), size=size))
+    return plots.panels(_series_of(tables, ("ticket",)), {c: TITLES[c] for c in columns}, describe(*folders.values()))
 
 
 def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:

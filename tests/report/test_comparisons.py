@@ -386,6 +386,9 @@ def test_each_network_is_rewound_within_its_own_runs(tmp_path):
     }
     for draw in rewinding_and_connectivity.STUDY.figures.values():
         assert draw(tmp_path).axes[0].lines
+    folder = points(tmp_path, "resnet20_cifar10")[87]
+    pd.read_csv(folder / "rounds.csv").query("round == 0").to_csv(folder / "rounds.csv", index=False)  # on its way
+    assert not [line for line in rewinding_and_connectivity.findings(tmp_path) if "iteration 87" in line]
 
 
 def test_a_result_stands_beside_a_published_one_with_the_epochs_of_both(root):

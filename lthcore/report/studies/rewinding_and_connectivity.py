@@ -148,7 +148,10 @@ def rewinding_changes(folders: dict[int, Path], bare: bool = True) -> pd.DataFra
     }
     left = tables[0][tables[0]["round"] > 0].groupby("round")["percent_left"].mean()
     cells = {
-        f"{left[k]:.3g}%": {what: _change(a.loc[k], b.loc[k], bare) for what, (a, b) in compared.items()}
+        f"{left[k]:.3g}%": {
+            what: _change(a.loc[k], b.loc[k], bare) if k in a.index and k in b.index else ""  # on its way
+            for what, (a, b) in compared.items()
+        }
         for k in left.index
     }
     return pd.DataFrame(cells).rename_axis(columns="weights remaining")
@@ -168,6 +171,7 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
         f"At {left} of weights remaining, {what} changes the test accuracy at the end of training by {change}."
         for left in changes.columns[-1:]
         for what, change in changes[left].items()
+        if change  # else one of the two has not come so far
     ]
 
 
