@@ -1,8 +1,9 @@
 """Layers of convolutional networks on a CPU, with gradients computed by hand, for the engine in `conv`.
 
-Convolutions run in oneDNN, fused with a rectifier that follows directly. Norms, rectifiers, residual additions and
-poolings would take as long as the convolutions if each were a separate operation, so they run as compiled loops over
-memory (`conv_kernels`). Images are channels last throughout.
+Convolutions run in oneDNN, fused with a rectifier that follows directly; those that oneDNN would compute in float32
+take fewer multiplications by minimal filtering (`winograd`). Norms, rectifiers, residual additions and poolings would
+take as long as the convolutions if each were a separate operation, so they run as compiled loops over memory
+(`conv_kernels`). Images are channels last throughout.
 """
 
 from abc import ABC, abstractmethod
@@ -12,8 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.models import Dropout, Residual, flattens_images, in_a_row
-from lthcore.onednn import Linear, convolution_gradients, convolve, convolve_and_add, times, times_transposed
+from lthcore.onednn import (
+    HAS_BFLOAT16,
+    Linear,
+    convolution_gradients,
+    convolve,
+    convolve_and_add,
+    times,
+    times_transposed,
+)
 from lthcore.training.engines import conv_kernels as kernels
+from lthcore.training.engines import winograd
 
 KNOWN = (
     nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear, Linear, Residual, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
@@ -82,6 +92,7 @@ class ConvolutionLayer(Layer):
         self.padding = [d * (k - 1) // 2 if module.padding == "same" else 0 for k, d in sizes]
         if not isinstance(module.padding, str):
             self.padding = list(module.padding)
+        self.in_float32 = dtype == torch.float32 or not HAS_BFLOAT16
         self.first = False  # True for the network's first layer: images need no gradient
         self.pooled = False  # True if pooling follows: it computes the rectifier's gradient, too
 
@@ -95,14 +106,17 @@ class ConvolutionLayer(Layer):
     def backward(self, gradient: Tensor) -> Tensor | None:
         """See `Layer`. If a shortcut was added, `gradient` holds the gradient of the shortcut afterwards."""
         gradient = _channels_last(gradient)
-        gate = self.y if self.rectified and not self.pooled else None
+        if self.rectified and not self.pooled:
+            kernels.rectify_gradient(_integers(gradient).reshape(-1), _integers(self.y).reshape(-1))
         if self.norm is not None:
-            gradient = self.norm.backward(gradient, gate)
-        elif gate is not None:
-            kernels.rectify_gradient(_integers(gradient).reshape(-1), _integers(gate).reshape(-1))
-        back, weight, bias = convolution_gradients(
-            gradient, self.x, self.weight.tensor, self.module, self.padding, of_images=not self.first
-        )
+            gradient = self.norm.backward(gradient)
+        if self._filtered(self.x):
+            of = winograd.gradients(gradient, self.x, self.weight.tensor, self.padding, self.module.bias is not None)
+        else:
+            of = convolution_gradients(
+                gradient, self.x, self.weight.tensor, self.module, self.padding, of_images=not self.first
+            )
+        back, weight, bias = of
         self.weight.learn(weight)
         self.bias.learn(bias)
         return back
@@ -121,10 +135,18 @@ class ConvolutionLayer(Layer):
         """Like `forward`, but normalises with the running statistics. May overwrite `shortcut`."""
         if shortcut is None:
             return self._convolve(x, *self.folded, self.rectified)
+        if self._filtered(x):
+            return self._convolve(x, *self.folded, False).add_(shortcut).relu_()
         return convolve_and_add(x, *self.folded, shortcut, self.module, self.padding, self.rectified)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, rectified: bool) -> Tensor:
+        if self._filtered(x):
+            return winograd.convolve(x, weight, bias, self.padding, rectified)
         return _channels_last(convolve(x, weight, bias, self.module, self.padding, rectified))
+
+    def _filtered(self, x: Tensor) -> bool:
+        """Whether minimal filtering computes the convolution of x (N, C, H, W)."""
+        return self.in_float32 and winograd.applies(self.module, x, self.padding)
 
 
 class Norm:
@@ -159,15 +181,11 @@ class Norm:
             kernels.normalise_and_add(rows, scale, shift, _rows(shortcut), _rows(out))
         return out
 
-    def backward(self, gradient: Tensor, gate: Tensor | None) -> Tensor:
-        """Return the gradient of x.
-
-        `gate` is the output of the rectifier, if there is one: its gradient is first applied to `gradient` in place.
-        """
+    def backward(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of x, given the gradient of the normalised images before the rectifier."""
         m, rows, g = self.module, _rows(self.x), _rows(gradient)
         total, products = np.zeros((2, rows.shape[1]))
-        output = g if gate is None else _rows(gate)
-        kernels.gradient_sums(g, output, gate is not None, rows, _across(self.mean, rows), total, products)
+        kernels.gradient_sums(g, rows, _across(self.mean, rows), total, products)
         total, products = _by_channel(total, m.num_features), _by_channel(products, m.num_features)
         for parameter, values in ((m.weight, products * self.inverse), (m.bias, total)):
             parameter.grad = torch.from_numpy(values.astype(np.float32))
