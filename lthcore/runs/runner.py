@@ -67,7 +67,9 @@ def run(
     if len(data.test.labels) < dataset_of(settings.dataset).n_test:
         print(f"note: {data.variant}; accuracies are measured on these images", file=sys.stderr)
     if settings.precision == "bfloat16" and data.test.labels.device.type == "cpu" and not HAS_BFLOAT16:
-        print("note: this processor has no instructions for bfloat16: precision=float32 is faster", file=sys.stderr)
+        print(
+            "note: without instructions for bfloat16, this processor is hardly faster than in float32", file=sys.stderr
+        )
     began, summarised = time.perf_counter(), os.environ.get("LTH_PLAIN") == "summary"
     if not quiet and not summarised:
         seconds = duration(seconds_of(settings, present.missing))

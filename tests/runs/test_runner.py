@@ -710,4 +710,4 @@ def test_a_run_in_bfloat16_says_if_the_processor_has_no_instructions_for_it(able
     monkeypatch.setattr("lthcore.runs.runner.HAS_BFLOAT16", able)
     short = SMALL.changed(precision="bfloat16", device="cpu", iterations=2, eval_every=2, rounds=0, trials=1)
     run(short.changed(arms=["ticket"]), tmp_path, quiet=True)
-    assert ("no instructions for bfloat16" in capsys.readouterr().err) is not able
+    assert ("without instructions for bfloat16" in capsys.readouterr().err) is not able
