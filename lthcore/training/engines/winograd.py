@@ -82,7 +82,7 @@ def _transformed(weight: Tensor) -> Tensor:
 
 
 def _in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield views of images (N, C, H, W) as (n, H, W, C), for so many images at a time as have about TILES tiles."""
+    """Yield views of images (N, C, H, W) as (n, H, W, C), so many at a time as the last tensor has TILES tiles for."""
     last = [tensor.permute(0, 2, 3, 1) for tensor in tensors]
     step = max(1, TILES // (_tiles(last[-1], *last[-1].shape[1:3]) // len(last[-1])))
     for first in range(0, len(last[0]), step):
