@@ -217,9 +217,9 @@ HERE = {
         "down to 1.9% of weights. At 0.025 none has, and at 0.05 only those of the first round."
     ),
     29: (
-        "Four of the five rates have been run so far, with fewer iterations than the paper's. For these the result is "
-        "the same: with many weights the four cannot be told apart by eye, and where few remain, smaller steps reach "
-        "a higher mean accuracy. At about 1.1% of weights remaining and below, five of the six networks pruned at 0.6 "
+        "The result is the same, with fewer iterations than the paper's. With many weights, the steps of 0.1 to 0.6 "
+        "cannot be told apart by eye. Where few remain, smaller steps reach a higher mean accuracy; those of 0.1 and "
+        "0.2 are about alike. At about 1.1% of weights remaining and below, five of the six networks pruned at 0.6 "
         "and 0.8 stop in the last twentieth of training, so longer training might improve them."
     ),
     30: (
