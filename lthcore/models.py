@@ -250,9 +250,13 @@ def flattens_images(layer: nn.Module) -> bool:
 
 
 def in_a_row(model: nn.Module) -> list[nn.Module] | None:
-    """Return the layers of a network if it is a plain nn.Sequential without repeated layers, else None."""
+    """Return the layers of a network if it is a plain nn.Sequential without repeated layers and hooks, else None.
+
+    A hook may change what a layer computes, and hooks hold the weights of layers under the older `weight_norm`.
+    """
     plain = type(model) is nn.Sequential and len(list(model.children())) == len(model)
-    return list(model) if plain else None
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return list(model) if plain and not hooked else None
 
 
 def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -1,8 +1,8 @@
 """Dense layers and convolutions that run in oneDNN on a CPU.
 
-The products are the same as torch's own. torch computes those of dense layers with MKL, which uses only narrow vectors
-on processors not made by Intel. There, oneDNN was measured to be twice as fast for LeNet. Convolutions are fused with
-the rectifier and the addition that follow them.
+The products are the same as torch's own, but a fused rectifier turns nan into 0. torch computes those of dense layers
+with MKL, which uses only narrow vectors on processors not made by Intel. There, oneDNN was measured to be twice as
+fast for LeNet. Convolutions are fused with the rectifier and the addition that follow them.
 
 Products of bfloat16 work on all processors. oneDNN refuses them on those without instructions for it (AVX-512, or
 AVX-NE-CONVERT). They are then computed in float32 and the outcome is rounded to bfloat16, which is what these

@@ -2,6 +2,7 @@
 
 import importlib
 import linecache
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 from lthcore.arms import ARMS, arm_of
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import WEIGHTS, register_arm
+from lthcore.models import Dropout
 from lthcore.plugins import extensions, load_plugins, take_up
 from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
 from lthcore.runs import executor
@@ -25,7 +27,7 @@ from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.provenance import own_code
 from lthcore.runs.runner import run
-from lthcore.settings import Settings
+from lthcore.settings import DynamicSettings, Settings
 from lthcore.sources.catalogue import dataset_of, read, verified
 from lthcore.sources.dataset import DATASETS, Dataset, Raw, register_dataset
 
@@ -692,3 +694,51 @@ def test_the_digest_of_own_code_is_the_same_in_all_versions_of_python():
         return {name: seen.final[name].abs() for name in seen.mask if name not in names}
 
     assert own_code(SMALL.changed(criterion="quoted"))["criterion quoted"] == "8b449f44d66e44bf"
+
+
+def test_classes_in_a_table_are_part_of_own_code():
+    class Block(nn.Module):
+        pass
+
+    blocks = {"plain": [Block]}
+
+    @register_model
+    def tabled(settings, shape, classes):
+        return blocks["plain"][0]()
+
+    assert "Block of architecture tabled" in own_code(SMALL.changed(architecture="tabled"))
+
+
+def test_an_arm_that_starts_from_trained_weights_continues_the_same_without_ticket_files(tmp_path):
+    @register_arm
+    def From_dense(of):  # noqa: N802 - any name of Python is allowed
+        return dict(of.trial.dense.weights)
+
+    @register_arm
+    def from_last_ticket(of):
+        return dict(of.trial.latest["ticket"].weights)
+
+    settings = SMALL.changed(rounds=3, arms=["ticket", "From_dense", "from_last_ticket"])
+    whole = run(settings, tmp_path / "whole", quiet=True)
+    run(settings.changed(rounds=1), tmp_path / "resumed", quiet=True)
+    shutil.rmtree(tmp_path / "resumed" / "tickets")
+    for expected, table in zip(whole, run(settings, tmp_path / "resumed", quiet=True), strict=True):
+        pd.testing.assert_frame_equal(
+            table.drop(columns="seconds", errors="ignore"), expected.drop(columns="seconds", errors="ignore")
+        )
+
+
+def test_networks_that_have_dropout_only_if_it_is_asked_for_can_be_pruned_before_training(tmp_path):
+    @register_model
+    def dropping(settings, shape, classes):
+        noise = [Dropout(settings.dropout)] if settings.dropout else []
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), *noise, nn.Linear(16, classes))
+
+    dropped = {"architecture": "dropping", "dropout": 0.2}
+    rounds, _ = run(SMALL.changed(**dropped, arms=["ticket", "by_snip"]), tmp_path / "snip", quiet=True)
+    assert set(rounds["arm"]) >= {"by_snip"}
+    regrown = DynamicSettings(
+        dataset="digits", validation=200, iterations=90, eval_every=45, trials=1, device="cpu", regrowth="gradient",
+        sparsity_schedule="constant", **dropped,
+    )  # fmt: skip
+    assert len(run(regrown, tmp_path / "regrown", quiet=True)[0]) == 1

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lthcore import masks
@@ -19,7 +20,7 @@ from lthcore.data.datasets import Data
 from lthcore.lottery.search import Cohort, TrainCohort, initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.models import Weights, build, kinds_of
+from lthcore.models import Dropout, Weights, build, kinds_of
 from lthcore.pruning.allocation import prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings
@@ -125,8 +126,11 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> 
     Images are augmented as in training, by other draws.
     """
     device, seed = data.train.images.device, seed_for(state.seed, "rigl", state.iteration)
-    model = build(settings.changed(dropout=0.0), data.shape, data.classes).to(device)
+    model = build(settings, data.shape, data.classes).to(device)
     model.load_state_dict(state.weights)
+    for module in model.modules():
+        if isinstance(module, Dropout | nn.Dropout | nn.Dropout1d | nn.Dropout2d):
+            module.eval()
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())
     images, smoothing = data.train.images[batch], settings.label_smoothing

@@ -22,7 +22,11 @@ from lthcore.training.state import TrainState
 
 @dataclass
 class Trial:
-    """What the training runs of one trial start from: its initial weights and its outcomes so far."""
+    """What the training runs of one trial start from: its initial weights and its outcomes so far.
+
+    Outcomes have their weights, early stop and mask in a run; other tensors may be deleted to save memory, and so may
+    those of arms that are not pruned by their own outcomes.
+    """
 
     number: int
     theta_0: Weights

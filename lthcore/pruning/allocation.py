@@ -37,8 +37,9 @@ def prune(
     scope "layer" or "erk": each layer loses its own share. scope "global": the weights of all layers with a rate above
     zero are ranked together, and floor(sum of rate x remaining) of them are pruned; layers of rate 0 are left alone.
     Of equal scores, the one with the lower index is pruned first. `keep_at_least` guards layers against collapse: each
-    keeps at least that share of all its weights, and scope "global" prunes other layers instead, while it can. The new
-    mask is nested in `mask`. Raises LabError if a score is nan.
+    keeps its best weights, at least that share of all it has (of equal ones, those with the lower index), and scope
+    "global" prunes other layers instead, while it can. The new mask is nested in `mask`.
+    Raises LabError if a score is nan.
     """
     due = {name: rates[name] * int(m.sum()) for name, m in mask.items() if rates[name] > 0}
     return _without_lowest(scores, mask, due, scope, keep_at_least)

@@ -73,7 +73,7 @@ def synflow_mask(
 
 def _masked_model(seen: PruningContext, weights: Weights) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """Return the network with masked weights, on the CPU in double precision, and its prunable parameters by name."""
-    settings, data = seen.settings.changed(dropout=0.0), seen.data
+    settings, data = seen.settings, seen.data
     model = build(settings, data.shape, data.classes).double().eval()
     model.load_state_dict(apply(seen.mask, weights))
     parameters = dict(model.named_parameters())

@@ -98,9 +98,18 @@ def _code_of(function: Callable) -> dict[Callable, str]:
         constants = sorted(f"{name} = {value!r}" for name, value in named.items() if _is_constant(value))
         text = "\n".join([ast.unparse(node), *constants])
         found[item] = re.sub(r"[\"'\\]", "", text)  # versions of Python quote f-strings differently
-        code = [other for other in named.values() if inspect.isfunction(other) or inspect.isclass(other)]
+        code = [other for value in named.values() for other in _code_in(value)]
         todo += [other for other in code if other.__module__ == function.__module__ or _is_users(other.__module__)]
     return found
+
+
+def _code_in(value: object) -> list[Callable]:
+    """Return the functions and classes that a value is or contains, as in a table of blocks by name."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [code for part in value for code in _code_in(part)]
+    return [value] if inspect.isfunction(value) or inspect.isclass(value) else []
 
 
 def _parsed(item: Callable) -> ast.FunctionDef | ast.ClassDef:

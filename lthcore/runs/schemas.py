@@ -120,7 +120,7 @@ def _schema(name: str) -> object:
     loss = Column(float, Check.ge(0), nullable=True, coerce=True)
     columns = {
         **dict.fromkeys(("trial", "draw", "round"), count),
-        "arm": Column(str, Check.str_matches(r"^[a-z][\w.+-]*$")),
+        "arm": Column(str, Check.str_matches(r"^\w[\w.+-]*$")),
         "percent_left": Column(float, Check.in_range(0, 100), coerce=True),
     }
     if name == "rounds.csv":

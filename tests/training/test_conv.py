@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.data.datasets import Data, Split, load
+from lthcore.errors import LabError
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models import Residual, build, initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines import conv, conv_layers
 from lthcore.training.engines import conv_kernels as kernels
@@ -139,6 +140,65 @@ def test_networks_of_other_layers_are_left_to_plain_pytorch():
     assert conv.layers_of(unrectified, torch.float32) is None
     settings = Settings(**BASE, architecture="lenet")
     assert not conv.applies(settings, build(settings, (1, 8, 8), 10), torch.device("cpu"))
+
+
+def changed(change):
+    """Return a small network of supported layers, changed in place."""
+    block = Residual(16, 16, 1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        block,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+    change(network)
+    return network
+
+
+@pytest.mark.parametrize("change", [
+    lambda network: network[0].register_forward_hook(lambda module, x, y: 2 * y),
+    lambda network: nn.utils.spectral_norm(network[6]),
+    lambda network: network[1].eval(),
+    lambda network: setattr(network[3], "conv2", nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False)),
+    lambda network: setattr(network[3], "conv2", nn.Conv2d(16, 16, 4, padding="same", bias=False)),
+])  # fmt: skip
+def test_layers_that_compute_something_else_are_left_to_plain_pytorch(change):
+    assert conv.layers_of(changed(lambda network: None), torch.float32) is not None
+    assert conv.layers_of(changed(change), torch.float32) is None
+
+
+def test_a_diverged_network_has_no_loss():
+    settings, data, state = start_of((3, 8, 8), architecture="conv2", widths=(24,))
+    state.weights["conv2.weight"][0] = float("nan")  # the rectifier behind it would turn it into 0
+    [[(loss, _)]] = engine_for(settings, data, [state]).evaluate(data.test)
+    assert np.isnan(loss)
+
+
+def test_a_layer_may_be_flattened_twice():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 10)
+    )
+    x, y = torch.randn(5, 3, 8, 8), torch.randint(0, 10, (5,))
+    F.cross_entropy(network(x), y).backward()
+    expected = [p.grad.clone() for p in network.parameters()]
+    back = (network(x).softmax(1) - F.one_hot(y, 10)) / 5
+    with torch.no_grad():
+        layers = conv.layers_of(network, torch.float32)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer in layers:
+            x = layer.forward(x)
+        for layer in reversed(layers):
+            back = layer.backward(back)
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-5)
+
+
+def test_a_norm_of_one_value_is_refused_as_by_pytorch():
+    with pytest.raises(LabError, match="needs more than one value for each channel"):
+        conv_layers.Norm(nn.BatchNorm2d(4)).forward(torch.randn(1, 4, 1, 1), False, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from lthcore.training.engines.compiled import cached
 
 BLOCK = 64  # rows summed in float32 before the sum is added to a float64
-_how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # keeps nan and inf, so divergence shows
+_how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # keeps nan and inf
 _entry = cached(**_how)
 _BITS, _HALF, _FLOAT = ir.IntType(32), ir.IntType(16), ir.FloatType()
 

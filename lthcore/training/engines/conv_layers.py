@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lthcore.errors import LabError
 from lthcore.models import Dropout, Residual, flattens_images, in_a_row
 from lthcore.onednn import (
     HAS_BFLOAT16,
@@ -110,13 +111,10 @@ class ConvolutionLayer(Layer):
             kernels.rectify_gradient(_integers(gradient).reshape(-1), _integers(self.y).reshape(-1))
         if self.norm is not None:
             gradient = self.norm.backward(gradient)
-        if self._filtered(self.x):
-            of = winograd.gradients(gradient, self.x, self.weight.tensor, self.padding, self.module.bias is not None)
-        else:
-            of = convolution_gradients(
-                gradient, self.x, self.weight.tensor, self.module, self.padding, of_images=not self.first
-            )
-        back, weight, bias = of
+        compute = winograd.gradients if self._filtered(self.x) else convolution_gradients
+        back, weight, bias = compute(
+            gradient, self.x, self.weight.tensor, self.module, self.padding, of_images=not self.first
+        )
         self.weight.learn(weight)
         self.bias.learn(bias)
         return back
@@ -136,13 +134,13 @@ class ConvolutionLayer(Layer):
         if shortcut is None:
             return self._convolve(x, *self.folded, self.rectified)
         if self._filtered(x):
-            return self._convolve(x, *self.folded, False).add_(shortcut).relu_()
+            out = self._convolve(x, *self.folded, False).add_(shortcut)
+            return out.relu_() if self.rectified else out
         return convolve_and_add(x, *self.folded, shortcut, self.module, self.padding, self.rectified)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, rectified: bool) -> Tensor:
-        if self._filtered(x):
-            return winograd.convolve(x, weight, bias, self.padding, rectified)
-        return _channels_last(convolve(x, weight, bias, self.module, self.padding, rectified))
+        compute = winograd.convolve if self._filtered(x) else convolve
+        return _channels_last(compute(x, weight, bias, self.module, self.padding, rectified))
 
     def _filtered(self, x: Tensor) -> bool:
         """Whether minimal filtering computes the convolution of x (N, C, H, W)."""
@@ -165,11 +163,13 @@ class Norm:
         near = m.running_mean.numpy().astype(np.float64)  # a mean far from 0 would cost the variance its digits
         kernels.moments(rows, _across(near, rows), total, squares)
         self.x, self.n = x, x.numel() // m.num_features
+        if self.n == 1:
+            raise LabError("a batch norm needs more than one value for each channel; make batch_size larger")
         offset = _by_channel(total, m.num_features) / self.n
         variance = np.maximum(_by_channel(squares, m.num_features) / self.n - offset**2, 0)
         self.mean = near + offset
         self.inverse = 1 / np.sqrt(variance + m.eps)
-        for running, batch in ((m.running_mean, self.mean), (m.running_var, variance * (self.n / max(1, self.n - 1)))):
+        for running, batch in ((m.running_mean, self.mean), (m.running_var, variance * (self.n / (self.n - 1)))):
             running.lerp_(torch.from_numpy(batch.astype(np.float32)), m.momentum)
         m.num_batches_tracked += 1
         scale = m.weight.detach().numpy() * self.inverse
@@ -248,7 +248,8 @@ class FlattenLayer(Layer):
         return x.flatten(1)
 
     def backward(self, gradient: Tensor) -> Tensor:
-        return _channels_last(gradient.view(self.shape))
+        back = gradient.view(self.shape)
+        return _channels_last(back) if back.ndim == 4 else back
 
 
 class AverageLayer(Layer):
@@ -325,7 +326,7 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
         if rectified:
             modules.pop(0)
         match module:
-            case nn.Conv2d(padding_mode="zeros") if module.padding != "same" or all(k % 2 for k in module.kernel_size):
+            case nn.Conv2d():
                 layers.append(ConvolutionLayer(module, norm, rectified, dtype))
             case nn.Linear() if any(isinstance(layer, FlattenLayer) for layer in layers):
                 layers.append(DenseLayer(module, rectified, dtype))
@@ -351,15 +352,20 @@ def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
 def _is_known(module: nn.Module) -> bool:
     """Whether a module's class is supported, with its options.
 
-    Subclasses are not supported, because they may compute something else.
+    Subclasses are not supported, because they may compute something else, nor is a layer that a user's network leaves
+    in evaluation mode.
     """
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return False
+    if isinstance(module, nn.Conv2d) and module.padding == "same" and not all(k % 2 for k in module.kernel_size):
+        return False
     if isinstance(module, nn.BatchNorm2d) and not (module.affine and module.track_running_stats and module.momentum):
         return False
     if isinstance(module, nn.MaxPool2d) and (module.ceil_mode or module.return_indices or module.dilation != 1):
         return False
     if isinstance(module, nn.Flatten) and not flattens_images(module):
         return False
-    return type(module) in KNOWN
+    return type(module) in KNOWN and module.training
 
 
 def _follows(modules: list[nn.Module], kind: type[nn.Module]) -> bool:

@@ -47,7 +47,7 @@ class Stack(Dense):
                 x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
             elif isinstance(layer, nn.ReLU):
                 x = x.relu()
-            elif training and layer.rate:  # dropout: each replicate gets the same noise as if trained alone
+            elif training and layer.training and layer.rate:  # dropout: noise is as if each were trained alone
                 keep = 1 - layer.rate
                 x = x * torch.stack([torch.empty_like(x[0]).bernoulli_(keep, generator=g) for g in self.noise]) / keep
         return x

@@ -24,7 +24,7 @@ LANES = 16  # channels of a window transformed at once
 _G = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 OF_KERNELS = torch.kron(_G, _G)  # (36, 9): G kernel G' for kernels as columns of 9 numbers
 
-_how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # keeps nan and inf, so divergence shows
+_how = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}  # keeps nan and inf
 _entry, _inlined = cached(**_how), cached(inline="always", **_how)
 _2, _4, _5, _8 = (np.float32(number) for number in (2, 4, 5, 8))
 
@@ -35,14 +35,14 @@ def applies(module: nn.Conv2d, x: Tensor, padding: list[int]) -> bool:
     channels = module.in_channels % LANES == 0 and module.out_channels % LANES == 0
     wide = min(module.in_channels, module.out_channels) > 32  # else transforms take longer than they save
     height, width = _output(x, padding)
-    return simple and channels and wide and 2 * POINTS * _tiles(x[0:1], height, width) <= 9 * height * width
+    saves = 0 < 2 * POINTS * _tiles(height, width) <= 9 * height * width
+    return simple and channels and wide and saves
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int], relu: bool = False) -> Tensor:
-    """Return the convolution of images x (N, C, H, W), clipped at 0 if `relu`: channels last, in the dtype of x.
-
-    Products and sums are float32 in any dtype. `padding` is the number of pixels on each side: (height, width).
-    """
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, module: nn.Conv2d, padding: list[int], relu: bool = False
+) -> Tensor:
+    """Return the same as `onednn.convolve`, channels last. Products and sums are float32 in any dtype."""
     height, width = _output(x, padding)
     out = torch.empty((len(x), len(weight), height, width), dtype=x.dtype, memory_format=torch.channels_last)
     kernels = _transformed(weight)
@@ -56,23 +56,25 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int],
 
 
 def gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, padding: list[int], biased: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, the weight and the bias (None unless `biased`), given that of `convolve`'s output."""
+    gradient: Tensor, x: Tensor, weight: Tensor, module: nn.Conv2d, padding: list[int], of_images: bool = True
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Return the same as `onednn.convolution_gradients`. Products and sums are float32 in any dtype."""
     out = torch.empty_like(x, memory_format=torch.channels_last)
     kernels = _transformed(weight).transpose(1, 2)
     of_kernels = torch.zeros((POINTS, *weight.shape[1::-1]))
-    for images, of_images, of_output in _in_parts(x, out, gradient):
+    for images, made, of_output in _in_parts(x, out, gradient):
         _, height, width, channels = of_output.shape
-        tiles = torch.empty((POINTS, _tiles(of_output, height, width), channels))
+        tiles = torch.empty((POINTS, len(of_output) * _tiles(height, width), channels))
         transform_gradients(of_output.float().numpy(), tiles.numpy())
         of_kernels.baddbmm_(_windows(images, padding, height, width).transpose(1, 2), tiles)
-        part = torch.zeros(of_images.shape)
-        add_windows((tiles @ kernels).numpy(), *padding, height, width, part.numpy())
-        of_images.copy_(part)
+        if of_images:
+            part = torch.zeros(made.shape)
+            add_windows((tiles @ kernels).numpy(), *padding, height, width, part.numpy())
+            made.copy_(part)
     of_weight = OF_KERNELS.T @ of_kernels.flatten(1)
     of_weight = of_weight.view(3, 3, *of_kernels.shape[1:]).permute(3, 2, 0, 1)
-    return out, of_weight, gradient.float().sum((0, 2, 3)) if biased else None
+    of_bias = None if module.bias is None else gradient.float().sum((0, 2, 3))
+    return out if of_images else None, of_weight, of_bias
 
 
 def _transformed(weight: Tensor) -> Tensor:
@@ -82,9 +84,9 @@ def _transformed(weight: Tensor) -> Tensor:
 
 
 def _in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield views of images (N, C, H, W) as (n, H, W, C), so many at a time as the last tensor has TILES tiles for."""
+    """Yield views of images (N, C, H, W) as (n, H, W, C), as many at a time as have TILES tiles in the last tensor."""
     last = [tensor.permute(0, 2, 3, 1) for tensor in tensors]
-    step = max(1, TILES // (_tiles(last[-1], *last[-1].shape[1:3]) // len(last[-1])))
+    step = max(1, TILES // _tiles(*last[-1].shape[1:3]))
     for first in range(0, len(last[0]), step):
         yield tuple(tensor[first : first + step] for tensor in last)
 
@@ -94,14 +96,14 @@ def _output(x: Tensor, padding: list[int]) -> tuple[int, int]:
     return x.shape[2] + 2 * padding[0] - 2, x.shape[3] + 2 * padding[1] - 2
 
 
-def _tiles(images: Tensor, height: int, width: int) -> int:
-    """Return the number of tiles of an output of height x width pixels for all images (n, ...)."""
-    return len(images) * -(-height // TILE) * -(-width // TILE)
+def _tiles(height: int, width: int) -> int:
+    """Return the number of tiles of an output of height x width pixels."""
+    return -(-height // TILE) * -(-width // TILE)
 
 
 def _windows(images: Tensor, padding: list[int], height: int, width: int) -> Tensor:
     """Return B' window B for the windows of an output of height x width pixels, as (36, windows, C)."""
-    out = torch.empty((POINTS, _tiles(images, height, width), images.shape[3]))
+    out = torch.empty((POINTS, len(images) * _tiles(height, width), images.shape[3]))
     transform_images(images.float().numpy(), *padding, height, width, out.numpy())
     return out
 
