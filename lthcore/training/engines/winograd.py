@@ -133,24 +133,24 @@ def _a_transposed(a, b, c, d, e, f):  # the last two numbers are outside of the 
 
 
 @_inlined
-def _both_ways(one_way, z):
+def _both_ways(of_six, z):
     """Apply a transform of six numbers to the columns and then to the rows of a window z (36 x LANES), in place."""
-    _one_way(one_way, z, LANES, WINDOW * LANES)
-    _one_way(one_way, z, WINDOW * LANES, LANES)
+    _one_way(of_six, z, LANES, WINDOW * LANES)
+    _one_way(of_six, z, WINDOW * LANES, LANES)
 
 
 @_inlined
-def _one_way(transform, z, line, step):
+def _one_way(of_six, z, line, step):
     """Apply a transform of six numbers to six lines of a window; the numbers of a line are `step` apart."""
     for first in range(0, WINDOW * line, line):
         for i in range(first, first + LANES):
-            z[i], z[i + step], z[i + 2 * step], z[i + 3 * step], z[i + 4 * step], z[i + 5 * step] = transform(
+            z[i], z[i + step], z[i + 2 * step], z[i + 3 * step], z[i + 4 * step], z[i + 5 * step] = of_six(
                 z[i], z[i + step], z[i + 2 * step], z[i + 3 * step], z[i + 4 * step], z[i + 5 * step]
             )
 
 
 @_inlined
-def _transform(one_way, x, top, left, down, across, out):
+def _transform(of_six, x, top, left, down, across, out):
     """Write the transforms of windows of x (N, H, W, C) to `out` (36, windows, C). Pixels outside of x are 0.
 
     Each image has down x across windows, four pixels apart. `top` and `left` are the pixels before the first one.
@@ -164,7 +164,7 @@ def _transform(one_way, x, top, left, down, across, out):
                 inside = 0 <= row < x.shape[1] and 0 <= column < x.shape[2]
                 for k in range(LANES):
                     z[point * LANES + k] = x[n, row, column, channel + k] if inside else 0
-            _both_ways(one_way, z)
+            _both_ways(of_six, z)
             for point in range(POINTS):
                 for k in range(LANES):
                     out[point, window, channel + k] = z[point * LANES + k]
