@@ -30,7 +30,7 @@ NETWORKS = {
     "vgg_like": ((3, 16, 16), {"architecture": "vgg_like", "batch_size": 4, **SGD, "nesterov": True}),
     "dropout, clipped": ((3, 8, 8), {"architecture": "conv2", "widths": (24, 24), "dropout": 0.5, "clip_norm": 0.5}),
 }  # fmt: skip
-DEEP = ("resnet18", "vgg_like")
+DEEP = ("resnet20", "resnet18", "vgg_like")
 
 
 def start_of(shape, density=0.3, n=40, **values):
@@ -57,21 +57,31 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_gradients_are_those_of_autograd(network):
+def test_gradients_are_those_of_autograd(network, monkeypatch):
     shape, values = NETWORKS[network]
+    if network in DEEP:  # see the next test
+        monkeypatch.setattr(conv_layers.winograd, "applies", lambda *about: False)
     settings, data, state = start_of(shape, **values)
     batch = torch.arange(settings.batch_size)[None]
     engine, ours = gradients_of(settings, data, state, batch)
     plain, expected = gradients_of(settings.changed(engine="dense"), data, state, batch)
     assert type(engine) is conv.ConvolutionalNetwork and type(plain) is Dense
-    # of the many rectifiers of deep networks, one may be near 0 and open by rounding alone: float32 gradients of plain
-    # PyTorch differ by up to a hundredth from its float64 ones
-    assert distance(ours, expected) < (0.03 if network in DEEP else 1e-5)
     for name, gradient in expected.items():
         scale = float(gradient.abs().max()) + 1e-6
-        assert network in DEEP or torch.allclose(ours[name], gradient, rtol=1e-3, atol=2e-4 * scale), name
+        assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=2e-4 * scale), name
     for name, tensor in plain.model.state_dict().items():  # running statistics too
         assert torch.allclose(engine.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("network", DEEP)
+def test_minimal_filtering_changes_gradients_of_deep_networks_by_rounding_alone(network):
+    """Of their many rectifiers one may open by rounding: PyTorch's float32 gradients are up to 0.01 off its float64."""
+    shape, values = NETWORKS[network]
+    settings, data, state = start_of(shape, **values)
+    batch = torch.arange(settings.batch_size)[None]
+    _, ours = gradients_of(settings, data, state, batch)
+    _, expected = gradients_of(settings.changed(engine="dense"), data, state, batch)
+    assert distance(ours, expected) < 0.03
 
 
 @pytest.mark.parametrize(("shape", "values"), NETWORKS.values(), ids=NETWORKS)
