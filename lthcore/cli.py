@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   lth run params/dynamic_pruning/lenet_mnist.yaml --only 90   run one experiment of a sweep
   lth settings                                        list the settings of params files, and what they may be
   lth notebook notebooks/quickstart.ipynb             execute a notebook, and print what it prints
+  lth notebook notebooks/quickstart.ipynb -p trials 2 -p rounds 8
   lth show paper/iterative_pruning/lenet_mnist        print the numbers of a run
   lth export iterative_pruning/lenet_mnist --remaining 4.5 --to ticket.safetensors   save a winning ticket to a file
   lth data verify mnist                               check that the data are there and as published
@@ -211,6 +212,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="first delete the present results of these runs")
     sub = command("notebook", "notebook.notebook_command", "execute a notebook headless and print its output")
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
+    sub.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="another value for a parameter of the notebook",
+    )  # fmt: skip
     sub.add_argument("--to", metavar="FILE", help="the executed copy (default: build/<name>.ipynb)")
     sub = command("settings", "settings.settings_command", "list the settings of params files, and what they may be")
     sub.add_argument(

@@ -7,8 +7,10 @@ import sys
 from base64 import b64decode, b64encode
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from lthcore.errors import LabError
+from lthcore.commands.parameters import values_of
+from lthcore.errors import LabError, choose
 from lthcore.paths import project_root
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.notebook import passing_on_signals, unwatched
@@ -17,12 +19,14 @@ COLOURS = 256  # of images in executed notebooks
 
 
 def notebook_command(options: argparse.Namespace) -> None:
-    """Execute a notebook headless with its defaults, and print what it prints."""
+    """Execute a notebook headless with its defaults, or other values of its parameters, and print what it prints."""
     source = Path(options.notebook)
     if not source.exists():
         raise LabError(f"notebook: there is no {source}")
     executed = Path(options.to or f"build/{source.name}")
-    for cell in _execute(source, executed, {}).cells:
+    values = values_of(options.parameter)
+    _check_parameters(source, values)
+    for cell in _execute(source, executed, values).cells:
         for output in cell.get("outputs", []):
             shown = output.get("data", {})
             text = output.get("text") or shown.get("text/markdown") or shown.get("text/plain", "")
@@ -72,6 +76,28 @@ def shrink_images(cells: list[dict]) -> None:
     for output in (output for cell in cells for output in cell.get("outputs", [])):
         if png := output.get("data", {}).get("image/png"):
             output["data"]["image/png"] = b64encode(with_colours(b64decode(png), COLOURS)).decode()
+
+
+def _check_parameters(source: Path, values: dict[str, Any]) -> None:
+    """Raise LabError if a notebook has no such parameters: papermill would insert them all the same, to no effect."""
+    if not values:
+        return
+    check_jupyter()
+    from papermill.translators import PythonTranslator
+
+    listed = [parameter.name for cell in _parameter_cells(source) for parameter in PythonTranslator.inspect(cell)]
+    if not listed:
+        raise LabError(f"notebook: {source} takes no parameters: none of its cells has the tag `parameters`")
+    for name in values:
+        choose(f"parameter of {source}", name, listed)
+
+
+def _parameter_cells(source: Path) -> list[Any]:
+    """Return the cells of a notebook with the tag `parameters`."""
+    from papermill.iorw import load_notebook_node
+
+    cells = load_notebook_node(str(source)).cells
+    return [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
 
 
 def _execute(source: Path, executed: Path, values: dict):

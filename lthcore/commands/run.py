@@ -8,7 +8,8 @@ from pathlib import Path
 from lthcore.analysis.tickets import write_ticket_tables
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import has_jupyter, notebook_of, run_notebook
-from lthcore.errors import LabError, TimeLimit, counted, shown
+from lthcore.commands.parameters import values_of
+from lthcore.errors import LabError, TimeLimit, counted
 from lthcore.lottery.methods import planned
 from lthcore.paths import folder_of, short
 from lthcore.runs.experiments import Experiment, load_experiments
@@ -16,16 +17,11 @@ from lthcore.runs.files import read_record
 from lthcore.runs.plan import ask_whether_to_begin, print_plan
 from lthcore.runs.runner import run
 from lthcore.runs.status import status_of
-from lthcore.runs.yaml_files import parse_yaml
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Run experiments one after the other: first the training, then the notebook over its tables."""
-    overrides: dict[str, object] = {}
-    for name, value in map(_parameter, options.parameter):
-        if name in overrides:
-            raise LabError(f"-p {name}: given twice")
-        overrides[name] = value
+    overrides = values_of(options.parameter)
     experiments = [
         e for path in options.params for e in load_experiments(path, options.profile, overrides, options.only)
     ]
@@ -72,12 +68,3 @@ def _besides(experiment: Experiment, folder: Path) -> str:
     if more := record.get("trainings_done", done) - done:
         said += f"; its tables also have {counted(more, 'training')} that these settings do not ask for"
     return said
-
-
-def _parameter(pair: list[str]) -> tuple[str, object]:
-    name, text = pair
-    try:
-        return name, parse_yaml(text)
-    except LabError as error:
-        said = f"the value is not YAML of plain values: {error} (quote a list: '[300, 100]')"
-        raise LabError(f"run: -p {shown(name)} {shown(text)}: {said}") from None

@@ -9,6 +9,7 @@ import time
 import pytest
 from faults import command, finish, project
 
+from lthcore.cli import main
 from lthcore.commands.notebook import _execute
 from lthcore.runs.notebook import unwatched
 from lthcore.training import orphans
@@ -96,3 +97,33 @@ def test_a_kernel_is_told_whom_to_end_with_by_a_line_that_it_can_execute(monkeyp
     *_, argument = unwatched()
     exec(argument.partition("=")[2], {})
     assert told == [os.getpid()]
+
+
+@pytest.fixture
+def sum_notebook(tmp_path):
+    """Notebook with the parameters a = 1 and b = 2 that prints their sum."""
+    of_parameters = nbformat.v4.new_code_cell("a: int = 1\nb: int = 2", metadata={"tags": ["parameters"]})
+    cells = [of_parameters, nbformat.v4.new_code_cell("print('the sum is', a + b)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "sum.ipynb")
+    return tmp_path / "sum.ipynb"
+
+
+def lth(*arguments, capsys):
+    """Run a command here; return its exit status and what it printed."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return exit_.value.code, printed.out + printed.err
+
+
+def test_a_notebook_takes_other_values_of_its_parameters(sum_notebook, capsys):
+    to = ("--to", sum_notebook.with_name("out.ipynb"))
+    assert "the sum is 42\n" in lth("notebook", sum_notebook, "-p", "a", "40", *to, capsys=capsys)[1]
+    status, said = lth("notebook", sum_notebook, "-p", "c", "40", *to, capsys=capsys)
+    assert status == 2 and "allowed are a, b" in said and said.count("\n") == 1
+
+
+def test_a_notebook_without_parameters_takes_no_values(tmp_path, capsys):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), tmp_path / "none.ipynb")
+    status, said = lth("notebook", tmp_path / "none.ipynb", "-p", "a", "1", capsys=capsys)
+    assert status == 2 and "takes no parameters" in said and said.count("\n") == 1
