@@ -86,10 +86,7 @@ def check_fields(what: str, about: Iterable[str], record: type, set_here: Collec
 
 
 def check_look(what: str, colour: str, style: str, marker: str = "o") -> None:
-    """Raise LabError for a colour that is not `#rrggbb`, and for another line style or marker than those known.
-
-    `what` has them, in the error.
-    """
+    """Raise LabError for a colour that is not `#rrggbb`, and for an unknown line style or marker; `what` has them."""
     if not re.fullmatch("#[0-9a-fA-F]{6}", str(colour)):
         raise LabError(f"{what}: colour = {shown(colour)}: must be '#' and six hexadecimal digits, as in '#1f5fa8'")
     choose(f"{what}: style", style, STYLES)

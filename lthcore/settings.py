@@ -303,7 +303,7 @@ class Settings(Recipe):
             return value
         if any(isinstance(rate, bool) or not isinstance(layer, str) for layer, rate in pairs):
             raise ValueError("must be a mapping from layers to numbers, as {fc1: 0.3}")
-        return sorted(tuple(pair) for pair in pairs)
+        return sorted((tuple(pair) for pair in pairs), key=lambda pair: pair[0])
 
     @model_validator(mode="after")
     def _search(self) -> Self:

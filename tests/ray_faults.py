@@ -28,7 +28,7 @@ def queue_on(place: Path, cluster: Cluster) -> None:
     usual = runner.Checkpointer
     runner.Checkpointer = partial(usual, every=0.0)  # so that workers save at every evaluation
     try:
-        failures = run_queue(experiments, place / "results", cluster)
+        failures = run_queue(experiments, cluster)
     finally:
         runner.Checkpointer = usual
     assert not failures, failures

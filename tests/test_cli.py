@@ -14,6 +14,7 @@ import pytest
 
 from lthcore import cli
 from lthcore.cli import main
+from lthcore.errors import TimeLimit
 from lthcore.paths import project_root, results_root
 from lthcore.report import figure_specs, paper_figures
 from lthcore.report.study import Study
@@ -587,6 +588,38 @@ def test_a_queue_mirrors_what_was_complete_before(queue, tmp_path):
     for name in ("tiny", "sweep-slow", "sweep-fast"):
         here, there = (tmp_path / of / "smoke/lab" / name for of in ("results", "mirror"))
         assert all((there / file).read_bytes() == (here / file).read_bytes() for file in ("run.json", "rounds.csv"))
+
+
+def test_a_queue_makes_up_for_what_a_stop_after_the_last_training_left_undone(queue, tmp_path, capsys, monkeypatch):
+    """The tables of tickets and the notebook follow the training, and a stop there must not leave them out forever."""
+
+    def stopped(folder):
+        raise TimeLimit("asked to stop")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lthcore.commands.queue.write_ticket_tables", stopped)
+        assert lth("queue", "--profile", "smoke", "--only", "slow") == 75
+    folder = tmp_path / "results/smoke/lab/sweep-slow"
+    assert read_record(folder)["complete"] and not (folder / "structure.csv").exists()
+    assert lth("queue", "--profile", "smoke", "--only", "slow") == 0
+    assert (folder / "structure.csv").exists()
+    capsys.readouterr()
+    assert lth("queue", "--profile", "smoke", "--only", "slow") == 0
+    assert capsys.readouterr().out == "the queue is done\n"
+
+
+def test_a_notebook_is_executed_until_it_has_run_to_its_end(queue, project, tmp_path):
+    pytest.importorskip("papermill", reason="papermill is not installed")
+    cell = {"cell_type": "code", "id": "a", "metadata": {"tags": ["parameters"]}, "outputs": [],
+            "execution_count": None, "source": "raise RuntimeError('once')"}  # fmt: skip
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (project / "notebooks/lab.ipynb").write_text(json.dumps(notebook))
+    asked = ("queue", "--profile", "smoke", "--only", "slow", "--notebooks")
+    assert lth(*asked) == 2
+    cell["source"] = "from pathlib import Path; Path('../counted').open('a').write('once ')"
+    (project / "notebooks/lab.ipynb").write_text(json.dumps(notebook))
+    assert [lth(*asked), lth(*asked)] == [0, 0]
+    assert (project / "counted").read_text() == "once "
 
 
 def test_a_queue_that_cannot_mirror_what_is_there_trains_the_rest(queue, tmp_path, capsys):

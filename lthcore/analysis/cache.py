@@ -36,7 +36,8 @@ class TicketStore:
         self.record = read_record(folder)
         if not self.record.get("complete"):
             raise LabError(f"results: {folder} has no complete run; `lth run` starts or resumes it")
-        self.settings = settings_of(self.record["settings"])
+        # tickets of a GPU are read on any machine
+        self.settings = settings_of(self.record["settings"]).changed(device="auto")
         self.shape = image_shape(self.settings)
 
     def __call__(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> TrainState:

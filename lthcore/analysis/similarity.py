@@ -24,12 +24,13 @@ def chance_jaccard(p: float, q: float) -> float:
 
 
 def align(mask: Mask, other: Mask, streams: list[Stream]) -> Mask:
-    """Return `other` with its hidden units reordered so that they resemble those of `mask`, by greedy matching.
+    """Return `other` with its hidden units reordered so that they resemble those of `mask`.
 
     The order of hidden units is arbitrary: two tickets may be the same network with its units in another order.
-    Starting at the inputs, the units of each layer are matched by the connections they share (the Hungarian method).
-    The inputs of the next layer are then reordered in the same way, so that later layers may share fewer. Streams with
-    several producers (residual streams) keep their order.
+    Starting at the inputs, the units of one layer after the other are matched by the connections they share, each
+    layer as well as possible (the Hungarian method), and the inputs of the next layer are reordered in the same way:
+    what is best for a layer need not be best for later ones. Streams with several producers (residual streams) keep
+    their order.
     """
     out = {name: m.clone() for name, m in other.items()}
     for stream in streams:

@@ -15,7 +15,7 @@ IDLE = 0.1  # inputs that vary less are idle, in units of the data set's standar
 
 
 def layers(tickets: TicketStore) -> pd.DataFrame:
-    """Return statistics of each layer, per trial and round >= 1: `tickets.describe`, movement, and dead units."""
+    """Return statistics of each layer, per trial and round >= 1: those of `describe`, movement, and dead units."""
     rows = []
     for trial in range(tickets.settings.trials):
         dense = tickets(trial, 0)

@@ -133,8 +133,7 @@ def export_ticket(ticket: WinningTicket, path: str | Path, compacted: bool = Fal
         try:
             network = compact(network, network.state_dict())
         except LabError as error:
-            why, _, _ = str(error).partition(";")  # what follows is advice for pruning units
-            raise LabError(f"tickets: this network cannot be compacted ({why}); leave out --compacted") from None
+            raise LabError(f"tickets: this network cannot be compacted ({error}); leave out --compacted") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(ticket, network, path, compacted)
@@ -189,8 +188,8 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"commit {record.get('commits', [None])[-1] or 'unknown'}).", "",
         f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
         f"* Found by {how}, criterion {criterion}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",
-        f"* Trained for {s.iterations:,} iterations of {s.batch_size} images by {s.optimizer} at learning rate "
-        f"{s.learning_rate:g} ({s.schedule} schedule) it reaches {accuracy} on the "
+        f"* Trained for {s.iterations - s.rewind_to:,} iterations of {s.batch_size} images by {s.optimizer} at "
+        f"learning rate {s.learning_rate:g} ({s.schedule} schedule) it reaches {accuracy} on the "
         f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
         f"* Inputs: images of shape {image_shape(s)}: {scaling}.",
         f"* Data: {record.get('data', s.dataset)}.",

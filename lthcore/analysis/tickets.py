@@ -144,15 +144,10 @@ def write_ticket_tables(folder: Path) -> None:
     Masks come from the run's lineage or, if it lacks them, from the tickets. Dense networks whose tickets are on
     another machine are trained again.
     """
-    record = read_record(folder)
-    settings = settings_of(record["settings"]) if record.get("complete") else None
-    if not isinstance(settings, Settings) or not settings.rounds or _are_whole(folder, settings):
+    if has_ticket_tables(folder):
         return
-    path = folder / lineage.FILE
-    masks = Lineage.from_bytes(read_file(path), settings.key) if path.exists() else Lineage()
-    here, numbers = TicketStore(folder), list(itertools.product(range(settings.trials), range(1, settings.rounds + 1)))
-    if not all(here.has(trial, k) or masks.mask(trial, "ticket", k) for trial, k in numbers):
-        return  # a trial ended early, or the run is from an older version
+    here, masks = TicketStore(folder), _masks_of(folder)
+    settings = here.settings
     dense = {trial: here(trial, 0) for trial in range(settings.trials) if here.has(trial, 0)}
     if len(dense) < settings.trials:
         dense |= _dense_networks_again(here, set(range(settings.trials)) - dense.keys())
@@ -167,11 +162,30 @@ def write_ticket_tables(folder: Path) -> None:
         write_run(folder, read_record(folder), tables)
 
 
-def _are_whole(folder: Path, settings: Settings) -> bool:
-    if not all((folder / name).exists() for name in (STRUCTURE, DISTRIBUTIONS)):
-        return False
-    there = read_table(folder, STRUCTURE)[["trial", "round"]].drop_duplicates()
-    return len(there) >= settings.trials * settings.rounds
+def has_ticket_tables(folder: Path) -> bool:
+    """Return whether structure.csv and distributions.csv cover all tickets of a run, or it is one that has neither.
+
+    Those are unfinished runs, runs that are no search, and those of which a mask is missing: because a trial ended
+    early, or because the run is from an older version.
+    """
+    record = read_record(folder)
+    settings = settings_of(record["settings"]) if record.get("complete") else None
+    if not isinstance(settings, Settings) or not settings.rounds:
+        return True
+    if all((folder / name).exists() for name in (STRUCTURE, DISTRIBUTIONS)):
+        there = read_table(folder, STRUCTURE)[["trial", "round"]].drop_duplicates()
+        if len(there) >= settings.trials * settings.rounds:
+            return True
+    here, masks = TicketStore(folder), _masks_of(folder)
+    tickets = itertools.product(range(settings.trials), range(1, settings.rounds + 1))
+    return not all(here.has(trial, k) or masks.mask(trial, "ticket", k) for trial, k in tickets)
+
+
+def _masks_of(folder: Path) -> Lineage:
+    """Return the masks in a run's lineage file, or none if it has no such file."""
+    path = folder / lineage.FILE
+    key = settings_of(read_record(folder)["settings"]).key
+    return Lineage.from_bytes(read_file(path), key) if path.exists() else Lineage()
 
 
 def _dense_networks_again(tickets: TicketStore, trials: set[int]) -> dict[int, TrainState]:

@@ -49,6 +49,15 @@ def run_notebook(experiment: Experiment, folder: Path) -> Path | None:
     return executed
 
 
+def is_executed(experiment: Experiment, folder: Path) -> bool:
+    """Return whether the notebook of a run was executed to its end over the run's present tables."""
+    executed = folder / f"{experiment.variant}.ipynb"
+    if not executed.exists() or executed.stat().st_mtime < (folder / "rounds.csv").stat().st_mtime:
+        return False
+    told = json.loads(executed.read_text(encoding="utf-8"))["metadata"].get("papermill", {})
+    return bool(told.get("end_time")) and not told.get("exception")
+
+
 def notebook_of(experiment: Experiment) -> Path | None:
     """Return the notebook named like the folder of the params file, or None if there is none that takes parameters."""
     source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"

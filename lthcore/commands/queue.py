@@ -3,11 +3,12 @@
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from lthcore.analysis.tickets import write_ticket_tables
+from lthcore.analysis.tickets import has_ticket_tables, write_ticket_tables
 from lthcore.commands.errors import say_failed
-from lthcore.commands.notebook import check_jupyter, run_notebook
+from lthcore.commands.notebook import check_jupyter, is_executed, notebook_of, run_notebook
 from lthcore.errors import LabError, TimeLimit, counted, one_line
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror, mirror_of, pack, unpack
@@ -59,21 +60,29 @@ def _mirror_what_is_here(experiments: list[Experiment], options: argparse.Namesp
     return failures
 
 
+def _is_done(experiment: Experiment, options: argparse.Namespace) -> bool:
+    """Return whether nothing is left to do: no training, no table of tickets and, with --notebooks, no notebook."""
+    folder = folder_of(experiment.name)
+    trained = not status_of(experiment).missing and has_ticket_tables(folder)
+    return trained and not (options.notebooks and notebook_of(experiment) and not is_executed(experiment, folder))
+
+
 def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run the experiments of a queue one after the other; return the names of those that failed."""
     deadline, root, failures = time.monotonic() + options.time_limit, results_root(), {}
     for experiment in experiments:
         try:
-            folder = folder_of(experiment.name)
-            left = status_of(experiment).missing
-            if not left:
+            folder, left = folder_of(experiment.name), status_of(experiment).missing
+            if _is_done(experiment, options):
                 continue
-            print(f"{experiment.name}: {counted(len(left), 'training')} to do", flush=True)
+            if left:
+                print(f"{experiment.name}: {counted(len(left), 'training')} to do", flush=True)
         except Exception as error:  # say so, and let the others run
             failures[experiment.name] = say_failed(experiment, error, options.debug)
             continue
         try:
-            run(experiment.settings, folder, deadline - time.monotonic())
+            if left:
+                run(experiment.settings, folder, deadline - time.monotonic())
             write_ticket_tables(folder)
             if options.notebooks:
                 run_notebook(experiment, folder)
@@ -100,8 +109,8 @@ def _queue_on_ray(experiments: list[Experiment], options: argparse.Namespace) ->
     try:
         with queue_view() as show:
             failures = run_queue(
-                experiments, results_root(), cluster, options.time_limit, show, options.mirror,
-                run_notebook if options.notebooks else None, write_ticket_tables,
+                experiments, cluster, options.time_limit, show, options.mirror,
+                run_notebook if options.notebooks else None, write_ticket_tables, partial(_is_done, options=options),
             )  # fmt: skip
     finally:
         cluster.close()

@@ -109,6 +109,8 @@ def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[i
         rates = {name: share if name in counted and not mask[name].all() else 0.0 for name in mask}
         kept = prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
         gradient = dense_gradient(settings, data, state)
+        if not all(g.isfinite().all() for g in gradient.values()):
+            return  # the next step makes the weights nan, and the run is then recorded as diverged
         # kept weights rank above all candidates for regrowth, so that none of them is pruned
         scores = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
         mask = prune_to(scores, _whole(mask), due[state.iteration], counted, settings.scope)
@@ -129,7 +131,7 @@ def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> 
     model = build(settings, data.shape, data.classes).to(device)
     model.load_state_dict(state.weights)
     for module in model.modules():
-        if isinstance(module, Dropout | nn.Dropout | nn.Dropout1d | nn.Dropout2d):
+        if isinstance(module, Dropout | nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout):
             module.eval()
     (batch,) = epoch_batches(settings, data, state, state.iteration, state.iteration + 1)
     parameters = dict(model.named_parameters())

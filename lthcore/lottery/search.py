@@ -48,8 +48,14 @@ def find_tickets(
     `train` takes the cohort of a round at its start and returns its outcomes. The default trains in memory;
     `lthcore.run` passes a function that reuses what is complete in the run's folder. `found` holds masks found on
     another data set, for arms whose masks come from `elsewhere`. `lineage` holds the masks known so far, and new masks
-    are added to it. A trial whose ticket diverges ends in that round.
+    are added to it. A trial whose ticket diverges ends in that round. Before anything is trained, LabError is raised
+    for settings of another kind of study, and for those that `check_settings` refuses.
     """
+    if not isinstance(settings, Settings):
+        raise LabError(f"{type(settings).__name__} asks for another study than a search for tickets: take lthcore.run")
+    if found is None and (there := [arm for arm in settings.arms if arm_of(arm).masks == "elsewhere"]):
+        raise LabError(f"arms: the masks of {there[0]} are found on another data set: take lthcore.run")
+    check_settings(settings)
     train, lineage = train or partial(train_in_memory, settings, data), lineage or Lineage()
     model, untrained = build(settings, data.shape, data.classes), untrained_networks(settings, data)
     outcomes = train(untrained)
@@ -125,7 +131,10 @@ def check_settings(settings: Recipe) -> None:
     if isinstance(settings, DynamicSettings) and not set(settings.prunable) & set(kinds_of(model).values()):
         raise LabError(f"prunable = {list(settings.prunable)}: {settings.architecture} has no layer of these kinds")
     if getattr(settings, "granularity", "weights") == "units":
-        streams_of(model)
+        try:
+            streams_of(model)
+        except LabError as error:
+            raise LabError(f"{error}; take granularity = weights") from None
 
 
 def planned(settings: Settings) -> list[Replicate]:

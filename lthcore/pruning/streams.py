@@ -46,8 +46,7 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
             f"and {strangers[0]} is none of them" if strangers else "and here another module holds them, or one twice"
         )
         raise LabError(
-            f"units: those of dense layers, convolutions and residual blocks in an nn.Sequential are known, {what}; "
-            "take granularity = weights"
+            f"units: those of dense layers, convolutions and residual blocks in an nn.Sequential are known, {what}"
         )
     found: list[Stream] = []
     stream = Stream([], [], [])  # the current stream: further layers may compute or read its units
@@ -57,8 +56,7 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
         is_flat |= flattens_images(layer)
         if isinstance(layer, nn.Linear) and not is_flat:
             raise LabError(
-                f"units: {name} is a dense layer that reads images, and only behind nn.Flatten() are its inputs known; "
-                "take granularity = weights"
+                f"units: {name} is a dense layer that reads images, and only behind nn.Flatten() are its inputs known"
             )
         if isinstance(layer, nn.Conv2d | nn.Linear):
             stream.consumers.append(name)
@@ -68,14 +66,14 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
             if not isinstance(before, nn.Conv2d):
                 raise LabError(
                     f"units: {name} is a batch norm that does not follow a convolution directly, and only there batch "
-                    "norms are known; take granularity = weights"
+                    "norms are known"
                 )
             stream.norms[-1] = name
         elif isinstance(layer, Residual):
             if not stream.producers:
                 raise LabError(
                     f"units: {name} is a residual block that reads the inputs of the network, and only behind another "
-                    "layer residual blocks are known; take granularity = weights"
+                    "layer residual blocks are known"
                 )
             stream.consumers.append(f"{name}.conv1")
             found.append(Stream([f"{name}.conv1"], [f"{name}.norm1"], [f"{name}.conv2"]))  # inside the block

@@ -49,9 +49,9 @@ def tables_in(folder: Path) -> list[Path]:
 def mirror(folder: Path, root: Path, url: str) -> None:
     """Copy a run's tables to shared storage: any URL of fsspec, for example `s3://bucket/lab`, or a shared folder.
 
-    A run is left alone if its run.json, which is copied last and has the digests of its tables, is there already, and
-    a file of the name of each table.
-    Raises LabError if this fails, for whatever reason. The local tables are not affected.
+    Nothing is copied if the same run.json, which is copied last and has the digests of the tables, is there already,
+    beside files of the names of all tables. Raises LabError if copying fails, for whatever reason; the local tables
+    are not affected.
     """
     files, place = mirror_of(url)
     there = f"{place}/{folder.relative_to(root).as_posix()}"

@@ -22,23 +22,23 @@ PREFETCH = 1  # experiments started beyond the slots of the cluster: one prunes 
 
 def run_queue(
     experiments: list[Experiment],
-    root: Path,
     cluster: Cluster,
     time_limit: float = float("inf"),
     show: Callable[[list[dict]], None] = lambda rows: None,
     mirror_to: str | None = None,
     notebook: Callable[[Experiment, Path], Path] | None = None,
     afterwards: Callable[[Path], None] = lambda folder: None,
+    is_done: Callable[[Experiment], bool] = lambda experiment: not status_of(experiment).missing,
 ) -> dict[str, LabError]:
-    """Run the unfinished experiments, at most PREFETCH more at once than the cluster has slots for training tasks.
+    """Run the experiments that are not done, at most PREFETCH more at once than the cluster has slots for tasks.
 
     `show` is called every second with a row for each experiment. `afterwards` is called with the folder of each
     complete experiment before `notebook` executes its notebook. Tables are copied to the URL `mirror_to`. Returns the
     errors of experiments that failed, by name. Raises TimeLimit after `time_limit` seconds or on SIGTERM; everything so
     far is saved then, and also on Ctrl-C.
     """
-    todo, damaged = _unfinished(experiments)
-    root = root.resolve()  # tasks have working directories of their own
+    todo, damaged = _unfinished(experiments, is_done)
+    root = results_root().resolve()  # tasks have working directories of their own
     queue = _Queue(list(todo), cluster, time_limit)
     queue.failures |= damaged
 
@@ -167,7 +167,9 @@ class QueueStatus:
         return rows
 
 
-def _unfinished(experiments: list[Experiment]) -> tuple[dict[str, Experiment], dict[str, LabError]]:
+def _unfinished(
+    experiments: list[Experiment], is_done: Callable[[Experiment], bool]
+) -> tuple[dict[str, Experiment], dict[str, LabError]]:
     """Return the unfinished experiments by name, and the errors of those whose record or tables are damaged.
 
     If the queue has an experiment several times, its last entry counts, which asks for the whole of it.
@@ -175,7 +177,7 @@ def _unfinished(experiments: list[Experiment]) -> tuple[dict[str, Experiment], d
     todo, damaged = {}, {}
     for experiment in {e.name: e for e in experiments}.values():
         try:
-            if status_of(experiment).missing:
+            if not is_done(experiment):
                 todo[experiment.name] = experiment
         except LabError as error:
             damaged[experiment.name] = error

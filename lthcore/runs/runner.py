@@ -46,11 +46,11 @@ def run(
     """Run an experiment in `folder`, or resume it, and return its tables (rounds, curves).
 
     A complete run returns its tables at once and needs neither data nor tickets; only an .npz file of the user's own is
-    read, to see that it is still the one of the run. A complete training run is repeated
-    only if later rounds need its outcome and it is not saved here. `force` deletes existing results first, and `quiet`
-    suppresses progress; the environment variable LTH_PLAIN=summary replaces it by one line at the end. `executor` does
-    the training (default: this machine; on a cluster, see lthcore/runs/ray_cluster.py). Raises TimeLimit after
-    `time_limit` seconds or on SIGTERM, with everything so far saved, and LabError for errors that a user can fix.
+    read, to see that it is still the one of the run. A complete training run is repeated only if later rounds need its
+    outcome and it is not saved here. `force` deletes existing results first, and `quiet` suppresses progress; the
+    environment variable LTH_PLAIN=summary replaces it by one line at the end. `executor` does the training (default:
+    this machine; on a cluster, see lthcore/runs/ray_cluster.py). Raises TimeLimit after `time_limit` seconds or on
+    SIGTERM, with everything so far saved, and LabError for errors that a user can fix.
     """
     deadline = time.monotonic() + time_limit
     check_settings(settings)

@@ -42,6 +42,14 @@ def folder(tmp_path_factory):
     return place
 
 
+def test_tickets_of_a_gpu_are_read_on_any_machine(folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "copy")
+    record = json.loads((place / "run.json").read_text())
+    record["settings"]["device"] = "cuda"
+    (place / "run.json").write_text(json.dumps(record))
+    assert len(TicketStore(place).data.test.labels) == 360
+
+
 def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path):
     place = tmp_path / "copy"
     shutil.copytree(folder, place, ignore=DERIVED)

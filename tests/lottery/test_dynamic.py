@@ -306,6 +306,18 @@ def test_a_training_that_diverged_is_left_as_it_is(regrowth, digits):
     assert state.remembered is None
 
 
+def test_a_network_with_a_gradient_that_is_no_number_is_left_to_diverge(digits):
+    """Its weights are finite still, so that only the next step shows that it diverged."""
+    state = fresh(RIGL, digits)
+    due = sparsities(RIGL)
+    dynamic.rewire(RIGL, digits, state, due)
+    state.weights = {name: w * 1e15 for name, w in state.weights.items()}
+    state.iteration, before = sorted(due)[1], state.mask
+    assert not all(g.isfinite().all() for g in dynamic.dense_gradient(RIGL, digits, state).values())
+    dynamic.rewire(RIGL, digits, state, due)
+    assert state.mask is before and not state.diverged
+
+
 def test_masking_gradients_alone_prunes_nothing_and_is_reported_so(digits, tmp_path):
     settings = SMALL.changed(masking="gradients", trials=1, epochs=20)
     state = trained(settings, digits)

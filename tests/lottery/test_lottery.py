@@ -18,7 +18,7 @@ from lthcore.lottery.start import Trial, begin, check_rewound
 from lthcore.models import Weights, build, initial_weights
 from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
-from lthcore.settings import DynamicSettings, Settings
+from lthcore.settings import DynamicSettings, Settings, TransferSettings
 from lthcore.training.loop import train
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate
@@ -259,6 +259,19 @@ def test_more_trials_draws_and_rounds_leave_the_earlier_outcomes_as_they_are(fou
     for replicate in both:
         assert repr(more[replicate].curve) == repr(found[replicate].curve)
         assert_equal(more[replicate].weights, found[replicate].weights)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (DynamicSettings(dataset="digits", validation=300), "DynamicSettings asks for another study"),
+        (TransferSettings(dataset="digits", validation=300, architecture="mlp"), "found on another data set"),
+        (SMALL.changed(criterion="magnitud"), "did you mean 'magnitude'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_anything_is_trained(settings, says, digits):
+    with pytest.raises(LabError, match=says):
+        next(find_tickets(settings, digits, train=lambda cohort: pytest.fail("it is trained")))
 
 
 def test_late_rewinding_starts_at_the_weights_the_dense_network_had_then(digits):

@@ -129,7 +129,10 @@ def test_a_layer_may_have_a_rate_of_its_own():
     assert again == settings and again.key == settings.key != Settings(architecture="conv2").key
     with pytest.raises(LabError, match=r"prune_layers = 'fc9' .did you mean 'fc2'"):
         check_settings(settings.changed(prune_layers={"fc9": 0.5}))
-    for wrong in ({"fc1": 1.0}, {"fc1": "x"}, {1: 0.2}, {"fc1": False}, "fc1", [["fc1", 0.2], ["fc1", 0.3]]):
+    for wrong in (
+        {"fc1": 1.0}, {"fc1": "x"}, {1: 0.2}, {"fc1": False}, "fc1", [["fc1", 0.2], ["fc1", 0.3]],
+        [["fc1", 0.2], ["fc1", "x"]],
+    ):  # fmt: skip
         with pytest.raises(LabError, match="prune_layers"):
             settings.changed(prune_layers=wrong)
 

@@ -191,9 +191,7 @@ def ray_cluster(tmp_path, monkeypatch):
 def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops_no_other(ray_cluster, tmp_path):
     bad = experiment("bad", dataset="fashion_mnist", iterations=30)
     shown = []
-    failures = run_queue(
-        [experiment("x"), bad, experiment("y", seed=1)], tmp_path / "ray", ray_cluster, show=shown.append
-    )
+    failures = run_queue([experiment("x"), bad, experiment("y", seed=1)], ray_cluster, show=shown.append)
     assert list(failures) == [bad.name] and "fashion_mnist" in str(failures[bad.name])
     for e in (experiment("x"), experiment("y", seed=1)):
         for mine, theirs in zip(
@@ -203,7 +201,7 @@ def test_tables_of_a_cluster_are_those_of_one_machine_and_a_bad_experiment_stops
             pd.testing.assert_frame_equal(mine.drop(columns=drop), theirs.drop(columns=drop))
     assert [row["state"] for row in shown[-1]] == ["done", "failed", "done"]
     before = read_record(tmp_path / "ray" / experiment("x").name)
-    assert not run_queue([experiment("x")], tmp_path / "ray", ray_cluster)
+    assert not run_queue([experiment("x")], ray_cluster)
     assert read_record(tmp_path / "ray" / experiment("x").name) == before  # it was complete already
     record = read_record(tmp_path / "ray" / experiment("x").name)["hardware"]  # of the workers, not of `lth`
     assert record == hardware(torch.device("cpu")) | {"nodes": 1, "slots": 2}
@@ -244,7 +242,7 @@ def test_one_experiment_more_than_there_is_room_for_is_in_flight(tmp_path, monke
 
     monkeypatch.setattr(lthcore.runs.ray_queue, "RayExecutor", Where)
     monkeypatch.setenv("LTH_WORKERS", "1")
-    assert run_queue([experiment("x"), experiment("y", seed=1)], tmp_path, One()) == {}
+    assert run_queue([experiment("x"), experiment("y", seed=1)], One()) == {}
 
 
 def test_a_damaged_experiment_fails_alone_and_one_that_ended_in_a_diverged_ticket_is_done(tmp_path, monkeypatch):
@@ -259,7 +257,7 @@ def test_a_damaged_experiment_fails_alone_and_one_that_ended_in_a_diverged_ticke
     (tmp_path / bad.name).mkdir(parents=True)
     (tmp_path / bad.name / "run.json").write_text("{")
     executed = []
-    failures = run_queue([diverged, bad, good], tmp_path, One(), afterwards=executed.append)
+    failures = run_queue([diverged, bad, good], One(), afterwards=executed.append)
     assert list(failures) == [bad.name] and "damaged" in str(failures[bad.name])
     assert executed == [tmp_path / good.name]
 
@@ -289,12 +287,12 @@ def test_a_queue_that_is_asked_to_stop_saves_starts_no_more_and_goes_on(how, tmp
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore SIGINT in background jobs
     try:
         with pytest.raises(TimeLimit if how == signal.SIGTERM else KeyboardInterrupt):
-            run_queue(these, tmp_path, One())
+            run_queue(these, One())
     finally:
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / these[2].name / "rounds.csv").exists()  # the third experiment was not started
     asked.set()
-    assert run_queue(these, tmp_path, One()) == {}
+    assert run_queue(these, One()) == {}
     assert all(len(pd.read_csv(tmp_path / e.name / "rounds.csv")) == 6 for e in these)
 
 
@@ -327,9 +325,7 @@ def test_what_fails_on_ray_is_one_line_and_stops_no_other(ray_cluster, tmp_path)
     with pytest.raises(LabError, match=r"queue: training x: .*No space left on device; mend that") as caught:
         ray_cluster.result(task.remote(), "training x")
     assert "\n" not in str(caught.value)
-    failures = run_queue(
-        [experiment("x"), experiment("y", seed=1)], tmp_path / "ray", ray_cluster, notebook=nothing_to_run
-    )
+    failures = run_queue([experiment("x"), experiment("y", seed=1)], ray_cluster, notebook=nothing_to_run)
     assert sorted(failures) == [experiment(name).name for name in "xy"]
     assert all(str(error).startswith("notebook: ") and "\n" not in str(error) for error in failures.values())
     assert all(read_record(tmp_path / "ray" / experiment(name).name)["complete"] for name in "xy")
