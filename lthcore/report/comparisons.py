@@ -12,11 +12,10 @@ import pandas as pd
 from lthcore.analysis.cache import has_derived
 from lthcore.analysis.statistics import difference, learned_anything, mean_accuracy
 from lthcore.errors import LabError, choose
-from lthcore.paths import PROFILES, project_root
+from lthcore.paths import PROFILES, project_root, short
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.experiments import Experiment, NoSuchProfile, load_experiments
 from lthcore.runs.files import read_record
-from lthcore.runs.schemas import COLUMNS
 from lthcore.runs.status import status_of
 from lthcore.runs.yaml_files import check_shape, read_yaml
 from lthcore.sources.catalogue import DATASETS
@@ -30,7 +29,8 @@ def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) ->
 
     A run is finished if it has all training runs that its params file asks for (as in `lth list`), or all that its last
     `lth run` asked for. Only experiments defined by the params files count: runs made with `-p` have another variant
-    and are left out. Params files and runs that cannot be read are left out with a note on stderr.
+    and are left out. Params files and runs that cannot be read, and runs whose params file has other settings now, are
+    left out with a note on stderr.
     """
     found = {}
     for profile in profiles:  # by default without `smoke`, which only shows that the code runs
@@ -54,9 +54,10 @@ def profile_of(folder: Path) -> str:
 
 
 def _is_drawn(folder: Path, experiment: Experiment) -> bool:
-    """Return whether a run has all training runs that its last `lth run` or its params file asks for."""
-    there = all((folder / name).exists() for name in COLUMNS)
-    return (there and bool(read_record(folder).get("complete"))) or status_of(experiment, folder.parents[2]).is_drawn
+    """Return whether a run is finished. Raises LabError if its params file was changed since."""
+    if read_record(folder).get("run_key") != experiment.settings.key:
+        raise LabError(f"results: {short(folder)} was made with other settings than its params file has now")
+    return status_of(experiment, folder.parents[2]).is_drawn
 
 
 def _readable(read: Callable, *what: object) -> Any:

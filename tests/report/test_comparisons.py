@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,7 +33,7 @@ from lthcore.report.studies import (
     robust_training,
 )
 from lthcore.report.studies.rewinding_and_connectivity import rewinding_findings
-from lthcore.runs.experiments import load_experiments
+from lthcore.runs.experiments import NoSuchProfile, load_experiments
 from lthcore.runs.runner import run
 from lthcore.runs.schemas import CURVES, REPLICATE, ROUNDS
 from lthcore.settings import DynamicSettings, Settings
@@ -40,10 +42,22 @@ FIGURES = {name: draw for study in STUDIES.values() for name, draw in study.figu
 PARAMS = project_root() / "params"
 
 
+@cache
+def keys(study: str, profile: str) -> dict[str, str]:
+    """Return variant -> run key for the experiments of a study's params files."""
+    found = {}
+    for path in (PARAMS / study).glob("*.yaml"):
+        with suppress(NoSuchProfile):
+            found |= {e.variant: e.settings.key for e in load_experiments(path, profile)}
+    return found
+
+
 def write(root: Path, name: str, settings, rows: list[dict], complete: bool = True) -> None:
+    """Write the tables of a run as if it were of the params file of its name, if there is one."""
     folder = root / name
     folder.mkdir(parents=True)
-    record = {"run_key": settings.key, "complete": complete, "n": settings.trials}
+    profile, study, variant = name.split("/")
+    record = {"run_key": keys(study, profile).get(variant, settings.key), "complete": complete, "n": settings.trials}
     (folder / "run.json").write_text(json.dumps(record | {"settings": settings.model_dump(mode="json")}))
     blank = dict.fromkeys(ROUNDS, 0) | {
         "percent_left": 100.0,
@@ -415,28 +429,32 @@ def test_one_rewinding_point_alone_is_drawn_and_compared_with_nothing(tmp_path):
 def test_a_finished_run_counts_whatever_profiles_its_params_file_has(root, tmp_path, monkeypatch):
     lab = tmp_path / "lab"
     (lab / "params/dynamic_pruning").mkdir(parents=True)
-    (lab / "params/dynamic_pruning/lenet_mnist.yaml").write_text("profiles: {paper: }\nsweep: {dense: , '98': }")
+    asked = yaml.safe_load((PARAMS / "dynamic_pruning/lenet_mnist.yaml").read_text())
+    asked["profiles"] = {"paper": asked["profiles"]["paper"]}
+    (lab / "params/dynamic_pruning/lenet_mnist.yaml").write_text(yaml.safe_dump(asked))
     monkeypatch.setattr("lthcore.report.comparisons.project_root", lambda: lab)
     assert runs_of(root, "dynamic_pruning").keys() <= {"lenet_mnist-dense", "lenet_mnist-98"}
     assert "lenet_mnist-98" in runs_of(root, "dynamic_pruning")
 
 
-def test_a_run_or_params_file_that_cannot_be_read_is_left_out_and_said_so(tmp_path, monkeypatch, capsys):
-    """The other runs are compared without it."""
+def test_a_run_or_params_file_that_cannot_be_used_is_left_out_and_said_so(tmp_path, monkeypatch, capsys):
+    """The other runs are compared without it. A run is of no use if its params file was changed since."""
     study = tmp_path / "params" / "lab"
     study.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
-    (study / "a.yaml").write_text("{dataset: digits, validation: 200, sweep: {x: {}, y: {}}, profiles: {cpu: {}}}")
+    (study / "a.yaml").write_text(
+        "{dataset: digits, validation: 200, sweep: {x: {}, y: {}, z: {}}, profiles: {cpu: {}}}"
+    )
     (study / "b.yaml").write_text("{trials: none, profiles: {cpu: {}}}")
     monkeypatch.chdir(tmp_path)
-    for name, text in (("a-x", '{"run_key": "k", "complete": true}'), ("a-y", "{")):
-        (tmp_path / "results" / "cpu" / "lab" / name).mkdir(parents=True)
-        (tmp_path / "results" / "cpu" / "lab" / name / "run.json").write_text(text)
-        for table in ("rounds.csv", "curves.csv"):
-            (tmp_path / "results" / "cpu" / "lab" / name / table).touch()
+    settings = load_experiments(study / "a.yaml")[0].settings
+    for name, now in (("a-x", settings), ("a-y", settings), ("a-z", settings.changed(batch_size=30))):
+        write(tmp_path / "results", f"cpu/lab/{name}", now, [{"round": 0}])
+    (tmp_path / "results/cpu/lab/a-y/run.json").write_text("{")
     assert list(runs_of(tmp_path / "results", "lab")) == ["a-x"]
     err = capsys.readouterr().err
-    assert "note: left out: " in err and "b.yaml" in err and "a-y" in err
+    assert err.count("note: left out: ") == 3 and "b.yaml" in err and "a-y" in err
+    assert "a-z was made with other settings than its params file has now" in err
 
 
 def test_draws_of_a_trial_count_once():
