@@ -129,12 +129,11 @@ def _and(words: list[str]) -> str:
 
 
 def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
-    """Describe the other runs of a claim, at the same profile, in which its first part has another grade."""
-    others = rows[
-        (rows["run"] != first["run"]) & (rows["profile"] == first["profile"]) & (rows["part"] == first["part"])
-    ]
+    """Describe the other runs of a claim in which its first part has another grade, each at its largest profile."""
+    others = rows[(rows["run"] != first["run"]) & (rows["part"] == first["part"])].drop_duplicates("run")
     unlike = [o for o in others.itertuples() if o.grade.split(" ")[0] != first["grade"].split(" ")[0]]
-    return "".join(f"; {o.part} {o.grade} {RUNS.get(o.run, f'in `{o.run}`')}" for o in unlike)
+    length = {o.run: "" if o.profile == first["profile"] else f" ({o.training})" for o in unlike}
+    return "".join(f"; {o.part} {o.grade} {RUNS.get(o.run, f'in `{o.run}`')}{length[o.run]}" for o in unlike)
 
 
 def status_of_studies(card: pd.DataFrame) -> str:

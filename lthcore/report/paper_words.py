@@ -88,7 +88,7 @@ PAPER = {
     45: "ResNet-18 pruned layer by layer, with several warm-ups.",
 }
 
-# only figures that have tables; the numbers are in the scorecard, which is computed from them
+# only figures that have tables; they give sizes alone, since the scorecard has the results, computed from the tables
 HERE = {
     1: (
         "The means have the same order: for LeNet from the second round on (in the first, the random networks' mean "
@@ -105,7 +105,8 @@ HERE = {
     ),
     4: (
         "One difference from the paper: one-shot tickets fall below the dense network at about twice the size that "
-        "the paper gives. They are near the iterative tickets at first: the trials can tell the two apart by the early "
+        "the paper gives (on standardised pixels, where training is shorter, the trials cannot tell the place from the "
+        "paper's: L10e). They are near the iterative tickets at first: the trials can tell the two apart by the early "
         "stop from 26.3% of weights remaining on, and by test accuracy from 16.9% of weights. Where few weights "
         "remain, one-shot tickets fall below both reinitialisations. Iterative tickets keep the dense network's "
         "accuracy down to about as few weights as in the paper. Their test accuracy at the early stop is higher than "
@@ -115,7 +116,7 @@ HERE = {
     5: (
         "The figure shows Conv-2 only, in three trials with fewer iterations than the paper's. Down to 7.1% of "
         "weights remaining, by the means, tickets stop earlier than the dense network and reach its test accuracy, "
-        "or are within a tenth of a point of it. They stop at most 1.7 times earlier; in the paper it is 3.5 times. "
+        "or are within a tenth of a point of it. They stop much less early than in the paper (C1). "
         "Reinitialised networks lose accuracy from the first round on. Their least validation loss was near their "
         "last iteration, so they might improve with longer training."
     ),
@@ -176,8 +177,9 @@ HERE = {
         "steep line means that units are alike."
     ),
     22: (
-        "Where few weights remain, more units of the second layer have no incoming connection than under Adam (Figure "
-        "21): at 1.2% of weights remaining 58 of 100, under Adam 12. In the first layer they are about as many."
+        "Where few weights remain, several times as many units of the second layer as under Adam (Figure 21) have no "
+        "incoming connection: at 1.2% of weights remaining, more than half of them. In the first layer they are about "
+        "as many."
     ),
     23: (
         "Where few weights remain, a growing share of the pixels has no connection at all, while other pixels keep "
@@ -185,7 +187,7 @@ HERE = {
     ),
     24: (
         "As in the paper, pixels differ less than under Adam (Figure 23) while many weights remain. Where few remain "
-        "they differ more: at 1.2% of weights, 325 of the 784 pixels have no connection, under Adam 141."
+        "they differ more: at 1.2% of weights, more than twice as many pixels as under Adam have no connection."
     ),
     25: (
         "At half a sigma of noise, the loss in accuracy cannot be told from zero where X4 reads it, and is less "
