@@ -297,7 +297,7 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
 def show(number: int, root: Path) -> None:
     """Show one of the paper's figures in a notebook, or print which tables are missing.
 
-    The image has a width of about 800 pixels and only 32 colours, so that a notebook can show every figure.
+    The image has a width of about 800 pixels and only 64 colours, so that a notebook can show every figure.
     """
     from IPython.display import Image, display  # only needed in a notebook
 
@@ -308,7 +308,7 @@ def show(number: int, root: Path) -> None:
     whole = BytesIO()
     figure.savefig(whole, dpi=85)
     plt.close(figure)
-    display(Image(layout.with_colours(whole.getvalue(), 32)))
+    display(Image(layout.with_colours(whole.getvalue(), 64)))
 
 
 def figures_table() -> str:

@@ -272,10 +272,12 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         if rounds[column].isna().all():
             _say_empty(axes, column)
         plot_against_sparsity(rounds, column, arms, axes)
+        if "accuracy" in column:  # where few weights remain, accuracies fall far
+            cut_below(axes, rounds.loc[rounds["arm"] == "ticket", column].dropna(), sweep=True)
         axes.set(title=TITLES[column], ylabel=_quantity(column))
-    for axes, column in zip(panels[4:], ("es_iteration", "es_test_accuracy"), strict=False):  # the paper's Figure 4c
+    for axes, above, column in zip(panels[4:], panels, columns, strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
-        axes.set(title="One-shot, linear axis", ylabel=_quantity(column))
+        axes.set(title=f"One-shot: {_quantity(column)}, linear axis", ylabel=_quantity(column), ylim=above.get_ylim())
     one_legend(figure)
     return captioned(figure, caption, absent(rounds, arms))
 

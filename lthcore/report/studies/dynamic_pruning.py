@@ -25,6 +25,7 @@ FACTORS = {  # factor in the names of runs -> its name, and its value in the pub
     "momentum": ("momentum", 0.9),
     "epochs": ("number of epochs", 30),
     "depth": ("number of hidden layers", 2),
+    "validation": ("number of validation images", 5000),
 }
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks of the loss axis
 COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": arm_of("ticket").colour, "iterative, trained on": GREY}
@@ -175,7 +176,7 @@ def dynamic_schedules(root: Path) -> Figure | None:
 
 
 def dynamic_sensitivity(root: Path) -> Figure | None:
-    """Test accuracy of LeNet pruned to 78.9%, by batch size, learning rate, momentum, epochs and depth."""
+    """Test accuracy of LeNet pruned to 78.9%, by batch size, learning rate, momentum, epochs, depth and validation."""
     beside = runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9")
     runs = {k: v for k, v in beside.items() if k.startswith("lenet_mnist_sensitivity-")}
     if len(runs) < 3:
@@ -204,8 +205,6 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label.removeprefix('number of ')}")
         axes.set_xlim(-0.45, len(order) - 0.55)
         in_percent(axes.yaxis)
-    for axes in panels[len(FACTORS) :]:
-        axes.set_axis_off()
     drawn = "dots: trials, lines: means of those not stuck at chance"
     return captioned(
         figure,

@@ -57,7 +57,7 @@ def prediction(folder: Path, caption: str = "") -> Figure:
             plot_intervals(part, "percent_left", "auc", panels[0], label, colour, style)
     alone = table[table["model"] == "alone"]
     names = list(dict.fromkeys(alone["features"]))
-    for i, (name, colour) in enumerate(zip(names, sns.color_palette("husl", len(names)), strict=True)):
+    for i, (name, colour) in enumerate(zip(names, sns.color_palette("tab10", len(names)), strict=True)):
         style = ("-", "--", ":")[i % 3]  # some lines coincide
         plot_intervals(alone[alone["features"] == name], "percent_left", "auc", panels[1], name, colour, style)
     for axes, title in zip(panels, ("All features together", "Each feature alone"), strict=False):

@@ -135,7 +135,8 @@ def movement_arms(root: Path) -> Figure | None:
             style = "--" if arm in ("high_movement_guarded", "high_movement_going_on_fresh") else "-"
             plot_rounds(rounds, "final_test_accuracy", axes, label, colour, style)
             empty = rounds[rounds["emptied"].notna()] if "emptied" in rounds else rounds[:0]
-            axes.scatter(empty["percent_left"], empty["final_test_accuracy"], marker="x", color="#c00000", zorder=4)
+            x, y = empty["percent_left"], empty["final_test_accuracy"]
+            axes.scatter(x, y, s=90, linewidths=2, marker="x", color="#c00000", zorder=4)
             any_emptied |= len(empty) > 0
         for axes in (whole, closer):
             sparsity_axis(axes)

@@ -1,11 +1,9 @@
 """Study of pruning before training, and its sanity checks (arXiv 2009.08576). Figures and sentences."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -40,16 +38,21 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     `during` (label -> folders) adds runs of networks that are pruned during training.
     """
     rounds, _ = read_whole_trials(folder)
+    lowest, highest, below = _limits(rounds[rounds["round"] > 0])
+    # the range of trials whose mean is below the panel would be a bar without a line
+    means = rounds.groupby(["arm", "round"])["final_test_accuracy"].transform("mean")
+    rounds = rounds.assign(final_test_accuracy=rounds["final_test_accuracy"].where(means >= lowest, means))
     figure, panels = new_figure(2, 2, (9.0, 7.5))
     shown = {arm: arm_of(arm).label for arm in AT_INIT}
     plot_arms(rounds, shown, "final_test_accuracy", panels[0], "Masks found before or after training")
-    for (label, folders), colour in zip((during or {}).items(), ("#c00000", "#e58a8a", "#2a9d8f"), strict=False):
+    for (label, folders), colour in zip((during or {}).items(), ("#222222", "#d4743c", "#2a9d8f"), strict=False):
         table = pd.concat([read_whole_trials(other)[0] for other in folders])
         plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")
     for axes, name in zip(panels[1:], ("snip", "grasp", "synflow"), strict=True):
         arms = {f"by_{name}{suffix}": text for suffix, text in SANITY.items()}
         plot_arms(rounds, arms, "final_test_accuracy", axes, f"{arm_of(f'by_{name}').label}: sanity checks")
-    below = _zoom(rounds[rounds["round"] > 0], panels)
+    for axes in panels:
+        axes.set_ylim(lowest, highest)
     legend_above(figure, *panels[0].get_legend_handles_labels())
     looks = [arm_of(f"by_snip{suffix}") for suffix in SANITY]
     ways = [Line2D([], [], color="#444444", linestyle=look.style, marker=look.marker) for look in looks]
@@ -57,19 +60,18 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     return captioned(figure, "; ".join(filter(None, (caption, below))))
 
 
-def _zoom(table: pd.DataFrame, panels: Iterable[Axes]) -> str:
-    """Give all panels one scale that shows most of the lines, and return a note on the means below it."""
+def _limits(table: pd.DataFrame) -> tuple[float, float, str]:
+    """Return the ends of an axis of accuracies that shows most of the lines, and a note on the means below it."""
     left = table.groupby("round")["percent_left"].mean()
     means = table.groupby(["arm", "round"])["final_test_accuracy"].mean()
     lowest = max(0.0, means.quantile(0.1) - 0.6 * (means.max() - means.quantile(0.1)))
-    for axes in panels:
-        axes.set_ylim(lowest, means.max() + 0.1 * (means.max() - lowest))
+    highest = means.max() + 0.1 * (means.max() - lowest)
     fallen = [
         f"{arm_of(arm).label.replace(',', ' with')} {mean:.0%} ({left[k]:.1f}% remaining)"
         for (arm, k), mean in means.items()
         if mean < lowest
     ]
-    return f"below the panels: {', '.join(fallen)}" if fallen else ""
+    return lowest, highest, f"below the panels: {', '.join(fallen)}" if fallen else ""
 
 
 def pruning_at_init_lenet(root: Path) -> Figure | None:

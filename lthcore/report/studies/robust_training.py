@@ -24,8 +24,8 @@ ABLATION = {
 LOWEST = -1.5  # lower end of the axis, in points relative to base
 COLLAPSED = 0.9  # captions name tickets that reach no higher test accuracy than this
 SHADES = {
-    "base": "#222222", "clipping": "#3d8c5c", "dropout": "#d1642a", "kaiming": "#b8860b", "adamw": "#7a4fa3",
-    "all": "#1f5fa8",
+    "base": "#222222", "clipping": "#3d8c5c", "dropout": "#c2356b", "kaiming": "#b8860b", "adamw": "#7a4fa3",
+    "all": "#1098ad",
 }  # fmt: skip
 
 
