@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lthcore.data.datasets import classes_of, image_shape
 from lthcore.errors import LabError, choose, choose_registered, one_line, shown
 from lthcore.onednn import Linear
-from lthcore.registry import MODELS, is_own, register_model
+from lthcore.registry import MODELS, is_user_defined, register_model
 from lthcore.settings import Kind, Recipe
 
 Weights = dict[str, Tensor]
@@ -211,7 +211,7 @@ def check_takes(settings: Recipe, shape: tuple[int, int, int], classes: int) -> 
 
     Otherwise two runs with different names and keys could train the same network.
     """
-    if is_own(MODELS[settings.architecture]):
+    if is_user_defined(MODELS[settings.architecture]):
         return  # it may use the setting where this check cannot see it, as in its `forward`
     for name, others in (("widths", ((2,), (3,))), ("dropout", (0.0, 0.5)), ("padding", ("same", "valid"))):
         value = getattr(settings, name)
@@ -229,7 +229,7 @@ def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -
     The networks of this package are known to do so and are not checked.
     """
     name = settings.architecture
-    if not is_own(MODELS[name]):
+    if not is_user_defined(MODELS[name]):
         return
     model = build(settings, shape, classes).eval()
     try:
@@ -338,7 +338,7 @@ def without_mask(settings: Recipe) -> str:
 
     It is empty if there are none, and for the networks of this package.
     """
-    if not is_own(MODELS[settings.architecture]):
+    if not is_user_defined(MODELS[settings.architecture]):
         return ""
     model = outline(settings, image_shape(settings), classes_of(settings))
     parameters, masked = dict(model.named_parameters()), kinds_of(model)

@@ -18,7 +18,7 @@ import cloudpickle
 from lthcore.arms import ARMS, OURS
 from lthcore.errors import LabError, one_line, shown
 from lthcore.paths import project_root
-from lthcore.registry import MODELS, is_own
+from lthcore.registry import MODELS, is_user_defined
 from lthcore.sources.catalogue import DATASETS
 
 NAMED = "LTH_PLUGINS"
@@ -64,11 +64,11 @@ def extensions() -> bytes:
 
     Functions are pickled by value, so the other process does not need the notebook or file that defines them.
     """
-    models = {name: model for name, model in MODELS.items() if is_own(model)}
+    models = {name: model for name, model in MODELS.items() if is_user_defined(model)}
     datasets = {
         name: replace(known, reader=None, fetch=None, test_here=None)  # training runs are given their data
         for name, known in DATASETS.items()
-        if is_own(known.reader) or name.endswith(".npz")
+        if is_user_defined(known.reader) or name.endswith(".npz")
     }
     arms = {name: arm for name, arm in ARMS.items() if name not in OURS}
     if not models and not datasets and not arms:

@@ -93,7 +93,7 @@ def check_look(what: str, colour: str, style: str, marker: str = "o") -> None:
     choose(f"{what}: marker", marker, MARKERS)
 
 
-def is_own(function: Callable) -> bool:
+def is_user_defined(function: Callable) -> bool:
     """Return whether a function is user-defined, i.e. not from this package. Results of such functions are checked."""
     return not str(getattr(function, "__module__", "")).startswith("lthcore.")
 

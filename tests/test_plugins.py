@@ -25,8 +25,8 @@ from lthcore.runs.checkpoints import load_and_evaluate
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.folder import RunFolder
-from lthcore.runs.provenance import own_code
 from lthcore.runs.runner import run
+from lthcore.runs.user_code import digests_of_user_code
 from lthcore.settings import DynamicSettings, Settings
 from lthcore.sources.catalogue import dataset_of, read, verified
 from lthcore.sources.dataset import DATASETS, Dataset, Raw, register_dataset
@@ -168,7 +168,7 @@ def half(of):
         importlib.invalidate_caches()
         monkeypatch.setenv("LTH_PLUGINS", str(file))
         load_plugins()
-        return own_code(SMALL.changed(architecture="sized", arms=["ticket", "half"]))
+        return digests_of_user_code(SMALL.changed(architecture="sized", arms=["ticket", "half"]))
 
     first = digests()
     assert set(first) == {"architecture sized", "arm half"}
@@ -189,7 +189,8 @@ def test_how_pixels_of_an_own_data_set_are_standardised_is_part_of_its_code():
 
     def digest(mean: float, **settings) -> str | None:
         register_dataset(Dataset("mine", reader, (1, 8, 8), 10, 100, 50, (mean,), (0.3,)))
-        return own_code(SMALL.changed(dataset="mine", validation=20, batch_size=10, **settings)).get("data set mine")
+        mine = SMALL.changed(dataset="mine", validation=20, batch_size=10, **settings)
+        return digests_of_user_code(mine).get("data set mine")
 
     assert digest(0.1) == digest(0.1) != digest(0.2)
     assert digest(0.1, input_scaling="unit") is None
@@ -258,7 +259,7 @@ def test_the_code_of_a_class_of_a_notebook_is_found_by_its_methods(monkeypatch):
         linecache.cache[cell] = (len(text), None, text.splitlines(keepends=True), cell)
         exec(compile(text, cell, "exec"), names)
         register_model(names["noted"])
-        found.append(own_code(SMALL.changed(architecture="noted")))
+        found.append(digests_of_user_code(SMALL.changed(architecture="noted")))
     one, two, same = found
     assert set(one) == {"architecture noted", "Net of architecture noted"} and two == same
     assert {name for name in one if one[name] != two[name]} == {"Net of architecture noted"}
@@ -694,7 +695,7 @@ def test_the_digest_of_own_code_is_the_same_in_all_versions_of_python():
         names = [f'{name["a"]} of {name["b"]}' for name in ()]  # fmt: skip
         return {name: seen.final[name].abs() for name in seen.mask if name not in names}
 
-    assert own_code(SMALL.changed(criterion="quoted"))["criterion quoted"] == "8b449f44d66e44bf"
+    assert digests_of_user_code(SMALL.changed(criterion="quoted"))["criterion quoted"] == "8b449f44d66e44bf"
 
 
 def test_classes_in_a_table_are_part_of_own_code():
@@ -707,7 +708,7 @@ def test_classes_in_a_table_are_part_of_own_code():
     def tabled(settings, shape, classes):
         return blocks["plain"][0]()
 
-    assert "Block of architecture tabled" in own_code(SMALL.changed(architecture="tabled"))
+    assert "Block of architecture tabled" in digests_of_user_code(SMALL.changed(architecture="tabled"))
 
 
 def test_an_arm_that_starts_from_trained_weights_continues_the_same_without_ticket_files(tmp_path):

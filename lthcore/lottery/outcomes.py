@@ -24,7 +24,7 @@ from lthcore.lottery.lineage import Groups, Lineage
 from lthcore.lottery.masks_of_arms import mask_of, needs_training
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import WEIGHTS, Trial, grown_from
-from lthcore.registry import is_own
+from lthcore.registry import is_user_defined
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import Replicate, TrainState
 
@@ -94,7 +94,9 @@ def outcome_from_lineage(
     if diverged:
         return _diverged(start)
     due = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
-    if not _has_masks(settings, lineage, trial, k, due) or any(is_own(WEIGHTS[arm_of(r).weights]) for r in due):
+    if not _has_masks(settings, lineage, trial, k, due) or any(
+        is_user_defined(WEIGHTS[arm_of(r).weights]) for r in due
+    ):
         return None  # a user-defined arm may start from any tensor of the outcome
     outcome = replace(start, early_stop=start.weights, placeholder=True)
     for other in due & set(PRUNED_THEMSELVES):

@@ -14,7 +14,7 @@ from lthcore.data.datasets import classes_of, image_shape
 from lthcore.errors import LabError, choose, one_line
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, build, initial_weights
-from lthcore.registry import UNCOLOURED, check_fields, check_look, is_own, name_of
+from lthcore.registry import UNCOLOURED, check_fields, check_look, is_user_defined, name_of
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import TrainState
@@ -161,7 +161,7 @@ def _weights_of(of: Sources) -> Weights:
     network's parameters and buffers.
     """
     derive, arm = WEIGHTS[of.arm.weights], f"arm {of.arm.name!r}"
-    if not is_own(derive):
+    if not is_user_defined(derive):
         return derive(of)
     model = build(of.settings, image_shape(of.settings), classes_of(of.settings))
     try:

@@ -12,7 +12,7 @@ from lthcore.data.datasets import Data
 from lthcore.errors import LabError, choose_registered, one_line
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.registry import CRITERIA, is_own, register_criterion
+from lthcore.registry import CRITERIA, is_user_defined, register_criterion
 from lthcore.settings import Settings
 
 Scores = dict[str, Tensor]
@@ -112,7 +112,7 @@ def scores_of(criterion: str, seen: PruningContext) -> Scores:
     the right shape for each layer. A user-defined criterion gets copies, which it may change in place.
     """
     known = CRITERIA[choose_registered("criterion", criterion, CRITERIA)]
-    if not is_own(known.score):
+    if not is_user_defined(known.score):
         return known.score(seen)
     try:
         scores = known.score(_copied(seen))

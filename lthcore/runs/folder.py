@@ -33,10 +33,11 @@ from lthcore.lottery.methods import planned
 from lthcore.models import Weights, build
 from lthcore.runs.checkpoints import file_stem, load_state, save_state
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
-from lthcore.runs.provenance import COMMIT, own_code, start_of, versions
+from lthcore.runs.provenance import COMMIT, start_of, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
+from lthcore.runs.user_code import digests_of_user_code
 from lthcore.settings import Recipe, Settings
 from lthcore.sources.catalogue import dataset_of, read
 from lthcore.training.state import Replicate, TrainState
@@ -66,7 +67,7 @@ class RunFolder:
         model = build(settings, shape, classes_of(settings))
         self.costs = costs_of(model, shape)
         self.lineage = Lineage()
-        self.own_code = own_code(settings)
+        self.user_code = digests_of_user_code(settings)
         if self.record:
             self._check_code()
             self._read()
@@ -228,7 +229,7 @@ class RunFolder:
 
     def _check_code(self) -> None:
         before = self.record.get("own_code", {})
-        changed = [name for name, digest in self.own_code.items() if before.get(name, digest) != digest]
+        changed = [name for name, digest in self.user_code.items() if before.get(name, digest) != digest]
         if changed and self._has_begun:
             raise LabError(
                 f"results: the code of {', '.join(changed)} has changed since the trainings in {self.folder}; give the "
@@ -281,7 +282,7 @@ class RunFolder:
             "training_flops": 6 * self.costs.multiply_adds * s.batch_size * self._iterations(),
             **{name: self.record[name] for name in ("trained_again",) if name in self.record},
             **({"energy": self.energy} if self.energy else {}),
-            **({"own_code": code} if (code := self.record.get("own_code", {}) | self.own_code) else {}),
+            **({"own_code": code} if (code := self.record.get("own_code", {}) | self.user_code) else {}),
             "digests": self.record.get("digests", {}),
             "settings": s.model_dump(mode="json"),
         }

@@ -58,18 +58,10 @@ def run(
     if not present.missing:
         present.check_file()
         return read_tables(folder)
-    if present.costs.uncounted:
-        print(f"note: the multiply-adds of {', '.join(present.costs.uncounted)} are not counted", file=sys.stderr)
-    if note := without_mask(settings):
-        print(f"note: {note}", file=sys.stderr)
     executor = executor or LocalExecutor()
     data = executor.load(settings)
-    if len(data.test.labels) < dataset_of(settings.dataset).n_test:
-        print(f"note: {data.variant}; accuracies are measured on these images", file=sys.stderr)
-    if settings.precision == "bfloat16" and data.test.labels.device.type == "cpu" and not HAS_BFLOAT16:
-        print(
-            "note: without instructions for bfloat16, this processor is hardly faster than in float32", file=sys.stderr
-        )
+    for note in _notes(settings, present, data):
+        print(f"note: {note}", file=sys.stderr)
     began, summarised = time.perf_counter(), os.environ.get("LTH_PLAIN") == "summary"
     if not quiet and not summarised:
         seconds = duration(seconds_of(settings, present.missing))
@@ -88,14 +80,7 @@ def run(
             with executor.metered(files.record.get("energy")) as files.energy:
                 this.train_all()
         except TimeLimit:
-            total, left = len(planned(settings)), len(files.missing)
-            done, again = f"{total - left} of {total} trainings done", "run the same command again to resume"
-            if time.monotonic() >= deadline:
-                raise TimeLimit(f"time limit reached with {done}; {again}") from None
-            above = folder.absolute().parent / STOP  # unlike one in the folder itself, it stops later runs too
-            if above.is_file():
-                raise TimeLimit(f"asked to stop by the file {above}, with {done}; delete it, then {again}") from None
-            raise TimeLimit(f"asked to stop, with {done}; {again}") from None
+            raise TimeLimit(_why_stopped(files, deadline)) from None
         except torch.OutOfMemoryError:
             raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:
@@ -106,6 +91,30 @@ def run(
         took = duration(time.perf_counter() - began)
         print(f"{settings.key}: {counted(len(present.missing), 'training')} in {took}", flush=True)
     return read_tables(folder)
+
+
+def _notes(settings: Recipe, present: RunFolder, data: Data) -> Iterator[str]:
+    """Yield what a user should know before the training begins."""
+    if present.costs.uncounted:
+        yield f"the multiply-adds of {', '.join(present.costs.uncounted)} are not counted"
+    if note := without_mask(settings):
+        yield note
+    if len(data.test.labels) < dataset_of(settings.dataset).n_test:
+        yield f"{data.variant}; accuracies are measured on these images"
+    if settings.precision == "bfloat16" and data.test.labels.device.type == "cpu" and not HAS_BFLOAT16:
+        yield "without instructions for bfloat16, this processor is hardly faster than in float32"
+
+
+def _why_stopped(files: RunFolder, deadline: float) -> str:
+    """Return why a run stopped before its end, how far it got, and how to resume it."""
+    total, left = len(planned(files.settings)), len(files.missing)
+    done, again = f"{total - left} of {total} trainings done", "run the same command again to resume"
+    if time.monotonic() >= deadline:
+        return f"time limit reached with {done}; {again}"
+    above = files.folder.absolute().parent / STOP  # unlike one in the folder itself, it stops later runs too
+    if above.is_file():
+        return f"asked to stop by the file {above}, with {done}; delete it, then {again}"
+    return f"asked to stop, with {done}; {again}"
 
 
 class _Runner:

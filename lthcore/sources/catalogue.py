@@ -13,7 +13,7 @@ import numpy as np
 
 from lthcore.errors import LabError, choose_registered
 from lthcore.paths import data_root
-from lthcore.registry import is_own
+from lthcore.registry import is_user_defined
 from lthcore.sources.cifar import CIFAR10, CIFAR100
 from lthcore.sources.dataset import DATASETS, Dataset, Raw, read_own, register_dataset, say_once
 from lthcore.sources.digits import DIGITS
@@ -70,7 +70,7 @@ def read(name: str, root: Path | None = None) -> Raw:
     image, since labels are to count from 0.
     """
     known, root = dataset_of(name), Path(root) if root else data_root()
-    raw = read_own(known, root) if is_own(known.reader) else known.reader(root)
+    raw = read_own(known, root) if is_user_defined(known.reader) else known.reader(root)
     for which, labels in (("training", raw.train_labels), ("test", raw.test_labels)):
         outside = [int(label) for label in np.unique(labels) if not 0 <= label < known.classes]
         if outside:
