@@ -25,8 +25,8 @@ from lthcore.pruning import criteria, saliency, units
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.report import readme, scorecard
 from lthcore.report.claims import NOT_RUN, load_claims
-from lthcore.report.comparisons import runs_of
 from lthcore.report.figure_specs import FIGURES, LENET_RUN, NOTEBOOK
+from lthcore.report.finished_runs import runs_of
 from lthcore.report.paper_figures import describe, largest_run, variants
 from lthcore.report.reproductions import reproductions
 from lthcore.report.studies import COURSE, STUDIES

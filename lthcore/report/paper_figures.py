@@ -20,7 +20,6 @@ from lthcore.errors import LabError
 from lthcore.lottery.search import planned
 from lthcore.paths import PROFILES, project_root
 from lthcore.report import layout, plots
-from lthcore.report.comparisons import profile_of
 from lthcore.report.curves import figure3
 from lthcore.report.figure_specs import (
     ADDED,
@@ -34,6 +33,7 @@ from lthcore.report.figure_specs import (
     WORDS,
     FigureSpec,
 )
+from lthcore.report.finished_runs import profile_of
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import TITLES, Series
 from lthcore.report.run_tables import read_whole_trials

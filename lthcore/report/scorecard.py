@@ -6,9 +6,9 @@ import pandas as pd
 
 from lthcore.analysis.statistics import CONVENTION, MOST_TRIALS, mean_accuracy
 from lthcore.report.claims import NOT_RUN, UNREADABLE, scorecard
-from lthcore.report.comparisons import published
 from lthcore.report.figure_specs import NOTEBOOK
 from lthcore.report.measures import EARLY_STOP, END
+from lthcore.report.published import published
 from lthcore.report.run_tables import Absent, RunTables
 from lthcore.report.tables import table_of
 from lthcore.runs.files import read_record

@@ -14,17 +14,10 @@ import yaml
 
 from lthcore.analysis.statistics import learned_anything, share_trials
 from lthcore.paths import project_root
-from lthcore.report.comparisons import (
-    dynamic_missing,
-    dynamic_summary,
-    gap,
-    level,
-    pruning_costs,
-    published,
-    runs_beside,
-    runs_of,
-    ticket_costs,
-)
+from lthcore.report.costs import pruning_costs, ticket_costs
+from lthcore.report.finished_runs import runs_beside, runs_of
+from lthcore.report.published import dynamic_missing, dynamic_summary, published
+from lthcore.report.sentences import gap, level
 from lthcore.report.studies import (
     STUDIES,
     dynamic_pruning,
@@ -432,7 +425,7 @@ def test_a_finished_run_counts_whatever_profiles_its_params_file_has(root, tmp_p
     asked = yaml.safe_load((PARAMS / "dynamic_pruning/lenet_mnist.yaml").read_text())
     asked["profiles"] = {"paper": asked["profiles"]["paper"]}
     (lab / "params/dynamic_pruning/lenet_mnist.yaml").write_text(yaml.safe_dump(asked))
-    monkeypatch.setattr("lthcore.report.comparisons.project_root", lambda: lab)
+    monkeypatch.setattr("lthcore.report.finished_runs.project_root", lambda: lab)
     assert runs_of(root, "dynamic_pruning").keys() <= {"lenet_mnist-dense", "lenet_mnist-98"}
     assert "lenet_mnist-98" in runs_of(root, "dynamic_pruning")
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lthcore.errors import LabError
-from lthcore.report.comparisons import runs_of
+from lthcore.report.finished_runs import runs_of
 from lthcore.runs.experiments import LONGEST, NAME, Experiment, changes, named
 from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder

@@ -6,10 +6,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from lthcore.report.comparisons import gaps, runs_beside
+from lthcore.report.finished_runs import runs_beside
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure
 from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gaps
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of, untrained
 

@@ -10,10 +10,13 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gap, gaps, level, pruning_costs, published, runs_beside, runs_of, trainings_of
+from lthcore.report.costs import pruning_costs
 from lthcore.report.curves import at_shared_iterations
+from lthcore.report.finished_runs import runs_beside, runs_of, trainings_of
 from lthcore.report.layout import CUT_BELOW, caption_of, captioned, in_percent, legend_above, new_figure, place_of, span
+from lthcore.report.published import published
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gap, gaps, level
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
 

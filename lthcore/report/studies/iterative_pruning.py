@@ -9,9 +9,10 @@ import pandas as pd
 from lthcore.analysis.statistics import mean_accuracy
 from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES
-from lthcore.report.comparisons import published, runs_of
 from lthcore.report.figure_specs import LENET
+from lthcore.report.finished_runs import runs_of
 from lthcore.report.paper_figures import largest_run
+from lthcore.report.published import published
 from lthcore.report.run_tables import RunTables, read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import described

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from lthcore.analysis import perturbed_init
 from lthcore.analysis import prediction as predicting
 from lthcore.analysis.cache import cached_table, has_derived
-from lthcore.report.comparisons import run_with, runs_of
+from lthcore.report.finished_runs import run_with, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials

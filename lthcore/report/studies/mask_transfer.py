@@ -5,10 +5,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gap, runs_of
+from lthcore.report.finished_runs import runs_of
 from lthcore.report.layout import caption_of, captioned, new_figure, one_legend, sparsity_axis
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gap
 from lthcore.report.study import Study
 from lthcore.report.tables import untrained
 from lthcore.runs.files import read_record

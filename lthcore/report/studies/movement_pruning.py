@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from lthcore.analysis.cache import has_derived
 from lthcore.analysis.statistics import difference
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gap, level, profile_of, runs_beside
 from lthcore.report.curves import at_shared_iterations
+from lthcore.report.finished_runs import profile_of, runs_beside
 from lthcore.report.layout import (
     caption_of,
     captioned,
@@ -28,6 +28,7 @@ from lthcore.report.layout import (
 )
 from lthcore.report.plots import colours_of_layers, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gap, level
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
 

@@ -11,10 +11,11 @@ from matplotlib.ticker import MaxNLocator
 from lthcore.analysis import early_bird
 from lthcore.analysis.cache import cached_table
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gaps, profile_of, run_with, runs_of
+from lthcore.report.finished_runs import profile_of, run_with, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, legend_above, new_figure, sparsity_axis
 from lthcore.report.plots import plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gaps
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
 from lthcore.runs.files import read_table

@@ -10,10 +10,11 @@ from matplotlib.ticker import ScalarFormatter
 from lthcore.analysis import stability
 from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gap, profile_of, runs_beside
+from lthcore.report.finished_runs import profile_of, runs_beside
 from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gap
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
 

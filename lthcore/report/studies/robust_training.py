@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import gap, runs_beside, trainings_of
+from lthcore.report.finished_runs import runs_beside, trainings_of
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis
 from lthcore.report.plots import plot_means, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gap
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
 

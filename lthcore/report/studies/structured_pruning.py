@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
-from lthcore.report.comparisons import gap, level, runs_beside, runs_of
+from lthcore.report.finished_runs import runs_beside, runs_of
 from lthcore.report.layout import caption_of, captioned, new_figure
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.sentences import gap, level
 from lthcore.report.study import Study
 
 UNITS = {

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from lthcore.analysis import structure as of_tickets
 from lthcore.analysis.cache import cached_table
 from lthcore.arms import arm_of
-from lthcore.report.comparisons import run_with
+from lthcore.report.finished_runs import run_with
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import colours_of_layers, plot_intervals
 from lthcore.report.study import Study

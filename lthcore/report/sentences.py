@@ -1,0 +1,58 @@
+"""Differences and levels of accuracies in words, with their intervals and without trials stuck at chance."""
+
+import pandas as pd
+
+from lthcore.analysis.statistics import difference, learned_anything, mean_accuracy
+
+
+def gap(a: pd.Series, b: pd.Series, bare: bool = False) -> str:
+    """Describe the mean difference of two series of accuracies (index: trial), in points, with its interval.
+
+    The series must share trials (`share_trials`): they come from one run, or from runs with the same seed and network.
+    Draws of a trial are averaged. Trials in which either series is stuck at chance are left out and counted. `bare`
+    leaves out the unit and the number of trials, for a table that gives them once.
+    """
+    return gaps({"": a}, b, bare).strip()
+
+
+def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], bare: bool = False) -> str:
+    """Describe the gaps of several named series to one baseline, or each to its own, as `gap` does for one.
+
+    The number of trials n is given for the first series, and again only if it changes.
+    """
+    parts, said = [], ""
+    for name, other in others.items():
+        both = (other, base[name] if isinstance(base, dict) else base)
+        a, b = (values.groupby(level=0).mean() for values in both)
+        a, b = a.align(b, join="inner")
+        learned = learned_anything(a) & learned_anything(b)
+        stuck = f"{(~learned).sum()} of {len(a)} trials excluded: stuck at chance"
+        if not learned.any():
+            parts.append(f"{name} an unknown amount ({stuck})")
+            continue
+        excluded = "" if learned.all() else f"; {stuck}"
+        found = difference(a[learned], b[learned], paired=True).times(100)
+        interval = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
+        count = excluded if bare else f" (n = {found.n}{'' if interval else ': no interval'}{excluded})"
+        unit = "" if said or bare else " points"
+        parts.append(f"{name} {found.value:+.2f}{unit}{interval}{'' if count == said else count}")
+        said = count
+    return "; ".join(parts)
+
+
+def level(accuracies: pd.Series, interval: bool = False) -> str:
+    """Describe the mean accuracy, in percent, of the training runs that learned anything, and count those that did not.
+
+    With `interval`, the 95% interval is added.
+    """
+    learned = learned_anything(accuracies)
+    if not learned.any():
+        return "stuck at chance"
+    excluded = f" ({(~learned).sum()} of {len(accuracies)} trials excluded: stuck at chance)"
+    found = mean_accuracy(accuracies[learned]).times(100)
+    return f"{found.text('{:.2f}%') if interval else f'{found.value:.2f}%'}{'' if learned.all() else excluded}"
+
+
+def spread(mean: float, std: float) -> str:
+    """Format a mean with its standard deviation, if there is one."""
+    return f"{mean:.2f}" if std != std else f"{mean:.2f} ± {std:.2f}"
