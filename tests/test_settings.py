@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lthcore.errors import LONGEST, LabError, choose
+from lthcore.lottery.checks import check_settings
 from lthcore.lottery.methods import planned, settings_for
-from lthcore.lottery.search import check_settings
 from lthcore.paths import PROFILES, folder_of
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.runs.experiments import check_name, load_experiment, load_experiments

@@ -87,7 +87,8 @@ def half_widths(values: np.ndarray, as_if: int | None = None) -> np.ndarray:
 
 def mean_of(values: Iterable[float], as_if: int | None = None) -> Estimate:
     """Return the mean over trials, with Student's t interval. Ignores nan; raises ValueError if nothing is left."""
-    x = np.array([v for v in values if v == v], dtype=float)
+    x = np.asarray(list(values), dtype=float)
+    x = x[~np.isnan(x)]
     if not len(x):
         raise ValueError("no trials to take a mean of")
     half = float(half_widths(x, as_if))

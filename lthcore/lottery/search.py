@@ -8,20 +8,17 @@ from functools import partial
 from typing import Protocol
 
 from lthcore import masks
-from lthcore.arms import PRUNED_THEMSELVES, arm_of, criterion_of
-from lthcore.data.datasets import Data, check_size, classes_of, image_shape, pick_device
-from lthcore.errors import LabError, choose, choose_registered
+from lthcore.arms import PRUNED_THEMSELVES, arm_of
+from lthcore.data.datasets import Data, classes_of, image_shape
+from lthcore.errors import LabError
+from lthcore.lottery.checks import check_settings
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.masks_of_arms import mask_of
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
-from lthcore.models import Weights, build, check_outputs, check_takes, initial_weights, kinds_of, outline
-from lthcore.pruning.allocation import layer_rates
-from lthcore.pruning.streams import streams_of
-from lthcore.registry import CRITERIA, MODELS
+from lthcore.models import Weights, build, initial_weights
 from lthcore.seeds import seed_for
-from lthcore.settings import DynamicSettings, Recipe, Settings
-from lthcore.sources.catalogue import dataset_of
+from lthcore.settings import Recipe, Settings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, TrainState
 
@@ -98,43 +95,6 @@ def initial_weights_of(settings: Recipe, trial: int) -> Weights:
     """Return the initial weights of a trial, which follow from the seed."""
     model = build(settings, image_shape(settings), classes_of(settings))
     return initial_weights(model, settings, seed_for(settings.seed, "init", trial))
-
-
-def check_settings(settings: Recipe) -> None:
-    """Check settings against criteria, networks, data set and device, before anything is computed.
-
-    The settings class cannot check these itself. Raises LabError if they do not fit.
-    """
-    if isinstance(settings, Settings):
-        fitting = [c for c in CRITERIA.values() if c.prunes == settings.granularity]
-        choose_registered("criterion", settings.criterion, CRITERIA)
-        choose("criterion", settings.criterion, [c.name for c in fitting if c.trained])
-        by = [criterion for arm in settings.arms if (criterion := criterion_of(arm_of(arm).masks))]
-        for criterion in by:
-            choose_registered("criterion of an arm", criterion, CRITERIA)
-            choose("criterion of an arm", criterion, [c.name for c in CRITERIA.values() if c.prunes == "weights"])
-        if settings.validation == 0 and (blind := [c for c in (settings.criterion, *by) if CRITERIA[c].uses_best]):
-            raise LabError(f"validation = 0: criterion {blind[0]} needs a validation set, whose best point it looks at")
-    choose_registered("architecture", settings.architecture, MODELS)
-    dataset_of(settings.dataset)
-    pick_device(settings.device)
-    check_size(settings)
-    model = outline(settings, image_shape(settings), classes_of(settings))
-    check_outputs(settings, image_shape(settings), classes_of(settings))
-    check_takes(settings, image_shape(settings), classes_of(settings))
-    if isinstance(settings, Settings):
-        rates = {rate for rate in layer_rates(settings, model).values() if rate > 0}
-        if len(rates) > 1 and settings.scope == "global" and "synflow" in by:
-            raise LabError(
-                "scope = 'global': by_synflow then needs the same pruning rate in all layers that are pruned"
-            )
-    if isinstance(settings, DynamicSettings) and not set(settings.prunable) & set(kinds_of(model).values()):
-        raise LabError(f"prunable = {list(settings.prunable)}: {settings.architecture} has no layer of these kinds")
-    if getattr(settings, "granularity", "weights") == "units":
-        try:
-            streams_of(model)
-        except LabError as error:
-            raise LabError(f"{error}; take granularity = weights") from None
 
 
 def planned(settings: Settings) -> list[Replicate]:

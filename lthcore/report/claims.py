@@ -7,6 +7,7 @@ value: `reproduced` if the whole interval lies within the tolerance, `differs` i
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -152,7 +153,7 @@ def grade(part: str, found: Estimate, spec: dict) -> str:
     `differs` is followed by the distance of the value from the tolerance, or for a direction by the sign of the value.
     A value without an interval, such as one from a single trial, is undecided.
     """
-    if found.low != found.low:
+    if math.isnan(found.low):
         return "undecided"
     if part == "direction":
         towards = found.times(spec["sign"])
@@ -176,7 +177,7 @@ def measure(run: RunTables, spec: dict) -> Estimate:
     Raises Absent if the tables lack what the measure needs, or if its value is nan.
     """
     found = MEASURES[spec["measure"]](run, **_arguments(spec))
-    if found.value != found.value:
+    if math.isnan(found.value):
         raise Absent("not a number")
     return found
 

@@ -1,5 +1,6 @@
 """Plots of a column of curves.csv during training, as in the paper's Figures 3 and 11. Nothing is trained here."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,7 +74,7 @@ def label_ends(axes: Axes) -> None:
         axes.get_legend().remove()
     low, high = axes.get_ylim()
     ends = {line: float(np.clip(line.get_ydata()[-1], low, high)) for line in axes.lines}  # nan if a line ends in nan
-    lines = sorted((line for line in ends if ends[line] == ends[line]), key=ends.__getitem__)
+    lines = sorted((line for line in ends if not math.isnan(ends[line])), key=ends.__getitem__)
     unit = 72 * axes.bbox.height / axes.figure.dpi / (high - low)  # points per unit of the y-axis
     here, steps = unit * np.array([ends[line] for line in lines]), apart * np.arange(len(lines))
     places = isotonic_regression(here - steps).x + steps if lines else []  # nearest to the line ends at this distance

@@ -149,7 +149,7 @@ def plot_against_sparsity(
     axes = axes or new_figure(1, 1)[1][0]
     for series in series_of(rounds, arms):
         plot_series(series, column, axes)
-    _show_tickets(axes, column, [rounds])
+    _show_tickets(axes, column, [rounds], sweep=False)
     if linear:
         axes.invert_xaxis()
     else:
@@ -164,14 +164,14 @@ def _quantity(column: str) -> str:
     return next((name for end, name in names.items() if column.endswith(end)), column.replace("_", " "))
 
 
-def _show_tickets(axes: Axes, column: str, tables: list[pd.DataFrame]) -> None:
+def _show_tickets(axes: Axes, column: str, tables: list[pd.DataFrame], sweep: bool) -> None:
     """Cut an axis of accuracies below where lines fall so far that those of tickets look flat.
 
-    In a sweep, whose lines are all of tickets, those of its better settings.
+    In a `sweep`, those of its better settings, or where more weights remain.
     """
     tickets = pd.concat([pd.Series(dtype=float), *(t[t["arm"] == "ticket"][column].dropna() for t in tables)])
     if "accuracy" in column and len(tickets):
-        cut_below(axes, tickets, sweep=len(tables) > SWEEP)
+        cut_below(axes, tickets, sweep)
 
 
 def panels(
@@ -194,7 +194,7 @@ def panels(
             _say_empty(panel, column)
         for one in series:
             plot_series(one, column, panel, x)
-        _show_tickets(panel, column, [one.rounds for one in series])
+        _show_tickets(panel, column, [one.rounds for one in series], sweep=len(series) > SWEEP)
         if x == "percent_left":
             sparsity_axis(panel)
         else:
@@ -272,8 +272,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         if rounds[column].isna().all():
             _say_empty(axes, column)
         plot_against_sparsity(rounds, column, arms, axes)
-        if "accuracy" in column:  # where few weights remain, accuracies fall far
-            cut_below(axes, rounds.loc[rounds["arm"] == "ticket", column].dropna(), sweep=True)
+        _show_tickets(axes, column, [rounds], sweep=True)  # where few weights remain, all accuracies fall far
         axes.set(title=TITLES[column], ylabel=_quantity(column))
     for axes, above, column in zip(panels[4:], panels, columns, strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)

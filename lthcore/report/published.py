@@ -65,8 +65,8 @@ def dynamic_missing(root: Path) -> list[str]:
 
 def _published(row: dict) -> str:
     parts = []
-    if row.get("later") == row.get("later"):
+    if pd.notna(row.get("later")):
         parts.append(spread(row["later"], row["spread"]))
-    if row.get("first") == row.get("first"):
+    if pd.notna(row.get("first")):
         parts.append(f"{row['first']:.2f} at 0% sparse")
     return ", ".join(parts)

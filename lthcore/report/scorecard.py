@@ -32,7 +32,7 @@ def as_markdown(card: pd.DataFrame) -> str:
             "; ".join(filter(None, (_here(row) for _, row in numbers.iterrows()))),
             "; ".join(filter(None, (*(_end(row) for _, row in numbers.iterrows()), _otherwise(parts)))),
             "; ".join(f"{row['part']} {row['grade']}{_why(row)}" for _, row in parts.iterrows())
-            if first["value"] == first["value"]
+            if pd.notna(first["value"])
             else first["grade"],
             first["tolerance_fixed"] if isinstance(first["tolerance_fixed"], str) else "",
             _run(first),
@@ -97,7 +97,7 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     sign = "+" if unit == "points" else ""
     unit = "%" if unit == "accuracy" else unit
     text = f"{factor * number:{sign},.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}"
-    if not low or row["n"] != row["n"]:  # arithmetic is exact
+    if not low or pd.isna(row["n"]):  # arithmetic is exact
         return text
     if pd.isna(row[low]):
         return f"{text} ({'no interval' if row['n'] < 2 else 'no bounds'})"

@@ -55,4 +55,4 @@ def level(accuracies: pd.Series, interval: bool = False) -> str:
 
 def spread(mean: float, std: float) -> str:
     """Format a mean with its standard deviation, if there is one."""
-    return f"{mean:.2f}" if std != std else f"{mean:.2f} ± {std:.2f}"
+    return f"{mean:.2f}" if pd.isna(std) else f"{mean:.2f} ± {std:.2f}"

@@ -13,9 +13,10 @@ from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.data.datasets import Data
 from lthcore.errors import LabError, TimeLimit, counted
+from lthcore.lottery.checks import check_settings
 from lthcore.lottery.methods import METHODS, planned
 from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage, release_tensors
-from lthcore.lottery.search import Cohort, check_settings
+from lthcore.lottery.search import Cohort
 from lthcore.models import without_mask
 from lthcore.onednn import HAS_BFLOAT16
 from lthcore.runs.checkpoints import file_stem

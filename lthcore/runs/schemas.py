@@ -1,5 +1,6 @@
 """Schemas of the files in a run's folder (columns, types, ranges, keys), and checks that the files are consistent."""
 
+import math
 from functools import cache
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ KEYS = {"rounds.csv": REPLICATE, "curves.csv": [*REPLICATE, "iteration"]}
 
 
 def _accuracy(value: float) -> float:
-    if not (0 <= value <= 1 or value != value):  # nan if it was not measured
+    if not (0 <= value <= 1 or math.isnan(value)):  # nan if it was not measured
         raise ValueError("an accuracy lies between 0 and 1")
     return value
 

@@ -1,5 +1,6 @@
 """Training states: a training run as data, from its start through its checkpoints to its outcome."""
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ class TrainState:
 
         If the network becomes sparser during training, evaluations with more weights left than now are ignored.
         """
-        held = (p for p in self.curve if p.val_loss == p.val_loss and p.percent_left <= self.curve[-1].percent_left)
+        held = (p for p in self.curve if not math.isnan(p.val_loss) and p.percent_left <= self.curve[-1].percent_left)
         return min(held, key=lambda p: p.val_loss, default=None)
 
 

@@ -12,9 +12,10 @@ from lthcore.arms import PRUNED_THEMSELVES, arm_of, prunes_dense
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery import search
+from lthcore.lottery.checks import check_settings
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.masks_of_arms import densities_after, mask_of, needs_training, next_round, seen_by
-from lthcore.lottery.search import Cohort, check_settings, find_tickets, initial_weights_of, planned, untrained_networks
+from lthcore.lottery.search import Cohort, find_tickets, initial_weights_of, planned, untrained_networks
 from lthcore.lottery.start import WEIGHTS, Sources, Trial, begin, grown_from, start
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights

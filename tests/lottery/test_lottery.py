@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
-from lthcore.lottery.search import Cohort, check_settings, find_tickets, planned, train_in_memory
+from lthcore.lottery.checks import check_settings
+from lthcore.lottery.search import Cohort, find_tickets, planned, train_in_memory
 from lthcore.lottery.start import Trial, begin, check_rewound
 from lthcore.models import Weights, build, initial_weights
 from lthcore.runs.runner import run

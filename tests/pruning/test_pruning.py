@@ -10,7 +10,7 @@ from torch.nn.utils import prune as torch_prune
 from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
-from lthcore.lottery.search import check_settings
+from lthcore.lottery.checks import check_settings
 from lthcore.models import Weights, build, initial_weights, outline
 from lthcore.pruning import allocation
 from lthcore.pruning.allocation import erk_densities, layer_rates, prune, prune_to

@@ -18,7 +18,7 @@ from lthcore.costs import costs_of
 from lthcore.data import datasets
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
-from lthcore.lottery.search import check_settings
+from lthcore.lottery.checks import check_settings
 from lthcore.models import Residual, build, initial_weights, kind_of, kinds_of, outline, prunable
 from lthcore.pruning.allocation import layer_rates
 from lthcore.registry import MODELS

@@ -338,7 +338,7 @@ def findings(root: Path) -> list[str]:
     for variant, bar in theirs[theirs.index.isin(by)].iterrows():
         trained, n = _trained(table[table["variant"] == variant]), len(by[variant])
         ours = level(by[variant], interval=n > 1)
-        of = f" ({bar['epochs']:.0f} epochs)" if bar["epochs"] == bar["epochs"] else ""
+        of = f" ({bar['epochs']:.0f} epochs)" if pd.notna(bar["epochs"]) else ""
         lines.append(
             f"`{variant}` ({trained}): final test accuracy {ours} (n = {n}). Published: {bar['later']:.2f}%{of}."
         )
