@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,11 @@ class Data:
     def splits(self) -> dict[str, Split]:
         """The splits by name, without `validation` if it is None."""
         return {name: s for name in ("train", "validation", "test") if (s := getattr(self, name)) is not None}
+
+    def to(self, device: torch.device | str) -> "Data":
+        """Return the data on a device."""
+        parts = {n: Split(s.images.to(device), s.labels.to(device)) for n, s in self.splits.items()}
+        return replace(self, **parts)
 
     def to_arrays(self) -> dict[str, tuple]:
         """Return the splits as NumPy arrays without copying, and `about`: the variant, the digest and the classes."""

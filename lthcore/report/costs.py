@@ -8,6 +8,7 @@ import pandas as pd
 from lthcore.report.finished_runs import profile_of, runs_beside, runs_of, trainings_of
 
 BEFORE_TRAINING = ("magnitude_at_init", "small_magnitude_at_init")  # criteria that need no training run
+LEVEL = 0.98  # test accuracy that sparse networks are compared at
 
 
 def pruning_costs(root: Path) -> pd.DataFrame:
@@ -38,10 +39,10 @@ def pruning_costs(root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
+def ticket_costs(root: Path) -> pd.DataFrame:
     """Return the cost of finding a sparse LeNet on MNIST, for each method at its smallest network.
 
-    This is the smallest network with a test accuracy of at least `level`, as the mean over trials at the end of
+    This is the smallest network with a test accuracy of at least LEVEL, as the mean over trials at the end of
     training. The costs include all training runs that lead to it. FLOPs are those of masked dense training without
     evaluations. Seconds are the measured training time, on one core.
     """
@@ -52,27 +53,26 @@ def ticket_costs(root: Path, level: float = 0.98) -> pd.DataFrame:
                 table = trainings_of({variant: folder})
                 alone = bool(table["criterion"].isin(BEFORE_TRAINING).all())
                 rows += [
-                    _cost(f"{study}: {variant}, {arm}", table, arm, level, alone)
-                    for arm in ("ticket", "oneshot", "continued")
+                    _cost(f"{study}: {variant}, {arm}", table, arm, alone) for arm in ("ticket", "oneshot", "continued")
                 ]
     runs = runs_of(root, "dynamic_pruning").items()
     dynamic = trainings_of({k: v for k, v in runs if k.startswith("lenet_mnist-") and not k.endswith("-longer")})
     if len(dynamic) and dynamic["percent_left"].max() == 100:
         levels = {left: k for k, left in enumerate(sorted(dynamic["percent_left"].round(2).unique(), reverse=True))}
         as_rounds = dynamic.assign(round=dynamic["percent_left"].round(2).map(levels), arm="ticket")
-        rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", level, alone=True))
+        rows.append(_cost("dynamic_pruning: lenet_mnist", as_rounds, "ticket", alone=True))
     found = [row for row in rows if row]
     return pd.DataFrame(found).sort_values("GFLOPs", kind="stable").reset_index(drop=True) if found else pd.DataFrame()
 
 
-def _cost(way: str, table: pd.DataFrame, arm: str, level: float, alone: bool = False) -> dict | None:
-    """Return the row of an arm's smallest network that reaches `level`, or None; `alone` if a single training finds it.
+def _cost(way: str, table: pd.DataFrame, arm: str, alone: bool = False) -> dict | None:
+    """Return the row of an arm's smallest network that reaches LEVEL, or None; `alone` if a single training finds it.
 
     Otherwise the costs include those of the dense network and of the rounds before, except where pruning is one-shot.
     """
     dense = table[(table["arm"] == "ticket") & (table["round"] == 0)]
     means = table[table["arm"] == arm].groupby("round").mean(numeric_only=True)
-    good = means[(means["final_test_accuracy"] >= level) & (means.index > 0)]
+    good = means[(means["final_test_accuracy"] >= LEVEL) & (means.index > 0)]
     if good.empty:
         return None
     k = good["percent_left"].idxmin()

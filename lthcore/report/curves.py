@@ -19,6 +19,7 @@ from lthcore.report.plots import absent
 from lthcore.report.tables import round_nearest
 
 REINIT = {"reinit": "reinitialised"}  # arms with a name of their own in the labels
+UNTIL = 15_000  # iterations shown, as in the paper
 
 
 def colours_of(rounds: Iterable[int]) -> dict[int, Any]:
@@ -99,17 +100,15 @@ def _luminance(rgb: np.ndarray) -> float:
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
-def figure3(
-    rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy", until: int = 15_000
-) -> Figure:
+def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", column: str = "test_accuracy") -> Figure:
     """Draw the paper's Figure 3 (or Figure 11, for the validation loss): a column of curves.csv during training.
 
     If a run has at most one of the paper's percentages of weights remaining, besides the dense network's, its own
-    percentages are shown, evenly spread over its rounds. Iterations beyond `until` are cut off.
+    percentages are shown, evenly spread over its rounds. Iterations beyond UNTIL are cut off.
     """
-    if curves["iteration"].max() > until:
-        curves = curves[curves["iteration"] <= until]
-        caption = f"{caption}; {until:,} shown" if caption else ""
+    if curves["iteration"].max() > UNTIL:
+        curves = curves[curves["iteration"] <= UNTIL]
+        caption = f"{caption}; {UNTIL:,} shown" if caption else ""
     figure, panels = new_figure(1, 3, (9.5, 3.6))
     moderate, hard = _levels_shown(rounds)
     colours = colours_of(k for level in (*moderate, *hard) if (k := round_nearest(rounds, level)) is not None)

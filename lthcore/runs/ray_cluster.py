@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 
-from lthcore.data.datasets import DATA_SETTINGS, Data, Split, load, pick_device
+from lthcore.data.datasets import DATA_SETTINGS, Data, load, pick_device
 from lthcore.errors import LabError, one_line
 from lthcore.lottery.search import Cohort
 from lthcore.plugins import extensions, take_up
@@ -124,7 +124,7 @@ class Cluster:
         """Put the data into Ray's object store and return a reference. The tasks of a node share one copy."""
         with self.loading:
             if data not in self.stored:
-                self.stored[data] = self.ray.put(_on_cpu(data).to_arrays())
+                self.stored[data] = self.ray.put(data.to("cpu").to_arrays())
             return self.stored[data]
 
     def stop(self) -> None:
@@ -235,7 +235,7 @@ def _train_there(
 ) -> Cohort:
     """Train a part of a cohort in a task. Training runs that were stopped early are returned without their tensors."""
     take_up(carried)
-    data = _on(Data.from_arrays(arrays), settings)
+    data = Data.from_arrays(arrays).to(pick_device(settings.device))
     go_on.actor.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
     go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()
     part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # resume after a worker died
@@ -259,16 +259,3 @@ def _fits(node: dict, cpus: float, gpus: float) -> int:
     """Return how many training tasks a node can run at once."""
     room = [node.get(kind, 0) // share for kind, share in (("CPU", cpus), ("GPU", gpus)) if share]
     return int(min(room, default=1))
-
-
-def _on_cpu(data: Data) -> Data:
-    return _moved(data, "cpu")
-
-
-def _on(data: Data, settings: Recipe) -> Data:
-    return _moved(data, pick_device(settings.device))
-
-
-def _moved(data: Data, device: object) -> Data:
-    parts = {n: Split(s.images.to(device), s.labels.to(device)) for n, s in data.splits.items()}
-    return replace(data, **parts)

@@ -111,7 +111,7 @@ def fetch(name: str, root: Path | None = None) -> str:
     return verified(name, root)
 
 
-def test_images(name: str, root: Path | None = None) -> int:
+def test_images(name: str) -> int:
     """Return the number of test images that a data set has on this machine."""
     known = dataset_of(name)
-    return known.test_here(Path(root) if root else data_root()) if known.test_here else known.n_test
+    return known.test_here(data_root()) if known.test_here else known.n_test

@@ -34,7 +34,6 @@ from lthcore.runs.ray_cluster import (
     Reporting,
     _check_reachable,
     _fits,
-    _on_cpu,
     _parts,
     _train_there,
 )
@@ -137,7 +136,7 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
             break
     telling = Telling(keep)
     found = _train_there(
-        b"", SMALL, _on_cpu(data).to_arrays(), {key: begin(SMALL, 0, 0, theta)}, telling, train_in_step
+        b"", SMALL, data.to("cpu").to_arrays(), {key: begin(SMALL, 0, 0, theta)}, telling, train_in_step
     )
     assert telling.seen == ["x", 20, 30, 40]
     whole = begin(SMALL, 0, 0, theta)
