@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options = _parser().parse_args(arguments)
         debug = debug or options.debug
-        _take_plugins(options.plugin)
+        _load_plugins(options.plugin)
         module, _, function = options.command.partition(".")
         command = getattr(import_module(f"lthcore.commands.{module}"), function)
         with _unheard(options.command):
@@ -126,7 +126,7 @@ def _to_nowhere(stream: TextIO) -> None:
     os.close(nowhere)
 
 
-def _take_plugins(files: list[str]) -> None:
+def _load_plugins(files: list[str]) -> None:
     """Load the user's plugins here, and name them in LTH_PLUGINS for notebooks and worker processes."""
     from lthcore.plugins import NAMED, load_plugins  # slow to import, and `lth --help` needs neither
 

@@ -60,8 +60,9 @@ def check_plugins(names: object) -> None:
 
 
 def extensions() -> bytes:
-    """Return the user-defined networks, data sets and arms, pickled for `take_up` in another process; empty if none.
+    """Return the user-defined networks, data sets and arms, pickled for another process; empty if there are none.
 
+    That process calls `register_received`.
     Functions are pickled by value, so the other process does not need the notebook or file that defines them.
     """
     models = {name: model for name, model in MODELS.items() if is_user_defined(model)}
@@ -80,7 +81,7 @@ def extensions() -> bytes:
     return cloudpickle.dumps((models, datasets, arms))
 
 
-def take_up(carried: bytes) -> None:
+def register_received(carried: bytes) -> None:
     """Register in this process what `extensions` returned in another process."""
     if carried:
         models, datasets, arms = pickle.loads(carried)

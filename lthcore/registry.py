@@ -49,7 +49,7 @@ def register_model(model: Callable[..., Any]) -> Callable[..., Any]:
         raise LabError(
             f"architecture {name!r}: its function must take (settings, shape, classes), not {inspect.signature(model)}"
         ) from None
-    _take(MODELS, "architecture", name, model, model)
+    _register(MODELS, "architecture", name, model, model)
     return model
 
 
@@ -66,7 +66,7 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
     check_fields(f"criterion {name!r}", about, Criterion, set_here=("name", "score"))
     criterion = Criterion(name, score, **{"label": name.replace("_", " ")} | about)
     check_look(f"criterion {name!r}", criterion.colour, criterion.style)
-    _take(CRITERIA, "criterion", name, criterion, score)
+    _register(CRITERIA, "criterion", name, criterion, score)
     return score
 
 
@@ -98,7 +98,7 @@ def is_user_defined(function: Callable) -> bool:
     return not str(getattr(function, "__module__", "")).startswith("lthcore.")
 
 
-def _take(registry: dict[str, Any], kind: str, name: str, item: object, function: Callable) -> None:
+def _register(registry: dict[str, Any], kind: str, name: str, item: object, function: Callable) -> None:
     """Add an item to a registry.
 
     User-defined items may be defined again, as when a notebook's cell is rerun. Raises LabError for a name that this

@@ -18,7 +18,7 @@ from lthcore.arms import ARMS, arm_of
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import WEIGHTS, register_arm
 from lthcore.models import Dropout
-from lthcore.plugins import extensions, load_plugins, take_up
+from lthcore.plugins import extensions, load_plugins, register_received
 from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
 from lthcore.runs import executor
 from lthcore.runs.checkpoints import load_and_evaluate
@@ -78,7 +78,7 @@ def test_an_arm_of_ones_own_reaches_the_processes_that_check_settings():
     ARMS.pop("halves")
     with pytest.raises(LabError, match="halves"):
         SMALL.changed(arms=["ticket", "halves"])
-    take_up(carried)
+    register_received(carried)
     assert SMALL.changed(arms=["ticket", "halves"]).arms[1] == "halves"
 
 

@@ -16,7 +16,7 @@ from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_of
 from lthcore.models import build
-from lthcore.runs.checkpoints import file_stem, load_state
+from lthcore.runs.checkpoints import load_state, state_path
 from lthcore.runs.files import read_record, read_table, read_tables, write_run
 from lthcore.runs.lock import locked
 from lthcore.runs.provenance import COMMIT, versions
@@ -52,7 +52,7 @@ class TicketStore:
         return self._path(trial, k, arm, draw).exists()
 
     def _path(self, trial: int, k: int, arm: str, draw: int) -> Path:
-        return self.folder / "tickets" / f"{file_stem(Replicate(arm, trial, draw, k))}.safetensors"
+        return state_path(self.folder / "tickets", Replicate(arm, trial, draw, k))
 
     @cached_property
     def data(self) -> Data:

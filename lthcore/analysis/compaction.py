@@ -20,8 +20,9 @@ from lthcore.errors import LabError
 from lthcore.models import Weights, build
 from lthcore.onednn import Linear
 from lthcore.pruning.streams import Stream, columns, streams_of
-from lthcore.runs.checkpoints import load_ticket_file
+from lthcore.runs.checkpoints import load_ticket_file, state_path
 from lthcore.settings import Recipe
+from lthcore.training.state import Replicate
 
 
 class Select(nn.Module):
@@ -80,7 +81,8 @@ def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
     """
     rows, data = [], load(settings.changed(device="cpu"))
     images = data.test.images[:1000]
-    for path in sorted((Path(folder) / "tickets").glob("ticket-trial0-draw0-*.safetensors")):
+    paths = [state_path(Path(folder) / "tickets", Replicate("ticket", 0, 0, k)) for k in range(settings.rounds + 1)]
+    for path in filter(Path.exists, paths):
         ticket = load_ticket_file(path)
         model = build(settings, data.shape, data.classes)
         small = compact(model, ticket.final)

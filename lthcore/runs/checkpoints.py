@@ -70,6 +70,11 @@ def file_stem(replicate: Replicate) -> str:
     return f"{arm}-trial{trial}-draw{draw}-round{k:02}"
 
 
+def state_path(folder: Path, replicate: Replicate) -> Path:
+    """Return the path of a training run's file in a folder of tickets or checkpoints."""
+    return folder / f"{file_stem(replicate)}.safetensors"
+
+
 def save_state(path: Path, settings: Recipe, replicate: Replicate, state: TrainState) -> None:
     """Save a training run, finished or not, as safetensors; all tensors have a leading replicate dimension (here 1)."""
     finished = state.iteration >= settings.iterations

@@ -11,7 +11,7 @@ from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.data.datasets import Data, load
 from lthcore.lottery.search import Cohort
-from lthcore.runs.checkpoints import file_stem, load_state, save_state
+from lthcore.runs.checkpoints import load_state, save_state, state_path
 from lthcore.runs.energy import metered
 from lthcore.runs.experiments import STOP
 from lthcore.runs.progress import Report
@@ -44,13 +44,13 @@ class Checkpointer:
         due = now - self.saved.setdefault(replicate, now) >= self.every
         late = now >= self.deadline or any((above / STOP).is_file() for above in list(self.folder.parents)[:2])
         if state.curve and state.iteration < self.settings.iterations and (late or due):
-            save_state(self.folder / f"{file_stem(replicate)}.safetensors", self.settings, replicate, state)
+            save_state(state_path(self.folder, replicate), self.settings, replicate, state)
             self.saved[replicate] = now
         return not late
 
     def latest(self, replicate: Replicate, state: TrainState) -> TrainState:
         """Return the checkpoint of a training run whose worker died, or else `state`, which it started from."""
-        path = self.folder / f"{file_stem(replicate)}.safetensors"
+        path = state_path(self.folder, replicate)
         if not path.exists():
             return state
         saved, _, key = load_state(path)

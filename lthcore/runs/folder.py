@@ -31,7 +31,7 @@ from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned
 from lthcore.models import Weights, build
-from lthcore.runs.checkpoints import file_stem, load_state, save_state
+from lthcore.runs.checkpoints import file_stem, load_state, save_state, state_path
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
 from lthcore.runs.provenance import COMMIT, start_of, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
@@ -83,7 +83,7 @@ class RunFolder:
         files = (path for kind in ("tickets", "checkpoints") for path in (self.folder / kind).glob("*.safetensors"))
         return bool(self.rows or self.record.get("trainings_done") or any(files))
 
-    def take(self, data: Data) -> None:
+    def use_data(self, data: Data) -> None:
         """Set the data that the run trains on. Raises LabError if its trainings so far used other data."""
         before = self.record.get("data_digest")
         if before and data.digest and before != data.digest and self._has_begun:
@@ -98,7 +98,7 @@ class RunFolder:
         name = self.settings.dataset
         own = name.endswith(".npz") and dataset_of(name).reader is not None
         if own and read(name).variant != self.record.get("data"):  # other bytes; the images may still be the same
-            self.take(load(self.settings.changed(device="cpu")))
+            self.use_data(load(self.settings.changed(device="cpu")))
 
     def empty(self) -> None:
         """Delete the files of the run in this folder, so that another can take its place; other files stay."""
@@ -203,7 +203,7 @@ class RunFolder:
                 ) from None
 
     def _path(self, kind: str, replicate: Replicate) -> Path:
-        return self.folder / kind / f"{file_stem(replicate)}.safetensors"
+        return state_path(self.folder / kind, replicate)
 
     def _load(self, kind: str, replicate: Replicate, like: TrainState | None) -> TrainState:
         path = self._path(kind, replicate)

@@ -20,7 +20,7 @@ import torch
 from lthcore.data.datasets import DATA_SETTINGS, Data, load, pick_device
 from lthcore.errors import LabError, one_line
 from lthcore.lottery.search import Cohort
-from lthcore.plugins import extensions, take_up
+from lthcore.plugins import extensions, register_received
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.executor import Checkpointer
 from lthcore.runs.provenance import hardware, hardware_of_nodes
@@ -234,7 +234,7 @@ def _train_there(
     carried: bytes, settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer
 ) -> Cohort:
     """Train a part of a cohort in a task. Training runs that were stopped early are returned without their tensors."""
-    take_up(carried)
+    register_received(carried)
     data = Data.from_arrays(arrays).to(pick_device(settings.device))
     go_on.actor.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
     go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()

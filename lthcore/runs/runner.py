@@ -19,7 +19,7 @@ from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage
 from lthcore.lottery.search import Cohort
 from lthcore.models import without_mask
 from lthcore.onednn import HAS_BFLOAT16
-from lthcore.runs.checkpoints import file_stem
+from lthcore.runs.checkpoints import file_stem, state_path
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
 from lthcore.runs.files import read_tables
@@ -70,7 +70,7 @@ def run(
     folder = Path(folder)
     with locked(folder / "checkpoints" / "lock.json"), stopped_by_sigterm(folder / STOP) as asked:
         files = RunFolder(folder, settings, force)  # read again: it may have changed before it was locked
-        files.take(data)
+        files.use_data(data)
         if force:
             files.empty()
         files.remove_unfinished()
@@ -205,7 +205,7 @@ class _Runner:
         run(settings, folder, self.deadline - time.monotonic(), self.force, self.quiet, self.executor)
         found, before = RunFolder(folder, settings), {}
         for replicate in planned(settings):
-            name = f"{folder}/tickets/{file_stem(replicate)}.safetensors"
+            name = state_path(folder / "tickets", replicate)
             mask = found.lineage.mask(replicate.trial, "ticket", replicate.round) if replicate.round else None
             if found.has_ticket(replicate):
                 state = found.load_ticket(replicate)

@@ -51,7 +51,7 @@ for _dataset in (DIGITS, MNIST, FASHION_MNIST):
 def dataset_of(name: str) -> Dataset:
     """Return the data set of this name, or the one in the .npz file of this name. Raises LabError if there is none."""
     known = DATASETS.get(name)
-    if name.endswith(".npz") and (known is None or known.reader is not None):  # none if registered by `take_up`
+    if name.endswith(".npz") and (known is None or known.reader is not None):  # none if it was received
         path = find_npz(name)
         register_dataset(_npz(name, path, path.stat().st_mtime_ns))
     return DATASETS[choose_registered("dataset", name, DATASETS)]

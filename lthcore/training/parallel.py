@@ -17,7 +17,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from lthcore.data.datasets import Data
 from lthcore.errors import LabError
 from lthcore.models import build
-from lthcore.plugins import extensions, take_up
+from lthcore.plugins import extensions, register_received
 from lthcore.settings import Recipe
 from lthcore.training.engines.chain import is_chain
 from lthcore.training.loop import Cohort, Trainer, train_in_step
@@ -192,7 +192,7 @@ def _train_mapped(
     go_on: GoOn,
     trainer: Trainer,
 ) -> tuple[Hashable, TrainState]:
-    take_up(carried)
+    register_received(carried)
 
     def go_on_here(key: Hashable, state: TrainState) -> bool:
         end_if_orphan(parent)  # before `go_on` saves: a restarted run may already have saved

@@ -244,10 +244,10 @@ def test_other_data_are_refused_once_a_training_has_a_checkpoint(tmp_path, monke
     record = read_record(tmp_path) | {"data_digest": load(RUN).digest}
     (tmp_path / "run.json").write_text(json.dumps(record))
     folder = RunFolder(tmp_path, RUN)
-    folder.take(other)  # nothing was trained: any data will do
+    folder.use_data(other)  # nothing was trained: any data will do
     (tmp_path / "checkpoints/ticket-trial0-draw0-round00.safetensors").touch()
     with pytest.raises(LabError, match="the data are not those"):
-        folder.take(other)
+        folder.use_data(other)
 
 
 def test_a_run_without_a_training_done_has_no_tables_yet(tmp_path):
