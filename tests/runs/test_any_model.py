@@ -534,9 +534,12 @@ def test_whatever_engine_trains_it_a_network_is_trained_as_it_is(name, monkeypat
     ("layers", "what"),
     [
         ((nn.Conv2d(1, 4, 3, padding=1),), "not followed by a ReLU"),
-        ((nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.ReLU()), "granularity"),
-        ((nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()), "granularity"),
-        ((nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU()), "granularity"),
+        ((nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.ReLU()), "is none of them"),
+        ((nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()), "is none of them"),
+        (
+            (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU()),
+            "is none of them",
+        ),
     ],
     ids=["not rectified", "dilated", "reflected", "in groups"],
 )
