@@ -1,5 +1,6 @@
 """Study of rewinding points, and of when two copies of a network end in one valley. Figures and sentences."""
 
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -44,14 +45,16 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     points = sorted(folders)
     figure, panels = new_figure(2, 2)
     colours = dict(zip(points, sns.color_palette("viridis", len(points) + 1), strict=False))
+    markers = dict(zip(points, cycle("os^Dv"), strict=False))  # for readers who cannot tell the colours apart
     barriers, fallen = [], []
     for point in points:
         rounds, _ = read_whole_trials(folders[point])
         tickets = rounds[rounds["arm"] == "ticket"]
-        plot_rounds(tickets, "final_test_accuracy", panels[0], f"k = {point:,}", colours[point])
+        drawn = {"label": f"k = {point:,}", "colour": colours[point], "marker": markers[point]}
+        plot_rounds(tickets, "final_test_accuracy", panels[0], **drawn)
         by_arm = {arm: rounds[(rounds["arm"] == arm) | (rounds["round"] == 0)] for arm in rounds["arm"].unique()}
         if "continued" in by_arm:
-            plot_rounds(by_arm["continued"], "final_test_accuracy", panels[1], f"k = {point:,}", colours[point])
+            plot_rounds(by_arm["continued"], "final_test_accuracy", panels[1], **drawn)
             fallen += _collapsed(rounds, point)
         if point == 0:
             plot_rounds(tickets, "final_test_accuracy", panels[2], "rewound: ticket", arm_of("ticket").colour)
