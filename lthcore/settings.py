@@ -23,7 +23,7 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "step", "cosine"]
 SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
 Padding = Literal["same", "valid"]
-Engine = Literal["auto", "dense", "stack"]
+EngineName = Literal["auto", "dense", "stack"]
 
 # Settings for how much of an experiment is run, and where. None of them changes what a single training run is (device
 # and engine change its rounding, and a GPU draws other dropout and augmentation), so they are not part of the run key,
@@ -88,7 +88,7 @@ class Recipe(BaseModel):
     trials: int = Field(5, gt=0, description="independent repetitions of the whole experiment")
     seed: int = Field(0, ge=0, description="the one seed that every random number follows from")
     device: str = Field("auto", description="auto, cpu or cuda")
-    engine: Engine = Field("auto", description=f"{_listed(Engine)}; auto takes what is fastest here")
+    engine: EngineName = Field("auto", description=f"{_listed(EngineName)}; auto takes what is fastest here")
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from lthcore.settings import Recipe
 from lthcore.training.engines import conv, sparse
 from lthcore.training.engines.chain import Chain, is_chain, is_plain_chain
 from lthcore.training.engines.dense import Dense
+from lthcore.training.engines.engine import Engine
 from lthcore.training.engines.sparse import SparseChain
 from lthcore.training.engines.stack import Stack
 from lthcore.training.state import Evaluation, TrainState
@@ -35,7 +36,7 @@ class Trainer(Protocol):
         """Train the states; yield after every evaluation, when the states are up to date."""
 
 
-def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Dense | SparseChain:
+def engine_for(settings: Recipe, data: Data, states: list[TrainState]) -> Engine:
     """Return the engine that trains these states fastest here. All engines give the same numbers up to rounding.
 
     Raises LabError if a mask does not fit the network.
@@ -100,9 +101,7 @@ def train_in_step(
         yield
 
 
-def _advance(
-    settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState], at: int, stop: int
-) -> int:
+def _advance(settings: Recipe, engine: Engine, data: Data, states: list[TrainState], at: int, stop: int) -> int:
     """Train from iteration `at` to `stop`, one epoch at a time, and return the iteration reached.
 
     Stores the weights that tickets rewind to in the states.
@@ -182,9 +181,7 @@ def percent_left_in(settings: Recipe, state: TrainState) -> float:
     return 100 * left_in(settings, state) / sum(m.numel() for m in state.mask.values())
 
 
-def _record(
-    settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState], iteration: int
-) -> None:
+def _record(settings: Recipe, engine: Engine, data: Data, states: list[TrainState], iteration: int) -> None:
     """Add an evaluation to each replicate's curve, and copy its weights if its validation loss is the lowest so far."""
     _sync(engine, states, iteration)
     held = [] if data.validation is None else [data.validation]
@@ -196,13 +193,13 @@ def _record(
             state.early_stop = _copy(state.weights)
 
 
-def _sync(engine: Dense | SparseChain, states: list[TrainState], iteration: int) -> None:
+def _sync(engine: Engine, states: list[TrainState], iteration: int) -> None:
     engine.sync_to(states)
     for state in states:
         state.iteration = iteration
 
 
-def _finish(settings: Recipe, engine: Dense | SparseChain, data: Data, states: list[TrainState]) -> None:
+def _finish(settings: Recipe, engine: Engine, data: Data, states: list[TrainState]) -> None:
     """Record the training accuracy at the end and at the early-stop point, and move the states to the CPU.
 
     Raises AssertionError if `settings.masks_weights` and a pruned weight is not zero, unless training diverged.

@@ -1,1 +1,1 @@
-"""Engines, which take the training steps. All have the interface of `dense.Dense` and agree up to rounding."""
+"""Engines, which take the training steps. All have the interface `engine.Engine` and agree up to rounding."""

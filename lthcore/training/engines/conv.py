@@ -15,11 +15,11 @@ from lthcore.training.engines.conv_layers import layers_of
 from lthcore.training.engines.dense import (
     CONVOLUTIONAL_BATCH,
     Dense,
-    SplitResults,
     loss_gradient,
     mean_results,
     smoothed_targets,
 )
+from lthcore.training.engines.engine import SplitResults
 from lthcore.training.state import TrainState
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -32,7 +32,7 @@ def applies(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
 
 
 class ConvolutionalNetwork(Dense):
-    """One convolutional network with its mask and optimizer. Same interface as `dense.Dense`."""
+    """Engine of one convolutional network with its mask and optimizer."""
 
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
         """Load the one replicate in `states` into `model`."""
@@ -55,7 +55,7 @@ class ConvolutionalNetwork(Dense):
 
     @torch.no_grad()
     def evaluate(self, *splits: Split) -> list[SplitResults]:
-        """See `Dense.evaluate`."""
+        """See `Engine.evaluate`."""
         for layer in self.layers:
             layer.prepare()
         # oneDNN's rectifier turns nan into 0: a diverged network would look like one that guesses

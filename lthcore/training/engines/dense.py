@@ -1,14 +1,5 @@
 """The engine for any network on any device, and functions that the other engines share.
 
-An engine holds K replicates of one network that train in step. All engines have the interface of `Dense` and agree up
-to rounding:
-
-* `Dense` trains one replicate of any network, as built by `models`.
-* `chain.Chain` trains one chain of dense layers on a CPU, with gradients computed by hand.
-* `stack.Stack` trains any number of chains, as batched products over a leading replicate dimension.
-* `sparse.SparseChain` trains one chain on a CPU, and computes only with the weights that are left.
-* `conv.ConvolutionalNetwork` trains one convolutional network on a CPU, with gradients computed by hand.
-
 On a GPU a step is captured as a CUDA graph and replayed, which avoids the cost of kernel launches.
 """
 
@@ -25,17 +16,17 @@ from lthcore.models import NORMS, Dropout, Weights
 from lthcore.seeds import seed_for
 from lthcore.settings import Recipe
 from lthcore.training.engines.cuda_graph import Replay, set_rate
+from lthcore.training.engines.engine import SplitResults
 from lthcore.training.state import TrainState
 
 # images evaluated at once: on a CPU, few enough for their activations to fit in the cache of a core
 EVALUATION_BATCH, CONVOLUTIONAL_BATCH = {"cpu": 2500, "cuda": 15_000}, {"cpu": 100, "cuda": 15_000}
 IN_PLACE = ("cuda",)  # devices where masks change in place; on a CPU a new engine is made, maybe a sparse one
 COMPILED = ("cuda",)  # devices where convolutions are compiled; on a CPU this gains nothing
-SplitResults = list[tuple[float, float]]  # (mean cross-entropy in nats, accuracy) of each split
 
 
 class Dense:
-    """One network with its mask and optimizer, as dense tensors on any device."""
+    """Engine of one network with its mask and optimizer, as dense tensors on any device."""
 
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
         """Load the one replicate in `states` into `model`."""

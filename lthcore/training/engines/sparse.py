@@ -16,7 +16,7 @@ from lthcore.models import Weights
 from lthcore.settings import Recipe
 from lthcore.training.engines import sparse_kernels
 from lthcore.training.engines.chain import is_plain_chain
-from lthcore.training.engines.dense import SplitResults
+from lthcore.training.engines.engine import SplitResults
 from lthcore.training.state import TrainState
 
 # Above this share of weights left, dense products are faster, evaluations included (benchmarks/sparse.py, LeNet).
@@ -31,7 +31,7 @@ def applies(settings: Recipe, model: nn.Module, device: torch.device, mask: Mask
 
 
 class SparseChain:
-    """A chain of dense layers with its mask and optimizer. Same interface as `dense.Dense`."""
+    """Engine of a chain of dense layers with its mask and optimizer."""
 
     def __init__(self, settings: Recipe, model: nn.Module, states: list[TrainState]) -> None:
         """Take the names of the layers of `model`, and load the one replicate in `states`."""

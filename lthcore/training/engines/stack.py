@@ -12,11 +12,11 @@ from lthcore.settings import Recipe
 from lthcore.training.engines.dense import (
     EVALUATION_BATCH,
     Dense,
-    SplitResults,
     make_optimizer,
     noise_of,
     optimizer_tensors,
 )
+from lthcore.training.engines.engine import SplitResults
 from lthcore.training.state import TrainState
 
 
@@ -74,7 +74,7 @@ class Stack(Dense):
 
     @torch.no_grad()
     def evaluate(self, *splits: Split) -> list[SplitResults]:
-        """See `Dense.evaluate`. All replicates are evaluated on the same images at once."""
+        """See `Engine.evaluate`. All replicates are evaluated on the same images at once."""
         k, device = len(self.noise), splits[0].labels.device
         totals = torch.zeros(len(splits), 2, k, dtype=torch.float64, device=device)
         size = EVALUATION_BATCH[device.type]
