@@ -62,33 +62,13 @@ def load_experiments(
         raise LabError(f"params: {path} needs flat keys and a mapping `profiles:` with {', '.join(PROFILES)}")
     try:
         check_plugins(values.pop("plugins", None))
-        sweep = _mapping("sweep", values.get("sweep"))
-        if "sweep" in values and not sweep:
-            raise LabError("sweep must map labels to settings")
-        values.pop("sweep", None)
-        check_name("params folder", path.absolute().parent.name)
-        if check_name("params file", path.stem) == STOP:
-            raise LabError(f"a file of the name {STOP} ends the runs beside it; choose another name")
-        for name in profiles:
-            choose("profiles", name, PROFILES)  # other commands look for runs under these
-        for label in (labels := list(sweep)):
-            check_name("label of the sweep", label)
+        sweep = _sweep(path, values, profiles)
         if only is not None and not sweep:
             raise LabError("there is no sweep, so no label of it to choose")
+        layers_of = _layers(path, profile, values, profiles, sweep)
         if only is not None:
-            sweep = {choose("label of the sweep", only, sweep): sweep[only]}
-        try:
-            choose("profile", profile, profiles)
-        except LabError as error:
-            raise NoSuchProfile(error) from None
-        overlay = _mapping(f"profile {profile}", profiles[profile])
-        scaled = _mapping(f"sweep of profile {profile}", overlay.pop("sweep", None))
-        for label in scaled:
-            choose(f"sweep of profile {profile}", label, labels)
-        layers_of = {
-            f"{path.stem}-{label}": (values, _mapping(label, layer), overlay, _mapping(label, scaled.get(label)))
-            for label, layer in sweep.items()
-        } or {path.stem: (values, overlay)}
+            variant = f"{path.stem}-{choose('label of the sweep', only, sweep)}"
+            layers_of = {variant: layers_of[variant]}
         published = [_experiment(path, profile, variant, layers, {}) for variant, layers in layers_of.items()]
         if not overrides:
             return published
@@ -97,6 +77,40 @@ def load_experiments(
         return changed
     except LabError as error:
         raise type(error)(f"{path} ({profile}): {error}") from None
+
+
+def _sweep(path: Path, values: dict[str, Any], profiles: dict[str, Any]) -> dict[str, Any]:
+    """Take the sweep (label -> settings) out of the values of a params file, {} if it has none, and check all names."""
+    sweep = _mapping("sweep", values.get("sweep"))
+    if "sweep" in values and not sweep:
+        raise LabError("sweep must map labels to settings")
+    values.pop("sweep", None)
+    check_name("params folder", path.absolute().parent.name)
+    if check_name("params file", path.stem) == STOP:
+        raise LabError(f"a file of the name {STOP} ends the runs beside it; choose another name")
+    for name in profiles:
+        choose("profiles", name, PROFILES)  # other commands look for runs under these
+    for label in sweep:
+        check_name("label of the sweep", label)
+    return sweep
+
+
+def _layers(
+    path: Path, profile: str, values: dict[str, Any], profiles: dict[str, Any], sweep: dict[str, Any]
+) -> dict[str, tuple[dict[str, Any], ...]]:
+    """Return variant -> the layers of its settings under a profile, of which each overrides those before it."""
+    try:
+        choose("profile", profile, profiles)
+    except LabError as error:
+        raise NoSuchProfile(error) from None
+    overlay = _mapping(f"profile {profile}", profiles[profile])
+    scaled = _mapping(f"sweep of profile {profile}", overlay.pop("sweep", None))
+    for label in scaled:
+        choose(f"sweep of profile {profile}", label, sweep)
+    return {
+        f"{path.stem}-{label}": (values, _mapping(label, layer), overlay, _mapping(label, scaled.get(label)))
+        for label, layer in sweep.items()
+    } or {path.stem: (values, overlay)}
 
 
 def _mapping(what: str, value: object) -> dict[str, Any]:
