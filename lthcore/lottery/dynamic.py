@@ -42,7 +42,7 @@ def train_and_prune(settings: DynamicSettings, data: Data, states: list[TrainSta
     for _ in train_in_step(settings, data, states, pauses=due):
         for state in states:
             if state.iteration in due and settings.regrowth == "gradient":
-                rewire(settings, data, state, due)
+                rewire(settings, data, state, due, counted)
             elif state.iteration in due:
                 update(settings, state, due[state.iteration], counted)
         yield
@@ -88,38 +88,45 @@ def update(settings: DynamicSettings, state: TrainState, sparsity: float, counte
     state.mask = mask
 
 
-def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[int, float]) -> None:
+def rewire(settings: DynamicSettings, data: Data, state: TrainState, due: dict[int, float], counted: list[str]) -> None:
     """Update a mask by RigL (arXiv 1911.11134): prune a share of the weights by magnitude, regrow as many by gradient.
 
     The first update draws the mask at random. The share falls from `rewired` to 0 at the last update, along a cosine.
     Regrown weights start at zero. A weight that is pruned and regrown in the same update keeps its value, and a layer
-    without pruned weights is left alone. `due` maps the iteration of each update to its sparsity.
+    without pruned weights is left alone. `due` maps the iteration of each update to its sparsity, and `counted` names
+    the layers that are pruned.
     """
     if state.diverged:
         return
-    first, last, counted = min(due), max(due), counted_in(settings, data)
-    mask = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
-    if state.iteration == first:
+    before = {name: m.to(state.weights[name].device) for name, m in state.mask.items()}
+    if state.iteration == min(due):
         generator = torch.Generator().manual_seed(seed_for(state.seed, "rigl"))
-        drawn = {name: torch.rand(m.shape, generator=generator).to(m.device) for name, m in mask.items()}
-        mask = prune_to(drawn, mask, due[first], counted, settings.scope)
+        drawn = {name: torch.rand(m.shape, generator=generator).to(m.device) for name, m in before.items()}
+        mask = prune_to(drawn, before, due[state.iteration], counted, settings.scope)
     else:
-        share = settings.rewired * (1 + math.cos(math.pi * (state.iteration - first) / (last - first))) / 2
-        before = mask
-        rates = {name: share if name in counted and not mask[name].all() else 0.0 for name in mask}
-        kept = prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
         gradient = dense_gradient(settings, data, state)
         if not all(g.isfinite().all() for g in gradient.values()):
             return  # the next step makes the weights nan, and the run is then recorded as diverged
+        kept = _without_smallest(settings, state, before, due, counted)
         # kept weights rank above all candidates for regrowth, so that none of them is pruned
-        scores = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in mask}
-        mask = prune_to(scores, _whole(mask), due[state.iteration], counted, settings.scope)
+        scores = {name: torch.where(kept[name], torch.inf, gradient[name].abs()) for name in before}
+        mask = prune_to(scores, _whole(before), due[state.iteration], counted, settings.scope)
         regrown = {name: mask[name] & ~before[name] for name in mask}
         state.weights = {n: w.masked_fill(regrown[n], 0.0) if n in mask else w for n, w in state.weights.items()}
         state.optimizer = masks.apply_to_optimizer({name: ~m for name, m in regrown.items()}, state.optimizer)
     state.weights = masks.apply(mask, state.weights)
     state.optimizer = masks.apply_to_optimizer(mask, state.optimizer)
     state.mask = mask
+
+
+def _without_smallest(
+    settings: DynamicSettings, state: TrainState, mask: masks.Mask, due: dict[int, float], counted: list[str]
+) -> masks.Mask:
+    """Return a mask without the share of its smallest weights that RigL prunes at this iteration."""
+    first, last = min(due), max(due)
+    share = settings.rewired * (1 + math.cos(math.pi * (state.iteration - first) / (last - first))) / 2
+    rates = {name: share if name in counted and not mask[name].all() else 0.0 for name in mask}
+    return prune({name: state.weights[name].abs() for name in mask}, mask, rates, settings.scope)
 
 
 def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> Weights:

@@ -203,13 +203,13 @@ def rewired_at(
     """
     due, state = sparsities(settings), fresh(settings, digits)
     state.iteration = min(due)
-    dynamic.rewire(settings, digits, state, due)
+    dynamic.rewire(settings, digits, state, due, dynamic.counted_in(settings, digits))
     state.optimizer = {f"{name}/momentum_buffer": m.float() for name, m in state.mask.items()}
     state.iteration = iteration
     before = replace(state)
     gradient = {name: -(m if comes_back else ~m).float() for name, m in state.mask.items()}
     monkeypatch.setattr(dynamic, "dense_gradient", lambda *_: gradient)
-    dynamic.rewire(settings, digits, state, due)
+    dynamic.rewire(settings, digits, state, due, dynamic.counted_in(settings, digits))
     return before, state
 
 
@@ -259,7 +259,7 @@ def test_rigl_leaves_a_layer_alone_of_which_nothing_is_pruned(digits, monkeypatc
 def test_rigl_takes_back_the_weights_of_largest_gradient(digits):
     state = fresh(RIGL, digits)
     due = sparsities(RIGL)
-    dynamic.rewire(RIGL, digits, state, due)
+    dynamic.rewire(RIGL, digits, state, due, dynamic.counted_in(RIGL, digits))
     before, state.iteration = state.mask, 20
     weights = {name: w.clone().requires_grad_(name in before) for name, w in state.weights.items()}
     batch = epoch_batches(RIGL, digits, state, 20, 21)[0]
@@ -274,7 +274,7 @@ def test_rigl_takes_back_the_weights_of_largest_gradient(digits):
         torch.testing.assert_close(gradient, weights[name].grad)
     noisy = dynamic.dense_gradient(RIGL.changed(dropout=0.5), digits, state)  # it is computed without dropout
     assert all(torch.equal(noisy[name], gradient) for name, gradient in found.items())
-    dynamic.rewire(RIGL, digits, state, due)
+    dynamic.rewire(RIGL, digits, state, due, dynamic.counted_in(RIGL, digits))
     for name, m in state.mask.items():
         gradient, new = weights[name].grad.abs(), m & ~before[name]
         assert gradient[new].min() >= gradient[~m & ~before[name]].max() - 1e-6
@@ -285,10 +285,10 @@ def test_rigl_draws_its_first_mask_from_the_seed_and_leaves_other_layers_whole(d
     due, generator = sparsities(settings), torch.Generator().manual_seed(seed_for(state.seed, "rigl"))
     drawn = {name: torch.rand(m.shape, generator=generator) for name, m in state.mask.items()}
     expected = prune_to(drawn, state.mask, 0.85, ["fc1.weight", "fc2.weight"], "layer")
-    dynamic.rewire(settings, digits, state, due)
+    dynamic.rewire(settings, digits, state, due, dynamic.counted_in(settings, digits))
     assert masks.equal(state.mask, expected) and masks.is_masked(state.weights, expected)
     state.iteration = 40
-    dynamic.rewire(settings, digits, state, due)
+    dynamic.rewire(settings, digits, state, due, dynamic.counted_in(settings, digits))
     assert state.mask["output.weight"].all() and state.weights["output.weight"].all()
     assert not torch.equal(state.mask["fc1.weight"], expected["fc1.weight"])
 
@@ -299,7 +299,7 @@ def test_a_training_that_diverged_is_left_as_it_is(regrowth, digits):
     state.weights["fc1.bias"] = state.weights["fc1.bias"] * math.nan
     before = replace(state)
     if regrowth == "gradient":
-        dynamic.rewire(settings, digits, state, sparsities(settings))
+        dynamic.rewire(settings, digits, state, sparsities(settings), dynamic.counted_in(settings, digits))
     else:
         update(settings, state, 0.85, dynamic.counted_in(settings, digits))
     assert state.mask is before.mask and state.weights is before.weights and state.optimizer is before.optimizer
@@ -310,11 +310,11 @@ def test_a_network_with_a_gradient_that_is_no_number_is_left_to_diverge(digits):
     """Its weights are finite still, so that only the next step shows that it diverged."""
     state = fresh(RIGL, digits)
     due = sparsities(RIGL)
-    dynamic.rewire(RIGL, digits, state, due)
+    dynamic.rewire(RIGL, digits, state, due, dynamic.counted_in(RIGL, digits))
     state.weights = {name: w * 1e15 for name, w in state.weights.items()}
     state.iteration, before = sorted(due)[1], state.mask
     assert not all(g.isfinite().all() for g in dynamic.dense_gradient(RIGL, digits, state).values())
-    dynamic.rewire(RIGL, digits, state, due)
+    dynamic.rewire(RIGL, digits, state, due, dynamic.counted_in(RIGL, digits))
     assert state.mask is before and not state.diverged
 
 
