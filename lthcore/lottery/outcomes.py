@@ -94,10 +94,10 @@ def outcome_from_lineage(
     if diverged:
         return _diverged(start)
     due = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
-    if not _has_masks(settings, lineage, trial, k, due) or any(
-        is_user_defined(WEIGHTS[arm_of(r).weights]) for r in due
-    ):
+    if any(is_user_defined(WEIGHTS[arm_of(name).weights]) for name in due):
         return None  # a user-defined arm may start from any tensor of the outcome
+    if not _has_masks(settings, lineage, trial, k, due):
+        return None
     outcome = replace(start, early_stop=start.weights, placeholder=True)
     for other in due & set(PRUNED_THEMSELVES):
         at, groups = _carried(lineage, trial, other)
