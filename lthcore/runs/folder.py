@@ -14,27 +14,24 @@ checkpoints stay on the machine that made them; with the other files a run can c
 (lthcore/lottery/lineage.py).
 """
 
-import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from lthcore import masks
-from lthcore.arms import arm_of
 from lthcore.costs import costs_of
 from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned
-from lthcore.models import Weights, build
-from lthcore.runs.checkpoints import file_stem, load_state, save_state, state_path
+from lthcore.models import build
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
 from lthcore.runs.provenance import COMMIT, start_of, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
+from lthcore.runs.saved_states import SavedStates
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
 from lthcore.runs.user_code import digests_of_user_code
@@ -47,12 +44,14 @@ class RunFolder:
     """Contents of a run's folder.
 
     `rows` (of rounds.csv) and `points` (lists of rows of curves.csv) are those of the finished trainings, `record` is
-    the content of run.json.
+    the content of run.json, and `tickets` and `checkpoints` are the saved training runs.
     """
 
     def __init__(self, folder: str | Path, settings: Recipe, force: bool = False) -> None:
         """Open `folder` for `settings`. Raises LabError if it holds another run, unless `force` ignores that."""
         self.folder, self.settings = Path(folder), settings
+        self.tickets = SavedStates(self.folder / "tickets", settings)
+        self.checkpoints = SavedStates(self.folder / "checkpoints", settings)
         self.record = {} if force else self._read_record()
         self.clock = self.written = time.perf_counter()
         self.began = start_of(self.record) if self.record else _now()
@@ -80,8 +79,8 @@ class RunFolder:
     @property
     def _has_begun(self) -> bool:
         """Whether a training run has ended or has a checkpoint; after a kill, tickets are there without their rows."""
-        files = (path for kind in ("tickets", "checkpoints") for path in (self.folder / kind).glob("*.safetensors"))
-        return bool(self.rows or self.record.get("trainings_done") or any(files))
+        saved = any(self.tickets.files()) or any(self.checkpoints.files())
+        return bool(self.rows or self.record.get("trainings_done") or saved)
 
     def use_data(self, data: Data) -> None:
         """Set the data that the run trains on. Raises LabError if its trainings so far used other data."""
@@ -102,9 +101,8 @@ class RunFolder:
 
     def empty(self) -> None:
         """Delete the files of the run in this folder, so that another can take its place; other files stay."""
-        for name in ("tickets", "checkpoints"):
-            for file in (self.folder / name).glob("*.safetensors"):
-                file.unlink()
+        for file in (*self.tickets.files(), *self.checkpoints.files()):
+            file.unlink()
         try:
             record = read_record(self.folder)
         except LabError:  # run.json is damaged
@@ -118,27 +116,6 @@ class RunFolder:
         """Delete partially written files, left behind when a run was killed."""
         for unfinished in self.folder.glob("**/.*.partial"):
             unfinished.unlink()
-
-    def has_ticket(self, replicate: Replicate) -> bool:
-        """Return whether the ticket file of a training exists in this folder."""
-        return self._path("tickets", replicate).exists()
-
-    def has_checkpoint(self, replicate: Replicate) -> bool:
-        """Return whether a training has a checkpoint."""
-        return self._path("checkpoints", replicate).exists()
-
-    def save_ticket(self, replicate: Replicate, state: TrainState) -> None:
-        """Save a finished training as a ticket, and delete its checkpoint."""
-        save_state(self._path("tickets", replicate), self.settings, replicate, state)
-        self._path("checkpoints", replicate).unlink(missing_ok=True)
-
-    def load_ticket(self, replicate: Replicate, like: TrainState | None = None) -> TrainState:
-        """Load a finished training. Raises LabError if it is not of this run or did not start from state `like`."""
-        return self._load("tickets", replicate, like)
-
-    def load_checkpoint(self, replicate: Replicate, like: TrainState) -> TrainState:
-        """Load an unfinished training. Raises LabError if it is not of this run or did not start from state `like`."""
-        return self._load("checkpoints", replicate, like)
 
     def note(self, replicate: Replicate, state: TrainState) -> None:
         """Add a finished training to the tables."""
@@ -201,31 +178,6 @@ class RunFolder:
                     f"results: {path} is damaged ({one_line(error)}); put it back, or delete it: trainings whose "
                     "outcomes are needed are done again then"
                 ) from None
-
-    def _path(self, kind: str, replicate: Replicate) -> Path:
-        return state_path(self.folder / kind, replicate)
-
-    def _load(self, kind: str, replicate: Replicate, like: TrainState | None) -> TrainState:
-        path = self._path(kind, replicate)
-        state, saved, key = load_state(path)
-        if key != self.settings.key:
-            raise LabError(f"results: {path} belongs to run {key}, not {self.settings.key}; move it away")
-        wrong = None
-        if saved != replicate or (like is not None and state.seed != like.seed):
-            wrong = f"is of another training ({file_stem(saved)})"
-        elif like is not None and state.curve[0].iteration != like.iteration:
-            wrong = f"begins at iteration {state.curve[0].iteration:,}, and this training at {like.iteration:,}"
-        elif like is not None and _layout(like.weights) != _layout(state.weights):
-            wrong = "is of another network"
-        elif like is not None and arm_of(replicate.arm).masks != "training" and not masks.equal(state.mask, like.mask):
-            wrong = "has a mask that is not what pruning its predecessor gives"
-        elif state.diverged and all(math.isfinite(point.test_loss) for point in state.curve):
-            wrong = "holds weights that are not numbers"
-        elif like and not like.placeholder and not all(torch.equal(w, state.start[n]) for n, w in like.start.items()):
-            wrong = "does not start from the weights that this training starts from"
-        if wrong:
-            raise LabError(f"results: {path} {wrong}; delete it and run the command again")
-        return state
 
     def _check_code(self) -> None:
         before = self.record.get("own_code", {})
@@ -298,7 +250,3 @@ def _asked_for(settings: Recipe) -> str:
     if not isinstance(settings, Settings):
         return trials
     return f"{trials} of rounds 0 to {settings.rounds}, arms {', '.join(settings.arms)}"
-
-
-def _layout(weights: Weights) -> dict[str, tuple]:
-    return {name: (w.shape, w.dtype) for name, w in weights.items()}

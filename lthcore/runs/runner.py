@@ -19,7 +19,7 @@ from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage
 from lthcore.lottery.search import Cohort
 from lthcore.models import without_mask
 from lthcore.onednn import HAS_BFLOAT16
-from lthcore.runs.checkpoints import file_stem, state_path
+from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
 from lthcore.runs.files import read_tables
@@ -151,8 +151,8 @@ class _Runner:
             if outcome is not None:
                 outcomes[replicate] = outcome
                 release_tensors(self.settings, replicate, outcome, start)
-            elif self.files.has_checkpoint(replicate):
-                todo[replicate] = self.files.load_checkpoint(replicate, start)
+            elif replicate in self.files.checkpoints:
+                todo[replicate] = self.files.checkpoints.load(replicate, start)
             else:
                 todo[replicate] = start
         self._say_again([replicate for replicate in todo if replicate in self.files.rows])
@@ -165,10 +165,10 @@ class _Runner:
     def _outcome_of(self, replicate: Replicate, start: TrainState) -> TrainState | None:
         """Return the outcome of a complete training run, or None if it has to be trained (again)."""
         files = self.files
-        if files.has_ticket(replicate):
+        if replicate in files.tickets:
             if replicate in files.rows and not arm_of(replicate.arm).is_pruned_itself:
                 return start  # no later round starts from this training run
-            outcome = files.load_ticket(replicate, start)
+            outcome = files.tickets.load(replicate, start)
             files.note(replicate, outcome)
             keep_for_later_rounds(self.settings, self.data, files.lineage, replicate, outcome)
             return outcome
@@ -187,7 +187,8 @@ class _Runner:
         for replicate, state in self.executor.train(self.settings, self.data, todo, checkpointer, trainer):
             if state.iteration < self.settings.iterations:
                 continue  # stopped early, at the deadline or on request
-            files.save_ticket(replicate, state)
+            files.tickets.save(replicate, state)
+            files.checkpoints.delete(replicate)
             outcomes[replicate] = state
             if replicate not in files.rows:
                 files.note(replicate, state)
@@ -205,10 +206,10 @@ class _Runner:
         run(settings, folder, self.deadline - time.monotonic(), self.force, self.quiet, self.executor)
         found, before = RunFolder(folder, settings), {}
         for replicate in planned(settings):
-            name = state_path(folder / "tickets", replicate)
+            name = found.tickets.path(replicate)
             mask = found.lineage.mask(replicate.trial, "ticket", replicate.round) if replicate.round else None
-            if found.has_ticket(replicate):
-                state = found.load_ticket(replicate)
+            if replicate in found.tickets:
+                state = found.tickets.load(replicate)
             elif mask is not None:
                 state = TrainState(settings.iterations, {}, mask, settings.seed)
             elif replicate.round == 0 and replicate in found.rows:
