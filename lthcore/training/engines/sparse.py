@@ -1,9 +1,7 @@
 """Engine for sparse training on a CPU: computes only with the weights left in a pruned chain of dense layers.
 
-The whole chain is one sparse graph. Its nodes are the inputs, followed by the units of each layer in order. Weight k
-starts at node `source[k]`, and the incoming weights of unit r are `first[r]` to `first[r + 1]` (exclusive). The
-arithmetic is in `sparse_kernels`, compiled by numba. It agrees with torch (Adam, AdamW, SGD with momentum,
-cross-entropy with label smoothing) up to rounding: the tests compare the two.
+The whole chain is one sparse graph. The arithmetic is in `sparse_kernels`, compiled by numba. It agrees with torch
+(Adam, AdamW, SGD with momentum, cross-entropy with label smoothing) up to rounding: the tests compare the two.
 """
 
 import numpy as np
@@ -41,22 +39,22 @@ class SparseChain:
         self.layers = [name for name, module in model.named_children() if isinstance(module, nn.Linear)]
         self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
         kept = [mask[f"{layer}.weight"] for layer in self.layers]
-        self.inputs, self.classes = kept[0].shape[1], kept[-1].shape[0]
+        inputs, classes = kept[0].shape[1], kept[-1].shape[0]
         self.support = [m.flatten().nonzero().squeeze(1) for m in kept]
         columns = [m.shape[1] for m in kept]
         before = np.cumsum([0, *columns[:-1]])  # number of nodes before each layer's inputs
         source = [s.numpy() % c + b for s, c, b in zip(self.support, columns, before, strict=True)]
-        self.source = np.concatenate(source).astype(np.uint32)
-        self.first = np.cumsum(np.concatenate([[0], *(m.sum(1).numpy() for m in kept)]))
-        self.used = np.unique(self.source[self.source < self.inputs])
+        source = np.concatenate(source).astype(np.uint32)
+        first = np.cumsum(np.concatenate([[0], *(m.sum(1).numpy() for m in kept)]))
+        self.graph = sparse_kernels.Graph(np.unique(source[source < inputs]), inputs, classes, source, first)
         if settings.optimizer in ("adam", "adamw"):
             self.slots = ("exp_avg", "exp_avg_sq")
         elif settings.momentum:
             self.slots = ("momentum_buffer",)
         else:
             self.slots = ()
-        self.values, self.bias = self._gather(self.weights)
-        self.moments = [(np.zeros_like(self.values), np.zeros_like(self.bias)) for _ in range(2)]
+        self.parameters = self._gather(self.weights)
+        self.moments = [tuple(map(np.zeros_like, self.parameters)) for _ in range(2)]
         self.steps_done = 0
         if optimizer:
             for i, slot in enumerate(self.slots):
@@ -88,24 +86,25 @@ class SparseChain:
     def steps(self, data: Data, batches: Tensor, rates: list[float]) -> None:
         """Train on batches (1, steps, batch) of image indices at these learning rates."""
         s = self.settings
-        decoupled, momentum = s.optimizer == "adamw", s.momentum if s.optimizer == "sgd" else -1.0
+        momentum = s.momentum if s.optimizer == "sgd" else -1.0
+        rule = sparse_kernels.Rule(momentum, s.weight_decay, s.optimizer == "adamw")
         sparse_kernels.train(
-            _pixels(data.train), data.train.labels.numpy(), batches[0].numpy(), np.array(rates),
-            self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias,
-            self.moments[0][0], self.moments[0][1], self.moments[1][0], self.moments[1][1],
-            self.steps_done, momentum, s.weight_decay, decoupled, s.label_smoothing,
+            _pixels(data.train), data.train.labels.numpy(), batches[0].numpy(), np.array(rates), self.graph,
+            self.parameters, tuple(self.moments), self.steps_done, rule, s.label_smoothing,
         )  # fmt: skip
         self.steps_done += batches.shape[1]
 
     def evaluate(self, *splits: Split) -> list[SplitResults]:
         """Return the mean cross-entropy (nats) and accuracy on each split."""
-        chain = (self.used, self.inputs, self.classes, self.source, self.first, self.values, self.bias)
-        totals = [sparse_kernels.evaluate(_pixels(split), split.labels.numpy(), *chain) for split in splits]
+        totals = [
+            sparse_kernels.evaluate(_pixels(split), split.labels.numpy(), self.graph, self.parameters)
+            for split in splits
+        ]
         return [[(loss / len(y), correct / len(y)) for (_, y), (loss, correct) in zip(splits, totals, strict=True)]]
 
     def set_weights(self, weights: list[Weights]) -> None:
         """Load other weights into the network, in order to evaluate them."""
-        self.values, self.bias = self._gather(weights[0])
+        self.parameters = self._gather(weights[0])
 
     def sync_from(self, states: list[TrainState]) -> bool:
         """Return False: another mask is another sparse graph, which needs a new engine."""
@@ -114,7 +113,7 @@ class SparseChain:
     def sync_to(self, states: list[TrainState]) -> None:
         """Store the weights and optimizer tensors of the replicate in its state, in the dense layout."""
         (state,) = states
-        self._scatter(self.values, self.bias, self.weights)
+        self._scatter(*self.parameters, self.weights)
         optimizer = {}
         for (values, bias), slot in zip(self.moments, self.slots, strict=False):
             dense = {name: torch.zeros_like(self.weights[name]) for name in self._parameters()}

@@ -1,10 +1,12 @@
-"""Kernels of sparse training, compiled by numba. The docstring of `sparse` explains their arrays.
+"""Kernels of sparse training, compiled by numba.
 
 Activations and gradients have shape (tiles, nodes, LANES): the values of a node for LANES images are a row, contiguous
 in memory, and a weight costs one multiply-add of two rows. The three loops over weights are written in LLVM's
 intermediate representation. LLVM's vectoriser cannot know that rows do not overlap, and the loops are much faster if
 rows are kept in registers. All kernels are in this one file because numba's cache checks no other file for changes.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -23,6 +25,28 @@ _how = {"fastmath": set(ROUNDING), "error_model": "numpy"}
 # compiled with it. The two copies round differently.
 _entry, _compiled = cached(**_how), njit(forceinline=True, **_how)
 _ROW = ir.VectorType(ir.FloatType(), LANES)
+
+
+class Graph(NamedTuple):
+    """A chain of dense layers as one sparse graph: its nodes are the inputs, and then the units of each layer in order.
+
+    Weight k starts at node `source[k]`, and the incoming weights of unit r are `first[r]` to `first[r + 1]`
+    (exclusive). `inputs` and `classes` are numbers of nodes, and `used` are the inputs that are sources of weights.
+    """
+
+    used: np.ndarray
+    inputs: int
+    classes: int
+    source: np.ndarray
+    first: np.ndarray
+
+
+class Rule(NamedTuple):
+    """Update rule: Adam if `momentum` is negative, or AdamW if `decoupled`; otherwise SGD with this momentum."""
+
+    momentum: float
+    weight_decay: float
+    decoupled: bool
 
 
 def _data(context, builder, signature, arguments, i):
@@ -102,16 +126,15 @@ def _scatter(typing, rows, unit, source, values, begin, end):
 
 
 @_entry
-def train(
-    images, labels, batches, rates, used, inputs, classes, source, first, values, bias,
-    m, m_bias, v, v_bias, done, momentum, weight_decay, decoupled, smoothing,
-):  # fmt: skip
-    """Take a step on each of the batches (steps, batch) of image indices; change values, biases and moments in place.
+def train(images, labels, batches, rates, graph, parameters, moments, done, rule, smoothing):
+    """Take a step on each of the batches (steps, batch) of image indices; change parameters and moments in place.
 
-    `done` is the number of steps taken before. A negative `momentum` selects Adam, or AdamW if `decoupled`; otherwise
-    the optimizer is SGD.
+    `parameters` are the values of the weights and the biases, `moments` the two moments of both; `done` is the number
+    of steps taken before.
     """
-    nodes, batch = inputs + len(first) - 1, batches.shape[1]
+    values, bias = parameters
+    (m, m_bias), (v, v_bias) = moments
+    nodes, batch = graph.inputs + len(graph.first) - 1, batches.shape[1]
     tiles = (batch + LANES - 1) // LANES
     activations, gradients = _rows(tiles * nodes), _rows(tiles * nodes)
     activations, gradients = activations.reshape(tiles, nodes, LANES), gradients.reshape(tiles, nodes, LANES)
@@ -121,29 +144,30 @@ def train(
         d_bias[:] = 0
         for t in range(tiles):
             index = batches[step, t * LANES : (t + 1) * LANES]
-            _load(images, index, used, activations[t])
-            _forward(values, bias, source, first, inputs, classes, activations[t])
-            _loss_gradient(activations[t], labels, index, classes, batch, smoothing, gradients[t])
-            _backward(values, source, first, inputs, classes, activations[t], gradients[t], d_values, d_bias)
-        if momentum >= 0:
-            _sgd(values, d_values, m, rates[step], momentum, weight_decay)
-            _sgd(bias, d_bias, m_bias, rates[step], momentum, weight_decay)
+            _load(images, index, graph.used, activations[t])
+            _forward(graph, values, bias, activations[t])
+            _loss_gradient(activations[t], labels, index, graph.classes, batch, smoothing, gradients[t])
+            _backward(graph, values, activations[t], gradients[t], d_values, d_bias)
+        if rule.momentum >= 0:
+            _sgd(values, d_values, m, rates[step], rule)
+            _sgd(bias, d_bias, m_bias, rates[step], rule)
         else:
-            _adam(values, d_values, m, v, rates[step], done + step + 1, weight_decay, decoupled)
-            _adam(bias, d_bias, m_bias, v_bias, rates[step], done + step + 1, weight_decay, decoupled)
+            _adam(values, d_values, m, v, rates[step], done + step + 1, rule)
+            _adam(bias, d_bias, m_bias, v_bias, rates[step], done + step + 1, rule)
 
 
 @_entry
-def evaluate(images, labels, used, inputs, classes, source, first, values, bias):
+def evaluate(images, labels, graph, parameters):
     """Return the summed cross-entropy (nats) and the number of correct predictions."""
-    nodes, n = inputs + len(first) - 1, len(labels)
+    values, bias = parameters
+    nodes, classes, n = graph.inputs + len(graph.first) - 1, graph.classes, len(labels)
     activations = _rows(nodes)
     logits = activations[nodes - classes :]
     loss, correct = 0.0, 0
     for start in range(0, n, LANES):
         index = np.arange(start, min(start + LANES, n))
-        _load(images, index, used, activations)
-        _forward(values, bias, source, first, inputs, classes, activations)
+        _load(images, index, graph.used, activations)
+        _forward(graph, values, bias, activations)
         for b in range(len(index)):
             best, label = 0, labels[index[b]]
             for c in range(1, classes):
@@ -185,17 +209,18 @@ def _load(images, index, used, activations):
 
 
 @_compiled
-def _forward(values, bias, source, first, inputs, classes, activations):
+def _forward(graph, values, bias, activations):
     """Compute the activations of all units, in order.
 
     Each is the bias plus the sum of weights times their source rows, clipped at 0 except in the output layer.
     """
+    inputs, first = graph.inputs, graph.first
     units = len(first) - 1
     for r in range(units):
         out = activations[inputs + r]
         out[:] = bias[r]
-        _gather(activations, inputs + r, source, values, first[r], first[r + 1])
-        if r < units - classes:
+        _gather(activations, inputs + r, graph.source, values, first[r], first[r + 1])
+        if r < units - graph.classes:
             for b in range(LANES):
                 if out[b] < 0:  # nan stays nan
                     out[b] = 0
@@ -223,15 +248,16 @@ def _loss_gradient(activations, labels, index, classes, batch, smoothing, gradie
 
 
 @_compiled
-def _backward(values, source, first, inputs, classes, activations, gradients, d_values, d_bias):
+def _backward(graph, values, activations, gradients, d_values, d_bias):
     """Compute all gradients, in reverse order of units, so that the gradient of each activation is complete in time."""
+    inputs, source, first = graph.inputs, graph.source, graph.first
     units = len(first) - 1
-    gradients[inputs : inputs + units - classes] = 0
+    gradients[inputs : inputs + units - graph.classes] = 0
     for r in range(units - 1, -1, -1):
         out, active = gradients[inputs + r], activations[inputs + r]
         total = np.float32(0)
         for b in range(LANES):
-            if r < units - classes and active[b] <= 0:
+            if r < units - graph.classes and active[b] <= 0:
                 out[b] = 0
             total += out[b]
         d_bias[r] += total
@@ -241,14 +267,14 @@ def _backward(values, source, first, inputs, classes, activations, gradients, d_
 
 
 @_compiled
-def _adam(w, gradient, m, v, rate, step, weight_decay, decoupled):
+def _adam(w, gradient, m, v, rate, step, rule):
     """Take a step of torch.optim.Adam or AdamW with the default betas (0.9, 0.999) and eps 1e-8."""
     b1, b2, eps = np.float32(0.9), np.float32(0.999), np.float32(1e-8)
     c1, c2 = np.float32(1 - 0.9), np.float32(1 - 0.999)
     size = np.float32(rate / (1 - 0.9**step))
     root = np.float32(np.sqrt(1 - 0.999**step))
-    keep = np.float32(1 - rate * weight_decay) if decoupled else np.float32(1)
-    decay = np.float32(0) if decoupled else np.float32(weight_decay)
+    keep = np.float32(1 - rate * rule.weight_decay) if rule.decoupled else np.float32(1)
+    decay = np.float32(0) if rule.decoupled else np.float32(rule.weight_decay)
     for k in range(len(w)):
         g = gradient[k] + decay * w[k]
         m[k] = b1 * m[k] + c1 * g
@@ -257,9 +283,9 @@ def _adam(w, gradient, m, v, rate, step, weight_decay, decoupled):
 
 
 @_compiled
-def _sgd(w, gradient, velocity, rate, momentum, weight_decay):
+def _sgd(w, gradient, velocity, rate, rule):
     """Take a step of torch.optim.SGD with momentum."""
-    rate, momentum, weight_decay = np.float32(rate), np.float32(momentum), np.float32(weight_decay)
+    rate, momentum, weight_decay = np.float32(rate), np.float32(rule.momentum), np.float32(rule.weight_decay)
     for k in range(len(w)):
         velocity[k] = momentum * velocity[k] + gradient[k] + weight_decay * w[k]
         w[k] -= rate * velocity[k]
