@@ -42,7 +42,7 @@ class Arm:
         return self.masks == self.name and not prunes_dense(self.masks)
 
     @property
-    def grows_from(self) -> str:
+    def follows(self) -> str:
         """Name of the arm whose previous round must be complete before this arm's round can start."""
         return self.masks if self.masks in PRUNED_THEMSELVES else "ticket"
 

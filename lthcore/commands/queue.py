@@ -6,7 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from lthcore.analysis.tickets import has_ticket_tables, write_ticket_tables
+from lthcore.analysis.ticket_tables import has_ticket_tables, write_ticket_tables
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import check_jupyter, is_executed, notebook_of, run_notebook
 from lthcore.errors import LabError, TimeLimit, counted, one_line

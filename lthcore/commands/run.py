@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from lthcore.analysis.tickets import write_ticket_tables
+from lthcore.analysis.ticket_tables import write_ticket_tables
 from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import has_jupyter, notebook_of, run_notebook
 from lthcore.commands.parameters import values_of

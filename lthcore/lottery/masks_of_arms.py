@@ -69,10 +69,10 @@ def scores_for(settings: Settings, data: Data, trial: Trial, source: str, k: int
 def seen_by(settings: Settings, data: Data, trial: Trial, source: str, k: int) -> PruningContext:
     """Return the weights and settings that the criterion of a source may use at round k."""
     once = prunes_dense(source)
-    grown = trial.dense if once else trial.latest[source]
+    outcome = trial.dense if once else trial.latest[source]
     seed = seed_for(settings.seed, "criterion", trial.number, "oneshot" if once else source, 0 if once else k)
-    best = grown.early_stop or grown.weights
-    return PruningContext(settings, data, grown.mask, trial.theta_0, best, grown.weights, seed)
+    best = outcome.early_stop or outcome.weights
+    return PruningContext(settings, data, outcome.mask, trial.theta_0, best, outcome.weights, seed)
 
 
 def next_round(settings: Settings, data: Data, scores: Scores, mask: Mask) -> Mask:

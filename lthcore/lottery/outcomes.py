@@ -23,7 +23,7 @@ from lthcore.data.datasets import Data
 from lthcore.lottery.lineage import Groups, Lineage
 from lthcore.lottery.masks_of_arms import mask_of, needs_training
 from lthcore.lottery.search import initial_weights_of
-from lthcore.lottery.start import WEIGHTS, Trial, grown_from
+from lthcore.lottery.start import WEIGHTS, Trial, carried_over
 from lthcore.registry import is_user_defined
 from lthcore.settings import Recipe, Settings
 from lthcore.training.state import Replicate, TrainState
@@ -40,21 +40,21 @@ def keep_for_later_rounds(
     to be repeated for the other.
     """
     arm, trial, _, k = replicate
-    if outcome.diverged or not _is_grown_from(settings, arm):
+    if outcome.diverged or not _has_successors(settings, arm):
         return
     pruned_themselves = [other for other in settings.arms if arm_of(other).is_pruned_itself]
-    grow_from_it = pruned_themselves if k == 0 else [arm]  # all arms start from the dense network
+    followers = pruned_themselves if k == 0 else [arm]  # all arms start from the dense network
 
     ended = Trial(trial, initial_weights_of(settings, trial), outcome, dict.fromkeys(PRUNED_THEMSELVES, outcome))
     for source in _mask_sources(settings.arms):
-        if source in grow_from_it or (k == 0 and prunes_dense(source)):
+        if source in followers or (k == 0 and prunes_dense(source)):
             mask_of(settings, data, lineage, ended, source, k + 1)
 
     if k == 0 and outcome.rewind is not None:
         lineage.carry(trial, ORIGIN, 0, {"rewind": outcome.rewind})
-    for other in grow_from_it:
+    for other in followers:
         if _carried(lineage, trial, other)[0] < k:
-            groups = grown_from(settings, other) if k < settings.rounds else ()
+            groups = carried_over(settings, other) if k < settings.rounds else ()
             lineage.carry(trial, other, k, {group: getattr(outcome, group) for group in groups})
 
 
@@ -89,11 +89,11 @@ def outcome_from_lineage(
     runs still to do (`missing`) need more of the outcome than that; the training run then has to be repeated.
     """
     arm, trial, _, k = replicate
-    if not _is_grown_from(settings, arm):
+    if not _has_successors(settings, arm):
         return start
     if diverged:
         return _diverged(start)
-    due = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).grows_from == arm)}
+    due = {r.arm for r in missing if r.trial == trial and r.round > k and (k == 0 or arm_of(r.arm).follows == arm)}
     if any(is_user_defined(WEIGHTS[arm_of(name).weights]) for name in due):
         return None  # a user-defined arm may start from any tensor of the outcome
     if not _has_masks(settings, lineage, trial, k, due):
@@ -101,7 +101,7 @@ def outcome_from_lineage(
     outcome = replace(start, early_stop=start.weights, placeholder=True)
     for other in due & set(PRUNED_THEMSELVES):
         at, groups = _carried(lineage, trial, other)
-        if grown_from(settings, other) and (at < k or not groups):
+        if carried_over(settings, other) and (at < k or not groups):
             return None
         if at == k:
             for group, tensors in groups.items():
@@ -112,7 +112,7 @@ def outcome_from_lineage(
     return outcome
 
 
-def _is_grown_from(settings: Recipe, arm: str) -> bool:
+def _has_successors(settings: Recipe, arm: str) -> bool:
     """Return whether later rounds of a search may start from an outcome of this arm."""
     return isinstance(settings, Settings) and arm_of(arm).is_pruned_itself
 

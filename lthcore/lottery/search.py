@@ -65,7 +65,7 @@ def find_tickets(
     for k in range(1, settings.rounds + 1):
         trials, cohort = [trial for trial in trials if not trial.latest["ticket"].diverged], {}
         for trial in trials:
-            arms = [arm for arm in map(arm_of, settings.arms) if not trial.latest[arm.grows_from].diverged]
+            arms = [arm for arm in map(arm_of, settings.arms) if not trial.latest[arm.follows].diverged]
             sources = dict.fromkeys(arm.masks for arm in arms)
             mask_from = {s: mask_of(settings, data, lineage, trial, s, k) for s in sources if s != "elsewhere"}
             if "elsewhere" in sources:

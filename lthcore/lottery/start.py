@@ -195,7 +195,7 @@ def begin(
     return TrainState(iteration, masked, mask, seed_for(settings.seed, "training", trial, k), start=masked)
 
 
-def grown_from(settings: Settings, name: str) -> tuple[str, ...]:
+def carried_over(settings: Settings, name: str) -> tuple[str, ...]:
     """Return the fields of a TrainState, besides its mask, that the next round of arm `name` starts from."""
     if arm_of(name).weights == "trained":
         return ("weights",)

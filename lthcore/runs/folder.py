@@ -4,7 +4,7 @@
     run.json               settings, run key, n, data, hardware, versions, commit, seconds, digests of the tables
     rounds.csv             a row for each training; its columns are ROUNDS (READ: test accuracy at `settings.read_at`)
     curves.csv             a row for each evaluation, long curves thinned (lthcore/runs/rows.py); its columns are CURVES
-    structure.csv, distributions.csv   properties of the tickets of a complete run (lthcore/analysis/tickets.py)
+    structure.csv, distributions.csv   properties of the tickets of a complete run (lthcore/analysis/ticket_tables.py)
     lineage.safetensors.gz in which round each weight was pruned, and what else the next round starts from
     tickets/*.safetensors  masks and weights of each training, written when it is finished
     checkpoints/           unfinished trainings

@@ -37,7 +37,7 @@ def missing(settings: Recipe, done: Container[Replicate], diverged: list[Replica
     ended = {(r.arm, r.trial): r.round for r in diverged if arm_of(r.arm).is_pruned_itself}
 
     def reachable(r: Replicate) -> bool:
-        return all(r.round <= ended.get((arm, r.trial), r.round) for arm in ("ticket", arm_of(r.arm).grows_from))
+        return all(r.round <= ended.get((arm, r.trial), r.round) for arm in ("ticket", arm_of(r.arm).follows))
 
     return [r for r in planned(settings) if r not in done and reachable(r)]
 

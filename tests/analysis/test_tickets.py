@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lthcore.analysis import tickets
+from lthcore.analysis import ticket_tables, tickets
 from lthcore.models import build
 from lthcore.settings import Settings
 from lthcore.training.state import TrainState
@@ -35,7 +35,7 @@ def ticket(trial: int, k: int) -> TrainState:
 
 def test_tables_of_tickets():
     settings = Settings(trials=2, rounds=4, arms=["ticket"])
-    structure, distributions = tickets.tables_of_tickets(ticket, settings)
+    structure, distributions = ticket_tables.tables_of_tickets(ticket, settings)
     assert len(structure) == 2 * 4
     row = structure.iloc[0]
     assert (row["layer"], row["units_without_input"], row["inputs_without_output"]) == ("fc1", 1, 1)
@@ -59,9 +59,9 @@ def test_movements_that_are_nearly_equal_have_a_histogram(step):
         return TrainState(0, {"fc1.weight": end}, {"fc1.weight": torch.ones_like(MASK)}, 0, start=start)
 
     settings = Settings(trials=1, rounds=4, arms=["ticket"])
-    _, distributions = tickets.tables_of_tickets(after_a_step, settings)
+    _, distributions = ticket_tables.tables_of_tickets(after_a_step, settings)
     moved = distributions[distributions["quantity"] == "movement, in the ticket"]
-    assert len(moved) == tickets.BINS and moved["count"].sum() == INITIAL.numel()
+    assert len(moved) == ticket_tables.BINS and moved["count"].sum() == INITIAL.numel()
     assert (moved["right"] > moved["left"]).all() and moved["left"].iloc[0] < step < moved["right"].iloc[-1]
 
 

@@ -16,7 +16,7 @@ from lthcore.lottery.checks import check_settings
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.masks_of_arms import densities_after, mask_of, needs_training, next_round, seen_by
 from lthcore.lottery.search import Cohort, find_tickets, initial_weights_of, planned, untrained_networks
-from lthcore.lottery.start import WEIGHTS, Sources, Trial, begin, grown_from, start
+from lthcore.lottery.start import WEIGHTS, Sources, Trial, begin, carried_over, start
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
@@ -265,17 +265,17 @@ def test_the_criterions_draw_is_of_the_round_where_pruning_is_iterative_and_one_
     ],
 )
 def test_arms_take_their_masks_from(arm, lineage, source, dense, needs):
-    assert (arm_of(arm).grows_from, arm_of(arm).masks) == (lineage, source)
+    assert (arm_of(arm).follows, arm_of(arm).masks) == (lineage, source)
     assert (prunes_dense(source), needs_training(source)) == (dense, needs)
 
 
 def test_a_criterion_sees_the_training_that_its_masks_grow_from(digits):
     trial = trial_of(1)
-    for source, grown in (("ticket", trial.latest["ticket"]), ("continued", trial.latest["continued"]),
+    for source, outcome in (("ticket", trial.latest["ticket"]), ("continued", trial.latest["continued"]),
                           ("oneshot", trial.dense), ("by_snip", trial.dense)):  # fmt: skip
         seen = seen_by(SMALL, digits, trial, source, 2)
         assert (seen.settings, seen.data) == (SMALL, digits) and seen.initial is trial.theta_0
-        assert seen.mask is grown.mask and seen.final is grown.weights and seen.best is grown.early_stop
+        assert seen.mask is outcome.mask and seen.final is outcome.weights and seen.best is outcome.early_stop
     trial.dense.early_stop = None  # without a validation set
     assert seen_by(SMALL, digits, trial, "oneshot", 1).best is trial.dense.weights
 
@@ -528,10 +528,14 @@ def test_a_ticket_that_does_not_start_at_mask_times_initial_weights_on_purpose_i
 
 
 def test_only_arms_that_go_on_from_trained_weights_carry_them():
-    assert [grown_from(SMALL, arm) for arm in ("continued", "fine_tuned", "ticket")] == [("weights",), ("weights",), ()]
+    assert [carried_over(SMALL, arm) for arm in ("continued", "fine_tuned", "ticket")] == [
+        ("weights",),
+        ("weights",),
+        (),
+    ]
     best = SMALL.changed(restart="best")
-    assert grown_from(best, "ticket") == ("early_stop",)
-    assert grown_from(best.changed(keep_optimizer=True), "ticket") == ("early_stop", "optimizer")
+    assert carried_over(best, "ticket") == ("early_stop",)
+    assert carried_over(best.changed(keep_optimizer=True), "ticket") == ("early_stop", "optimizer")
 
 
 # Settings that the settings class cannot check itself

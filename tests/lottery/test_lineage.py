@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lthcore import masks
-from lthcore.analysis.tickets import write_ticket_tables
+from lthcore.analysis.ticket_tables import write_ticket_tables
 from lthcore.errors import TimeLimit
 from lthcore.lottery.lineage import FILE, Lineage
 from lthcore.lottery.outcomes import _mask_sources, outcome_from_lineage

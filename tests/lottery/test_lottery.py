@@ -164,8 +164,8 @@ def test_oneshot_reinit_has_the_oneshot_mask_and_the_weights_of_reinit(found):
 def test_continued_goes_on_from_the_trained_weights(found):
     for replicate, state in of(found, "continued"):
         before = replicate._replace(round=replicate.round - 1)
-        grown = found[before if before in found else before._replace(arm="ticket")]
-        assert_equal(state.start, masks.apply(state.mask, grown.weights))
+        previous = found[before if before in found else before._replace(arm="ticket")]
+        assert_equal(state.start, masks.apply(state.mask, previous.weights))
 
 
 def test_continued_reset_has_the_mask_of_continued_training_and_initial_weights(found):

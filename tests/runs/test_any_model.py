@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from lthcore import masks
 from lthcore.analysis.compaction import compact
-from lthcore.analysis.tickets import path_count, write_ticket_tables
+from lthcore.analysis.ticket_tables import write_ticket_tables
+from lthcore.analysis.tickets import path_count
 from lthcore.costs import costs_of
 from lthcore.data import datasets
 from lthcore.data.datasets import load

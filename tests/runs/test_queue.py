@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lthcore.analysis.tickets import write_ticket_tables
+from lthcore.analysis.ticket_tables import write_ticket_tables
 from lthcore.errors import LabError
 from lthcore.lottery.methods import planned
 from lthcore.paths import PROFILES, project_root

@@ -32,7 +32,7 @@ from sittings import (
 )
 
 from lthcore import masks
-from lthcore.analysis.tickets import write_ticket_tables
+from lthcore.analysis.ticket_tables import write_ticket_tables
 from lthcore.arms import arm_of
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import search
@@ -667,9 +667,9 @@ def test_of_a_ticket_only_what_the_next_round_needs_is_left_in_memory(tmp_path, 
     monkeypatch.setattr(search, "find_tickets", watched)
     run(SMALL.changed(trials=1), tmp_path, quiet=True)
     for replicate, state in outcomes.items():
-        grown_from = arm_of(replicate.arm).is_pruned_itself
+        has_successors = arm_of(replicate.arm).is_pruned_itself
         assert not state.optimizer and state.generator_state is None and bool(state.start) == (replicate.round == 0)
-        assert bool(state.weights) == bool(state.mask) == bool(state.early_stop) == grown_from, replicate
+        assert bool(state.weights) == bool(state.mask) == bool(state.early_stop) == has_successors, replicate
 
 
 def test_the_record_says_what_the_run_is_complete_of_and_since_when(finished):
