@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from lthcore.report.run_tables import whole_trials
 from lthcore.runs.files import read_record
@@ -21,6 +22,7 @@ STYLE = Path(__file__).with_name("lth.mplstyle")
 WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # panels per row -> figure width in inches: text stays legible at 600 pixels
 LABEL = 0.4  # width of a tick label in inches, with some margin
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # % of weights remaining, as on the paper's axes
+APART = 3.0  # points between neighbouring error bars that would hide each other
 CUT_OFF = "cut off"  # id of the markers of early stops that training may have ended before
 CUT_BELOW = "cut below"  # id of panels whose lines may leave them below
 
@@ -57,6 +59,20 @@ def sparsity_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}" if tick > 99.9 else digits.format(tick)))
     axes.minorticks_off()
     axes.set_xlabel("% of weights remaining")
+
+
+def spread_bars(axes: Axes) -> None:
+    """Shift lines with error bars to the right and left, by points, so that bars at the same x do not hide each other.
+
+    `sparsity_axis` must be called before. The axis is made longer, by a twentieth at each end.
+    """
+    left, right = axes.get_xlim()
+    axes.set_xlim(left * (left / right) ** 0.05, right / (left / right) ** 0.05)
+    for i, series in enumerate(axes.containers):
+        points = APART * (i - (len(axes.containers) - 1) / 2)
+        shift = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+        for artist in series.get_children():
+            artist.set_transform(artist.get_transform() + shift)
 
 
 def in_percent(axis: Axis) -> None:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from lthcore.report.finished_runs import runs_beside
-from lthcore.report.layout import caption_of, captioned, legend_above, new_figure
+from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, spread_bars
 from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gaps
@@ -57,6 +57,8 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
         axes.axhline(0, color="#888888", linewidth=0.8)
         axes.set_ylabel("change in accuracy (points)")
     plot_arms(rounds, WEIGHTS, column, panels[-2], "Other weights under one mask")
+    for axes in panels[:-1]:
+        spread_bars(axes)
     panels[-1].set_axis_off()
     panels[-1].legend(*panels[-2].get_legend_handles_labels(), loc="center left")
     handles = {label: h for axes in panels[:2] for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -77,7 +79,9 @@ def deconstructing_lenet(root: Path) -> Figure | None:
     folder, frozen = runs.get("lenet_mnist-zero"), runs.get("lenet_mnist-frozen")
     if folder is None:
         return None
-    return deconstructing(folder, caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder), frozen)
+    return deconstructing(
+        folder, caption_of("LeNet-300-100 on MNIST, bars: range of trials, shifted apart", folder), frozen
+    )
 
 
 def findings(root: Path) -> list[str]:

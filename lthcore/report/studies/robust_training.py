@@ -10,7 +10,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import runs_beside, trainings_of
-from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis, spread_bars
 from lthcore.report.plots import plot_means, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gap
@@ -56,9 +56,10 @@ def robust_training(root: Path) -> Figure | None:
     panels[2].set(title="Rewound and reinitialised", ylabel="test accuracy at early stop")
     for axes in panels:
         sparsity_axis(axes)
+        spread_bars(axes)
     panels[2].legend()
     legend_above(figure, *panels[0].get_legend_handles_labels())
-    what = "LeNet-300-100 on MNIST, test accuracy at the early stop, bars: range of trials"
+    what = "LeNet-300-100 on MNIST, test accuracy at the early stop, bars: range of trials, shifted apart"
     below = f"; below the panels: {', '.join(below)}" if below else ""
     return captioned(figure, caption_of(what, *_folders(root)) + below)
 
