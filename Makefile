@@ -11,7 +11,8 @@ READY    := $(VENV)/ready
 # TORCH=cpu installs the CPU build of torch from a package index that has it (INDEX or PIP_EXTRA_INDEX_URL)
 SIZE      = $(if $(filter cpu,$(TORCH)),the CPU build of torch; some minutes,6.5 GB with torch and its CUDA libraries, some minutes (TORCH=cpu leaves those out))
 RUN       = $(BIN)/lth run --profile $(PROFILE) $(if $(FORCE),--force) $(if $(TIME_LIMIT),--time-limit $(TIME_LIMIT))
-NBVAL    := $(BIN)/pytest --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider
+PARALLEL := -n auto --maxprocesses 4  # each process imports torch, half a gigabyte
+NBVAL    := $(BIN)/pytest $(PARALLEL) --dist loadfile --nbval-lax --nbval-cell-timeout=600 -p no:cacheprovider
 STRIP    := $(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
 .DEFAULT_GOAL := help
@@ -73,7 +74,7 @@ notebooks: $(READY)  ## execute every notebook with its default parameters, in p
 	done
 
 test: $(READY)  ## run every test, offline: pytest, then nbval on the golden notebooks
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) --dist worksteal
 	LTH_PLAIN=1 LTH_RESULTS=$$(mktemp -d) $(NBVAL) $(GOLDEN)
 
 nbval: $(READY)  ## execute every notebook again and check its outputs with nbval
