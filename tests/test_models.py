@@ -172,6 +172,7 @@ def test_biases_start_at_zero():
     ("initialisation", "std"),
     [
         ("glorot_normal", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
+        ("glorot_uniform", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
         ("kaiming_normal", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
         ("kaiming_uniform", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
         ("gaussian", lambda fan_in, fan_out: 0.05),
@@ -186,6 +187,8 @@ def test_weights_start_with_the_mean_and_spread_of_their_initialisation(architec
             expected = std(w.shape[1] * field, w.shape[0] * field)
             assert float(w.std()) == pytest.approx(expected, rel=4 / math.sqrt(w.numel())), name
             assert abs(float(w.mean())) < 4 * expected / math.sqrt(w.numel()), name
+            if initialisation.endswith("uniform"):
+                assert float(w.abs().max()) == pytest.approx(math.sqrt(3) * expected, rel=0.05), name
 
 
 def test_glorot_weights_are_gaussian_and_not_truncated():

@@ -98,6 +98,17 @@ def test_cka_is_1_for_rotated_activations_and_small_for_unrelated_ones():
     assert linear_cka(x, x @ torch.randn(20, 20)) < 0.95  # stretching changes CKA
 
 
+def test_cka_and_cca_of_one_unit_are_its_squared_and_its_plain_correlation():
+    """Linear CKA sums squared correlations (arXiv 1905.00414), and mean CCA is of the correlations themselves."""
+    columns, _ = torch.linalg.qr(torch.randn(2000, 2) - torch.randn(2000, 2).mean(0))
+    x, other = (columns - columns.mean(0)).T
+    other = other - (other @ x) / (x @ x) * x
+    x, other = x / x.norm(), other / other.norm()
+    y = 0.6 * x + 0.8 * other
+    assert linear_cka(x[:, None], y[:, None]) == pytest.approx(0.36, abs=1e-4)
+    assert mean_cca(x[:, None], y[:, None]) == pytest.approx(0.6, abs=1e-4)
+
+
 def test_cca_is_1_for_any_invertible_map_and_leaves_out_what_does_not_vary():
     x = torch.randn(2000, 20)
     assert mean_cca(x, x @ torch.randn(20, 20)) == pytest.approx(1.0, abs=1e-6)

@@ -55,15 +55,27 @@ def trained(settings: DynamicSettings, data: Data) -> TrainState:
     return state
 
 
+def assert_alike(a: TrainState, b: TrainState) -> None:
+    """Assert that two outcomes differ by rounding alone: in few weights of the mask, and little in the others."""
+    for name, mask in a.mask.items():
+        assert int((mask ^ b.mask[name]).sum()) <= 0.002 * mask.numel()
+        both = mask & b.mask[name]
+        torch.testing.assert_close(a.weights[name][both], b.weights[name][both], atol=2e-3, rtol=1e-2)
+
+
 # The schedule
 
 
-@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.4), ("cubic", 0.7), ("cosine", 0.4), ("constant", 0.8)])
-def test_a_schedule_starts_dense_rises_and_ends_at_the_target(schedule, middle):
+@pytest.mark.parametrize(
+    ("schedule", "quarter", "middle"),
+    [("linear", 0.2, 0.4), ("cubic", 0.4625, 0.7), ("cosine", 0.1171573, 0.4), ("constant", 0.8, 0.8)],
+)
+def test_a_schedule_starts_dense_rises_and_ends_at_the_target(schedule, quarter, middle):
     settings = SMALL.changed(sparsity=0.8, sparsity_schedule=schedule)
     due = sparsities(settings)
     assert list(due) == [0, 20, 40, 60, 80]  # the start of every epoch
-    assert due[0] == (0.8 if schedule == "constant" else 0.0) and due[40] == pytest.approx(middle) and due[80] == 0.8
+    assert due[0] == (0.8 if schedule == "constant" else 0.0) and due[80] == 0.8
+    assert (due[20], due[40]) == pytest.approx((quarter, middle))
     assert all(a <= b for a, b in pairwise(due.values()))
 
 
@@ -332,8 +344,7 @@ def test_masking_gradients_alone_prunes_nothing_and_is_reported_so(digits, tmp_p
 def test_masking_gradients_means_the_same_to_every_engine(engine, digits):
     settings = SMALL.changed(masking="gradients", epochs=3)
     plain, other = (trained(settings.changed(engine=name), digits) for name in ("auto", engine))
-    assert masks.weights_left(plain.mask) == masks.weights_left(other.mask)
-    torch.testing.assert_close(other.weights["fc1.weight"], plain.weights["fc1.weight"], atol=1e-3, rtol=1e-2)
+    assert_alike(other, plain)
 
 
 def test_all_at_once_at_the_start_is_sparse_from_the_start(digits):
@@ -455,8 +466,7 @@ def test_replicates_in_step_equal_the_same_alone(digits):
     for replicate, state in next(together).items():
         alone = fresh(settings.changed(engine="dense"), digits, replicate.trial)
         assert all(True for _ in train_and_prune(settings.changed(engine="dense"), digits, [alone]))
-        assert masks.weights_left(state.mask) == masks.weights_left(alone.mask)
-        torch.testing.assert_close(state.weights["output.bias"], alone.weights["output.bias"], atol=1e-3, rtol=1e-2)
+        assert_alike(state, alone)
 
 
 # Runs
@@ -517,7 +527,7 @@ def test_weight_decay_leaves_norms_alone_unless_asked(architecture, shape, decay
         assert parameter.flatten()[0].item() == pytest.approx(0.99 if decayed else 1.0)
 
 
-def test_the_mask_update_is_what_the_schedule_says_it_is(digits):
+def test_an_update_prunes_to_the_sparsity_it_is_given_and_a_lower_one_prunes_nothing(digits):
     state = fresh(SMALL, digits)
     counted = dynamic.counted_in(SMALL, digits)
     dynamic.update(SMALL, state, 0.3, counted)

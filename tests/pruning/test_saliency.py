@@ -126,6 +126,25 @@ def test_synflow_leaves_biases_and_the_shifts_of_norms_out_of_its_flow(values, d
     assert all(torch.equal(with_zeros[name], score) for name, score in with_shifts.items())
 
 
+@pytest.mark.parametrize("criterion", [snip, grasp])
+def test_dropout_does_not_change_the_scores(criterion, data):
+    plain, dropped = (criterion(seen(data, settings=SMALL.changed(dropout=rate))) for rate in (0.0, 0.5))
+    assert all(torch.equal(plain[name], score) for name, score in dropped.items())
+
+
+def test_snip_takes_norms_by_their_running_statistics(data):
+    what = seen(data, settings=SMALL.changed(architecture="resnet20", widths=()))
+    model = build(what.settings, data.shape, 10).double().eval()
+    model.load_state_dict(what.initial)
+    images, labels = data.train
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(what.seed))
+    chosen = torch.cat([order[labels[order] == c][:10] for c in range(10)])
+    F.cross_entropy(model(images[chosen].double()), labels[chosen]).backward()
+    for name, score in snip(what).items():
+        weight = model.get_parameter(name)
+        torch.testing.assert_close(score.double(), (weight * weight.grad).abs().detach(), rtol=1e-5, atol=1e-12)
+
+
 def test_scores_follow_from_the_seed(data):
     a, b = snip(seen(data)), snip(seen(data))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -29,6 +29,7 @@ NETWORKS = {
     "resnet18": ((3, 8, 8), {"architecture": "resnet18", "batch_size": 4, **SGD}),
     "vgg_like": ((3, 16, 16), {"architecture": "vgg_like", "batch_size": 4, **SGD, "nesterov": True}),
     "dropout, clipped": ((3, 8, 8), {"architecture": "conv2", "widths": (24, 24), "dropout": 0.5, "clip_norm": 0.5}),
+    "augmented": ((3, 12, 10), {"architecture": "conv2", "dataset": "cifar10", "augment": ("crop", "flip")}),
 }  # fmt: skip
 DEEP = ("resnet20", "resnet18", "vgg_like")
 
@@ -39,6 +40,9 @@ def start_of(shape, density=0.3, n=40, **values):
     images = torch.randn(n, *shape, generator=generator)
     split = Split(images, torch.randint(0, 10, (n,), generator=generator))
     weights = initial_weights(build(settings, shape, 10), settings, 0)
+    for name, bias in weights.items():
+        if name.endswith("bias"):  # with biases of zero, units of blank patches are at the kink of their rectifier
+            bias.normal_(0, 0.1, generator=generator)
     mask = {name: torch.rand(m.shape, generator=generator) < density for name, m in masks.full_mask(weights).items()}
     return settings, Data(split, None, split, "", classes=10), begin(settings, 0, 0, weights, mask)
 

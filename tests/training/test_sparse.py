@@ -32,6 +32,7 @@ RECIPES = {
         "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3, "label_smoothing": 0.1,
         "schedule": "cosine", "warmup": 5,
     },
+    "batches of two tiles, the second not full": {"batch_size": 100},
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from lthcore.settings import Settings
 from lthcore.training.engines.stack import Stack
 from lthcore.training.loop import engine_for, train, train_in_step
 from lthcore.training.parallel import train_cohort
-from lthcore.training.state import Replicate
+from lthcore.training.state import Evaluation, Replicate
 
 BASE = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=30, eval_every=10, learning_rate=2e-3,
@@ -149,6 +149,21 @@ def test_replicates_whose_optimizers_are_at_other_steps_are_not_mixed():
 
     dict(train_cohort(BASE, data, cohort, trainer=note))
     assert together == [[cohort[key].seed for key in keys] for keys in ([0], [2], [1, 3])]
+
+
+def test_fine_tuned_and_evaluated_replicates_are_not_mixed_with_others():
+    """A stack has one learning rate for all, which is lower in fine-tuning, and evaluates all at once."""
+    data, cohort = cohort_of(BASE, 4)
+    cohort[1].fine_tuned = cohort[3].fine_tuned = True
+    cohort[2].curve = [Evaluation(0, 1.0, 0.5, 1.0, 0.5, 50.0)]
+    together = []
+
+    def note(settings, data, states):
+        together.append([state.seed for state in states])
+        return iter(())
+
+    dict(train_cohort(BASE, data, cohort, trainer=note))
+    assert together == [[cohort[key].seed for key in keys] for keys in ([2], [0], [1, 3])]
 
 
 def test_the_whole_experiment_in_step_gives_the_same_tickets():

@@ -538,7 +538,16 @@ def test_seconds_add_up_over_evaluations_and_are_shared_by_those_in_step(digits,
 
 
 def test_a_pruned_weight_that_is_not_zero_at_the_end_is_caught(digits, monkeypatch):
-    monkeypatch.setattr(masks, "is_masked", lambda weights, mask: False)
+    store = dense.Dense.sync_to
+
+    def store_one_wrong(engine: dense.Dense, states: list[TrainState]) -> None:
+        store(engine, states)
+        (state,) = states
+        name, mask = next(iter(state.mask.items()))
+        row, column = (~mask).nonzero()[0]
+        state.weights[name][row, column] += 1e-3
+
+    monkeypatch.setattr(dense.Dense, "sync_to", store_one_wrong)
     with pytest.raises(AssertionError, match="a pruned weight is not zero"):
         trained(SMALL, digits)
     trained(SMALL.changed(pruned_to="initial"), digits)  # where pruned weights need not be zero
