@@ -22,7 +22,9 @@ CONVENTION = (
     f"{BRACKETS} The intervals are Student's t for means (paired by trial if both sides share "
     "initial weights or the order of the images, otherwise Welch's), Fieller's for ratios of means, and the "
     "jackknife's over pairs of trials. The interval of a place holds the places that the intervals of the differences "
-    "allow. Each interval stands for itself: among many, about one in twenty misses the true value."
+    "allow. All trials share one test set and one validation set, whose choice no interval accounts for. Intervals "
+    "over held-out seeds leave out that predictions for them have most of their training seeds in common. Each "
+    "interval stands for itself: among many, about one in twenty misses the true value."
 )
 # accuracy below which nothing is learned, in units of that of guessing: always predicting one of ten classes is right
 # for 9 to 11.4% of the test images used here

@@ -9,12 +9,14 @@ from lthcore.report.scorecard import WORDS, shown
 from lthcore.report.studies import STUDIES
 
 # Claim -> a question (for LEAD a subject) and an answer that is true whatever the grade. {here} is the claim's measured
-# value, {end} the same at the end of training, {paper} the published value, {C2} the measured value of another claim.
+# value, {end} the same at the end of training, {paper} the published value, {C2} the measured value of another claim,
+# {C2 size} the grade of its size.
 # Percentages are of weights remaining.
 LEAD = (
     "L3",
     "LeNet's smallest winning tickets",
-    "have {here}: they stop no later than the dense network and reach no lower test accuracy (the paper: {paper}).",
+    "have {here}: by the means, they stop no later than the dense network and reach no lower test accuracy (the paper: "
+    "{paper}).",
 )
 SENTENCES = {
     "L1": (
@@ -31,16 +33,16 @@ SENTENCES = {
     ),
     "C2p": (
         "How much do Conv-2's tickets gain?",
-        "At 4.6% they gain {here} (the paper: {paper}), and {C2} at the size with the best validation accuracy.",
+        "At 4.6% they gain {here} (the paper: {paper}), and {C2} where validation accuracy is best (C2: {C2 size}).",
     ),
     "C4": (
-        "Do Conv-2's tickets fit their training images?",
-        "Down to 1.9%, they end with {here} or more right (the paper: {paper}).",
+        "Do Conv-2's tickets fit their images?",
+        "Down to 1.9%, they end with {here} or more right ({paper} in the paper's 20,000 iterations).",
     ),
     "B1": (
-        "Are the accuracies of earlier systems reached?",
-        "LeNet's tickets reach {here} or more down to 21.1% (published: {paper}), and LeNet pruned to 21.1% in "
-        "12,870 iterations {B6} (98.88%; B6).",
+        "Does LeNet reach the accuracies of earlier systems?",
+        "Its tickets reach {here} or more down to 21.1% (published: {paper}). Pruned to 21.1% in training, it ends "
+        "with {B6} (98.88%; B6).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
@@ -50,9 +52,9 @@ SENTENCES = {
         "How small may one-shot tickets be?",
         "They gain test accuracy over dense and random networks down to {here} (the paper: {paper}).",
     ),
-    "X4b": (
-        "Do tickets survive noise of 3 sigma on their initial weights?",
-        "Their gain over reinitialised ones is {here} at 7.0% (the paper: above 0), {X4c} at 21.1%, {X4d} at 1.5%.",
+    "X4c": (
+        "Do tickets survive 3 sigma of noise?",
+        "Their gain over reinitialised ones is {here} at 21.1% (the paper: above 0), {X4b} at 7.0%, {X4d} at 1.5%.",
     ),
     "F6": (
         "Can a mask by SNIP be shuffled in its layers?",
@@ -101,7 +103,9 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
     alike = {grade: [part for part in grades if grades[part] == grade] for grade in grades.values()}
     graded = ", ".join(f"{_and(parts)} {grade}" for grade, parts in alike.items()).capitalize()
     other = f", {RUNS[size['run']]}" if size["run"] in RUNS else ""
-    count = f"(n = {size['n']:.0f}, {size['training']}{other})"
+    fixed = size["tolerance_fixed"]
+    late = "" if fixed == "before the run" else f"; set {fixed}"
+    count = f"(n = {size['n']:.0f}, {size['training']}{other}{late})"
     return f"**{head}** ({name}) {said} *{graded}* {count}{_elsewhere(rows, run.iloc[0])}.", list(grades.values())
 
 
@@ -112,11 +116,16 @@ def _number_of(published: str) -> str:
 
 
 def _numbers(card: pd.DataFrame) -> dict[str, str]:
-    """Return claim -> its formatted value in the first run in which it was measured, or `not measured`."""
+    """Return claim -> its formatted value in the first run in which it was measured, or `not measured`.
+
+    `<claim> <part>` -> the grade of that part there.
+    """
     measured = card[card["value"].notna() & card["run"].notna()]
     first = measured.drop_duplicates(["id", "part"])
     found = {name: shown(_size_of(parts), "value", "low", "high") for name, parts in first.groupby("id")}
-    return dict.fromkeys(card["id"], "not measured") | found
+    grades = {f"{row.id} {row.part}": row.grade.split(" ")[0] for row in first.itertuples()}
+    every = [*card["id"], *(card["id"] + " " + card["part"])]
+    return dict.fromkeys(every, "not measured") | found | grades
 
 
 def _size_of(parts: pd.DataFrame) -> pd.Series:

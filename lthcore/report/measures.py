@@ -2,9 +2,13 @@
 
 Gains, ratios and levels are read at one percentage of weights remaining. Places are the percentages at which an arm
 crosses the dense network. The interval of a place ends where the arm would cross if every difference were at the upper,
-or at the lower, end of its own interval. A largest gain, speed-up or accuracy is the value of one chosen round; its
+or at the lower, end of its own interval, and one round further, because the rounds do not show where between two of
+them it crosses. A largest gain, speed-up or accuracy is the value of one chosen round; its
 interval does not account for this choice.
 """
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -120,12 +124,29 @@ def last(run: RunTables, column: str, arm: str) -> Estimate:
     return mean_accuracy(run.by_trial(column, arm).iloc[:, -1], run.as_if)
 
 
-def _first(left: np.ndarray, holds: np.ndarray, nowhere: float) -> float:
-    return float(left[np.argmax(holds)]) if holds.any() else nowhere
+def _begins(bands: Bands, left: np.ndarray, holds: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
+    """Return the weights left in the first round in which something holds; 0 if in none.
+
+    `left` is by round, and so is what `holds` makes of the means, and of the low and the high ends of their intervals.
+    It may begin to hold anywhere after the round before, so the interval reaches up to that. With a single trial
+    (n = 1) there is no interval.
+    """
+    left = np.append(left, 0.0)
+    mean, *ends = (int(np.argmax(np.append(holds(d), True))) for d in (bands.mean, bands.low, bands.high))
+    interval = (left[max(ends)], left[max(0, min(ends) - 1)]) if n > 1 else (np.nan, np.nan)
+    return Estimate(float(left[mean]), *map(float, interval), n)
 
 
-def _last(left: np.ndarray, holds: np.ndarray, nowhere: float) -> float:
-    return float(left[np.flatnonzero(holds)[-1]]) if holds.any() else nowhere
+def _ends(bands: Bands, left: np.ndarray, holds: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
+    """Return the weights left in the last round in which something holds; those of the dense network if in none.
+
+    Arguments are those of `_begins`. It may hold further, but not to the next round, so the interval reaches down to
+    that: to 0 after the last one.
+    """
+    mean, *ends = (int(np.flatnonzero([True, *holds(d)[1:]])[-1]) for d in (bands.mean, bands.low, bands.high))
+    left = np.append(left, 0.0)
+    interval = (left[max(ends) + 1], left[min(ends)]) if n > 1 else (np.nan, np.nan)
+    return Estimate(float(left[mean]), *map(float, interval), n)
 
 
 def _ahead(run: RunTables, arm: str, column: str, lower: bool, control: str) -> Bands:
@@ -146,14 +167,14 @@ def ahead_from(
     With `lower`, being ahead means a smaller value. With `control`, the arm must also be ahead of this arm, because
     many weights can be removed by any method without harm.
     """
-    return _ahead(run, arm, column, lower, control).place(lambda d: _first(run.left, d > 0, 0.0), run.n)
+    return _begins(_ahead(run, arm, column, lower, control), run.left, lambda d: d > 0, run.n)
 
 
 def ahead_to(
     run: RunTables, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False, control: str = ""
 ) -> Estimate:
     """Return the lowest percentage of weights remaining at which an arm is ahead (see `ahead_from`); 100 if nowhere."""
-    return _ahead(run, arm, column, lower, control).place(lambda d: _last(run.left, d > 0, 100.0), run.n)
+    return _ends(_ahead(run, arm, column, lower, control), run.left, lambda d: d > 0, run.n)
 
 
 def ahead_further(run: RunTables, column: str = "es_test_accuracy", lower: bool = False) -> Estimate:
@@ -167,19 +188,20 @@ def falls_below(run: RunTables, arm: str, column: str = "es_test_accuracy") -> E
 
     If its last known round is not below, return the percentage of this round.
     """
-    known = np.isfinite(run.against_dense(column, arm).mean)
-    left = run.left[known]
+    lead = run.against_dense(column, arm)
+    known = np.isfinite(lead.mean)
+    lead = Bands(lead.mean[known], lead.low[known], lead.high[known])
 
-    def start(differences: np.ndarray) -> float:
-        below = np.logical_and.accumulate((differences[known] < 0)[::-1])[::-1]
-        return _first(left, below, float(left[-1]))
+    def stays_below(differences: np.ndarray) -> np.ndarray:
+        return np.logical_and.accumulate((differences < 0)[::-1])[::-1]
 
-    return run.against_dense(column, arm).place(start, run.n)
+    found = _begins(lead, run.left[known], stays_below, run.n)
+    return replace(found, value=max(found.value, float(run.left[known][-1])))
 
 
 def within_a_point(run: RunTables, column: str) -> Estimate:
     """Return the lowest percentage of weights at which tickets are at most one point below the dense network."""
-    return run.against_dense(column, "ticket").place(lambda d: _last(run.left, d >= -0.01, 100.0), run.n)
+    return _ends(run.against_dense(column, "ticket"), run.left, lambda d: d >= -0.01, run.n)
 
 
 def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
@@ -187,7 +209,7 @@ def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estima
 
     They win if they stop no later than the dense network and their accuracy is no lower.
     """
-    return _wins(run, column).place(lambda d: _last(run.left, d >= 0, 100.0), run.n)  # round 0 always wins
+    return _ends(_wins(run, column), run.left, lambda d: d >= 0, run.n)
 
 
 def larger_losing(run: RunTables) -> list[float]:
@@ -204,7 +226,7 @@ def _wins(run: RunTables, column: str) -> Bands:
 def weights_back_at_dense(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
     """Return the smallest number of weights with which tickets reach the test accuracy of the dense network."""
     weights = run.by_trial("weights_left").mean().to_numpy()
-    return run.against_dense(column, "ticket").place(lambda d: _last(weights, d >= 0, weights[0]), run.n)
+    return _ends(run.against_dense(column, "ticket"), weights, lambda d: d >= 0, run.n)
 
 
 def _beside(run: RunTables) -> RunTables:

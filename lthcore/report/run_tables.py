@@ -1,6 +1,5 @@
 """Access to the tables of a run for reports, without unfinished trials: all numbers are about the same trials."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lthcore.analysis.statistics import Estimate, half_widths
+from lthcore.analysis.statistics import half_widths
 from lthcore.runs.files import read_table, read_tables
 
 TICKETS = ("ticket", "dynamic")  # the arms whose last round tells how far a trial is
@@ -172,12 +171,3 @@ class Bands:
         """Return the smaller of the two by round, which is positive where both are."""
         pairs = ((self.mean, other.mean), (self.low, other.low), (self.high, other.high))
         return Bands(*(np.minimum(a, b) for a, b in pairs))
-
-    def place(self, where: Callable[[np.ndarray], float], n: int) -> Estimate:
-        """Return the place that `where` finds for the means, with an interval from the low and the high ends.
-
-        `where` maps an array by round to a percentage (or number) of weights remaining. With a single trial (n = 1)
-        there is no interval.
-        """
-        ends = sorted((where(self.low), where(self.high))) if n > 1 else (np.nan, np.nan)
-        return Estimate(where(self.mean), *ends, n)

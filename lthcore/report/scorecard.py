@@ -147,10 +147,11 @@ def counts_in_full(card: pd.DataFrame) -> str:
             f"Read at the end of training instead, {parts} would have another grade, shown in italics in the table."
         )
     said.append(
-        "A place is the percentage of weights remaining in a round of the run; the first round stands for all larger "
-        "percentages. The round of a largest gain or speed-up, or of a lowest accuracy, was chosen by the data, "
-        "which its interval does not account for. Parts are not independent: runs of one experiment share their seeds, "
-        "some parts grade the same number, and for LeNet A1 is L3 with a wider tolerance."
+        "A place is the percentage of weights remaining in a round of the run. Where an arm crosses another, the "
+        "interval reaches to the next round, because the crossing may be anywhere between the two. The round of a "
+        "largest gain or speed-up, or of a lowest accuracy, was chosen by the data, which its interval does not "
+        "account for. Parts are not independent: runs of one experiment share their seeds, some parts grade the same "
+        "number, and for LeNet A1 is L3 with a wider tolerance."
     )
     return " ".join(said)
 
