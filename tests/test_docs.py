@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib
 import re
 import shutil
 import subprocess
@@ -61,7 +62,7 @@ def test_every_environment_variable_is_explained():
 
 def test_the_sequence_diagram_draws_every_message(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
-    sequence = pytest.importorskip("sequence")
+    sequence = importlib.import_module("sequence")
     mermaid = re.search(r"```mermaid\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)[1]
     drawing = sequence.drawn(mermaid)
     assert drawing.count('class="text"') == len(re.findall("->>", mermaid))

@@ -220,7 +220,9 @@ def test_choose_names_the_nearest_and_all():
 
 
 def test_committed_records_are_of_settings_that_this_version_reads_under_their_own_keys(committed):
-    for path in sorted(committed.glob("*/*/*/run.json")):
+    paths = sorted(committed.glob("*/*/*/run.json"))
+    assert len(paths) > 100
+    for path in paths:
         record = json.loads(path.read_text())
         settings = settings_for(path.parts[-3])(**record["settings"])
         assert settings.key == record["run_key"], path

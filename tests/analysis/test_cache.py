@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,14 +12,14 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from lthcore.analysis import overlap, perturbed_init, prediction, stability, structure, supermasks
+from lthcore.analysis import cache, overlap, perturbed_init, prediction, stability, structure, supermasks
 from lthcore.analysis.cache import TicketStore, cached_table, has_derived, need_trials
 from lthcore.analysis.tickets import path_count
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets, initial_weights_of
 from lthcore.lottery.start import begin
-from lthcore.masks import counts, equal, full_mask, percent_left, shuffled
+from lthcore.masks import apply, counts, equal, full_mask, percent_left, shuffled
 from lthcore.models import build
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.runs.lock import locked
@@ -72,23 +73,26 @@ def test_a_table_is_made_once_and_again_when_the_run_has_grown(folder, tmp_path)
     assert note["trainings"] == 3 * 7 and note["versions"]["torch"]
 
 
-def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, tmp_path):
+def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, tmp_path, monkeypatch):
     """Notebooks of several studies may derive tables of one run at once: no one may overwrite another's notes."""
-    place, made = tmp_path / "copy", threading.Event()
+    place, waits = tmp_path / "copy", threading.Event()
     shutil.copytree(folder, place, ignore=DERIVED)
 
     def make(tickets: TicketStore) -> pd.DataFrame:
-        made.set()
         return pd.DataFrame({"x": [1.0]})
 
+    def noted(*arguments, **how):
+        waits.set()
+        return locked(*arguments, **how)
+
+    monkeypatch.setattr(cache, "locked", noted)
     other = threading.Thread(target=cached_table, args=(place, "mine", make))
     with locked(place / "checkpoints" / "lock.json"):
         other.start()
-        assert made.wait(60)
-        other.join(0.3)  # without the lock it would be done by now
-        assert not (place / "mine.csv").exists()
+        assert waits.wait(600)
+        assert other.is_alive() and not (place / "mine.csv").exists()
         (place / "derived.json").write_text(json.dumps({"theirs": {"trainings": 14}}))
-    other.join(60)
+    other.join(600)
     assert set(json.loads((place / "derived.json").read_text())) == {"mine", "theirs"}
 
 
@@ -192,7 +196,21 @@ def test_copies_of_tickets_are_measured_at_each_second_round(folder):
     assert all(part in said[i] for i, text in enumerate(shown.loc[0]) for part in text.split(" ", 1))
 
 
-def test_the_leak_foretells_the_first_round_and_chance_nothing(folder):
+def test_copies_part_at_the_rewinding_point_with_its_weights(tmp_path, monkeypatch):
+    settings, parted = SETTINGS.changed(rewind_to=20, trials=1, arms=("ticket",)), []
+    run(settings, tmp_path, quiet=True)
+    monkeypatch.setattr(stability, "instability", lambda s, data, state: parted.append(state) or {"error_barrier": 0.0})
+    tickets = TicketStore(tmp_path)
+    assert stability.stability(tickets)["rewind_to"].tolist() == [20, 20]
+    dense = tickets(0, 0)
+    training = train(settings, tickets.data, begin(settings, 0, 0, dense.start, dense.mask))
+    origin = next(state for state in training if state.iteration == 20).weights
+    for state, k in zip(parted, (0, 2), strict=True):
+        expected = apply(tickets(0, k).mask, origin)
+        assert state.iteration == 20 and all(torch.equal(w, expected[name]) for name, w in state.weights.items())
+
+
+def test_the_leak_foretells_the_first_round_and_more_features_no_less(folder):
     table = cached_table(folder, "prediction", prediction.predict)
     leak = table[(table["features"] == "final magnitude (leaky)") & (table["round"] == 1)]["auc"]
     assert (leak > 0.97).all()
@@ -201,7 +219,20 @@ def test_the_leak_foretells_the_first_round_and_chance_nothing(folder):
     assert set(table["held_out"]) == {0, 1}
 
 
-def test_features_are_of_the_initial_and_the_early_network_alone(folder):
+def test_the_end_of_training_is_in_the_leaky_feature_alone(folder, monkeypatch):
+    table, load_ticket = prediction.features(TicketStore(folder), 0), TicketStore.__call__
+
+    def with_noise(self, trial: int, k: int, arm: str = "ticket", draw: int = 0):
+        state = load_ticket(self, trial, k, arm, draw)
+        noise = {name: torch.randn_like(w) for name, w in state.weights.items()}
+        return replace(state, weights=noise, early_stop=noise)
+
+    monkeypatch.setattr(TicketStore, "__call__", with_noise)
+    other = prediction.features(TicketStore(folder), 0)
+    assert [column for column in table if not other[column].equals(table[column])] == ["final magnitude (leaky)"]
+
+
+def test_features_are_of_the_initial_and_the_early_network(folder):
     tickets = TicketStore(folder)
     table, initial = prediction.features(tickets, 0), tickets(0, 0).start
     w = torch.cat([initial[name].flatten() for name in tickets(0, 0).mask])

@@ -7,6 +7,8 @@ from scipy import stats
 
 from lthcore.analysis.statistics import (
     MOST_TRIALS,
+    SAME_ORDER,
+    SAME_WEIGHTS,
     Estimate,
     difference,
     half_widths,
@@ -150,7 +152,8 @@ OF_ORDER = {"train_examples": 1000, "validation": 0, "batch_size": 128}
 
 @pytest.mark.parametrize(("name", "value"), (OF_BOTH | OF_WEIGHTS | OF_ORDER).items())
 def test_each_setting_that_changes_what_trials_start_from_or_see_unpairs_runs(name, value):
-    """These settings are all of them: a run that shares neither weights nor order shares nothing by trial."""
+    """A run that shares neither weights nor order shares nothing by trial."""
+    assert {*SAME_WEIGHTS, *SAME_ORDER} == (OF_BOTH | OF_WEIGHTS | OF_ORDER).keys()
     run = Settings().model_dump()
     assert value != run[name]
     other_weights, other_order = run | {"architecture": "conv6", "widths": (9,)}, run | {"batch_size": 90}

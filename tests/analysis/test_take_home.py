@@ -58,6 +58,18 @@ def test_it_starts_where_the_run_started_it_and_so_does_its_reinitialisation(rep
     assert all(torch.equal(w, saved.initial[name]) for name, w in state.start.items())
 
 
+def test_tickets_of_a_run_with_rewinding_start_where_it_started_them(tmp_path, monkeypatch):
+    settings = SEARCH.changed(rewind_to=20, arms=("ticket", "oneshot"), trials=1, rounds=2)
+    folder = tmp_path / "cpu" / "iterative_pruning" / "later"
+    run(settings, folder, quiet=True)
+    monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
+    for replicate in (r for r in planned(settings) if r.round):
+        ticket = load_ticket("later", round=replicate.round, arm=replicate.arm)
+        state, saved = ticket.start(), checkpoints.load_state(checkpoints.state_path(folder / "tickets", replicate))[0]
+        assert state.iteration == saved.curve[0].iteration == 20 and masks.equal(state.mask, saved.mask)
+        assert all(torch.equal(w, saved.start[name]) for name, w in state.start.items())
+
+
 @pytest.mark.parametrize("name", ["small", "iterative_pruning/small", "cpu/iterative_pruning/small"])
 def test_a_percentage_names_the_round_that_is_near_it(name, root):
     assert [load_ticket(name, remaining=p).round for p in (80, 66, 50)] == [1, 2, 3]

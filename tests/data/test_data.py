@@ -474,9 +474,11 @@ def test_too_few_training_images_of_cifar10_is_an_error(small_cifar10):
 
 def test_real_cifar10_is_verified_and_called_what_it_is_in_published_runs(root_with):
     raw = catalogue.read("cifar10", root_with("cifar10"))
-    if len(raw.test_labels) == 1000:
-        variant = "cifar10 binary version: 50,000 train, 1,000 of 10,000 test, sha256 ed25fbc41dbf"
-        assert raw.variant == variant and "all training and 1,000 test images" in raw.checked
+    n = len(raw.test_labels)
+    assert f"all training and {n:,} test images" in raw.checked
+    if n != 1000:
+        pytest.skip("the published runs have the first 1,000 test images")
+    assert raw.variant == "cifar10 binary version: 50,000 train, 1,000 of 10,000 test, sha256 ed25fbc41dbf"
 
 
 @pytest.mark.parametrize(("file", "position"), [("data_batch_4.bin", 5000 * RECORD), ("test_batch.bin", 1500)])

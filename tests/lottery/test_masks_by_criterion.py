@@ -100,7 +100,7 @@ def test_arms_that_make_no_sense_are_refused(values):
         SMALL.changed(**values)
 
 
-def test_same_sign_masks_keep_no_weight_that_changed_sign_while_others_are_left(data):
+def test_by_same_sign_weights_that_changed_sign_score_zero_and_others_more(data):
     settings = SMALL.changed(iterations=400)
     theta_0 = initial_weights(build(settings, data.shape, 10), settings, 0)
     final = {name: w * (1 if name == "fc1.weight" else -1) for name, w in theta_0.items()}

@@ -103,7 +103,7 @@ def test_going_on_from_the_best_weights_with_or_without_the_optimizers_state(kee
     assert all(torch.equal(again.weights[n], w) for n, w in first.weights.items())
 
 
-def test_a_ticket_that_keeps_its_optimizer_is_not_stacked_with_one_that_has_none(monkeypatch):
+def test_a_ticket_that_keeps_its_optimizer_counts_its_steps_on_beside_one_that_has_none():
     both = SMALL.changed(restart="best", keep_optimizer=True, arms=["ticket", "reinit"], reinit_draws=1, rounds=1)
     data, settings = load(SMALL), both.changed(engine="stack")
     stacked = [outcomes[TICKET._replace(round=k)] for k, outcomes in enumerate(find_tickets(settings, data))]

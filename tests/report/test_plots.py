@@ -542,7 +542,7 @@ def test_a_setting_that_falls_far_behind_does_not_make_the_others_of_a_sweep_loo
     assert axes.get_gid() is None
 
 
-def test_labels_of_light_lines_arelegible():
+def test_labels_of_light_lines_are_legible():
     """Black on white has a contrast of 21, and white on white of 1 (WCAG 2.2)."""
     assert legible("black") == (0, 0, 0)
     for colour in ("#9be564", "#e0c060", "white"):

@@ -4,6 +4,7 @@ import io
 import re
 import socket
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -59,11 +60,15 @@ def test_a_summary_is_one_line_at_the_end(tmp_path, every_word, monkeypatch, cap
 
 def test_slow_trainings_without_rounds_say_how_far_they_are(every_word, monkeypatch):
     monkeypatch.setenv("LTH_PLAIN", "1")
+    seconds = [0.0]
+    monkeypatch.setattr(
+        "lthcore.runs.progress.time", SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
+    )
     settings = DynamicSettings(dataset="digits", architecture="mlp", validation=200, iterations=1000, eval_every=100)
     replicate = Replicate("dynamic", 0, 0, 0)
     progress = RunProgress(settings, [replicate], 0)
     told(progress, (replicate, 0), (replicate, 100))
-    progress.began -= 200
+    seconds[0] = 200.0
     line = progress.round_line(0, 80.0, "dynamic", 0.5)
     assert re.fullmatch(
         r"900 iterations to go:  80\.0% of weights remaining, dynamic test accuracy 50\.00%, 0\.5 it/s, 30 min left",
