@@ -18,7 +18,6 @@ from lthcore.paths import project_root
 from lthcore.report import figure_specs, layout, paper_figures, plots
 from lthcore.report.curves import figure3, label_ends, legible, plot_curves
 from lthcore.report.plots import ARMS, series_of
-from lthcore.report.tables import round_nearest
 from lthcore.runs import schemas
 from lthcore.runs.status import find_sweep
 
@@ -123,17 +122,6 @@ def legend_of(figure) -> list[str]:
 
 def lines_in(figure) -> int:
     return sum(len(axes.lines) for axes in figure.axes)
-
-
-def test_dense_network_is_the_first_point_of_every_arm():
-    rounds, _ = tables("ticket", "reinit", "random")
-    with_dense = plots.with_dense(rounds)
-    assert len(with_dense) == len(rounds) + 2 * TRIALS
-    dense = with_dense[with_dense["round"] == 0]
-    assert dense.groupby("arm").size().to_dict() == {"ticket": 3, "reinit": 3, "random": 3}
-    for _, part in dense.groupby("arm"):
-        assert list(part["final_test_accuracy"]) == pytest.approx([0.95, 0.96, 0.99])
-    assert plots.with_dense(tables("ticket")[0]).equals(tables("ticket")[0])
 
 
 def test_without_a_validation_set_there_is_no_early_stop_and_its_panels_say_so():
@@ -248,15 +236,6 @@ def test_a_curve_has_no_mean_where_only_some_of_its_trials_were_evaluated():
     assert list(axes.lines[0].get_xdata()) == [0, 1000, 2000]
     alone = plot_curves(pd.concat([curves[curves["trial"] == 0], early]), [("ticket", 1)])
     assert list(alone.lines[0].get_xdata()) == [0, 1000, 1500, 2000]
-
-
-def test_nearest_round_is_the_one_within_5_percent():
-    rounds, _ = tables("ticket", "random")
-    assert [round_nearest(rounds, left) for left in (100, 51.3, 21.1, 1.9)] == [0, 1, 2, 5]
-    assert round_nearest(rounds, 51.2 * 1.04) == 1
-    assert round_nearest(rounds, 51.2 * 1.06) is None
-    assert round_nearest(rounds, 13.5) is None
-    assert round_nearest(rounds[rounds["arm"] == "random"], 51.3) is None
 
 
 def test_figures_of_a_whole_table_say_only_what_they_are():

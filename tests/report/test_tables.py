@@ -31,14 +31,18 @@ def rounds() -> pd.DataFrame:
 
 
 def test_every_arm_starts_from_the_dense_network(rounds):
-    dense = with_dense(rounds).query("round == 0")
-    assert sorted(dense["arm"]) == ["reinit"] * 2 + ["ticket"] * 2
-    assert set(dense["es_iteration"]) == {1000, 1001}
+    every = with_dense(rounds)
+    dense = every.query("round == 0")
+    assert len(every) == len(rounds) + 2 and dense.groupby("arm").size().to_dict() == {"reinit": 2, "ticket": 2}
+    for _, part in dense.groupby("arm"):
+        assert part["es_iteration"].tolist() == [1000, 1001]
+    alone = rounds[rounds["arm"] == "ticket"]
+    assert with_dense(alone).equals(alone)
 
 
 def test_round_nearest_is_within_its_tolerance_or_absent(rounds):
     assert round_nearest(rounds, 21.1) == 2
-    assert round_nearest(rounds, 22) == 2
+    assert round_nearest(rounds, 51.3 * 1.04) == 1 and round_nearest(rounds, 51.3 * 1.06) is None
     assert round_nearest(rounds, 30) is None
     assert round_nearest(rounds, 30, tolerance=0.5) == 2
 
