@@ -2,7 +2,9 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 
 import pytest
@@ -53,6 +55,12 @@ def trained(settings: DynamicSettings, data: Data) -> TrainState:
     state = fresh(settings, data)
     assert all(True for _ in train_and_prune(settings, data, [state]))
     return state
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits) -> Callable[[DynamicSettings], TrainState]:
+    """Function that returns the outcome of a training run that was not stopped, trained once for all tests."""
+    return cache(partial(trained, data=digits))
 
 
 def assert_alike(a: TrainState, b: TrainState) -> None:
@@ -432,9 +440,9 @@ def test_the_early_stop_is_at_the_final_sparsity(digits):
     ids=str,
 )
 @pytest.mark.parametrize("at", [0, 13, 20, 40, 95])
-def test_resumed_equals_uninterrupted_bit_for_bit(values, at, digits, tmp_path):
+def test_resumed_equals_uninterrupted_bit_for_bit(values, at, digits, uninterrupted, tmp_path):
     settings = SMALL.changed(prune_every=13, **values)
-    whole, state = trained(settings, digits), fresh(settings, digits)
+    whole, state = uninterrupted(settings), fresh(settings, digits)
     for _ in train_and_prune(settings, digits, [state]):
         if state.iteration >= at:
             break

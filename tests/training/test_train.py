@@ -3,7 +3,9 @@
 import math
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -187,9 +189,15 @@ RESUMED = {
 }
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(digits) -> Callable[[Settings, float], TrainState]:
+    """Function that returns the outcome of a training run that was not stopped, trained once for all tests."""
+    return cache(lambda settings, left: trained(settings, digits, fresh(settings, left=left)))
+
+
 @pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("evaluations", [0, 2])
-def test_resumed_equals_uninterrupted_bit_for_bit(name, evaluations, digits, tmp_path):
+def test_resumed_equals_uninterrupted_bit_for_bit(name, evaluations, digits, uninterrupted, tmp_path):
     left, values = RESUMED[name]
     settings = SMALL.changed(**values)
     at = evaluations * settings.eval_every
@@ -200,7 +208,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(name, evaluations, digits, tmp
     save_state(tmp_path / "checkpoint", settings, WHICH, interrupted)
     resumed, which, key = load_state(tmp_path / "checkpoint")
     assert (resumed.iteration, which, key) == (at, WHICH, settings.key)
-    assert_same(trained(settings, digits, resumed), trained(settings, digits, fresh(settings, left=left)))
+    assert_same(trained(settings, digits, resumed), uninterrupted(settings, left))
 
 
 def test_a_compiled_network_trains_to_the_same_weights(digits, monkeypatch):
