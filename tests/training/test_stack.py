@@ -136,19 +136,24 @@ def test_replicates_at_different_iterations_are_not_mixed():
     assert {state.iteration for state in outcomes.values()} == {30}
 
 
+def trained_together(data, cohort):
+    """Return the keys of the replicates that are trained in step, group by group."""
+    together, key_of = [], {state.seed: key for key, state in cohort.items()}
+
+    def note(settings, data, states):
+        together.append([key_of[state.seed] for state in states])
+        return iter(())
+
+    dict(train_cohort(BASE, data, cohort, trainer=note))
+    return together
+
+
 def test_replicates_whose_optimizers_are_at_other_steps_are_not_mixed():
     """A stack has one step count, but a new optimizer needs another bias correction than a continued one."""
     data, cohort = cohort_of(BASE, 4)
     for key, steps in ((1, 1.0), (2, 0.0), (3, 1.0)):
         cohort[key].optimizer = {"fc1.weight/step": torch.tensor(steps)}
-    together = []
-
-    def note(settings, data, states):
-        together.append([state.seed for state in states])
-        return iter(())
-
-    dict(train_cohort(BASE, data, cohort, trainer=note))
-    assert together == [[cohort[key].seed for key in keys] for keys in ([0], [2], [1, 3])]
+    assert trained_together(data, cohort) == [[0], [2], [1, 3]]
 
 
 def test_fine_tuned_and_evaluated_replicates_are_not_mixed_with_others():
@@ -156,14 +161,7 @@ def test_fine_tuned_and_evaluated_replicates_are_not_mixed_with_others():
     data, cohort = cohort_of(BASE, 4)
     cohort[1].fine_tuned = cohort[3].fine_tuned = True
     cohort[2].curve = [Evaluation(0, 1.0, 0.5, 1.0, 0.5, 50.0)]
-    together = []
-
-    def note(settings, data, states):
-        together.append([state.seed for state in states])
-        return iter(())
-
-    dict(train_cohort(BASE, data, cohort, trainer=note))
-    assert together == [[cohort[key].seed for key in keys] for keys in ([2], [0], [1, 3])]
+    assert trained_together(data, cohort) == [[2], [0], [1, 3]]
 
 
 def test_the_whole_experiment_in_step_gives_the_same_tickets():
