@@ -41,8 +41,8 @@ SENTENCES = {
     ),
     "B1": (
         "Does LeNet reach the accuracies of earlier systems?",
-        "Its tickets reach {here} or more down to 21.1% (published: {paper}). Pruned to 21.1% in training, it ends "
-        "with {B6} (98.88%; B6).",
+        "Its tickets reach {here} or more down to 21.1% (published: {paper}). Pruned to 21.1% in 12,870 iterations, "
+        "it ends with {B6} (98.88%; B6).",
     ),
     "L7": (
         "Do tickets need their own initial weights?",
