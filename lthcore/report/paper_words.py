@@ -107,9 +107,10 @@ HERE = {
         "By the means, one-shot tickets fall below the dense network at a larger size than the paper's, but the trials "
         "cannot tell the two sizes apart (L10e). They are near the iterative tickets at first: the trials can tell the "
         "two apart by the early stop from 26.3% of weights remaining on, and by test accuracy from 16.9% of weights. "
-        "Where few weights remain, one-shot tickets fall below both reinitialisations. Iterative tickets keep the "
-        "dense network's accuracy down to about as few weights as in the paper. Their test accuracy at the early stop "
-        "is higher than that of their reinitialisations; the trials can tell this difference from zero from 41.1% of "
+        "Where few weights remain (below the panels), one-shot tickets fall below reinitialised tickets; whether they "
+        "fall below their own reinitialisations, too, the trials cannot tell. Iterative tickets keep the dense "
+        "network's accuracy down to about as few weights as in the paper. Their test accuracy at the early stop is "
+        "higher than that of their reinitialisations; the trials can tell this difference from zero from 41.1% of "
         "weights remaining on. The scorecard has the numbers with their intervals."
     ),
     5: (
