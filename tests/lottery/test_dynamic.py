@@ -561,3 +561,19 @@ def test_rigls_gradient_is_that_of_augmented_images(digits, monkeypatch):
     assert not torch.equal(again[0], dynamic.dense_gradient(RIGL, digits, state)["fc1.weight"])
     monkeypatch.setattr(dynamic, "augment", lambda images, *_: torch.zeros_like(images))
     assert not dynamic.dense_gradient(settings, digits, state)["fc1.weight"].any()
+
+
+@pytest.mark.parametrize("regrowth", ["magnitude", "gradient"])
+def test_training_accuracy_at_the_early_stop_is_that_of_its_own_mask(regrowth, digits):
+    """With regrowth the mask may move on after the early stop, whose weights then lie outside the last mask."""
+    settings = SMALL.changed(
+        regrowth=regrowth, sparsity=0.9, sparsity_schedule="constant", epochs=40, batch_size=60, learning_rate=0.3,
+        schedule="constant", weight_decay=0.0, label_smoothing=0.0, seed=3,
+    )  # fmt: skip
+    data = load(settings)
+    state = trained(settings, data)
+    assert not masks.is_masked(state.early_stop, state.mask)
+    model = build(settings, data.shape, data.classes)
+    model.load_state_dict(state.early_stop)
+    [(_, accuracy)] = dense.evaluate(model, data.train)
+    assert state.early_stop_train_accuracy == pytest.approx(accuracy, abs=1e-9)

@@ -38,15 +38,7 @@ class SparseChain:
         self.settings = settings
         self.layers = [name for name, module in model.named_children() if isinstance(module, nn.Linear)]
         self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        kept = [mask[f"{layer}.weight"] for layer in self.layers]
-        inputs, classes = kept[0].shape[1], kept[-1].shape[0]
-        self.support = [m.flatten().nonzero().squeeze(1) for m in kept]
-        columns = [m.shape[1] for m in kept]
-        before = np.cumsum([0, *columns[:-1]])  # number of nodes before each layer's inputs
-        source = [s.numpy() % c + b for s, c, b in zip(self.support, columns, before, strict=True)]
-        source = np.concatenate(source).astype(np.uint32)
-        first = np.cumsum(np.concatenate([[0], *(m.sum(1).numpy() for m in kept)]))
-        self.graph = sparse_kernels.Graph(np.unique(source[source < inputs]), inputs, classes, source, first)
+        self._connect(mask)
         if settings.optimizer in ("adam", "adamw"):
             self.slots = ("exp_avg", "exp_avg_sq")
         elif settings.momentum:
@@ -61,6 +53,18 @@ class SparseChain:
                 self.moments[i] = self._gather({name: optimizer[f"{name}/{slot}"] for name in self._parameters()})
             if "exp_avg" in self.slots:
                 self.steps_done = int(optimizer[f"{self.layers[0]}.weight/step"])
+
+    def _connect(self, mask: Mask) -> None:
+        """Lay out the graph of the weights in `mask`."""
+        kept = [mask[f"{layer}.weight"] for layer in self.layers]
+        inputs, classes = kept[0].shape[1], kept[-1].shape[0]
+        self.support = [m.flatten().nonzero().squeeze(1) for m in kept]
+        columns = [m.shape[1] for m in kept]
+        before = np.cumsum([0, *columns[:-1]])  # number of nodes before each layer's inputs
+        source = [s.numpy() % c + b for s, c, b in zip(self.support, columns, before, strict=True)]
+        source = np.concatenate(source).astype(np.uint32)
+        first = np.cumsum(np.concatenate([[0], *(m.sum(1).numpy() for m in kept)]))
+        self.graph = sparse_kernels.Graph(np.unique(source[source < inputs]), inputs, classes, source, first)
 
     def _parameters(self) -> list[str]:
         return [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
@@ -103,7 +107,11 @@ class SparseChain:
         return [[(loss / len(y), correct / len(y)) for (_, y), (loss, correct) in zip(splits, totals, strict=True)]]
 
     def set_weights(self, weights: list[Weights]) -> None:
-        """Load other weights into the network, in order to evaluate them."""
+        """Load other weights into the network, in order to evaluate them.
+
+        They may lie outside the mask that was trained: with regrowth, the early stop may have had another one.
+        """
+        self._connect({name: tensor != 0 for name, tensor in weights[0].items() if name.endswith(".weight")})
         self.parameters = self._gather(weights[0])
 
     def sync_from(self, states: list[TrainState]) -> bool:
