@@ -542,6 +542,21 @@ def test_scores_of_ones_own_that_are_none_are_one_line(score, said, tmp_path):
     assert str(caught.value).startswith("criterion 'own_criterion'") and "\n" not in str(caught.value)
 
 
+def test_scores_of_ones_own_may_be_truth_values(tmp_path):
+    @register_criterion
+    def large(seen):
+        return {name: seen.final[name].abs() > 0.1 for name in seen.mask}
+
+    @register_criterion
+    def large_as_number(seen):
+        return {name: score.float() for name, score in large(seen).items()}
+
+    for criterion in ("large", "large_as_number"):
+        run(SMALL.changed(criterion=criterion), tmp_path / criterion, quiet=True)
+    accuracies = [pd.read_csv(tmp_path / c / "rounds.csv")["final_test_accuracy"] for c in ("large", "large_as_number")]
+    assert accuracies[0].equals(accuracies[1])
+
+
 def changed(of, **changes):
     """Return the initial weights with changes, where __ stands for a dot; None leaves a name out."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}

@@ -109,7 +109,8 @@ def scores_of(criterion: str, seen: PruningContext) -> Scores:
     """Return the score of every prunable weight (or unit) by the criterion of this name; the lowest are pruned first.
 
     Raises LabError if there is no such criterion, and if a user-defined criterion fails or does not return a tensor of
-    the right shape for each layer. A user-defined criterion gets copies, which it may change in place.
+    the right shape for each layer. A user-defined criterion gets copies of the mask and weights, which it may change in
+    place, and the data themselves, which it must not change. Its scores may be truth values, as `weight.abs() > 0.1`.
     """
     known = CRITERIA[choose_registered("criterion", criterion, CRITERIA)]
     if not is_user_defined(known.score):
@@ -126,7 +127,7 @@ def scores_of(criterion: str, seen: PruningContext) -> Scores:
             raise LabError(
                 f"criterion {criterion!r}: {name} needs a tensor of {tuple(shape)} as its scores, not {what}"
             )
-    return scores
+    return {name: scores[name].float() if scores[name].dtype == torch.bool else scores[name] for name in seen.mask}
 
 
 def _copied(seen: PruningContext) -> PruningContext:
