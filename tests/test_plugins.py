@@ -21,6 +21,7 @@ from lthcore.models import Dropout
 from lthcore.plugins import extensions, load_plugins, register_received
 from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
 from lthcore.runs import executor
+from lthcore.runs.archives import pack, unpack
 from lthcore.runs.checkpoints import load_and_evaluate
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import read_record, read_tables
@@ -130,6 +131,33 @@ def test_a_run_whose_own_code_has_changed_is_not_continued(lab, monkeypatch):
         with pytest.raises(LabError, match=r"the code of architecture tiny, arm halved has changed since"):
             run(asked, lab / "run", quiet=True)
     assert len(run(settings, lab / "run", quiet=True, force=True)[0]) == 4
+
+
+def test_a_run_of_other_own_code_is_not_unpacked_over_one_that_is_here(lab, monkeypatch):
+    """Both have the same key, which has names of functions alone; without the code, other runs are unpacked still."""
+
+    def load(text: str) -> None:
+        (lab / "own.py").write_text(text)
+        monkeypatch.setenv("LTH_PLUGINS", str(lab / "own.py"))
+        load_plugins()
+
+    theirs, ours, name = lab / "theirs", lab / "ours", "smoke/iterative_pruning/own"
+    load(LAB)
+    run(SMALL.changed(arms=["ticket", "halved"]), theirs / name, quiet=True)
+    run(SMALL, theirs / "smoke/iterative_pruning/plain", quiet=True)
+    pack(theirs, lab / "tables.tar.gz", "smoke")
+    load(LAB.replace("w / 2", "w / 3"))
+    run(SMALL.changed(arms=["ticket", "halved"], rounds=0), ours / name, quiet=True)
+    before = (ours / name / "rounds.csv").read_bytes()
+    assert unpack(lab / "tables.tar.gz", ours) == [
+        f"{name}: left alone: it had other code of arm halved than the run that is here",
+        "smoke/iterative_pruning/plain: new (2 trainings)",
+    ]
+    assert (ours / name / "rounds.csv").read_bytes() == before
+    ARMS.pop("halved")
+    needed, there = unpack(lab / "tables.tar.gz", lab / "elsewhere")
+    assert needed == f"{name}: left alone: it needs arm halved; give the code with --plugin FILE"
+    assert there.endswith("plain: new (2 trainings)")
 
 
 def test_the_constants_that_own_code_refers_to_are_part_of_it(tmp_path, monkeypatch):

@@ -30,6 +30,10 @@ LARGEST = 1 << 29  # maximum size of an unpacked archive, in bytes
 Files = dict[str, bytes]
 
 
+class _CodeNeeded(LabError):
+    """A run's settings name code of the user's own that is not loaded."""
+
+
 def pack(root: Path, archive: Path, profile: str) -> int:
     """Pack the tables of all runs of a profile into a .tar.gz archive; return the number of runs."""
     folders = sorted(path.parent for path in (root / profile).glob("*/*/run.json"))
@@ -86,19 +90,21 @@ def unpack(archive: Path, root: Path) -> list[str]:
     """Merge an archive written by `pack` into a results folder; return a line for each run that says what was done.
 
     A run is unpacked if the results folder does not have it, or if the archive has all trainings that are there and
-    more (or as many, if a write there was interrupted). All other runs are left alone: no training is lost. The whole
-    archive is verified before anything is written, and existing tables stay until the new ones are complete.
+    more (or as many, if a write there was interrupted). All other runs are left alone: no training is lost. So are runs
+    with code of the user's own that is not loaded. The whole archive is verified before anything is written, and
+    existing tables stay until the new ones are complete.
     Raises LabError if the archive is damaged or holds anything but tables in their places, if another process is
     working on one of the runs, or if writing fails.
     """
-    runs = _read(archive)
+    runs, lines, going_in = _read(archive), {}, {}
     for name, files in runs.items():
         try:
             _verify(files)
+        except _CodeNeeded as needed:
+            lines[name] = f"left alone: {needed}"
         except (ValueError, LabError) as error:
             raise LabError(f"unpack: {archive}: {name} is damaged ({one_line(error)}); nothing was unpacked") from None
-    lines, going_in = {}, {}
-    for name, files in runs.items():
+    for name, files in ((name, files) for name, files in runs.items() if name not in lines):
         lines[name], goes_in = _compare(root / name, files)
         if goes_in:
             going_in[root / name] = files
@@ -149,12 +155,20 @@ def _place(archive: Path, member: tarfile.TarInfo) -> tuple[str, str]:
 
 
 def _verify(files: Files) -> None:
-    """Raise ValueError or LabError if a file of the run is missing, damaged, or inconsistent with run.json."""
+    """Raise ValueError or LabError if a file of the run is missing, damaged, or inconsistent with run.json.
+
+    Raises _CodeNeeded if that cannot be said without the code that the run was made with.
+    """
     for name in ("run.json", *COLUMNS):
         if name not in files:
             raise ValueError(f"it lacks {name}")
     record = check_record(_json(files["run.json"]))
-    settings = settings_of(record.get("settings") or {})
+    try:
+        settings = settings_of(record.get("settings") or {})
+    except LabError:
+        if not record.get("own_code"):
+            raise
+        raise _CodeNeeded(f"it needs {', '.join(record['own_code'])}; give the code with --plugin FILE") from None
     if settings.key != record["run_key"]:
         raise ValueError(f"its settings are those of {settings.key}, not of {record['run_key']}")
     known = [record.get(which, {}) for which in ("digests", "writing")]
@@ -200,6 +214,9 @@ def _compare(folder: Path, files: Files) -> tuple[str, bool]:
         return f"left alone: another run ({ours['run_key']}) is there, not {theirs['run_key']}", False
     if ours.get("data_digest") and theirs.get("data_digest") and ours["data_digest"] != theirs["data_digest"]:
         return "left alone: it had other data than the run that is here", False
+    code = ours.get("own_code", {})
+    if changed := [name for name, digest in theirs.get("own_code", {}).items() if code.get(name, digest) != digest]:
+        return f"left alone: it had other code of {', '.join(changed)} than the run that is here", False
     here = folder / "rounds.csv"
     mine = _replicates(read_table(folder, "rounds.csv")) if here.exists() else set()
     if mine and mine >= rows and "writing" not in ours:
