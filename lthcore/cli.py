@@ -39,13 +39,14 @@ STATUS = """
 exit status: 0 success, 2 an error that you can correct (explained in one line), 70 an internal error (--debug or
 LTH_DEBUG=1 shows the traceback), 75 stopped by --time-limit or SIGTERM, 130 interrupted by Ctrl-C
 """
-INTERRUPTED = "lth: interrupted; run the same command again to resume"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit. An error prints one line on stderr; `--debug` adds the traceback."""
     before = signal.signal(signal.SIGTERM, _asked_to_stop)  # a run in progress has its own handler, which saves first
-    debug, code = bool(os.environ.get("LTH_DEBUG")), 0
+    debug, code, options = bool(os.environ.get("LTH_DEBUG")), 0, argparse.Namespace()
+    for name in filter(os.environ.get, ("LTH_RESULTS", "LTH_DATA")):  # notebooks run in a folder of their own
+        os.environ[name] = str(Path(os.environ[name]).absolute())
     try:
         options = _parser().parse_args(arguments)
         debug = debug or options.debug
@@ -56,7 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
             command(options)
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
-        line, code = _explained(error)
+        again = "run the same command again" + " without --force" * getattr(options, "force", False)
+        line, code = _explained(error, again)
         with redirect_stderr(_Unheard(sys.stderr)):
             if debug:
                 traceback.print_exc()
@@ -70,12 +72,12 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _explained(error: BaseException) -> tuple[str, int]:
-    """Return the message for an error that ends a command, and the exit status."""
+def _explained(error: BaseException, again: str) -> tuple[str, int]:
+    """Return the message for an error that ends a command, and the exit status; `again` says how to resume it."""
     if isinstance(error, LabError):
         return f"lth: {error}", error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, 130
+        return f"lth: interrupted; {again} to resume", 130
     if isinstance(error, OSError):  # e.g. a full disk or a folder without write permission
         return f"lth: {error}; what was done is kept: mend that, and give the same command again", 2
     return f"lth: {unexpected(error)}; --debug shows where, and what was done is kept", 70  # EX_SOFTWARE

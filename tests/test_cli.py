@@ -291,6 +291,16 @@ def test_force_starts_afresh(tmp_path):
     assert ticket.stat().st_mtime_ns > before
 
 
+def test_a_forced_run_that_stops_says_how_to_go_on(project, capsys):
+    """The same command again would begin at nothing again, and what it did not reach is not afresh."""
+    (project / "params/lab/other.yaml").write_text(TINY)
+    both = ("params/lab/tiny.yaml", "params/lab/other.yaml")
+    asked = ("run", *both, "--profile", "smoke", "--no-notebook", "--force", "--time-limit", "1e-9")
+    assert lth(*asked) == 75
+    said = "run the same command again without --force to resume; --force has not reached smoke/lab/other"
+    assert said in capsys.readouterr().err
+
+
 def test_several_params_files_are_planned_and_then_run(project, capsys):
     (project / "params/lab/other.yaml").write_text(TINY.replace("rounds: 1", "rounds: 0"))
     both = ("params/lab/tiny.yaml", "params/lab/other.yaml")
@@ -312,7 +322,11 @@ def test_a_plan_is_asked_about_before_anything_begins(project, capsys, monkeypat
     assert lth(*ask) == 2 and "--yes" in capsys.readouterr().err
     assert not list(results_root().glob("**/rounds.csv"))
     assert lth(*ask, "--yes") == 0
+    capsys.readouterr()
     assert lth(*ask, "--force", "--yes") == 0
+    out = capsys.readouterr().out
+    assert "the present results of 1 experiment are deleted first (--force)" in out
+    assert re.search(r"lab/tiny +4 trainings, about", out)
     monkeypatch.setattr("sys.stdin", Answering("y"))
     assert lth(*ask) == 0
 
@@ -445,7 +459,7 @@ def test_runs_with_changed_settings_are_listed_and_shown_with_what_they_changed(
     assert lth("list", "tiny") == 0
     assert f"smoke  {name}: widths = [20, 10], batch_size = 32: done (4 trainings)" in capsys.readouterr().out
     assert lth("list") == 0
-    assert "1 runs with changed settings" in capsys.readouterr().out
+    assert "1 run with changed settings" in capsys.readouterr().out
     assert lth("show", f"smoke/lab/{name}") == 0
     out = capsys.readouterr().out
     assert re.search(r"^state +done \(4 trainings\)\nchanged +widths = \[20, 10\], batch_size = 32$", out, re.MULTILINE)

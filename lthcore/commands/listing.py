@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lthcore.commands.errors import noted, raise_first
-from lthcore.errors import LabError, one_line, shown
+from lthcore.errors import LabError, counted, one_line, shown
 from lthcore.paths import PROFILES, short
 from lthcore.plugins import PluginNeeded
 from lthcore.runs.experiments import Experiment, NoSuchProfile, load_experiments, params_files
@@ -87,7 +87,7 @@ def _list_studies(found: dict[Path, dict[str, list[Experiment]]], changed: int, 
                 print(f"{study} ({profile}): {noted(error, errors)}")
         print(f"{study:28}" + "".join(f"{cells.get(profile, '')!s:26}" for profile in PROFILES).rstrip())
     if changed:
-        print(f"\n{changed} runs with changed settings (lth run -p)")
+        print(f"\n{counted(changed, 'run')} with changed settings (lth run -p)")
     if untimed:
         print(f"\n{untimed} experiments are of networks not timed on this machine yet, and not in the times above")
     print(

@@ -26,7 +26,7 @@ def run_command(options: argparse.Namespace) -> None:
         e for path in options.params for e in load_experiments(path, options.profile, overrides, options.only)
     ]
     if len(experiments) > 1 or options.ask:
-        print_plan(experiments)
+        print_plan(experiments, options.force)
         if options.ask and not options.yes:
             ask_whether_to_begin()
     with_notebook = not options.no_notebook and has_jupyter()
@@ -38,7 +38,7 @@ def run_command(options: argparse.Namespace) -> None:
         )
     folders = {experiment.name: folder_of(experiment.name) for experiment in experiments}
     deadline, failures = time.monotonic() + options.time_limit, []
-    for experiment in experiments:
+    for index, experiment in enumerate(experiments):
         folder = folders[experiment.name]
         try:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
@@ -47,7 +47,9 @@ def run_command(options: argparse.Namespace) -> None:
             print(f"{experiment.name}: {complete}; tables in {short(folder)}")
             if with_notebook and (executed := run_notebook(experiment, folder)):
                 print(f"{experiment.name}: notebook in {short(executed)}")
-        except TimeLimit:
+        except TimeLimit as stopped:
+            if options.force and (later := [e.name for e in experiments[index + 1 :]]):
+                raise TimeLimit(f"{stopped}; --force has not reached {', '.join(later)}") from None
             raise
         except Exception as error:  # say so, and let the others run
             if len(experiments) == 1:

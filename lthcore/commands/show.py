@@ -51,6 +51,8 @@ def _standing(folder: Path) -> list[str]:
 
     The list is empty if the run does not belong to a params file.
     """
+    if len(folder.resolve().parts) < 4:  # not below a results root
+        return []
     root, (*_, profile, study, variant) = folder.resolve().parents[2], folder.resolve().parts
     known: dict[str, Experiment] = {}
     for path in sorted((project_root() / "params" / study).glob("*.yaml")):

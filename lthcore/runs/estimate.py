@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -19,9 +20,16 @@ SHARED = 1.1  # slowdown when several workers run at once (benchmarks/scaling.py
 DENSITIES = (1.0, 0.5, 0.25, 0.12, 0.03)  # shares of remaining weights at which training steps are timed
 
 
-def seconds_left(experiment: Experiment) -> float:
-    """Return the estimated seconds to finish an experiment on this machine."""
-    return seconds_of(experiment.settings, status_of(experiment).missing)
+def seconds_left(experiment: Experiment, root: Path | None = None, force: bool = False) -> float:
+    """Return the estimated seconds to finish an experiment on this machine, or to do it all again with `force`.
+
+    A search for masks to transfer counts. What `lth run` would refuse does not.
+    """
+    status = status_of(experiment, root, force)
+    if status.other or not status.missing:
+        return 0.0
+    before = seconds_left(experiment.search, root, force) if experiment.search else 0.0
+    return before + seconds_of(experiment.settings, status.missing)
 
 
 def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:

@@ -12,9 +12,11 @@ from lthcore.lottery.methods import settings_for
 from lthcore.paths import PROFILES, project_root
 from lthcore.plugins import check_plugins
 from lthcore.runs.yaml_files import read_yaml
-from lthcore.settings import Recipe
+from lthcore.settings import Recipe, TransferSettings
 
+SOURCE = "source"  # subfolder of a run with the search that its masks are transferred from
 STOP = "stop"  # a file of this name in a run's folder, or in the folder above it, ends the run cleanly
+ONE_OFF = re.compile(r"-[a-z_]+[^/]*-[0-9a-f]{8}")  # what is appended to the variant of a run with changed settings
 LONGEST = 60  # maximum length of the part of a folder name that lists changed settings
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,99}")  # names become folder names: no path such as `../x`
 
@@ -35,6 +37,13 @@ class Experiment(NamedTuple):
     def name(self) -> str:
         """Path of the results folder, relative to the results root."""
         return f"{self.profile}/{self.notebook}/{self.variant}"
+
+    @property
+    def search(self) -> "Experiment | None":
+        """The search whose masks this experiment transfers, which runs before it in its folder, or None."""
+        if not isinstance(self.settings, TransferSettings):
+            return None
+        return self._replace(variant=f"{self.variant}/{SOURCE}", settings=self.settings.source)
 
 
 def params_files() -> list[Path]:

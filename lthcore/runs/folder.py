@@ -35,7 +35,7 @@ from lthcore.runs.saved_states import SavedStates
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
 from lthcore.runs.user_code import digests_of_user_code
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import EXTENT, Recipe, Settings
 from lthcore.sources.catalogue import dataset_of, read
 from lthcore.training.state import Replicate, TrainState
 
@@ -144,7 +144,8 @@ class RunFolder:
         other = record.get("run_key")
         if record and other != self.settings.key:
             mine, theirs = self.settings.model_dump(mode="json"), record.get("settings", {})
-            changed = ", ".join(f"{k} {theirs.get(k)!r} -> {v!r}" for k, v in mine.items() if theirs.get(k) != v)
+            keyed = {k: v for k, v in mine.items() if k not in EXTENT}
+            changed = ", ".join(f"{k} {theirs.get(k)!r} -> {v!r}" for k, v in keyed.items() if theirs.get(k) != v)
             raise LabError(
                 f"results: {self.folder} holds run {other}, not {self.settings.key} ({changed}); "
                 "run with --force to replace it, or move it away"

@@ -6,28 +6,35 @@ from typing import NamedTuple
 
 from lthcore.errors import LabError, counted
 from lthcore.lottery.methods import planned
-from lthcore.runs.estimate import needs_timing, seconds_left, seconds_of
+from lthcore.runs.estimate import needs_timing, seconds_left
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.status import status_of
 
 FEW = 20  # maximum number of experiments that a plan lists one by one
 
 
-def print_plan(experiments: list[Experiment]) -> None:
-    """Print the state and estimated time of each experiment (of each study if there are many), and the total time."""
+def print_plan(experiments: list[Experiment], force: bool = False) -> None:
+    """Print the state and estimated time of each experiment (of each study if there are many), and the total time.
+
+    `force` tells that their present results will be deleted first.
+    """
     print(f"plan, profile {experiments[0].profile}:", flush=True)
-    if any(needs_timing(e.settings, status_of(e).missing) for e in experiments):
+    if force:
+        there = sum(bool(status_of(e).done) for e in experiments)
+        print(f"    the present results of {counted(there, 'experiment')} are deleted first (--force)", flush=True)
+    if any(needs_timing(e.settings, status_of(e, force=force).missing) for e in experiments):
         print("    timing networks that were not timed on this machine yet, once ...", flush=True)
     studies: dict[str, list[Experiment]] = {}
     for experiment in experiments:
         studies.setdefault(experiment.notebook, []).append(experiment)
     if len(experiments) <= FEW:
         for experiment in experiments:
-            print(f"    {experiment.notebook}/{experiment.variant:28} {state_line(experiment)}")
+            print(f"    {experiment.notebook}/{experiment.variant:28} {state_line(experiment, force=force)}")
     else:
         for study, members in studies.items():
-            print(f"    {study:28} {summary_of(members, measure=True)}", flush=True)
-    print(f"    about {duration(sum(map(seconds_left, experiments)))} in all on this machine\n", flush=True)
+            print(f"    {study:28} {summary_of(members, True, force)}", flush=True)
+    seconds = sum(seconds_left(e, force=force) for e in experiments)
+    print(f"    about {duration(seconds)} in all on this machine\n", flush=True)
 
 
 def ask_whether_to_begin() -> None:
@@ -38,9 +45,14 @@ def ask_whether_to_begin() -> None:
         raise LabError("run: nothing was begun; name fewer params files, or a smaller --profile")
 
 
-def state_line(experiment: Experiment, root: Path | None = None) -> str:
-    """Return a line that says how much of an experiment is done below a root, and the time of the rest here."""
-    status = status_of(experiment, root)
+def state_line(experiment: Experiment, root: Path | None = None, force: bool = False) -> str:
+    """Return a line that says how much of an experiment is done below a root, and the time of the rest here.
+
+    With `force`, nothing counts as done.
+    """
+    status = status_of(experiment, root, force)
+    if status.other:
+        return f"its folder holds another run ({status.other}); move it away, or replace it with --force"
     done, total = len(status.done), len(status.done) + len(status.missing)
     if not status.missing:
         left_out = len(planned(experiment.settings)) - total
@@ -48,7 +60,7 @@ def state_line(experiment: Experiment, root: Path | None = None) -> str:
         return f"done ({counted(total, 'training')}{but})"
     begun = f"{done:,} of {total:,} trainings done" if done else counted(total, "training")
     asked, rest = (", all that was asked for", "the rest ") if status.is_drawn else ("", "")
-    return f"{begun}{asked}, {rest}about {duration(seconds_of(experiment.settings, status.missing))} here"
+    return f"{begun}{asked}, {rest}about {duration(seconds_left(experiment, root, force))} here"
 
 
 class StudyRow(NamedTuple):
@@ -72,17 +84,20 @@ class StudyRow(NamedTuple):
         return f"{self.done} of {self.experiments} done, {time}"
 
 
-def summary_of(experiments: list[Experiment], measure: bool = False) -> StudyRow:
-    """Return the joint progress of experiments. Those not timed on this machine yet are timed only if `measure`."""
+def summary_of(experiments: list[Experiment], measure: bool = False, force: bool = False) -> StudyRow:
+    """Return the joint progress of experiments; with `force`, nothing counts as done.
+
+    Those not timed on this machine yet are timed only if `measure`.
+    """
     done = untimed = 0
     seconds = 0.0
     for experiment in experiments:
-        missing = status_of(experiment).missing
+        missing = status_of(experiment, force=force).missing
         done += not missing
         if missing and not measure and needs_timing(experiment.settings, missing):
             untimed += 1
         else:
-            seconds += seconds_of(experiment.settings, missing)
+            seconds += seconds_left(experiment, force=force)
     return StudyRow(len(experiments), done, seconds, untimed)
 
 

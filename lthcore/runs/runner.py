@@ -22,6 +22,7 @@ from lthcore.onednn import HAS_BFLOAT16
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
+from lthcore.runs.experiments import SOURCE
 from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import locked, stopped_by_sigterm
@@ -32,7 +33,6 @@ from lthcore.sources.catalogue import dataset_of
 from lthcore.training.orphans import remove_leftovers
 from lthcore.training.state import Replicate, TrainState
 
-SOURCE = "source"  # subfolder with the run that a transfer takes its masks from
 WRITE_EVERY = 20.0  # minimum seconds between writes: writing the tables of a long run takes a second or two
 
 
@@ -81,7 +81,7 @@ def run(
             with executor.metered(files.record.get("energy")) as files.energy:
                 this.train_all()
         except TimeLimit:
-            raise TimeLimit(_why_stopped(files, deadline)) from None
+            raise TimeLimit(_why_stopped(files, deadline, force)) from None
         except torch.OutOfMemoryError:
             raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
         finally:
@@ -106,10 +106,11 @@ def _notes(settings: Recipe, present: RunFolder, data: Data) -> Iterator[str]:
         yield "without instructions for bfloat16, this processor is hardly faster than in float32"
 
 
-def _why_stopped(files: RunFolder, deadline: float) -> str:
+def _why_stopped(files: RunFolder, deadline: float, force: bool) -> str:
     """Return why a run stopped before its end, how far it got, and how to resume it."""
     total, left = len(planned(files.settings)), len(files.missing)
-    done, again = f"{total - left} of {total} trainings done", "run the same command again to resume"
+    done = f"{total - left} of {total} trainings done"
+    again = f"run the same command again{' without --force' * force} to resume"
     if time.monotonic() >= deadline:
         return f"time limit reached with {done}; {again}"
     above = files.folder.absolute().parent / STOP  # unlike one in the folder itself, it stops later runs too

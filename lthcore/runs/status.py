@@ -9,7 +9,7 @@ from lthcore.arms import arm_of
 from lthcore.errors import LabError
 from lthcore.lottery.methods import planned, settings_for
 from lthcore.paths import PROFILES, folder_of, project_root, results_root
-from lthcore.runs.experiments import Experiment, changes
+from lthcore.runs.experiments import ONE_OFF, Experiment, changes
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of
 from lthcore.runs.schemas import COLUMNS
 from lthcore.settings import Recipe
@@ -20,11 +20,13 @@ class Status(NamedTuple):
     """Complete and missing training runs of an experiment.
 
     `asked` tells whether its last run completed all that it was asked for, even if the params file asks for more.
+    `other` is the key of another run that is in the experiment's folder, where `lth run` refuses to train.
     """
 
     done: set[Replicate]
     missing: list[Replicate]
     asked: bool = False
+    other: str = ""
 
     @property
     def is_drawn(self) -> bool:
@@ -42,13 +44,17 @@ def missing(settings: Recipe, done: Container[Replicate], diverged: list[Replica
     return [r for r in planned(settings) if r not in done and reachable(r)]
 
 
-def status_of(experiment: Experiment, root: Path | None = None) -> Status:
-    """Return the status of an experiment. Raises LabError if its record or table is damaged."""
+def status_of(experiment: Experiment, root: Path | None = None, force: bool = False) -> Status:
+    """Return the status of an experiment, with `force` that after its files have been deleted.
+
+    Raises LabError if its record or table is damaged.
+    """
     folder = folder_of(experiment.name, root)
-    record = read_record(folder)
+    record = {} if force else read_record(folder)
     there = all((folder / name).exists() for name in COLUMNS)
-    if record.get("run_key") != experiment.settings.key or not there:
-        return Status(set(), planned(experiment.settings))
+    key = record.get("run_key", experiment.settings.key)
+    if not record or not there or key != experiment.settings.key:
+        return Status(set(), planned(experiment.settings), other=key if key != experiment.settings.key else "")
     if _is_whole(folder, record, experiment.settings):
         return Status(set(planned(experiment.settings)), [], True)
     rows = {replicate_of(row): row for row in rows_of(read_table(folder, "rounds.csv"))}
@@ -123,9 +129,9 @@ def find_run(run: str | Path, with_file: str = "run.json") -> Path:
 def find_sweep(name: str) -> dict[str, Path]:
     """Return the runs of a sweep (label -> folder), at the largest profile that has some.
 
-    `name` is the name of the params file, or `<notebook>/<name>` or `<profile>/<notebook>/<name>`. Returns an empty
-    dictionary if a run has this name itself, or if there are no runs. Raises LabError if sweeps of several notebooks
-    have this name.
+    `name` is the name of the params file, or `<notebook>/<name>` or `<profile>/<notebook>/<name>`. Runs of the sweep
+    with changed settings are no labels of it. Returns an empty dictionary if a run has this name itself, or if there
+    are no runs. Raises LabError if sweeps of several notebooks have this name.
     """
     parts = Path(name).parts
     for root in dict.fromkeys([results_root(), project_root() / "results"]):
@@ -137,6 +143,7 @@ def find_sweep(name: str) -> dict[str, Path]:
                 folder.name.removeprefix(f"{parts[-1]}-"): folder
                 for folder in folders
                 if folder.name.startswith(f"{parts[-1]}-")
+                and not ONE_OFF.search(folder.name.removeprefix(parts[-1]))
                 and folder.parts[-len(parts) : -1] == parts[:-1]
                 and folder.parts[-3] == profile
             }

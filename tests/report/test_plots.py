@@ -330,6 +330,7 @@ def test_the_runs_of_a_sweep_are_drawn_together_and_found_by_its_name(tmp_path, 
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path))
     for profile, label in (("smoke", "low"), ("cpu", "low"), ("cpu", "high")):
         write(tmp_path, profile, "ticket", "reinit", run=f"my_lab/rates-{label}")
+    write(tmp_path, "cpu", "ticket", run="my_lab/rates-low-batch_size32-0a1b2c3d")  # lth run -p batch_size 32
     sweep = find_sweep("rates")
     assert sweep == {label: tmp_path / "cpu/my_lab" / f"rates-{label}" for label in ("high", "low")}
     assert find_sweep("smoke/my_lab/rates").keys() == {"low"} and find_sweep("my_lab/other") == {}

@@ -5,7 +5,7 @@ import pytest
 from lthcore.lottery.search import planned
 from lthcore.runs import estimate, timing
 from lthcore.runs.experiments import Experiment
-from lthcore.settings import DynamicSettings, Settings
+from lthcore.settings import DynamicSettings, Settings, TransferSettings
 from lthcore.sources import catalogue, cifar
 from lthcore.training.state import Replicate
 
@@ -23,6 +23,14 @@ def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypat
     monkeypatch.setattr(timing, "_seconds", lambda settings, density: (2e-3, 1e-6, 0.0))
     each = 1000 * 2e-3 + (11 * 15_000 + 2 * 55_000) * 1e-6
     assert estimate.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * estimate.SHARED)
+
+
+def test_the_search_whose_masks_are_transferred_is_part_of_the_estimate(monkeypatch):
+    monkeypatch.setattr(timing, "_seconds", lambda settings, density: (2e-3, 1e-6, 0.0))
+    settings = TransferSettings(dataset="digits", masks_from="mnist", image_size=8, validation=200, device="cpu")
+    transfer = Experiment("mask_transfer", "variant", "cpu", settings)
+    own, search = (estimate.seconds_of(s, planned(s)) for s in (settings, settings.source))
+    assert search > 0 and estimate.seconds_left(transfer) == pytest.approx(own + search)
 
 
 def test_what_is_timed_is_kept_for_this_machine_and_these_versions(tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ import pytest
 
 from lthcore.errors import LabError
 from lthcore.report.finished_runs import runs_of
+from lthcore.runs.estimate import seconds_left
 from lthcore.runs.experiments import LONGEST, NAME, Experiment, changes, named
-from lthcore.runs.files import read_tables
+from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.plan import state_line
 from lthcore.runs.runner import run
@@ -55,6 +56,17 @@ def test_of_a_run_with_nothing_some_and_all_of_it_done(experiment, tmp_path):
     assert "6 of 10 trainings done, all that was asked for, the rest about" in state_line(experiment)
     run(SETTINGS, folder, quiet=True)
     assert agreed(experiment, tmp_path) == (True, True, 0)
+
+
+def test_of_a_run_with_other_settings_in_its_folder(experiment, tmp_path):
+    """`lth run` refuses to train there, so that there is no time to estimate."""
+    folder = tmp_path / "results" / experiment.name
+    run(SETTINGS.changed(rounds=0, learning_rate=0.5), folder, quiet=True)
+    other = read_record(folder)["run_key"]
+    assert state_line(experiment).startswith(f"its folder holds another run ({other}); ")
+    assert seconds_left(experiment) == 0.0 < seconds_left(experiment, force=True)
+    with pytest.raises(LabError, match=r"holds run .* \(learning_rate 0.5 -> [\d.]+\)"):
+        RunFolder(folder, SETTINGS)
 
 
 def test_a_run_that_was_asked_for_more_once_and_has_all_of_its_params_file_is_done(experiment, tmp_path):
