@@ -20,7 +20,7 @@ class Arm:
     worst weights); `elsewhere` for masks found on another data set; or `training` for masks that change during
     training. `weights` names the function in WEIGHTS (lthcore/lottery/start.py) that returns its starting weights.
     `drawn` names the setting for the number of draws in each trial (empty: one draw). Its random numbers are
-    seeded for `purpose` (empty: for its name).
+    seeded for `purpose` (empty: for its name). An arm that `resumes` begins at iteration `rewind_to` of the training.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Arm:
     purpose: str = ""
     sigmas: float = 0.0  # noise on its weights, in standard deviations of each layer
     fine_tuned: bool = False  # whether it trains at the final learning rate of the dense network
+    resumes: bool = False  # whether its weights are those of iteration `rewind_to` or later; others begin at 0
 
     @property
     def is_pruned_itself(self) -> bool:
@@ -62,7 +63,7 @@ ARMS = {
     for arm in (
         # the mask found by iterative pruning, with weights rewound to iteration 0 or `rewind_to` (with `restart: best`
         # it continues from the weights at early stopping)
-        Arm("ticket", "ticket", "rewound", "winning ticket", "#1f5fa8"),
+        Arm("ticket", "ticket", "rewound", "winning ticket", "#1f5fa8", resumes=True),
         # the ticket's mask, with newly drawn weights
         Arm(
             "reinit", "ticket", "fresh", "reinitialised ticket", "#d1642a", "--", "s",
@@ -74,7 +75,7 @@ ARMS = {
             shuffled=True, drawn="random_draws", purpose="random mask",
         ),
         # as many weights as the ticket, chosen by pruning the trained dense network once; weights rewound, or redrawn
-        Arm("oneshot", "oneshot", "rewound", "one-shot ticket", "#c07fae", "-", "D"),
+        Arm("oneshot", "oneshot", "rewound", "one-shot ticket", "#c07fae", "-", "D", resumes=True),
         Arm(
             "oneshot_reinit", "oneshot", "fresh", "reinitialised one-shot ticket", "#b8860b", "--", "v",
             drawn="reinit_draws", purpose="reinit",
@@ -82,10 +83,13 @@ ARMS = {
         # iterative pruning that continues from the trained weights, with the learning-rate schedule from `rewind_to` on
         # (learning-rate rewinding, arXiv 2003.02389); and its mask with rewound weights (the paper's Figure 9, second
         # strategy)
-        Arm("continued", "continued", "trained", "continued training", "#222222", "-.", "P"),
-        Arm("continued_reset", "continued", "rewound", "mask of continued training, rewound", "#8c6d31", "--", "X"),
+        Arm("continued", "continued", "trained", "continued training", "#222222", "-.", "P", resumes=True),
+        Arm(
+            "continued_reset", "continued", "rewound", "mask of continued training, rewound", "#8c6d31", "--", "X",
+            resumes=True,
+        ),
         # like continued, but at the final learning rate of the dense network throughout: fine-tuning
-        Arm("fine_tuned", "fine_tuned", "trained", "fine-tuned", "#a5282c", "-.", "d", fine_tuned=True),
+        Arm("fine_tuned", "fine_tuned", "trained", "fine-tuned", "#a5282c", "-.", "d", fine_tuned=True, resumes=True),
         # a mask found on another data set (lthcore/lottery/transfer.py), unchanged and shuffled within each layer
         Arm("transferred", "elsewhere", "initial", "mask from the other data set", "#7a4fa3", "-", "D"),
         Arm(
@@ -114,9 +118,9 @@ PRUNED_THEMSELVES = tuple(name for name, arm in ARMS.items() if arm.is_pruned_it
 CHANGES = {
     "": ({}, "", "", "o"),
     "shuffled": ({"shuffled": True}, ", shuffled within layers", ":", "^"),
-    "fresh": ({"weights": "fresh"}, ", reinitialised", "--", "s"),
+    "fresh": ({"weights": "fresh", "resumes": False}, ", reinitialised", "--", "s"),
     "inverted": ({}, ", worst weights kept", "-.", "v"),
-    "signed": ({"weights": "signed_initial"}, ", signs only", "--", "X"),
+    "signed": ({"weights": "signed_initial", "resumes": False}, ", signs only", "--", "X"),
 }
 BY_CRITERION = re.compile(rf"by_([A-Za-z_]\w*?)(?:-({'|'.join(filter(None, CHANGES))}))?")
 
@@ -132,7 +136,8 @@ def arm_of(name: str) -> Arm:
     changed, words, style, marker = CHANGES[change]
     label, colour, own_style = _drawn_as(criterion)
     masks = name if change == "inverted" else f"by_{criterion}"
-    return replace(Arm(name, masks, "rewound", label + words, colour, style or own_style, marker), **changed)
+    arm = Arm(name, masks, "rewound", label + words, colour, style or own_style, marker, resumes=True)
+    return replace(arm, **changed)
 
 
 def _drawn_as(criterion: str) -> tuple[str, str, str]:

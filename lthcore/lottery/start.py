@@ -148,7 +148,7 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
     seed = seed_for(settings.seed, *purpose)
     mask = masks.shuffled(mask, seed) if arm.shuffled else mask
     weights = _weights_of(Sources(settings, model, trial, arm, mask, seed))
-    iteration = settings.rewind_to if arm.weights in ("rewound", "trained") else 0  # where the schedule resumes
+    iteration = settings.rewind_to if arm.resumes else 0  # of the schedule, too
     training = begin(settings, trial.number, k, weights, mask, iteration)
     training.fine_tuned, training.placeholder = arm.fine_tuned, placeholder
     return training

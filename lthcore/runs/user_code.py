@@ -33,7 +33,10 @@ def digests_of_user_code(settings: Recipe) -> dict[str, str]:
     used = {f"architecture {settings.architecture}": (MODELS.get(settings.architecture), None)}
     used |= {f"criterion {c.name}": (c.score, (c.prunes, c.trained, c.uses_best)) for c in criteria}
     used |= {
-        f"arm {name}": (WEIGHTS.get(arm.weights), (arm.masks, arm.shuffled, arm.drawn, arm.sigmas, arm.fine_tuned))
+        f"arm {name}": (
+            WEIGHTS.get(arm.weights),
+            (arm.masks, arm.shuffled, arm.drawn, arm.sigmas, arm.fine_tuned, *(["resumes"] if arm.resumes else [])),
+        )
         for name, arm in arms.items()
     }
     texts: dict[str, list[str]] = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lthcore import masks
-from lthcore.arms import PRUNED_THEMSELVES, arm_of, prunes_dense
+from lthcore.arms import ARMS, PRUNED_THEMSELVES, Arm, arm_of, prunes_dense
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery import search
@@ -179,6 +179,16 @@ def test_arms_that_train_on_do_so_from_where_the_schedule_is_rewound_to(arm, see
 def test_arms_that_do_not_rewind_train_from_the_first_iteration(arm):
     late, settings = trial_of(rewind=theta(7)), SMALL.changed(rewind_to=15)
     assert started(arm, trial=late, settings=settings).iteration == 0
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_an_arm_of_ones_own_trains_from_where_it_says(resumes, monkeypatch):
+    monkeypatch.setitem(ARMS, "halved", Arm("halved", "ticket", "halved", "half the weights", "#000", resumes=resumes))
+    monkeypatch.setitem(WEIGHTS, "halved", lambda of: {name: w / 2 for name, w in of.trial.origin.items()})
+    late, settings = trial_of(rewind=theta(7)), SMALL.changed(rewind_to=15)
+    state = started("halved", trial=late, settings=settings)
+    assert_starts_at(state, {name: w / 2 for name, w in theta(7).items()}, half(theta(1)))
+    assert state.iteration == (15 if resumes else 0)
 
 
 @pytest.mark.parametrize("keep", [False, True])
