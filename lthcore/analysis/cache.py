@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from lthcore.data.datasets import Data, classes_of, image_shape, load
-from lthcore.errors import LabError
+from lthcore.errors import LabError, counted
 from lthcore.lottery.methods import settings_of
 from lthcore.models import build
 from lthcore.runs.checkpoints import load_state, state_path
@@ -41,11 +41,17 @@ class TicketStore:
         self.shape = image_shape(self.settings)
 
     def __call__(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> TrainState:
-        """Return the final state of one training run. Raises LabError if its ticket is not on this machine."""
-        path = self._path(trial, k, arm, draw)
+        """Return the final state of one training run. Raises LabError if its ticket is not here, or if it diverged."""
+        path, lost = self._path(trial, k, arm, draw), self.record.get("trainings_diverged", 0)
         if not path.exists():
-            raise LabError(f"results: there is no ticket {path}: tickets stay on the machine that made them")
-        return load_state(path)[0]
+            why = "tickets stay on the machine that made them"
+            if lost:
+                why = f"{counted(lost, 'training')} of this run diverged, and ended their trials; lower learning_rate"
+            raise LabError(f"results: there is no ticket {path}: {why}")
+        state = load_state(path)[0]
+        if state.diverged:
+            raise LabError(f"results: {path} has no finite weights, as its training diverged; lower learning_rate")
+        return state
 
     def has(self, trial: int, k: int, arm: str = "ticket", draw: int = 0) -> bool:
         """Return whether this ticket is on this machine."""

@@ -28,6 +28,7 @@ from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
+from lthcore.registry import CRITERIA
 from lthcore.runs.files import read_file, read_record, read_table, write
 from lthcore.runs.status import find_run
 from lthcore.seeds import seed_for
@@ -177,8 +178,8 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
     means, stds = pixel_scale(s.dataset, s.input_scaling)
     scaling = f"bytes / 255, less {_numbers(means)}, divided by {_numbers(stds)}"
     scaling += ", then each image divided by its norm" if s.input_scaling == "unit_norm" else ""
-    criterion = criterion_of(ticket.arm) or s.criterion
-    how = "pruning the trained dense network once" if prunes_dense(arm_of(ticket.arm).masks) else "iterative pruning"
+    if s.image_size:
+        scaling += f", then resized to {s.image_size} x {s.image_size} pixels (bilinear, antialiased)"
     compacted_to = ", compacted: neurons and channels that nothing comes through are dropped" if compacted else ""
     return "\n".join([
         "---", "tags: [lottery-ticket-hypothesis, pruning, sparse]", "---", "",
@@ -187,7 +188,7 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"(of {at['trial'].nunique()}) of the run `{ticket.run}` (key {s.key}, "
         f"commit {record.get('commits', [None])[-1] or 'unknown'}).", "",
         f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
-        f"* Found by {how}, criterion {criterion}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",
+        f"* Found by {_how_found(ticket)}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",
         f"* Trained for {s.iterations - s.rewind_to:,} iterations of {s.batch_size} images by {s.optimizer} at "
         f"learning rate {s.learning_rate:g} ({s.schedule} schedule) it reaches {accuracy} on the "
         f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
@@ -196,6 +197,15 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"* Validation: {_held_out(s)}.",
         f"* The file: {HOLDS[suffix]}{compacted_to}.", "",
     ])  # fmt: skip
+
+
+def _how_found(ticket: WinningTicket) -> str:
+    source = arm_of(ticket.arm).masks
+    criterion = criterion_of(source) or ticket.settings.criterion
+    kept = f"criterion {criterion}" + (" (worst scores kept)" if source.endswith("-inverted") else "")
+    if not prunes_dense(source):
+        return f"iterative pruning, {kept}"
+    return f"pruning {'the dense network once' if CRITERIA[criterion].trained else 'before training'}, {kept}"
 
 
 def _held_out(settings: Settings) -> str:

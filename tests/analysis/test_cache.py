@@ -127,6 +127,15 @@ def test_no_run_an_unfinished_one_and_missing_tickets_are_one_line(folder, tmp_p
         cached_table(place, "layers", structure.layers)
 
 
+def test_a_training_that_diverged_has_no_weights_to_analyse(tmp_path):
+    run(SETTINGS.changed(optimizer="sgd", learning_rate=1e30, trials=1), tmp_path, quiet=True)
+    tickets = TicketStore(tmp_path)
+    with pytest.raises(LabError, match=r"round00\S* has no finite weights, as its training diverged"):
+        tickets(0, 0)
+    with pytest.raises(LabError, match=r"no ticket \S*round01\S*: 1 training of this run diverged"):
+        tickets(0, 1)
+
+
 def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
     tickets = TicketStore(folder)
     layers, degrees, pixels, paths = (

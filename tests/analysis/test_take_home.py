@@ -15,7 +15,7 @@ from torch import nn
 
 from lthcore import masks
 from lthcore.analysis.hub import push_ticket
-from lthcore.analysis.take_home import WinningTicket, export_ticket, load_ticket
+from lthcore.analysis.take_home import WinningTicket, export_ticket, load_ticket, model_card
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery import lineage
@@ -119,6 +119,22 @@ def test_a_file_holds_mask_and_masked_weights_and_a_card_says_what_they_are(root
     assert f"round 3 of trial 1 (of 2) of the run `cpu/iterative_pruning/small` (key {SEARCH.key}" in card
     with pytest.raises(LabError, match="suffix"):
         export_ticket(ticket, tmp_path / "ticket.pkl")
+
+
+@pytest.mark.parametrize(
+    ("arm", "how"),
+    [
+        ("ticket", "iterative pruning, criterion magnitude"),
+        ("oneshot", "pruning the dense network once, criterion magnitude"),
+        ("by_movement", "pruning the dense network once, criterion movement"),
+        ("by_snip", "pruning before training, criterion snip"),
+        ("by_snip-inverted", "pruning before training, criterion snip (worst scores kept)"),
+    ],
+)
+def test_a_card_says_how_the_mask_was_found_and_how_images_were_made(arm, how, root):
+    card = model_card(replace(load_ticket("small"), arm=arm, settings=SEARCH.changed(image_size=6)), ".pt")
+    assert f"* Found by {how}, rewound to iteration 0" in card
+    assert "images of shape (1, 6, 6): bytes / 255, " in card and "then resized to 6 x 6 pixels" in card
 
 
 def test_a_file_and_its_card_say_which_images_were_held_out(root, tmp_path):
