@@ -22,6 +22,7 @@ _MKLDNN = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 _LINEAR = getattr(_MKLDNN, "_linear_pointwise", None)
 _CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise", None)
 _ADDED_CONVOLUTION = getattr(_MKLDNN, "_convolution_pointwise_", None)
+BLOCK = 16  # channels that oneDNN computes together, on processors with AVX-512; on others fewer
 HAS_BFLOAT16: bool = _MKLDNN is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # has this processor
 
 
@@ -113,6 +114,16 @@ def convolve_and_add(
     return out.relu_() if relu else out
 
 
+def overruns(module: nn.Module) -> bool:
+    """Whether oneDNN writes beyond its memory in the weight gradient of a layer on a CPU, if channels are last.
+
+    It does in strided 1x1 convolutions with few input channels: the process crashes, or its numbers are wrong
+    (github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    points = isinstance(module, nn.Conv2d) and max(module.kernel_size) == 1 < max(module.stride)
+    return points and module.in_channels // module.groups < BLOCK
+
+
 @_on_any_processor
 def convolution_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, module: nn.Conv2d, padding: list[int], of_images: bool = True
@@ -121,6 +132,8 @@ def convolution_gradients(
 
     See `convolve`. The gradient of x is None unless `of_images`, that of the bias is None if `module` has no bias.
     """
+    if overruns(module):
+        gradient, x, weight = (tensor.contiguous() for tensor in (gradient, x, weight))
     return torch.ops.aten.convolution_backward(
         gradient, x, weight, [len(weight)], module.stride, padding, module.dilation, False, [0, 0], module.groups,
         [of_images, True, module.bias is not None],

@@ -6,6 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from lthcore import onednn
+from lthcore.lottery.start import begin
+from lthcore.settings import Settings
+from lthcore.training.engines.dense import Dense
 
 able = pytest.mark.skipif(not onednn.HAS_BFLOAT16, reason="this processor has no instructions for bfloat16")
 PROCESSORS = [pytest.param(True, marks=able, id="with bfloat16"), pytest.param(False, id="without bfloat16")]
@@ -53,6 +56,27 @@ def test_gradients_of_a_convolution_in_bfloat16_are_those_of_autograd_but_for_ro
         gradient, x, module.weight.detach().bfloat16(), module, PADDING, of_images=False
     )
     assert first[0] is None and torch.equal(first[1], weight)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_strided_convolutions_of_single_pixels_overwrite_no_memory(channels):
+    """They equal convolutions of every second pixel. Channels last, oneDNN would overwrite memory, and crash."""
+    module = nn.Conv2d(channels, 4, 1, stride=2, bias=False)
+    for _ in range(10):
+        x, gradient = torch.randn(60, channels, 16, 16), torch.randn(60, 4, 8, 8)
+        exact = torch.einsum("nohw,nihw->oi", gradient.double(), x[:, :, ::2, ::2].double())
+        last = (t.contiguous(memory_format=torch.channels_last) for t in (gradient, x, module.weight.detach()))
+        found = onednn.convolution_gradients(*last, module, [0, 0])[1]
+        assert torch.allclose(found[:, :, 0, 0].double(), exact, rtol=1e-4, atol=1e-3)
+
+
+def test_networks_with_such_convolutions_keep_their_layout_on_a_cpu():
+    settings, cpu = Settings(dataset="digits", architecture="mlp", validation=200), torch.device("cpu")
+    for channels, last in ((3, False), (16, True)):
+        model = nn.Sequential(nn.Conv2d(2, channels, 3), nn.Conv2d(channels, 4, 1, stride=2))
+        state = begin(settings, 0, 0, dict(model.state_dict()), {})
+        weight = Dense(settings, model, cpu, [state]).model[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
 
 
 @pytest.mark.parametrize("relu", [False, True])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lthcore import masks
+from lthcore import masks, onednn
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
 from lthcore.models import NORMS, Dropout, Weights
@@ -33,6 +33,7 @@ class Dense:
         (state,) = states
         self.settings = settings
         planes = all(tensor.ndim != 5 for tensor in model.state_dict().values())  # no 3D convolutions
+        planes = planes and not (device.type == "cpu" and any(map(onednn.overruns, model.modules())))
         layout = torch.channels_last if planes else torch.preserve_format  # makes convolutions faster, on CPUs too
         self.model = model.to(device, memory_format=layout)
         self.model.load_state_dict(masks.apply(state.mask, state.weights) if settings.masks_weights else state.weights)
