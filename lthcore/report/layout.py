@@ -12,7 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 from matplotlib.transforms import ScaledTranslation
 
 from lthcore.report.run_tables import whole_trials
@@ -80,6 +80,14 @@ def in_percent(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
 
 
+def in_decades(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 times powers of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.0f}"))
+    axes.minorticks_off()
+
+
 def cut_below(axes: Axes, accuracies: Iterable[float], sweep: bool = False) -> None:
     """Cut an axis of accuracies below if others fall so far that the differences between these cannot be seen.
 
@@ -140,7 +148,7 @@ def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figur
     hollow = any(artist.get_gid() == CUT_OFF for axes in figure.axes for artist in axes.collections)
     early = "hollow: in some trials validation loss is least in the last twentieth of training" if hollow else ""
     cut = any(axes.get_gid() == CUT_BELOW for axes in figure.axes)
-    below = "lower accuracies are below the panels" if cut else ""
+    below = "axes are cut: lower accuracies are not shown" if cut else ""
     names = list(absent)
     named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
     missing = f"not in the table: {named}" if names else ""

@@ -24,6 +24,7 @@ from lthcore.report.layout import (
     CUT_OFF,
     captioned,
     cut_below,
+    in_decades,
     in_percent,
     legend_above,
     new_figure,
@@ -52,6 +53,7 @@ AXES = {  # quantity of distributions.csv -> label of the x-axis
 }  # fmt: skip
 
 END = "end of training"  # id of the line of this name
+FACTOR = 8.0  # between early stops, above which their axis is logarithmic
 SWEEP = 2  # figures of more runs than these compare settings
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
@@ -149,7 +151,7 @@ def plot_against_sparsity(
     axes = axes or new_figure(1, 1)[1][0]
     for series in series_of(rounds, arms):
         plot_series(series, column, axes)
-    _show_tickets(axes, column, [rounds], sweep=False)
+    _scale(axes, column, [rounds], sweep=False)
     if linear:
         axes.invert_xaxis()
     else:
@@ -164,11 +166,16 @@ def _quantity(column: str) -> str:
     return next((name for end, name in names.items() if column.endswith(end)), column.replace("_", " "))
 
 
-def _show_tickets(axes: Axes, column: str, tables: list[pd.DataFrame], sweep: bool) -> None:
-    """Cut an axis of accuracies below where lines fall so far that those of tickets look flat.
+def _scale(axes: Axes, column: str, tables: list[pd.DataFrame], sweep: bool) -> None:
+    """Scale the vertical axis so that lines of tickets can be told apart, where others leave them far behind.
 
-    In a `sweep`, those of its better settings, or where more weights remain.
+    An axis of accuracies is cut below where lines fall so far that those of tickets look flat: in a `sweep`, those of
+    its better settings, or where more weights remain. Early stops that differ by a large factor get a logarithmic axis.
     """
+    heights = np.concatenate([line.get_ydata() for line in axes.lines] or [[]])
+    if column == "es_iteration" and len(heights) and 0 < FACTOR * np.nanmin(heights) < np.nanmax(heights):
+        in_decades(axes)
+        axes.set_ylim(np.nanmin(heights) / 1.2, np.nanmax(heights) * 1.3)
     tickets = pd.concat([pd.Series(dtype=float), *(t[t["arm"] == "ticket"][column].dropna() for t in tables)])
     if "accuracy" in column and len(tickets):
         cut_below(axes, tickets, sweep)
@@ -194,7 +201,7 @@ def panels(
             _say_empty(panel, column)
         for one in series:
             plot_series(one, column, panel, x)
-        _show_tickets(panel, column, [one.rounds for one in series], sweep=len(series) > SWEEP)
+        _scale(panel, column, [one.rounds for one in series], sweep=len(series) > SWEEP)
         if x == "percent_left":
             sparsity_axis(panel)
         else:
@@ -273,11 +280,14 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         if rounds[column].isna().all():
             _say_empty(axes, column)
         plot_against_sparsity(rounds, column, arms, axes)
-        _show_tickets(axes, column, [rounds], sweep=True)  # where few weights remain, all accuracies fall far
+        _scale(axes, column, [rounds], sweep=True)  # where few weights remain, all accuracies fall far
         axes.set(title=TITLES[column], ylabel=_quantity(column))
     for axes, above, column in zip(panels[4:], panels, columns, strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
-        axes.set(title=f"One-shot: {_quantity(column)}, linear axis", ylabel=_quantity(column), ylim=above.get_ylim())
+        axes.set(title=f"One-shot: {_quantity(column)}, linear axis", ylabel=_quantity(column))
+        if above.get_yscale() == "log":
+            in_decades(axes)
+        axes.set_ylim(above.get_ylim())
     one_legend(figure)
     return captioned(figure, caption, absent(rounds, arms))
 

@@ -27,7 +27,7 @@ from lthcore.report.layout import (
     titled,
 )
 from lthcore.report.plots import colours_of_layers, plot_rounds
-from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.run_tables import read_whole_trials, whole_trials
 from lthcore.report.sentences import gap, level
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
@@ -114,7 +114,8 @@ def movement_rounds(root: Path) -> Figure | None:
     """High-movement pruning round by round, for the largest network with results."""
     for stem in NETWORKS:
         if folder := _runs(root, stem).get(f"{stem}-high_movement"):
-            figure = pruning_rounds(folder, caption_of("means over trials", folder))
+            means = "means over trials; " if whole_trials(folder) > 1 else ""
+            figure = pruning_rounds(folder, f"{means}{size_of(folder)}; tables: {place_of(folder)}")
             return titled(figure, f"High-movement pruning, {NETWORKS[stem]}")
     return None
 
