@@ -3,8 +3,8 @@
 Gains, ratios and levels are read at one percentage of weights remaining. Places are the percentages at which an arm
 crosses the dense network. The interval of a place ends where the arm would cross if every difference were at the upper,
 or at the lower, end of its own interval, and one round further, because the rounds do not show where between two of
-them it crosses. A largest gain, speed-up or accuracy is the value of one chosen round; its
-interval does not account for this choice.
+them it crosses. A largest gain, speed-up or accuracy is the value of one chosen round (of a gain, that with the best
+validation accuracy); its interval does not account for this choice.
 """
 
 from collections.abc import Callable

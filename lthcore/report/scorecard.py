@@ -149,8 +149,8 @@ def counts_in_full(card: pd.DataFrame) -> str:
     said.append(
         "A place is the percentage of weights remaining in a round of the run. Where an arm crosses another, the "
         "interval reaches to the next round, because the crossing may be anywhere between the two. The round of a "
-        "largest gain or speed-up, or of a lowest accuracy, was chosen by the data, which its interval does not "
-        "account for. Parts are not independent: runs of one experiment share their seeds, some parts grade the same "
+        "largest gain is chosen by validation accuracy, and that of a largest speed-up or a lowest accuracy by the "
+        "values themselves. Their intervals do not account for the choice. Parts are not independent: runs of one experiment share their seeds, some parts grade the same "
         "number, and for LeNet A1 is L3 with a wider tolerance."
     )
     return " ".join(said)
