@@ -150,8 +150,8 @@ def counts_in_full(card: pd.DataFrame) -> str:
         "A place is the percentage of weights remaining in a round of the run. Where an arm crosses another, the "
         "interval reaches to the next round, because the crossing may be anywhere between the two. The round of a "
         "largest gain is chosen by validation accuracy, and that of a largest speed-up or a lowest accuracy by the "
-        "values themselves. Their intervals do not account for the choice. Parts are not independent: runs of one experiment share their seeds, some parts grade the same "
-        "number, and for LeNet A1 is L3 with a wider tolerance."
+        "values themselves. Their intervals do not account for the choice. Parts are not independent: runs of one "
+        "experiment share their seeds, some parts grade the same number, and for LeNet A1 is L3 with a wider tolerance."
     )
     return " ".join(said)
 
