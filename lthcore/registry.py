@@ -58,22 +58,24 @@ def register_criterion(score: Callable | None = None, /, **about: Any) -> Callab
 
     The criterion is named after the function; `about` are the other fields of Criterion. Use as a decorator, with or
     without arguments. Raises LabError for a function without a name, for a name that this package already uses, for a
-    field that Criterion does not have, for a colour that is not `#rrggbb`, and for another style than STYLES.
+    field that Criterion does not have, for anything else to prune than weights or units, for a colour that is not
+    `#rrggbb`, and for another style than STYLES.
     """
     if score is None:
         return lambda score: register_criterion(score, **about)
     name = name_of("criterion", score)
     check_fields(f"criterion {name!r}", about, Criterion, set_here=("name", "score"))
     criterion = Criterion(name, score, **{"label": name.replace("_", " ")} | about)
+    choose(f"criterion {name!r}: prunes", criterion.prunes, ("weights", "units"))
     check_look(f"criterion {name!r}", criterion.colour, criterion.style)
     _register(CRITERIA, "criterion", name, criterion, score)
     return score
 
 
 def name_of(kind: str, function: object) -> str:
-    """Return the name that a function is registered under. Raises LabError if it has none, like a functools.partial."""
-    name = getattr(function, "__name__", None)
-    if name is None:
+    """Return the name that a function is registered under. Raises LabError if it has none, like a partial or lambda."""
+    name = getattr(function, "__name__", "")
+    if not name.isidentifier():
         raise LabError(f"{kind}: {shown(function)} has no name; register a function that is defined by `def`")
     return name
 

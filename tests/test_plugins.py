@@ -424,6 +424,15 @@ def test_a_function_without_a_name_is_one_line(register):
 
     with pytest.raises(LabError, match=r"functools\.partial.* has no name; register a function that is defined by"):
         register(partial(three))
+    with pytest.raises(LabError, match=r"lambda.* has no name; register a function that is defined by"):
+        register(lambda settings, shape, classes: None)
+
+
+def test_a_criterion_prunes_weights_or_units():
+    with pytest.raises(LabError, match=r"criterion 'shares': prunes = 'neurons'.*: allowed are weights, units"):
+
+        @register_criterion(prunes="neurons")
+        def shares(seen): ...
 
 
 @pytest.mark.parametrize("key", ["architecture", "criterion", "dataset", "arms"])
@@ -548,7 +557,9 @@ def test_a_network_of_ones_own_that_does_not_fit_is_one_line_before_anything_is_
 
 def test_a_network_takes_three_arguments():
     with pytest.raises(LabError, match=r"must take \(settings, shape, classes\), not \(shape, classes\)"):
-        register_model(lambda shape, classes: None)
+
+        @register_model
+        def own_network(shape, classes): ...
 
 
 @pytest.mark.parametrize(
