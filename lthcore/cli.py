@@ -39,6 +39,7 @@ STATUS = """
 exit status: 0 success, 2 an error that you can correct (explained in one line), 70 an internal error (--debug or
 LTH_DEBUG=1 shows the traceback), 75 stopped by --time-limit or SIGTERM, 130 interrupted by Ctrl-C
 """
+RUN = "<profile>/<study>/<variant>, <study>/<variant>, or the variant alone if only one study has it"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -194,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--all", action="store_true", help="list all experiments, each timed on this machine")
     sub = command("run", "run.run_command", "run experiments, or resume them")
-    sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<notebook>/<variant>.yaml")
+    sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<study>/<variant>.yaml")
     sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")
     sub.add_argument("--only", metavar="LABEL", help="run the experiment of one label of a sweep")
     sub.add_argument(
@@ -225,11 +226,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of params/, such as dynamic_pruning (default: iterative_pruning)",
     )  # fmt: skip
     sub = command("show", "show.show_command", "show a run's provenance and numbers")
-    sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, the variant alone, or a folder")
+    sub.add_argument("run", metavar="RUN", help=f"{RUN}, or a folder")
     sub = command(
         "export", "show.export_command", "write a ticket of a committed run to a file: mask and initial weights"
     )
-    sub.add_argument("run", metavar="RUN", help="<profile>/<notebook>/<variant>, or the variant alone")
+    sub.add_argument("run", metavar="RUN", help=RUN)
     sub.add_argument("--trial", type=int, default=0, metavar="N", help="trial of the run, from 0 (default: 0)")
     sub.add_argument(
         "--remaining",

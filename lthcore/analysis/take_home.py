@@ -86,7 +86,7 @@ def load_ticket(
 ) -> WinningTicket:
     """Return a ticket of a run, at `round` or at the round with about `remaining` % of weights; by default the last.
 
-    `run` is a folder, `<profile>/<notebook>/<variant>`, or the variant alone if runs of a single notebook have it.
+    `run` is a folder, `<profile>/<study>/<variant>`, `<study>/<variant>`, or a variant that only one study has.
     Raises LabError if the run, the ticket or the lineage does not exist, and if networks of this arm do not start from
     rewound weights under the mask found.
     """

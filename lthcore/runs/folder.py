@@ -5,9 +5,11 @@
     rounds.csv             a row for each training; its columns are ROUNDS (READ: test accuracy at `settings.read_at`)
     curves.csv             a row for each evaluation, long curves thinned (lthcore/runs/rows.py); its columns are CURVES
     structure.csv, distributions.csv   properties of the tickets of a complete run (lthcore/analysis/ticket_tables.py)
+    derived.json           for each other table, how many trainings it was made from, and with which commit and versions
     lineage.safetensors.gz in which round each weight was pruned, and what else the next round starts from
     tickets/*.safetensors  masks and weights of each training, written when it is finished
     checkpoints/           unfinished trainings
+    <variant>.ipynb        the executed notebook, which stays on the machine
     source/                the run that a transfer takes its masks from (lthcore/lottery/transfer.py)
 All files are written under a temporary name and renamed, so that a file that exists is complete. Tickets and
 checkpoints stay on the machine that made them; with the other files a run can continue on any machine
