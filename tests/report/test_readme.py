@@ -89,6 +89,11 @@ def test_speed_is_that_of_the_committed_benchmarks():
         }
         values = (form[name].format(ratios["convolutions"][f"{network}: {name}"]["value"]) for name in form)
         assert f"| {network} | {' | '.join(values)} |" in text
+    for network in ("conv2", "conv4", "conv6", "resnet20", "resnet18"):
+        measured = ("bfloat16 step", "float32 step", "bfloat16 evaluation", "float32 evaluation")
+        names = [*(f"{name} against before" for name in measured), "bfloat16 step against the plain loop"]
+        values = (f"{ratios['convolutions_avx2'][f'{network}: {name}']['value']:.1f} times" for name in names)
+        assert f"| {network} | {' | '.join(values)} |" in text
     taken = [ratio["value"] for ratio in ratios["estimates"].values()]
     assert f"short runs took {min(taken):.2f} to {max(taken):.2f} times their estimate" in text
     queue = json.loads((ROOT / "results" / "benchmarks" / "cpu" / "queue_ray.json").read_text())
