@@ -143,8 +143,8 @@ class Recipe(BaseModel):
             raise self._wrong("milestones", "required with schedule step, and allowed with it only")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise self._wrong("milestones", "must rise")
-        if any(not 0 < milestone < self.iterations for milestone in self.milestones):
-            raise self._wrong("milestones", f"allowed above 0 and below iterations = {self.iterations}")
+        if any(not 0 <= milestone < self.iterations for milestone in self.milestones):
+            raise self._wrong("milestones", f"allowed from 0 to below iterations = {self.iterations}")
 
     def _check_length(self) -> None:
         """Check epochs against batches, and the iterations at which something happens against those of training."""

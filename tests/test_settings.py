@@ -175,7 +175,7 @@ def test_lists_of_yaml_become_tuples():
         ({"schedule": "step"}, "milestones"),
         ({"schedule": "step", "milestones": (20, 10)}, "milestones"),
         ({"schedule": "step", "milestones": (10, 10)}, "milestones"),
-        ({"schedule": "step", "milestones": (0, 10)}, "milestones"),
+        ({"schedule": "step", "milestones": (-10, 10)}, "milestones"),
         ({"schedule": "step", "milestones": (10, 10**6)}, "milestones"),
         ({"warmup": 11, "iterations": 10}, "warmup"),
         ({"rewind_to": 10, "iterations": 10}, "rewind_to"),
