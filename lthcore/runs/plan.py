@@ -20,7 +20,7 @@ def print_plan(experiments: list[Experiment], force: bool = False) -> None:
     """
     print(f"plan, profile {experiments[0].profile}:", flush=True)
     if force:
-        there = sum(bool(status_of(e).done) for e in experiments)
+        there = sum(bool(status.done or status.other) for status in map(status_of, experiments))
         print(f"    the present results of {counted(there, 'experiment')} are deleted first (--force)", flush=True)
     if any(needs_timing(e.settings, status_of(e, force=force).missing) for e in experiments):
         print("    timing networks that were not timed on this machine yet, once ...", flush=True)

@@ -35,6 +35,7 @@ def digests_of_user_code(settings: Recipe) -> dict[str, str]:
     used |= {
         f"arm {name}": (
             WEIGHTS.get(arm.weights),
+            # a field at its default adds nothing, so that digests in older records stay valid
             (arm.masks, arm.shuffled, arm.drawn, arm.sigmas, arm.fine_tuned, *(["resumes"] if arm.resumes else [])),
         )
         for name, arm in arms.items()
