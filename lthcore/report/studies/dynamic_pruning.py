@@ -102,7 +102,7 @@ def dynamic_sparsities(root: Path) -> Figure | None:
     runs = runs_of(root, "dynamic_pruning")
     families = {
         "LeNet-300-100 on MNIST": ("lenet_mnist", None),
-        "the same, training images shifted and rotated": ("lenet_mnist_augmented", None),
+        "LeNet-300-100, augmented images": ("lenet_mnist_augmented", None),
         "ResNet-18 on CIFAR-10": ("resnet18_cifar10_sparsities", "resnet18_cifar10"),
     }
     found = {}
