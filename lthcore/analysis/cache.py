@@ -20,7 +20,7 @@ from lthcore.runs.checkpoints import load_state, state_path
 from lthcore.runs.files import read_record, read_table, read_tables, write_run
 from lthcore.runs.lock import locked
 from lthcore.runs.provenance import COMMIT, versions
-from lthcore.settings import Recipe
+from lthcore.settings import Recipe, Settings
 from lthcore.training.loop import one_thread
 from lthcore.training.state import Replicate, TrainState
 
@@ -84,6 +84,15 @@ def need_trials(settings: Recipe) -> None:
     """
     if settings.trials < 2:
         raise LabError(f"trials = {settings.trials}: this study compares trials with each other and needs at least 2")
+
+
+def need_weights(settings: Settings) -> None:
+    """Raise LabError if a run prunes whole units, for a study that prunes its networks again, weight by weight.
+
+    Call it before anything is trained.
+    """
+    if settings.granularity != "weights":
+        raise LabError(f"granularity = {settings.granularity}: this study needs a run with granularity = weights")
 
 
 def has_derived(folder: Path, *names: str) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lthcore.analysis.cache import TicketStore
+from lthcore.analysis.cache import TicketStore, need_weights
 from lthcore.analysis.similarity import jaccard
 from lthcore.analysis.statistics import difference, mean_accuracy, mean_of
 from lthcore.lottery.masks_of_arms import next_round
@@ -44,8 +44,12 @@ def farthest(masks: list[Mask]) -> float:
 
 
 def snapshots(tickets: TicketStore, trial: int) -> list[Snapshot]:
-    """Train the dense network of a trial again, and return a snapshot for each evaluation."""
+    """Train the dense network of a trial again, and return a snapshot for each evaluation.
+
+    Raises LabError if the run prunes units.
+    """
     s, data, found = tickets.settings, tickets.data, []
+    need_weights(s)
     for state in train(s, data, begin(s, trial, 0, initial_weights_of(s, trial), full_mask(tickets.model))):
         weights = {name: w.detach().cpu().clone() for name, w in state.weights.items()}
         scores, masks = {name: weights[name].abs() for name in state.mask}, [full_mask(tickets.model)]

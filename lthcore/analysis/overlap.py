@@ -65,7 +65,7 @@ def between_seeds(tickets: TicketStore) -> pd.DataFrame:
         for a, b in combinations(range(len(states)), 2):
             where = {"a": a, "b": b, "round": k, "percent_left": tickets.percent_left[k]}
             rows += [where | row for row in compare(states[a], states[b], tickets)]
-    return _table(rows, "a", "b", "round")
+    return _table(rows, "a", "b", "round", "percent_left")
 
 
 def between_rounds(tickets: TicketStore) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def between_rounds(tickets: TicketStore) -> pd.DataFrame:
             for against in {0, k - 1}:
                 where = {"trial": trial, "round": k, "percent_left": tickets.percent_left[k], "against": against}
                 rows += [where | row for row in compare(states[against], states[k], tickets)]
-    return _table(rows, "trial", "round", "against")
+    return _table(rows, "trial", "round", "percent_left", "against")
 
 
 def between_arms(tickets: TicketStore) -> pd.DataFrame:
@@ -88,14 +88,12 @@ def between_arms(tickets: TicketStore) -> pd.DataFrame:
             for k in range(1, tickets.settings.rounds + 1):
                 where = {"arm": arm, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
                 rows += [where | row for row in compare(tickets(trial, k), tickets(trial, k, arm), tickets)]
-    return _table(rows, "arm", "trial", "round")
+    return _table(rows, "arm", "trial", "round", "percent_left")
 
 
 def _table(rows: list[dict], *keys: str) -> pd.DataFrame:
     """Return the rows as a table with all columns, even if there are none: a run may have no arm but `ticket`."""
-    order = {"round": ("round", "percent_left")}
-    columns = [name for key in keys for name in order.get(key, (key,))]
-    return pd.DataFrame(rows, columns=[*columns, "layer", *MEASURES])
+    return pd.DataFrame(rows, columns=[*keys, "layer", *MEASURES])
 
 
 def findings(seeds: pd.DataFrame, k: int) -> list[str]:

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lthcore.analysis.cache import TicketStore
+from lthcore.analysis.cache import TicketStore, need_weights
 from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.masks_of_arms import next_round
 from lthcore.lottery.search import initial_weights_of
@@ -57,9 +57,10 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
 
     The table has a row for each seeding, trial and round, and uses the settings of the run. Columns `seeded` and
     `others` are the surviving shares of the selected and of all other weights. `dense_test_accuracy` is the final test
-    accuracy of the dense network.
+    accuracy of the dense network. Raises LabError if the run prunes units.
     """
     settings, data, full = tickets.settings, tickets.data, full_mask(tickets.model)
+    need_weights(settings)
     starts = {
         Replicate(label, trial, 0, 0): begin(
             settings, trial, 0, seeded(initial_weights_of(settings, trial), full, label), full

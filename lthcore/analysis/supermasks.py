@@ -168,7 +168,7 @@ def _row(settings: Recipe, data: Data, weights: Weights, mask: Mask, trial: int,
     model = build(settings, data.shape, data.classes).to(data.test.images.device)
     model.load_state_dict(apply(mask, weights))
     held = data.validation or data.train
-    (_, validation), (_, test) = evaluate(model, held, data.test)[0:2]
+    (_, validation), (_, test) = evaluate(model, held, data.test)
     return {
         "method": method, "trial": trial, "percent_left": round(percent_left(mask), 4),
         "val_accuracy": validation, "test_accuracy": test,

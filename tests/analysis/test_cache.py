@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from lthcore.analysis import cache, overlap, perturbed_init, prediction, stability, structure, supermasks
+from lthcore.analysis import cache, early_bird, overlap, perturbed_init, prediction, stability, structure, supermasks
 from lthcore.analysis.cache import TicketStore, cached_table, has_derived, need_trials
 from lthcore.analysis.tickets import path_count
 from lthcore.data.datasets import load
@@ -116,6 +116,14 @@ def test_a_run_of_tickets_alone_has_a_table_of_its_arms_without_rows(folder, tmp
     with pytest.raises(LabError, match="trials = 1"):
         need_trials(alone)
     need_trials(SETTINGS)
+
+
+@pytest.mark.parametrize("make", [early_bird.early_bird, perturbed_init.survival])
+def test_studies_that_prune_single_weights_say_so_of_a_run_that_prunes_units(tmp_path, make):
+    of_units = SETTINGS.changed(granularity="units", criterion="unit_l1", arms=("ticket",), trials=1, rounds=1)
+    run(of_units, tmp_path, quiet=True)
+    with pytest.raises(LabError, match="granularity = weights"):
+        cached_table(tmp_path, "weights_again", make)
 
 
 def test_no_run_an_unfinished_one_and_missing_tickets_are_one_line(folder, tmp_path):
