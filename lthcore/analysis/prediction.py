@@ -1,8 +1,9 @@
 """Prediction of which weights will be pruned, from features of every weight before and early in training.
 
 Classifiers learn on some seeds and are tested on a seed that they have not seen. Features of size are ranks within a
-layer in [0, 1], so that they mean the same in all layers; `z-score` is signed, and `layer` is the layer's position.
-`final magnitude` is the score of magnitude pruning itself: it leaks the answer, and is shown as the upper bound.
+layer in [0, 1], so that they mean the same in all layers; `z-score` is the signed weight in standard deviations of its
+layer (initial weights have mean zero), and `layer` is the position of the layer. `final magnitude` is the score of
+magnitude pruning itself: it leaks the answer, and is shown as the upper bound.
 """
 
 from collections.abc import Iterable
