@@ -133,23 +133,24 @@ def _train_stacks(
         return state.iteration, not state.curve, clock if state.optimizer else -1.0, state.fine_tuned
 
     for _, group in groupby(sorted(cohort, key=position), key=position):
-        keys = list(group)
-        size = stack_size(settings, data, cohort[keys[0]])
-        parts = [keys[i : i + size] for i in range(0, len(keys), size)]
-        while parts:
-            part = parts.pop(0)
+        waiting = list(group)
+        size = stack_size(settings, data, cohort[waiting[0]])
+        while waiting:
+            part = waiting[:size]
             states = [replace(cohort[key], curve=list(cohort[key].curve)) for key in part]
             try:
                 _train(settings, data, dict(zip(part, states, strict=True)), go_on, trainer)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise LabError("the GPU's memory does not hold one such network; lower batch_size") from None
-                half = len(part) // 2
-                parts[:0] = [part[:half], part[half:]]  # both halves start over: the changed states are discarded
-                print(f"note: {len(part)} networks do not fit the GPU's memory; {half} at a time now", file=sys.stderr)
-                torch.cuda.empty_cache()
+                size = len(part) // 2
+            else:
+                del waiting[: len(part)]
+                yield from zip(part, states, strict=True)
                 continue
-            yield from zip(part, states, strict=True)
+            # they start over, from copies of their states; the exception, which held the tensors, is gone by now
+            print(f"note: {len(part)} networks do not fit the GPU's memory; {size} at a time now", file=sys.stderr)
+            torch.cuda.empty_cache()
 
 
 def stack_size(settings: Recipe, data: Data, state: TrainState) -> int:

@@ -193,7 +193,7 @@ def test_a_stack_that_does_not_fit_is_halved_from_where_it_began_and_says_so(mon
         yield from steps
 
     found = dict(train_cohort(BASE, data, cohort, trainer=greedy))
-    assert tried == [5, 2, 3, 1, 2]
+    assert tried == [5, 2, 2, 1]
     assert "5 networks do not fit the GPU's memory; 2 at a time now" in capsys.readouterr().err
     for key, state in found.items():
         assert state.iteration == BASE.iterations and [p.iteration for p in state.curve] == [0, 10, 20, 30]
