@@ -38,12 +38,13 @@ from lthcore.training.state import TrainState
 
 NEAR = 1.15  # largest factor by which the percentage of a ticket may differ from the one asked for
 HOLDS = {  # suffix -> content of an exported file
-    ".safetensors": "`weights/<name>`, masked and not trained, and `mask/<name>`, 1 where a weight is kept, for each "
-    "weight of PyTorch's name; `validation_images`, the places of the validation images among the published training "
-    "images, from 0; the settings of the run as JSON in its metadata",
+    ".safetensors": "`weights/<name>`, masked and not trained, for each weight of PyTorch's name; `validation_images`, "
+    "the places of the validation images among the published training images, from 0; the settings of the run as JSON "
+    "in its metadata",
     ".pt": "a state dict of PyTorch, masked and not trained (`torch.load`, `load_state_dict`)",
     ".onnx": "the masked network, not trained, from `images` to logits",
 }
+MASK = "; `mask/<name>`, 1 where a weight is kept"  # in a .safetensors file as well, unless it is compacted
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,11 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
     if s.image_size:
         scaling += f", then resized to {s.image_size} x {s.image_size} pixels (bilinear, antialiased)"
     compacted_to = ", compacted: neurons and channels that nothing comes through are dropped" if compacted else ""
+    mask = MASK if suffix == ".safetensors" and not compacted else ""
     return "\n".join([
         "---", "tags: [lottery-ticket-hypothesis, pruning, sparse]", "---", "",
         f"# A ticket of {s.architecture} on {s.dataset}: {ticket.remaining:.1f}% of weights remaining", "",
-        f"Mask and initial weights, untrained, of round {ticket.round} of trial {ticket.trial} "
+        f"Masked initial weights, untrained, of round {ticket.round} of trial {ticket.trial} "
         f"(of {at['trial'].nunique()}) of the run `{ticket.run}` (key {s.key}, "
         f"commit {record.get('commits', [None])[-1] or 'unknown'}).", "",
         f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
@@ -195,7 +197,7 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"* Inputs: images of shape {image_shape(s)}: {scaling}.",
         f"* Data: {record.get('data', s.dataset)}.",
         f"* Validation: {_held_out(s)}.",
-        f"* The file: {HOLDS[suffix]}{compacted_to}.", "",
+        f"* The file: {HOLDS[suffix]}{mask}{compacted_to}.", "",
     ])  # fmt: skip
 
 

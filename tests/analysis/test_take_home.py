@@ -151,6 +151,13 @@ def test_a_file_and_its_card_say_which_images_were_held_out(root, tmp_path):
     assert "* Validation: no images were held out" in (tmp_path / "without.safetensors.md").read_text()
 
 
+@pytest.mark.parametrize("compacted", [False, True], ids=["masked", "compacted"])
+def test_a_card_names_the_masks_if_the_file_has_them(compacted, root, tmp_path):
+    path = export_ticket(load_ticket("small"), tmp_path / "ticket.safetensors", compacted)
+    there = any(name.startswith("mask/") for name in load_file(path))
+    assert there == ("`mask/<name>`" in Path(f"{path}.md").read_text()) == (not compacted)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 @pytest.mark.parametrize("compacted", [False, True], ids=["masked", "compacted"])
 def test_other_programs_read_a_network_of_equal_outputs(suffix, compacted, root, tmp_path):
