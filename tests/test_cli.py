@@ -376,7 +376,7 @@ def test_without_jupyter_the_engine_runs_alone_and_says_so(project, monkeypatch,
     out, err = capsys.readouterr()
     assert "so the engine runs alone" in err
     assert "is complete" in out
-    (project / "notebooks/any.ipynb").write_text("{}")
+    (project / "notebooks/any.ipynb").write_text('{"cells": []}')
     (project / "params/QUEUE.yaml").write_text("[{params: lab/tiny}]")
     assert lth("notebook", "notebooks/any.ipynb") == 2 and lth("queue", "--profile", "smoke", "--notebooks") == 2
     assert capsys.readouterr().err.count("pip install 'lthcore[notebooks]'") == 2
@@ -553,18 +553,17 @@ def test_figures_are_drawn_into_the_project_from_the_tables_that_there_are(proje
     assert "Figure 4, LeNet: early stop and accuracy: drawn as svg and png" in capsys.readouterr().out
     figures = project / "figures"
     assert {"fig01.svg", "fig01.png", "fig04.svg"} <= {path.name for path in figures.iterdir()}
-    others = (
-        "fig22.svg",
-        "movement_arms.png",
-        "mine.svg",
-        "fig22.txt",
-        "figure.png",
-    )  # the first two are figures of ours that are not drawn here
+    # the first two are figures of ours that are not drawn here
+    others = ("fig22.svg", "movement_arms.png", "mine.svg", "fig22.txt", "figure.png")
     for name in others:
         (figures / name).touch()
+    drawn = (figures / "fig04.svg").read_bytes()
+    shutil.copytree(project / "results", tmp_path / "others")
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "others"))
     assert lth("figures") == 0
-    assert "removed" not in capsys.readouterr().out  # other results say nothing about the project's figures
+    assert "removed" not in capsys.readouterr().out
+    assert (tmp_path / "others" / "figures" / "fig04.svg").exists()
+    assert (figures / "fig04.svg").read_bytes() == drawn  # other results say nothing about the project's figures
     monkeypatch.delenv("LTH_RESULTS")
     assert lth("figures") == 0
     assert "fig22.svg: removed" in capsys.readouterr().out
@@ -620,6 +619,26 @@ def test_a_queue_makes_up_for_what_a_stop_after_the_last_training_left_undone(qu
     capsys.readouterr()
     assert lth("queue", "--profile", "smoke", "--only", "slow") == 0
     assert capsys.readouterr().out == "the queue is done\n"
+
+
+@pytest.mark.parametrize("text", ["# Title", "[]", '{"cells": 1}'])
+@pytest.mark.parametrize("values", [(), ("-p", "trials", "2")], ids=["defaults", "values"])
+def test_a_file_that_is_no_notebook_is_one_line(text, values, project, capsys):
+    (project / "README.md").write_text(text)
+    assert lth("notebook", "README.md", *values) == 2
+    assert capsys.readouterr().err == "lth: notebook: README.md is no Jupyter notebook\n"
+
+
+def test_what_a_notebook_prints_is_printed_and_pictures_are_not(project, capsys):
+    pytest.importorskip("papermill", reason="papermill is not installed")
+    draw = "import base64; from IPython.display import Image, display; display(Image(base64.b64decode(PNG)))"
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None,
+            "source": f"PNG = {png!r}\n{draw}\nprint('seen')"}  # fmt: skip
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (project / "notebooks/picture.ipynb").write_text(json.dumps(notebook))
+    assert lth("notebook", "notebooks/picture.ipynb") == 0
+    assert capsys.readouterr().out == "seen\nexecuted notebook: build/picture.ipynb\n"
 
 
 def test_a_notebook_is_executed_until_it_has_run_to_its_end(queue, project, tmp_path):

@@ -23,6 +23,7 @@ def notebook_command(options: argparse.Namespace) -> None:
     source = Path(options.notebook)
     if not source.exists():
         raise LabError(f"notebook: there is no {source}")
+    _content(source)
     executed = Path(options.to or f"build/{source.name}")
     values = values_of(options.parameter)
     _check_parameters(source, values)
@@ -30,7 +31,7 @@ def notebook_command(options: argparse.Namespace) -> None:
         for output in cell.get("outputs", []):
             shown = output.get("data", {})
             text = output.get("text") or shown.get("text/markdown") or shown.get("text/plain", "")
-            if not text.startswith("<Figure"):
+            if "image/png" not in shown:
                 print(text.rstrip())
     print(f"executed notebook: {executed}")
 
@@ -63,7 +64,7 @@ def notebook_of(experiment: Experiment) -> Path | None:
     source = project_root() / "notebooks" / f"{experiment.notebook}.ipynb"
     if not source.exists():
         return None
-    cells = json.loads(source.read_text(encoding="utf-8")).get("cells", [])
+    cells = _content(source)["cells"]
     return source if any("parameters" in cell["metadata"].get("tags", []) for cell in cells) else None
 
 
@@ -85,6 +86,17 @@ def shrink_images(cells: list[dict]) -> None:
     for output in (output for cell in cells for output in cell.get("outputs", [])):
         if png := output.get("data", {}).get("image/png"):
             output["data"]["image/png"] = b64encode(with_colours(b64decode(png), COLOURS)).decode()
+
+
+def _content(source: Path) -> dict[str, Any]:
+    """Return the content of a notebook. Raises LabError for a file that is none."""
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
+        raise LabError(f"notebook: {source} is no Jupyter notebook")
+    return content
 
 
 def _check_parameters(source: Path, values: dict[str, Any]) -> None:
@@ -118,7 +130,7 @@ def _execute(source: Path, executed: Path, values: dict):
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about parameters that a notebook does not list
-    metadata = json.loads(source.read_text(encoding="utf-8")).get("metadata", {})
+    metadata = _content(source).get("metadata", {})
     spec = metadata.get("kernelspec", {})
     language = metadata.get("language_info", {}).get("name") or spec.get("language", "python")
     named = {"kernel_name": spec.get("name", "python3"), "language": language}  # some editors write neither

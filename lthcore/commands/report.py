@@ -33,7 +33,9 @@ def figures_command(options: argparse.Namespace) -> None:
         path.write_text(paper_figures.figures_table(), encoding="utf-8")
         print(f"written: {short(path)}")
         return
-    root, folder, errors, kept = results_root(), project_root() / "figures", [], set()
+    root, project, errors, kept = results_root(), project_root(), [], set()
+    # the project's figures show the project's results: those of other results are drawn beside them
+    folder = (project if root.resolve() == (project / "results").resolve() else root) / "figures"
     jobs = [  # title, file name, function that draws it, and what is printed if it returns None
         (paper_figures.title_of(n), f"fig{n:02}", partial(paper_figures.draw, n), paper_figures.lacking(n))
         for n in paper_figures.FIGURES
@@ -44,15 +46,12 @@ def figures_command(options: argparse.Namespace) -> None:
             if figure := draw(root):
                 kept.add(name)
                 save(figure, folder, name)
-            print(f"{title}: {'drawn as svg and png' if figure else otherwise}")
+            print(f"{title}: {f'drawn as svg and png in {short(folder)}' if figure else otherwise}")
         except Exception as error:  # a damaged run must not hide the other figures
             kept.add(name)
             print(f"{title}: {noted(error, errors)}")
-    if (
-        root.resolve() == (project_root() / "results").resolve()
-    ):  # other results say nothing about the project's figures
-        for name in remove_old(folder, (name for _, name, _, _ in jobs), kept):
-            print(f"{name}: removed, it is not drawn any more")
+    for name in remove_old(folder, (name for _, name, _, _ in jobs), kept):
+        print(f"{name}: removed, it is not drawn any more")
     raise_first(errors)
 
 
