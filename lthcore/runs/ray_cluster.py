@@ -91,10 +91,9 @@ class Cluster:
                     logging_level="ERROR",
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise LabError(
-                    f"queue: there is no Ray cluster at {address} ({one_line(error)}); "
-                    "start one, or leave --address out"
-                ) from None
+                if not address:
+                    raise LabError(f"queue: Ray does not start here ({one_line(error)}); take --engine local") from None
+                raise _no_cluster(address, error) from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
             most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU")}
@@ -224,10 +223,14 @@ def _check_reachable(address: str | None) -> None:
     if found:
         try:
             socket.create_connection((found[1], int(found[2])), timeout=CONNECT).close()
-        except (OSError, ValueError) as error:  # a ValueError for a name that can be no host's
-            raise LabError(
-                f"queue: there is no Ray cluster at {address} ({one_line(error)}); start one, or leave --address out"
-            ) from None
+        except (OSError, ValueError, OverflowError) as error:  # the last two for what can be no host's name, or no port
+            raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> LabError:
+    return LabError(
+        f"queue: there is no Ray cluster at {address} ({one_line(error)}); start one, or leave --address out"
+    )
 
 
 def _train_there(

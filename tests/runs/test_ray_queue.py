@@ -101,6 +101,8 @@ def test_an_address_where_nothing_listens_is_one_line_at_once():
                 _check_reachable(address)
     with pytest.raises(LabError, match="there is no Ray cluster at"):
         _check_reachable(f"{'x' * 70}:1")  # no name of a host is that long
+    with pytest.raises(LabError, match="there is no Ray cluster at"):
+        _check_reachable("127.0.0.1:99999999999999999999")
     _check_reachable(None)
     _check_reachable("auto")
 
