@@ -128,14 +128,14 @@ def parts_of(claim: dict[str, Any]) -> dict[str, dict]:
     return {part: claim[part] for part in PARTS if part in claim}
 
 
-def when(text: str, where: str = "time") -> datetime:
+def when(text: Any, where: str = "time") -> datetime:
     """Parse a time in ISO 8601 with a time zone.
 
     Raises LabError for anything else; `where` says in its message what the time belongs to.
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (TypeError, ValueError):
         moment = None
     if moment is None or moment.tzinfo is None:
         raise LabError(f"{where} = {shown(text)}: must be a moment such as 2026-11-20T22:26Z")
@@ -168,7 +168,7 @@ def grade(part: str, found: Estimate, spec: dict) -> str:
     off = found.value - (low if found.value < low else high)
     scale, digits = (100, 2) if spec.get("unit") else (1, 2 if abs(off) < 100 else 0)
     points = " points" if spec.get("unit") or part == "place" else ""
-    return f"differs (by {off * scale:+.{digits}f}{points})"
+    return f"differs (by {off * scale:+,.{digits}f}{points})"
 
 
 def measure(run: RunTables, spec: dict) -> Estimate:

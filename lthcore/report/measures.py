@@ -46,11 +46,16 @@ def earlier(run: RunTables, at: float) -> Estimate:
 
 
 def _best_round(run: RunTables, column: str) -> int:
-    """Return the pruned round of tickets with the best mean validation accuracy, for a column of test accuracy.
+    """Return the pruned round of tickets with the best mean validation accuracy, for a column of accuracies.
 
-    Choosing the round by test accuracy would produce a gain from noise alone.
+    Choosing the round by the accuracy itself would produce a gain from noise alone.
     """
-    return 1 + int(np.nanargmax(run.by_trial(column.replace("test", "val")).mean().to_numpy()[1:]))
+    return 1 + int(np.nanargmax(run.by_trial(_validation(column)).mean().to_numpy()[1:]))
+
+
+def _validation(column: str) -> str:
+    """Return the column of validation accuracy that chooses the round in which an accuracy is read."""
+    return "es_val_accuracy" if column.startswith("es_") else "final_val_accuracy"
 
 
 def largest_gain(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
@@ -64,7 +69,7 @@ def place_of_largest_gain(run: RunTables, column: str = "es_test_accuracy") -> E
 
     The interval spans the rounds whose validation accuracy is not significantly lower.
     """
-    return _place_of_best(run, run.by_trial(column.replace("test", "val")), _best_round(run, column))
+    return _place_of_best(run, run.by_trial(_validation(column)), _best_round(run, column))
 
 
 def _place_of_best(run: RunTables, values: pd.DataFrame, k: int) -> Estimate:
@@ -114,8 +119,7 @@ def best(run: RunTables, column: str, down_to: float, up_to: float) -> Estimate:
     if not rounds:
         raise Absent(f"no round between {down_to}% and {up_to}%")
     if len(rounds) > 1:
-        validation = "es_val_accuracy" if column.startswith("es_") else "final_val_accuracy"
-        rounds = [run.by_trial(validation)[rounds].mean().idxmax()]
+        rounds = [run.by_trial(_validation(column))[rounds].mean().idxmax()]
     return mean_accuracy(values[rounds[0]], run.as_if)
 
 

@@ -253,7 +253,7 @@ def plot_distributions(
                 colour = arm_of(("ticket", "random")[row]).colour if together else colour
                 panel.plot(x, y, color=colour, label=label, drawstyle="steps-post" if cumulative else "default")
                 if together and part["left"].min() >= 0:
-                    shown = x[shares.cumsum() < 0.999].max()
+                    shown = x[shares.cumsum() >= 0.999].iloc[0]
                     panel.set_xlim(0, shown if row == 0 else max(panel.get_xlim()[1], shown))
             of = quantity.split(",")[0]
             panel.set(title=_place(of, layer), xlabel=AXES[of], ylabel=what if column == 0 else "")

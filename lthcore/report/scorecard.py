@@ -101,20 +101,23 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
         return text
     if pd.isna(row[low]):
         return f"{text} ({'no interval' if row['n'] < 2 else 'no bounds'})"
-    return f"{text} [{factor * row[low]:{sign}.{digits}f}, {factor * row[high]:{sign}.{digits}f}]"
+    return f"{text} [{factor * row[low]:{sign},.{digits}f}, {factor * row[high]:{sign},.{digits}f}]"
 
 
 def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
     """Return a table of the dense network of each run of iterative pruning in the scorecard, beside a published one.
 
-    It has the test accuracies in percent at the early stop and at the end of training, with their intervals.
+    It has the test accuracies in percent at the early stop and at the end of training, with their intervals. What is
+    published is of the paper's networks, trained by Adam.
     """
     rows, theirs = [], published("input_scaling")["dense"]
     for profile, name in card[["profile", "run"]].dropna().drop_duplicates().itertuples(index=False):
-        folder = root / profile / NOTEBOOK / name
         if "/" in name:
             continue  # a run of another study
-        run, network = RunTables.read(folder), read_record(folder).get("settings", {}).get("architecture")
+        folder = root / profile / NOTEBOOK / name
+        run, settings = RunTables.read(folder), read_record(folder).get("settings", {})
+        like_theirs = not settings.get("widths") and settings.get("optimizer") == "adam"
+        network = settings.get("architecture") if like_theirs else None
         try:
             early, end = (mean_accuracy(run.by_trial(column)[0]).times(100) for column in (EARLY_STOP, END))
         except Absent:

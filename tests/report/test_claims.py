@@ -13,7 +13,7 @@ from lthcore.report import arithmetic, claims
 from lthcore.report.claims import Absent, at_the_end, grade, load_claims, measure, scorecard, timing, when
 from lthcore.report.readme import write_pages
 from lthcore.report.run_tables import RunTables
-from lthcore.report.scorecard import as_markdown, baselines, counts_in_full, write_scorecard
+from lthcore.report.scorecard import as_markdown, baselines, counts_in_full, shown, write_scorecard
 from lthcore.runs import schemas
 from lthcore.runs.experiments import load_experiments, params_files
 
@@ -52,7 +52,7 @@ def write(root, rounds: pd.DataFrame, profile: str = "cpu", variant: str = "lene
     folder.mkdir(parents=True)
     rounds.to_csv(folder / "rounds.csv", index=False)
     pd.DataFrame(columns=schemas.CURVES).to_csv(folder / "curves.csv", index=False)
-    settings = {"rounds": ROUNDS, "architecture": "lenet"} | (settings or {})
+    settings = {"rounds": ROUNDS, "architecture": "lenet", "optimizer": "adam"} | (settings or {})
     record = {"run_key": f"key-{profile}", "settings": settings} | RECORD
     (folder / "run.json").write_text(json.dumps(record))
     return folder
@@ -483,6 +483,7 @@ def test_what_a_measure_takes_is_taken(change, tmp_path):
         SIZE.replace("run: c", "run: c, predicted: 3"),
         SIZE.replace("run: c", "run: c, also: [../d]"),
         SIZE.replace("run: c", "run: c, predicted: {date: 2026-11-24, size: 1, why: d}"),
+        SIZE.replace("run: c", "run: c, predicted: {date: 2026, size: 1, why: d}"),
         SIZE.replace("2026-11-24T11:00Z", "2026-11-24"),
         SIZE.replace("2026-11-24T11:00Z", "yesterday"),
         SIZE.replace("fixed: 2026-11-24T11:00Z, ", ""),
@@ -614,6 +615,33 @@ def test_the_dense_networks_stand_beside_the_papers(folder, tmp_path):
     """Both are shown, because a gain over a worse dense network cannot be compared with the paper's gain."""
     (row,) = baselines(tmp_path, scorecard(tmp_path, one("P", **PASSING))).to_dict("records")
     assert row["dense network at the early stop (%)"] == "97.00 [96.88, 97.12]" and row["published (%)"] == "98.05"
+
+
+@pytest.mark.parametrize("settings", [{"widths": [100, 34], "optimizer": "adam"}, {"widths": [], "optimizer": "sgd"}])
+def test_a_published_accuracy_stands_beside_the_published_network_and_optimizer_alone(settings, tmp_path):
+    write(tmp_path, table({"ticket": TICKET, "reinit": REINIT}), settings=settings)
+    (row,) = baselines(tmp_path, scorecard(tmp_path, one("P", **PASSING))).to_dict("records")
+    assert row["published (%)"] == ""
+
+
+def test_the_round_of_a_largest_gain_is_chosen_by_validation_whatever_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(VALIDATION, 4, 0.999)
+    rounds = table({"ticket": TICKET})
+    rounds["es_train_accuracy"] = 0.9 + 0.01 * (rounds["round"] == 1)
+    rounds["final_val_accuracy"] = rounds["es_val_accuracy"]
+    rounds["read_1_test_accuracy"] = rounds["es_test_accuracy"]
+    view = RunTables.read(write(tmp_path, rounds))
+    for column in ("es_train_accuracy", "read_1_test_accuracy"):
+        found = measure(view, {"measure": "place_of_largest_gain", "column": column})
+        assert found.value == LEFT[4]
+        gain = measure(view, {"measure": "largest_gain", "column": column}).value
+        assert gain == pytest.approx(rounds.groupby("round")[column].mean().diff(4)[4])
+
+
+def test_numbers_of_thousands_are_separated_in_the_interval_and_in_the_distance_too():
+    row = pd.Series({"unit": "iterations", "value": 12345.0, "low": 11000.0, "high": 13000.0, "n": 5})
+    assert shown(row, "value", "low", "high") == "12,345 iterations [11,000, 13,000]"
+    assert grade("size", Estimate(12345.0, 11000.0, 13000.0, 5), {"within": [0, 1000]}) == "differs (by +11,345)"
 
 
 def test_undecided_says_how_many_trials_would_tell(folder, tmp_path):

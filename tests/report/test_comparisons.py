@@ -180,6 +180,44 @@ def test_costs_are_those_of_all_trainings_that_lead_to_the_sparse_network(root):
     plt.close("all")
 
 
+def test_a_sparsity_without_its_dynamic_run_is_not_compared(tmp_path):
+    dynamic(tmp_path, "paper/lenet_mnist-98", [0.98, 0.984], 2.0, sparsity=0.98)
+    settings = Settings(rounds=1, iterations=6435, trials=2, arms=["ticket"])
+    for percent, left in (("78.9", 21.1), ("98", 2.0)):
+        rows = [{"arm": "ticket", "trial": t, "round": 1, "final_test_accuracy": 0.97 + t / 1000, "percent_left": left}
+                for t in range(2)]  # fmt: skip
+        write(tmp_path, f"paper/iterative_pruning/lenet_mnist_against_dynamic-equal_cost-{percent}", settings, rows)
+    [line] = dynamic_pruning.at_equal_cost(tmp_path)
+    assert line.startswith("At 98.0% sparsity, dynamic pruning instead of iterative pruning with rewinding at equal")
+
+
+@pytest.mark.parametrize(("changes", "unit", "end"), [({}, "epoch", 30), ({"epochs": 0}, "iteration", 600)])
+def test_dynamic_training_is_drawn_by_epoch_or_by_iteration_and_on_the_set_that_all_have(changes, unit, end, tmp_path):
+    folders = {}
+    for label, validation in (("without", 0), ("with", 100)):
+        settings = DynamicSettings(
+            epochs=30, batch_size=128, trials=1, dataset="digits", architecture="mlp", validation=validation
+        )
+        settings = settings.changed(iterations=600, prune_until=0, **changes) if changes else settings
+        folders[label] = folder = tmp_path / "paper" / "lab" / label
+        write(tmp_path, f"paper/lab/{label}", settings, [{"arm": "dynamic", "trial": 0}])
+        curves = pd.read_csv(folder / "curves.csv")  # three evaluations
+        curves.assign(iteration=[0, 30, settings.iterations]).to_csv(folder / "curves.csv", index=False)
+    figure = dynamic_pruning.dynamic_training(folders)
+    left, loss, _ = figure.axes
+    assert left.get_xlabel() == unit and [line.get_xdata()[-1] for line in loss.lines] == [end, end]
+    assert loss.get_title("left") == "Loss (test)"
+    plt.close("all")
+
+
+def test_more_runs_than_colours_are_all_drawn(tmp_path):
+    for i in range(10):
+        dynamic(tmp_path, f"paper/mine-{i}", [0.9], 50.0, sparsity=0.5)
+    runs = {f"run {i}": tmp_path / "paper" / "dynamic_pruning" / f"mine-{i}" for i in range(10)}
+    assert len(dynamic_pruning.dynamic_training(runs).axes[0].lines) == 10
+    plt.close("all")
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_without_tables_is_none_and_no_error(name, tmp_path):
     assert FIGURES[name](tmp_path) is None

@@ -124,6 +124,13 @@ def lines_in(figure) -> int:
     return sum(len(axes.lines) for axes in figure.axes)
 
 
+def test_a_distribution_with_nearly_all_values_in_its_first_bin_is_drawn():
+    table = distributions().assign(count=lambda t: t["count"].where(t["left"] > 0, 100_000))
+    quantities = next(spec.columns for spec in paper_figures.FIGURES.values() if spec.kind == "together")
+    figure = plots.plot_distributions(table, quantities, {3: 50.0, 5: 20.0}, together=True)
+    assert all(0 < axes.get_xlim()[1] <= 0.15 for axes in figure.axes)
+
+
 def test_without_a_validation_set_there_is_no_early_stop_and_its_panels_say_so():
     """A run without a validation set is valid: its figures show only the accuracies at the end of training."""
     rounds, curves = tables("ticket", "reinit")

@@ -1,6 +1,7 @@
 """Study of dynamic pruning. Figures and sentences, made only from the committed tables."""
 
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -42,23 +43,24 @@ LABELS = {  # method in the table of `pruning_costs` -> its name in the figure a
 def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     """Draw weights remaining, loss and accuracy by epoch, with a colour for each run (label -> folder).
 
-    Lines are means over trials, and bands are their range. Loss and accuracy are on the validation set if there is one,
-    else on the test set.
+    Lines are means over trials, and bands are their range. If a run's length is given in iterations, they are drawn by
+    iteration. Loss and accuracy are on the validation set if all runs have one, else on the test set.
     """
     figure, (left, loss, accuracy) = new_figure(1, 3)
-    for (label, folder), colour in zip(folders.items(), PALETTE, strict=False):
+    settings = {label: read_record(folder)["settings"] for label, folder in folders.items()}
+    split = "val" if all(s["validation"] for s in settings.values()) else "test"
+    in_epochs = all(s["epochs"] for s in settings.values())
+    for (label, folder), colour in zip(folders.items(), cycle(PALETTE), strict=False):
         style = "--" if "gradients" in label else "-"  # dashed, because these lines lie on the dense network's
-        curves, settings = read_whole_trials(folder)[1], read_record(folder)["settings"]
-        steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
-        split = "val" if settings["validation"] else "test"
+        curves, s = read_whole_trials(folder)[1], settings[label]
         trials = at_shared_iterations(curves).groupby("iteration")
         means, low, high = (getattr(trials, which)(numeric_only=True) for which in ("mean", "min", "max"))
-        epoch = means.index / steps
+        time = means.index / (s["iterations"] / s["epochs"]) if in_epochs else means.index
         # the mask is updated at the start of an epoch and recorded at its end: draw each value back to the start
-        left.step(epoch, means["percent_left"], where="pre", color=colour, label=label, linestyle=style)
+        left.step(time, means["percent_left"], where="pre", color=colour, label=label, linestyle=style)
         for axes, column in ((loss, f"{split}_loss"), (accuracy, f"{split}_accuracy")):
-            axes.plot(epoch, means[column], style, color=colour)
-            axes.fill_between(epoch, low[column], high[column], color=colour, alpha=0.15, linewidth=0)
+            axes.plot(time, means[column], style, color=colour)
+            axes.fill_between(time, low[column], high[column], color=colour, alpha=0.15, linewidth=0)
     left.set(title="Weights that are not zero", ylabel="share of all weights", ylim=(-3, 103))
     left.yaxis.set_major_formatter(PercentFormatter(100, decimals=0))
     what = {"val": "validation", "test": "test"}[split]
@@ -75,7 +77,7 @@ def dynamic_training(folders: dict[str, Path], caption: str = "") -> Figure:
     loss.set_yticks([tick for tick in LOSSES if loss.get_ylim()[0] < tick < loss.get_ylim()[1]])
     in_percent(accuracy.yaxis)
     for axes in (left, loss, accuracy):
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("epoch" if in_epochs else "iteration")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     legend_above(figure, *left.get_legend_handles_labels())
     return captioned(figure, caption)
@@ -105,13 +107,14 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         "LeNet-300-100, augmented images": ("lenet_mnist_augmented", None),
         "ResNet-18 on CIFAR-10": ("resnet18_cifar10_sparsities", "resnet18_cifar10"),
     }
-    found = {}
+    found, drawn = {}, {}
     for title, (stem, extra) in families.items():
         members = {
             k: v for k, v in runs.items() if (k.startswith(f"{stem}-") and not k.endswith("-longer")) or k == extra
         }
         if len(members) > 1:
             found[title] = trainings_of(members)
+            drawn |= members
     if not found:
         return None
     figure, panels = new_figure(1, len(found))
@@ -143,7 +146,7 @@ def dynamic_sparsities(root: Path) -> Figure | None:
         in_percent(axes.yaxis)
         axes.legend()
     sizes = [f"{title}: n = {span(set(table.groupby('variant').size()))}" for title, table in found.items()]
-    return captioned(figure, f"{'; '.join(sizes)}; tables: {place_of(*runs.values())}")
+    return captioned(figure, f"{'; '.join(sizes)}; tables: {place_of(*drawn.values())}")
 
 
 def _epochs(numbers: pd.Series) -> str:
@@ -350,6 +353,8 @@ def at_equal_cost(root: Path) -> list[str]:
     costs, lines = pruning_costs(root), []
     for sparsity, part in costs.groupby("sparsity") if len(costs) else ():
         dynamic = part[part["method"] == "dynamic"].set_index("trial")
+        if dynamic.empty:
+            continue  # not run yet at this sparsity
         for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):
             times = in_all / dynamic["in all"].iloc[0]
             cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
