@@ -5,10 +5,9 @@ Shaded bands are 95% intervals of the mean if the caption says so, else the rang
 """
 
 import json
-import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from textwrap import fill
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,9 +55,6 @@ END = "end of training"  # id of the line of this name
 FACTOR = 8.0  # between early stops, above which their axis is logarithmic
 SWEEP = 2  # figures of more runs than these compare settings
 
-warnings.filterwarnings("ignore", category=DeprecationWarning, module="seaborn")
-warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")  # seaborn 0.13.2 on pandas 3
-
 
 class Series(NamedTuple):
     """One line of a figure: the table of a run, the arm, and the label, colour, style and marker of the line."""
@@ -102,11 +98,7 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
         return
     # the weights left differ slightly between trials, so all points of a round are drawn at their mean
     left = part.groupby("round")[x].transform("mean")
-    sns.lineplot(
-        part.assign(**{x: left}), x=x, y=column, label=series.label, color=series.colour, linestyle=series.style,
-        marker=series.marker, markeredgewidth=0, errorbar=("pi", 100), err_style="bars",
-        err_kws={"capsize": 1.5, "elinewidth": 0.8}, ax=axes,
-    )  # fmt: skip
+    plot_means(part[column], left, axes, series.label, series.colour, series.style, series.marker)
     axes.set(
         xlabel="% of weights remaining" if x == "percent_left" else "weights remaining",
         ylabel=TITLES.get(column, column.replace("_", " ")).lower(),
@@ -136,9 +128,9 @@ def _show_end(axes: Axes, iterations: int) -> None:
         axes.set_ylim(0, max(axes.get_ylim()[1], 1.14 * iterations))
 
 
-def colours_of_layers(names: list[str]) -> dict[str, tuple[float, float, float]]:
-    """Return a colour for each layer of a network, from dark (the first) to light."""
-    return dict(zip(names, sns.color_palette("viridis", len(names) + 1), strict=False))
+def from_dark_to_light(keys: Collection[Any]) -> dict[Any, tuple[float, float, float]]:
+    """Return a colour for each of an ordered series of layers or rounds, from dark (the first) to light."""
+    return dict(zip(keys, sns.color_palette("viridis", len(keys) + 1), strict=False))
 
 
 def plot_against_sparsity(
@@ -156,6 +148,8 @@ def plot_against_sparsity(
         axes.invert_xaxis()
     else:
         sparsity_axis(axes)
+    if axes.lines:
+        axes.legend()
     return axes
 
 
@@ -172,7 +166,7 @@ def _scale(axes: Axes, column: str, tables: list[pd.DataFrame], sweep: bool) -> 
     An axis of accuracies is cut below where lines fall so far that those of tickets look flat: in a `sweep`, those of
     its better settings, or where more weights remain. Early stops that differ by a large factor get a logarithmic axis.
     """
-    heights = np.concatenate([line.get_ydata() for line in axes.lines] or [[]])
+    heights = np.concatenate([line.get_ydata() for line in axes.lines] or [[]]).astype(float)
     if column == "es_iteration" and len(heights) and 0 < FACTOR * np.nanmin(heights) < np.nanmax(heights):
         in_decades(axes)
         axes.set_ylim(np.nanmin(heights) / 1.2, np.nanmax(heights) * 1.3)
@@ -208,9 +202,8 @@ def panels(
             panel.set_xscale("log")
             panel.invert_xaxis()
         panel.set(title=title, ylabel=_quantity(column))
-        if legend := panel.get_legend():
-            handles, labels = panel.get_legend_handles_labels()
-            legend.remove()
+        if (shown := panel.get_legend_handles_labels())[0]:
+            handles, labels = shown
     for panel in axes[len(columns) :]:
         panel.set_axis_off()
     if handles and len(axes) > len(columns):
@@ -238,19 +231,19 @@ def plot_distributions(
     layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
     cumulative = quantities[0].endswith("connections kept")  # a density of so few values would be all spikes
     figure, axes = new_figure(1 if together else len(quantities), len(layers))
-    colours = sns.color_palette("viridis", len(rounds) + 1)
+    colours = from_dark_to_light(rounds)
     what = "share of units with at most this" if cumulative else "density"
     for row, quantity in enumerate(quantities):
         for column, layer in enumerate(layers):
             panel = axes[column if together else row * len(layers) + column]
-            for colour, (k, left) in list(zip(colours, rounds.items(), strict=False))[-1 if together else 0 :]:
+            for k, left in list(rounds.items())[-1 if together else 0 :]:
                 part = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["round"] == k)]
                 shares = part["count"] / part["count"].sum()
                 x, y = (part["left"] + part["right"]) / 2, shares / (part["right"] - part["left"])
                 if cumulative:
                     x, y = [0, *part["right"]], [0, *shares.cumsum()]
                 label = quantity.split(", ")[-1] if together else f"{left:.1f}% remaining"
-                colour = arm_of(("ticket", "random")[row]).colour if together else colour
+                colour = arm_of(("ticket", "random")[row]).colour if together else colours[k]
                 panel.plot(x, y, color=colour, label=label, drawstyle="steps-post" if cumulative else "default")
                 if together and part["left"].min() >= 0:
                     shown = x[shares.cumsum() >= 0.999].iloc[0]
@@ -336,7 +329,7 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
 def plot_means(
     values: pd.Series, left: pd.Series, axes: Axes, label: str, colour: str, style: str = "-", marker: str = "o"
 ) -> None:
-    """Plot accuracies against the percentage of weights remaining, given by `left` for each value.
+    """Plot values against the weights remaining, given by `left` for each value.
 
     The line is the mean of the values at each percentage, with bars from the lowest to the highest.
     """
@@ -347,7 +340,6 @@ def plot_means(
         found.index, found["mean"], bars, label=label, color=colour, linestyle=style, marker=marker, markersize=4,
         capsize=1.5, elinewidth=0.8, linewidth=1.4,
     )  # fmt: skip
-    in_percent(axes.yaxis)
 
 
 def plot_intervals(
@@ -378,7 +370,7 @@ def absent(rounds: pd.DataFrame, arms: Iterable[str]) -> list[str]:
 def plot_rounds(
     rounds: pd.DataFrame, column: str, axes: Axes, label: str, colour: str, style: str = "-", marker: str = "o"
 ) -> None:
-    """Plot a column of rounds.csv against the weights remaining: means over trials, bars from lowest to highest.
+    """Plot shares in rounds.csv against the weights remaining: means over trials, bars from lowest to highest.
 
     Rows are grouped by the percentage remaining and not by round, because a trial that skips a round is behind the
     others from then on. Of a trial's rounds at one percentage the first counts. Only percentages that every trial has
@@ -389,10 +381,11 @@ def plot_rounds(
     left = rounds["percent_left"]
     everyone = rounds.groupby(left)["trial"].transform("nunique") == rounds["trial"].nunique()
     plot_means(rounds[column][everyone], left[everyone], axes, label, colour, style, marker)
+    in_percent(axes.yaxis)
 
 
 def plot_arms(table: pd.DataFrame, arms: dict[str, str], column: str, axes: Axes, title: str) -> None:
-    """Plot a column with a line for each arm in the table: means over trials, bars from the lowest to the highest.
+    """Plot test accuracies with a line for each arm in the table: means over trials, bars from lowest to highest.
 
     `arms` maps each arm to its label in the legend.
     """
@@ -404,4 +397,5 @@ def plot_arms(table: pd.DataFrame, arms: dict[str, str], column: str, axes: Axes
         look = arm_of(arm)
         plot_means(part[column], left, axes, label, look.colour, look.style, look.marker)
     sparsity_axis(axes)
+    in_percent(axes.yaxis)
     axes.set(title=title, ylabel="test accuracy")

@@ -99,7 +99,7 @@ def drawn(axes: Axes, arm: str) -> dict[str, np.ndarray]:
     [segments] = [bar.lines[2][0].get_segments() for bar in bars]
     ends = sorted(((s[0][0], s[:, 1].min(), s[:, 1].max()) for s in segments), reverse=True)
     x, low, high = np.array(ends).T
-    assert np.allclose(x, line.get_xdata()[order])
+    assert np.allclose(x, np.asarray(line.get_xdata(), float)[order])
     return {"x": x, "mean": np.asarray(line.get_ydata(), float)[order], "low": low, "high": high}
 
 

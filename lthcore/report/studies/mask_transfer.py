@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import runs_of
-from lthcore.report.layout import caption_of, captioned, new_figure, one_legend, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, one_legend, sparsity_axis
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gap
@@ -32,6 +32,7 @@ def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
                 look = arm_of(arm)
                 plot_means(part[column], left[part.index], axes, look.label, look.colour, look.style, look.marker)
             sparsity_axis(axes)
+            in_percent(axes.yaxis)
             axes.set(title=f"{title}, {when}", ylabel="test accuracy")
     one_legend(figure)
     return captioned(figure, caption)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -26,7 +25,7 @@ from lthcore.report.layout import (
     sparsity_axis,
     titled,
 )
-from lthcore.report.plots import colours_of_layers, plot_rounds
+from lthcore.report.plots import from_dark_to_light, plot_rounds
 from lthcore.report.run_tables import read_whole_trials, whole_trials
 from lthcore.report.sentences import gap, level
 from lthcore.report.study import Study
@@ -75,7 +74,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     unit = "epoch" if settings["epochs"] else "iteration"
     figure, panels = new_figure(2, 4, (10.4, 5.4))
     ks = sorted(curves["round"].unique())
-    colours = dict(zip(ks, sns.color_palette("viridis", len(ks) + 1), strict=False))
+    colours = from_dark_to_light(ks)
     for k in ks:
         means = at_shared_iterations(curves[curves["round"] == k]).groupby("iteration").mean(numeric_only=True)
         for axes, column in zip(panels, ("test_accuracy", "test_loss", "val_loss"), strict=False):
@@ -174,7 +173,7 @@ def movement_layers(root: Path) -> Figure | None:
         density = read_table(folder, "structure.csv").groupby(["layer", "round"], sort=False)["density"].mean()
         left = read_whole_trials(folder)[0].groupby("round")["percent_left"].mean()
         layers = list(density.index.get_level_values("layer").unique())
-        for layer, colour in colours_of_layers(layers).items():
+        for layer, colour in from_dark_to_light(layers).items():
             axes.plot(
                 left.loc[density[layer].index], density[layer], color=colour, marker="o", markersize=3, label=layer
             )
@@ -204,7 +203,7 @@ def movement_immovable(root: Path) -> Figure | None:
     for axes, (arm, folder) in zip(panels, runs.items(), strict=True):
         table = read_table(folder, "immovable.csv").assign(arm="ticket", draw=0)
         layers = list(dict.fromkeys(table["layer"]))
-        for layer, colour in colours_of_layers(layers).items():
+        for layer, colour in from_dark_to_light(layers).items():
             plot_rounds(table[table["layer"] == layer], "immovable", axes, f"{layer}: immovable weights", colour)
         rounds, _ = read_whole_trials(folder)
         plot_rounds(rounds, "final_test_accuracy", axes, "test accuracy of the network", "#808080", ":", "s")
@@ -219,8 +218,9 @@ def movement_immovable(root: Path) -> Figure | None:
 
 def _with_immovable(root: Path, stem: str) -> dict[str, Path]:
     """Return criterion -> folder of a network's runs that have a table of immovable weights."""
-    runs = {arm: _runs(root, stem).get(f"{stem}-{arm}") for arm in MOVEMENT}
-    return {arm: folder for arm, folder in runs.items() if folder and has_derived(folder, "immovable")}
+    runs = _runs(root, stem)
+    found = {arm: runs[f"{stem}-{arm}"] for arm in MOVEMENT if f"{stem}-{arm}" in runs}
+    return {arm: folder for arm, folder in found.items() if has_derived(folder, "immovable")}
 
 
 def _runs(root: Path, stem: str) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -12,8 +11,8 @@ from lthcore.analysis import early_bird
 from lthcore.analysis.cache import cached_table
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import profile_of, run_with, runs_of
-from lthcore.report.layout import caption_of, captioned, in_percent, legend_above, new_figure, sparsity_axis
-from lthcore.report.plots import plot_arms, plot_intervals, plot_means
+from lthcore.report.layout import caption_of, captioned, in_percent, legend_above, new_figure
+from lthcore.report.plots import from_dark_to_light, plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gaps
 from lthcore.report.study import Study
@@ -94,7 +93,7 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
     rounds, _ = read_whole_trials(folder)
     figure, (still, alike, accuracy) = new_figure(1, 3)
     lefts = sorted(masks["percent_left"].unique(), reverse=True)
-    for left, colour in zip(lefts, sns.color_palette("viridis", len(lefts) + 1), strict=False):
+    for left, colour in from_dark_to_light(lefts).items():
         part, label = masks[masks["percent_left"] == left], f"{left:.3g}% remaining"
         farthest = 2 * left / 100  # share of all weights in which two masks of this size differ at most
         part = part.assign(farthest=part["farthest"] / farthest)
@@ -113,15 +112,10 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
         axes.set_xlabel("training iterations")
         axes.xaxis.set_major_locator(MaxNLocator(4))
     in_percent(still.yaxis)
-    for arm in ("ticket", "oneshot", "by_snip"):
-        part = rounds[(rounds["arm"] == arm) & (rounds["round"] > 0)]
-        if len(part):
-            look = arm_of(arm)
-            left = part.groupby("round")["percent_left"].transform("mean")
-            plot_means(part["final_test_accuracy"], left, accuracy, look.label, look.colour, look.style, look.marker)
+    arms = {arm: arm_of(arm).label for arm in ("ticket", "oneshot", "by_snip")}
+    plot_arms(rounds, arms, "final_test_accuracy", accuracy, "Pruned when first stable")
     plot_means(found["final_test_accuracy"], found["percent_left"], accuracy, "early-bird ticket", "#222222", "--")
-    sparsity_axis(accuracy)
-    accuracy.set(title="Pruned when first stable", ylabel="test accuracy at the end")
+    accuracy.set_ylabel("test accuracy at the end")
     alike.legend()
     accuracy.legend(loc="lower left")
     return captioned(figure, caption)

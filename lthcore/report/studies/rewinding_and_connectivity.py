@@ -13,7 +13,7 @@ from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import profile_of, runs_beside
 from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, new_figure, sparsity_axis
-from lthcore.report.plots import plot_intervals, plot_rounds
+from lthcore.report.plots import from_dark_to_light, plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gap
 from lthcore.report.study import Study
@@ -44,7 +44,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     """
     points = sorted(folders)
     figure, panels = new_figure(2, 2)
-    colours = dict(zip(points, sns.color_palette("viridis", len(points) + 1), strict=False))
+    colours = from_dark_to_light(points)
     markers = dict(zip(points, cycle("os^Dv"), strict=False))  # for readers who cannot tell the colours apart
     barriers, fallen = [], []
     for point in points:

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import runs_beside, trainings_of
@@ -45,7 +44,6 @@ def robust_training(root: Path) -> Figure | None:
             below += [
                 f"{name} ({label}, {left:.3g}% remaining) {mean:+.2f}" for left, mean in means.items() if mean < LOWEST
             ]
-        axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.axhline(0, color=SHADES["base"], linewidth=1)
         axes.set(title=f"{label.capitalize()}, minus base", ylabel="change in test accuracy (points)", ylim=(LOWEST, 1))
     for name in ("base", "all"):
@@ -102,7 +100,6 @@ def robust_ablation(root: Path) -> Figure | None:
     for name in names:
         part = epochs[epochs["label"] == name]
         plot_means(part["epochs"], part["percent_left"], soon, ABLATION[name], SHADES[name])
-    soon.yaxis.set_major_formatter(ScalarFormatter())  # epochs, not shares
     sparsity_axis(soon)
     soon.set(title="Epochs until 97% test accuracy", ylabel="epochs")
     soon.legend()

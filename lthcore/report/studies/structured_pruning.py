@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.report.finished_runs import runs_beside, runs_of
-from lthcore.report.layout import caption_of, captioned, new_figure
+from lthcore.report.layout import caption_of, captioned, in_percent, new_figure
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gap, level
@@ -65,6 +65,7 @@ def _structured(root: Path, network: str) -> Figure | None:
         axes.set_xticks([100, 60, 40, 25, 15])
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
+        in_percent(axes.yaxis)
         axes.set(title=of, xlabel="% of weights remaining", ylabel="test accuracy at early stop")
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom - (0.35 * (top - bottom) if axes is not panels[1] else 0), top)  # space for the legend

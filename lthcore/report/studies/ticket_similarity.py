@@ -9,7 +9,7 @@ from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import run_with
 from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
-from lthcore.report.plots import colours_of_layers, plot_intervals
+from lthcore.report.plots import from_dark_to_light, plot_intervals
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 
@@ -47,7 +47,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
             plot_intervals(part, "percent_left", column, axes, label, colour, style)
         axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index", ylim=(0, 0.75))
     panels[0].legend()
-    colours = colours_of_layers(names)
+    colours = from_dark_to_light(names)
     for axes, (column, title, what, chance) in zip(
         (*panels[across : across + 2], *panels[2 * across :]), BY_LAYER, strict=False
     ):

@@ -10,7 +10,7 @@ from lthcore.analysis.cache import cached_table
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import run_with
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
-from lthcore.report.plots import colours_of_layers, plot_intervals
+from lthcore.report.plots import from_dark_to_light, plot_intervals
 from lthcore.report.study import Study
 from lthcore.runs.files import read_table
 
@@ -30,7 +30,7 @@ def structure(folder: Path, caption: str = "") -> Figure:
     """
     layers, paths = (read_table(folder, f"{name}.csv") for name in ("layers", "paths"))
     names = list(dict.fromkeys(layers["layer"]))
-    colours = colours_of_layers(names)
+    colours = from_dark_to_light(names)
     figure, panels = new_figure(2, 3)
     for axes, (title, (top, bottom)) in zip(panels, STRUCTURE.items(), strict=False):
         for name, style in zip(names, cycle(("-", "--", "-."))):  # lines may lie on each other
