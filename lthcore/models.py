@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import classes_of, image_shape
-from lthcore.errors import LabError, choose, choose_registered, one_line, shown
+from lthcore.errors import LabError, choose, choose_registered, shown
 from lthcore.onednn import Linear
 from lthcore.registry import MODELS, is_user_defined, register_model
 from lthcore.settings import Kind, Recipe
@@ -204,44 +204,6 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int, seed: int
     if not isinstance(model, nn.Module):
         raise LabError(f"models: {name} returned {type(model).__name__}, not an nn.Module (a forgotten `return`?)")
     return model
-
-
-def check_takes(settings: Recipe, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise LabError if a setting of the network (widths, dropout, padding) has no effect on a network of this package.
-
-    Otherwise two runs with different names and keys could train the same network.
-    """
-    if is_user_defined(MODELS[settings.architecture]):
-        return  # it may use the setting where this check cannot see it, as in its `forward`
-    for name, others in (("widths", ((2,), (3,))), ("dropout", (0.0, 0.5)), ("padding", ("same", "valid"))):
-        value = getattr(settings, name)
-        if value == type(settings).model_fields[name].default:
-            continue
-        with torch.device("meta"):
-            one, another = (str(build(settings.changed(**{name: v}), shape, classes)) for v in others)
-        if one == another:
-            raise LabError(f"{name} = {shown(value)}: the network {settings.architecture} has no use for it")
-
-
-def check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise LabError unless a user-defined network maps images of `shape` to one number for each class.
-
-    The networks of this package are known to do so and are not checked.
-    """
-    name = settings.architecture
-    if not is_user_defined(MODELS[name]):
-        return
-    model = build(settings, shape, classes).eval()
-    try:
-        with torch.no_grad():
-            outputs = model(torch.zeros(2, *shape))
-    except Exception as error:
-        raise LabError(
-            f"models: {name} does not take images of shape {shape} ({type(error).__name__}: {one_line(error)})"
-        ) from error
-    if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, classes):
-        given = f"a tensor of {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise LabError(f"models: {name} turns 2 images into {given}, not into (2, {classes}), a number for each class")
 
 
 def flattens_images(layer: nn.Module) -> bool:

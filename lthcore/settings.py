@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lthcore.arms import Arm, arm_of, criterion_of
-from lthcore.errors import LabError, shown
+from lthcore.errors import LabError, counted, shown
 from lthcore.plugins import load_plugins
 from lthcore.sources.catalogue import dataset_of
 from lthcore.sources.dataset import Dataset
@@ -509,8 +509,8 @@ def _explained(kind: type[Recipe], error: ValidationError) -> str:
     wrong = [e for e in errors if e["type"] != "extra_forbidden"]
     parts = [_explain(kind, e) for e in (*wrong[:3], *unknown[:3])]
     parts += [
-        f"{len(some) - 3:,} more {what}"
-        for some, what in ((wrong, "wrong values"), (unknown, "unknown keys"))
+        counted(len(some) - 3, f"more {what}")
+        for some, what in ((wrong, "wrong value"), (unknown, "unknown key"))
         if some[3:]
     ]
     return "; ".join(parts)

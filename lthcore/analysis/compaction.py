@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lthcore.costs import multiply_adds
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
+from lthcore.masks import weights_left
 from lthcore.models import Weights, build
 from lthcore.onednn import Linear
 from lthcore.pruning.streams import Stream, columns, streams_of
@@ -92,7 +93,7 @@ def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
         torch.testing.assert_close(after, before, atol=1e-4 * float(before.abs().max()), rtol=1e-3)
         rows.append({
             "round": ticket.replicate.round,
-            "weights left": sum(int(m.sum()) for m in ticket.mask.values()),
+            "weights left": weights_left(ticket.mask),
             "parameters": sum(p.numel() for p in model.parameters()),
             "compacted": sum(p.numel() for p in small.parameters()),
             "multiply-adds": multiply_adds(model, data.shape),

@@ -25,13 +25,12 @@ from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import settings_of
 from lthcore.lottery.outcomes import ORIGIN
 from lthcore.lottery.search import initial_weights_of
-from lthcore.lottery.start import begin
+from lthcore.lottery.start import begin, seed_of
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.registry import CRITERIA
 from lthcore.runs.files import read_file, read_record, read_table, write
 from lthcore.runs.status import find_run
-from lthcore.seeds import seed_for
 from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of
 from lthcore.training.state import TrainState
@@ -77,7 +76,7 @@ class WinningTicket:
 
     def reinitialised(self, draw: int = 0) -> TrainState:
         """Return the initial state of a training run of the control: newly drawn weights under the same mask."""
-        seed = seed_for(self.settings.seed, "reinit", self.trial, draw, self.round)
+        seed = seed_of(self.settings, "reinit", self.trial, draw, self.round)
         weights = initial_weights(_network(self.settings), self.settings, seed)
         return begin(self.settings, self.trial, self.round, weights, self.mask)
 

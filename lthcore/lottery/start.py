@@ -144,14 +144,20 @@ def start(settings: Settings, model: nn.Module, trial: Trial, name: str, draw: i
         going_on.optimizer = masks.apply_to_optimizer(mask, past.optimizer) if settings.keep_optimizer else {}
         going_on.placeholder = placeholder
         return going_on
-    purpose = (arm.purpose or name, trial.number, draw, k) if arm.drawn or arm.purpose else (name, trial.number, k)
-    seed = seed_for(settings.seed, *purpose)
+    seed = seed_of(settings, name, trial.number, draw, k)
     mask = masks.shuffled(mask, seed) if arm.shuffled else mask
     weights = _weights_of(Sources(settings, model, trial, arm, mask, seed))
     iteration = settings.rewind_to if arm.resumes else 0  # of the schedule, too
     training = begin(settings, trial.number, k, weights, mask, iteration)
     training.fine_tuned, training.placeholder = arm.fine_tuned, placeholder
     return training
+
+
+def seed_of(settings: Settings, name: str, trial: int, draw: int, k: int) -> int:
+    """Return the seed of what arm `name` draws for a training run: new weights, or the places of a shuffled mask."""
+    arm = arm_of(name)
+    purpose = (arm.purpose or name, trial, draw, k) if arm.drawn or arm.purpose else (name, trial, k)
+    return seed_for(settings.seed, *purpose)
 
 
 def _weights_of(of: Sources) -> Weights:

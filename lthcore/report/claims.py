@@ -171,6 +171,11 @@ def grade(part: str, found: Estimate, spec: dict) -> str:
     return f"differs (by {off * scale:+,.{digits}f}{points})"
 
 
+def grades_of(column: pd.Series) -> pd.Series:
+    """Return the grades in a column of claims.csv without the details in brackets."""
+    return column.astype("string").str.split(" (", regex=False).str[0]
+
+
 def measure(run: RunTables, spec: dict) -> Estimate:
     """Return the value of a part's measure in the tables of a run.
 

@@ -5,8 +5,6 @@ Runs are params files in `params/iterative_pruning/`, with all variants of a swe
 
 from typing import NamedTuple
 
-from lthcore.report.plots import TITLES
-
 NOTEBOOK = "iterative_pruning"
 LENET_RUN, SGD_RUN = "lenet_mnist", "lenet_mnist_sgd"
 LENET = f"{NOTEBOOK}/{LENET_RUN}"
@@ -25,6 +23,18 @@ WORDS = {  # part of a label in a sweep, as a regular expression -> its words in
     "-warmup$": " with warm-up", r"lr(?=\d)": "learning rate ", r"prune(?=\d)": "pruning rate ",
     r"std(?=\d)": "standard deviation ",
 }  # fmt: skip
+# column of rounds.csv -> title of its panel
+TITLES = {
+    "es_iteration": "Early-stop iteration",
+    "es_test_accuracy": "Test accuracy at early stop",
+    "es_val_accuracy": "Validation accuracy at early stop",
+    "es_train_accuracy": "Training accuracy at early stop",
+    "final_test_accuracy": "Test accuracy at the end",
+    "final_train_accuracy": "Training accuracy at the end",
+    "read_1_test_accuracy": "Test accuracy, first reading",
+    "read_2_test_accuracy": "Test accuracy, second reading",
+    "read_3_test_accuracy": "Test accuracy, third reading",
+}
 PAIR = ("es_iteration", "es_test_accuracy")
 FOUR = (*PAIR, "es_train_accuracy", "final_test_accuracy")
 SWEEP = ("es_iteration", "es_val_accuracy", "es_train_accuracy", "final_test_accuracy")

@@ -4,7 +4,8 @@ from operator import itemgetter
 
 import pandas as pd
 
-from lthcore.report.claims import NOT_RUN, UNREADABLE
+from lthcore.errors import counted
+from lthcore.report.claims import NOT_RUN, UNREADABLE, grades_of
 from lthcore.report.scorecard import WORDS, shown
 from lthcore.report.studies import STUDIES
 
@@ -161,11 +162,11 @@ def _status(card: pd.DataFrame, study: str) -> str:
     """
     mine = card[card["run"].map(_study_of) == study]
     graded = mine[mine["grade"] != NOT_RUN].drop_duplicates(["id", "part"])
-    grades = graded["grade"].str.split(" (", regex=False).str[0].value_counts()
+    grades = grades_of(graded["grade"]).value_counts()
     said = [f"{grades[grade]} {word}" for grade, word in WORDS.items() if grade in grades]
     waiting = mine[mine["grade"] == NOT_RUN]["id"].nunique()
     if waiting:
-        said.append(f"{waiting} claim{'s' if waiting > 1 else ''} not run")
+        said.append(f"{counted(waiting, 'claim')} not run")
     if (mine["grade"] == UNREADABLE).any():
         said.append(UNREADABLE)
     return ", ".join(said) or "none"

@@ -135,7 +135,7 @@ def place_of(*folders: Path) -> str:
     return ", ".join("/".join(("results", *place.parts[-(3 if len(folders) == 1 else 2) :])) for place in places)
 
 
-def span(numbers: set[int]) -> str:
+def span(numbers: set[float]) -> str:
     """Format a set of numbers as one number, or as "least to greatest"."""
     return f"{min(numbers):,} to {max(numbers):,}" if len(numbers) > 1 else f"{min(numbers):,}"
 

@@ -20,9 +20,7 @@ from lthcore.runs.files import read_record
 EARLY_STOP, END = "es_test_accuracy", "final_test_accuracy"
 
 
-def gain(
-    run: RunTables, at: float, arm: str = "ticket", against: str = "dense", column: str = "es_test_accuracy"
-) -> Estimate:
+def gain(run: RunTables, at: float, arm: str = "ticket", against: str = "dense", column: str = EARLY_STOP) -> Estimate:
     """Return the difference of a column between two arms at a percentage of weights remaining.
 
     The difference is `arm` minus `against`, each an arm or "dense", and it is paired by trial.
@@ -58,13 +56,13 @@ def _validation(column: str) -> str:
     return "es_val_accuracy" if column.startswith("es_") else "final_val_accuracy"
 
 
-def largest_gain(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
+def largest_gain(run: RunTables, column: str = EARLY_STOP) -> Estimate:
     """Return the gain of tickets over the dense network in the round with the best validation accuracy."""
     values = run.by_trial(column)
     return difference(values[_best_round(run, column)], values[0], paired=True, as_if=run.as_if)
 
 
-def place_of_largest_gain(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
+def place_of_largest_gain(run: RunTables, column: str = EARLY_STOP) -> Estimate:
     """Return the percentage of weights remaining in the round with the best validation accuracy.
 
     The interval spans the rounds whose validation accuracy is not significantly lower.
@@ -164,7 +162,7 @@ def _ahead(run: RunTables, arm: str, column: str, lower: bool, control: str) -> 
 
 
 def ahead_from(
-    run: RunTables, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False, control: str = ""
+    run: RunTables, arm: str = "ticket", column: str = EARLY_STOP, lower: bool = False, control: str = ""
 ) -> Estimate:
     """Return the highest percentage of weights remaining at which an arm is ahead of the dense network; 0 if nowhere.
 
@@ -175,19 +173,19 @@ def ahead_from(
 
 
 def ahead_to(
-    run: RunTables, arm: str = "ticket", column: str = "es_test_accuracy", lower: bool = False, control: str = ""
+    run: RunTables, arm: str = "ticket", column: str = EARLY_STOP, lower: bool = False, control: str = ""
 ) -> Estimate:
     """Return the lowest percentage of weights remaining at which an arm is ahead (see `ahead_from`); 100 if nowhere."""
     return _ends(_ahead(run, arm, column, lower, control), run.left, lambda d: d > 0, run.n)
 
 
-def ahead_further(run: RunTables, column: str = "es_test_accuracy", lower: bool = False) -> Estimate:
+def ahead_further(run: RunTables, column: str = EARLY_STOP, lower: bool = False) -> Estimate:
     """Return how many percentage points further down tickets stay ahead (`ahead_to`) than in the run beside it."""
     ours, theirs = (ahead_to(each, column=column, lower=lower) for each in (run, _beside(run)))
     return Estimate(theirs.value - ours.value, theirs.low - ours.high, theirs.high - ours.low, min(ours.n, theirs.n))
 
 
-def falls_below(run: RunTables, arm: str, column: str = "es_test_accuracy") -> Estimate:
+def falls_below(run: RunTables, arm: str, column: str = EARLY_STOP) -> Estimate:
     """Return the percentage of weights remaining from which on an arm stays below the dense network.
 
     If its last known round is not below, return the percentage of this round.
@@ -208,7 +206,7 @@ def within_a_point(run: RunTables, column: str) -> Estimate:
     return _ends(run.against_dense(column, "ticket"), run.left, lambda d: d >= -0.01, run.n)
 
 
-def smallest_winning(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
+def smallest_winning(run: RunTables, column: str = EARLY_STOP) -> Estimate:
     """Return the lowest percentage of weights remaining at which tickets win (section 1).
 
     They win if they stop no later than the dense network and their accuracy is no lower.
@@ -227,7 +225,7 @@ def _wins(run: RunTables, column: str) -> Bands:
     return (-run.against_dense("es_iteration", "ticket")).least_with(run.against_dense(column, "ticket"))
 
 
-def weights_back_at_dense(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
+def weights_back_at_dense(run: RunTables, column: str = EARLY_STOP) -> Estimate:
     """Return the smallest number of weights with which tickets reach the test accuracy of the dense network."""
     weights = run.by_trial("weights_left").mean().to_numpy()
     return _ends(run.against_dense(column, "ticket"), weights, lambda d: d >= 0, run.n)
@@ -245,7 +243,7 @@ def _over_beside(run: RunTables, ours: pd.Series, theirs: pd.Series) -> Estimate
     return difference(ours, theirs, share_trials(*settings), run.as_if)
 
 
-def dense_gain(run: RunTables, column: str = "es_test_accuracy") -> Estimate:
+def dense_gain(run: RunTables, column: str = EARLY_STOP) -> Estimate:
     """Return the difference of a column between the dense networks of this run and of the run beside it."""
     return _over_beside(run, run.by_trial(column)[0], _beside(run).by_trial(column)[0])
 

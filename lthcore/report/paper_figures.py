@@ -29,13 +29,14 @@ from lthcore.report.figure_specs import (
     NAMES,
     NOTEBOOK,
     PAIR,
+    TITLES,
     TRAINED,
     WORDS,
     FigureSpec,
 )
 from lthcore.report.finished_runs import profile_of
 from lthcore.report.paper_words import HERE, PAPER
-from lthcore.report.plots import TITLES, Series
+from lthcore.report.plots import Series
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.experiments import load_experiments
@@ -178,8 +179,8 @@ def figures_of(folder: Path) -> dict[str, Figure]:
     rounds, curves = read_whole_trials(folder)
     columns = {column: TITLES[column] for column in (*PAIR, "final_test_accuracy") if rounds[column].notna().any()}
     record = read_record(folder)
-    done, planned = record.get("trainings_done", 0), record.get("trainings_planned", 0)
-    so_far = f"; {done} of {planned} trainings done" if done < planned else ""
+    done, asked = record.get("trainings_done", 0), record.get("trainings_planned", 0)
+    so_far = f"; {done} of {asked} trainings done" if done < asked else ""
     figures = {"rounds": plots.panels(plots.series_of(rounds), columns, describe(folder) + so_far)}
     if (rounds["arm"] == "ticket").any():
         figures["curves"] = figure3(rounds, curves, describe(folder, spread=BANDS) + so_far)
@@ -340,18 +341,13 @@ def figures_table() -> str:
         trainings = sum(len(planned(s)) for s in settings)
         hours = sum(seconds_of(s, planned(s)) for s in settings) / 3600
         figures = ", ".join(str(number) for number, spec in FIGURES.items() if run in spec.runs)
-        steps = sorted({s.iterations for s in settings})
-        speeds = sorted({round(1 / timed(s)[0], 1) for s in settings})
+        steps = {s.iterations for s in settings}
+        speeds = {round(1 / timed(s)[0], 1) for s in settings}
         lines.append(
             f"| [{run}](iterative_pruning/{run}.yaml) | {figures} | {len(settings)} | {trainings:,} "
-            f"| {_range(steps)} | {_range(speeds)} | {hours:,.1f} |"
+            f"| {layout.span(steps)} | {layout.span(speeds)} | {hours:,.1f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _range(values: list[float]) -> str:
-    ends = [f"{value:,}" for value in (values[0], values[-1])]
-    return ends[0] if len(values) == 1 else "-".join(ends)
 
 
 def title_of(number: int) -> str:

@@ -19,6 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS, arm_of
 from lthcore.registry import UNCOLOURED
+from lthcore.report.claims import grades_of
+from lthcore.report.figure_specs import TITLES
 from lthcore.report.layout import (
     CUT_OFF,
     captioned,
@@ -32,18 +34,6 @@ from lthcore.report.layout import (
 )
 from lthcore.report.tables import cut_off, with_dense
 
-# column of rounds.csv -> title of its panel
-TITLES = {
-    "es_iteration": "Early-stop iteration",
-    "es_test_accuracy": "Test accuracy at early stop",
-    "es_val_accuracy": "Validation accuracy at early stop",
-    "es_train_accuracy": "Training accuracy at early stop",
-    "final_test_accuracy": "Test accuracy at the end",
-    "final_train_accuracy": "Training accuracy at the end",
-    "read_1_test_accuracy": "Test accuracy, first reading",
-    "read_2_test_accuracy": "Test accuracy, second reading",
-    "read_3_test_accuracy": "Test accuracy, third reading",
-}
 AXES = {  # quantity of distributions.csv -> label of the x-axis
     "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
     "magnitude change": "|w at the end| - |w at the start|",
@@ -296,12 +286,12 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     """
     rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")]
     rows = rows.drop_duplicates(["id", "part"])
-    order = rows["grade"].str.split(" (", regex=False).str[0].map(list(GRADES).index)
+    order = grades_of(rows["grade"]).map(list(GRADES).index)
     rows = rows.iloc[np.argsort(-order, kind="stable")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
     middle, half = (low + high) / 2, (high - low) / 2
     figure, (axes,) = new_figure(1, 1, (10, 1 + 0.36 * len(rows)))
-    grades = rows["grade"].str.split(" (", regex=False).str[0]
+    grades = grades_of(rows["grade"])
     ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
     axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
     beyond = np.sign(ends[1]) * (np.abs(ends[1]) == 4)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from lthcore.analysis.statistics import CONVENTION, MOST_TRIALS, mean_accuracy
-from lthcore.report.claims import NOT_RUN, UNREADABLE, scorecard
+from lthcore.errors import counted
+from lthcore.report.claims import NOT_RUN, UNREADABLE, grades_of, scorecard
 from lthcore.report.figure_specs import NOTEBOOK
 from lthcore.report.measures import EARLY_STOP, END
 from lthcore.report.published import published
@@ -59,12 +60,7 @@ def _otherwise(parts: pd.DataFrame) -> str:
 
 def graded_otherwise(card: pd.DataFrame) -> pd.Series:
     """Return for each row whether its grade would be another one at the end of training."""
-    return card["end_grade"].notna() & (_grades(card["end_grade"]) != _grades(card["grade"]))
-
-
-def _grades(column: pd.Series) -> pd.Series:
-    """Return the grades without the details in brackets."""
-    return column.astype("string").str.split(" (", regex=False).str[0]
+    return card["end_grade"].notna() & (grades_of(card["end_grade"]) != grades_of(card["grade"]))
 
 
 def what_would_tell(row: pd.Series) -> str:
@@ -132,7 +128,7 @@ def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
 
 def count_of(card: pd.DataFrame) -> str:
     """Describe how many parts of claims got which grade, each part counted once for each of its runs."""
-    grades = _grades(card[~card["grade"].isin((NOT_RUN, UNREADABLE))]["grade"]).value_counts()
+    grades = grades_of(card[~card["grade"].isin((NOT_RUN, UNREADABLE))]["grade"]).value_counts()
     said = ", ".join(f"{n} {WORDS.get(name, name)}" for name, n in grades.items())
     return f"of {grades.sum()} graded parts {said or 'none'}"
 
@@ -145,7 +141,7 @@ def counts_in_full(card: pd.DataFrame) -> str:
         if len(rows):
             said.append(f"Tolerance fixed {fixed}: {count_of(rows)}.")
     if changed := int(graded_otherwise(card).sum()):
-        parts = f"{changed} part{'s' if changed > 1 else ''}"
+        parts = counted(changed, "part")
         said.append(
             f"Read at the end of training instead, {parts} would have another grade, shown in italics in the table."
         )

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from lthcore import masks
 from lthcore.costs import costs_of
 from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError, counted, one_line
@@ -123,9 +122,7 @@ class RunFolder:
         """Add a finished training to the tables."""
         before = self.rows.get(replicate._replace(round=replicate.round - 1))
         before = before or self.rows.get(Replicate("ticket", replicate.trial, 0, replicate.round - 1))
-        left_by_layer = {} if self.settings.counts_nonzero else masks.counts(state.mask)
-        cost = self.costs.of(left_by_layer) if left_by_layer else self.costs.multiply_adds
-        self.rows[replicate] = round_row(self.settings, replicate, state, before, cost)
+        self.rows[replicate] = round_row(self.settings, replicate, state, before, self.costs)
         self.points[replicate] = curve_rows(replicate, state)
 
     def write(self) -> None:
@@ -133,7 +130,7 @@ class RunFolder:
         files = self._tables()
         if self.lineage.changed:
             files[lineage.FILE] = self.lineage.to_bytes(self.settings.key)
-        self.record = write_run(self.folder, self._as_record(self.data), files)
+        self.record = write_run(self.folder, self._as_record(), files)
         self.lineage.changed, self.written = False, time.perf_counter()
 
     def _read_record(self) -> dict:
@@ -208,9 +205,9 @@ class RunFolder:
         begun = {replicate: points[0]["iteration"] for replicate, points in self.points.items()}
         return sum(row["iterations"] - begun.get(replicate, 0) for replicate, row in self.rows.items())
 
-    def _as_record(self, data: Data) -> dict:
+    def _as_record(self) -> dict:
         """Return the content of run.json; the seconds since the last call are added to its wall seconds."""
-        s, seconds = self.settings, time.perf_counter() - self.clock
+        s, data, seconds = self.settings, self.data, time.perf_counter() - self.clock
         self.clock += seconds
         measured = not self.record or "wall_seconds" in self.record  # if an earlier time is unknown, the sum is too
         return {

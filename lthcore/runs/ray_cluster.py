@@ -42,9 +42,9 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 @dataclass
 class Reporting:
-    """Callback of a training task: reports the iteration to the queue after every evaluation, then calls `go_on`."""
+    """Callback of a training task: reports the iteration to the queue at every evaluation, then asks `checkpointer`."""
 
-    go_on: Checkpointer
+    checkpointer: Checkpointer
     actor: object
     experiment: str
     until: float = float("inf")  # wall-clock time: monotonic clocks differ between machines
@@ -55,9 +55,9 @@ class Reporting:
         told = self.actor.report(self.experiment, file_stem(key), state.iteration)
         first = self.answer is None  # wait for the first answer: the task may have started after the queue stopped
         if self.actor.is_to_stop(told if first else self.answer, PATIENCE if first else 0.0):
-            self.go_on.deadline = float("-inf")
+            self.checkpointer.deadline = float("-inf")
         self.answer = told
-        return self.go_on(key, state)
+        return self.checkpointer(key, state)
 
 
 class Cluster:
@@ -234,16 +234,16 @@ def _no_cluster(address: str, error: Exception) -> LabError:
 
 
 def _train_there(
-    carried: bytes, settings: Recipe, arrays: dict, part: Cohort, go_on: Reporting, trainer: Trainer
+    carried: bytes, settings: Recipe, arrays: dict, part: Cohort, reporting: Reporting, trainer: Trainer
 ) -> Cohort:
     """Train a part of a cohort in a task. Training runs that were stopped early are returned without their tensors."""
     register_received(carried)
     data = Data.from_arrays(arrays).to(pick_device(settings.device))
-    go_on.actor.trains(go_on.experiment, socket.gethostname(), hardware(data.test.images.device))
-    go_on.go_on.deadline = time.monotonic() + go_on.until - time.time()
-    part = {key: go_on.go_on.latest(key, state) for key, state in part.items()}  # resume after a worker died
+    reporting.actor.trains(reporting.experiment, socket.gethostname(), hardware(data.test.images.device))
+    reporting.checkpointer.deadline = time.monotonic() + reporting.until - time.time()
+    part = {key: reporting.checkpointer.latest(key, state) for key, state in part.items()}  # resume after a worker died
     outcomes = {}
-    for key, state in train_cohort(settings, data, part, go_on, workers=1, trainer=trainer):
+    for key, state in train_cohort(settings, data, part, reporting, workers=1, trainer=trainer):
         unfinished = state.iteration < settings.iterations
         outcomes[key] = TrainState(state.iteration, {}, {}, state.seed) if unfinished else state
     return outcomes

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from lthcore import masks
+from lthcore.costs import Costs
 from lthcore.runs.schemas import READ, REPLICATE
 from lthcore.settings import Recipe
 from lthcore.training.loop import left_in, percent_left_in
@@ -13,13 +14,11 @@ from lthcore.training.state import Replicate, TrainState
 WHOLE, WHOLE_OTHERS = 151, 21
 
 
-def round_row(
-    settings: Recipe, replicate: Replicate, state: TrainState, before: dict | None, multiply_adds: int
-) -> dict:
+def round_row(settings: Recipe, replicate: Replicate, state: TrainState, before: dict | None, costs: Costs) -> dict:
     """Return the row of rounds.csv for a complete training run.
 
-    `before` is the row of the training run it was pruned from (None if there is none). `multiply_adds` is the cost of
-    the forward pass of one image, without pruned weights.
+    `before` is the row of the training run it was pruned from (None if there is none). `costs` are those of the network
+    without pruning.
     """
     left = left_in(settings, state)
     stop, last = state.early_stop_point, state.curve[-1]
@@ -44,7 +43,7 @@ def round_row(
         "diverged": state.diverged,
         "skipped": bool(before) and before["weights_left"] == left,  # a round that pruned nothing
         "emptied": " ".join(name for name, n in left_by_layer.items() if n == 0) or None,
-        "multiply_adds": multiply_adds,
+        "multiply_adds": costs.of(left_by_layer) if left_by_layer else costs.multiply_adds,
     })  # fmt: skip
 
 
