@@ -104,10 +104,10 @@ def _register(registry: dict[str, Any], kind: str, name: str, item: object, func
     """Add an item to a registry.
 
     User-defined items may be defined again, as when a notebook's cell is rerun. Raises LabError for a name that this
-    package uses.
+    package uses, whichever of the two comes first: this package may register its own only after a user's module.
     """
     known = registry.get(name)
     before = getattr(known, "score", known)
-    if before is not None and before.__module__.startswith("lthcore.") and before.__module__ != function.__module__:
+    if before is not None and is_user_defined(before) != is_user_defined(function):
         raise LabError(f"{kind} {name!r}: this package has one of that name; choose another")
     registry[name] = item
