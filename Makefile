@@ -37,7 +37,7 @@ $(READY): requirements.txt requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-quickstart: $(READY)  ## find a winning ticket on digits, in under a minute
+quickstart: $(READY)  ## find a winning ticket on digits, in a minute or two
 	@$(BIN)/lth notebook notebooks/quickstart.ipynb
 
 all: $(READY)  ## print the plan and its estimated time, ask for confirmation (unless YES=1), then run all unfinished experiments

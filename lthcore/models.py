@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import classes_of, image_shape
-from lthcore.errors import LabError, choose, choose_registered, shown
+from lthcore.errors import LabError, choose, choose_registered, one_line, shown
 from lthcore.onednn import Linear
 from lthcore.registry import MODELS, is_user_defined, register_model
 from lthcore.settings import Kind, Recipe
@@ -193,14 +193,19 @@ def build(settings: Recipe, shape: tuple[int, int, int], classes: int, seed: int
     """Build the network that `settings.architecture` names, for images of `shape` (C, H, W).
 
     Its weights are placeholders, to be replaced by `initial_weights`; torch draws them by `seed`. Raises LabError for
-    an unknown name, and if a user-defined function does not return an nn.Module.
+    an unknown name, and if a user-defined function fails or does not return an nn.Module.
     """
     name = choose_registered("architecture", settings.architecture, MODELS)
     # Layers draw weights when they are created: the seed makes them reproducible, and torch's own state is kept. One
     # network at a time: with --engine ray, experiments are threads of one process, which share this state.
     with BUILDING, torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        model = MODELS[name](settings, shape, classes)
+        try:
+            model = MODELS[name](settings, shape, classes)
+        except Exception as error:
+            if isinstance(error, LabError) or not is_user_defined(MODELS[name]):
+                raise
+            raise LabError(f"models: {name} failed ({type(error).__name__}: {one_line(error)})") from error
     if not isinstance(model, nn.Module):
         raise LabError(f"models: {name} returned {type(model).__name__}, not an nn.Module (a forgotten `return`?)")
     return model

@@ -41,7 +41,7 @@ def load_plugins() -> None:
         sys.modules[module] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(sys.modules[module])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module]
             raise LabError(f"plugin {path}: {type(error).__name__}: {one_line(error)}") from error
 

@@ -505,6 +505,14 @@ def test_show_of_a_folder_elsewhere_tells_of_that_folder(tmp_path, monkeypatch, 
     assert re.search(r"^state +done \(4 trainings\)$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_show_of_a_run_that_has_trained_nothing_yet_says_so(capsys):
+    assert run_tiny("--time-limit", "1e-9") == 75
+    capsys.readouterr()
+    assert lth("show", "tiny") == 0
+    out = capsys.readouterr().out
+    assert out.endswith("no training is done yet\n") and "DataFrame" not in out
+
+
 def test_show_of_a_run_that_is_not_there_is_one_line(capsys):
     assert lth("show", "cpu/lab/nothing") == 2
     assert re.fullmatch(r"lth: results: no run 'cpu/lab/nothing' with run\.json below .+\n", capsys.readouterr().err)

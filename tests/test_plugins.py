@@ -3,6 +3,7 @@
 import importlib
 import linecache
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from lthcore.analysis.take_home import load_ticket
 from lthcore.arms import ARMS, arm_of
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import WEIGHTS, register_arm
@@ -314,6 +316,28 @@ def test_a_run_that_only_began_with_other_code_is_not_continued(lab, monkeypatch
         file.unlink()
 
 
+def test_a_ticket_is_not_made_from_other_code_or_other_images_than_its_runs(lab, monkeypatch):
+    """Its initial weights are drawn again: by other code, they would be none of the run's."""
+
+    def load(name: str, text: str) -> None:
+        (lab / name).write_text(text)
+        monkeypatch.setenv("LTH_PLUGINS", str(lab / name))
+        load_plugins()
+
+    load("first.py", LAB)
+    run(SMALL.changed(architecture="tiny", dataset="twelve.npz"), lab / "cpu/study/mine", quiet=True)
+    assert load_ticket(lab / "cpu/study/mine").round == 1
+    load("second.py", LAB.replace("nn.ReLU", "nn.Tanh"))
+    with pytest.raises(LabError, match="the code of architecture tiny has changed since the trainings in"):
+        load_ticket(lab / "cpu/study/mine")
+    load("third.py", f"{LAB}\n")
+    assert load_ticket(lab / "cpu/study/mine").round == 1
+    content = dict(np.load("twelve.npz"))
+    np.savez("twelve.npz", images=255 - content["images"], labels=content["labels"])
+    with pytest.raises(LabError, match="the data are not those that the trainings in"):
+        load_ticket(lab / "cpu/study/mine")
+
+
 def test_a_complete_run_notices_that_its_file_of_images_has_changed(lab, monkeypatch):
     settings = SMALL.changed(dataset="twelve.npz")
     rounds, _ = run(settings, lab / "run", quiet=True)
@@ -354,7 +378,12 @@ def test_plugins_of_a_params_file_that_are_no_names_are_one_line(lab, plugins):
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(None, "there is no such file"), ("1 / 0", "ZeroDivisionError: division by zero")]
+    ("content", "what"),
+    [
+        (None, "there is no such file"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "bad.py: SystemExit: 3"),
+    ],
 )
 def test_a_plugin_that_fails_is_one_line(content, what, tmp_path, monkeypatch):
     if content:
@@ -375,6 +404,18 @@ def test_the_names_of_this_package_are_taken():
     ):  # fmt: skip
         with pytest.raises(LabError, match="this package has one of that name"):
             register(function)
+
+
+@pytest.mark.parametrize("place", ["lthcore", "lthcore.registry"])
+@pytest.mark.parametrize(
+    ("kind", "name", "takes"), [("model", "mlp", "settings, shape, classes"), ("criterion", "movement", "seen")]
+)
+def test_they_are_taken_before_this_package_has_registered_its_own(place, kind, name, takes):
+    """A plugin is the first to run: a name that it takes would else be overwritten, and a built-in be trained."""
+    code = f"from {place} import register_{kind}\n@register_{kind}\ndef {name}({takes}): ..."
+    code += "\nimport lthcore.models, lthcore.pruning.criteria"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"{name!r}: this package has one of that name; choose another" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -537,6 +578,7 @@ class Pair(nn.Module):
     ("made", "said"),
     [
         (lambda classes: None, "returned NoneType, not an nn.Module"),
+        (lambda classes: classes.none, "failed .AttributeError: 'int' object has no attribute 'none'"),
         (
             lambda classes: mlp(nn.Linear(16, classes - 1)),
             r"turns 2 images into a tensor of \(2, 9\), not into \(2, 10\)",
@@ -687,7 +729,7 @@ def test_classes_without_a_training_image_are_said(tmp_path, monkeypatch, capsys
     np.savez(tmp_path / "from_one.npz", images=images, labels=labels)
     monkeypatch.chdir(tmp_path)
     read("from_one.npz")
-    assert "from_one.npz has 13 classes, of which 1 have no training image (0); labels" in capsys.readouterr().err
+    assert "from_one.npz has 13 classes, 1 of them without a training image (0); labels" in capsys.readouterr().err
 
 
 def test_a_label_of_many_digits_needs_no_memory_for_the_classes_below_it(tmp_path, monkeypatch, capsys):
@@ -695,7 +737,7 @@ def test_a_label_of_many_digits_needs_no_memory_for_the_classes_below_it(tmp_pat
     np.savez(tmp_path / "far.npz", images=images, labels=labels, test_images=images, test_labels=labels)
     monkeypatch.chdir(tmp_path)
     assert verified("far.npz").startswith("far.npz: 200 train, 200 test")
-    said = "1,000,000,000,000,001 classes, of which 999,999,999,999,997 have no training image (3, 4, 5, 6, 7 ...)"
+    said = "1,000,000,000,000,001 classes, 999,999,999,999,997 of them without a training image (3, 4, 5, 6, 7 ...)"
     assert said in capsys.readouterr().err
 
 

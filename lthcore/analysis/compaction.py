@@ -107,10 +107,10 @@ def sizes_of_tickets(folder: str | Path, settings: Recipe) -> pd.DataFrame:
 def export_onnx(model: nn.Module, shape: tuple[int, int, int], path: str | Path) -> None:
     """Export a network for batches of any size, of images of `shape` (C, H, W), to an ONNX file.
 
-    Raises LabError if onnx or onnxscript is not installed.
+    Raises LabError if onnx or onnxscript is not installed, and for a network that fixes the size of a batch.
     """
     try:
-        import onnx  # noqa: F401 - torch needs both, and names neither clearly
+        import onnx  # torch needs both, and names neither clearly
         import onnxscript  # noqa: F401
     except ImportError:
         raise LabError("onnx: not installed here; pip install 'lthcore[onnx]'") from None
@@ -119,6 +119,12 @@ def export_onnx(model: nn.Module, shape: tuple[int, int, int], path: str | Path)
         _in_plain_layers(model), (images,), str(path), input_names=["images"], output_names=["logits"],
         dynamic_shapes=({0: batch},), dynamo=True, external_data=False, verbose=False,
     )  # fmt: skip
+    if not onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        Path(path).unlink()
+        raise LabError(
+            "onnx: this network fixes the number of images in a batch while it is exported, as `len(x)` does; take "
+            "x.shape[0] in its forward"
+        )
 
 
 def _in_plain_layers(model: nn.Module) -> nn.Module:

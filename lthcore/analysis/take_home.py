@@ -30,6 +30,7 @@ from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.registry import CRITERIA
 from lthcore.runs.files import read_file, read_record, read_table, write
+from lthcore.runs.folder import RunFolder
 from lthcore.runs.status import find_run
 from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of
@@ -87,14 +88,15 @@ def load_ticket(
     """Return a ticket of a run, at `round` or at the round with about `remaining` % of weights; by default the last.
 
     `run` is a folder, `<profile>/<study>/<variant>`, `<study>/<variant>`, or a variant that only one study has.
-    Raises LabError if the run, the ticket or the lineage does not exist, and if networks of this arm do not start from
-    rewound weights under the mask found.
+    Raises LabError if the run, the ticket or the lineage does not exist, if networks of this arm do not start from
+    rewound weights under the mask found, and if own code or an .npz file of the run has changed since.
     """
     folder = find_run(run, lineage.FILE)
     record = read_record(folder)
     settings, path = settings_of(record.get("settings", {})), folder / lineage.FILE
     if not isinstance(settings, Settings):
         raise LabError(f"tickets: {folder} is not a search for tickets, so it has none")
+    RunFolder(folder, settings).check_file()  # initial weights are drawn again, by the code of the run alone
     if (
         arm_of(arm).weights != "rewound"
         or arm_of(arm).shuffled

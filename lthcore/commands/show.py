@@ -31,6 +31,9 @@ def show_command(options: argparse.Namespace) -> None:
     if lines := _standing(folder):
         print("\n".join(lines))
     _print_settings(folder, whole.get("settings", {}))
+    if rounds.empty:
+        print("\nno training is done yet")
+        return
     columns = ["es_iteration", "es_test_accuracy", "final_test_accuracy", "final_train_accuracy"]
     rounds["cut_off"] = cut_off(rounds)
     groups = rounds.groupby(["arm", "round"], sort=False)

@@ -84,7 +84,7 @@ def read(name: str, root: Path | None = None) -> Raw:
         first = islice((label for label in range(known.classes) if label not in present), 5)
         few = ", ".join(map(str, first)) + (" ..." if absent > 5 else "")
         say_once(
-            f"note: {name} has {known.classes:,} classes, of which {absent:,} have no training image ({few}); "
+            f"note: {name} has {known.classes:,} classes, {absent:,} of them without a training image ({few}); "
             "labels are to count from 0"
         )
     return raw

@@ -180,6 +180,26 @@ def test_an_exported_network_gives_the_same_outputs(tmp_path):
         torch.testing.assert_close(torch.from_numpy(logits), small(images), atol=1e-4, rtol=1e-3)
 
 
+class Pooled(nn.Module):
+    """A network whose `forward` uses the number of images, as an int or as a size that an exporter can follow."""
+
+    def __init__(self, fixed: bool) -> None:
+        super().__init__()
+        self.fixed, self.layer = fixed, nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.reshape(len(x) if self.fixed else x.shape[0], -1))
+
+
+def test_a_network_that_fixes_the_number_of_images_is_not_exported(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    export_onnx(Pooled(fixed=False).eval(), (1, 8, 8), tmp_path / "free.onnx")
+    with pytest.raises(LabError, match=r"fixes the number of images.*take x.shape\[0\]"):
+        export_onnx(Pooled(fixed=True).eval(), (1, 8, 8), tmp_path / "fixed.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["free.onnx"]
+
+
 def test_export_without_the_packages_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     model, weights, shape = trained_like("lenet", 0)
