@@ -122,13 +122,13 @@ def test_a_task_goes_on_from_the_checkpoint_of_the_worker_that_died(tmp_path):
     key = Replicate("ticket", 0, 0, 0)
 
     class Telling:
-        def __init__(self, go_on):
-            self.go_on, self.seen, self.until, self.experiment = go_on, [], float("inf"), "x"
+        def __init__(self, checkpointer):
+            self.checkpointer, self.seen, self.until, self.experiment = checkpointer, [], float("inf"), "x"
             self.actor = SimpleNamespace(trains=lambda *told: self.seen.append(told[0]))
 
         def __call__(self, key, state):
             self.seen.append(state.iteration)
-            return self.go_on(key, state)
+            return self.checkpointer(key, state)
 
     keep = Checkpointer(tmp_path / "checkpoints", SMALL, every=0.0)
     died = begin(SMALL, 0, 0, theta)
