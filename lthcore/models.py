@@ -235,7 +235,8 @@ def outline(settings: Recipe, shape: tuple[int, int, int], classes: int) -> nn.M
     try:
         with torch.device("meta"):
             model = build(settings, shape, classes)
-    except (NotImplementedError, RuntimeError):  # its code reads values of tensors, which do not exist on meta
+    except (NotImplementedError, RuntimeError, LabError):
+        # its code may read values of tensors, which do not exist on meta; any other reason to fail is met again here
         model = build(settings, shape, classes)
     kinds_of(model)
     own = {name for name, _ in model.named_parameters()}
