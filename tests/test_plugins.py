@@ -5,6 +5,7 @@ import linecache
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -98,6 +99,18 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def load(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Function that writes a plugin with this name and text, and runs it."""
+
+    def load(name: str, text: str) -> None:
+        (lab / name).write_text(text)
+        monkeypatch.setenv("LTH_PLUGINS", str(lab / name))
+        load_plugins()
+
+    return load
+
+
 def test_all_of_ones_own_is_trained_on_two_workers_and_written_to_tables(lab, monkeypatch):
     monkeypatch.setenv("LTH_PLUGINS", str(lab / "lab.py"))
     monkeypatch.setenv("LTH_WORKERS", "2")
@@ -113,13 +126,8 @@ def test_all_of_ones_own_is_trained_on_two_workers_and_written_to_tables(lab, mo
     assert settings.key.startswith("tiny-twelve-")
 
 
-def test_a_run_whose_own_code_has_changed_is_not_continued(lab, monkeypatch):
+def test_a_run_whose_own_code_has_changed_is_not_continued(lab, load):
     """Its key has the names of functions alone: two versions of one would be averaged in one table."""
-
-    def load(name: str, text: str) -> None:
-        (lab / name).write_text(text)
-        monkeypatch.setenv("LTH_PLUGINS", str(lab / name))
-        load_plugins()
 
     load("one.py", LAB)
     settings = SMALL.changed(architecture="tiny", arms=["ticket", "halved", "by_brightness"])
@@ -316,13 +324,8 @@ def test_a_run_that_only_began_with_other_code_is_not_continued(lab, monkeypatch
         file.unlink()
 
 
-def test_a_ticket_is_not_made_from_other_code_or_other_images_than_its_runs(lab, monkeypatch):
+def test_a_ticket_is_not_made_from_other_code_or_other_images_than_its_runs(lab, load):
     """Its initial weights are drawn again: by other code, they would be none of the run's."""
-
-    def load(name: str, text: str) -> None:
-        (lab / name).write_text(text)
-        monkeypatch.setenv("LTH_PLUGINS", str(lab / name))
-        load_plugins()
 
     load("first.py", LAB)
     run(SMALL.changed(architecture="tiny", dataset="twelve.npz"), lab / "cpu/study/mine", quiet=True)
