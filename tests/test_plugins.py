@@ -143,6 +143,40 @@ def test_a_run_whose_own_code_has_changed_is_not_continued(lab, load):
     assert len(run(settings, lab / "run", quiet=True, force=True)[0]) == 4
 
 
+@pytest.mark.parametrize(
+    "wrong", [("w / 2", "w / zero"), ("seen.data.train.images.mean(0)", "seen.images")], ids=["arm", "criterion"]
+)
+def test_own_code_that_fails_before_it_is_used_can_be_corrected(lab, load, wrong):
+    """The dense networks, trained before any arm or criterion is called, need not be trained again."""
+    load("one.py", LAB.replace(*wrong))
+    settings = SMALL.changed(arms=["ticket", "halved", "by_brightness"])
+    with pytest.raises(LabError, match="failed"):
+        run(settings, lab / "run", quiet=True)
+    (dense,) = (lab / "run/tickets").iterdir()
+    trained = dense.stat().st_mtime_ns
+    load("two.py", LAB)
+    assert len(run(settings, lab / "run", quiet=True)[0]) == 4
+    assert dense.stat().st_mtime_ns == trained and "trained_again" not in read_record(lab / "run")
+    load("three.py", LAB.replace(*wrong))
+    with pytest.raises(LabError, match="has changed since"):
+        run(settings.changed(trials=2), lab / "run", quiet=True)
+
+
+def test_own_code_that_fails_in_a_later_arm_is_corrected_alone(lab, load):
+    """What the finished rounds used must stay as it was; an arm that was added to them may still be corrected."""
+    load("one.py", LAB)
+    run(SMALL.changed(arms=["ticket", "by_brightness"]), lab / "run", quiet=True)
+    both = SMALL.changed(arms=["ticket", "by_brightness", "halved"])
+    load("two.py", LAB.replace("w / 2", "w / zero"))
+    with pytest.raises(LabError, match="arm 'halved' failed"):
+        run(both, lab / "run", quiet=True)
+    load("three.py", LAB.replace("w / 2", "w / 3").replace("pixels.abs", "pixels.sin"))
+    with pytest.raises(LabError, match="the code of criterion brightness has changed since"):
+        run(both, lab / "run", quiet=True)
+    load("four.py", LAB.replace("w / 2", "w / 3"))
+    assert len(run(both, lab / "run", quiet=True)[0]) == 4
+
+
 def test_a_run_of_other_own_code_is_not_unpacked_over_one_that_is_here(lab, monkeypatch):
     """Both have the same key, which has names of functions alone; without the code, other runs are unpacked still."""
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lthcore.arms import arm_of, criterion_of
 from lthcore.costs import costs_of
 from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError, counted, one_line
@@ -69,8 +70,8 @@ class RunFolder:
         self.lineage = Lineage()
         self.user_code = digests_of_user_code(settings)
         if self.record:
-            self._check_code()
             self._read()
+            self._check_code()
 
     @property
     def missing(self) -> list[Replicate]:
@@ -180,13 +181,30 @@ class RunFolder:
                 ) from None
 
     def _check_code(self) -> None:
+        """Raise LabError if user-defined code that a training run or a mask depends on has changed since."""
         before = self.record.get("own_code", {})
         changed = [name for name, digest in self.user_code.items() if before.get(name, digest) != digest]
-        if changed and self._has_begun:
+        if changed := [name for name in changed if self._has_used(name)]:
             raise LabError(
                 f"results: the code of {', '.join(changed)} has changed since the trainings in {self.folder}; give the "
                 "new code another name, or run with --force (in Python force=True) to start afresh"
             )
+
+    def _has_used(self, code: str) -> bool:
+        """Whether a training run or a mask depends on this code, named as in `digests_of_user_code`.
+
+        Dense networks are trained before any arm or criterion is called. If one of these fails then, it can be
+        corrected, and the run continues with its dense networks.
+        """
+        kind, _, name = code.rpartition(" of ")[2].partition(" ")
+        saved = [r for r in planned(self.settings) if r in self.tickets or r in self.checkpoints]
+        pruned = [replicate for replicate in (*self.rows, *saved) if replicate.round]
+        if kind == "arm":
+            return any(replicate.arm == name for replicate in pruned)
+        if kind == "criterion":
+            sources = {source for _, source in self.lineage.known} | {arm_of(r.arm).masks for r in pruned}
+            return any((criterion_of(source) or self.settings.criterion) == name for source in sources)
+        return self._has_begun
 
     def _tables(self) -> dict[str, str]:
         """Return the text of rounds.csv and curves.csv, in planned order whatever the order of training."""
