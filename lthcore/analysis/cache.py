@@ -18,7 +18,7 @@ from lthcore.lottery.methods import settings_of
 from lthcore.models import build
 from lthcore.runs.checkpoints import load_state, state_path
 from lthcore.runs.files import read_record, read_table, read_tables, write_run
-from lthcore.runs.lock import locked
+from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.provenance import COMMIT, versions
 from lthcore.settings import Recipe, Settings
 from lthcore.training.loop import one_thread
@@ -118,7 +118,7 @@ def cached_table(
         with one_thread():
             table = make(tickets)
         made = {"trainings": tickets.record["trainings_done"], "commit": COMMIT, "versions": versions()}
-        with locked(folder / "checkpoints" / "lock.json", wait=True):  # others may write other tables of the run
+        with locked(folder / LOCK, wait=True):  # others may write other tables of the run
             text = json.dumps(_made(folder) | {name: made}, indent=2) + "\n"
             write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), NOTES: text})
     return read_table(folder, path.name)

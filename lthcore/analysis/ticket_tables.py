@@ -19,7 +19,7 @@ from lthcore.lottery.search import untrained_networks
 from lthcore.masks import Mask
 from lthcore.models import Weights
 from lthcore.runs.files import read_file, read_record, read_table, write_run
-from lthcore.runs.lock import locked
+from lthcore.runs.lock import LOCK, locked
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import TrainState
@@ -64,7 +64,7 @@ def write_ticket_tables(folder: Path) -> None:
 
     structure, distributions = tables_of_tickets(ticket, settings)
     tables = {STRUCTURE: structure.to_csv(index=False), DISTRIBUTIONS: distributions.to_csv(index=False)}
-    with locked(folder / "checkpoints" / "lock.json", wait=True):
+    with locked(folder / LOCK, wait=True):
         write_run(folder, read_record(folder), tables)
 
 

@@ -18,7 +18,7 @@ from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned, settings_of
 from lthcore.paths import PROFILES
 from lthcore.runs.files import digest, read_record, read_table, replicate_of, rows_of, write, write_json
-from lthcore.runs.lock import locked
+from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.schemas import COLUMNS, check_record, check_table, check_whole
 
 # the only files that an archive contains, and the only ones unpacked: tickets and checkpoints stay on the machine that
@@ -110,7 +110,7 @@ def unpack(archive: Path, root: Path) -> list[str]:
             going_in[root / name] = files
     with ExitStack() as held:
         for folder in going_in:
-            held.enter_context(locked(folder / "checkpoints" / "lock.json"))
+            held.enter_context(locked(folder / LOCK))
         try:
             for folder, files in going_in.items():
                 _stage(folder, files)

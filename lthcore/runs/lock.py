@@ -19,6 +19,8 @@ try:
 except ImportError:  # the module does not exist on Windows
     fcntl = None
 
+LOCK = "checkpoints/lock.json"  # file in a run's folder that is locked while a process works there
+
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
@@ -50,11 +52,26 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
+def holder(path: Path) -> str | None:
+    """Return which process holds the lock on the file `path`, in words; None if no process does, or none can tell."""
+    if fcntl is None or not path.exists():
+        return None
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _owner(path)
+        except OSError:
+            return None
+    return None
+
+
 def _owner(path: Path) -> str:
+    """Return in words which process last held the lock on the file `path`."""
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
         age = timedelta(seconds=round(time.time() - owner["since"]))
-        return f"process {owner['process']} on {owner['host']}, since {age}"
+        return f"process {owner['process']} on {owner['host']}, for {age}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 

@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 from lthcore.errors import LabError, counted
 from lthcore.lottery.methods import planned
+from lthcore.paths import folder_of
 from lthcore.runs.estimate import needs_timing, seconds_left
 from lthcore.runs.experiments import Experiment
+from lthcore.runs.lock import LOCK, holder
+from lthcore.runs.saved_states import SavedStates
 from lthcore.runs.status import status_of
 
 FEW = 20  # maximum number of experiments that a plan lists one by one
@@ -58,9 +61,15 @@ def state_line(experiment: Experiment, root: Path | None = None, force: bool = F
         left_out = len(planned(experiment.settings)) - total
         but = f"; {left_out:,} could not start from ones that diverged" if left_out else ""
         return f"done ({counted(total, 'training')}{but})"
-    begun = f"{done:,} of {total:,} trainings done" if done else counted(total, "training")
+    folder = folder_of(experiment.name, root)
+    saved = SavedStates(folder / "checkpoints", experiment.settings)
+    begun = 0 if force else sum(replicate in saved for replicate in status.missing)
+    far = f"{done:,} of {total:,} trainings done" if done or begun else counted(total, "training")
+    far += f", {begun} begun" if begun else ""
     asked, rest = (", all that was asked for", "the rest ") if status.is_drawn else ("", "")
-    return f"{begun}{asked}, {rest}about {duration(seconds_left(experiment, root, force))} here"
+    owner = holder(folder / LOCK)
+    running = f"; in use by {owner}" if owner else ""
+    return f"{far}{asked}, {rest}about {duration(seconds_left(experiment, root, force))} here{running}"
 
 
 class StudyRow(NamedTuple):

@@ -25,7 +25,7 @@ from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
 from lthcore.runs.experiments import SOURCE
 from lthcore.runs.files import read_tables
 from lthcore.runs.folder import RunFolder
-from lthcore.runs.lock import locked, stopped_by_sigterm
+from lthcore.runs.lock import LOCK, locked, stopped_by_sigterm
 from lthcore.runs.plan import duration
 from lthcore.runs.progress import RunProgress
 from lthcore.settings import Recipe, Settings
@@ -68,7 +68,7 @@ def run(
         seconds = duration(seconds_of(settings, present.missing))
         print(f"{settings.key}: {counted(len(present.missing), 'training')}, about {seconds} here", flush=True)
     folder = Path(folder)
-    with locked(folder / "checkpoints" / "lock.json"), stopped_by_sigterm(folder / STOP) as asked:
+    with locked(folder / LOCK), stopped_by_sigterm(folder / STOP) as asked:
         files = RunFolder(folder, settings, force)  # read again: it may have changed before it was locked
         files.use_data(data)
         if force:

@@ -22,7 +22,7 @@ from lthcore.lottery.start import begin
 from lthcore.masks import apply, counts, equal, full_mask, percent_left, shuffled
 from lthcore.models import build
 from lthcore.pruning.allocation import layer_rates, prune
-from lthcore.runs.lock import locked
+from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 from lthcore.training.loop import train
@@ -87,7 +87,7 @@ def test_two_that_make_tables_of_one_run_at_once_both_leave_their_notes(folder, 
 
     monkeypatch.setattr(cache, "locked", noted)
     other = threading.Thread(target=cached_table, args=(place, "mine", make))
-    with locked(place / "checkpoints" / "lock.json"):
+    with locked(place / LOCK):
         other.start()
         assert waits.wait(600)
         assert other.is_alive() and not (place / "mine.csv").exists()

@@ -20,7 +20,7 @@ from lthcore.runs import archives, checkpoints, executor, files, runner
 from lthcore.runs.archives import pack, unpack
 from lthcore.runs.files import digest, read_record, read_table, read_tables
 from lthcore.runs.folder import RunFolder
-from lthcore.runs.lock import locked
+from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
 
@@ -410,7 +410,7 @@ def test_a_kill_while_unpacking_leaves_tables_that_can_be_read_and_completed(ren
 
 def test_a_run_at_work_is_not_unpacked_into(root, tmp_path):
     run(RUN.changed(rounds=0), tmp_path / NAME, quiet=True)
-    with locked(tmp_path / NAME / "checkpoints" / "lock.json"), pytest.raises(LabError, match="is in use by process"):
+    with locked(tmp_path / NAME / LOCK), pytest.raises(LabError, match="is in use by process"):
         unpack(root / "tables.tar.gz", tmp_path)
     assert len(read_tables(tmp_path / NAME)[0]) == 1
 

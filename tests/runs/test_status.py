@@ -1,6 +1,7 @@
 """Status of a run: `lth list`, `lth show`, the figures and the runner agree on what is complete."""
 
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -11,8 +12,10 @@ from lthcore.runs.estimate import seconds_left
 from lthcore.runs.experiments import LONGEST, NAME, Experiment, changes, named
 from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.folder import RunFolder
+from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.plan import state_line
 from lthcore.runs.runner import run
+from lthcore.runs.saved_states import SavedStates
 from lthcore.runs.status import changed_runs, status_of
 from lthcore.settings import Settings
 from lthcore.training.state import Replicate
@@ -56,6 +59,20 @@ def test_of_a_run_with_nothing_some_and_all_of_it_done(experiment, tmp_path):
     assert "6 of 10 trainings done, all that was asked for, the rest about" in state_line(experiment)
     run(SETTINGS, folder, quiet=True)
     assert agreed(experiment, tmp_path) == (True, True, 0)
+
+
+def test_a_run_that_is_at_work_is_said_to_be(experiment, tmp_path):
+    """A training run that has been begun has a checkpoint; what remains of it counts as a whole one."""
+    folder = tmp_path / "results" / experiment.name
+    run(SETTINGS.changed(rounds=0), folder, quiet=True)
+    SavedStates(folder / "checkpoints", SETTINGS).path(Replicate("ticket", 0, 0, 1)).touch()
+    stopped = state_line(experiment)
+    assert "2 of 10 trainings done, 1 begun, all that was asked for, the rest about" in stopped and stopped.endswith(
+        " here"
+    )
+    with locked(folder / LOCK):
+        assert f"here; in use by process {os.getpid()} on " in state_line(experiment)
+    assert state_line(experiment) == stopped
 
 
 def test_of_a_run_with_other_settings_in_its_folder(experiment, tmp_path):
