@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   lth figures                                         redraw all figures in figures/
   lth figures paper/iterative_pruning/lenet_mnist     draw one run, beside its tables
   lth scorecard                                       grade the paper's claims by the tables
+  lth queue --profile cpu --ask                       print the queue's plan and its time, and ask before it begins
   lth queue --profile paper --time-limit 600 --pack tables.tar.gz   run the queue for ten minutes and pack its tables
   lth queue --engine ray --gpus-per-run .25           run the queue on Ray
   lth unpack tables.tar.gz                            merge packed tables into results/
@@ -208,10 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--no-notebook", action="store_true", help="train without executing the notebook; needs no Jupyter"
     )
-    sub.add_argument(
-        "--ask", action="store_true", help="print the plan and its estimated time, and ask for confirmation"
-    )
-    sub.add_argument("--yes", action="store_true", help="with --ask, start without confirmation")
+    _may_ask(sub)
     sub.add_argument("--force", action="store_true", help="first delete the present results of these runs")
     sub = command("notebook", "notebook.notebook_command", "execute a notebook headless and print its output")
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
@@ -260,6 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--time-limit", type=_positive, default=float("inf"), metavar="S", help="stop cleanly after S seconds"
     )
+    _may_ask(sub)
     sub.add_argument("--pack", metavar="FILE", help="at the end, pack the profile's tables into FILE (.tar.gz)")
     sub.add_argument("--only", default="", metavar="NAME", help="only experiments whose name contains NAME")
     sub.add_argument("--notebooks", action="store_true", help="also execute each finished experiment's notebook")
@@ -284,6 +283,13 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="+", metavar="NAME", help="data set, such as mnist or cifar10; an unknown name lists them all"
     )
     return parser
+
+
+def _may_ask(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--ask", action="store_true", help="print the plan and its estimated time, and ask for confirmation"
+    )
+    sub.add_argument("--yes", action="store_true", help="with --ask, start without confirmation")
 
 
 def _share(text: str) -> float:

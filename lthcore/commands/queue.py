@@ -13,6 +13,7 @@ from lthcore.errors import LabError, TimeLimit, counted, one_line
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror, mirror_of, pack, unpack
 from lthcore.runs.experiments import Experiment
+from lthcore.runs.plan import ask_whether_to_begin, print_plan
 from lthcore.runs.queue import queued
 from lthcore.runs.runner import run
 from lthcore.runs.status import status_of
@@ -30,6 +31,10 @@ def queue_command(options: argparse.Namespace) -> None:
         print(f"lth: {error}", file=sys.stderr)
     if options.notebooks:
         check_jupyter()
+    if options.ask:
+        print_plan(list({e.name: e for e in experiments}.values()))  # later entries of an experiment ask for more
+        if not options.yes:
+            ask_whether_to_begin()
     failures = []
     if options.mirror:
         mirror_of(options.mirror)  # an unreachable mirror is reported before the training, not after it

@@ -43,9 +43,9 @@ def print_plan(experiments: list[Experiment], force: bool = False) -> None:
 def ask_whether_to_begin() -> None:
     """Ask on the terminal whether to begin. Raises LabError if the answer is not yes, or if there is no terminal."""
     if not sys.stdin.isatty():
-        raise LabError("run: there is no terminal to ask for confirmation; confirm with --yes (make: YES=1)")
+        raise LabError("there is no terminal to ask for confirmation; confirm with --yes (make: YES=1)")
     if input("begin? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise LabError("run: nothing was begun; name fewer params files, or a smaller --profile")
+        raise LabError("nothing was begun; name fewer experiments, or a smaller --profile")
 
 
 def state_line(experiment: Experiment, root: Path | None = None, force: bool = False) -> str:
