@@ -19,8 +19,14 @@ def project_root() -> Path:
 
 
 def results_root() -> Path:
-    """Return the folder of all runs: `LTH_RESULTS` if set, else results/ of the project."""
-    return Path(os.environ.get("LTH_RESULTS") or project_root() / "results")
+    """Return the folder of all runs: `LTH_RESULTS` if set, else results/ of the project.
+
+    Raises LabError if this is a file.
+    """
+    root = Path(os.environ.get("LTH_RESULTS") or project_root() / "results")
+    if root.is_file():
+        raise LabError(f"results: {root} is a file, not a folder; set LTH_RESULTS to a folder")
+    return root
 
 
 def folder_of(name: str, root: Path | None = None) -> Path:

@@ -560,6 +560,14 @@ def test_a_file_that_holds_no_data_set_is_one_line(arrays, what, tmp_path):
         dataset_of("nowhere.npz")
 
 
+@pytest.mark.parametrize("write", [lambda file: file.write(b"text"), lambda file: np.save(file, LABELS)])
+def test_a_file_that_is_no_archive_of_arrays_is_one_line(write, tmp_path):
+    with (tmp_path / "other.npz").open("wb") as file:
+        write(file)
+    with pytest.raises(LabError, match="other.npz is not an .npz file as numpy.savez writes it"):
+        dataset_of(str(tmp_path / "other.npz"))
+
+
 def test_images_of_three_channels_may_have_them_last(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
     np.savez(tmp_path / "last.npz", images=colours, labels=LABELS, test_images=colours[:3], test_labels=LABELS[:3])

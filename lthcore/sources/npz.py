@@ -43,6 +43,8 @@ def npz_dataset(name: str, path: Path) -> Dataset:
 
 def read_npz(path: Path) -> Raw:
     """Read the images and labels of an .npz file. Raises LabError if the file or its arrays are invalid."""
+    if not zipfile.is_zipfile(path):  # np.load would take it for a file of pickled objects
+        raise LabError(f"data: {path} is not an .npz file as numpy.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

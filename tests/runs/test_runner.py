@@ -602,6 +602,9 @@ def test_tables_of_nothing_are_an_error(tmp_path):
 def test_results_root_is_where_it_is_said_to_be(tmp_path, monkeypatch):
     monkeypatch.setenv("LTH_RESULTS", str(tmp_path / "elsewhere"))
     assert results_root() == tmp_path / "elsewhere"
+    (tmp_path / "elsewhere").touch()
+    with pytest.raises(LabError, match="elsewhere is a file, not a folder"):
+        results_root()
     monkeypatch.delenv("LTH_RESULTS")
     for folder in ("params", "notebooks/deep"):
         (tmp_path / folder).mkdir(parents=True)
