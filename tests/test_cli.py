@@ -306,9 +306,8 @@ def test_several_params_files_are_planned_and_then_run(project, capsys):
     both = ("params/lab/tiny.yaml", "params/lab/other.yaml")
     assert lth("run", *both, "--profile", "smoke", "--no-notebook") == 0
     out = capsys.readouterr().out
-    first, *lines = [
-        line for line in out.splitlines() if "timing networks" not in line
-    ]  # a note, if it was not timed before
+    noted = "timing networks"  # if these were not timed before
+    first, *lines = [line for line in out.splitlines() if noted not in line]
     assert first == "plan, profile smoke:" and re.match(r" +lab/tiny +4 trainings, about \d+ s here", lines[0])
     assert re.match(r" +lab/other +1 training, about", lines[1])
     assert re.search(r"about \d+ s in all on this machine", out)
