@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
 from lthcore.arms import arm_of
-from lthcore.report.layout import captioned, in_percent, new_figure
+from lthcore.report.layout import captioned, in_percent, in_thousands, new_figure
 from lthcore.report.plots import absent
 from lthcore.report.tables import round_nearest
 
@@ -61,6 +61,7 @@ def plot_curves(
         axes.fill_between(spread.index, spread["min"], spread["max"], color=colours[k], alpha=0.15, linewidth=0)
     axes.set_xlabel("training iterations")
     axes.xaxis.set_major_locator(MaxNLocator(4))
+    in_thousands(axes.xaxis)
     accuracy = "accuracy" in column
     if accuracy:
         in_percent(axes.yaxis)

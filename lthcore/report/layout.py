@@ -41,8 +41,8 @@ def new_figure(rows: int, columns: int, size: tuple[float, float] | None = None)
 def sparsity_axis(axes: Axes) -> None:
     """Make the x-axis a labelled, falling logarithmic axis of weights remaining, with ticks at points of the lines.
 
-    It reaches from the largest to the smallest of these points. If the lines have points near four or more of the
-    paper's ticks (TICKS), only those points have ticks.
+    It reaches from the largest to the smallest of these points, which have ticks. If the lines have points near four or
+    more of the paper's ticks (TICKS), these are the other ticks.
     """
     axes.set_xscale("log")
     drawn = [line.get_xdata() for line in axes.lines if line.get_transform() == axes.transData]
@@ -54,7 +54,7 @@ def sparsity_axis(axes: Axes) -> None:
     place = axes.get_subplotspec()
     wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, approximately
     apart = (highest / lowest) ** (LABEL / wide)  # smallest ratio of neighbouring ticks whose labels do not touch
-    axes.set_xticks(papers if len(papers) > 3 else _thinned(levels, apart))
+    axes.set_xticks(_thinned(papers if len(papers) > 3 else levels, apart, lowest))
     digits = "{:.1f}" if len(papers) > 3 else "{:.3g}"
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}" if tick > 99.9 else digits.format(tick)))
     axes.minorticks_off()
@@ -80,11 +80,16 @@ def in_percent(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))
 
 
+def in_thousands(axis: Axis) -> None:
+    """Label the whole numbers on an axis with separators of thousands, as in the text."""
+    axis.set_major_formatter("{x:,.0f}")
+
+
 def in_decades(axes: Axes) -> None:
     """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 times powers of ten."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.0f}"))
+    in_thousands(axes.yaxis)
     axes.minorticks_off()
 
 
@@ -104,13 +109,13 @@ def cut_below(axes: Axes, accuracies: Iterable[float], sweep: bool = False) -> N
         axes.set_gid(CUT_BELOW)
 
 
-def _thinned(levels: list[float], apart: float) -> list[float]:
-    """Return a subset of these falling levels in which neighbours differ by at least a factor `apart`."""
+def _thinned(levels: list[float], apart: float, last: float) -> list[float]:
+    """Return some of these falling levels, and the `last`; neighbours differ by at least a factor `apart`."""
     shown = levels[:1]
     for level in levels[1:]:
-        if shown[-1] / level >= apart:
+        if shown[-1] / level >= apart and level / last >= apart:
             shown.append(level)
-    return shown
+    return [*shown, last] if shown[-1] / last >= apart else shown
 
 
 def caption_of(what: str, *folders: Path) -> str:

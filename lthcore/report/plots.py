@@ -27,6 +27,7 @@ from lthcore.report.layout import (
     cut_below,
     in_decades,
     in_percent,
+    in_thousands,
     legend_above,
     new_figure,
     one_legend,
@@ -95,6 +96,7 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
     )
     if "iteration" in column:
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
+        in_thousands(axes.yaxis)
     if column == "es_iteration" and cut_off(part).any():
         means = part.assign(ended=cut_off(part)).groupby(left)[[column, "ended"]].mean()
         means = means[means["ended"] > 0]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -527,6 +528,19 @@ def test_ticks_are_where_points_are_and_say_so():
     axes.figure.canvas.draw()
     assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "40.8", "17.2", "7.1", "2.9"]
     assert list(axes.get_xticks()) == list(lefts.values())
+
+
+@pytest.mark.parametrize("lefts", [[100 * 0.64**k for k in range(11)], [100 * 0.8**k for k in range(24)]])
+def test_the_fewest_weights_have_a_tick(lefts):
+    """A reader asks first how far a network was pruned; neighbouring labels must not touch."""
+    rounds, _ = tables("ticket")
+    dense = rounds[rounds["round"] == 0]
+    rounds = pd.concat([dense.assign(round=k, percent_left=left) for k, left in enumerate(lefts)])
+    axes = plots.plot_against_sparsity(rounds, "final_test_accuracy")
+    axes.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert axes.get_xticks()[-1] == min(lefts) and axes.get_xticklabels()[-1].get_text()
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_a_setting_that_falls_far_behind_does_not_make_the_others_of_a_sweep_look_alike():

@@ -11,7 +11,7 @@ from lthcore.analysis import early_bird
 from lthcore.analysis.cache import cached_table
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import profile_of, run_with, runs_of
-from lthcore.report.layout import caption_of, captioned, in_percent, legend_above, new_figure
+from lthcore.report.layout import caption_of, captioned, in_percent, in_thousands, legend_above, new_figure
 from lthcore.report.plots import from_dark_to_light, plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gaps
@@ -111,6 +111,7 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
     for axes in (still, alike):
         axes.set_xlabel("training iterations")
         axes.xaxis.set_major_locator(MaxNLocator(4))
+        in_thousands(axes.xaxis)
     in_percent(still.yaxis)
     arms = {arm: arm_of(arm).label for arm in ("ticket", "oneshot", "by_snip")}
     plot_arms(rounds, arms, "final_test_accuracy", accuracy, "Pruned when first stable")
