@@ -37,7 +37,7 @@ from lthcore.report.figure_specs import (
 from lthcore.report.finished_runs import profile_of
 from lthcore.report.paper_words import HERE, PAPER
 from lthcore.report.plots import Series
-from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.run_tables import has_whole_trial, read_whole_trials
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import has_results, read_record, read_table
@@ -61,14 +61,14 @@ def variants(run: str) -> list[str]:
 
 
 def largest_run(root: Path, name: str, arms: tuple[str, ...] = (), profiles: tuple[str, ...] = PROFILES) -> Path | None:
-    """Return the folder of `<notebook>/<variant>` at the largest profile that has tables, or None.
+    """Return the folder of `<notebook>/<variant>` at the largest profile that has tables of a whole trial, or None.
 
     With `arms`, the folder with most of these arms is preferred, even at a smaller profile. The run that INSTEAD names
     for this one is then a candidate too.
     """
     names = [name, INSTEAD[name]] if arms and name in INSTEAD else [name]
     folders = [Path(root) / profile / one for one in names for profile in reversed(profiles)]
-    folders = [folder for folder in folders if has_results(folder)]
+    folders = [folder for folder in folders if has_whole_trial(folder)]
     return max(folders, key=lambda folder: len(set(arms) & _arms(folder)) if arms else 0, default=None)
 
 

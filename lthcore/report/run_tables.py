@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lthcore.analysis.statistics import half_widths
-from lthcore.runs.files import read_table, read_tables
+from lthcore.runs.files import has_results, read_record, read_table, read_tables
 
 TICKETS = ("ticket", "dynamic")  # the arms whose last round tells how far a trial is
 NEAR = 0.06  # relative tolerance between a percentage that is asked for and that of the nearest round
@@ -28,6 +28,15 @@ def read_whole_trials(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def whole_trials(folder: Path) -> int:
     """Return the number of trials of a run that `read_whole_trials` keeps."""
     return without_trials_on_their_way(read_table(folder, "rounds.csv"))["trial"].nunique()
+
+
+def has_whole_trial(folder: Path) -> bool:
+    """Return whether a run has a trial with all the rounds that were asked for, or one whose ticket diverged before."""
+    if not has_results(folder):
+        return False
+    rounds, settings = read_table(folder, "rounds.csv"), read_record(folder).get("settings", {})
+    tickets = rounds[rounds["arm"].isin(TICKETS)]
+    return bool(tickets["round"].max() >= settings.get("rounds", 0) or tickets["diverged"].eq(True).any())
 
 
 def without_trials_on_their_way(rounds: pd.DataFrame) -> pd.DataFrame:

@@ -338,6 +338,18 @@ def test_largest_profile_with_tables_wins(tmp_path):
     assert paper_figures.largest_run(tmp_path, RUN) == tmp_path / "cpu" / RUN
 
 
+def test_the_papers_figures_wait_for_a_whole_trial(tmp_path):
+    """A search on its way has only the first points of its lines; `lth figures RUN` draws them."""
+    small = write(tmp_path, "cpu", "ticket", "reinit", "random")
+    last = int(tables("ticket")[0]["round"].max())
+    large = write(tmp_path, "paper", "ticket", "reinit", "random", settings={"iterations": 2000, "rounds": last + 1})
+    assert paper_figures.largest_run(tmp_path, RUN) == small
+    rounds = pd.read_csv(large / "rounds.csv")
+    ended = (rounds["arm"] == "ticket") & (rounds["trial"] == 1) & (rounds["round"] == last)
+    rounds.assign(diverged=rounds["diverged"] | ended).to_csv(large / "rounds.csv", index=False)
+    assert paper_figures.largest_run(tmp_path, RUN) == large
+
+
 def test_captions_of_any_run_say_how_much_of_it_is_done(tmp_path):
     folder = write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
     assert all("20 of 33 trainings done" in caption(f) for f in paper_figures.figures_of(folder).values())

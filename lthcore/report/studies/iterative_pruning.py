@@ -10,13 +10,13 @@ from lthcore.analysis.statistics import mean_accuracy
 from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES
 from lthcore.report.figure_specs import LENET
-from lthcore.report.finished_runs import runs_of
+from lthcore.report.finished_runs import profile_of, runs_of
 from lthcore.report.paper_figures import largest_run
 from lthcore.report.published import published
 from lthcore.report.run_tables import RunTables, read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import described
-from lthcore.runs.files import has_results, read_record
+from lthcore.runs.files import read_record
 from lthcore.settings import Recipe
 
 
@@ -67,14 +67,13 @@ def committed(root: Path) -> str:
 
 
 def convolutional(root: Path) -> str:
-    """Return the findings for convolutional networks in Markdown, each at the largest profile with a pruned round."""
+    """Return the findings for convolutional networks in Markdown, each at the largest profile with a whole trial."""
     parts = []
     for variant, (network, percents) in CONVOLUTIONAL.items():
-        folders = [root / profile / "iterative_pruning" / variant for profile in reversed(PROFILES[1:])]
-        folder = next((f for f in folders if has_results(f) and RunTables.read(f).rounds["round"].max() > 0), None)
-        if folder is None:
+        folder = largest_run(root, f"iterative_pruning/{variant}", profiles=PROFILES[1:])
+        if folder is None or RunTables.read(folder).rounds["round"].max() == 0:
             continue
-        record, profile, rounds = read_record(folder), folder.parents[1].name, read_whole_trials(folder)[0]
+        record, profile, rounds = read_record(folder), profile_of(folder), read_whole_trials(folder)[0]
         s, n, n_test = record["settings"], RunTables.of(rounds).n, record["n_test"]
         p = rounds[rounds["round"] == 0]["es_test_accuracy"].mean()
         settings = (

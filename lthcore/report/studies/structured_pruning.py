@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
-from lthcore.report.finished_runs import runs_beside, runs_of
+from lthcore.report.finished_runs import profile_of, runs_beside, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
@@ -104,7 +104,7 @@ def findings(root: Path) -> list[str]:
         if "reinit" in arms:
             left, criterion = last["percent_left"].mean(), UNITS.get(name, [name])[0]
             lines.append(
-                f"{title} (profile `{folder.parents[1].name}`), {units} pruned by {criterion}, {left:.3g}% of weights "
+                f"{title} (profile `{profile_of(folder)}`), {units} pruned by {criterion}, {left:.3g}% of weights "
                 f"remaining: the tickets' test accuracy at the early stop is {level(arms['ticket'])}; rewinding "
                 f"instead of reinitialising changes it by {gap(arms['ticket'], arms['reinit'])}."
             )
