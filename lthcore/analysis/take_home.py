@@ -39,7 +39,7 @@ from lthcore.training.state import TrainState
 NEAR = 1.15  # largest factor by which the percentage of a ticket may differ from the one asked for
 HOLDS = {  # suffix -> content of an exported file
     ".safetensors": "`weights/<name>`, masked and not trained, for each weight of PyTorch's name; `validation_images`, "
-    "the places of the validation images among the published training images, from 0; the settings of the run as JSON "
+    "the places of the validation images among the training images, from 0; the settings of the run as JSON "
     "in its metadata",
     ".pt": "a state dict of PyTorch, masked and not trained (`torch.load`, `load_state_dict`)",
     ".onnx": "the masked network, not trained, from `images` to logits",
@@ -196,7 +196,7 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"learning rate {s.learning_rate:g} ({s.schedule} schedule) it reaches {accuracy} on the "
         f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
         f"* Inputs: images of shape {image_shape(s)}: {scaling}.",
-        f"* Data: {record.get('data', s.dataset)}.",
+        f"* Data: {record.get('data', s.dataset)}{f'; {split}' if (split := dataset_of(s.dataset).split) else ''}.",
         f"* Validation: {_held_out(s)}.",
         f"* The file: {HOLDS[suffix]}{mask}{compacted_to}.", "",
     ])  # fmt: skip

@@ -32,7 +32,8 @@ class Dataset:
 
     `shape` is (C, H, W). `mean` and `std` are taken over training images in [0, 1]. `reader` reads the data set from
     the data root, and `fetch` downloads it there. `test_here` returns the number of test images on this machine, if it
-    may differ from `n_test`. `mirrored` tells whether a mirrored image still belongs to its class.
+    may differ from `n_test`. `mirrored` tells whether a mirrored image still belongs to its class. `split` tells how
+    the images are divided, where what is published does not say which are test images.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mirrored: bool = True
+    split: str = ""
     fetch: Callable[[Path], None] | None = None
     test_here: Callable[[Path], int] | None = None
 

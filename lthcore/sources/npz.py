@@ -31,13 +31,16 @@ def find_npz(name: str) -> Path:
 def npz_dataset(name: str, path: Path) -> Dataset:
     """Return the data set in an .npz file, under the given name. Raises LabError for an invalid file."""
     raw = read_npz(path)
+    with np.load(path) as file:
+        whole = "test_images" not in file.files
+    n, n_test = len(raw.train_labels) + len(raw.test_labels), len(raw.test_labels)
     values = raw.train_images.reshape(*raw.train_images.shape[:2], -1) / 255
     std = values.std((0, 2))
     return Dataset(
         name, lambda root: read_npz(path), shape=raw.train_images.shape[1:],
         classes=int(max(raw.train_labels.max(), raw.test_labels.max())) + 1, n_train=len(raw.train_labels),
         n_test=len(raw.test_labels), mean=tuple(map(float, values.mean((0, 2)))),
-        std=tuple(float(s) if s > 0 else 1.0 for s in std),
+        std=tuple(float(s) if s > 0 else 1.0 for s in std), split=_split(n, n_test) if whole else "",
     )  # fmt: skip
 
 
@@ -62,6 +65,12 @@ def read_npz(path: Path) -> Raw:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     variant = f"{path.name}: {len(train[1]):,} train, {len(test[1]):,} test, sha256 {digest}"
     return Raw(*train, *test, variant)
+
+
+def _split(n: int, n_test: int) -> str:
+    """Describe how the images of a file without test images are divided."""
+    order = f"with order = numpy.random.RandomState(0).permutation({n})"
+    return f"{order}, test images are order[:{n_test}] and training images order[{n_test}:]"
 
 
 def _checked(path: Path, arrays: dict[str, np.ndarray], *names: str) -> tuple[np.ndarray, np.ndarray]:

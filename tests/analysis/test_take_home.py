@@ -134,6 +134,7 @@ def test_a_file_holds_mask_and_masked_weights_and_a_card_says_what_they_are(root
 def test_a_card_says_how_the_mask_was_found_and_how_images_were_made(arm, how, root):
     card = model_card(replace(load_ticket("small"), arm=arm, settings=SEARCH.changed(image_size=6)), ".pt")
     assert f"* Found by {how}, rewound to iteration 0" in card
+    assert "360 test; bytes are the published numbers times 255 / 16" in card
     assert "images of shape (1, 6, 6): bytes / 255, " in card and "then resized to 6 x 6 pixels" in card
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import re
 import struct
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torchvision.transforms.v2.functional import resize
 
 from lthcore.data import datasets
@@ -22,6 +24,7 @@ from lthcore.paths import data_root
 from lthcore.settings import Settings
 from lthcore.sources import catalogue, cifar
 from lthcore.sources import mnist as mnist_files
+from lthcore.sources.catalogue import dataset_of
 from lthcore.sources.dataset import DATASETS, say_once
 
 DIGITS = Settings(dataset="digits", architecture="mlp", validation=200, device="cpu")
@@ -133,6 +136,26 @@ def test_digits_come_with_scikit_learn_and_have_their_sizes():
     for images, labels in digits.splits.values():
         assert images.dtype == torch.float32 and labels.dtype == torch.int64 and len(images) == len(labels)
         assert set(labels.tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_stranger_can_divide_the_images_in_the_same_way(own, tmp_path):
+    """Cards of exported tickets say how, where what is published does not say which images are for testing."""
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 1, 8, 8) * 255 / 16).round().astype(np.uint8)
+    np.savez(tmp_path / "own.npz", images=pixels, labels=labels)
+    known = dataset_of(str(tmp_path / "own.npz") if own else "digits")
+    order = np.random.RandomState(0).permutation(len(labels))
+    assert (
+        f"with order = numpy.random.RandomState(0).permutation({len(labels)}), test images are order[:" in known.split
+    )
+    n = int(re.search(r"order\[:(\d+)\] and training images order\[\1:\]", known.split)[1])
+    test, train = order[:n], order[n:]
+    raw = known.reader(tmp_path)
+    assert np.array_equal(pixels[test], raw.test_images) and np.array_equal(labels[test], raw.test_labels)
+    assert np.array_equal(pixels[train], raw.train_images) and np.array_equal(labels[train], raw.train_labels)
+    np.savez(tmp_path / "own.npz", images=pixels, labels=labels, test_images=pixels[:9], test_labels=labels[:9])
+    assert dataset_of(str(tmp_path / "own.npz")).split == ""
 
 
 def test_digits_are_normalised_over_the_training_images():
