@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   lth data verify mnist                               check that the data are there and as published
   lth figures                                         redraw all figures in figures/
   lth figures paper/iterative_pruning/lenet_mnist     draw one run, beside its tables
+  lth figures lenet_mnist_sgd lenet_mnist_at_init     draw the tickets of both runs into one figure
   lth scorecard                                       grade the paper's claims by the tables
   lth queue --profile cpu --ask                       print the queue's plan and its time, and ask before it begins
   lth queue --profile paper --time-limit 600 --pack tables.tar.gz   run the queue for ten minutes and pack its tables
@@ -243,10 +244,11 @@ def _parser() -> argparse.ArgumentParser:
         "figures", "report.figures_command", "redraw the paper's and the studies' figures/, or any run; no training"
     )
     sub.add_argument(
-        "run",
-        nargs="?",
+        "runs",
+        nargs="*",
         metavar="RUN",
-        help="draw only this run, also one of your own, and save the figures beside its tables",
+        help="draw only this run, also one of your own, and save the figures beside its tables; draw the tickets of "
+        "several runs together",
     )
     sub.add_argument(
         "--table", action="store_true", help="instead write params/FIGURES.md: which runs each figure needs"

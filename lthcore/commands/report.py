@@ -4,6 +4,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from lthcore.arms import arm_of, criterion_of
 from lthcore.commands.errors import noted, raise_first
 from lthcore.errors import LabError
@@ -12,7 +14,7 @@ from lthcore.registry import CRITERIA
 from lthcore.report import paper_figures
 from lthcore.report.claims import NOT_RUN, UNREADABLE
 from lthcore.report.layout import remove_old, save
-from lthcore.report.paper_figures import figure_of_sweep, figures_of
+from lthcore.report.paper_figures import compared, figure_of_sweep, figures_of
 from lthcore.report.readme import write_pages
 from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
 from lthcore.report.studies import STUDIES
@@ -25,8 +27,11 @@ def figures_command(options: argparse.Namespace) -> None:
 
     The line of a figure that cannot be drawn shows the error. Raises LabError at the end if there was such an error.
     """
-    if options.run:
-        _draw_run(options.run)
+    if len(options.runs) > 1:
+        _draw_together(options.runs)
+        return
+    if options.runs:
+        _draw_run(options.runs[0])
         return
     if options.table:
         path = project_root() / "params" / "FIGURES.md"
@@ -73,9 +78,20 @@ def _draw_run(run: str) -> None:
                 f"note: figures: no criterion {', '.join(unknown)} is registered here, so that its arms have a plain "
                 "label and a spare colour; give the plugin that registers it (--plugin FILE)"
             )
+    _save(figures, place)
+
+
+def _draw_together(runs: list[str]) -> None:
+    """Draw the tickets of several runs into one figure, in a folder beside the first run."""
+    folders = list(dict.fromkeys(map(find_run, runs)))
+    together = f"{folders[0].name}_and_{len(folders) - 1}_more"
+    _save({together: figure_of_sweep(compared(folders))}, folders[0].parent / "figures")
+
+
+def _save(figures: dict[str, Figure], folder: Path) -> None:
+    """Save figures by name in a folder, and print their paths."""
     for name, figure in figures.items():
-        paths = save(figure, place, name)
-        print(f"{name}: {', '.join(short(path) for path in paths)}")
+        print(f"{name}: {', '.join(short(path) for path in save(figure, folder, name))}")
 
 
 def scorecard_command(options: argparse.Namespace) -> None:

@@ -43,8 +43,10 @@ from lthcore.runs.experiments import load_experiments
 from lthcore.runs.files import has_results, read_record, read_table
 from lthcore.runs.provenance import hardware
 from lthcore.runs.timing import timed
+from lthcore.settings import EXTENT
 from lthcore.training.parallel import worker_count
 
+FEW = 3  # maximum number of settings in the label of a line
 BARS, BANDS = "bars: range of trials", "bands: range of trials"
 
 
@@ -229,6 +231,23 @@ def figure_of_sweep(folders: dict[str, Path]) -> Figure:
     tables = {label: read_whole_trials(folder)[0] for label, folder in folders.items()}
     columns = [c for c in (*PAIR, "final_test_accuracy") if any(rounds[c].notna().any() for rounds in tables.values())]
     return plots.panels(_series_of(tables, ("ticket",)), {c: TITLES[c] for c in columns}, describe(*folders.values()))
+
+
+def compared(folders: Iterable[Path]) -> dict[str, Path]:
+    """Return label -> folder for runs to be compared: the settings in which they differ, if these are few, or names.
+
+    The number of trials and other settings that say how much of an experiment is run do not count. Raises LabError for
+    runs on different data sets, whose accuracies have no axis in common.
+    """
+    folders = list(folders)
+    settings = [{k: v for k, v in read_record(f).get("settings", {}).items() if k not in EXTENT} for f in folders]
+    if len(data := sorted({str(s.get("dataset")) for s in settings})) > 1:
+        raise LabError(f"figures: these runs are on {' and '.join(data)}; draw only runs on one data set together")
+    differ = [key for key in settings[0] if any(s.get(key) != settings[0][key] for s in settings)]
+    labels = [", ".join(f"{key.replace('_', ' ')} {s.get(key)}" for key in differ) for s in settings]
+    if not 0 < len(differ) <= FEW or len(set(labels)) < len(labels):
+        labels = ["/".join(folder.parts[-3:]) for folder in folders]
+    return dict(zip(labels, folders, strict=True))
 
 
 def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:

@@ -377,6 +377,21 @@ def test_the_runs_of_a_sweep_are_drawn_together_and_found_by_its_name(tmp_path, 
     assert find_sweep("my_lab/rates") == find_sweep(".") == {}  # a run has this name itself, or is in this folder
 
 
+def test_runs_that_are_drawn_together_are_told_apart_by_their_settings(tmp_path):
+    about = {"dataset": "mnist", "iterations": 2000, "learning_rate": 0.1, "trials": 3}
+    first = write(tmp_path, "cpu", "ticket", "reinit", run="my_lab/rates", settings=about)
+    second = write(tmp_path, "cpu", "ticket", run="my_lab/fast", settings=about | {"learning_rate": 0.2, "trials": 2})
+    runs = paper_figures.compared([first, second])
+    assert runs == {"learning rate 0.1": first, "learning rate 0.2": second}
+    lines = [text.get_text() for text in paper_figures.figure_of_sweep(runs).legends[0].get_texts()]
+    assert lines == ["learning rate 0.1", "learning rate 0.2"]
+    same = write(tmp_path, "paper", "ticket", run="my_lab/rates", settings=about)
+    assert paper_figures.compared([first, same]) == {"cpu/my_lab/rates": first, "paper/my_lab/rates": same}
+    other = write(tmp_path, "cpu", "ticket", run="my_lab/digits", settings=about | {"dataset": "digits"})
+    with pytest.raises(LabError, match="these runs are on digits and mnist; draw only runs on one data set together"):
+        paper_figures.compared([first, other])
+
+
 def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
     assert all(paper_figures.draw(name, tmp_path / "results") is None for name in paper_figures.FIGURES)
     assert not list(tmp_path.rglob("*.png"))
