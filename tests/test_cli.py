@@ -16,7 +16,7 @@ from lthcore import cli
 from lthcore.cli import main
 from lthcore.errors import TimeLimit
 from lthcore.paths import project_root, results_root
-from lthcore.report import figure_specs, paper_figures
+from lthcore.report import figure_specs, figures_table, paper_figures
 from lthcore.report.study import Study
 from lthcore.runs.experiments import load_experiment
 from lthcore.runs.files import read_record, read_tables
@@ -739,7 +739,7 @@ def test_the_scorecard_of_no_tables_grades_nothing(project, tmp_path, capsys):
 def test_the_table_of_figures_is_written_with_costs(project, capsys, monkeypatch):
     (project / "params/iterative_pruning").mkdir()
     (project / f"params/{figure_specs.LENET}.yaml").write_text(TINY)
-    monkeypatch.setattr(paper_figures, "FIGURES", {4: paper_figures.FIGURES[4]})
+    monkeypatch.setattr(figures_table, "FIGURES", {4: paper_figures.FIGURES[4]})
     assert lth("figures", "--table") == 0
     text = (project / "params/FIGURES.md").read_text()
     run = figure_specs.LENET_RUN

@@ -27,7 +27,8 @@ from lthcore.report import readme, scorecard
 from lthcore.report.claims import NOT_RUN, load_claims
 from lthcore.report.figure_specs import FIGURES, LENET_RUN, NOTEBOOK
 from lthcore.report.finished_runs import runs_of
-from lthcore.report.paper_figures import describe, largest_run, variants
+from lthcore.report.layout import describe
+from lthcore.report.paper_figures import largest_run, variants
 from lthcore.report.reproductions import reproductions
 from lthcore.report.studies import COURSE, STUDIES
 from lthcore.runs.experiments import load_experiments

@@ -13,9 +13,10 @@ from lthcore.paths import project_root, results_root, short
 from lthcore.registry import CRITERIA
 from lthcore.report import paper_figures
 from lthcore.report.claims import NOT_RUN, UNREADABLE
+from lthcore.report.figures_table import figures_table
 from lthcore.report.layout import remove_old, save
-from lthcore.report.paper_figures import compared, figure_of_sweep, figures_of
 from lthcore.report.readme import write_pages
+from lthcore.report.run_figures import compared, figure_of_runs, figures_of
 from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
 from lthcore.report.studies import STUDIES
 from lthcore.runs.files import read_table
@@ -35,7 +36,7 @@ def figures_command(options: argparse.Namespace) -> None:
         return
     if options.table:
         path = project_root() / "params" / "FIGURES.md"
-        path.write_text(paper_figures.figures_table(), encoding="utf-8")
+        path.write_text(figures_table(), encoding="utf-8")
         print(f"written: {short(path)}")
         return
     root, project, errors, kept = results_root(), project_root(), [], set()
@@ -67,7 +68,7 @@ def _draw_run(run: str) -> None:
     """
     if len(sweep := find_sweep(run)) > 1:
         place = next(iter(sweep.values())).parent / "figures"
-        figures = {Path(run).name: figure_of_sweep(sweep)}
+        figures = {Path(run).name: figure_of_runs(sweep)}
     else:
         folder = find_run(run)
         place, figures = folder / "figures", figures_of(folder)
@@ -85,7 +86,7 @@ def _draw_together(runs: list[str]) -> None:
     """Draw the tickets of several runs into one figure, in a folder beside the first run."""
     folders = list(dict.fromkeys(map(find_run, runs)))
     together = f"{folders[0].name}_and_{len(folders) - 1}_more"
-    _save({together: figure_of_sweep(compared(folders))}, folders[0].parent / "figures")
+    _save({together: figure_of_runs(compared(folders))}, folders[0].parent / "figures")
 
 
 def _save(figures: dict[str, Figure], folder: Path) -> None:

@@ -23,6 +23,7 @@ WIDTHS = {1: 5.5, 2: 7.5, 3: 9.5, 4: 11.0}  # panels per row -> figure width in 
 LABEL = 0.4  # width of a tick label in inches, with some margin
 TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # % of weights remaining, as on the paper's axes
 APART = 3.0  # points between neighbouring error bars that would hide each other
+BARS, BANDS = "bars: range of trials", "bands: range of trials"
 CUT_OFF = "cut off"  # id of the markers of early stops that training may have ended before
 CUT_BELOW = "cut below"  # id of panels whose lines may leave them below
 
@@ -121,6 +122,13 @@ def _thinned(levels: list[float], apart: float, last: float) -> list[float]:
 def caption_of(what: str, *folders: Path) -> str:
     """Return a caption: what the figure shows, the trials, iterations and precision of its runs, and their place."""
     return f"{what}; {size_of(*folders)}; tables: {place_of(*folders)}"
+
+
+def describe(*folders: Path, size: str = "", spread: str = BARS) -> str:
+    """Return a caption for runs: their `size` (default: `size_of`), what shows the spread, and their place."""
+    if not all(map(read_record, folders)):
+        return "no run.json beside this table: settings unknown"
+    return f"{size or size_of(*folders)}; {spread}; tables: {place_of(*folders)}"
 
 
 def size_of(*folders: Path) -> str:

@@ -5,19 +5,14 @@ figure_specs.py lists the runs, arms and columns of each figure, and `params/FIG
 """
 
 import re
-from collections.abc import Iterable
 from io import BytesIO
-from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
-import torch
 from matplotlib.figure import Figure
 
 from lthcore.errors import LabError
-from lthcore.lottery.search import planned
 from lthcore.paths import PROFILES, project_root
 from lthcore.report import layout, plots
 from lthcore.report.curves import figure3
@@ -28,7 +23,6 @@ from lthcore.report.figure_specs import (
     LENET,
     NAMES,
     NOTEBOOK,
-    PAIR,
     TITLES,
     TRAINED,
     WORDS,
@@ -36,18 +30,10 @@ from lthcore.report.figure_specs import (
 )
 from lthcore.report.finished_runs import profile_of
 from lthcore.report.paper_words import HERE, PAPER
-from lthcore.report.plots import Series
+from lthcore.report.run_figures import series_of_runs
 from lthcore.report.run_tables import has_whole_trial, read_whole_trials
-from lthcore.runs.estimate import seconds_of
 from lthcore.runs.experiments import load_experiments
-from lthcore.runs.files import has_results, read_record, read_table
-from lthcore.runs.provenance import hardware
-from lthcore.runs.timing import timed
-from lthcore.settings import EXTENT
-from lthcore.training.parallel import worker_count
-
-FEW = 3  # maximum number of settings in the label of a line
-BARS, BANDS = "bars: range of trials", "bands: range of trials"
+from lthcore.runs.files import read_record, read_table
 
 
 def params_of(run: str) -> Path:
@@ -90,13 +76,6 @@ def load_run(root: Path, name: str) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
     if folder is None:
         raise LabError(f"results: no tables of {name} under {root}; `lth run params/{name}.yaml` makes them")
     return read_record(folder), *read_whole_trials(folder)
-
-
-def describe(*folders: Path, size: str = "", spread: str = BARS) -> str:
-    """Return a caption for runs: their `size` (default: `layout.size_of`), what shows the spread, and their place."""
-    if not all(map(read_record, folders)):
-        return "no run.json beside this table: settings unknown"
-    return f"{size or layout.size_of(*folders)}; {spread}; tables: {layout.place_of(*folders)}"
 
 
 def sources(number: int, root: Path) -> dict[str, Path]:
@@ -162,31 +141,12 @@ def _draw(spec: FigureSpec, found: dict[str, Path]) -> Figure:
     missing = list(dict.fromkeys(name_of(name) for name in _all_variants(spec) if name not in found))
     rounds, curves = read_whole_trials(folder)
     if spec.kind == "curves":
-        return figure3(rounds, curves, describe(folder, spread=BANDS), spec.columns[0])
+        return figure3(rounds, curves, layout.describe(folder, spread=layout.BANDS), spec.columns[0])
     if spec.kind == "figure4":
-        return plots.figure4(rounds, describe(folder))
+        return plots.figure4(rounds, layout.describe(folder))
     if spec.kind == "networks" and len(found) > 1:
         return _draw_networks(spec, found, missing)
     return _draw_panels(spec, found, missing)
-
-
-def figures_of(folder: Path) -> dict[str, Figure]:
-    """Return figures of any run, by name.
-
-    `rounds` shows the early stop and the accuracies of all arms by weights remaining. `curves`, only for runs with
-    tickets, shows the test accuracy during training. Raises LabError if no training run is done yet.
-    """
-    if not has_results(folder):
-        raise LabError(f"figures: no training of {folder} is done yet; `lth run` goes on with it")
-    rounds, curves = read_whole_trials(folder)
-    columns = {column: TITLES[column] for column in (*PAIR, "final_test_accuracy") if rounds[column].notna().any()}
-    record = read_record(folder)
-    done, asked = record.get("trainings_done", 0), record.get("trainings_planned", 0)
-    so_far = f"; {done} of {asked} trainings done" if done < asked else ""
-    figures = {"rounds": plots.panels(plots.series_of(rounds), columns, describe(folder) + so_far)}
-    if (rounds["arm"] == "ticket").any():
-        figures["curves"] = figure3(rounds, curves, describe(folder, spread=BANDS) + so_far)
-    return figures
 
 
 def _has_subject(spec: FigureSpec, found: dict[str, Path]) -> bool:
@@ -201,53 +161,11 @@ def _draw_panels(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -
     if len(tables) == 1:
         ((name, rounds),) = tables.items()
         absent = missing + plots.absent(rounds, spec.arms)
-        return plots.panels(plots.series_of(rounds, spec.arms), columns, describe(found[name]), spec.x, absent)
-    series = _series_of(
+        return plots.panels(plots.series_of(rounds, spec.arms), columns, layout.describe(found[name]), spec.x, absent)
+    series = series_of_runs(
         {_named(name): rounds for name, rounds in tables.items()}, spec.arms, _named(LENET) if LENET in tables else ""
     )
     return plots.panels(series, columns, _describe_all(found), spec.x, missing)
-
-
-def _series_of(tables: dict[str, pd.DataFrame], arms: Iterable[str], with_arms_colours: str = "") -> list[Series]:
-    """Return the lines of several runs (label -> rounds), with a colour for each run.
-
-    The run labelled `with_arms_colours` has those of its arms.
-    """
-    colours = sns.color_palette("viridis" if len(tables) > plots.SWEEP else "deep", len(tables) + 1)
-    if with_arms_colours:  # the first two would look the same
-        colours = sns.color_palette("deep")[2:]
-    series, markers = [], cycle("os^Dv<>P")
-    for colour, (label, rounds) in zip(colours, tables.items(), strict=False):
-        for one in plots.series_of(rounds, arms):
-            arm = "" if one.arm == "ticket" else f", {one.label}"
-            drawn = one.colour if label == with_arms_colours else colour
-            marker = one.marker if len(tables) <= plots.SWEEP else next(markers)
-            series.append(Series(rounds, one.arm, f"{label}{arm}", drawn, one.style, marker))
-    return series
-
-
-def figure_of_sweep(folders: dict[str, Path]) -> Figure:
-    """Draw the tickets of several runs (label -> folder), such as those of a sweep, into the same panels."""
-    tables = {label: read_whole_trials(folder)[0] for label, folder in folders.items()}
-    columns = [c for c in (*PAIR, "final_test_accuracy") if any(rounds[c].notna().any() for rounds in tables.values())]
-    return plots.panels(_series_of(tables, ("ticket",)), {c: TITLES[c] for c in columns}, describe(*folders.values()))
-
-
-def compared(folders: Iterable[Path]) -> dict[str, Path]:
-    """Return label -> folder for runs to be compared: the settings in which they differ, if these are few, or names.
-
-    The number of trials and other settings that say how much of an experiment is run do not count. Raises LabError for
-    runs on different data sets, whose accuracies have no axis in common.
-    """
-    folders = list(folders)
-    settings = [{k: v for k, v in read_record(f).get("settings", {}).items() if k not in EXTENT} for f in folders]
-    if len(data := sorted({str(s.get("dataset")) for s in settings})) > 1:
-        raise LabError(f"figures: these runs are on {' and '.join(data)}; draw only runs on one data set together")
-    differ = [key for key in settings[0] if any(s.get(key) != settings[0][key] for s in settings)]
-    labels = [", ".join(f"{key.replace('_', ' ')} {s.get(key)}" for key in differ) for s in settings]
-    if not 0 < len(differ) <= FEW or len(set(labels)) < len(labels):
-        labels = ["/".join(folder.parts[-3:]) for folder in folders]
-    return dict(zip(labels, folders, strict=True))
 
 
 def _draw_networks(spec: FigureSpec, found: dict[str, Path], missing: list[str]) -> Figure:
@@ -297,7 +215,7 @@ def _describe_all(found: dict[str, Path]) -> str:
         who = networks if len(set(networks)) > 1 else map(_named, found)
         several = [f"{one}: {caption}" for one, caption in zip(who, captions, strict=True)]
         said = "; ".join(several[:3]) + ("; ..." if len(several) > 3 else "")
-    return describe(*found.values(), size=said)
+    return layout.describe(*found.values(), size=said)
 
 
 def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
@@ -308,7 +226,7 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
     if spec.kind == "together":  # only one level, halfway along the logarithmic axis
         level = min(shown, key=lambda k: abs(shown[k] - 16.9))
         shown = {level: shown[level]}
-    caption = describe(folder, spread="summed over trials")
+    caption = layout.describe(folder, spread="summed over trials")
     if spec.kind == "together":
         caption = f"{shown[level]:.1f}% of weights remaining; {caption}"
     return plots.plot_distributions(table, spec.columns, shown, caption, spec.kind == "together")
@@ -329,44 +247,6 @@ def show(number: int, root: Path) -> None:
     figure.savefig(whole, dpi=85)
     plt.close(figure)
     display(Image(layout.with_colours(whole.getvalue(), 64)))
-
-
-def figures_table() -> str:
-    """Return the text of params/FIGURES.md: runs and arms of each figure, and the estimated cost of each run here."""
-    cpu, cores = hardware(torch.device("cpu"))["cpu"], worker_count()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    lines = [
-        "# What feeds which figure",
-        "",
-        "Written by `lth figures --table`. Runs are files of `params/iterative_pruning`; a sweep is all its variants.",
-        "",
-        "| figure | shows | runs | arms |",
-        "|---|---|---|---|",
-    ]
-    for number, spec in FIGURES.items():
-        lines.append(f"| {number} | {spec.title} | {', '.join(spec.runs)} | {', '.join(spec.arms)} |")
-    lines += [
-        "",
-        f"## What the runs cost at profile `paper`, on {gpu or f'{cores} cores ({cpu})'}",
-        "",
-        "Steps a second are those of the dense network, one training alone; hours count every arm, draw, round and",
-        "evaluation, sparse rounds at their own speed, all cores at work.",
-        "",
-        "| run | figures | variants | trainings | iterations | steps a second | hours |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for run in dict.fromkeys(run for spec in FIGURES.values() for run in spec.runs):
-        settings = [experiment.settings for experiment in load_experiments(params_of(run), "paper")]
-        trainings = sum(len(planned(s)) for s in settings)
-        hours = sum(seconds_of(s, planned(s)) for s in settings) / 3600
-        figures = ", ".join(str(number) for number, spec in FIGURES.items() if run in spec.runs)
-        steps = {s.iterations for s in settings}
-        speeds = {round(1 / timed(s)[0], 1) for s in settings}
-        lines.append(
-            f"| [{run}](iterative_pruning/{run}.yaml) | {figures} | {len(settings)} | {trainings:,} "
-            f"| {layout.span(steps)} | {layout.span(speeds)} | {hours:,.1f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def title_of(number: int) -> str:

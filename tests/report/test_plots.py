@@ -16,7 +16,7 @@ from matplotlib.colors import same_color
 
 from lthcore.errors import LabError
 from lthcore.paths import project_root
-from lthcore.report import figure_specs, layout, paper_figures, plots
+from lthcore.report import figure_specs, layout, paper_figures, plots, run_figures
 from lthcore.report.curves import figure3, label_ends, legible, plot_curves
 from lthcore.report.plots import ARMS, series_of
 from lthcore.runs import schemas
@@ -352,9 +352,9 @@ def test_the_papers_figures_wait_for_a_whole_trial(tmp_path):
 
 def test_captions_of_any_run_say_how_much_of_it_is_done(tmp_path):
     folder = write(tmp_path, "cpu", "ticket", "reinit", "random", trainings_done=20)
-    assert all("20 of 33 trainings done" in caption(f) for f in paper_figures.figures_of(folder).values())
+    assert all("20 of 33 trainings done" in caption(f) for f in run_figures.figures_of(folder).values())
     whole = write(tmp_path, "paper", "ticket", "reinit", "random")
-    assert all("trainings done" not in caption(f) for f in paper_figures.figures_of(whole).values())
+    assert all("trainings done" not in caption(f) for f in run_figures.figures_of(whole).values())
 
 
 def test_the_runs_of_a_sweep_are_drawn_together_and_found_by_its_name(tmp_path, monkeypatch):
@@ -365,7 +365,7 @@ def test_the_runs_of_a_sweep_are_drawn_together_and_found_by_its_name(tmp_path, 
     sweep = find_sweep("rates")
     assert sweep == {label: tmp_path / "cpu/my_lab" / f"rates-{label}" for label in ("high", "low")}
     assert find_sweep("smoke/my_lab/rates").keys() == {"low"} and find_sweep("my_lab/other") == {}
-    figure = paper_figures.figure_of_sweep(sweep)
+    figure = run_figures.figure_of_runs(sweep)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["high", "low"]
     assert "n = 3 trials of 2,000 iterations" in caption(figure)
     write(tmp_path, "cpu", "ticket", run="their_lab/rates-low")
@@ -381,15 +381,15 @@ def test_runs_that_are_drawn_together_are_told_apart_by_their_settings(tmp_path)
     about = {"dataset": "mnist", "iterations": 2000, "learning_rate": 0.1, "trials": 3}
     first = write(tmp_path, "cpu", "ticket", "reinit", run="my_lab/rates", settings=about)
     second = write(tmp_path, "cpu", "ticket", run="my_lab/fast", settings=about | {"learning_rate": 0.2, "trials": 2})
-    runs = paper_figures.compared([first, second])
+    runs = run_figures.compared([first, second])
     assert runs == {"learning rate 0.1": first, "learning rate 0.2": second}
-    lines = [text.get_text() for text in paper_figures.figure_of_sweep(runs).legends[0].get_texts()]
+    lines = [text.get_text() for text in run_figures.figure_of_runs(runs).legends[0].get_texts()]
     assert lines == ["learning rate 0.1", "learning rate 0.2"]
     same = write(tmp_path, "paper", "ticket", run="my_lab/rates", settings=about)
-    assert paper_figures.compared([first, same]) == {"cpu/my_lab/rates": first, "paper/my_lab/rates": same}
+    assert run_figures.compared([first, same]) == {"cpu/my_lab/rates": first, "paper/my_lab/rates": same}
     other = write(tmp_path, "cpu", "ticket", run="my_lab/digits", settings=about | {"dataset": "digits"})
     with pytest.raises(LabError, match="these runs are on digits and mnist; draw only runs on one data set together"):
-        paper_figures.compared([first, other])
+        run_figures.compared([first, other])
 
 
 def test_no_figure_is_drawn_from_a_table_that_is_not_there(tmp_path):
@@ -430,7 +430,7 @@ def test_a_smoke_run_is_no_company_for_a_real_one(tmp_path):
     "name", ["paper/dynamic_pruning/lenet_mnist-98", "cpu/iterative_pruning/input_scaling-conv4-unit"]
 )
 def test_runs_without_pruned_rounds_have_figures(name):
-    figure = paper_figures.figures_of(project_root() / "results" / name)["rounds"]
+    figure = run_figures.figures_of(project_root() / "results" / name)["rounds"]
     shown = [axes for axes in figure.axes if axes.axison]
     assert shown and all(axes.lines or axes.texts for axes in shown)
     plt.close("all")

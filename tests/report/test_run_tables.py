@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from lthcore.report.figure_specs import LENET
-from lthcore.report.layout import caption_of, new_figure
-from lthcore.report.paper_figures import describe
+from lthcore.report.layout import caption_of, describe, new_figure
 from lthcore.report.plots import plot_rounds
 from lthcore.report.run_tables import Absent, RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
 from lthcore.report.tables import differences
