@@ -68,7 +68,7 @@ PAPER = {
     ),
     26: "With Adam, tickets are found at learning rates from 2e-4 to 2e-3.",
     27: "SGD at 0.4 to 0.8 keeps its speed to fewer weights than Adam.",
-    28: "With momentum 0.9, tickets are found at learning rates from 0.025 to 0.1.",
+    28: "The same with momentum 0.9, at learning rates from 0.025 to 0.1.",
     29: "Smaller steps of pruning find better tickets, at the cost of more rounds.",
     30: "Gaussian initialisations of other widths find tickets too.",
     31: "Whatever the width, accuracy is back at the dense network's at 9 to 15 thousand weights.",
@@ -93,7 +93,7 @@ HERE = {
     1: (
         "The means have the same order: for LeNet from the second round on (in the first, the random networks' mean "
         "test accuracy is a little higher), in the three shorter trials of Conv-2 (the only convolutional network "
-        "with a search for tickets so far) from the first. In the last round of Conv-2, neither tickets nor random "
+        "whose tickets have these controls so far) from the first. In the last round of Conv-2, neither tickets nor random "
         "networks have reached their early stop before training ends."
     ),
     3: (
@@ -106,7 +106,8 @@ HERE = {
     4: (
         "By the means, one-shot tickets fall below the dense network at a larger size than the paper's, but the trials "
         "cannot tell the two sizes apart (L10e). They are near the iterative tickets at first: the trials can tell the "
-        "two apart by the early stop from 26.3% of weights remaining on, and by test accuracy from 16.9% of weights. "
+        "two apart by the early stop at 51.3% of weights remaining and from 26.3% of weights on, and by test accuracy "
+        "from 16.9% of weights. "
         "Where few weights remain (below the panels), one-shot tickets fall below reinitialised tickets; whether they "
         "fall below their own reinitialisations, too, the trials cannot tell. Iterative tickets keep the dense "
         "network's accuracy down to about as few weights as in the paper. Their test accuracy at the early stop is "
@@ -161,7 +162,8 @@ HERE = {
     ),
     18: (
         "The result is the same. Pruned by initial magnitude, networks reach a lower mean test accuracy at the early "
-        "stop than tickets, and from 41.1% of weights remaining on a lower one than the same tickets reinitialised. "
+        "stop than tickets, and, in the trials that both runs have, from 51.3% of weights remaining on a lower one "
+        "than the same tickets reinitialised, which were trained on another kind of processor. "
         "From 13.5% of weights on, the trials can tell the latter difference from zero at all sizes but three. They "
         "cannot tell these networks from random sparse ones, except at 3.6% of weights, where they are a little "
         "better."
@@ -178,8 +180,8 @@ HERE = {
     ),
     22: (
         "Where few weights remain, several times as many units of the second layer as under Adam (Figure 21) have no "
-        "incoming connection: at 1.2% of weights remaining, more than half of them. In the first layer they are about "
-        "as many."
+        "incoming connection: at 1.2% of weights remaining, more than half of them. In the first layer they are fewer at "
+        "first, and about as many from 1.9% of weights on."
     ),
     23: (
         "Where few weights remain, a growing share of the pixels has no connection at all, while other pixels keep "
@@ -203,19 +205,18 @@ HERE = {
         "2.5e-5 training is too short: the validation loss of nearly all networks is least when it ends."
     ),
     27: (
-        "The result is the same at 0.4 and 0.8, with fewer iterations than the paper's and two of its rounds in one. "
-        "At lower rates it is not: the paper finds the same pattern at all rates, and at 0.05 and 0.1 our tickets have "
-        "a lower mean validation accuracy than the dense network in every round. At 0.4 and 0.8, the mean early stop "
-        "of tickets comes no later than the dense network's from 41.1% of weights remaining down to the last round, at "
-        "1.2% of weights; under Adam at 1.2e-3 (Figure 26) it does so down to 7.0% of weights. At 0.05 training is "
+        "The result is the same at 0.4 and 0.8, the rates that the paper names, with fewer iterations than the paper's "
+        "and two of its rounds in one. At 0.05 and 0.1 our tickets have a lower mean validation accuracy than the "
+        "dense network in every round; at 0.1 they still stop earlier down to 1.9% of weights remaining. At 0.4 and "
+        "0.8, the mean early stop of tickets comes no later than the dense network's from 41.1% of weights down to the "
+        "last round, at 1.2% of weights, where at 0.4 nothing of the lead is left; under Adam at 1.2e-3 (Figure 26) it "
+        "does so down to 7.0% of weights. At 0.05 training is "
         "hardly long enough: even the dense network stops shortly before it ends. Tickets at 0.8 end with a higher "
         "mean test accuracy than the dense network, whose trials differ widely at this rate, down to 1.9% of weights. "
         "At 0.4, where the dense network ends best, no ticket does."
     ),
     28: (
-        "The result is the same at 0.05 and 0.1, with fewer iterations than the paper's and two of its rounds in one. "
-        "At 0.025 it is not: there the paper's tickets only lose validation accuracy, and ours gain some at first. At "
-        "all three rates, the mean early stop of tickets comes earlier than the dense network's down to 1.9% of "
+        "The figure has fewer iterations than the paper's and two of its rounds in one. At all three rates, the mean early stop of tickets comes earlier than the dense network's down to 1.9% of "
         "weights remaining, except at 0.1 in one round. Their mean validation accuracy there is higher down to 2.9% of "
         "weights at 0.025, to 4.5% of weights at 0.05 and to 1.9% of weights at 0.1. At the end of training it is "
         "different. Only at 0.1, where the dense network itself falls behind, do tickets have a higher mean test "
@@ -230,13 +231,13 @@ HERE = {
     30: (
         "The result is the same, with fewer iterations than the paper's and two of its rounds in one. At all four "
         "widths, the mean early stop of tickets comes earlier than the dense network's down to 7.0% of weights "
-        "remaining, and their mean validation accuracy there is higher, except at 0.2 in one round. At 0.2, dense "
-        "networks and tickets of all sizes reach a lower mean test accuracy than at the other widths."
+        "remaining, and their mean validation accuracy there is higher, except at 0.2 in one round; their mean test "
+        "accuracy is so, too, except at 0.025 in two rounds. At 0.2, dense networks and tickets of all sizes reach a lower mean test accuracy than at the other widths."
     ),
     31: (
         "The figure has fewer iterations than the paper's and two of its rounds in one. Below about 8,000 weights, "
-        "wider networks reach a higher mean test accuracy than narrower ones with as many weights; with more weights, "
-        "the three widest are about alike. The three narrowest stay behind in part because training is too short for "
+        "wider networks reach a higher mean test accuracy than narrower ones with as many weights. From about 11,000 to "
+        "45,000 weights the three widest are about alike; with more weights, the widest is ahead. The three narrowest stay behind in part because training is too short for "
         "them: many of their small tickets stop in the last twentieth of it. X5b and X5c grade the sizes at which two "
         "of the networks are back at their dense accuracy. The largest still has it in its last round, and might have "
         "it with fewer weights, too."
