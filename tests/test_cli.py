@@ -450,7 +450,7 @@ def test_list_is_a_line_for_each_study_and_times_nothing(project, capsys, monkey
     capsys.readouterr()
     assert lth("list") == 0
     out = capsys.readouterr().out
-    hours = 4 * 40 * 1.1  # training runs x steps x one hour x SHARED of runs/estimate.py
+    hours = 4 * 40  # training runs one after another x steps x one hour
     assert re.search(rf"lab +all 1 done +0 of 1 done, {hours:.1f} h", out) and "not timed" not in out
 
 

@@ -93,8 +93,8 @@ HERE = {
     1: (
         "The means have the same order: for LeNet from the second round on (in the first, the random networks' mean "
         "test accuracy is a little higher), in the three shorter trials of Conv-2 (the only convolutional network "
-        "whose tickets have these controls so far) from the first. In the last round of Conv-2, neither tickets nor random "
-        "networks have reached their early stop before training ends."
+        "whose tickets have these controls so far) from the first. In the last round of Conv-2, neither tickets nor "
+        "random networks have reached their early stop before training ends."
     ),
     3: (
         "Two curves differ from the paper's. At 3.6% of weights remaining, tickets lie above the dense network from "
@@ -180,8 +180,8 @@ HERE = {
     ),
     22: (
         "Where few weights remain, several times as many units of the second layer as under Adam (Figure 21) have no "
-        "incoming connection: at 1.2% of weights remaining, more than half of them. In the first layer they are fewer at "
-        "first, and about as many from 1.9% of weights on."
+        "incoming connection: at 1.2% of weights remaining, more than half of them. In the first layer they are fewer "
+        "at first, and about as many from 1.9% of weights on."
     ),
     23: (
         "Where few weights remain, a growing share of the pixels has no connection at all, while other pixels keep "
@@ -216,11 +216,12 @@ HERE = {
         "At 0.4, where the dense network ends best, no ticket does."
     ),
     28: (
-        "The figure has fewer iterations than the paper's and two of its rounds in one. At all three rates, the mean early stop of tickets comes earlier than the dense network's down to 1.9% of "
-        "weights remaining, except at 0.1 in one round. Their mean validation accuracy there is higher down to 2.9% of "
-        "weights at 0.025, to 4.5% of weights at 0.05 and to 1.9% of weights at 0.1. At the end of training it is "
-        "different. Only at 0.1, where the dense network itself falls behind, do tickets have a higher mean test "
-        "accuracy, again down to 1.9% of weights. At 0.025 none has, and at 0.05 only those of the first round."
+        "The figure has fewer iterations than the paper's and two of its rounds in one. At all three rates, the mean "
+        "early stop of tickets comes earlier than the dense network's down to 1.9% of weights remaining, except at 0.1 "
+        "in one round. Their mean validation accuracy there is higher down to 2.9% of weights at 0.025, to 4.5% of "
+        "weights at 0.05 and to 1.9% of weights at 0.1. At the end of training it is different. Only at 0.1, where the "
+        "dense network itself falls behind, do tickets have a higher mean test accuracy, again down to 1.9% of "
+        "weights. At 0.025 none has, and at 0.05 only those of the first round."
     ),
     29: (
         "The result is the same, with fewer iterations than the paper's. With many weights, the steps of 0.1 to 0.6 "
@@ -232,14 +233,15 @@ HERE = {
         "The result is the same, with fewer iterations than the paper's and two of its rounds in one. At all four "
         "widths, the mean early stop of tickets comes earlier than the dense network's down to 7.0% of weights "
         "remaining, and their mean validation accuracy there is higher, except at 0.2 in one round; their mean test "
-        "accuracy is so, too, except at 0.025 in two rounds. At 0.2, dense networks and tickets of all sizes reach a lower mean test accuracy than at the other widths."
+        "accuracy is so, too, except at 0.025 in two rounds. At 0.2, dense networks and tickets of all sizes reach a "
+        "lower mean test accuracy than at the other widths."
     ),
     31: (
         "The figure has fewer iterations than the paper's and two of its rounds in one. Below about 8,000 weights, "
-        "wider networks reach a higher mean test accuracy than narrower ones with as many weights. From about 11,000 to "
-        "45,000 weights the three widest are about alike; with more weights, the widest is ahead. The three narrowest stay behind in part because training is too short for "
-        "them: many of their small tickets stop in the last twentieth of it. X5b and X5c grade the sizes at which two "
-        "of the networks are back at their dense accuracy. The largest still has it in its last round, and might have "
-        "it with fewer weights, too."
+        "wider networks reach a higher mean test accuracy than narrower ones with as many weights. From about 11,000 "
+        "to 45,000 weights the three widest are about alike; with more weights, the widest is ahead. The three "
+        "narrowest stay behind in part because training is too short for them: many of their small tickets stop in the "
+        "last twentieth of it. X5b and X5c grade the sizes at which two of the networks are back at their dense "
+        "accuracy. The largest still has it in its last round, and might have it with fewer weights, too."
     ),
 }

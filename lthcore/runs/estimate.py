@@ -1,5 +1,6 @@
 """Estimates of how long the remaining trainings of an experiment take on this machine."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,28 +39,31 @@ def seconds_of(s: Recipe, replicates: Iterable[Replicate]) -> float:
     kept = s.train_examples or dataset_of(s.dataset).n_train - s.validation
     evaluated = (s.iterations / s.eval_every + 1) * (s.validation + test_images(s.dataset))
     evaluated += (2 if s.validation else 1) * kept  # training accuracies, at the end and at early stopping
+    workers = 1 if pick_device(s.device).type == "cuda" else worker_count()
     seconds = 0.0
-    for density, n in _densities(s, replicates).items():
+    for density, n in _rounds(s, replicates):
         step, image = timed(s, density)
-        seconds += n * (s.iterations * step + evaluated * image)
-    return seconds if pick_device(s.device).type == "cuda" else seconds / worker_count() * SHARED
+        at_once = min(n, workers)
+        one_after_another = math.ceil(n / at_once) * (SHARED if at_once > 1 else 1)
+        seconds += one_after_another * (s.iterations * step + evaluated * image)
+    return seconds
 
 
 def needs_timing(s: Recipe, replicates: Iterable[Replicate]) -> bool:
     """Return whether `seconds_of` would have to time anything first, which takes seconds."""
-    return not all(is_timed(s, density) for density in _densities(s, replicates))
+    return not all(is_timed(s, density) for density, _ in _rounds(s, replicates))
 
 
-def _densities(s: Recipe, replicates: Iterable[Replicate]) -> Counter[float]:
-    """Count the trainings by share of remaining weights, rounded up to the shares in DENSITIES."""
-    if not (replicates := list(replicates)):
-        return Counter()
+def _rounds(s: Recipe, replicates: Iterable[Replicate]) -> list[tuple[float, int]]:
+    """Return the share of remaining weights (rounded up to one of DENSITIES) and the number of trainings of each round.
+
+    The trainings of a round run at the same time, as far as there are workers; rounds follow each other.
+    """
+    rounds = Counter(replicate._replace(arm="", trial=0, draw=0) for replicate in replicates)
     if not depends_on_density(s):
-        return Counter({1.0: len(replicates)})
-    counted: Counter[float] = Counter()
-    for density, n in Counter(density_of(s, replicate) for replicate in replicates).items():
-        counted[min(d for d in DENSITIES if d >= density * 0.999)] += n
-    return counted
+        return [(1.0, n) for n in rounds.values()]
+    densities = {one: density_of(s, one) for one in rounds}
+    return [(min(d for d in DENSITIES if d >= densities[one] * 0.999), n) for one, n in rounds.items()]
 
 
 def density_of(s: Recipe, replicate: Replicate) -> float:

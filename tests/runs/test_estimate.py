@@ -22,7 +22,20 @@ def nothing_done(tmp_path, monkeypatch):
 def test_the_estimate_adds_up_steps_and_evaluations_over_all_trainings(monkeypatch):
     monkeypatch.setattr(timing, "_seconds", lambda settings, density: (2e-3, 1e-6, 0.0))
     each = 1000 * 2e-3 + (11 * 15_000 + 2 * 55_000) * 1e-6
-    assert estimate.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each / 2 * estimate.SHARED)
+    assert estimate.seconds_left(EXPERIMENT) == pytest.approx(len(planned(SETTINGS)) * each)
+
+
+@pytest.mark.parametrize(
+    ("trials", "workers", "in_turn"), [(1, 16, 1), (2, 2, 1.1), (3, 2, 2.2), (5, 1, 5), (8, 4, 2.2)]
+)
+def test_the_trainings_of_a_round_run_at_the_same_time_as_far_as_there_are_workers(
+    trials, workers, in_turn, monkeypatch
+):
+    """Its rounds follow each other: more workers than trainings in a round gain nothing."""
+    monkeypatch.setattr(timing, "_seconds", lambda settings, density: (2e-3, 0.0, 0.0))
+    monkeypatch.setenv("LTH_WORKERS", str(workers))
+    settings = SETTINGS.changed(trials=trials)
+    assert estimate.seconds_of(settings, planned(settings)) == pytest.approx(17 * in_turn * 1000 * 2e-3)
 
 
 def test_the_search_whose_masks_are_transferred_is_part_of_the_estimate(monkeypatch):
