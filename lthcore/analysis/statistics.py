@@ -156,9 +156,11 @@ def mean_of_pairs(values: pd.Series, first: pd.Series, second: pd.Series) -> Est
 
 
 def share_trials(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether trial t of two runs, given their settings, is the same draw: then runs are paired by trial."""
-    # defaults stand in for settings that older runs did not record
-    defaults = {name: field.default for name, field in Recipe.model_fields.items()}
+    """Return whether trial t of two runs has the same initial weights or order of images in both: they are paired then.
+
+    The runs are given by the settings of their run.json.
+    """
+    defaults = Recipe().model_dump(mode="json")  # of settings that older runs did not record
     a, b = defaults | dict(one), defaults | dict(other)
     return any(all(a[k] == b[k] for k in fields) for fields in (SAME_WEIGHTS, SAME_ORDER))
 

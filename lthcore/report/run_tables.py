@@ -19,10 +19,13 @@ class Absent(Exception):
 
 
 def read_whole_trials(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the tables (rounds, curves) of a run without its unfinished trials. Raises LabError like `read_tables`."""
+    """Return the tables (rounds, curves) of a run without unfinished trials and incomplete rounds (`of_same_trials`).
+
+    Raises LabError like `read_tables`.
+    """
     rounds, curves = read_tables(folder)
-    whole = without_trials_on_their_way(rounds)
-    return whole, curves[curves["trial"].isin(set(whole["trial"]))]
+    whole, keys = of_same_trials(rounds), ["trial", "arm", "round"]
+    return whole, curves[curves.set_index(keys).index.isin(whole.set_index(keys).index)]
 
 
 def whole_trials(folder: Path) -> int:
@@ -51,11 +54,23 @@ def without_trials_on_their_way(rounds: pd.DataFrame) -> pd.DataFrame:
     return rounds[~rounds["trial"].isin(on_their_way)]
 
 
+def of_same_trials(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return rounds.csv without unfinished trials and incomplete rounds.
+
+    A round of an arm is incomplete if some trial or draw lacks it: a mean over the others would be of other trials.
+    """
+    rounds = without_trials_on_their_way(rounds)
+    n = rounds.groupby(["arm", "round"]).size()
+    draws = rounds.groupby("arm")["draw"].nunique().reindex(n.index, level="arm")
+    whole = n[n == rounds["trial"].nunique() * draws].index
+    return rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index()[list(rounds.columns)]
+
+
 @dataclass(frozen=True)
 class RunTables:
-    """The tables of a run: rounds.csv without unfinished trials and incomplete rounds, and others on request.
+    """The tables of a run: rounds.csv as `of_same_trials` returns it, and others on request.
 
-    A round of an arm is incomplete if some trial or draw lacks it. `beside` is another run to compare with. `as_if`
+    `beside` is another run to compare with. `as_if`
     is the number of trials that intervals are computed for, by default the actual one.
     """
 
@@ -76,11 +91,7 @@ class RunTables:
     @classmethod
     def of(cls, rounds: pd.DataFrame) -> "RunTables":
         """Create from a rounds.csv, which may be that of an unfinished run."""
-        rounds = without_trials_on_their_way(rounds)
-        n = rounds.groupby(["arm", "round"]).size()
-        draws = rounds.groupby("arm")["draw"].nunique().reindex(n.index, level="arm")
-        whole = n[n == rounds["trial"].nunique() * draws].index
-        return cls(rounds.set_index(["arm", "round"]).loc[lambda t: t.index.isin(whole)].reset_index())
+        return cls(of_same_trials(rounds))
 
     def with_trials(self, n: int) -> "RunTables":
         """Return these tables with the intervals that n trials of the same mean and spread would have."""

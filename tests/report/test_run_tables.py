@@ -48,6 +48,19 @@ def test_a_trial_on_its_way_is_left_out(folder):
     assert RunTables.read(folder).n == whole_trials(folder) == WHOLE
 
 
+def test_a_round_of_an_arm_that_a_trial_lacks_is_left_out(folder):
+    """Figures say n in their caption: a mean over fewer trials would be a mean over others."""
+    for name in ("rounds", "curves"):
+        table = pd.read_csv(folder / f"{name}.csv")
+        control = table[table["round"] > 0].assign(arm="reinit")
+        lacking = control[(control["round"] < LAST) | (control["trial"] == 0)]
+        pd.concat([table, lacking]).to_csv(folder / f"{name}.csv", index=False)
+    rounds, curves = read_whole_trials(folder)
+    for table in (rounds, curves):
+        assert set(table.loc[table["arm"] == "ticket", "round"]) == set(range(LAST + 1))
+        assert set(table.loc[table["arm"] == "reinit", "round"]) == set(range(1, LAST))
+
+
 def test_tables_beside_it_are_of_the_same_trials(folder):
     structure = pd.DataFrame({"trial": [0, 1, BEGUN], "movement_kept": [1.0, 2.0, 100.0]})
     structure.to_csv(folder / "structure.csv", index=False)

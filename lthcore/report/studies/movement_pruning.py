@@ -67,7 +67,7 @@ COLLAPSE = 34.3  # % of weights remaining at which the published network had los
 
 
 def pruning_rounds(folder: Path, caption: str = "") -> Figure:
-    """Draw a run of iterative pruning: curves of each round, best results on the validation set, results at the end."""
+    """Draw a run of iterative pruning: curves of each round, then values at the early stop and at the end by round."""
     rounds, curves = (table[table["arm"] == "ticket"] for table in read_whole_trials(folder))
     settings = read_record(folder)["settings"]
     steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
@@ -94,8 +94,8 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     )
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
-    _per_round(panels[3], by_round["es_val_loss"].mean(), "Best validation loss")
-    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Best validation accuracy")
+    _per_round(panels[3], by_round["es_val_loss"].mean(), "Validation loss at early stop")
+    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Validation accuracy at early stop")
     collapsed = [k for k, part in by_round if "emptied" in part and part["emptied"].notna().any()]
     _per_round(panels[5], by_round["final_test_accuracy"].mean(), "Test accuracy at the end")
     _per_round(panels[6], last, "Test loss at the end")
