@@ -560,6 +560,17 @@ def test_a_file_that_holds_no_data_set_is_one_line(arrays, what, tmp_path):
         dataset_of("nowhere.npz")
 
 
+def test_a_damaged_archive_of_arrays_is_one_line(tmp_path):
+    np.savez_compressed(
+        tmp_path / "cut.npz", images=np.arange(12 * 16, dtype=np.uint8).reshape(12, 4, 4), labels=LABELS
+    )
+    content = bytearray((tmp_path / "cut.npz").read_bytes())
+    content[60:90] = bytes(30)
+    (tmp_path / "cut.npz").write_bytes(content)
+    with pytest.raises(LabError, match=r"cut.npz is not a readable .npz file"):
+        dataset_of(str(tmp_path / "cut.npz"))
+
+
 @pytest.mark.parametrize("write", [lambda file: file.write(b"text"), lambda file: np.save(file, LABELS)])
 def test_a_file_that_is_no_archive_of_arrays_is_one_line(write, tmp_path):
     with (tmp_path / "other.npz").open("wb") as file:

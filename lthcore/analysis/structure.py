@@ -56,12 +56,14 @@ def pixel_table(tickets: TicketStore) -> pd.DataFrame:
 
     Shares are means over channels and trials. The table is empty if the first layer is not dense.
     """
-    parts, name = [pd.DataFrame(columns=["row", "column", "share", "round"])], _first_dense(tickets)
+    parts, name = [], _first_dense(tickets)
     for k in range(1, tickets.settings.rounds + 1) if name else ():
         maps = [pixel_map(tickets(trial, k).mask[name], tickets.shape) for trial in range(tickets.settings.trials)]
         mean = sum(maps).mean(0) / len(maps)
         flat = pd.DataFrame(mean).rename_axis("row").reset_index()
         parts.append(flat.melt("row", var_name="column", value_name="share").assign(round=k))
+    if not parts:
+        return pd.DataFrame(columns=["round", "row", "column", "share"])
     return pd.concat(parts, ignore_index=True)[["round", "row", "column", "share"]].astype({"column": int}).round(4)
 
 

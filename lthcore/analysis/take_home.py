@@ -29,8 +29,8 @@ from lthcore.lottery.start import begin, seed_of
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
 from lthcore.registry import CRITERIA
-from lthcore.runs.files import read_file, read_record, read_table, write
-from lthcore.runs.folder import RunFolder
+from lthcore.runs.files import read_record, read_table, write
+from lthcore.runs.folder import RunFolder, read_lineage
 from lthcore.runs.status import find_run
 from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of
@@ -93,7 +93,7 @@ def load_ticket(
     """
     folder = find_run(run, lineage.FILE)
     record = read_record(folder)
-    settings, path = settings_of(record.get("settings", {})), folder / lineage.FILE
+    settings = settings_of(record.get("settings", {}))
     if not isinstance(settings, Settings):
         raise LabError(f"tickets: {folder} is not a search for tickets, so it has none")
     RunFolder(folder, settings).check_file()  # initial weights are drawn again, by the code of the run alone
@@ -106,10 +106,7 @@ def load_ticket(
         raise LabError(
             f"tickets: those of arm {arm} in {folder} do not start from rewound weights under the mask that was found"
         )
-    try:
-        known = Lineage.from_bytes(read_file(path), settings.key)
-    except ValueError as error:
-        raise LabError(f"tickets: {path} is damaged ({error}); put it back") from None
+    known = read_lineage(folder, settings.key)
     table = read_table(folder, "rounds.csv")
     last = known.known.get((trial, arm_of(arm).masks), 0)
     rows = table[(table["arm"] == arm) & (table["trial"] == trial) & table["round"].between(1, last)]

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.tickets import incoming, magnitude_change, mean_or_nan, movement, outgoing
-from lthcore.lottery import lineage
-from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import settings_of
 from lthcore.lottery.search import untrained_networks
 from lthcore.masks import Mask
 from lthcore.models import Weights
-from lthcore.runs.files import read_file, read_record, read_table, write_run
+from lthcore.runs.files import read_record, read_table, write_run
+from lthcore.runs.folder import read_lineage
 from lthcore.runs.lock import LOCK, locked
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
@@ -52,8 +51,8 @@ def write_ticket_tables(folder: Path) -> None:
     """
     if has_ticket_tables(folder):
         return
-    here, masks = TicketStore(folder), _masks_of(folder)
-    settings = here.settings
+    here = TicketStore(folder)
+    settings, masks = here.settings, read_lineage(folder, here.settings.key)
     dense = {trial: here(trial, 0) for trial in range(settings.trials) if here.has(trial, 0)}
     if len(dense) < settings.trials:
         dense |= _dense_networks_again(here, set(range(settings.trials)) - dense.keys())
@@ -82,16 +81,9 @@ def has_ticket_tables(folder: Path) -> bool:
         there = read_table(folder, STRUCTURE)[["trial", "round"]].drop_duplicates()
         if len(there) >= settings.trials * settings.rounds:
             return True
-    here, masks = TicketStore(folder), _masks_of(folder)
+    here, masks = TicketStore(folder), read_lineage(folder, settings.key)
     tickets = itertools.product(range(settings.trials), range(1, settings.rounds + 1))
     return not all(here.has(trial, k) or masks.mask(trial, "ticket", k) for trial, k in tickets)
-
-
-def _masks_of(folder: Path) -> Lineage:
-    """Return the masks in a run's lineage file, or none if it has no such file."""
-    path = folder / lineage.FILE
-    key = settings_of(read_record(folder)["settings"]).key
-    return Lineage.from_bytes(read_file(path), key) if path.exists() else Lineage()
 
 
 def _dense_networks_again(tickets: TicketStore, trials: set[int]) -> dict[int, TrainState]:

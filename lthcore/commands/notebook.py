@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from lthcore.commands.parameters import values_of
 from lthcore.errors import LabError, choose
@@ -55,7 +56,10 @@ def is_executed(experiment: Experiment, folder: Path) -> bool:
     executed = folder / f"{experiment.variant}.ipynb"
     if not executed.exists() or executed.stat().st_mtime < (folder / "rounds.csv").stat().st_mtime:
         return False
-    told = json.loads(executed.read_text(encoding="utf-8"))["metadata"].get("papermill", {})
+    try:
+        told = _content(executed).get("metadata", {}).get("papermill", {})
+    except LabError:  # cut short when papermill was killed
+        return False
     return bool(told.get("end_time")) and not told.get("exception")
 
 
@@ -121,10 +125,20 @@ def _parameter_cells(source: Path) -> list[Any]:
     return [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
 
 
+def _transport() -> str:
+    """Return how to talk to the kernel: by files, which need no free ports, unless their paths would be too long."""
+    import zmq
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    longest = len(str(Path(jupyter_runtime_dir()) / f"kernel-{uuid4()}-ipc-1"))
+    return "ipc" if longest < zmq.IPC_PATH_MAX_LEN else "tcp"
+
+
 def _execute(source: Path, executed: Path, values: dict):
     check_jupyter()
 
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from papermill.iorw import write_ipynb
     from traitlets.config import Config
 
@@ -134,7 +148,7 @@ def _execute(source: Path, executed: Path, values: dict):
     spec = metadata.get("kernelspec", {})
     language = metadata.get("language_info", {}).get("name") or spec.get("language", "python")
     named = {"kernel_name": spec.get("name", "python3"), "language": language}  # some editors write neither
-    where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": "ipc"}})}
+    where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": _transport()}})}
     try:
         with passing_on_signals() as kernel:
             notebook = papermill.execute_notebook(
@@ -144,6 +158,11 @@ def _execute(source: Path, executed: Path, values: dict):
         shrink_images(notebook.cells)
         write_ipynb(notebook, str(executed))
         return notebook
+    except NoSuchKernel as error:
+        raise LabError(
+            f"notebook: {source} asks for the kernel {error.name!r}, which is not installed here; `jupyter kernelspec "
+            "list` shows those there are, and any editor of notebooks can choose another"
+        ) from None
     except papermill.PapermillExecutionError as error:
         raise LabError(
             f"notebook: {source} failed in cell {error.exec_count} with {error.ename}: {error.evalue}"

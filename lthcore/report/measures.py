@@ -48,10 +48,10 @@ def _best_round(run: RunTables, column: str) -> int:
 
     Choosing the round by the accuracy itself would produce a gain from noise alone.
     """
-    return 1 + int(np.nanargmax(run.by_trial(_validation(column)).mean().to_numpy()[1:]))
+    return 1 + int(np.nanargmax(run.by_trial(validation_of(column)).mean().to_numpy()[1:]))
 
 
-def _validation(column: str) -> str:
+def validation_of(column: str) -> str:
     """Return the column of validation accuracy that chooses the round in which an accuracy is read."""
     return "es_val_accuracy" if column.startswith("es_") else "final_val_accuracy"
 
@@ -67,7 +67,7 @@ def place_of_largest_gain(run: RunTables, column: str = EARLY_STOP) -> Estimate:
 
     The interval spans the rounds whose validation accuracy is not significantly lower.
     """
-    return _place_of_best(run, run.by_trial(_validation(column)), _best_round(run, column))
+    return _place_of_best(run, run.by_trial(validation_of(column)), _best_round(run, column))
 
 
 def _place_of_best(run: RunTables, values: pd.DataFrame, k: int) -> Estimate:
@@ -98,12 +98,14 @@ def place_of_largest_speedup(run: RunTables) -> Estimate:
 def least(run: RunTables, column: str, down_to: float) -> Estimate:
     """Return the lowest mean accuracy of tickets in all pruned rounds down to a percentage of weights remaining.
 
-    Raises Absent if the rounds end more than a tenth above this percentage.
+    Raises Absent if the rounds end more than a tenth above this percentage, or if all pruned rounds are below it.
     """
     if run.left[-1] > down_to * 1.1:
         raise Absent(f"rounds end above {down_to}%")
     values = run.by_trial(column)
     rounds = [k for k in values.columns[1:] if run.left[k] >= down_to]
+    if not rounds:
+        raise Absent(f"no pruned round above {down_to}%")
     return mean_accuracy(values[values[rounds].mean().idxmin()], run.as_if)
 
 
@@ -117,7 +119,7 @@ def best(run: RunTables, column: str, down_to: float, up_to: float) -> Estimate:
     if not rounds:
         raise Absent(f"no round between {down_to}% and {up_to}%")
     if len(rounds) > 1:
-        rounds = [run.by_trial(_validation(column))[rounds].mean().idxmax()]
+        rounds = [run.by_trial(validation_of(column))[rounds].mean().idxmax()]
     return mean_accuracy(values[rounds[0]], run.as_if)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from lthcore.analysis.statistics import CONVENTION
+from lthcore.errors import choose
 from lthcore.paths import PROFILES
 from lthcore.report import front_page
 from lthcore.report.figure_specs import LENET
@@ -44,6 +45,8 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
 
     def written(block: re.Match) -> str:
         kind, _, names = block[2].partition(": ")
+        if kind not in (*blocks, "found"):  # of the user's own, such as a table of contents
+            return block[0]
         text = "\n".join(found_in(name, root) for name in names.split()) or blocks[kind]()
         return f"{block[1]}{text}\n{block[3]}"
 
@@ -61,7 +64,7 @@ def found_in(name: str, root: Path) -> str:
     if name == "convolutional":
         return convolutional(root) or _list_of([])
     if name != "tickets":
-        return _list_of(STUDIES[name].findings(root))
+        return _list_of(STUDIES[choose("found in a page", name, STUDIES)].findings(root))
     folder = root / "paper" / LENET
     return described(read_tables(folder)[0]) if has_results(folder) else _list_of([])
 

@@ -13,7 +13,7 @@ from lthcore.analysis.statistics import Estimate, difference, mean_accuracy
 from lthcore.arms import arm_of
 from lthcore.errors import choose
 from lthcore.paths import PROFILES, project_root
-from lthcore.report.measures import EARLY_STOP
+from lthcore.report.measures import EARLY_STOP, validation_of
 from lthcore.report.run_tables import Absent, RunTables
 from lthcore.runs.files import has_results, read_record
 from lthcore.runs.schemas import ROUNDS
@@ -108,7 +108,7 @@ def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, A
         except Absent:
             continue
         record = read_record(folder)
-        settings, n_test, n_validation = record["settings"], record["n_test"], record["n_validation"]
+        settings, n_test, n_validation = record["settings"], record["n_test"], record.get("n_validation", 0)
         note = f"{settings['iterations']:,} iterations, {settings['precision']}, {n_test:,} test images"
         return {
             "of": f"**this lab**, `{profile}`",
@@ -116,7 +116,7 @@ def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, A
             "dense": _shown(mean_accuracy(dense).times(100), "{:.2f}"),
             "best": best,
             "gains": "; ".join(_gains(run, measure, arm, levels)),
-            "note": f"{note}{_held(run, measure.replace('test', 'val'), arm, n_validation)}",
+            "note": f"{note}{_held(run, validation_of(measure), arm, n_validation)}",
         }
     return {"of": "**this lab**", "n": 0, "dense": "", "best": "", "gains": "", "note": "not run yet"}
 

@@ -17,13 +17,22 @@ from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned, settings_of
 from lthcore.paths import PROFILES
-from lthcore.runs.files import digest, read_record, read_table, replicate_of, rows_of, write, write_json
+from lthcore.runs.files import (
+    SEEN_CHANGING,
+    digest,
+    read_record,
+    read_table,
+    replicate_of,
+    rows_of,
+    write,
+    write_json,
+)
 from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.schemas import COLUMNS, check_record, check_table, check_whole
 
 # the only files that an archive contains, and the only ones unpacked: tickets and checkpoints stay on the machine that
 # made them
-TABLE = re.compile(r"[a-z][a-z_]*\.(csv|json)|" + re.escape(lineage.FILE))
+TABLE = re.compile(r"[a-z][a-z0-9_]*\.(csv|json)|" + re.escape(lineage.FILE))
 PLAIN = re.compile(r"[\w+-][\w.+-]*")  # a path component: no `..`, no hidden file, no separator
 LARGEST = 1 << 29  # maximum size of an unpacked archive, in bytes
 
@@ -38,11 +47,29 @@ def pack(root: Path, archive: Path, profile: str) -> int:
     """Pack the tables of all runs of a profile into a .tar.gz archive; return the number of runs."""
     folders = sorted(path.parent for path in (root / profile).glob("*/*/run.json"))
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive, "w:gz") as tar:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for folder in folders:
-            for path in tables_in(folder):
-                tar.add(path, arcname=path.relative_to(root).as_posix())
+            for name, content in _files_of(folder).items():
+                member = tarfile.TarInfo((folder / name).relative_to(root).as_posix())
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    write(archive, packed.getvalue())
     return len(folders)
+
+
+def _files_of(folder: Path) -> Files:
+    """Return the content of a run's tables, lineage and run.json, which is last, all of one state of the run.
+
+    Another process may be writing them: then they are read again, until run.json stays the same meanwhile.
+    """
+    record = folder / "run.json"
+    for _ in range(SEEN_CHANGING):
+        before = record.read_bytes()
+        files = {path.name: path.read_bytes() for path in tables_in(folder) if path != record}
+        if record.read_bytes() == before:
+            break
+    return files | {record.name: before}
 
 
 def tables_in(folder: Path) -> list[Path]:
@@ -59,17 +86,16 @@ def mirror(folder: Path, root: Path, url: str) -> None:
     """
     files, place = mirror_of(url)
     there = f"{place}/{folder.relative_to(root).as_posix()}"
-    record = folder / "run.json"
     try:
-        if not record.exists():
+        if not (folder / "run.json").exists():
             return
-        tables = [*(path for path in tables_in(folder) if path != record), record]
-        present = all(files.exists(f"{there}/{path.name}") for path in tables)
-        if present and files.cat_file(f"{there}/{record.name}") == record.read_bytes():
+        tables = _files_of(folder)
+        present = all(files.exists(f"{there}/{name}") for name in tables)
+        if present and files.cat_file(f"{there}/run.json") == tables["run.json"]:
             return
         files.makedirs(there, exist_ok=True)
-        for path in tables:
-            files.put(str(path), f"{there}/{path.name}")
+        for name, content in tables.items():
+            files.pipe_file(f"{there}/{name}", content)
     except Exception as error:  # each file system raises its own exceptions
         raise LabError(
             f"mirror: the tables could not be copied to {url} ({one_line(error)}); run the command again"
@@ -104,13 +130,16 @@ def unpack(archive: Path, root: Path) -> list[str]:
             lines[name] = f"left alone: {needed}"
         except (ValueError, LabError) as error:
             raise LabError(f"unpack: {archive}: {name} is damaged ({one_line(error)}); nothing was unpacked") from None
-    for name, files in ((name, files) for name, files in runs.items() if name not in lines):
-        lines[name], goes_in = _compare(root / name, files)
-        if goes_in:
-            going_in[root / name] = files
+    todo = {name: files for name, files in runs.items() if name not in lines}
     with ExitStack() as held:
-        for folder in going_in:
-            held.enter_context(locked(folder / LOCK))
+        for name, files in todo.items():
+            folder = root / name
+            lines[name], goes_in = _compare(folder, files)
+            if goes_in:
+                held.enter_context(locked(folder / LOCK))
+                lines[name], goes_in = _compare(folder, files)  # again: a run may have ended before it was locked
+            if goes_in:
+                going_in[folder] = files
         try:
             for folder, files in going_in.items():
                 _stage(folder, files)

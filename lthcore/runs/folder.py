@@ -170,15 +170,7 @@ class RunFolder:
                 f"results: the tables of {self.folder} are damaged ({error}); put them back, or delete both and give "
                 "the command again: training runs without a ticket file here are repeated"
             ) from None
-        path = self.folder / lineage.FILE
-        if path.exists():
-            try:
-                self.lineage = Lineage.from_bytes(read_file(path), self.settings.key)
-            except ValueError as error:
-                raise LabError(
-                    f"results: {path} is damaged ({one_line(error)}); put it back, or delete it: trainings whose "
-                    "outcomes are needed are done again then"
-                ) from None
+        self.lineage = read_lineage(self.folder, self.settings.key)
 
     def _check_code(self) -> None:
         """Raise LabError if user-defined code that a training run or a mask depends on has changed since."""
@@ -256,6 +248,20 @@ class RunFolder:
             "digests": self.record.get("digests", {}),
             "settings": s.model_dump(mode="json"),
         }
+
+
+def read_lineage(folder: Path, run_key: str) -> Lineage:
+    """Return the lineage of a run, an empty one if its folder has no such file. Raises LabError if it is damaged."""
+    path = folder / lineage.FILE
+    if not path.exists():
+        return Lineage()
+    try:
+        return Lineage.from_bytes(read_file(path), run_key)
+    except ValueError as error:
+        raise LabError(
+            f"results: {path} is damaged ({one_line(error)}); put it back, or delete it: trainings whose outcomes are "
+            "needed are done again then"
+        ) from None
 
 
 def _now() -> str:

@@ -7,6 +7,7 @@ the same on every read. `layout`, "NCHW" or "NHWC", says where the channels are 
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def read_npz(path: Path) -> Raw:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise LabError(f"data: {path} is not a readable .npz file ({one_line(error)})") from None
     images, labels = _checked(path, arrays, "images", "labels")
     if "test_images" in arrays:

@@ -125,6 +125,13 @@ def test_pages_say_what_their_tables_say(tmp_path, committed, card):
     assert (tmp_path / "results" / "README.md").read_text() == RESULTS
 
 
+def test_blocks_of_a_users_own_page_stay(tmp_path, committed, card):
+    text = "<!-- toc -->\n* [one](#one)\n<!-- end -->\n"
+    (tmp_path / "README.md").write_text(text)
+    write_pages(tmp_path, committed, card)
+    assert (tmp_path / "README.md").read_text() == text
+
+
 def test_the_front_page_is_read_in_a_minute():
     studies = README[README.index("<!-- studies -->") :]
     assert len(README.encode()) - studies.index("<!-- end -->") <= 7000  # without the table of studies, which may grow

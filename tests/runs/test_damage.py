@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from lthcore.analysis.ticket_tables import DISTRIBUTIONS, STRUCTURE, has_ticket_tables
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.lineage import FILE
 from lthcore.runs import archives, checkpoints, executor, files, runner
-from lthcore.runs.archives import pack, unpack
-from lthcore.runs.files import digest, read_record, read_table, read_tables
+from lthcore.runs.archives import mirror, pack, unpack
+from lthcore.runs.files import digest, read_record, read_table, read_tables, write_run
 from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.runner import run
@@ -185,6 +187,9 @@ def test_a_damaged_lineage_is_noticed_and_done_without(copied, root):
     (copied / FILE).write_bytes(content)
     said = one_line_about(copied / FILE, lambda: run(LONGER, copied, quiet=True))
     assert "delete it" in said
+    for name in (STRUCTURE, DISTRIBUTIONS):
+        (copied / name).unlink(missing_ok=True)
+    assert one_line_about(copied / FILE, lambda: has_ticket_tables(copied)) == said
     (copied / FILE).unlink()
     run(LONGER, copied, quiet=True)
     assert same_tables(copied, root / "longer")
@@ -413,6 +418,60 @@ def test_a_run_at_work_is_not_unpacked_into(root, tmp_path):
     with locked(tmp_path / NAME / LOCK), pytest.raises(LabError, match="is in use by process"):
         unpack(root / "tables.tar.gz", tmp_path)
     assert len(read_tables(tmp_path / NAME)[0]) == 1
+
+
+def test_a_run_that_ends_while_it_is_unpacked_keeps_its_trainings(root, tmp_path, monkeypatch):
+    """It is compared again once it is locked."""
+    run(RUN.changed(rounds=0), tmp_path / NAME, quiet=True)
+
+    @contextmanager
+    def ends_first(path):
+        run(LONGER, tmp_path / NAME, quiet=True)
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(archives, "locked", ends_first)
+    assert "left alone: as much is here" in unpack(root / "tables.tar.gz", tmp_path)[0]
+    assert same_tables(tmp_path / NAME, root / "longer")
+
+
+def writes_meanwhile(monkeypatch, folder: Path, longer: Path) -> None:
+    """Let another process write more of a run when one of its tables has been read for the first time."""
+    usual, later = Path.read_bytes, iter([True])
+
+    def read(path: Path) -> bytes:
+        content = usual(path)
+        if path.name == "curves.csv" and next(later, False):
+            for name in ("curves.csv", "rounds.csv", "lineage.safetensors.gz", "run.json"):
+                shutil.copy(longer / name, folder / name)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+
+def test_a_run_is_packed_whole_while_it_is_written(root, tmp_path, monkeypatch):
+    shutil.copytree(root / NAME, tmp_path / NAME)
+    with monkeypatch.context() as patch:
+        writes_meanwhile(patch, tmp_path / NAME, root / "longer")
+        pack(tmp_path, tmp_path / "tables.tar.gz", "paper")
+    unpack(tmp_path / "tables.tar.gz", tmp_path / "there")
+    assert same_tables(tmp_path / "there" / NAME, root / "longer")
+
+
+def test_a_run_is_mirrored_whole_while_it_is_written(root, tmp_path, monkeypatch):
+    shutil.copytree(root / NAME, tmp_path / NAME)
+    with monkeypatch.context() as patch:
+        writes_meanwhile(patch, tmp_path / NAME, root / "longer")
+        mirror(tmp_path / NAME, tmp_path, str(tmp_path / "there"))
+    assert same_tables(tmp_path / "there" / NAME, root / "longer")
+
+
+def test_a_table_with_a_digit_in_its_name_travels(root, tmp_path):
+    shutil.copytree(root / NAME, tmp_path / NAME)
+    write_run(tmp_path / NAME, read_record(tmp_path / NAME), {"top5.csv": "a\n1\n"})
+    pack(tmp_path, tmp_path / "tables.tar.gz", "paper")
+    unpack(tmp_path / "tables.tar.gz", tmp_path / "there")
+    assert (tmp_path / "there" / NAME / "top5.csv").read_text() == "a\n1\n"
 
 
 def test_every_committed_file_is_what_its_run_says_was_written(committed):

@@ -10,8 +10,11 @@ import pytest
 from faults import command, finish, project
 
 from lthcore.cli import main
-from lthcore.commands.notebook import _execute
+from lthcore.commands.notebook import _execute, _transport, is_executed
+from lthcore.errors import LabError
+from lthcore.runs.experiments import Experiment
 from lthcore.runs.notebook import unwatched
+from lthcore.settings import Settings
 from lthcore.training import orphans
 
 nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
@@ -72,6 +75,26 @@ def test_a_notebook_that_names_no_kernel_or_language_is_one_of_python(metadata, 
     cells = [parameters, nbformat.v4.new_code_cell("print(6 * n)")]
     nbformat.write(nbformat.v4.new_notebook(metadata=metadata, cells=cells), tmp_path / "in.ipynb")
     assert _execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {"n": 7}).cells[-1].outputs[0].text == "42\n"
+
+
+def test_a_kernel_that_is_not_installed_is_one_line(tmp_path):
+    kernel = {"name": "conda-env-lab", "display_name": "lab", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": kernel}), tmp_path / "in.ipynb")
+    with pytest.raises(LabError, match="asks for the kernel 'conda-env-lab', which is not installed here"):
+        _execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb", {})
+
+
+@pytest.mark.parametrize(("name", "how"), [("short", "ipc"), ("a" * 90, "tcp")])
+def test_the_files_through_which_a_kernel_talks_have_paths_that_are_short_enough(name, how, monkeypatch):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", f"/tmp/{name}")
+    assert _transport() == how
+
+
+def test_a_notebook_that_was_cut_short_counts_as_not_executed(tmp_path):
+    experiment = Experiment("study", "variant", "cpu", Settings())
+    for name in ("rounds.csv", "variant.ipynb"):
+        (tmp_path / name).write_text('{"cells": [')
+    assert not is_executed(experiment, tmp_path)
 
 
 def test_only_the_kernel_is_told_to_show_no_progress(tmp_path, monkeypatch):
