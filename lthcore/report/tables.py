@@ -33,7 +33,7 @@ def cut_off(rounds: pd.DataFrame) -> pd.Series:
 
 
 def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
-    """Return one column of rounds.csv by weights remaining (rows) and arm (columns): "mean (min to max)" over trials.
+    """Return one column of rounds.csv by weights remaining (rows) and arm (columns): "mean (min to max)" over trials and draws.
 
     Accuracies are in percent. Arms have the names of their labels in figures.
     """
