@@ -33,9 +33,9 @@ def cut_off(rounds: pd.DataFrame) -> pd.Series:
 
 
 def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
-    """Return one column of rounds.csv by weights remaining (rows) and arm (columns): "mean (min to max)" over trials and draws.
+    """Return one column of rounds.csv by weights remaining (rows) and arm (columns), as "mean (min to max)".
 
-    Accuracies are in percent. Arms have the names of their labels in figures.
+    These are over trials and draws. Accuracies are in percent. Arms have the names of their labels in figures.
     """
     table = with_dense(rounds)
     scale, digits = (100, 2) if "accuracy" in column else (1, 0 if column == "es_iteration" else 4)
