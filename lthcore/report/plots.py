@@ -42,9 +42,9 @@ AXES = {  # quantity of distributions.csv -> label of the x-axis
     "outgoing connections kept": "share of outgoing connections kept",
 }  # fmt: skip
 
-END = "end of training"  # id of the line of this name
+TRAINING_ENDS = "end of training"  # id of the line of this name
 FACTOR = 8.0  # between early stops, above which their axis is logarithmic
-SWEEP = 2  # figures of more runs than these compare settings
+FEW_RUNS = 2  # figures of more compare settings
 
 
 class Series(NamedTuple):
@@ -111,8 +111,8 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
 
 def _show_end(axes: Axes, iterations: int) -> None:
     """Draw where training ends in a panel of early-stop iterations, once; the axis begins at zero."""
-    if all(line.get_gid() != END for line in axes.lines):
-        axes.axhline(iterations, color="#888888", linewidth=1, linestyle=(0, (1, 1)), gid=END, zorder=1)
+    if all(line.get_gid() != TRAINING_ENDS for line in axes.lines):
+        axes.axhline(iterations, color="#888888", linewidth=1, linestyle=(0, (1, 1)), gid=TRAINING_ENDS, zorder=1)
         axes.text(
             0.01, 1.02 * iterations, "training ends", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8.5,
             color="#666666",
@@ -187,7 +187,7 @@ def panels(
             _say_empty(panel, column)
         for one in series:
             plot_series(one, column, panel, x)
-        _scale(panel, column, [one.rounds for one in series], sweep=len(series) > SWEEP)
+        _scale(panel, column, [one.rounds for one in series], sweep=len(series) > FEW_RUNS)
         if x == "percent_left":
             sparsity_axis(panel)
         else:

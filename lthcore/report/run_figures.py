@@ -18,7 +18,7 @@ from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.files import has_results, read_record
 from lthcore.settings import EXTENT
 
-FEW = 3  # maximum number of settings in the label of a line
+FEW_SETTINGS = 3  # maximum number of settings in the label of a line
 
 
 def figures_of(folder: Path) -> dict[str, Figure]:
@@ -60,7 +60,7 @@ def compared(folders: Iterable[Path]) -> dict[str, Path]:
         raise LabError(f"figures: these runs are on {' and '.join(data)}; draw only runs on one data set together")
     differ = [key for key in settings[0] if any(s.get(key) != settings[0][key] for s in settings)]
     labels = [", ".join(f"{key.replace('_', ' ')} {s.get(key)}" for key in differ) for s in settings]
-    if not 0 < len(differ) <= FEW or len(set(labels)) < len(labels):
+    if not 0 < len(differ) <= FEW_SETTINGS or len(set(labels)) < len(labels):
         labels = ["/".join(folder.parts[-3:]) for folder in folders]
     return dict(zip(labels, folders, strict=True))
 
@@ -70,7 +70,7 @@ def series_of_runs(tables: dict[str, pd.DataFrame], arms: Iterable[str], with_ar
 
     The run labelled `with_arms_colours` has those of its arms.
     """
-    colours = sns.color_palette("viridis" if len(tables) > plots.SWEEP else "deep", len(tables) + 1)
+    colours = sns.color_palette("viridis" if len(tables) > plots.FEW_RUNS else "deep", len(tables) + 1)
     if with_arms_colours:  # the first two would look the same
         colours = sns.color_palette("deep")[2:]
     series, markers = [], cycle("os^Dv<>P")
@@ -78,6 +78,6 @@ def series_of_runs(tables: dict[str, pd.DataFrame], arms: Iterable[str], with_ar
         for one in plots.series_of(rounds, arms):
             arm = "" if one.arm == "ticket" else f", {one.label}"
             drawn = one.colour if label == with_arms_colours else colour
-            marker = one.marker if len(tables) <= plots.SWEEP else next(markers)
+            marker = one.marker if len(tables) <= plots.FEW_RUNS else next(markers)
             series.append(Series(rounds, one.arm, f"{label}{arm}", drawn, one.style, marker))
     return series

@@ -175,7 +175,7 @@ def _cut_off(rounds: pd.DataFrame) -> str:
     )
 
 
-def untrained(curves: pd.DataFrame) -> pd.DataFrame:
+def before_training(curves: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of curves.csv before any training, where an accuracy is due to the mask alone."""
     return curves[curves["iteration"] == 0]
 

@@ -12,7 +12,7 @@ from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gaps
 from lthcore.report.study import Study
-from lthcore.report.tables import middle_and_last, name_of, untrained
+from lthcore.report.tables import before_training, middle_and_last, name_of
 
 CRITERIA = {
     "criteria": ("by_magnitude_same_sign", "by_magnitude_increase", "by_movement", "by_large_init_large_final"),
@@ -39,7 +39,7 @@ def deconstructing(folder: Path, caption: str = "", frozen: Path | None = None) 
     rounds, curves = read_whole_trials(folder)
     figure, panels = new_figure(4 if frozen else 3, 2)
     column = "final_test_accuracy"
-    rows = [(rounds, column, "After training"), (untrained(curves), "test_accuracy", "Before training")]
+    rows = [(rounds, column, "After training"), (before_training(curves), "test_accuracy", "Before training")]
     if frozen:
         rows.append((_change(read_whole_trials(frozen)[0], rounds, column), column, "Frozen minus zero"))
     for row, (table, of, what) in enumerate(rows):

@@ -13,7 +13,7 @@ from lthcore.report.layout import caption_of, captioned, in_percent, new_figure,
 from lthcore.report.plots import plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.study import Study
-from lthcore.report.tables import untrained
+from lthcore.report.tables import before_training
 from lthcore.runs.files import read_table
 
 PREDICTED = {
@@ -118,7 +118,7 @@ def supermasks(folder: Path, name: str, caption: str = "") -> Figure:
         else:
             label = method.replace("weights signed", "only signs kept")
             plot_means(part["test_accuracy"], part["percent_left"].round(1), axes, label, colour)
-    start = untrained(read_whole_trials(folder)[1]).query("round > 0")
+    start = before_training(read_whole_trials(folder)[1]).query("round > 0")
     for arm, (label, colour) in CHOSEN.items():
         if (start["arm"] == arm).any():
             part = start[start["arm"] == arm]

@@ -11,7 +11,7 @@ from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import gap
 from lthcore.report.study import Study
-from lthcore.report.tables import untrained
+from lthcore.report.tables import before_training
 from lthcore.runs.files import read_record
 
 TRANSFER = ("ticket", "transferred", "transferred-shuffled")
@@ -23,7 +23,7 @@ def transfer(folders: dict[str, Path], caption: str = "") -> Figure:
     for i, (title, folder) in enumerate(folders.items()):
         rounds, curves = read_whole_trials(folder)
         for axes, table, column, when in (
-            (panels[2 * i], untrained(curves), "test_accuracy", "untrained"),
+            (panels[2 * i], before_training(curves), "test_accuracy", "untrained"),
             (panels[2 * i + 1], rounds, "es_test_accuracy", "trained"),
         ):
             left = table["round"].map(rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean())
