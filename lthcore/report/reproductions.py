@@ -14,8 +14,8 @@ from lthcore.arms import arm_of
 from lthcore.errors import choose
 from lthcore.paths import PROFILES, project_root
 from lthcore.report.measures import EARLY_STOP, validation_of
-from lthcore.report.run_tables import Absent, RunTables
-from lthcore.runs.files import has_results, read_record
+from lthcore.report.run_tables import Absent, RunTables, has_whole_trial
+from lthcore.runs.files import read_record
 from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
@@ -96,11 +96,11 @@ def _theirs(sources: dict[str, Source], found: Found, where: str) -> dict[str, A
 
 
 def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, Any]:
-    """Return the row of this lab, from the largest profile with results. All gains are paired by trial."""
+    """Return the row of this lab, from the largest profile with a whole trial. All gains are paired by trial."""
     measure, arm = table.get("measure", EARLY_STOP), table.get("arm", "ticket")
     for profile in reversed(PROFILES[1:]):  # `smoke` runs only show that the code runs
         folder = root / profile / table["run"]
-        if not has_results(folder):
+        if not has_whole_trial(folder):
             continue
         try:
             run = RunTables.read(folder)
@@ -118,7 +118,7 @@ def _ours(root: Path, table: Comparison, levels: Iterable[float]) -> dict[str, A
             "gains": "; ".join(_gains(run, measure, arm, levels)),
             "note": f"{note}{_held(run, validation_of(measure), arm, n_validation)}",
         }
-    return {"of": "**this lab**", "n": 0, "dense": "", "best": "", "gains": "", "note": "not run yet"}
+    return {"of": "**this lab**", "n": 0, "dense": "", "best": "", "gains": "", "note": "no whole trial yet"}
 
 
 def _best(run: RunTables, measure: str, arm: str) -> str:

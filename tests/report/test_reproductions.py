@@ -86,7 +86,15 @@ def test_the_training_images_that_the_least_fitted_tickets_have_right_stand_besi
 
 def test_what_has_not_been_run_is_said(tmp_path):
     ours = reproductions(tmp_path).query("of == '**this lab**'")
-    assert len(ours) and set(ours["note"]) == {"not run yet"}
+    assert len(ours) and set(ours["note"]) == {"no whole trial yet"}
+
+
+def test_the_first_rounds_of_a_search_have_no_largest_gain(tmp_path):
+    write(tmp_path, 1)
+    path = tmp_path / "cpu" / "iterative_pruning" / "conv2_cifar10" / "rounds.csv"
+    pd.read_csv(path).query("round < 3").to_csv(path, index=False)
+    assert set(reproductions(tmp_path).query("n > 0 and of.str.startswith('**this lab')")["of"]) == set()
+    assert found_in("convolutional", tmp_path) == "* Not run yet."
 
 
 def test_the_file_names_runs_that_are_defined_and_largest_gains_that_are_largest():
