@@ -7,8 +7,8 @@ import sys
 from base64 import b64decode, b64encode
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 from lthcore.commands.parameters import values_of
 from lthcore.errors import LabError, choose
@@ -125,15 +125,6 @@ def _parameter_cells(source: Path) -> list[Any]:
     return [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
 
 
-def _transport() -> str:
-    """Return how to talk to the kernel: by files, which need no free ports, unless their paths would be too long."""
-    import zmq
-    from jupyter_core.paths import jupyter_runtime_dir
-
-    longest = len(str(Path(jupyter_runtime_dir()) / f"kernel-{uuid4()}-ipc-1"))
-    return "ipc" if longest < zmq.IPC_PATH_MAX_LEN else "tcp"
-
-
 def _execute(source: Path, executed: Path, values: dict):
     check_jupyter()
 
@@ -148,12 +139,13 @@ def _execute(source: Path, executed: Path, values: dict):
     spec = metadata.get("kernelspec", {})
     language = metadata.get("language_info", {}).get("name") or spec.get("language", "python")
     named = {"kernel_name": spec.get("name", "python3"), "language": language}  # some editors write neither
-    where = {"cwd": str(source.parent), "config": Config({"KernelManager": {"transport": _transport()}})}
     try:
-        with passing_on_signals() as kernel:
+        # sockets are files, which need no free ports; their paths must be short, which a home folder need not be
+        with TemporaryDirectory(prefix="lth-") as sockets, passing_on_signals() as kernel:
+            by_files = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
             notebook = papermill.execute_notebook(
                 str(source), str(executed), values, progress_bar=sys.stderr.isatty(), kernel_manager_class=kernel,
-                extra_arguments=unwatched(), **named, **where,
+                extra_arguments=unwatched(), cwd=str(source.parent), config=by_files, **named,
             )  # fmt: skip
         shrink_images(notebook.cells)
         write_ipynb(notebook, str(executed))
