@@ -94,8 +94,8 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     )
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
-    _per_round(panels[3], by_round["es_val_loss"].mean(), "Validation loss at early stop")
-    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Validation accuracy at early stop")
+    _per_round(panels[3], by_round["es_val_loss"].mean(), "Least validation loss")
+    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Validation accuracy there")
     collapsed = [k for k, part in by_round if "emptied" in part and part["emptied"].notna().any()]
     _per_round(panels[5], by_round["final_test_accuracy"].mean(), "Test accuracy at the end")
     _per_round(panels[6], last, "Test loss at the end")
