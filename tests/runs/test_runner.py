@@ -416,7 +416,7 @@ def test_a_folder_in_use_is_refused_by_its_owner_and_free_when_that_dies(tmp_pat
     held = FORKING.Event()
     with sitting(hold_the_lock, tmp_path / "checkpoints/lock.json", held) as owner:
         assert held.wait(PATIENCE), "the lock is not held"
-        with pytest.raises(LabError, match=rf"in use by process {owner.pid} on .*, since \d+:\d\d:\d\d;") as caught:
+        with pytest.raises(LabError, match=rf"in use by process {owner.pid} on .*, for \d+:\d\d:\d\d;") as caught:
             run(SMALL, tmp_path, quiet=True)
         assert_one_line_naming(tmp_path, caught)
         owner.kill()
