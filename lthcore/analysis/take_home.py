@@ -31,12 +31,13 @@ from lthcore.models import Weights, build, initial_weights
 from lthcore.registry import CRITERIA
 from lthcore.runs.files import read_record, read_table, write
 from lthcore.runs.folder import RunFolder, read_lineage
+from lthcore.runs.rows import nearest_round
 from lthcore.runs.status import find_run
 from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of
 from lthcore.training.state import TrainState
 
-NEAR = 1.15  # largest factor by which the percentage of a ticket may differ from the one asked for
+NEAR = 0.15  # tolerance between the percentage of a ticket and the one asked for, as a share of the smaller
 HOLDS = {  # suffix -> content of an exported file
     ".safetensors": "`weights/<name>`, masked and not trained, for each weight of PyTorch's name; `validation_images`, "
     "the places of the validation images among the training images, from 0; the settings of the run as JSON "
@@ -235,8 +236,8 @@ def _nearest(percentages: pd.Series, remaining: float | None, round: int | None,
         return round
     if remaining is None:
         return int(percentages.index.max())
-    k = int((percentages - remaining).abs().idxmin())
-    if not 1 / NEAR <= percentages[k] / remaining <= NEAR:
+    k = nearest_round(percentages, remaining, NEAR)
+    if k is None:
         raise LabError(f"tickets: {folder} has no ticket with {remaining}% of weights remaining (but {there})")
     return k
 

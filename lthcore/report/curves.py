@@ -16,7 +16,8 @@ from scipy.optimize import isotonic_regression
 from lthcore.arms import arm_of
 from lthcore.report.layout import captioned, in_percent, in_thousands, new_figure
 from lthcore.report.plots import absent
-from lthcore.report.tables import round_nearest
+from lthcore.report.run_tables import NEAR
+from lthcore.runs.rows import nearest_round
 
 REINIT = {"reinit": "reinitialised"}  # arms with a name of their own in the labels
 UNTIL = 15_000  # iterations shown, as in the paper
@@ -111,13 +112,14 @@ def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", colum
         curves = curves[curves["iteration"] <= UNTIL]
         caption = f"{caption}; {UNTIL:,} shown" if caption else ""
     figure, panels = new_figure(1, 3, (9.5, 3.6))
-    moderate, hard = _levels_shown(rounds)
-    colours = colours_of(k for level in (*moderate, *hard) if (k := round_nearest(rounds, level)) is not None)
+    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
+    moderate, hard = _levels_shown(left)
+    colours = colours_of(k for level in (*moderate, *hard) if (k := nearest_round(left, level, NEAR)) is not None)
     panel_levels = [moderate, hard, moderate]
     titles = ["Pruned moderately", "Pruned hard", "Rewound or reinitialised"]
     missing = set()
     for axes, levels, title in zip(panels, panel_levels, titles, strict=True):
-        found = {level: round_nearest(rounds, level) for level in levels}
+        found = {level: nearest_round(left, level, NEAR) for level in levels}
         missing |= {level for level, k in found.items() if k is None}
         series = [("ticket", k) for k in found.values() if k is not None]
         if axes is panels[2]:
@@ -140,12 +142,14 @@ def figure3(rounds: pd.DataFrame, curves: pd.DataFrame, caption: str = "", colum
     )
 
 
-def _levels_shown(rounds: pd.DataFrame) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the percentages of weights remaining that Figure 3 shows as pruned moderately and as pruned hard."""
+def _levels_shown(left: pd.Series) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the percentages of weights remaining that Figure 3 shows as pruned moderately and as pruned hard.
+
+    `left` has the percentages of the run, by round.
+    """
     moderate, hard = (100, 51.3, 21.1), (100, 7.0, 3.6, 1.9)
-    if sum(bool(round_nearest(rounds, level)) for level in {*moderate, *hard}) > 1:
+    if sum(bool(nearest_round(left, level, NEAR)) for level in {*moderate, *hard}) > 1:
         return moderate, hard
-    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
     k = sorted(set(np.linspace(0, left.index.max(), 6).round().astype(int)))
     levels = [float(f"{left[i]:.3g}") for i in k]
     return tuple(levels[:3]), (100, *levels[3:])

@@ -9,9 +9,10 @@ import pandas as pd
 
 from lthcore.analysis.statistics import half_widths
 from lthcore.runs.files import has_results, read_record, read_table, read_tables
+from lthcore.runs.rows import nearest_round
 
 TICKETS = ("ticket", "dynamic")  # the arms whose last round tells how far a trial is
-NEAR = 0.06  # relative tolerance between a percentage that is asked for and that of the nearest round
+NEAR = 0.06  # tolerance between a percentage that is asked for and that of the nearest round, as a share of the smaller
 
 
 class Absent(Exception):
@@ -140,16 +141,18 @@ class RunTables:
             return values[0]
         if not ("skipped" in self.rounds and self.rounds["skipped"].eq(True).any()):
             return values[self.round_at(percent)]
-        distance = (self.by_trial("percent_left", arm) / percent - 1).abs()
-        if not (distance.min(axis=1) <= NEAR).all():
-            raise Absent(f"a trial has no round with {percent}% of weights remaining")
-        rounds = distance.idxmin(axis=1)
-        return pd.Series({trial: values.at[trial, k] for trial, k in rounds.items()}).rename_axis("trial")
+        found = {}
+        for trial, percent_left in self.by_trial("percent_left", arm).iterrows():
+            k = nearest_round(percent_left, percent, NEAR)
+            if k is None:
+                raise Absent(f"a trial has no round with {percent}% of weights remaining")
+            found[trial] = values.at[trial, k]
+        return pd.Series(found).rename_axis("trial")
 
     def round_at(self, percent: float) -> int:
         """Return the round nearest to a percentage of weights remaining. Raises Absent if none is within NEAR."""
-        k = int(np.nanargmin(np.abs(np.log(self.left / percent))))
-        if abs(self.left[k] / percent - 1) > NEAR:
+        k = nearest_round(pd.Series(self.left), percent, NEAR)
+        if k is None:
             raise Absent(f"no round with {percent}% of weights remaining")
         return k
 

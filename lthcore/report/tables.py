@@ -8,6 +8,7 @@ import pandas as pd
 from lthcore.arms import arm_of
 from lthcore.report.measures import END, earlier, falls_below, gain, larger_losing, smallest_winning
 from lthcore.report.run_tables import Absent, RunTables
+from lthcore.runs.rows import nearest_round
 
 
 def with_dense(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -15,13 +16,6 @@ def with_dense(rounds: pd.DataFrame) -> pd.DataFrame:
     dense = rounds[(rounds["arm"] == "ticket") & (rounds["round"] == 0)]
     others = [arm for arm in rounds["arm"].unique() if arm != "ticket"]
     return pd.concat([rounds, *(dense.assign(arm=arm) for arm in others)], ignore_index=True)
-
-
-def round_nearest(rounds: pd.DataFrame, percent: float, tolerance: float = 0.05) -> int | None:
-    """Return the round nearest to `percent` of the weights, or None if it is not within the relative `tolerance`."""
-    left = rounds[rounds["arm"] == "ticket"].groupby("round")["percent_left"].mean()
-    distance = (left / percent - 1).abs()
-    return int(distance.idxmin()) if len(left) and distance.min() < tolerance else None
 
 
 LATE = 0.95  # an early stop in the rest of the training may be due to the end of training
@@ -116,7 +110,7 @@ def differences(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1,
     """
     has_stops = _has_stops(rounds)
     run = RunTables.of(rounds if has_stops else _read_at_the_end(rounds))
-    levels = [round_nearest(run.rounds, percent, tolerance=0.1) for percent in percents]
+    levels = [nearest_round(pd.Series(run.left), percent, within=0.1) for percent in percents]
     rows = {}
     for k in dict.fromkeys(k for k in levels if k and k < len(run.left)):
         with suppress(Absent):  # trials that skipped rounds may have no size in common

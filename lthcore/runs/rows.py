@@ -1,6 +1,9 @@
-"""Rows of a training run in rounds.csv and curves.csv."""
+"""Rows of a training run in rounds.csv and curves.csv, and the round with a percentage of weights remaining."""
 
 from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
 
 from lthcore import masks
 from lthcore.costs import Costs
@@ -66,6 +69,15 @@ def thinned(rows: list[dict], every: int, early_stop: int | None) -> list[dict]:
         for row in rows
         if row["iteration"] < whole or row["iteration"] % (10 * every) == 0 or row["iteration"] in always
     ]
+
+
+def nearest_round(percent_left: pd.Series, percent: float, within: float) -> int | None:
+    """Return the round whose percentage of weights remaining is nearest to `percent`, the first of those equally near.
+
+    `percent_left` has the percentages by round. None if all differ by more than a factor of 1 + `within`.
+    """
+    factor = np.exp(np.log(percent_left.dropna() / percent).abs())
+    return int(factor.idxmin()) if len(factor) and factor.min() <= 1 + within else None
 
 
 def _rounded(row: dict) -> dict:

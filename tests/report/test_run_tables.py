@@ -12,6 +12,7 @@ from lthcore.report.plots import plot_rounds
 from lthcore.report.run_tables import Absent, RunTables, read_whole_trials, whole_trials, without_trials_on_their_way
 from lthcore.report.tables import differences
 from lthcore.runs import schemas
+from lthcore.runs.rows import nearest_round
 
 WHOLE, LAST = 2, 3  # number of whole trials; the last round
 BEGUN = 7  # the unfinished trial
@@ -126,3 +127,12 @@ def test_an_arm_that_skipped_no_round_is_read_at_its_own_percentages(skipping):
 
 def test_differences_leave_out_a_size_that_not_every_trial_has(skipping):
     assert list(differences(skipping, (51.0, 46.0)).index) == ["51.0%"]  # 46% is the mean of the last round
+
+
+def test_the_nearest_round_is_nearest_by_ratio_and_within_the_tolerance():
+    left = pd.Series({0: 100.0, 1: 51.3, 2: 21.1, 3: np.nan, 4: 3.6})
+    assert nearest_round(left, 21.1, 0) == 2
+    assert nearest_round(left, 51.3 * 1.05, 0.06) == nearest_round(left, 51.3 / 1.05, 0.06) == 1
+    assert nearest_round(left, 51.3 * 1.07, 0.06) is nearest_round(left, 51.3 / 1.07, 0.06) is None
+    assert nearest_round(left, 9, 2) == 2  # 9 is 2.3 times less than 21.1 and 2.5 times more than 3.6
+    assert nearest_round(left.iloc[:0], 50, 0.5) is None

@@ -6,7 +6,7 @@ import pytest
 
 from lthcore.report.measures import falls_below, gain, smallest_winning
 from lthcore.report.run_tables import RunTables
-from lthcore.report.tables import described, differences, findings, round_nearest, summary, with_dense
+from lthcore.report.tables import described, differences, findings, summary, with_dense
 
 LEFT = {0: 100.0, 1: 51.3, 2: 21.1, 3: 3.6}
 
@@ -38,13 +38,6 @@ def test_every_arm_starts_from_the_dense_network(rounds):
         assert part["es_iteration"].tolist() == [1000, 1001]
     alone = rounds[rounds["arm"] == "ticket"]
     assert with_dense(alone).equals(alone)
-
-
-def test_round_nearest_is_within_its_tolerance_or_absent(rounds):
-    assert round_nearest(rounds, 21.1) == 2
-    assert round_nearest(rounds, 51.3 * 1.04) == 1 and round_nearest(rounds, 51.3 * 1.06) is None
-    assert round_nearest(rounds, 30) is None
-    assert round_nearest(rounds, 30, tolerance=0.5) == 2
 
 
 def test_a_ticket_wins_where_it_is_no_slower_and_no_worse(rounds):
