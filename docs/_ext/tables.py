@@ -131,12 +131,13 @@ def _claims(rows: pd.DataFrame, trained: bool = True, published: str = "the pape
         numbers = numbers if len(numbers) else parts
         ours = "; ".join(scorecard.shown(row, "value", "low", "high") for _, row in numbers.iterrows())
         grades = "; ".join(_graded(row) for _, row in parts.iterrows())
-        line = (f"**{name}** {first['claim']}", first["paper"], ours, grades)
+        tolerances = "; ".join(scorecard.tolerance_of(row) for _, row in parts.iterrows())
+        line = (f"**{name}** {first['claim']}", first["paper"], tolerances, ours, grades)
         if trained:
             run = f"`{first['run']}`, `{first['profile']}`, n = {first['n']:.0f}"
             line += (_predicted(said[name], parts) or "none", first["tolerance_fixed"], run)
         lines.append(line)
-    head = ("claim", published, "this lab", "grade")
+    head = ("claim", published, "reproduced if", "this lab", "grade")
     return table(head + (("our prediction", "tolerance fixed", "run") if trained else ()), lines)
 
 

@@ -8,8 +8,9 @@ value: `reproduced` if the whole interval lies within the tolerance, `differs` i
 import inspect
 import json
 import math
+import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from math import inf
@@ -35,6 +36,7 @@ from lthcore.runs.schemas import ROUNDS
 from lthcore.runs.yaml_files import check_shape, read_yaml
 
 PARTS = ("direction", "size", "place")
+SIGNS = {1: "above 0", -1: "below 0"}  # sign of a direction -> its tolerance in claims.csv
 ASIDE = ("measure", "within", "sign", "unit")  # keys of a part that are not passed to its measure
 NOT_RUN, UNREADABLE = "not run", "not graded: its run cannot be read, or diverged"
 COLUMNS = [
@@ -98,11 +100,11 @@ def _check_claim(name: str, claim: dict[str, Any]) -> None:
 def _check_part(where: str, part: str, spec: dict[str, Any], measures: dict[str, Callable]) -> None:
     """Raise LabError unless a part of a claim has a valid tolerance and valid arguments for its measure."""
     function = measures[choose(f"{where}: measure", spec.get("measure", ""), measures)]
-    key, shape = ("sign", Literal[1, -1]) if part == "direction" else ("within", tuple[float, float])
+    key, shape = ("sign", Literal[1, -1]) if part == "direction" else ("within", tuple[float | None, float | None])
     bound = spec.get(key)
     check_shape(tuple(bound) if isinstance(bound, list) else bound, shape, f"{where}: {key}")
-    if part != "direction" and bound[0] > bound[1]:
-        raise LabError(f"{where}: within = {shown(bound)}: the first must be the smaller")
+    if part != "direction" and (set(bound) == {None} or operator.gt(*ends_of(bound))):
+        raise LabError(f"{where}: within = {shown(bound)}: must be the smaller end, then the larger (null for no end)")
     check_shape(spec.get("unit", ""), str, f"{where}: unit")
     values, takes = _arguments(spec), inspect.signature(function).parameters
     for name, value in values.items():
@@ -126,6 +128,12 @@ def _check_part(where: str, part: str, spec: dict[str, Any], measures: dict[str,
 def parts_of(claim: dict[str, Any]) -> dict[str, dict]:
     """Return the parts of a claim in the order of PARTS."""
     return {part: claim[part] for part in PARTS if part in claim}
+
+
+def ends_of(within: Sequence[float | None]) -> tuple[float, float]:
+    """Return the ends of a tolerance, infinite where it has none (null in claims.yaml)."""
+    low, high = within
+    return -inf if low is None else low, inf if high is None else high
 
 
 def when(text: Any, where: str = "time") -> datetime:
@@ -160,7 +168,7 @@ def grade(part: str, found: Estimate, spec: dict) -> str:
         if towards.low > 0:
             return "reproduced"
         return f"differs (sign {'+' if found.value > 0 else '-'})" if towards.high < 0 else "undecided"
-    low, high = spec["within"]
+    low, high = ends_of(spec["within"])
     if low <= found.low and found.high <= high:
         return "reproduced"
     if found.low <= high and found.high >= low:
@@ -230,7 +238,7 @@ def scorecard(root: Path, claims: dict[str, dict] | None = None) -> pd.DataFrame
         graded = graded or _ungraded(claim, NOT_RUN)
         for row in graded:
             spec = claim[row["part"]]
-            tolerance = "sign" if row["part"] == "direction" else json.dumps(spec["within"])
+            tolerance = json.dumps(spec["within"]) if "within" in spec else SIGNS[spec["sign"]]
             unit = spec.get("unit", "% of weights" if row["part"] == "place" else "")
             predicted = claim.get("predicted", {}).get(row["part"]) if row["grade"] == NOT_RUN else None
             rows.append(common | {"unit": unit, "tolerance": tolerance, "predicted": predicted} | row)

@@ -284,10 +284,13 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     """Plot the sizes and places of claims.csv that were measured in runs, each in half widths of its tolerance.
 
     The shaded band is the tolerance. Each part of a claim is shown in the first run that measured it, and those that
-    differ are at the top. Arrows mark values and ends of intervals that are off the axis.
+    differ are at the top. Arrows mark values and ends of intervals that are off the axis. Tolerances with one end have
+    no width, and their claims are named below the panel.
     """
     rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")]
     rows = rows.drop_duplicates(["id", "part"])
+    open_ended = rows["tolerance"].str.contains("null")
+    left_out, rows = rows[open_ended]["id"], rows[~open_ended]
     order = grades_of(rows["grade"]).map(list(GRADES).index)
     rows = rows.iloc[np.argsort(-order, kind="stable")].iloc[::-1]
     low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
@@ -311,7 +314,8 @@ def plot_scorecard(card: pd.DataFrame) -> Figure:
     axes.tick_params(axis="y", labelsize=8)
     how = "shaded: within it; hollow: a single trial, no interval; arrows: beyond 4"
     what = "distance from the middle of the tolerance, in halves of its width"
-    axes.set(xlim=(-4.2, 4.2), xlabel=f"{what}\n({how}; of each claim its first run)")
+    without = f"; not shown: {', '.join(left_out)}, whose tolerances have one end" if len(left_out) else ""
+    axes.set(xlim=(-4.2, 4.2), xlabel=f"{what}\n({how}; of each claim its first run{without})")
     axes.set_ylim(-0.8, len(rows) - 0.2)
     axes.set_title("Sizes and places, with 95% intervals", loc="left")
     figure.legend(loc="outside lower center", ncols=len(GRADES))

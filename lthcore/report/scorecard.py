@@ -1,5 +1,6 @@
 """Scorecard of the claims, as a table for results/README.md and as results/claims.csv."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -14,17 +15,25 @@ from lthcore.report.run_tables import Absent, RunTables
 from lthcore.report.tables import table_of
 from lthcore.runs.files import read_record
 
-HEAD = "| claim | the paper | here | read at the end of training instead | grade | tolerance fixed | run |"
+HEAD = (
+    "| claim | the paper | reproduced if | here | read at the end of training instead | grade | tolerance fixed | run |"
+)
 WORDS = {"reproduced": "reproduced", "undecided": "undecided", "differs": "differing"}  # grade -> word in counts
-FORMS = {"points": (100, 2), "%": (100, 1), "accuracy": (100, 2), "% of weights": (1, 1)}  # unit -> factor and digits
+FORMS = {  # unit -> factor, digits, and what follows the number
+    "points": (100, 2, " points"),
+    "%": (100, 1, "%"),
+    "accuracy": (100, 2, "%"),
+    "% of weights": (1, 1, "% of weights"),
+}
 
 
 def as_markdown(card: pd.DataFrame) -> str:
     """Return a Markdown table with a row for each claim and run, and the parts of the claim side by side in it."""
-    lines, said = [HEAD, "|---|---|---|---|---|---|---|"], set()
+    lines, said = [HEAD, "|---|---|---|---|---|---|---|---|"], set()
     for (name, _, _), parts in card.groupby(["id", "run", "profile"], sort=False, dropna=False):
         first = parts.iloc[0]
-        what = ("″", "″") if name in said else (f"{name}: {first['claim']}", first["paper"])
+        tolerances = "; ".join(tolerance_of(row) for _, row in parts.iterrows())
+        what = ("″",) * 3 if name in said else (f"{name}: {first['claim']}", first["paper"], tolerances)
         said.add(name)
         numbers = parts[parts["part"] != "direction"]
         numbers = numbers if len(numbers) else parts  # a direction repeats the sign of the size, if there is one
@@ -81,6 +90,23 @@ def _run(row: pd.Series) -> str:
     return f"{row['run']}, `{row['profile']}`, {row['training']}, n = {row['n']:.0f}"
 
 
+def tolerance_of(row: pd.Series) -> str:
+    """Describe which values are within the tolerance of a part of a claim, as in `size +0.15 to +0.60 points`."""
+    if row["part"] == "direction":
+        return f"direction {row['tolerance']}"
+    factor, _, unit = _form_of(row["unit"], 0)
+    sign = "+" if row["unit"] == "points" else ""
+    ends = json.loads(row["tolerance"])
+    said = [f"{factor * end:{sign},.10g}" for end in ends if end is not None]  # an end is null where there is none
+    within = " to ".join(said) if None not in ends else f"at {'most' if ends[0] is None else 'least'} {said[0]}"
+    return f"{row['part']} {within}{unit}"
+
+
+def _form_of(unit: str, value: float) -> tuple[int, int, str]:
+    """Return the factor and the number of digits to show a value with, and what follows the number."""
+    return FORMS.get(unit, (1, 2 if abs(value) < 100 else 0, f" {unit}" if unit else ""))
+
+
 def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     """Format a value of a scorecard row in its unit, with its interval if `low` and `high` are given; empty if missing.
 
@@ -88,16 +114,14 @@ def shown(row: pd.Series, value: str, low: str = "", high: str = "") -> str:
     """
     if pd.isna(row[value]):
         return ""
-    unit, number = row["unit"], float(row[value])
-    factor, digits = FORMS.get(unit, (1, 2 if abs(number) < 100 else 0))
-    sign = "+" if unit == "points" else ""
-    unit = "%" if unit == "accuracy" else unit
-    text = f"{factor * number:{sign},.{digits}f}{'' if unit.startswith('%') or not unit else ' '}{unit}"
+    factor, digits, unit = _form_of(row["unit"], row[value])
+    form = f"{'+' if row['unit'] == 'points' else ''},.{digits}f"
+    text = f"{factor * row[value]:{form}}{unit}"
     if not low or pd.isna(row["n"]):  # arithmetic is exact
         return text
     if pd.isna(row[low]):
         return f"{text} ({'no interval' if row['n'] < 2 else 'no bounds'})"
-    return f"{text} [{factor * row[low]:{sign},.{digits}f}, {factor * row[high]:{sign},.{digits}f}]"
+    return f"{text} [{factor * row[low]:{form}}, {factor * row[high]:{form}}]"
 
 
 def baselines(root: Path, card: pd.DataFrame) -> pd.DataFrame:
@@ -159,10 +183,10 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
     """Return the scorecard block of results/README.md: the convention, grades, dense networks, and claims not run."""
     trained = card["run"].notna() & (card["grade"] != NOT_RUN)
     parts = [
-        f"{CONVENTION}\n\nA part of a claim is *reproduced* if its whole interval lies within the tolerance, and it "
-        "*differs* if the whole interval lies outside. It is *undecided* if the interval has values inside and "
-        "outside, or if a single trial has no interval. In the first case the table says how many trials would "
-        "decide, if mean and spread stayed as they are.",
+        f"{CONVENTION}\n\nA part of a claim is *reproduced* if its whole interval lies within the tolerance (in "
+        "the column *reproduced if*), and it *differs* if the whole interval lies outside. It is *undecided* if the "
+        "interval has values inside and outside, or if a single trial has no interval. In the first case the table "
+        "says how many trials would decide, if mean and spread stayed as they are.",
         counts_in_full(card[trained]),
         as_markdown(card[trained]),
     ]

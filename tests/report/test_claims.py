@@ -353,6 +353,9 @@ def test_a_table_built_to_fail_fails_and_says_by_how_much(folder, tmp_path):
         ("size", (250, 350), {"within": [0, 100]}, "differs (by +200)"),
         ("size", (-np.inf, np.inf), {"within": [0, 100]}, "undecided"),
         ("size", (np.nan, np.nan), {"within": [0, 100]}, "undecided"),
+        ("size", (-0.003, 9.0), {"within": [-0.003, None]}, "reproduced"),
+        ("size", (-0.004, 9.0), {"within": [-0.003, None]}, "undecided"),
+        ("size", (0.3, 0.5), {"within": [None, 0.2]}, "differs (by +0.20)"),
         ("direction", (0.1, 0.3), {"sign": -1}, "differs (sign +)"),
         ("direction", (-0.3, -0.1), {"sign": 1}, "differs (sign -)"),
         ("direction", (0.0, 0.3), {"sign": 1}, "undecided"),
@@ -497,6 +500,7 @@ def test_what_a_measure_takes_is_taken(change, tmp_path):
         SIZE.replace("[0, 1]", "[0, 1, 2]"),
         SIZE.replace("[0, 1]", "[0, one]"),
         SIZE.replace("[0, 1]", "[1, 0]"),
+        SIZE.replace("[0, 1]", "[null, null]"),
         SIZE.replace(", within: [0, 1]", ""),
         SIZE.replace("at: 20", "at: twenty"),
         SIZE.replace("at: 20", "at: 0"),
@@ -550,7 +554,7 @@ def test_scorecard_is_written_to_the_table_and_between_the_pages_marks(folder, t
     assert list(pd.read_csv(tmp_path / "claims.csv")["grade"]) == list(card["grade"])
     text = readme.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "\nold\n" not in text
-    row = "| P: words | 40% | 0.40 [0.40, 0.40] |  | direction reproduced; size reproduced | during the run |"
+    row = "| P: words | 40% | direction above 0; size 0.2 to 0.5 | 0.40 [0.40, 0.40] |  | direction reproduced; size"
     assert row in text and CONVENTION in text
     assert "| lenet_mnist, `cpu`, n = 3 | 97.00 [96.88, 97.12] | 98.05 | 97.10 [96.98, 97.22] |" in text
     write_pages(tmp_path, tmp_path, card)
@@ -596,6 +600,24 @@ def test_what_is_read_at_the_early_stop_is_read_at_the_end_beside_it(folder, tmp
     assert at_the_end(RunTables.read(folder), EARLIER) is None
     card = scorecard(tmp_path, one("P", size=gain | {"within": [0, 1], "unit": "points"}))
     assert "| +0.50 points [+0.50, +0.50] | +0.50 points [+0.50, +0.50] |" in as_markdown(card)
+
+
+@pytest.mark.parametrize(
+    ("part", "spec", "said"),
+    [
+        ("direction", {"sign": 1}, "direction above 0"),
+        ("direction", {"sign": -1, "unit": "points"}, "direction below 0"),
+        ("size", {"within": [0.0015, 0.006], "unit": "points"}, "size +0.15 to +0.6 points"),
+        ("size", {"within": [0.984, 1], "unit": "accuracy"}, "size 98.4 to 100%"),
+        ("size", {"within": [6000, 20000]}, "size 6,000 to 20,000"),
+        ("place", {"within": [2.25, 7]}, "place 2.25 to 7% of weights"),
+        ("size", {"within": [-0.003, None], "unit": "points"}, "size at least -0.3 points"),
+        ("size", {"within": [None, 0], "unit": "points"}, "size at most +0 points"),
+    ],
+)
+def test_the_scorecard_says_what_counts_as_reproduced(tmp_path, part, spec, said):
+    card = scorecard(tmp_path, one("T", **{part: {"measure": "gain", "at": 21.1} | spec}))
+    assert as_markdown(card).splitlines()[2].split(" | ")[2] == said
 
 
 def test_another_grade_at_the_end_of_training_is_said_beside_its_value(folder, tmp_path):

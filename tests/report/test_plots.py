@@ -545,6 +545,10 @@ def test_the_scorecards_figure_has_a_colour_for_each_grade():
     assert [float(p[0][0]) for p in points if len(p)] == [4, 1]
     names = [label.get_text()[:2] for label in axes.get_yticklabels()]  # from the bottom to the top
     assert names == ["L1", "L2", "L3"]  # claims graded by arithmetic have no profile and are not drawn
+    card.loc[card["id"] == "L3", "tolerance"] = "[0, null]"  # no width to measure distances in
+    axes = plots.plot_scorecard(card).axes[0]
+    assert [label.get_text()[:2] for label in axes.get_yticklabels()] == ["L1", "L2"]
+    assert "not shown: L3, whose tolerances have one end" in axes.get_xlabel()
 
 
 def test_ticks_are_where_points_are_and_say_so():
