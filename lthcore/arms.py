@@ -96,16 +96,28 @@ ARMS = {
             "transferred-shuffled", "elsewhere", "initial", "that mask, shuffled within layers", "#808080", ":", "^",
             shuffled=True,
         ),
-        # the ticket's mask, with weights drawn from its surviving initial weights, layer by layer
+        # the ticket's mask, with weights drawn from those that the ticket starts with, layer by layer
         Arm(
             "resampled", "ticket", "resampled", "weights drawn from the ticket's own", "#2a9d8f", "--", "v",
-            drawn="reinit_draws",
+            drawn="reinit_draws", resumes=True,
         ),
-        # the ticket with Gaussian noise added to its initial weights
-        Arm("noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#9fb8dd", "-", "v", sigmas=0.5),
-        Arm("noise_1", "ticket", "noisy", "ticket + 1 sigma of noise", "#8c8cc4", "-", "D", sigmas=1.0),
-        Arm("noise_2", "ticket", "noisy", "ticket + 2 sigma of noise", "#8856a7", "-", "^", sigmas=2.0),
-        Arm("noise_3", "ticket", "noisy", "ticket + 3 sigma of noise", "#6b0f5c", "-", "X", sigmas=3.0),
+        # the ticket with Gaussian noise added to the weights that it starts with
+        Arm(
+            "noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#9fb8dd", "-", "v",
+            sigmas=0.5, resumes=True,
+        ),
+        Arm(
+            "noise_1", "ticket", "noisy", "ticket + 1 sigma of noise", "#8c8cc4", "-", "D",
+            sigmas=1.0, resumes=True,
+        ),
+        Arm(
+            "noise_2", "ticket", "noisy", "ticket + 2 sigma of noise", "#8856a7", "-", "^",
+            sigmas=2.0, resumes=True,
+        ),
+        Arm(
+            "noise_3", "ticket", "noisy", "ticket + 3 sigma of noise", "#6b0f5c", "-", "X",
+            sigmas=3.0, resumes=True,
+        ),
         # not an arm of a search: a network that is pruned during training (lthcore/lottery/dynamic.py)
         Arm("dynamic", "training", "initial", "pruned while it trains", "#2a9d8f"),
     )

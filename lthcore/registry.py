@@ -17,9 +17,10 @@ class Criterion:
     """A pruning criterion, with the label, colour and line style of its arm `by_<name>`.
 
     `score` maps a PruningContext (lthcore/pruning/criteria.py) to a score for each prunable weight or unit; the lowest
-    are pruned first. `trained` tells whether it uses trained weights; criteria that do not are for arms `by_<name>`
-    only. `uses_best` tells whether it compares with the weights at early stopping, which takes a validation set;
-    scores that are all 0 then mean that training ended at its early stop, and nothing is pruned.
+    are pruned first. `trained` tells whether it uses trained weights. `once` tells whether it is for arms `by_<name>`
+    only, which prune once, and not for the rounds of a search. `uses_best` tells whether it compares with the weights
+    at early stopping, which takes a validation set; scores that are all 0 then mean that training ended at its early
+    stop, and nothing is pruned.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Criterion:
     style: str = "-"
     prunes: Literal["weights", "units"] = "weights"
     trained: bool = True
+    once: bool = False
     uses_best: bool = False
 
 

@@ -119,6 +119,12 @@ class Recipe(BaseModel):
             raise ValueError("true and false are not allowed here")
         return value
 
+    @field_validator("augment")
+    @classmethod
+    def _as_applied(cls, augment: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        """Return the augmentations in the order in which they are applied, whichever they are written in."""
+        return tuple(sorted(augment, key=get_args(Augmentation).index))
+
     @model_validator(mode="after")
     def _recipe(self) -> Self:
         self._check_optimizer()
@@ -143,6 +149,8 @@ class Recipe(BaseModel):
             raise self._wrong("milestones", "required with schedule step, and allowed with it only")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise self._wrong("milestones", "must rise")
+        if self.schedule != "step" and self.gamma != type(self).model_fields["gamma"].default:
+            raise self._wrong("gamma", "allowed with schedule step only")
         if any(not 0 <= milestone < self.iterations for milestone in self.milestones):
             raise self._wrong("milestones", f"allowed from 0 to below iterations = {self.iterations}")
 
@@ -166,6 +174,8 @@ class Recipe(BaseModel):
             raise self._wrong("read_at", f"allowed from rewind_to = {self.rewind_to} on, where tickets begin")
 
     def _check_network_and_images(self) -> None:
+        if self.initialisation != "gaussian" and self.init_std != type(self).model_fields["init_std"].default:
+            raise self._wrong("init_std", "allowed with initialisation gaussian only")
         if any(width < 1 for width in self.widths):
             raise self._wrong("widths", "must be positive")
         if len(self.widths) > DEEPEST or any(width > WIDEST for width in self.widths):
@@ -405,6 +415,8 @@ class TransferSettings(Settings):
     def _transfer(self) -> Self:
         if self.masks_from == self.dataset:
             raise self._wrong("masks_from", f"another data set than {self.dataset}")
+        if self.rewind_to > 0:
+            raise self._wrong("rewind_to", "must be 0, since a mask is transferred to the initial weights")
         return self
 
     @property

@@ -187,6 +187,8 @@ def test_lists_of_yaml_become_tuples():
         ({"weight_decay": 1.0}, "weight_decay"),
         ({"dataset": "mnist", "augment": ("flip",)}, "augment"),
         ({"dataset": "fashion_mnist_permuted", "augment": ("flip",)}, "augment"),
+        ({"init_std": 0.5}, "init_std"),  # Glorot's initialisation has no use for it
+        ({"gamma": 0.5}, "gamma"),
     ],
 )
 def test_impossible_combinations_are_refused(values, key):
@@ -202,10 +204,17 @@ def test_impossible_combinations_are_refused(values, key):
         {"rewind_to": 9, "iterations": 10},
         {"optimizer": "adamw", "weight_decay": 0.01},
         {"dataset": "fashion_mnist", "augment": ("flip",)},
+        {"initialisation": "gaussian", "init_std": 0.5},
+        {"schedule": "step", "milestones": (10,), "gamma": 0.5},
     ],
 )
 def test_combinations_at_the_edge_are_allowed(values):
     assert Settings(**values).changed() == Settings(**values)
+
+
+def test_the_run_key_does_not_depend_on_the_order_in_which_augmentations_are_written():
+    one, other = (Settings(dataset="cifar10", augment=kinds) for kinds in (("flip", "crop"), ("crop", "flip")))
+    assert one.augment == other.augment == ("crop", "flip") and one.key == other.key
 
 
 def test_draws_of_each_arm():

@@ -7,6 +7,7 @@ import pandas as pd
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.connectivity import instability
 from lthcore.analysis.statistics import mean_of
+from lthcore.errors import LabError
 from lthcore.lottery.start import begin
 
 
@@ -15,8 +16,11 @@ def stability(tickets: TicketStore) -> pd.DataFrame:
 
     The table has a row for each trial and every second round (round 0 is the dense network). Columns are rewind_to,
     trial, round, percent_left, error_barrier, loss_barrier (nats) and error, the mean test error of the two copies.
+    Raises LabError for a run whose tickets are not rewound.
     """
     s, rows = tickets.settings, []
+    if s.restart != "rewind":
+        raise LabError(f"restart = {s.restart}: this study needs a run with restart = rewind")
     for trial in range(s.trials):
         dense = tickets(trial, 0)
         for k in range(0, s.rounds + 1, 2):

@@ -180,6 +180,9 @@ def trials_needed(settled: Callable[[int], bool], n: int) -> int | None:
     return high
 
 
-def learned_anything(accuracies: pd.Series, classes: int | pd.Series = 10) -> pd.Series:
-    """Return which training runs are above chance. Training runs stuck at chance are counted separately."""
+def learned_anything(accuracies: pd.Series, classes: float | pd.Series) -> pd.Series:
+    """Return which training runs are above chance. Training runs stuck at chance are counted separately.
+
+    With infinitely many classes, as of a data set that is not known here, none is stuck at chance.
+    """
     return accuracies >= AT_CHANCE / classes

@@ -115,10 +115,13 @@ def path_table(tickets: TicketStore) -> pd.DataFrame:
 
 
 def findings(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]:
-    """Describe the tables at round k: means over trials, and ratios of means, with their intervals."""
+    """Describe the tables at round k: means over trials, and ratios of means, with their intervals.
+
+    Layers without pruned weights are left out.
+    """
     at = layer_rows[layer_rows["round"] == k].set_index("trial")
     lines = []
-    for layer, part in at.groupby("layer", sort=False):
+    for layer, part in at.dropna(subset="movement_pruned").groupby("layer", sort=False):
         bigger = ratio(part["magnitude_initial_kept"], part["magnitude_initial_pruned"]).text()
         moved = ratio(part["movement_kept"], part["movement_pruned"]).text()
         positive = mean_of(100 * part["positive_initial_kept"]).text("{:.1f}%")

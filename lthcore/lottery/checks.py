@@ -72,7 +72,7 @@ def _check_outputs(settings: Recipe, shape: tuple[int, int, int], classes: int) 
 
 def _check_criteria(settings: Settings) -> None:
     """Check the criterion of a search, and those of its arms."""
-    fitting = [c.name for c in CRITERIA.values() if c.prunes == settings.granularity and c.trained]
+    fitting = [c.name for c in CRITERIA.values() if c.prunes == settings.granularity and not c.once]
     of_weights = [c.name for c in CRITERIA.values() if c.prunes == "weights"]
     choose_registered("criterion", settings.criterion, CRITERIA)
     choose("criterion", settings.criterion, fitting)

@@ -132,7 +132,7 @@ def _without_smallest(
 def dense_gradient(settings: DynamicSettings, data: Data, state: TrainState) -> Weights:
     """Return the gradient of the training loss on the next batch, for pruned weights as well as for remaining ones.
 
-    Images are augmented as in training, by other draws.
+    Images are augmented as in training, by other draws. The gradient is computed in float32 whatever the precision.
     """
     device, seed = data.train.images.device, seed_for(state.seed, "rigl", state.iteration)
     model = build(settings, data.shape, data.classes).to(device)

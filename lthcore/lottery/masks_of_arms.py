@@ -4,8 +4,6 @@ A source is where masks come from: an arm that is pruned by its own outcomes (`t
 the dense network once (`oneshot`, `by_<criterion>`).
 """
 
-import torch
-
 from lthcore import masks
 from lthcore.arms import criterion_of, prunes_dense
 from lthcore.data.datasets import Data
@@ -13,7 +11,7 @@ from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial
 from lthcore.masks import Mask
 from lthcore.models import build
-from lthcore.pruning.allocation import layer_rates, prune
+from lthcore.pruning.allocation import layer_rates, prune, rounded_down
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask
 from lthcore.pruning.streams import streams_of
@@ -89,11 +87,15 @@ def densities_after(settings: Settings, mask: Mask, rates: dict[str, float], k: 
 
     With scope "global" every one of these layers gets the share that remains in all of them together.
     """
-    ties = {name: torch.zeros(m.shape) for name, m in mask.items()}
-    for _ in range(k):
-        mask = prune(ties, mask, rates, settings.scope)
     pruned = {name: m for name, m in mask.items() if rates[name] > 0}
     if settings.scope == "global":
-        total = sum(m.numel() for m in pruned.values())
-        return dict.fromkeys(pruned, masks.weights_left(pruned) / total if pruned else 1.0)
-    return {name: float(m.double().mean()) for name, m in pruned.items()}
+        weights = sum(m.numel() for m in pruned.values())
+        left = _left_after(masks.weights_left(pruned), max(rates.values()), k) / weights if pruned else 1.0
+        return dict.fromkeys(pruned, left)  # check_settings makes sure that all rates above zero are the same
+    return {name: _left_after(int(m.sum()), rates[name], k) / m.numel() for name, m in pruned.items()}
+
+
+def _left_after(weights: int, rate: float, k: int) -> int:
+    for _ in range(k):
+        weights -= rounded_down(rate * weights)
+    return weights

@@ -71,10 +71,10 @@ def trained(of: Sources) -> Weights:
 
 
 def resampled(of: Sources) -> Weights:
-    """Draw weights layer by layer, with replacement, from the surviving initial weights (the paper's Figure 17)."""
-    generator, drawn = torch.Generator().manual_seed(of.seed), dict(of.trial.theta_0)
+    """Draw weights layer by layer, with replacement, from those that the ticket starts with (the paper's Figure 17)."""
+    generator, drawn = torch.Generator().manual_seed(of.seed), dict(of.trial.origin)
     for name, m in of.mask.items():
-        surviving = of.trial.theta_0[name][m]
+        surviving = of.trial.origin[name][m]
         if len(surviving):
             index = torch.randint(len(surviving), m.shape, generator=generator)
             drawn[name] = surviving[index]
@@ -92,11 +92,11 @@ def signed_initial(of: Sources) -> Weights:
 
 
 def noisy(of: Sources) -> Weights:
-    """Add Gaussian noise of `sigmas` layerwise standard deviations to the initial weights (the paper's Figure 25)."""
+    """Add Gaussian noise of `sigmas` layerwise standard deviations to the rewound weights (the paper's Figure 25)."""
     generator = torch.Generator().manual_seed(of.seed)
     return {
         name: w + of.arm.sigmas * w.std() * torch.randn(w.shape, generator=generator) if name in of.mask else w
-        for name, w in of.trial.theta_0.items()
+        for name, w in of.trial.origin.items()
     }
 
 

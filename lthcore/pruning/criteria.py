@@ -40,7 +40,7 @@ def magnitude(seen: PruningContext) -> Scores:
     return {name: seen.final[name].abs() for name in seen.mask}
 
 
-@register_criterion(label="large at init", colour="#b8860b")
+@register_criterion(label="large at init", colour="#b8860b", trained=False)
 def magnitude_at_init(seen: PruningContext) -> Scores:
     """|w_0|: pruning before training (the paper's Figure 18)."""
     return {name: seen.initial[name].abs() for name in seen.mask}
@@ -70,7 +70,7 @@ def late_stillness(seen: PruningContext) -> Scores:
     return {name: -(seen.final[name] - seen.best[name]).abs() for name in seen.mask}
 
 
-@register_criterion(colour="#808080", style=":")
+@register_criterion(colour="#808080", style=":", trained=False)
 def random(seen: PruningContext) -> Scores:
     """A draw for each weight, uniform at random: the control that every criterion has to beat."""
     generator = torch.Generator().manual_seed(seen.seed)
@@ -83,7 +83,7 @@ def small_magnitude(seen: PruningContext) -> Scores:
     return {name: -seen.final[name].abs() for name in seen.mask}
 
 
-@register_criterion(label="small at init", colour="#b8860b", style=":")
+@register_criterion(label="small at init", colour="#b8860b", style=":", trained=False)
 def small_magnitude_at_init(seen: PruningContext) -> Scores:
     """-|w_0|: small_init of arXiv 1905.01067."""
     return {name: -seen.initial[name].abs() for name in seen.mask}

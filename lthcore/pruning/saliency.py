@@ -14,12 +14,13 @@ from lthcore.pruning.allocation import prune_to_shares
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.registry import register_criterion
 
-IMAGES_PER_CLASS = 10  # in the batch of SNIP and GraSP, as published
+# In the batch of SNIP and of GraSP. It is GraSP's number; SNIP was published with 100 images of MNIST, or 128 of CIFAR.
+IMAGES_PER_CLASS = 10
 TEMPERATURE = 200.0  # of the softmax in GraSP; from its authors' code, not from their paper
 ROUNDS = 100  # pruning rounds of SynFlow, as published
 
 
-@register_criterion(label="SNIP", colour="#3d8c5c", trained=False)
+@register_criterion(label="SNIP", colour="#3d8c5c", trained=False, once=True)
 def snip(seen: PruningContext) -> Scores:
     """|w dL/dw|: the estimated change of the loss if a weight were pruned (SNIP, arXiv 1810.02340)."""
     model, weights = _masked_model(seen, seen.initial)
@@ -27,7 +28,7 @@ def snip(seen: PruningContext) -> Scores:
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-@register_criterion(label="GraSP", colour="#a5282c", trained=False)
+@register_criterion(label="GraSP", colour="#a5282c", trained=False, once=True)
 def grasp(seen: PruningContext) -> Scores:
     """w (H g): the estimated decrease of the gradient's norm if a weight were pruned (GraSP, arXiv 2002.07376).
 
@@ -41,7 +42,7 @@ def grasp(seen: PruningContext) -> Scores:
     return {name: (w * hg).detach() for (name, w), hg in zip(weights.items(), products, strict=True)}
 
 
-@register_criterion(label="SynFlow", colour="#7a4fa3", trained=False)
+@register_criterion(label="SynFlow", colour="#7a4fa3", trained=False, once=True)
 def synflow(seen: PruningContext) -> Scores:
     """|w dR/dw|, R the summed output for an image of ones with absolute weights (SynFlow, arXiv 2006.05467).
 

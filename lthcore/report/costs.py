@@ -15,7 +15,7 @@ def pruning_costs(root: Path) -> pd.DataFrame:
     """Compare the cost and accuracy of dynamic and iterative pruning of LeNet, trained by the same recipe.
 
     Returns a row for each sparse network and trial: sparsity, method, iterations of each training run and in all (the
-    dense network included), percentage of weights remaining, test accuracy at the end of training.
+    dense network included), percentage of weights remaining, test accuracy at the end of training, number of classes.
     """
     runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-98")
     if not runs:
@@ -25,7 +25,7 @@ def pruning_costs(root: Path) -> pd.DataFrame:
     iterative = trainings_of({k: v for k, v in others.items() if k.startswith("lenet_mnist_against_dynamic")})
     rows = [
         {"sparsity": r.sparsity, "method": "dynamic", "each": r.iterations, "in all": r.iterations,
-         "trial": r.trial, "percent_left": r.percent_left, "accuracy": r.final_test_accuracy}
+         "trial": r.trial, "percent_left": r.percent_left, "accuracy": r.final_test_accuracy, "classes": r.classes}
         for r in dynamic.itertuples()
     ]  # fmt: skip
     names = {"ticket": "iterative, rewound", "continued": "iterative, trained on"}
@@ -34,7 +34,7 @@ def pruning_costs(root: Path) -> pd.DataFrame:
             rows.append({
                 "sparsity": float(r.variant.rpartition("-")[2]) / 100, "method": names[r.arm], "each": r.iterations,
                 "in all": r.iterations * (r.rounds + 1), "trial": r.trial, "percent_left": r.percent_left,
-                "accuracy": r.final_test_accuracy,
+                "accuracy": r.final_test_accuracy, "classes": r.classes,
             })  # fmt: skip
     return pd.DataFrame(rows)
 

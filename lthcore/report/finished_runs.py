@@ -1,5 +1,6 @@
 """The finished runs of a study. Each counts once, at the largest profile at which it is finished."""
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.experiments import Experiment, NoSuchProfile, load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.status import status_of
+from lthcore.sources.catalogue import dataset_of
 
 
 def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) -> dict[str, Path]:
@@ -51,16 +53,26 @@ def profile_of(folder: Path) -> str:
     return folder.parents[1].name
 
 
+def classes_in(folder: Path) -> float:
+    """Return the number of classes of a run's data set, infinity if the data set is not known here."""
+    try:
+        return dataset_of(read_record(folder)["settings"]["dataset"]).classes
+    except LabError:
+        return math.inf
+
+
 def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:
     """Return a table with a row for each training run of these runs (variant -> folder).
 
-    Each row is a row of rounds.csv with the variant, profile and settings of its run. Unfinished trials are left out.
+    Each row is a row of rounds.csv with the variant, profile, number of classes and settings of its run. Unfinished
+    trials are left out.
     """
     parts = []
     for variant, folder in runs.items():
         rounds, record = read_whole_trials(folder)[0], read_record(folder)
         values = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items() if k not in rounds}
-        parts.append(rounds.assign(variant=variant, profile=profile_of(folder), **values))
+        of_run = {"variant": variant, "profile": profile_of(folder), "classes": classes_in(folder)}
+        parts.append(rounds.assign(**of_run, **values))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from lthcore.analysis.statistics import learned_anything
@@ -11,7 +10,6 @@ from lthcore.paths import project_root
 from lthcore.report.finished_runs import runs_of, trainings_of
 from lthcore.report.sentences import spread
 from lthcore.runs.yaml_files import check_shape, read_yaml
-from lthcore.sources.catalogue import DATASETS
 
 PUBLISHED = ("dense", "first", "later", "spread", "n", "epochs")  # columns of published.yaml
 
@@ -40,9 +38,7 @@ def dynamic_summary(root: Path) -> pd.DataFrame:
     if table.empty:
         return table
     groups = table.groupby("variant")
-    # of a data set of one's own whose plugin is not there, the classes are unknown, and no training run is left out
-    classes = table["dataset"].map({name: known.classes for name, known in DATASETS.items()}).fillna(np.inf)
-    learned = table["final_test_accuracy"].where(learned_anything(table["final_test_accuracy"], classes))
+    learned = table["final_test_accuracy"].where(learned_anything(table["final_test_accuracy"], table["classes"]))
     accuracy = 100 * learned.groupby(table["variant"]).agg(["mean", "std"])
     out = pd.DataFrame({
         "test accuracy (%)": [spread(mean, std) for mean, std in accuracy.itertuples(index=False)],

@@ -5,17 +5,20 @@ import pandas as pd
 from lthcore.analysis.statistics import difference, learned_anything, mean_accuracy
 
 
-def gap(a: pd.Series, b: pd.Series, bare: bool = False) -> str:
+def gap(a: pd.Series, b: pd.Series, classes: float, bare: bool = False) -> str:
     """Describe the mean difference of two series of accuracies (index: trial), in points, with its interval.
 
     The series must share trials (`share_trials`): they come from one run, or from runs with the same seed and network.
-    Draws of a trial are averaged. Trials in which either series is stuck at chance are left out and counted. `bare`
-    leaves out the unit and the number of trials, for a table that gives them once.
+    Draws of a trial are averaged. Trials in which either series is stuck at chance, which depends on the number of
+    classes, are left out and counted. `bare` leaves out the unit and the number of trials, for a table that gives them
+    once.
     """
-    return gaps({"": a}, b, bare).strip()
+    return gaps({"": a}, b, classes, bare).strip()
 
 
-def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], bare: bool = False) -> str:
+def gaps(
+    others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], classes: float, bare: bool = False
+) -> str:
     """Describe the gaps of several named series to one baseline, or each to its own, as `gap` does for one.
 
     The number of trials n is given for the first series, and again only if it changes.
@@ -25,7 +28,7 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], b
         both = (other, base[name] if isinstance(base, dict) else base)
         a, b = (values.groupby(level=0).mean() for values in both)
         a, b = a.align(b, join="inner")
-        learned = learned_anything(a) & learned_anything(b)
+        learned = learned_anything(a, classes) & learned_anything(b, classes)
         stuck = f"{(~learned).sum()} of {len(a)} trials excluded: stuck at chance"
         if not learned.any():
             parts.append(f"{name} an unknown amount ({stuck})")
@@ -40,12 +43,12 @@ def gaps(others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], b
     return "; ".join(parts)
 
 
-def level(accuracies: pd.Series, interval: bool = False) -> str:
+def level(accuracies: pd.Series, classes: float, interval: bool = False) -> str:
     """Describe the mean accuracy, in percent, of the training runs that learned anything, and count those that did not.
 
     With `interval`, the 95% interval is added.
     """
-    learned = learned_anything(accuracies)
+    learned = learned_anything(accuracies, classes)
     if not learned.any():
         return "stuck at chance"
     excluded = f" ({(~learned).sum()} of {len(accuracies)} trials excluded: stuck at chance)"

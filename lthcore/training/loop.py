@@ -1,7 +1,8 @@
 """Training loops, written as generators that pause after every evaluation.
 
-Data are tensors on the device: there is no DataLoader, and the step loop never waits for the device. All randomness
-is derived from one seed and the current iteration, so a training run resumed from a checkpoint continues bit for bit.
+Data are tensors on the device: there is no DataLoader, and the step loop never waits for the device. The order of the
+images follows from one seed and the current iteration. Dropout and augmentation draw from a generator whose state is
+saved in checkpoints. So a training run resumed from a checkpoint continues bit for bit.
 """
 
 import math

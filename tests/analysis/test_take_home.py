@@ -128,6 +128,8 @@ def test_a_file_holds_mask_and_masked_weights_and_a_card_says_what_they_are(root
         ("oneshot", "pruning the dense network once, criterion magnitude"),
         ("by_movement", "pruning the dense network once, criterion movement"),
         ("by_snip", "pruning before training, criterion snip"),
+        ("by_magnitude_at_init", "pruning before training, criterion magnitude_at_init"),
+        ("by_random", "pruning before training, criterion random"),
         ("by_snip-inverted", "pruning before training, criterion snip (worst scores kept)"),
     ],
 )

@@ -175,10 +175,18 @@ def test_arms_that_train_on_do_so_from_where_the_schedule_is_rewound_to(arm, see
     assert state.iteration == 15
 
 
-@pytest.mark.parametrize("arm", ["reinit", "random", "resampled", "noise_1", "by_snip-fresh"])
+@pytest.mark.parametrize("arm", ["reinit", "random", "by_snip-fresh"])
 def test_arms_that_do_not_rewind_train_from_the_first_iteration(arm):
     late, settings = trial_of(rewind=theta(7)), SMALL.changed(rewind_to=15)
     assert started(arm, trial=late, settings=settings).iteration == 0
+
+
+@pytest.mark.parametrize("arm", ["resampled", "noise_1"])
+def test_arms_that_change_the_tickets_weights_start_where_the_ticket_does(arm):
+    late = trial_of(rewind={name: w + 100 for name, w in theta(7).items()})  # far from the initial weights
+    state = started(arm, trial=late, settings=SMALL.changed(rewind_to=15))
+    assert state.iteration == 15
+    assert all(float(state.weights[name][m].mean()) > 50 for name, m in state.mask.items())
 
 
 @pytest.mark.parametrize("resumes", [False, True])
@@ -272,6 +280,8 @@ def test_the_criterions_draw_is_of_the_round_where_pruning_is_iterative_and_one_
         ("by_snip-shuffled", "ticket", "by_snip", True, False),
         ("by_snip-inverted", "ticket", "by_snip-inverted", True, False),
         ("by_movement-inverted", "ticket", "by_movement-inverted", True, True),
+        ("by_magnitude_at_init", "ticket", "by_magnitude_at_init", True, False),
+        ("by_random", "ticket", "by_random", True, False),
     ],
 )
 def test_arms_take_their_masks_from(arm, lineage, source, dense, needs):
@@ -389,6 +399,19 @@ def test_the_share_that_rounds_prune_is_by_the_scope_of_the_settings():
     assert densities_after(settings, mask, rates, 1) == dict.fromkeys(mask, 6 / 7)
     assert densities_after(settings.changed(scope="global"), mask, rates, 1) == dict.fromkeys(mask, 11 / 14)
     assert densities_after(settings, mask, rates | {"b.weight": 0.0}, 1) == {"a.weight": 6 / 7}
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_share_after_rounds_is_that_of_pruning_round_by_round(scope):
+    settings = SMALL.changed(scope=scope, prune_fc=0.29, prune_output=0.29 if scope == "global" else 0.15)
+    rates, mask = layer_rates(settings, build(settings, SHAPE, 10)), masks.full_mask(theta(0))
+    scores, found = {name: theta(5)[name].abs() for name in mask}, mask
+    for k in range(1, 12):
+        found = prune(scores, found, rates, scope)
+        densities = densities_after(settings, mask, rates, k)
+        left = {name: d * mask[name].numel() for name, d in densities.items()}
+        assert sum(left.values()) == pytest.approx(masks.weights_left(found))
+        assert scope == "global" or left == pytest.approx(masks.counts(found))
 
 
 @pytest.mark.parametrize("criterion", ["late_movement", "late_stillness"])

@@ -92,6 +92,8 @@ def test_a_search_that_diverges_has_no_masks_to_give(tmp_path):
 
 
 def test_images_of_other_shapes_and_the_same_data_set_are_refused():
+    with pytest.raises(LabError, match="rewind_to = 5: must be 0, since a mask is transferred to the initial weights"):
+        SETTINGS.changed(rewind_to=5)
     with pytest.raises(LabError, match="masks_from = 'digits': another data set"):
         SETTINGS.changed(masks_from="digits")
     with pytest.raises(LabError, match="arms"):

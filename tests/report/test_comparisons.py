@@ -115,16 +115,16 @@ def test_findings_are_differences_by_trial_with_their_interval(root):
     # t = 12.7, standard error 0.1
     assert "98.20% and 97.10%, a difference of +1.10 points [-0.17, +2.37] (n = 2)" in line
     a, b = pd.Series([0.1, 0.2, 0.3]), pd.Series([0.1, 0.1, 0.1])
-    assert gap(a + 0.2, b + 0.2) == "+10.00 points [-14.84, +34.84] (n = 3)"
-    assert gap(a[2:] + 0.2, b[2:] + 0.2) == "+20.00 points (n = 1: no interval)"
+    assert gap(a + 0.2, b + 0.2, 10) == "+10.00 points [-14.84, +34.84] (n = 3)"
+    assert gap(a[2:] + 0.2, b[2:] + 0.2, 10) == "+20.00 points (n = 1: no interval)"
 
 
 def test_a_training_that_is_stuck_at_chance_is_counted_and_not_averaged_in(root):
     """A network that always answers "1" is right on 11.35% of MNIST's test images; a mean with it means nothing."""
     a, b = pd.Series([0.98, 0.1135, 0.97, 0.96]), pd.Series([0.97, 0.97, 0.97, 0.1])
-    assert gap(a, b) == "+0.50 points [-5.85, +6.85] (n = 2; 2 of 4 trials excluded: stuck at chance)"
-    assert level(a) == "97.00% (1 of 4 trials excluded: stuck at chance)" and level(b[3:]) == "stuck at chance"
-    assert gap(a[1:2], b[1:2]) == "an unknown amount (1 of 1 trials excluded: stuck at chance)"
+    assert gap(a, b, 10) == "+0.50 points [-5.85, +6.85] (n = 2; 2 of 4 trials excluded: stuck at chance)"
+    assert level(a, 10) == "97.00% (1 of 4 trials excluded: stuck at chance)" and level(b[3:], 10) == "stuck at chance"
+    assert gap(a[1:2], b[1:2], 10) == "an unknown amount (1 of 1 trials excluded: stuck at chance)"
     dynamic(root, "paper/lenet_mnist_sensitivity-rate-0.3", [0.98, 0.984, 0.1135], 21.1)
     row = dynamic_summary(root).loc["lenet_mnist_sensitivity-rate-0.3"]
     assert (row["test accuracy (%)"], row["n"], row["stuck at chance"]) == ("98.20 ± 0.28", 3, 1)
@@ -133,6 +133,8 @@ def test_a_training_that_is_stuck_at_chance_is_counted_and_not_averaged_in(root)
 def test_chance_is_that_of_the_number_of_classes(root):
     assert list(learned_anything(pd.Series([0.011, 0.05]), 100)) == [False, True]
     assert list(learned_anything(pd.Series([0.51, 0.7]), 2)) == [False, True]
+    a, b = pd.Series([0.08, 0.1]), pd.Series([0.05, 0.08])
+    assert "(n = 2)" in gap(a, b, 100) and level(a, 100) == "9.00%" and level(a, 10) == "stuck at chance"
     dynamic(root, "paper/lenet_mnist_sensitivity-rate-0.3", [0.011, 0.05], dataset="cifar100", architecture="conv2")
     assert dynamic_summary(root).loc["lenet_mnist_sensitivity-rate-0.3", "stuck at chance"] == 1
 
@@ -492,4 +494,4 @@ def test_draws_of_a_trial_count_once():
     ours = pd.Series([0.92, 0.93, 0.95, 0.91], index=[0, 0, 1, 2])
     base = pd.Series([0.90, 0.91, 0.90], index=[0, 1, 2])
     averaged = pd.Series([0.925, 0.95, 0.91], index=[0, 1, 2])
-    assert gap(ours, base) == gap(averaged, base) and "(n = 3)" in gap(ours, base)
+    assert gap(ours, base, 10) == gap(averaged, base, 10) and "(n = 3)" in gap(ours, base, 10)

@@ -150,10 +150,21 @@ def test_early_stop_in_bfloat16_lies_within_the_spread_of_seeds():
 def test_networks_of_other_layers_are_left_to_plain_pytorch():
     odd = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(144, 10))
     assert conv.layers_of(odd, torch.float32) is None
-    unrectified = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.MaxPool2d(2), torch.nn.Linear(4, 10))
+    pooled = [torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(36, 10)]
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), *pooled]
+    assert conv.layers_of(torch.nn.Sequential(*layers), torch.float32) is not None
+    unrectified = torch.nn.Sequential(layers[0], *pooled)  # pooling compares numbers that must not be negative
     assert conv.layers_of(unrectified, torch.float32) is None
     settings = Settings(**BASE, architecture="lenet")
     assert not conv.applies(settings, build(settings, (1, 8, 8), 10), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("engine", ["auto", "stack"])
+def test_a_convolutional_network_has_its_engine_unless_plain_pytorch_is_asked_for(engine):
+    settings, device = Settings(**BASE, architecture="conv2"), torch.device("cpu")
+    model = build(settings, (3, 8, 8), 10)
+    assert conv.applies(settings.changed(engine=engine), model, device)
+    assert not conv.applies(settings.changed(engine="dense"), model, device)
 
 
 def changed(change):

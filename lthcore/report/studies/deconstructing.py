@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from lthcore.report.finished_runs import runs_beside
+from lthcore.report.finished_runs import classes_in, runs_beside
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, spread_bars
 from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
@@ -91,7 +91,7 @@ def findings(root: Path) -> list[str]:
         folder = runs.get(f"lenet_mnist-{kind}")
         if folder is None:
             continue
-        rounds, curves = read_whole_trials(folder)
+        classes, (rounds, curves) = classes_in(folder), read_whole_trials(folder)
         start = 100 * curves[curves["iteration"] == 0].groupby(["arm", "round"])["test_accuracy"].mean()
         for k, left, by in middle_and_last(rounds):
             base, arms = by["oneshot"], {name_of(arm): by[arm] for arm in COMPARED if arm in by}
@@ -99,7 +99,7 @@ def findings(root: Path) -> list[str]:
             lines.append(
                 f"With pruned weights {where} and {at}, large-final masks reach a test accuracy of "
                 f"{100 * base.mean():.2f}% at the end of training. Masks by other criteria differ from this by: "
-                f"{gaps(arms, base)}."
+                f"{gaps(arms, base, classes)}."
             )
             if kind == "zero":  # with frozen weights, an untrained network is the same under any mask
                 knows = [f"{name_of(arm)} {start[arm, k]:.0f}%" for arm in ("oneshot", *COMPARED) if arm in by]
@@ -108,13 +108,13 @@ def findings(root: Path) -> list[str]:
                 if weights := {what: by[arm] for arm, what in OTHER_WEIGHTS.items() if arm in by}:
                     lines.append(
                         f"At {at}, other weights under the large-final mask change the test accuracy at the end of "
-                        f"training by: {gaps(weights, base)}."
+                        f"training by: {gaps(weights, base, classes)}."
                     )
             elif k in at_zero:
                 lines.append(
                     f"At {at}, freezing pruned weights at their initial values instead of setting them to zero changes "
                     "the test accuracy at the end of training by: "
-                    f"{gaps({'large final': base} | arms, at_zero[k])}."
+                    f"{gaps({'large final': base} | arms, at_zero[k], classes)}."
                 )
     return lines
 

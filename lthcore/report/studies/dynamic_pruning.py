@@ -13,7 +13,7 @@ from lthcore.analysis.statistics import learned_anything
 from lthcore.arms import arm_of
 from lthcore.report.costs import pruning_costs
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.finished_runs import runs_beside, runs_of, trainings_of
+from lthcore.report.finished_runs import classes_in, runs_beside, runs_of, trainings_of
 from lthcore.report.layout import CUT_BELOW, caption_of, captioned, in_percent, legend_above, new_figure, place_of, span
 from lthcore.report.published import published
 from lthcore.report.run_tables import read_whole_trials
@@ -189,7 +189,7 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         return None
     base = beside["lenet_mnist-78.9"]
     table = trainings_of(runs | {"base": base})
-    trials = table["final_test_accuracy"][learned_anything(table["final_test_accuracy"])]
+    trials = table["final_test_accuracy"][learned_anything(table["final_test_accuracy"], table["classes"])]
     lowest, highest = trials.quantile(0.1) - 0.003, trials.max() + 0.0005  # one scale, to compare the factors
     figure, panels = new_figure(2, 3)
     for axes, (factor, (label, published_value)) in zip(panels, FACTORS.items(), strict=False):
@@ -198,7 +198,7 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         order = sorted(set(part["value"]))
         place = part["value"].map({v: i for i, v in enumerate(order)})
         axes.scatter(place, part["final_test_accuracy"], s=16, color=COLOURS["dynamic"], alpha=0.6)
-        whole = learned_anything(part["final_test_accuracy"])
+        whole = learned_anything(part["final_test_accuracy"], part["classes"])
         means = part[whole].groupby("value")["final_test_accuracy"].mean()
         axes.plot(range(len(order)), means.reindex(order), color=COLOURS["dynamic"])
         axes.set_ylim(lowest, highest)
@@ -237,7 +237,7 @@ def sensitivity(root: Path) -> list[str]:
             changed = {f"{value:g}:": other for value, other in zip(values.values(), others, strict=True)}
             lines.append(
                 f"LeNet pruned to 78.9%, change in the final test accuracy by another {label} than "
-                f"{published_value:g}: {gaps(changed, base)}."
+                f"{published_value:g}: {gaps(changed, base, classes_in(runs['lenet_mnist-78.9']))}."
             )
     return lines
 
@@ -305,12 +305,13 @@ def findings(root: Path) -> list[str]:
     if table.empty:
         return lines
     by = {variant: part.set_index("trial")["final_test_accuracy"] for variant, part in table.groupby("variant")}
-    profile = table.groupby("variant")["profile"].first()
+    profile, classes = (table.groupby("variant")[column].first() for column in ("profile", "classes"))
 
     def say(text: str, a: str, b: str) -> None:
         if a in by and b in by and profile[a] == profile[b]:
             lines.append(
-                f"{text}: final test accuracy {level(by[a])} and {level(by[b])}, a difference of {gap(by[a], by[b])}."
+                f"{text}: final test accuracy {level(by[a], classes[a])} and {level(by[b], classes[b])}, a difference "
+                f"of {gap(by[a], by[b], classes[a])}."
             )
 
     dense = "compared with the dense network"
@@ -340,7 +341,7 @@ def findings(root: Path) -> list[str]:
     theirs = published("dynamic_pruning").dropna(subset="later")
     for variant, bar in theirs[theirs.index.isin(by)].iterrows():
         trained, n = _trained(table[table["variant"] == variant]), len(by[variant])
-        ours = level(by[variant], interval=n > 1)
+        ours = level(by[variant], classes[variant], interval=n > 1)
         of = f" ({bar['epochs']:.0f} epochs)" if pd.notna(bar["epochs"]) else ""
         lines.append(
             f"`{variant}` ({trained}): final test accuracy {ours} (n = {n}). Published: {bar['later']:.2f}%{of}."
@@ -358,7 +359,7 @@ def at_equal_cost(root: Path) -> list[str]:
         for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):
             times = in_all / dynamic["in all"].iloc[0]
             cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
-            difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"])
+            difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"], part["classes"].iloc[0])
             lines.append(
                 f"At {sparsity:.1%} sparsity, dynamic pruning instead of {LABELS[method]} at {cost} changes the final "
                 f"test accuracy by {difference}."

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lthcore.arms import arm_of
-from lthcore.report.finished_runs import runs_of
+from lthcore.report.finished_runs import classes_in, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, one_legend, sparsity_axis
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
@@ -59,7 +59,7 @@ def transfer_findings(folder: Path) -> list[str]:
 
     There is a sentence for the first round, one in the middle, and the last.
     """
-    rounds, curves = read_whole_trials(folder)
+    classes, (rounds, curves) = classes_in(folder), read_whole_trials(folder)
     pruned, lines = rounds[rounds["round"] > 0], []
     start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
     by = pruned.set_index(["arm", "round", "trial"])["es_test_accuracy"]
@@ -69,9 +69,10 @@ def transfer_findings(folder: Path) -> list[str]:
         known = [100 * start[arm][k].mean() for arm in ("ticket", "transferred", "transferred-shuffled")]
         lines.append(
             f"At {left[k]:.3g}% of weights remaining, using the transferred mask instead of the native one changes the "
-            f"test accuracy at the early stop by {gap(moved, native)}. Using it instead of its shuffled copy changes "
-            f"it by {gap(moved, shuffled)}. Without training, the test accuracy is {known[0]:.1f}% with the native "
-            f"mask, {known[1]:.1f}% with the transferred mask and {known[2]:.1f}% with the shuffled mask."
+            f"test accuracy at the early stop by {gap(moved, native, classes)}. Using it instead of its shuffled copy "
+            f"changes it by {gap(moved, shuffled, classes)}. Without training, the test accuracy is {known[0]:.1f}% "
+            f"with the native mask, {known[1]:.1f}% with the transferred mask and {known[2]:.1f}% with the shuffled "
+            "mask."
         )
     return lines
 

@@ -13,7 +13,7 @@ from lthcore.analysis.cache import has_derived
 from lthcore.analysis.statistics import difference
 from lthcore.arms import arm_of
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.finished_runs import profile_of, runs_beside
+from lthcore.report.finished_runs import classes_in, profile_of, runs_beside
 from lthcore.report.layout import (
     caption_of,
     captioned,
@@ -257,10 +257,11 @@ def findings(root: Path) -> list[str]:
         tables = {arm: read_whole_trials(runs[f"{stem}-{arm}"])[0] for arm in arms if f"{stem}-{arm}" in runs}
         if "high_movement" not in tables:
             continue
-        where = f"{network} (profile `{profile_of(runs[f'{stem}-high_movement'])}`)"
+        folder = runs[f"{stem}-high_movement"]
+        where, classes = f"{network} (profile `{profile_of(folder)}`)", classes_in(folder)
         if stem == PUBLISHED:
             lines += [
-                f"{where}, {MOVEMENT[arm][0]}: the test accuracy at the end of training is {_along(table)}."
+                f"{where}, {MOVEMENT[arm][0]}: the test accuracy at the end of training is {_along(table, classes)}."
                 for arm, table in tables.items()
             ]
         if "random" not in tables:
@@ -271,7 +272,7 @@ def findings(root: Path) -> list[str]:
             at = {arm: _at(table, left) for arm, table in tables.items()}
             lines += [
                 f"{where}, at {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} instead of at "
-                f"random changes the test accuracy at the end of training by {gap(at[arm], at['random'])}."
+                f"random changes the test accuracy at the end of training by {gap(at[arm], at['random'], classes)}."
                 for arm in tables
                 if arm != "random" and set(at[arm].index) == set(at["random"].index)
             ]
@@ -301,13 +302,13 @@ def _of_variants(where: str, runs: dict[str, Path], stem: str, rewound: pd.DataF
     return lines
 
 
-def _along(table: pd.DataFrame) -> str:
+def _along(table: pd.DataFrame, classes: float) -> str:
     """Describe a criterion at sizes that all trials reached: none pruned, where the published run fell, the last."""
     n = table["trial"].nunique()
     trials = table.groupby("percent_left")["trial"].nunique()
     sizes = sorted(trials.index[trials == n], reverse=True)
     shown = dict.fromkeys([sizes[0], min(sizes, key=lambda size: abs(size - COLLAPSE)), sizes[-1]])
-    said = ", ".join(f"{level(_at(table, size), interval=n > 1)} at {size:.3g}%" for size in shown)
+    said = ", ".join(f"{level(_at(table, size), classes, interval=n > 1)} at {size:.3g}%" for size in shown)
     emptied = sorted({name for names in table["emptied"].dropna() for name in names.split()})
     layers = f"emptied layers: {', '.join(emptied)}" if emptied else "no layer was emptied"
     return f"{said} of weights remaining (n = {n}); {layers}"

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from lthcore.analysis import early_bird
 from lthcore.analysis.cache import cached_table
 from lthcore.arms import arm_of
-from lthcore.report.finished_runs import profile_of, run_with, runs_of
+from lthcore.report.finished_runs import classes_in, profile_of, run_with, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, in_thousands, legend_above, new_figure
 from lthcore.report.plots import from_dark_to_light, plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
@@ -149,6 +149,7 @@ def findings(root: Path) -> list[str]:
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
     if folder is None:
         return []
+    classes = classes_in(folder)
     during, lines, checks = runs_of(root, "dynamic_pruning", (profile_of(folder),)), [], []
     for _, left, by in middle_and_last(read_whole_trials(folder)[0]):
         for kind, label in DURING.items():
@@ -160,14 +161,14 @@ def findings(root: Path) -> list[str]:
         base = by["oneshot"]
         lines.append(
             f"At {left:.3g}% of weights remaining, one-shot tickets reach a test accuracy of {100 * base.mean():.2f}% "
-            f"at the end of training. Other sparse networks differ from this by: {gaps(arms, base)}."
+            f"at the end of training. Other sparse networks differ from this by: {gaps(arms, base, classes)}."
         )
         for arm in ("by_snip", "by_grasp", "by_synflow"):
             others = {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
             if others:
                 checks.append(
                     f"At {left:.3g}% of weights remaining, the sanity checks change {name_of(arm)}'s test accuracy at "
-                    f"the end of training by: {gaps(others, by[arm])}."
+                    f"the end of training by: {gaps(others, by[arm], classes)}."
                 )
     return lines + checks + [f"Early-bird tickets: {line}" for line in early_bird_findings(root)]
 

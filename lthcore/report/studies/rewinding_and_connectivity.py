@@ -11,7 +11,7 @@ from matplotlib.ticker import ScalarFormatter
 from lthcore.analysis import stability
 from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.arms import arm_of
-from lthcore.report.finished_runs import profile_of, runs_beside
+from lthcore.report.finished_runs import classes_in, profile_of, runs_beside
 from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import from_dark_to_light, plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
@@ -138,7 +138,7 @@ def rewinding_changes(folders: dict[int, Path], bare: bool = True) -> pd.DataFra
     tables = {k: read_whole_trials(folder)[0] for k, folder in sorted(folders.items())}
     by = {k: table.set_index(["round", "trial"]).groupby("arm")["final_test_accuracy"] for k, table in tables.items()}
     arms = {(k, arm): values for k, of in by.items() for arm, values in of}
-    rewound, later = arms[0, "ticket"], [k for k in tables if k]
+    classes, rewound, later = classes_in(folders[0]), arms[0, "ticket"], [k for k in tables if k]
     compared = {f"rewinding the weights to iteration {k} instead of 0": (arms[k, "ticket"], rewound) for k in later}
     compared |= {
         f"{name} instead of rewinding the weights to iteration 0": (arms[0, arm], rewound)
@@ -153,7 +153,7 @@ def rewinding_changes(folders: dict[int, Path], bare: bool = True) -> pd.DataFra
     left = tables[0][tables[0]["round"] > 0].groupby("round")["percent_left"].mean()
     cells = {
         f"{left[k]:.3g}%": {
-            what: _change(a.loc[k], b.loc[k], bare) if k in a.index and k in b.index else ""  # on its way
+            what: _change(a.loc[k], b.loc[k], classes, bare) if k in a.index and k in b.index else ""  # on its way
             for what, (a, b) in compared.items()
         }
         for k in left.index
@@ -161,11 +161,11 @@ def rewinding_changes(folders: dict[int, Path], bare: bool = True) -> pd.DataFra
     return pd.DataFrame(cells).rename_axis(columns="weights remaining")
 
 
-def _change(values: pd.Series, base: pd.Series, bare: bool) -> str:
+def _change(values: pd.Series, base: pd.Series, classes: float, bare: bool) -> str:
     """Describe how accuracies (index: trial) differ from others, and the number of collapsed trials."""
     collapsed = int((values.groupby(level=0).mean() - base.groupby(level=0).mean() < -COLLAPSED).sum())
     fallen = f"in {collapsed} of the trials it falls by more than {100 * COLLAPSED:.0f} points" if collapsed else ""
-    return "; ".join(filter(None, (gap(values, base, bare), fallen)))
+    return "; ".join(filter(None, (gap(values, base, classes, bare), fallen)))
 
 
 def rewinding_findings(folders: dict[int, Path]) -> list[str]:

@@ -146,12 +146,12 @@ def findings(root: Path) -> list[str]:
         return []
     tickets, lines = table[table["arm"] == "ticket"], []
     by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
-    left = tickets.groupby("round")["percent_left"].mean()
+    left, classes = tickets.groupby("round")["percent_left"].mean(), tickets["classes"].iloc[0]
     for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):
         name, parts = variant.removeprefix(prefix), []
         for k in (0, (left - 6.25).abs().idxmin()):
             mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
-            parts.append(f"by {gap(mine, base)} at {left[k]:.3g}% of weights remaining")
+            parts.append(f"by {gap(mine, base, classes)} at {left[k]:.3g}% of weights remaining")
         change = ABLATION.get(name, name).removeprefix("+ ")
         lines.append(f"With {change}, the test accuracy at the early stop differs from base {' and '.join(parts)}.")
     base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lthcore.analysis.statistics import learned_anything
-from lthcore.report.finished_runs import profile_of, runs_beside, runs_of
+from lthcore.report.finished_runs import classes_in, profile_of, runs_beside, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
@@ -47,7 +47,7 @@ def _structured(root: Path, network: str) -> Figure | None:
         return None
     figure, panels = new_figure(1, 3, (9.5, 3.8))
     for name, folder in found.items():
-        rounds, _ = read_whole_trials(folder)
+        rounds = read_whole_trials(folder)[0].assign(classes=classes_in(folder))
         label, colour = UNITS[name]
         tickets = rounds[rounds["arm"] == "ticket"]
         _line_by_round(tickets, panels[1 if "global" in name else 0], label.split(",")[0], colour)
@@ -80,7 +80,7 @@ def _line_by_round(rounds: pd.DataFrame, axes: Axes, label: str, colour: str, st
     These are drawn as crosses, with their number. The weights remaining are averaged in each round, since they differ
     between trials if whole units are pruned.
     """
-    learned = learned_anything(rounds["es_test_accuracy"])
+    learned = learned_anything(rounds["es_test_accuracy"], rounds["classes"])
     left = rounds["percent_left"].groupby(rounds["round"]).transform("mean")
     plot_means(rounds["es_test_accuracy"][learned], left[learned], axes, label, colour, style)
     for at, part in learned.groupby(left):
@@ -102,11 +102,12 @@ def findings(root: Path) -> list[str]:
         last = table[table["round"] == table["round"].max()].set_index("trial")
         arms = {arm: part["es_test_accuracy"] for arm, part in last.groupby("arm")}
         if "reinit" in arms:
+            tickets, reinit, classes = arms["ticket"], arms["reinit"], classes_in(folder)
             left, criterion = last["percent_left"].mean(), UNITS.get(name, [name])[0]
             lines.append(
                 f"{title} (profile `{profile_of(folder)}`), {units} pruned by {criterion}, {left:.3g}% of weights "
-                f"remaining: the tickets' test accuracy at the early stop is {level(arms['ticket'])}; rewinding "
-                f"instead of reinitialising changes it by {gap(arms['ticket'], arms['reinit'])}."
+                f"remaining: the tickets' test accuracy at the early stop is {level(tickets, classes)}; rewinding "
+                f"instead of reinitialising changes it by {gap(tickets, reinit, classes)}."
             )
     return lines
 

@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def applies(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
     """Whether this engine can train a network here: on a CPU, with supported layers only."""
-    able = device.type == "cpu" and settings.engine == "auto"
+    able = device.type == "cpu" and settings.engine != "dense"
     return able and layers_of(model, DTYPES[settings.precision]) is not None
 
 

@@ -26,10 +26,13 @@ class Stack(Dense):
     def __init__(self, settings: Recipe, model: nn.Module, device: torch.device, states: list[TrainState]) -> None:
         """Take the layers of `model`, and load the replicates in `states`."""
         self.settings, self.layers = settings, list(model.named_children())
-        masked = [masks.apply(s.mask, s.weights) if settings.masks_weights else s.weights for s in states]
+        # masks that change during training are on the device from their first update on
+        on_device = [{name: m.to(s.weights[name].device) for name, m in s.mask.items()} for s in states]
+        both = zip(on_device, states, strict=True)
+        masked = [masks.apply(mask, s.weights) if settings.masks_weights else s.weights for mask, s in both]
         self.parameters = {name: _stacked(masked, name).to(device).requires_grad_() for name in masked[0]}
         self.tensors = [parameter.detach() for parameter in self.parameters.values()]
-        kept = {name: _stacked([state.mask for state in states], name) for name in states[0].mask}
+        kept = {name: _stacked(on_device, name) for name in states[0].mask}
         self.kept = {name: m.to(device, torch.float32) for name, m in kept.items() if not m.all()}
         saved = {name: _stacked([state.optimizer for state in states], name) for name in states[0].optimizer}
         saved = {name: t[0] if name.endswith("/step") else t for name, t in saved.items()}  # one step count for all
