@@ -4,6 +4,8 @@ The paper prunes channels by the scales of their batch norms. Here masks prune w
 percentages as the run's one-shot tickets.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,11 +15,11 @@ from torch import Tensor
 from lthcore.analysis.cache import TicketStore, need_weights
 from lthcore.analysis.similarity import jaccard
 from lthcore.analysis.statistics import difference, mean_accuracy, mean_of
-from lthcore.lottery.masks_of_arms import next_round
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights
+from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.training.loop import train
 
 PATIENCE, CLOSE = 5, 0.1  # a mask is stable if it is closer than CLOSE to each of the PATIENCE masks before it
@@ -25,11 +27,18 @@ BOUND = 100 * CLOSE  # CLOSE in percent; two masks that keep p% of the weights d
 
 
 class Snapshot(NamedTuple):
-    """Dense network at an evaluation, and the masks of all rounds (from 0) if it were pruned by magnitude there."""
+    """Dense network at an evaluation, and how long its weights would last if it were pruned by magnitude there.
+
+    `rounds` (uint8) has for each prunable weight the number of rounds of pruning that it survives.
+    """
 
     iteration: int
     weights: Weights
-    masks: list[Mask]
+    rounds: Weights
+
+    def mask(self, k: int) -> Mask:
+        """Return the mask of round k."""
+        return {name: survived >= k for name, survived in self.rounds.items()}
 
 
 def distance(a: Mask, b: Mask) -> float:
@@ -43,20 +52,23 @@ def farthest(masks: list[Mask]) -> float:
     return max(distance(masks[-1], mask) for mask in before) if len(before) == PATIENCE else float("nan")
 
 
-def snapshots(tickets: TicketStore, trial: int) -> list[Snapshot]:
-    """Train the dense network of a trial again, and return a snapshot for each evaluation.
+def snapshots(tickets: TicketStore, trial: int) -> Iterator[Snapshot]:
+    """Train the dense network of a trial again, and yield a snapshot at each evaluation.
 
     Raises LabError if the run prunes units.
     """
-    s, data, found = tickets.settings, tickets.data, []
+    s, data = tickets.settings, tickets.data
     need_weights(s)
+    rates = layer_rates(s, tickets.model)
     for state in train(s, data, begin(s, trial, 0, initial_weights_of(s, trial), full_mask(tickets.model))):
         weights = {name: w.detach().cpu().clone() for name, w in state.weights.items()}
-        scores, masks = {name: weights[name].abs() for name in state.mask}, [full_mask(tickets.model)]
+        scores, mask = {name: weights[name].abs() for name in state.mask}, full_mask(tickets.model)
+        rounds = {name: torch.zeros(m.shape, dtype=torch.uint8) for name, m in mask.items()}
         for _ in range(s.rounds):
-            masks.append(next_round(s, data, scores, masks[-1]))
-        found.append(Snapshot(state.iteration, weights, masks))
-    return found
+            mask = prune(scores, mask, rates, s.scope, s.keep_at_least)
+            for name, m in mask.items():
+                rounds[name] += m
+        yield Snapshot(state.iteration, weights, rounds)
 
 
 def early_bird(tickets: TicketStore) -> pd.DataFrame:
@@ -67,9 +79,9 @@ def early_bird(tickets: TicketStore) -> pd.DataFrame:
     """
     rows = []
     for trial in range(tickets.settings.trials):
-        seen = snapshots(tickets, trial)
+        seen = [snapshot._replace(weights={}) for snapshot in snapshots(tickets, trial)]  # all weights would be large
         for k in range(1, tickets.settings.rounds + 1):
-            masks = [snapshot.masks[k] for snapshot in seen]
+            masks = [snapshot.mask(k) for snapshot in seen]
             where = {"trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
             rows += [
                 where
@@ -88,21 +100,27 @@ def early_bird_tickets(tickets: TicketStore) -> pd.DataFrame:
     """
     s, rows = tickets.settings, []
     for trial in range(s.trials):
-        seen = snapshots(tickets, trial)
-        for k in range(1, s.rounds + 1):
-            masks = [snapshot.masks[k] for snapshot in seen]
-            stable = (i for i in range(len(seen)) if farthest(masks[: i + 1]) < CLOSE)
-            first = next(stable, None)
-            if first is None or seen[first].iteration == s.iterations:
-                continue
-            state = begin(s, trial, k, seen[first].weights, masks[first], seen[first].iteration)
+        for k, stable in sorted(_first_stable(tickets, trial).items()):
+            state = begin(s, trial, k, stable.weights, stable.mask(k), stable.iteration)
             for _ in train(s, tickets.data, state):
                 pass
             where = {"trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
-            found = {"iteration": seen[first].iteration, "final_test_accuracy": state.curve[-1].test_accuracy}
-            rows.append(where | found)
+            rows.append(where | {"iteration": stable.iteration, "final_test_accuracy": state.curve[-1].test_accuracy})
     columns = ["trial", "round", "percent_left", "iteration", "final_test_accuracy"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _first_stable(tickets: TicketStore, trial: int) -> dict[int, Snapshot]:
+    """Return round -> the first snapshot, before the end of training, at which the round's mask is stable."""
+    recent, found = deque(maxlen=PATIENCE + 1), {}
+    for snapshot in snapshots(tickets, trial):
+        if snapshot.iteration == tickets.settings.iterations or len(found) == tickets.settings.rounds:
+            break
+        recent.append(snapshot)
+        for k in range(1, tickets.settings.rounds + 1):
+            if k not in found and farthest([before.mask(k) for before in recent]) < CLOSE:
+                found[k] = snapshot
+    return found
 
 
 def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) -> list[str]:

@@ -15,7 +15,11 @@ IDLE = 0.1  # inputs that vary less are idle, in units of the data set's standar
 
 
 def layers(tickets: TicketStore) -> pd.DataFrame:
-    """Return statistics of each layer, per trial and round >= 1: those of `describe`, movement, and dead units."""
+    """Return statistics of each layer, per trial and round >= 1: those of `describe`, and movement.
+
+    `share_without_input` is the share of its units whose incoming connections are all pruned, `share_without_output`
+    that of the units or pixels it reads whose outgoing connections are.
+    """
     rows = []
     for trial in range(tickets.settings.trials):
         dense = tickets(trial, 0)
@@ -27,8 +31,8 @@ def layers(tickets: TicketStore) -> pd.DataFrame:
                     "trial": trial, "round": k, "percent_left": tickets.percent_left[k],
                     "layer": name.removesuffix(".weight"), **describe(dense.start[name], dense.weights[name], m),
                     "movement_kept": float(moved[m].mean()), "movement_pruned": float(moved[~m].mean()),
-                    "units_without_input": float((incoming(m) == 0).float().mean()),
-                    "inputs_without_output": float((outgoing(m) == 0).float().mean()),
+                    "share_without_input": float((incoming(m) == 0).float().mean()),
+                    "share_without_output": float((outgoing(m) == 0).float().mean()),
                 })  # fmt: skip
     return pd.DataFrame(rows)
 

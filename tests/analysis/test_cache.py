@@ -164,6 +164,9 @@ def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
     mine = paths.query("trial == 1 and round == 2").iloc[0]
     assert mine["paths"] == path_count(mask)[0]
     assert all("times" in line for line in structure.findings(layers, paths, 2))
+    whole = layers.assign(movement_pruned=layers["movement_pruned"].where(layers["layer"] != "output"))  # never pruned
+    said = structure.findings(whole, paths, 2)
+    assert len(said) == len(structure.findings(layers, paths, 2)) - 1 and "nan" not in " ".join(said)
 
 
 def test_movement_is_of_the_kept_and_of_the_pruned_weights_apart(folder):
@@ -211,6 +214,13 @@ def test_copies_of_tickets_are_measured_at_each_second_round(folder):
     assert list(shown.index) == [0, 20] and list(shown.columns) == ["100%", "27.6%"]
     said = stability.findings(table)
     assert all(part in said[i] for i, text in enumerate(shown.loc[0]) for part in text.split(" ", 1))
+
+
+def test_tickets_that_are_not_rewound_have_no_point_where_copies_part(folder, monkeypatch):
+    tickets = TicketStore(folder)
+    tickets.settings = tickets.settings.changed(arms=("ticket",), restart="best")
+    with pytest.raises(LabError, match="restart = best: this study needs a run with restart = rewind"):
+        stability.stability(tickets)
 
 
 def test_copies_part_at_the_rewinding_point_with_its_weights(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ STRUCTURE = {  # title -> (column, or numerator and denominator)
     "Kept weights that started positive": ("positive_initial_kept", None),
     "Initial size, kept / pruned": ("magnitude_initial_kept", "magnitude_initial_pruned"),
     "Movement, kept / pruned": ("movement_kept", "movement_pruned"),
-    "Units without any input": ("units_without_input", None),
+    "Units without any input": ("share_without_input", None),
 }
 
 
