@@ -19,7 +19,7 @@ from lthcore.training.state import Replicate
 
 SHARE = 0.2  # of each layer's weights: the largest or the smallest ones are selected
 # label -> which weights of a layer are selected, and the function that changes them
-SEEDINGS = {
+PERTURBATIONS = {
     "largest, as drawn": ("largest", lambda w: w),
     "largest, halved": ("largest", lambda w: w / 2),
     "largest, doubled": ("largest", lambda w: w * 2),
@@ -45,9 +45,9 @@ def chosen(initial: Weights, full: Mask, which: str) -> Mask:
     return found
 
 
-def seeded(initial: Weights, full: Mask, label: str) -> Weights:
-    """Return the initial weights with one of SEEDINGS applied in the layers of `full`; all others are unchanged."""
-    which, change = SEEDINGS[label]
+def perturbed(initial: Weights, full: Mask, label: str) -> Weights:
+    """Return the initial weights with one of PERTURBATIONS applied in the layers of `full`; others are unchanged."""
+    which, change = PERTURBATIONS[label]
     masks = chosen(initial, full, which)
     return initial | {name: torch.where(m, change(initial[name]), initial[name]) for name, m in masks.items()}
 
@@ -55,7 +55,7 @@ def seeded(initial: Weights, full: Mask, label: str) -> Weights:
 def survival(tickets: TicketStore) -> pd.DataFrame:
     """Train dense networks from perturbed weights; return which share of weights survives one-shot magnitude pruning.
 
-    The table has a row for each seeding, trial and round, and uses the settings of the run. Columns `seeded` and
+    The table has a row for each perturbation, trial and round, and uses the settings of the run. `perturbed` and
     `others` are the surviving shares of the selected and of all other weights. `dense_test_accuracy` is the final test
     accuracy of the dense network. Raises LabError if the run prunes units.
     """
@@ -63,25 +63,25 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
     need_weights(settings)
     starts = {
         Replicate(label, trial, 0, 0): begin(
-            settings, trial, 0, seeded(initial_weights_of(settings, trial), full, label), full
+            settings, trial, 0, perturbed(initial_weights_of(settings, trial), full, label), full
         )
-        for label in SEEDINGS
+        for label in PERTURBATIONS
         for trial in range(settings.trials)
         if label != "smallest, as drawn"
     }
     rows, outcomes = [], dict(train_cohort(settings, data, starts))
-    for label in SEEDINGS:
+    for label in PERTURBATIONS:
         for trial in range(settings.trials):
-            # both seedings "as drawn" train the same network; only the selected weights differ
+            # both perturbations "as drawn" train the same network; only the selected weights differ
             trained = label if label != "smallest, as drawn" else "largest, as drawn"
             done, initial = outcomes[Replicate(trained, trial, 0, 0)], initial_weights_of(settings, trial)
-            these, mask = chosen(initial, full, SEEDINGS[label][0]), full
+            these, mask = chosen(initial, full, PERTURBATIONS[label][0]), full
             seen = PruningContext(settings, data, mask, done.start, done.weights, done.weights, 0)
             keep = partial(next_round, settings, data, scores_of("magnitude", seen))
             for k in range(1, settings.rounds + 1):
                 mask = keep(mask)
-                kept = {w: _share(mask, these, w == "seeded") for w in ("seeded", "others")}
-                where = {"seeding": label, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
+                kept = {w: _share(mask, these, w == "perturbed") for w in ("perturbed", "others")}
+                where = {"perturbation": label, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
                 rows.append(where | kept | {"dense_test_accuracy": done.curve[-1].test_accuracy})
     return pd.DataFrame(rows)
 
@@ -92,15 +92,15 @@ def findings(table: pd.DataFrame, k: int) -> list[str]:
     left = at["percent_left"].iloc[0]
     return [
         f"At {left:.3g}% of weights remaining, if {_said(label)}, "
-        f"{mean_of(100 * part['seeded']).text('{:.1f}%')} of them survive pruning, and "
+        f"{mean_of(100 * part['perturbed']).text('{:.1f}%')} of them survive pruning, and "
         f"{100 * part['others'].mean():.1f}% of the others. The dense network reaches a test accuracy of "
         f"{mean_of(100 * part['dense_test_accuracy']).text('{:.2f}%')}."
-        for label, part in at.groupby("seeding", sort=False)
+        for label, part in at.groupby("perturbation", sort=False)
     ]
 
 
 def _said(label: str) -> str:
-    """Return one of SEEDINGS as a clause."""
+    """Return one of PERTURBATIONS as a clause."""
     which, _, change = label.partition(", ")
     done = {"as drawn": "left as drawn", "to the layer's sigma": "set to plus or minus the layer's sigma"}
     return f"the {which} {SHARE:.0%} of each layer's initial weights are {done.get(change, change)}"

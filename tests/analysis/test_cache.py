@@ -293,13 +293,13 @@ def test_early_features_are_of_the_first_evaluation_in_training(folder):
         assert table[column].to_numpy() == pytest.approx(ranks)
 
 
-def test_seeding_changes_just_the_weights_it_names():
+def test_a_perturbation_changes_just_the_weights_it_names():
     initial = {"fc1.weight": torch.randn(20, 50), "fc1.bias": torch.zeros(20), "table.weight": torch.randn(4, 4)}
     full = {"fc1.weight": torch.ones(20, 50, dtype=torch.bool)}
-    for label, (which, _) in perturbed_init.SEEDINGS.items():
+    for label, (which, _) in perturbed_init.PERTURBATIONS.items():
         mask, new = (
             perturbed_init.chosen(initial, full, which)["fc1.weight"],
-            perturbed_init.seeded(initial, full, label),
+            perturbed_init.perturbed(initial, full, label),
         )
         assert all(torch.equal(new[name], initial[name]) for name in ("fc1.bias", "table.weight"))
         assert int(mask.sum()) == 200 and torch.equal(new["fc1.weight"][~mask], initial["fc1.weight"][~mask])
@@ -313,14 +313,14 @@ def test_seeding_changes_just_the_weights_it_names():
 
 
 def test_what_survives_adds_up_to_what_is_left(folder):
-    table = cached_table(folder, "seeding", perturbed_init.survival)
+    table = cached_table(folder, "perturbed_init", perturbed_init.survival)
     total = {k: percent_left(TicketStore(folder)(0, k).mask) / 100 for k in (1, 2)}
     for row in table.itertuples():
-        assert 0.2 * row.seeded + 0.8 * row.others == pytest.approx(total[row.round], abs=0.01)
-    share = table.groupby("seeding")["seeded"].mean()
+        assert 0.2 * row.perturbed + 0.8 * row.others == pytest.approx(total[row.round], abs=0.01)
+    share = table.groupby("perturbation")["perturbed"].mean()
     assert share["largest, doubled"] > share["largest, as drawn"] > share["largest, halved"]
     assert share["largest, as drawn"] > share["smallest, as drawn"]
-    assert len(perturbed_init.findings(table, 2)) == len(perturbed_init.SEEDINGS)
+    assert len(perturbed_init.findings(table, 2)) == len(perturbed_init.PERTURBATIONS)
 
 
 def test_survival_is_in_the_one_shot_masks_of_trained_weights_not_of_early_stopped_ones(monkeypatch):
@@ -345,8 +345,8 @@ def test_survival_is_in_the_one_shot_masks_of_trained_weights_not_of_early_stopp
     tickets = SimpleNamespace(
         settings=settings, data=data, model=build(settings, data.shape, data.classes), percent_left={1: 50.0}
     )
-    row = perturbed_init.survival(tickets).query("seeding == 'largest, as drawn'").iloc[0]
-    assert [row["seeded"], row["others"]] == pytest.approx(shares(oneshot))
+    row = perturbed_init.survival(tickets).query("perturbation == 'largest, as drawn'").iloc[0]
+    assert [row["perturbed"], row["others"]] == pytest.approx(shares(oneshot))
 
 
 def test_top_keeps_the_highest_scores_and_passes_gradients_straight_through():

@@ -1,4 +1,4 @@
-"""Study of mask prediction: which weights get pruned, seeded weights and supermasks. Figures and sentences."""
+"""Study of mask prediction: pruned weights, perturbed initial weights and supermasks. Figures and sentences."""
 
 from pathlib import Path
 
@@ -81,13 +81,13 @@ def prediction(folder: Path, caption: str = "") -> Figure:
     return captioned(figure, caption)
 
 
-def seeding(folder: Path, caption: str = "") -> Figure:
-    """Draw the share of weights seeded by size or sign that survives, and the test accuracy of the dense network."""
-    table = read_table(folder, "seeding.csv")
-    labels = list(dict.fromkeys(table["seeding"]))
+def perturbed_initial_weights(folder: Path, caption: str = "") -> Figure:
+    """Draw the share of perturbed initial weights that survives, and the test accuracy of the dense networks."""
+    table = read_table(folder, "perturbed_init.csv")
+    labels = list(dict.fromkeys(table["perturbation"]))
     figure, (survive, dense) = new_figure(2, 1, (7.5, 7.0))
     for label, colour in zip(labels, sns.color_palette("husl", len(labels)), strict=True):
-        plot_intervals(table[table["seeding"] == label], "percent_left", "seeded", survive, label, colour)
+        plot_intervals(table[table["perturbation"] == label], "percent_left", "perturbed", survive, label, colour)
     left = sorted(table["percent_left"].unique())
     survive.plot(left, [x / 100 for x in left], color="#999999", linestyle=":", label="all weights")
     sparsity_axis(survive)
@@ -95,8 +95,8 @@ def seeding(folder: Path, caption: str = "") -> Figure:
     survive.set(title="Share of these weights that survives pruning")
     survive.legend()
     same = {f"{which}, as drawn": "all weights as drawn" for which in ("largest", "smallest")}  # the same networks
-    trials = table.replace({"seeding": same}).drop_duplicates(["seeding", "trial"])
-    sns.stripplot(trials, x="dense_test_accuracy", y="seeding", color="#1f5fa8", ax=dense, jitter=False)
+    trials = table.replace({"perturbation": same}).drop_duplicates(["perturbation", "trial"])
+    sns.stripplot(trials, x="dense_test_accuracy", y="perturbation", color="#1f5fa8", ax=dense, jitter=False)
     in_percent(dense.xaxis)
     dense.set(title="Dense network, each trial", xlabel="test accuracy", ylabel="")
     return captioned(figure, caption)
@@ -136,13 +136,13 @@ def prediction_lenet(root: Path) -> Figure | None:
     return prediction(folder, caption_of("LeNet-300-100 on MNIST, bands: 95% intervals", folder)) if folder else None
 
 
-def seeding_lenet(root: Path) -> Figure | None:
+def perturbed_init_lenet(root: Path) -> Figure | None:
     """Survival of LeNet's largest and smallest initial weights on MNIST, as drawn or changed in size or sign."""
-    folder = run_with(root, "mask_prediction", "seeding")
+    folder = run_with(root, "mask_prediction", "perturbed_init")
     what = (
         "LeNet-300-100 on MNIST, the largest (or smallest) fifth of each layer's initial weights, bands: 95% intervals"
     )
-    return seeding(folder, caption_of(what, folder)) if folder else None
+    return perturbed_initial_weights(folder, caption_of(what, folder)) if folder else None
 
 
 def supermasks_lenet(root: Path) -> Figure | None:
@@ -155,16 +155,18 @@ def supermasks_lenet(root: Path) -> Figure | None:
 
 def findings(root: Path, k: int = 4) -> list[str]:
     """Return sentences on LeNet in round k: prediction of its pruned weights, and survival of its largest weights."""
-    folder = run_with(root, "mask_prediction", "prediction", "seeding")
+    folder = run_with(root, "mask_prediction", "prediction", "perturbed_init")
     if folder is None:
         return []
-    seeded = perturbed_init.findings(cached_table(folder, "seeding"), k)
-    return predicting.findings(cached_table(folder, "prediction"), k) + [line for line in seeded if "largest" in line]
+    perturbed = perturbed_init.findings(cached_table(folder, "perturbed_init"), k)
+    return predicting.findings(cached_table(folder, "prediction"), k) + [
+        line for line in perturbed if "largest" in line
+    ]
 
 
 STUDY = Study(
     "mask_prediction",
     "Can one predict which weights will be pruned?",
-    {"mask_prediction": prediction_lenet, "seeded_initialisations": seeding_lenet, "supermasks": supermasks_lenet},
+    {"mask_prediction": prediction_lenet, "perturbed_init": perturbed_init_lenet, "supermasks": supermasks_lenet},
     findings,
 )
