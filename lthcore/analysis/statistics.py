@@ -23,8 +23,8 @@ CONVENTION = (
     "initial weights or the order of the images, otherwise Welch's), Fieller's for ratios of means, and the "
     "jackknife's over pairs of trials. The interval of a place holds the places that the intervals of the differences "
     "allow. All trials share one test set and one validation set, whose choice no interval accounts for. Intervals "
-    "over held-out seeds leave out that predictions for them have most of their training seeds in common. Each "
-    "interval stands for itself: among many, about one in twenty misses the true value."
+    "over held-out seeds ignore that the classifiers share most of their training seeds, and so may be too narrow. "
+    "Each interval stands for itself: among many, about one in twenty misses the true value."
 )
 # accuracy below which nothing is learned, in units of that of guessing: always predicting one of ten classes is right
 # for 9 to 11.4% of the test images used here

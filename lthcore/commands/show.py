@@ -43,8 +43,8 @@ def show_command(options: argparse.Namespace) -> None:
     if rounds["cut_off"].any():
         table["cut_off"] = groups["cut_off"].sum()
         note = (
-            "\n\ncut_off: trainings whose validation loss is least in the last twentieth of training. Trained on,\n"
-            "they might stop later, so that the mean of their early stops is a lower bound."
+            "\n\ncut_off: trainings whose minimum validation loss is in the last twentieth of training. With longer\n"
+            "training, they might stop later, so that the mean of their early stops is a lower bound."
         )
     print("\nmeans over trials and draws\n" + table.round(4).to_string() + note)
 

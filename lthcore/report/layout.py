@@ -159,7 +159,7 @@ def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figur
     The caption also explains hollow markers of early stops and cut axes, and lists what is `absent`.
     """
     hollow = any(artist.get_gid() == CUT_OFF for axes in figure.axes for artist in axes.collections)
-    early = "hollow: in some trials validation loss is least in the last twentieth of training" if hollow else ""
+    early = "hollow: in some trials the minimum validation loss is in the last twentieth of training" if hollow else ""
     cut = any(axes.get_gid() == CUT_BELOW for axes in figure.axes)
     below = "axes are cut: lower accuracies are not shown" if cut else ""
     names = list(absent)

@@ -118,7 +118,7 @@ HERE = {
         "The figure shows Conv-2 only, in three trials with fewer iterations than the paper's. Down to 7.1% of "
         "weights remaining, by the means, tickets stop earlier than the dense network and reach its test accuracy, "
         "or are within a tenth of a point of it. They stop much less early than in the paper (C1). "
-        "Reinitialised networks lose accuracy from the first round on. Their least validation loss was near their "
+        "Reinitialised networks lose accuracy from the first round on. Their minimum validation loss was near their "
         "last iteration, so they might improve with longer training."
     ),
     9: (

@@ -22,7 +22,7 @@ LATE = 0.95  # an early stop in the rest of the training may be due to the end o
 
 
 def cut_off(rounds: pd.DataFrame) -> pd.Series:
-    """Return which training runs have their least validation loss so late that, trained on, they might stop later."""
+    """Return which training runs have their minimum validation loss so late that, trained on, they might stop later."""
     return rounds["es_iteration"].notna() & (rounds["es_iteration"] >= LATE * rounds["iterations"])
 
 
@@ -146,26 +146,22 @@ def described(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 1
 
 
 def _fall(run: RunTables, arm: str, when: str) -> str:
-    below, label = falls_below(run, arm), PLURALS[arm].capitalize()
-    values = run.against_dense("es_test_accuracy", arm).mean
-    if not values[-1] < 0:
-        return f"{label} do not fall below the dense network's mean test accuracy ({when})."
-    return (
-        f"{label} stay below the dense network's mean test accuracy ({when}) from "
-        f"{below.text('{:.1f}%')} of weights remaining on."
-    )
+    below, of = falls_below(run, arm), f"the mean test accuracy {when} of {PLURALS[arm]}"
+    if not run.against_dense("es_test_accuracy", arm).mean[-1] < 0:
+        return f"In the last round, {of} is not below the dense network's."
+    return f"From {below.text('{:.1f}%')} of weights remaining downwards, {of} is below the dense network's."
 
 
 def _cut_off(rounds: pd.DataFrame) -> str:
-    """Say how many training runs of each arm have their least validation loss at the end; empty if none has."""
+    """Say how many training runs of each arm have their minimum validation loss at the end; empty if none has."""
     arms = rounds["arm"].where(rounds["round"] > 0, "dense")
     ended = cut_off(rounds).groupby(arms, sort=False).agg(["sum", "size"])
     arms = [f"{n} of {total} ({PLURALS.get(arm) or arm_of(arm).label})" for arm, (n, total) in ended.iterrows() if n]
     if not arms:
         return ""
     return (
-        f"Training runs whose validation loss is least in the last twentieth of training: {', '.join(arms)}. Trained "
-        "on, they might stop later and reach a higher accuracy."
+        f"Training runs whose minimum validation loss is in the last twentieth of training: {', '.join(arms)}. With "
+        "longer training, they might stop later and reach a higher accuracy."
     )
 
 

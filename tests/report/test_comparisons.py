@@ -338,7 +338,7 @@ def test_findings_of_movement_begin_with_the_published_network_and_name_emptied_
         write(tmp_path, "cpu/movement_pruning/conv4_cifar10-high_movement", settings, rows)
         (said,) = movement_pruning.findings(tmp_path)
         shutil.rmtree(tmp_path / "cpu")
-        return said.removeprefix("Conv-4 on CIFAR-10 (profile `cpu`), prune high movement: ")
+        return said.removeprefix("Conv-4 on CIFAR-10 (profile `cpu`), removing the weights that moved most: ")
 
     assert conv4(None, 1) == (
         "the test accuracy at the end of training is 75.00% at 100%, 70.00% at 35%, 60.00% at 23% of weights remaining "
@@ -373,12 +373,13 @@ def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_
     pd.DataFrame(still).to_csv(tmp_path / name, index=False)
     found = [line.partition("profile `paper`), ")[2] for line in movement_pruning.findings(tmp_path)]
     said = (
-        "of weights remaining: pruning by {} instead of at random changes the test accuracy at the end of training by"
+        "of weights remaining: removing the weights that moved {} instead of random ones changes the test accuracy at "
+        "the end of training by"
     )
     assert [line.partition(" points")[0] for line in found] == [
-        f"at 50% {said.format('high movement')} -10.00",
-        f"at 50% {said.format('low movement')} +0.00",
-        f"at 25% {said.format('low movement')} +3.00",
+        f"at 50% {said.format('most')} -10.00",
+        f"at 50% {said.format('least')} +0.00",
+        f"at 25% {said.format('least')} +3.00",
         "at 50% of weights remaining: if high movement continues from the best weights instead of rewinding them, this "
         "changes the test accuracy at the end of training by -60.00",
     ]

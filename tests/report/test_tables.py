@@ -80,15 +80,16 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     assert falls_below(RunTables(rounds), "ticket").value == 3.6
     assert falls_below(RunTables(rounds), "reinit").value == 51.3
     recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
-    assert "Tickets do not fall below" in " ".join(findings(recovering))
-    assert "(at the early stop) from 3.6% [3.6%, 21.1%] of weights remaining on." in " ".join(findings(rounds))
+    accuracy = "the mean test accuracy at the early stop of tickets"
+    assert f"In the last round, {accuracy} is not below" in " ".join(findings(recovering))
+    assert f"From 3.6% [3.6%, 21.1%] of weights remaining downwards, {accuracy} is below" in " ".join(findings(rounds))
 
 
 def test_findings_count_training_runs_with_their_least_validation_loss_at_the_end(rounds):
-    assert not any("validation loss is least" in line for line in findings(rounds))
+    assert not any("minimum validation loss" in line for line in findings(rounds))
     rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3), "es_iteration"] = 4800
     assert (
-        "validation loss is least in the last twentieth of training: 2 of 6 (reinitialised tickets)."
+        "minimum validation loss is in the last twentieth of training: 2 of 6 (reinitialised tickets)."
         in findings(rounds)[-1]
     )
 
@@ -96,7 +97,7 @@ def test_findings_count_training_runs_with_their_least_validation_loss_at_the_en
 def test_findings_without_a_validation_set_speak_of_the_end_alone(rounds):
     rounds[[column for column in rounds if column.startswith("es_")]] = np.nan
     said = " ".join(findings(rounds))
-    assert "all numbers are from the end of training" in said and "(at the end)" in said
+    assert "all numbers are from the end of training" in said and "test accuracy at the end of" in said
     assert "stop no later" not in said and "at the early stop" not in said
 
 

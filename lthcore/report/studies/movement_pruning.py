@@ -41,6 +41,11 @@ MOVEMENT = {
 }  # fmt: skip
 
 
+REMOVED = {  # in sentences
+    "high_movement": "the weights that moved most", "low_movement": "the weights that moved least",
+    "magnitude": "the smallest weights", "magnitude_increase": "the weights whose magnitude grew least",
+    "random": "random weights",
+}  # fmt: skip
 VARIANTS = {  # of high movement that rewinds weights
     "high_movement_guarded": "keeps a share of each layer",
     "high_movement_going_on": "continues from the best weights instead of rewinding them",
@@ -94,8 +99,8 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     )
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
-    _per_round(panels[3], by_round["es_val_loss"].mean(), "Least validation loss")
-    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Validation accuracy there")
+    _per_round(panels[3], by_round["es_val_loss"].mean(), "Minimum validation loss")
+    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Validation accuracy then")
     collapsed = [k for k, part in by_round if "emptied" in part and part["emptied"].notna().any()]
     _per_round(panels[5], by_round["final_test_accuracy"].mean(), "Test accuracy at the end")
     _per_round(panels[6], last, "Test loss at the end")
@@ -179,7 +184,7 @@ def movement_layers(root: Path) -> Figure | None:
             )
         sparsity_axis(axes)
         axes.set(
-            title=MOVEMENT[arm][0].removeprefix("prune "),
+            title=MOVEMENT[arm][0].capitalize(),
             ylabel="share of the layer kept",
             ylim=(-0.03, 1.03),
         )
@@ -261,7 +266,8 @@ def findings(root: Path) -> list[str]:
         where, classes = f"{network} (profile `{profile_of(folder)}`)", classes_in(folder)
         if stem == PUBLISHED:
             lines += [
-                f"{where}, {MOVEMENT[arm][0]}: the test accuracy at the end of training is {_along(table, classes)}."
+                f"{where}, removing {REMOVED[arm]}: the test accuracy at the end of training is "
+                f"{_along(table, classes)}."
                 for arm, table in tables.items()
             ]
         if "random" not in tables:
@@ -271,8 +277,8 @@ def findings(root: Path) -> list[str]:
         for left in dict.fromkeys([min(sizes, key=lambda size, low=lowest: abs(size - low)), sizes.min()]):
             at = {arm: _at(table, left) for arm, table in tables.items()}
             lines += [
-                f"{where}, at {left:.3g}% of weights remaining: pruning by {arm.replace('_', ' ')} instead of at "
-                f"random changes the test accuracy at the end of training by {gap(at[arm], at['random'], classes)}."
+                f"{where}, at {left:.3g}% of weights remaining: removing {REMOVED[arm]} instead of random ones changes "
+                f"the test accuracy at the end of training by {gap(at[arm], at['random'], classes)}."
                 for arm in tables
                 if arm != "random" and set(at[arm].index) == set(at["random"].index)
             ]
