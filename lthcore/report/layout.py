@@ -162,10 +162,14 @@ def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figur
     early = "hollow: in some trials the minimum validation loss is in the last twentieth of training" if hollow else ""
     cut = any(axes.get_gid() == CUT_BELOW for axes in figure.axes)
     below = "axes are cut: lower accuracies are not shown" if cut else ""
+    wide = any(axes.get_yscale() == "log" for axes in figure.axes)
+    decades = "early stops of a wide range are on a logarithmic axis" if wide else ""
     names = list(absent)
     named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
     missing = f"not in the table: {named}" if names else ""
-    lines = textwrap.wrap("; ".join(filter(None, (caption, early, below, missing))), int(14.5 * figure.get_figwidth()))
+    lines = textwrap.wrap(
+        "; ".join(filter(None, (caption, early, decades, below, missing))), int(14.5 * figure.get_figwidth())
+    )
     figure.supxlabel("\n".join(lines), fontsize=8.5, color="#666666")
     return figure
 

@@ -102,7 +102,7 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
         means = means[means["ended"] > 0]
         axes.scatter(
             means.index, means[column], s=22, marker=series.marker, facecolor="white",
-            edgecolor=series.colour, zorder=4, gid=CUT_OFF,
+            edgecolor=series.colour, zorder=5 if series.arm == "ticket" else 4, gid=CUT_OFF,
         )  # fmt: skip
         _show_end(axes, part["iterations"].max())
     if "accuracy" in column:
@@ -269,7 +269,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         axes.set(title=TITLES[column], ylabel=_quantity(column))
     for axes, above, column in zip(panels[4:], panels, columns, strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)
-        axes.set(title=f"One-shot: {_quantity(column)}, linear axis", ylabel=_quantity(column))
+        axes.set(title=f"One-shot: {_quantity(column)}, linear x-axis", ylabel=_quantity(column))
         if above.get_yscale() == "log":
             in_decades(axes)
         axes.set_ylim(above.get_ylim())

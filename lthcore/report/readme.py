@@ -2,8 +2,9 @@
 
 `found: STUDY ...` contains the sentences of studies (`tickets` for LeNet's tickets, `convolutional` for the tickets of
 convolutional networks), `scorecard` the grades, `convention` the meaning of numbers in brackets, `front` and `studies`
-the findings and the table of the front page, `provenance` the hardware and versions of each run, and `reproductions`
-the results of others. Results without tables are left out.
+the findings and the table of the front page, `provenance` the hardware and versions of each run, `reproductions` the
+results of others, and `movement` the accuracies of Conv-4 by criterion of movement pruning. Results without tables are
+left out.
 """
 
 import re
@@ -22,6 +23,7 @@ from lthcore.report.run_tables import whole_trials
 from lthcore.report.scorecard import as_block
 from lthcore.report.studies import STUDIES
 from lthcore.report.studies.iterative_pruning import convolutional
+from lthcore.report.studies.movement_pruning import levels_of_conv4
 from lthcore.report.tables import described, table_of
 from lthcore.runs.files import has_results, read_record, read_tables
 
@@ -40,6 +42,7 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
         "front": lambda: "\n\n".join(filter(None, (front_page.lead(card), _list_of(front_page.findings(card))))),
         "studies": lambda: front_page.status_of_studies(card),
         "reproductions": lambda: table_of(reproductions(root)),
+        "movement": lambda: table_of(levels_of_conv4(root)),
         "provenance": lambda: provenance(root),
     }
 

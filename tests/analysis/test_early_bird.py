@@ -75,7 +75,7 @@ def test_early_bird_tickets_are_pruned_where_the_mask_is_first_stable(folder):
     lines = early_bird.findings(drawn, found, rounds[rounds["arm"] == "oneshot"])
     assert len(lines) == 2 and all("Compared with the one-shot ticket" in line and "(n = 2)" in line for line in lines)
     assert [axes.get_ylabel() for axes in pruning_at_init.early_birds(folder).axes] == [
-        "share of the largest possible", "Jaccard index", "test accuracy at the end",
+        "distance / largest possible", "Jaccard index", "test accuracy at the end",
     ]  # fmt: skip
 
 

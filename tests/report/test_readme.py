@@ -59,7 +59,7 @@ def test_speed_is_that_of_the_committed_benchmarks():
     said = {
         ("protocol", "ours against the DataLoader loop"): "{:.1f} times a DataLoader loop",
         ("protocol", "ours against the tensor loop"): "{:.1f} times a tensor loop",
-        ("roofline", "share of the step that is its floor"): "{:.0%} of it its floor",
+        ("roofline", "share of the step that is its floor"): "of which its products, Adam update and gather alone take {:.0%}",
         ("roofline", "share of the matrix peak, evaluation"): "{:.0%} of the matrix peak",
         ("sparse", "sparse step against masked at 13.5% left"): "{:.1f} times at 13.5% of weights remaining",
         ("sparse", "sparse step against masked at 3.6% left"): "{:.1f} times at 3.6%",
@@ -143,7 +143,7 @@ def test_the_front_page_is_read_in_a_minute():
         re.findall("|".join(ORDER), re.search(r" \*((?:Direction|Size|Place).+?)\* ", said)[1]) for said in answers
     ]
     worst = [min(map(ORDER.index, grades)) for grades in graded]
-    assert len(worst) == 10 and worst == sorted(worst)  # results that differ from the paper come first
+    assert len(worst) == 11 and worst == sorted(worst)  # results that differ from the paper come first
 
 
 def test_the_ten_lines_of_python_find_a_ticket(capsys):

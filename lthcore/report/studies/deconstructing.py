@@ -79,9 +79,11 @@ def deconstructing_lenet(root: Path) -> Figure | None:
     folder, frozen = runs.get("lenet_mnist-zero"), runs.get("lenet_mnist-frozen")
     if folder is None:
         return None
-    return deconstructing(
-        folder, caption_of("LeNet-300-100 on MNIST, bars: range of trials, shifted apart", folder), frozen
+    what, tables = (
+        "LeNet-300-100 on MNIST, bars: range of trials, shifted apart",
+        [folder, *([frozen] if frozen else [])],
     )
+    return deconstructing(folder, caption_of(what, *tables), frozen)
 
 
 def findings(root: Path) -> list[str]:

@@ -206,7 +206,10 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
         for v, stuck in part[~whole].groupby("value").size().items():
             said[v] = f"{stuck} of {(part['value'] == v).sum()}\nat chance"
         for v, words in said.items():
-            axes.text(order.index(v), lowest, words, ha="center", va="bottom", fontsize=8.5)
+            axes.annotate(
+                words, (order.index(v), lowest), (0, 4), textcoords="offset points", ha="center", va="bottom",
+                fontsize=8.5,
+            )  # fmt: skip
         axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
         axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label.removeprefix('number of ')}")
         axes.set_xlim(-0.45, len(order) - 0.55)
@@ -215,7 +218,9 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
     return captioned(
         figure,
         caption_of(
-            f"LeNet-300-100 on MNIST to 78.9%, 30 epochs except in their own panel, {drawn}", base, *runs.values()
+            f"LeNet-300-100 on MNIST pruned to 78.9% sparsity, 30 epochs except in their own panel, {drawn}",
+            base,
+            *runs.values(),
         ),
     )
 

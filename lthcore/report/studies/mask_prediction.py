@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -64,19 +65,23 @@ def prediction(folder: Path, caption: str = "") -> Figure:
         axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":")
         sparsity_axis(axes)
         axes.set(title=title, ylabel="ROC-AUC, held-out seed", ylim=(0.4, 1.02))
-    lines = "lines: gradient boosting\ndashes: logistic regression"
-    panels[0].legend(title=lines, fontsize=8, title_fontsize=8, loc="lower right")
+    lines = "solid: gradient boosting\ndashed: logistic regression"
+    legend = panels[0].legend(title=lines, fontsize=8, title_fontsize=8, loc="lower right", frameon=True, framealpha=1)
+    legend.get_frame().set_edgecolor("none")  # hides the line of chance behind it
     panels[3].set_axis_off()
     panels[3].legend(*panels[1].get_legend_handles_labels(), title="each feature alone", loc="upper left")
-    means = importance.groupby(["feature", "round"])["loss"].mean().unstack()
-    order = means.mean(axis=1).sort_values(kind="stable").index
+    of = importance.groupby(["feature", "round"])["loss"].agg(["mean", "min", "max"])
+    order = of["mean"].groupby("feature").mean().sort_values(kind="stable").index
     left = importance.groupby("round")["percent_left"].first()
-    for k, colour in zip((means.columns.min(), means.columns.max()), ("#8fb3dc", "#1f5fa8"), strict=True):
-        shift = -0.2 if k == means.columns.min() else 0.2
-        heights = [i + shift for i in range(len(order))]
-        panels[2].barh(heights, means.loc[order, k], height=0.38, color=colour, label=f"{left[k]:.3g}% remaining")
+    for k, colour, shift in ((left.index.max(), "#1f5fa8", 0.2), (left.index.min(), "#8fb3dc", -0.2)):
+        found = of.xs(k, level="round").loc[order]
+        spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
+        panels[2].barh(
+            np.arange(len(order)) + shift, found["mean"], height=0.38, color=colour, xerr=spread, ecolor="#444444",
+            label=f"{left[k]:.3g}% remaining",
+        )  # fmt: skip
     panels[2].set_yticks(range(len(order)), order)
-    panels[2].set(title="Loss of AUC if a feature is shuffled", xlabel="loss of ROC-AUC")
+    panels[2].set(title="If a feature is shuffled", xlabel="loss of ROC-AUC, mean and range of held-out seeds")
     panels[2].legend(loc="lower right")
     return captioned(figure, caption)
 

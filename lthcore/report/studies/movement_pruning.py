@@ -31,14 +31,16 @@ from lthcore.report.sentences import gap, level
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
 
-MOVEMENT = {
-    "high_movement": ("prune high movement", "#a5282c"), "low_movement": ("prune low movement", "#2a9d8f"),
-    "magnitude": ("prune low magnitude", "#1f5fa8"), "magnitude_increase": ("prune low magnitude increase", "#3d8c5c"),
-    "random": ("prune at random", "#808080"),
-    "high_movement_guarded": ("prune high movement, guarded", "#7a4fa3"),
-    "high_movement_going_on": ("prune high movement, from best weights", "#b8860b"),
-    "high_movement_going_on_fresh": ("prune high movement, from best weights, new optimizer", "#c07fae"),
-}  # fmt: skip
+MOVEMENT = {  # criterion -> label, colour, style and marker of its line
+    "high_movement": ("prune high movement", "#a5282c", "-", "o"),
+    "low_movement": ("prune low movement", "#2a9d8f", "-", "s"),
+    "magnitude": ("prune low magnitude", "#1f5fa8", "-", "^"),
+    "magnitude_increase": ("prune low magnitude increase", "#3d8c5c", "-", "v"),
+    "random": ("prune at random", "#808080", ":", "D"),
+    "high_movement_guarded": ("prune high movement, guarded", "#7a4fa3", "--", "P"),
+    "high_movement_going_on": ("prune high movement, from best weights", "#b8860b", "-", "X"),
+    "high_movement_going_on_fresh": ("prune high movement, from best weights, new optimizer", "#c07fae", "--", "d"),
+}
 
 
 REMOVED = {  # in sentences
@@ -100,7 +102,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
     _per_round(panels[3], by_round["es_val_loss"].mean(), "Minimum validation loss")
-    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Validation accuracy then")
+    _per_round(panels[4], by_round["es_val_accuracy"].mean(), "Validation accuracy")
     collapsed = [k for k, part in by_round if "emptied" in part and part["emptied"].notna().any()]
     _per_round(panels[5], by_round["final_test_accuracy"].mean(), "Test accuracy at the end")
     _per_round(panels[6], last, "Test loss at the end")
@@ -109,6 +111,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     for axes in (panels[4], panels[5], panels[7]):
         in_percent(axes.yaxis)
     skipped = pruned.index[pruned.diff().eq(0)]
+    caption += "; validation accuracy: at the early stop" if caption else ""
     note = f"; in rounds {', '.join(map(str, collapsed))} (red) a layer was emptied" if collapsed else ""
     note += f"; nothing more was pruned before round {', '.join(map(str, skipped))}" if len(skipped) else ""
     return captioned(figure, caption + note)
@@ -137,9 +140,7 @@ def movement_arms(root: Path) -> Figure | None:
     for (whole, closer), (stem, runs) in zip(panels.reshape(-1, 2), networks.items(), strict=True):
         tables = {arm: read_whole_trials(runs[f"{stem}-{arm}"])[0] for arm in MOVEMENT if f"{stem}-{arm}" in runs}
         for axes, (arm, rounds) in itertools.product((whole, closer), tables.items()):
-            label, colour = MOVEMENT[arm]
-            style = "--" if arm in ("high_movement_guarded", "high_movement_going_on_fresh") else "-"
-            plot_rounds(rounds, "final_test_accuracy", axes, label, colour, style)
+            plot_rounds(rounds, "final_test_accuracy", axes, *MOVEMENT[arm])
             empty = rounds[rounds["emptied"].notna()] if "emptied" in rounds else rounds[:0]
             x, y = empty["percent_left"], empty["final_test_accuracy"]
             axes.scatter(x, y, s=90, linewidths=2, marker="x", color="#c00000", zorder=4)
@@ -244,6 +245,25 @@ def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> No
     axes.bar(values.index, values, color=["#c00000" if k in collapsed else BLUE for k in values.index])
     axes.set(title=title, xlabel="round")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def levels_of_conv4(root: Path) -> pd.DataFrame:
+    """Return the mean test accuracies of Conv-4 in percent, at the early stop / at the end, as text.
+
+    There is a row for each percentage of weights remaining and a column for each criterion. Of a trial's rounds at one
+    percentage the first counts.
+    """
+    columns = {}
+    for variant, folder in _runs(root, PUBLISHED).items():
+        rounds = read_whole_trials(folder)[0].sort_values("round")
+        at = rounds.assign(left=rounds["percent_left"].round(1)).drop_duplicates(["trial", "left"]).groupby("left")
+        means = 100 * at[["es_test_accuracy", "final_test_accuracy"]].mean()
+        cells = means.apply(lambda mean: " / ".join(f"{value:.1f}" for value in mean), axis=1)
+        columns[MOVEMENT[variant.removeprefix(f"{PUBLISHED}-")][0]] = cells
+    if not columns:
+        return pd.DataFrame()
+    table = pd.DataFrame(columns).sort_index(ascending=False).fillna("")
+    return table.rename(index="{:.1f}%".format).rename_axis("weights remaining").reset_index()
 
 
 def findings(root: Path) -> list[str]:

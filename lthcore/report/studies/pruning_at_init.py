@@ -105,7 +105,7 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
                 0.98, early_bird.CLOSE / farthest, f"{left:.3g}%: stable below", transform=still.get_yaxis_transform(),
                 ha="right", va="bottom", fontsize=8, color=colour,
             )  # fmt: skip
-    still.set(title="Distance to 5 previous masks", ylabel="share of the largest possible")
+    still.set(title="Distance to 5 previous masks", ylabel="distance / largest possible")
     alike.set(title="Overlap with the final mask", ylabel="Jaccard index")
     still.set_xlim(alike.get_xlim())
     for axes in (still, alike):
@@ -126,7 +126,7 @@ def early_birds_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST: changes of the mask during training of the dense network, and accuracy of early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
     what = (
-        "LeNet-300-100 on MNIST; two masks of the fewest weights are always nearer than the bound for a stable mask; "
+        "LeNet-300-100 on MNIST; at the fewest weights, any two masks are so near that they count as stable; "
         "bands: 95% intervals, bars: range of trials"
     )
     return early_birds(folder, caption_of(what, folder)) if folder else None

@@ -64,13 +64,15 @@ def degree_figure(folder: Path, k: int, caption: str = "") -> Figure:
     names = list(dict.fromkeys(table["layer"]))
     figure, panels = new_figure(2, len(names))
     for i, name in enumerate(names):
-        for row, (side, what) in enumerate((("in", "connections into units"), ("out", "connections out of inputs"))):
+        sides = (("in", "connections into units", "units"), ("out", "connections out of inputs", "inputs"))
+        for row, (side, what, counted) in enumerate(sides):
             part, axes = table[(table["layer"] == name) & (table["side"] == side)], panels[row * len(names) + i]
             width = max(1, round(len(part) / 40))
             groups = part.groupby(part["degree"] // width * width)[["units", "expected"]].sum()
             axes.bar(groups.index, groups["units"], width, align="edge", color="#1f5fa8", alpha=0.6, label="ticket")
             axes.plot(groups.index + width / 2, groups["expected"], color=arm_of("random").colour, label="random mask")
-            axes.set(title=f"{name}: {what}", xlabel="connections", ylabel="units, mean of trials" if i == 0 else "")
+            of_trials = f"{counted}, mean of trials" if i == 0 else ""
+            axes.set(title=f"{name}: {what}", xlabel="connections", ylabel=of_trials)
     panels[0].legend()
     left = table["percent_left"].iloc[0]
     return captioned(
@@ -91,7 +93,7 @@ def pixel_figure(folder: Path, caption: str = "") -> Figure:
         shown = axes.imshow(image, cmap="viridis", vmin=0, vmax=relative[table["round"].isin(rounds)].max())
         axes.set(title=f"{left[k]:.3g}% remaining", xticks=[], yticks=[])
         axes.grid(False)
-    figure.colorbar(shown, ax=list(panels), shrink=0.8, label="times the average pixel")
+    figure.colorbar(shown, ax=list(panels), shrink=0.8, label="connections / mean of all pixels")
     return captioned(figure, f"units of the first layer connected to each pixel; {caption}".rstrip("; "))
 
 
