@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lthcore.analysis.cache import TicketStore, need_weights
 from lthcore.analysis.similarity import jaccard
-from lthcore.analysis.statistics import difference, mean_accuracy, mean_of
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask, full_mask
@@ -121,36 +120,6 @@ def _first_stable(tickets: TicketStore, trial: int) -> dict[int, Snapshot]:
             if k not in found and farthest([before.mask(k) for before in recent]) < CLOSE:
                 found[k] = snapshot
     return found
-
-
-def findings(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) -> list[str]:
-    """Describe when masks are first stable, and compare those tickets with one-shot tickets of the same trials.
-
-    `masks` is the table of `early_bird`, `found` the table of `early_bird_tickets`, and `oneshot` holds the rows of the
-    arm `oneshot` in rounds.csv.
-    """
-    lines, last = [], masks["iteration"].max()
-    for (k, left), part in found.groupby(["round", "percent_left"]):
-        early, late = (
-            t[t["round"] == k].set_index("trial")["final_test_accuracy"].rename_axis(None) for t in (part, oneshot)
-        )
-        both = early.index.intersection(late.index)
-        if both.empty:
-            continue  # no one-shot tickets to compare with
-        gain = difference(early[both], late[both], paired=True).times(100)
-        overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
-        earliest = masks.loc[masks["farthest"].notna(), "iteration"].min()
-        at = ", the first evaluation at which it can be stable" if (part["iteration"] == earliest).all() else ""
-        stable, alike = mean_of(part["iteration"]), mean_accuracy(overlap)
-        bound = f" (any two masks of this size differ in at most {2 * left:.2g}% of all weights)"
-        near = bound if 2 * left < BOUND else ""
-        lines.append(
-            f"At {left:.3g}% of weights remaining, the mask is first stable after "
-            f"{stable.text('{:,.0f}', note=False)} of {last:,} iterations{at}{near}. Its Jaccard index "
-            f"with the final mask is then {alike.text(note=False)}. Compared with the one-shot ticket, pruning there "
-            f"and training on changes the final test accuracy by {gain.in_points()}."
-        )
-    return lines
 
 
 def _flat(mask: Mask) -> Tensor:

@@ -21,8 +21,6 @@ from lthcore.analysis.similarity import (
     mean_cca,
     sign_agreement,
 )
-from lthcore.analysis.statistics import mean_of_pairs
-from lthcore.errors import counted
 from lthcore.pruning.streams import streams_of
 from lthcore.seeds import seed_for
 from lthcore.training.state import TrainState
@@ -94,18 +92,3 @@ def between_arms(tickets: TicketStore) -> pd.DataFrame:
 def _table(rows: list[dict], *keys: str) -> pd.DataFrame:
     """Return the rows as a table with all columns, even if there are none: a run may have no arm but `ticket`."""
     return pd.DataFrame(rows, columns=[*keys, "layer", *MEASURES])
-
-
-def findings(seeds: pd.DataFrame, k: int) -> list[str]:
-    """Describe the table of `between_seeds` at round k: means over pairs of trials, layer by layer."""
-    lines = []
-    for layer, part in seeds[seeds["round"] == k].groupby("layer", sort=False):
-        shared, aligned, alike = (mean_of_pairs(part[of], part["a"], part["b"]) for of in ("jaccard", "aligned", "cka"))
-        pairs = f"{counted(len(part), 'pair')} of n = {shared.n} seeds"
-        lines.append(
-            f"{layer}: the masks of two seeds have a Jaccard index of {shared.text('{:.3f}')}, compared with "
-            f"{part['chance'].mean():.3f} by chance. With aligned units it is {aligned.text('{:.3f}')}, compared with "
-            f"{part['aligned_chance'].mean():.3f} for aligned random masks. The CKA of their activations is "
-            f"{alike.text()}. The numbers are means over {pairs}."
-        )
-    return lines

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lthcore.analysis.cache import TicketStore, need_weights
-from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.masks_of_arms import next_round
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
@@ -84,26 +83,6 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
                 where = {"perturbation": label, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
                 rows.append(where | kept | {"dense_test_accuracy": done.curve[-1].test_accuracy})
     return pd.DataFrame(rows)
-
-
-def findings(table: pd.DataFrame, k: int) -> list[str]:
-    """Describe which weights survive at round k: means over trials, with 95% intervals."""
-    at = table[table["round"] == k]
-    left = at["percent_left"].iloc[0]
-    return [
-        f"At {left:.3g}% of weights remaining, if {_said(label)}, "
-        f"{mean_of(100 * part['perturbed']).text('{:.1f}%')} of them survive pruning, and "
-        f"{100 * part['others'].mean():.1f}% of the others. The dense network reaches a test accuracy of "
-        f"{mean_of(100 * part['dense_test_accuracy']).text('{:.2f}%')}."
-        for label, part in at.groupby("perturbation", sort=False)
-    ]
-
-
-def _said(label: str) -> str:
-    """Return one of PERTURBATIONS as a clause."""
-    which, _, change = label.partition(", ")
-    done = {"as drawn": "left as drawn", "to the layer's sigma": "set to plus or minus the layer's sigma"}
-    return f"the {which} {SHARE:.0%} of each layer's initial weights are {done.get(change, change)}"
 
 
 def _share(mask: Mask, these: Mask, inside: bool) -> float:

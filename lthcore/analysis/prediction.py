@@ -20,7 +20,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lthcore.analysis.cache import TicketStore
-from lthcore.analysis.statistics import mean_of
 from lthcore.lottery.start import begin
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.saliency import snip, synflow
@@ -31,11 +30,6 @@ BEFORE = ("layer", "initial magnitude", "z-score", "gradient x weight", "SynFlow
 EARLY = (*BEFORE, "early movement", "early magnitude")
 LEAKY = (*EARLY, "final magnitude (leaky)")
 SETS = {"before training": BEFORE, "and early in it": EARLY, "and its end (leaky)": LEAKY}
-SAID = {  # names of these sets in the sentences of `findings`
-    "before training": "features from before training",
-    "and early in it": "features from before training and early training",
-    "and its end (leaky)": "features from before training, early training and the end of training (leaky)",
-}
 SAMPLE = 20_000  # weights sampled in each trial
 EARLY_SHARE = 1 / 30  # share of the iterations before early features are taken
 
@@ -131,20 +125,6 @@ def importance(tickets: TicketStore) -> pd.DataFrame:
             where = {"round": k, "percent_left": tickets.percent_left[k], "held_out": held_out}
             rows += [where | {"feature": f, "loss": v} for f, v in zip(EARLY, found["importances_mean"], strict=True)]
     return pd.DataFrame(rows)
-
-
-def findings(table: pd.DataFrame, k: int) -> list[str]:
-    """Describe the AUC of gradient boosting at round k for each set of features.
-
-    The sentences give means over held-out seeds with 95% intervals.
-    """
-    at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
-    left = at["percent_left"].iloc[0]
-    return [
-        f"At {left:.3g}% of weights remaining, {SAID[name]} predict which weights are pruned with a ROC-AUC of "
-        f"{mean_of(part['auc']).text('{:.3f}')} on held-out seeds (n = {len(part)})."
-        for name, part in at.groupby("features", sort=False)
-    ]
 
 
 def _others(by_trial: dict, held_out: int, k: int) -> tuple[pd.DataFrame, np.ndarray]:

@@ -1,12 +1,9 @@
 """Stability of a rewinding point: error barriers of the dense network and of tickets (arXiv 1912.05671)."""
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.connectivity import instability
-from lthcore.analysis.statistics import mean_of
 from lthcore.errors import LabError
 from lthcore.lottery.start import begin
 
@@ -28,23 +25,3 @@ def stability(tickets: TicketStore) -> pd.DataFrame:
             where = {"rewind_to": s.rewind_to, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
             rows.append(where | instability(s, tickets.data, state))
     return pd.DataFrame(rows)
-
-
-def findings(table: pd.DataFrame) -> list[str]:
-    """Describe the error barrier at each rewinding point and percentage of weights left."""
-    return [
-        f"At {left:.3g}% of weights remaining, the error barrier between two copies that part at iteration {k} is "
-        f"{mean_of(100 * part['error_barrier']).in_points('{:.2f}')}."
-        for (left, k), part in table.groupby(["percent_left", "rewind_to"], sort=False)
-    ]
-
-
-def barriers(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Return the mean error barrier in points, with its interval, as text.
-
-    There is a row for each rewinding point and a column for each percentage of weights remaining.
-    """
-    table = pd.concat(tables)
-    means = table.groupby(["percent_left", "rewind_to"])["error_barrier"].agg(lambda part: mean_of(100 * part).text())
-    wide = means.unstack("percent_left").sort_index(axis="columns", ascending=False)
-    return wide.rename(columns="{:.3g}%".format).rename_axis(index="copies part at", columns="weights remaining")

@@ -5,7 +5,6 @@ import math
 import pandas as pd
 
 from lthcore.analysis.cache import TicketStore
-from lthcore.analysis.statistics import mean_of, ratio
 from lthcore.analysis.tickets import connected, degrees, describe, incoming, outgoing, path_count, pixel_map
 from lthcore.lottery.methods import planned
 from lthcore.masks import weights_left
@@ -116,27 +115,3 @@ def path_table(tickets: TicketStore) -> pd.DataFrame:
                 "expected": expected, "on_no_path": 1 - on_paths / weights_left(mask),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["trial", "round", "percent_left", "paths", "expected", "on_no_path"])
-
-
-def findings(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]:
-    """Describe the tables at round k: means over trials, and ratios of means, with their intervals.
-
-    Layers without pruned weights are left out.
-    """
-    at = layer_rows[layer_rows["round"] == k].set_index("trial")
-    lines = []
-    for layer, part in at.dropna(subset="movement_pruned").groupby("layer", sort=False):
-        bigger = ratio(part["magnitude_initial_kept"], part["magnitude_initial_pruned"]).text()
-        moved = ratio(part["movement_kept"], part["movement_pruned"]).text()
-        positive = mean_of(100 * part["positive_initial_kept"]).text("{:.1f}%")
-        lines.append(
-            f"{layer}: the kept weights started {bigger} times as large as the pruned ones and moved {moved} times as "
-            f"far. Of the kept weights, {positive} started positive."
-        )
-    of_paths = paths[paths["round"] == k].set_index("trial")
-    if len(of_paths):
-        times = ratio(of_paths["paths"], of_paths["expected"]).text()
-        lines.append(
-            f"Paths from inputs to outputs: {times} times as many as expected in random masks of equal density."
-        )
-    return lines

@@ -22,6 +22,7 @@ from lthcore.lottery.start import begin
 from lthcore.masks import apply, counts, equal, full_mask, percent_left, shuffled
 from lthcore.models import build
 from lthcore.pruning.allocation import layer_rates, prune
+from lthcore.report.studies import mask_prediction, rewinding_and_connectivity, ticket_structure
 from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -163,10 +164,10 @@ def test_layers_degrees_pixels_and_paths_are_those_of_the_masks(folder):
     assert pixels.query("round == 2")["share"].mean() * 64 * 16 == pytest.approx(kept, rel=1e-3)
     mine = paths.query("trial == 1 and round == 2").iloc[0]
     assert mine["paths"] == path_count(mask)[0]
-    assert all("times" in line for line in structure.findings(layers, paths, 2))
+    assert all("times" in line for line in ticket_structure.layer_sentences(layers, paths, 2))
     whole = layers.assign(movement_pruned=layers["movement_pruned"].where(layers["layer"] != "output"))  # never pruned
-    said = structure.findings(whole, paths, 2)
-    assert len(said) == len(structure.findings(layers, paths, 2)) - 1 and "nan" not in " ".join(said)
+    said = ticket_structure.layer_sentences(whole, paths, 2)
+    assert len(said) == len(ticket_structure.layer_sentences(layers, paths, 2)) - 1 and "nan" not in " ".join(said)
 
 
 def test_movement_is_of_the_kept_and_of_the_pruned_weights_apart(folder):
@@ -209,10 +210,10 @@ def test_copies_of_tickets_are_measured_at_each_second_round(folder):
     table = cached_table(folder, "stability", stability.stability)
     assert table[["trial", "round"]].to_numpy().tolist() == [[t, k] for t in (0, 1) for k in (0, 2)]
     assert (table["error_barrier"] >= 0).all() and table["error"].between(0, 1).all()
-    assert len(stability.findings(table)) == 2
-    shown = stability.barriers([table, table.assign(rewind_to=20)])
+    assert len(rewinding_and_connectivity.barrier_sentences(table)) == 2
+    shown = rewinding_and_connectivity.barriers([table, table.assign(rewind_to=20)])
     assert list(shown.index) == [0, 20] and list(shown.columns) == ["100%", "27.6%"]
-    said = stability.findings(table)
+    said = rewinding_and_connectivity.barrier_sentences(table)
     assert all(part in said[i] for i, text in enumerate(shown.loc[0]) for part in text.split(" ", 1))
 
 
@@ -320,7 +321,7 @@ def test_what_survives_adds_up_to_what_is_left(folder):
     share = table.groupby("perturbation")["perturbed"].mean()
     assert share["largest, doubled"] > share["largest, as drawn"] > share["largest, halved"]
     assert share["largest, as drawn"] > share["smallest, as drawn"]
-    assert len(perturbed_init.findings(table, 2)) == len(perturbed_init.PERTURBATIONS)
+    assert len(mask_prediction.survival_sentences(table, 2)) == len(perturbed_init.PERTURBATIONS)
 
 
 def test_survival_is_in_the_one_shot_masks_of_trained_weights_not_of_early_stopped_ones(monkeypatch):
@@ -464,7 +465,8 @@ def test_a_convolutional_network_has_no_pixels_and_no_paths_of_units(tmp_path):
     layers, degrees, pixels, paths, first = (cached_table(tmp_path, make.__name__, make) for make in makers)
     assert len(pixels) == len(paths) == len(first) == 0
     assert set(layers["layer"]) == set(degrees["layer"]) == {"conv1", "conv2", "fc1", "fc2", "output"}
-    assert [line.split(":")[0] for line in structure.findings(layers, paths, 1)] == list(layers["layer"].unique())
+    lines = ticket_structure.layer_sentences(layers, paths, 1)
+    assert [line.split(":")[0] for line in lines] == list(layers["layer"].unique())
 
 
 def test_first_layers_shares_are_counted_by_a_plain_loop(folder):

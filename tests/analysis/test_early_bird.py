@@ -72,7 +72,7 @@ def test_early_bird_tickets_are_pruned_where_the_mask_is_first_stable(folder):
     rounds, _ = read_tables(folder)
     by_random = rounds[rounds["arm"] == "by_random"]["final_test_accuracy"].mean()
     assert found["final_test_accuracy"].mean() > by_random
-    lines = early_bird.findings(drawn, found, rounds[rounds["arm"] == "oneshot"])
+    lines = pruning_at_init.early_bird_sentences(drawn, found, rounds[rounds["arm"] == "oneshot"])
     assert len(lines) == 2 and all("Compared with the one-shot ticket" in line and "(n = 2)" in line for line in lines)
     assert [axes.get_ylabel() for axes in pruning_at_init.early_birds(folder).axes] == [
         "distance / largest possible", "Jaccard index", "test accuracy at the end",
@@ -107,4 +107,5 @@ def test_what_is_stable_by_its_few_weights_alone_is_said(folder):
     found = cached_table(folder, "early_bird_tickets", early_bird.early_bird_tickets)
     oneshot = read_tables(folder)[0].query("arm == 'oneshot'")
     few = (table.assign(percent_left=table["percent_left"] / 10) for table in (drawn, found))
-    assert "any two masks of this size differ in at most 8% of all weights" in early_bird.findings(*few, oneshot)[0]
+    said = pruning_at_init.early_bird_sentences(*few, oneshot)[0]
+    assert "any two masks of this size differ in at most 8% of all weights" in said

@@ -59,7 +59,7 @@ def test_speed_is_that_of_the_committed_benchmarks():
     said = {
         ("protocol", "ours against the DataLoader loop"): "{:.1f} times a DataLoader loop",
         ("protocol", "ours against the tensor loop"): "{:.1f} times a tensor loop",
-        ("roofline", "share of the step that is its floor"): "of which its products, Adam update and gather alone take {:.0%}",
+        ("roofline", "share of the step that is its floor"): "products, Adam update and gather alone take {:.0%}",
         ("roofline", "share of the matrix peak, evaluation"): "{:.0%} of the matrix peak",
         ("sparse", "sparse step against masked at 13.5% left"): "{:.1f} times at 13.5% of weights remaining",
         ("sparse", "sparse step against masked at 3.6% left"): "{:.1f} times at 3.6%",

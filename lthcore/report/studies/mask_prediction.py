@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from lthcore.analysis import perturbed_init
-from lthcore.analysis import prediction as predicting
 from lthcore.analysis.cache import cached_table, has_derived
+from lthcore.analysis.statistics import mean_of
 from lthcore.report.finished_runs import run_with, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import plot_intervals, plot_means
@@ -29,6 +30,13 @@ WHEN = {
     "and early in it": "before and early",
     "and its end (leaky)": "before, early and end (leaky)",
 }
+SAID = {  # names of these sets in the sentences of `prediction_sentences`
+    "before training": "features from before training",
+    "and early in it": "features from before training and early training",
+    "and its end (leaky)": "features from before training, early training and the end of training (leaky)",
+}
+
+
 CHOSEN = {  # arm -> label and colour, for masks found by a criterion that uses trained weights
     "by_magnitude_same_sign": ("large final of the same sign, weights as drawn", "#7a4fa3"),
     "by_magnitude_same_sign-signed": ("large final of the same sign, only signs kept", "#2a9d8f"),
@@ -158,13 +166,47 @@ def supermasks_lenet(root: Path) -> Figure | None:
     return supermasks(folder, "learned", caption_of("LeNet-300-100 on MNIST, bars: range of trials", folder))
 
 
+def prediction_sentences(table: pd.DataFrame, k: int) -> list[str]:
+    """Describe the AUC of gradient boosting at round k for each set of features.
+
+    The sentences give means over held-out seeds with 95% intervals.
+    """
+    at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
+    left = at["percent_left"].iloc[0]
+    return [
+        f"At {left:.3g}% of weights remaining, {SAID[name]} predict which weights are pruned with a ROC-AUC of "
+        f"{mean_of(part['auc']).text('{:.3f}')} on held-out seeds (n = {len(part)})."
+        for name, part in at.groupby("features", sort=False)
+    ]
+
+
+def survival_sentences(table: pd.DataFrame, k: int) -> list[str]:
+    """Describe which weights survive at round k: means over trials, with 95% intervals."""
+    at = table[table["round"] == k]
+    left = at["percent_left"].iloc[0]
+    return [
+        f"At {left:.3g}% of weights remaining, if {_changed(label)}, "
+        f"{mean_of(100 * part['perturbed']).text('{:.1f}%')} of them survive pruning, and "
+        f"{100 * part['others'].mean():.1f}% of the others. The dense network reaches a test accuracy of "
+        f"{mean_of(100 * part['dense_test_accuracy']).text('{:.2f}%')}."
+        for label, part in at.groupby("perturbation", sort=False)
+    ]
+
+
+def _changed(label: str) -> str:
+    """Return one of the PERTURBATIONS of initial weights as a clause."""
+    which, _, change = label.partition(", ")
+    done = {"as drawn": "left as drawn", "to the layer's sigma": "set to plus or minus the layer's sigma"}
+    return f"the {which} {perturbed_init.SHARE:.0%} of each layer's initial weights are {done.get(change, change)}"
+
+
 def findings(root: Path, k: int = 4) -> list[str]:
     """Return sentences on LeNet in round k: prediction of its pruned weights, and survival of its largest weights."""
     folder = run_with(root, "mask_prediction", "prediction", "perturbed_init")
     if folder is None:
         return []
-    perturbed = perturbed_init.findings(cached_table(folder, "perturbed_init"), k)
-    return predicting.findings(cached_table(folder, "prediction"), k) + [
+    perturbed = survival_sentences(cached_table(folder, "perturbed_init"), k)
+    return prediction_sentences(cached_table(folder, "prediction"), k) + [
         line for line in perturbed if "largest" in line
     ]
 

@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lthcore.analysis import early_bird
 from lthcore.analysis.cache import cached_table
+from lthcore.analysis.statistics import difference, mean_accuracy, mean_of
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import classes_in, profile_of, run_with, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, in_thousands, legend_above, new_figure
@@ -132,13 +133,43 @@ def early_birds_lenet(root: Path) -> Figure | None:
     return early_birds(folder, caption_of(what, folder)) if folder else None
 
 
+def early_bird_sentences(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) -> list[str]:
+    """Describe when masks are first stable, and compare those tickets with one-shot tickets of the same trials.
+
+    `masks` is the table of `early_bird`, `found` the table of `early_bird_tickets`, and `oneshot` holds the rows of the
+    arm `oneshot` in rounds.csv.
+    """
+    lines, last = [], masks["iteration"].max()
+    for (k, left), part in found.groupby(["round", "percent_left"]):
+        early, late = (
+            t[t["round"] == k].set_index("trial")["final_test_accuracy"].rename_axis(None) for t in (part, oneshot)
+        )
+        both = early.index.intersection(late.index)
+        if both.empty:
+            continue  # no one-shot tickets to compare with
+        gain = difference(early[both], late[both], paired=True).times(100)
+        overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
+        earliest = masks.loc[masks["farthest"].notna(), "iteration"].min()
+        at = ", the first evaluation at which it can be stable" if (part["iteration"] == earliest).all() else ""
+        stable, alike = mean_of(part["iteration"]), mean_accuracy(overlap)
+        bound = f" (any two masks of this size differ in at most {2 * left:.2g}% of all weights)"
+        near = bound if 2 * left < early_bird.BOUND else ""
+        lines.append(
+            f"At {left:.3g}% of weights remaining, the mask is first stable after "
+            f"{stable.text('{:,.0f}', note=False)} of {last:,} iterations{at}{near}. Its Jaccard index "
+            f"with the final mask is then {alike.text(note=False)}. Compared with the one-shot ticket, pruning there "
+            f"and training on changes the final test accuracy by {gain.in_points()}."
+        )
+    return lines
+
+
 def early_bird_findings(root: Path) -> list[str]:
     """Return sentences on when masks of LeNet become stable, and on the accuracy of early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
     if folder is None:
         return []
     rounds, _ = read_whole_trials(folder)
-    return early_bird.findings(*(cached_table(folder, n) for n in EARLY_BIRD), rounds[rounds["arm"] == "oneshot"])
+    return early_bird_sentences(*(cached_table(folder, n) for n in EARLY_BIRD), rounds[rounds["arm"] == "oneshot"])
 
 
 def findings(root: Path) -> list[str]:

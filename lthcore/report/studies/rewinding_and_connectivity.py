@@ -1,5 +1,6 @@
 """Study of rewinding points, and of when two copies of a network end in one valley. Figures and sentences."""
 
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from lthcore.analysis import stability
 from lthcore.analysis.cache import cached_table, has_derived
+from lthcore.analysis.statistics import mean_of
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import classes_in, profile_of, runs_beside
 from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, new_figure, sparsity_axis
@@ -179,6 +180,26 @@ def rewinding_findings(folders: dict[int, Path]) -> list[str]:
     ]
 
 
+def barrier_sentences(table: pd.DataFrame) -> list[str]:
+    """Describe the error barrier at each rewinding point and percentage of weights left."""
+    return [
+        f"At {left:.3g}% of weights remaining, the error barrier between two copies that part at iteration {k} is "
+        f"{mean_of(100 * part['error_barrier']).in_points('{:.2f}')}."
+        for (left, k), part in table.groupby(["percent_left", "rewind_to"], sort=False)
+    ]
+
+
+def barriers(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return the mean error barrier in points, with its interval, as text.
+
+    There is a row for each rewinding point and a column for each percentage of weights remaining.
+    """
+    table = pd.concat(tables)
+    means = table.groupby(["percent_left", "rewind_to"])["error_barrier"].agg(lambda part: mean_of(100 * part).text())
+    wide = means.unstack("percent_left").sort_index(axis="columns", ascending=False)
+    return wide.rename(columns="{:.3g}%".format).rename_axis(index="copies part at", columns="weights remaining")
+
+
 def findings(root: Path) -> list[str]:
     """Return sentences on each network: rewinding in the last round, and whether two copies end in one valley."""
     lines = []
@@ -188,7 +209,7 @@ def findings(root: Path) -> list[str]:
             continue
         found = rewinding_findings(folders)
         if has_derived(folders[0], "stability"):
-            found += stability.findings(cached_table(folders[0], "stability"))
+            found += barrier_sentences(cached_table(folders[0], "stability"))
         lines += [f"{_named(folders[0])}: {line}" for line in found]
     return lines
 

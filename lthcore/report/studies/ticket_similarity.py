@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from lthcore.analysis import overlap
 from lthcore.analysis.cache import cached_table, has_derived
+from lthcore.analysis.statistics import mean_of_pairs
 from lthcore.arms import arm_of
+from lthcore.errors import counted
 from lthcore.report.finished_runs import run_with
 from lthcore.report.layout import caption_of, captioned, new_figure, sparsity_axis
 from lthcore.report.plots import from_dark_to_light, plot_intervals
@@ -83,10 +85,25 @@ def similarity_lenet(root: Path) -> Figure | None:
     return similarity(folder, caption_of(what, folder)) if folder else None
 
 
+def overlap_sentences(seeds: pd.DataFrame, k: int) -> list[str]:
+    """Describe the table of `between_seeds` at round k: means over pairs of trials, layer by layer."""
+    lines = []
+    for layer, part in seeds[seeds["round"] == k].groupby("layer", sort=False):
+        shared, aligned, alike = (mean_of_pairs(part[of], part["a"], part["b"]) for of in ("jaccard", "aligned", "cka"))
+        pairs = f"{counted(len(part), 'pair')} of n = {shared.n} seeds"
+        lines.append(
+            f"{layer}: the masks of two seeds have a Jaccard index of {shared.text('{:.3f}')}, compared with "
+            f"{part['chance'].mean():.3f} by chance. With aligned units it is {aligned.text('{:.3f}')}, compared with "
+            f"{part['aligned_chance'].mean():.3f} for aligned random masks. The CKA of their activations is "
+            f"{alike.text()}. The numbers are means over {pairs}."
+        )
+    return lines
+
+
 def findings(root: Path, k: int = 6) -> list[str]:
     """Return sentences on whether five tickets of LeNet on MNIST agree in round k (by default with 5% remaining)."""
     folder = run_with(root, "ticket_similarity", "seeds")
-    return overlap.findings(cached_table(folder, "seeds"), k) if folder else []
+    return overlap_sentences(cached_table(folder, "seeds"), k) if folder else []
 
 
 STUDY = Study(

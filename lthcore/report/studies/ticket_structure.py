@@ -3,10 +3,11 @@
 from itertools import cycle
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from lthcore.analysis import structure as of_tickets
 from lthcore.analysis.cache import cached_table
+from lthcore.analysis.statistics import mean_of, ratio
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import run_with
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, sparsity_axis
@@ -118,10 +119,34 @@ def pixels_lenet(root: Path) -> Figure | None:
     return pixel_figure(folder, caption_of("LeNet-300-100 on MNIST", folder)) if folder else None
 
 
+def layer_sentences(layer_rows: pd.DataFrame, paths: pd.DataFrame, k: int) -> list[str]:
+    """Describe the tables at round k: means over trials, and ratios of means, with their intervals.
+
+    Layers without pruned weights are left out.
+    """
+    at = layer_rows[layer_rows["round"] == k].set_index("trial")
+    lines = []
+    for layer, part in at.dropna(subset="movement_pruned").groupby("layer", sort=False):
+        bigger = ratio(part["magnitude_initial_kept"], part["magnitude_initial_pruned"]).text()
+        moved = ratio(part["movement_kept"], part["movement_pruned"]).text()
+        positive = mean_of(100 * part["positive_initial_kept"]).text("{:.1f}%")
+        lines.append(
+            f"{layer}: the kept weights started {bigger} times as large as the pruned ones and moved {moved} times as "
+            f"far. Of the kept weights, {positive} started positive."
+        )
+    of_paths = paths[paths["round"] == k].set_index("trial")
+    if len(of_paths):
+        times = ratio(of_paths["paths"], of_paths["expected"]).text()
+        lines.append(
+            f"Paths from inputs to outputs: {times} times as many as expected in random masks of equal density."
+        )
+    return lines
+
+
 def findings(root: Path, k: int = 6) -> list[str]:
     """Return sentences on the structure of five tickets of LeNet on MNIST in round k (by default with 5% remaining)."""
     folder = run_with(root, "ticket_structure", "layers", "paths")
-    return of_tickets.findings(cached_table(folder, "layers"), cached_table(folder, "paths"), k) if folder else []
+    return layer_sentences(cached_table(folder, "layers"), cached_table(folder, "paths"), k) if folder else []
 
 
 STUDY = Study(
