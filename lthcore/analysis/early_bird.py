@@ -113,12 +113,14 @@ def _first_stable(tickets: TicketStore, trial: int) -> dict[int, Snapshot]:
     """Return round -> the first snapshot, before the end of training, at which the round's mask is stable."""
     recent, found = deque(maxlen=PATIENCE + 1), {}
     for snapshot in snapshots(tickets, trial):
-        if snapshot.iteration == tickets.settings.iterations or len(found) == tickets.settings.rounds:
+        if snapshot.iteration == tickets.settings.iterations:
             break
         recent.append(snapshot)
         for k in range(1, tickets.settings.rounds + 1):
             if k not in found and farthest([before.mask(k) for before in recent]) < CLOSE:
                 found[k] = snapshot
+        if len(found) == tickets.settings.rounds:
+            break
     return found
 
 

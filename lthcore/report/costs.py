@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from lthcore.registry import CRITERIA
 from lthcore.report.finished_runs import profile_of, runs_beside, runs_of, trainings_of
 
-BEFORE_TRAINING = ("magnitude_at_init", "small_magnitude_at_init")  # criteria that need no training run
 LEVEL = 0.98  # test accuracy that sparse networks are compared at
 
 
@@ -51,7 +51,7 @@ def ticket_costs(root: Path) -> pd.DataFrame:
         for variant, folder in runs_of(root, study).items():
             if variant.startswith("lenet_mnist") and not variant.startswith("lenet_mnist_widths"):  # other networks
                 table = trainings_of({variant: folder})
-                alone = bool(table["criterion"].isin(BEFORE_TRAINING).all())
+                alone = all(c in CRITERIA and not CRITERIA[c].trained for c in table["criterion"])
                 rows += [
                     _cost(f"{study}: {variant}, {arm}", table, arm, alone) for arm in ("ticket", "oneshot", "continued")
                 ]

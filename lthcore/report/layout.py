@@ -25,6 +25,7 @@ TICKS = (100, 41.1, 16.9, 7.0, 2.9, 1.2, 0.5, 0.2)  # % of weights remaining, as
 APART = 3.0  # points between neighbouring error bars that would hide each other
 BARS, BANDS = "bars: range of trials", "bands: range of trials"
 CUT_OFF = "cut off"  # id of the markers of early stops that training may have ended before
+IN_DECADES = "in decades"  # id of vertical axes of early stops that are logarithmic
 CUT_BELOW = "cut below"  # id of panels whose lines may leave them below
 
 
@@ -87,8 +88,9 @@ def in_thousands(axis: Axis) -> None:
 
 
 def in_decades(axes: Axes) -> None:
-    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 times powers of ten."""
+    """Make the vertical axis of early stops logarithmic, with ticks at 1, 2 and 5 times powers of ten."""
     axes.set_yscale("log")
+    axes.yaxis.set_gid(IN_DECADES)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     in_thousands(axes.yaxis)
     axes.minorticks_off()
@@ -156,13 +158,14 @@ def span(numbers: set[float]) -> str:
 def captioned(figure: Figure, caption: str, absent: Iterable[str] = ()) -> Figure:
     """Add a caption, wrapped to the width of the figure, and return the figure.
 
-    The caption also explains hollow markers of early stops and cut axes, and lists what is `absent`.
+    The caption also explains hollow markers and logarithmic axes of early stops, and cut axes, and lists what is
+    `absent`.
     """
     hollow = any(artist.get_gid() == CUT_OFF for axes in figure.axes for artist in axes.collections)
     early = "hollow: in some trials the minimum validation loss is in the last twentieth of training" if hollow else ""
     cut = any(axes.get_gid() == CUT_BELOW for axes in figure.axes)
     below = "axes are cut: lower accuracies are not shown" if cut else ""
-    wide = any(axes.get_yscale() == "log" for axes in figure.axes)
+    wide = any(axes.yaxis.get_gid() == IN_DECADES for axes in figure.axes)
     decades = "early stops of a wide range are on a logarithmic axis" if wide else ""
     names = list(absent)
     named = ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])

@@ -16,6 +16,7 @@ import pandas as pd
 from lthcore.analysis.statistics import Estimate, difference, mean_accuracy, mean_of, ratio, share_trials
 from lthcore.report.run_tables import NEAR, Absent, Bands, RunTables
 from lthcore.runs.files import read_record
+from lthcore.runs.rows import nearest_round
 
 EARLY_STOP, END = "es_test_accuracy", "final_test_accuracy"
 
@@ -311,10 +312,10 @@ def error_barrier(run: RunTables, at: float) -> Estimate:
     Raises Absent if the barrier was not measured near this percentage.
     """
     table = run.table("stability")
-    near = table[(table["percent_left"] / at - 1).abs() < NEAR]
-    if near.empty:
+    k = nearest_round(table.groupby("round")["percent_left"].mean(), at, NEAR)
+    if k is None:
         raise Absent(f"no barrier at {at}%")
-    return mean_of(near.groupby("trial")["error_barrier"].mean(), run.as_if)
+    return mean_of(table[table["round"] == k].groupby("trial")["error_barrier"].mean(), run.as_if)
 
 
 MEASURES = {

@@ -42,7 +42,7 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
         "front": lambda: "\n\n".join(filter(None, (front_page.lead(card), _list_of(front_page.findings(card))))),
         "studies": lambda: front_page.status_of_studies(card),
         "reproductions": lambda: table_of(reproductions(root)),
-        "movement": lambda: table_of(levels_of_conv4(root)),
+        "movement": lambda: levels_of_conv4(root),
         "provenance": lambda: provenance(root),
     }
 

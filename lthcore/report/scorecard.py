@@ -91,13 +91,15 @@ def _run(row: pd.Series) -> str:
 
 
 def tolerance_of(row: pd.Series) -> str:
-    """Describe which values are within the tolerance of a part of a claim, as in `size +0.15 to +0.60 points`."""
+    """Describe which values are within the tolerance of a part of a claim, as in `size +0.15 to +0.6 points`."""
     if row["part"] == "direction":
         return f"direction {row['tolerance']}"
     factor, _, unit = _form_of(row["unit"], 0)
     sign = "+" if row["unit"] == "points" else ""
     ends = json.loads(row["tolerance"])
-    said = [f"{factor * end:{sign},.10g}" for end in ends if end is not None]  # an end is null where there is none
+    said = [
+        f"{factor * end:{sign if end else ''},.10g}" for end in ends if end is not None
+    ]  # an end is null where there is none
     within = " to ".join(said) if None not in ends else f"at {'most' if ends[0] is None else 'least'} {said[0]}"
     return f"{row['part']} {within}{unit}"
 

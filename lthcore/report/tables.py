@@ -22,7 +22,7 @@ LATE = 0.95  # an early stop in the rest of the training may be due to the end o
 
 
 def cut_off(rounds: pd.DataFrame) -> pd.Series:
-    """Return which training runs have their minimum validation loss so late that, trained on, they might stop later."""
+    """Return which training runs have their minimum validation loss so late that longer training might move it."""
     return rounds["es_iteration"].notna() & (rounds["es_iteration"] >= LATE * rounds["iterations"])
 
 

@@ -217,7 +217,7 @@ def test_copies_of_tickets_are_measured_at_each_second_round(folder):
     assert all(part in said[i] for i, text in enumerate(shown.loc[0]) for part in text.split(" ", 1))
 
 
-def test_tickets_that_are_not_rewound_have_no_point_where_copies_part(folder, monkeypatch):
+def test_tickets_that_are_not_rewound_have_no_point_where_copies_part(folder):
     tickets = TicketStore(folder)
     tickets.settings = tickets.settings.changed(arms=("ticket",), restart="best")
     with pytest.raises(LabError, match="restart = best: this study needs a run with restart = rewind"):

@@ -99,7 +99,9 @@ def test_pruning_and_training_on_is_one_schedule_and_no_second_one(monkeypatch):
     birds = [state for state in trained if percent_left(state.mask) < 100]
     assert [state.curve[0].iteration for state in birds] == found["iteration"].tolist()
     assert (found["iteration"] == settings.iterations // 2).all() and len(found) == settings.trials
-    assert all(state.iteration == settings.iterations for state in birds)  # the dense network stops where it is pruned
+    assert all(state.iteration == settings.iterations for state in birds)
+    dense = [state for state in trained if percent_left(state.mask) == 100]
+    assert {state.iteration for state in dense} == {settings.iterations // 2}  # no further than where they are pruned
 
 
 def test_what_is_stable_by_its_few_weights_alone_is_said(folder):

@@ -578,6 +578,7 @@ def test_only_arms_that_go_on_from_trained_weights_carry_them():
     ("values", "said"),
     [
         ({"criterion": "unit_l1"}, "criterion = 'unit_l1'"),
+        ({"criterion": "snip"}, "criterion = 'snip'"),  # prunes once, in arms by_snip
         ({"arms": ["ticket", "by_snipp-fresh"]}, "criterion of an arm = 'snipp'"),
         ({"granularity": "units"}, "criterion = 'magnitude'"),
         ({"architecture": "lenett"}, "architecture = 'lenett'"),

@@ -582,8 +582,9 @@ def test_accuracies_without_training_are_read_where_they_validate_best(folder):
 
 
 def test_a_barrier_is_the_mean_over_trials_and_absent_where_it_was_not_measured(folder):
-    rows = [(trial, left, trial / 100) for trial in range(3) for left in (100.0, 21.1)]
-    pd.DataFrame(rows, columns=["trial", "percent_left", "error_barrier"]).to_csv(folder / "stability.csv", index=False)
+    rows = [(trial, k, left, trial / 100) for trial in range(3) for k, left in ((0, 100.0), (7, 21.1))]
+    columns = ["trial", "round", "percent_left", "error_barrier"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "stability.csv", index=False)
     assert measure(RunTables.read(folder), {"measure": "error_barrier", "at": 100}) == mean_of([0, 0.01, 0.02])
     with pytest.raises(Absent, match="no barrier at 50%"):
         measure(RunTables.read(folder), {"measure": "error_barrier", "at": 50})
@@ -612,7 +613,7 @@ def test_what_is_read_at_the_early_stop_is_read_at_the_end_beside_it(folder, tmp
         ("size", {"within": [6000, 20000]}, "size 6,000 to 20,000"),
         ("place", {"within": [2.25, 7]}, "place 2.25 to 7% of weights"),
         ("size", {"within": [-0.003, None], "unit": "points"}, "size at least -0.3 points"),
-        ("size", {"within": [None, 0], "unit": "points"}, "size at most +0 points"),
+        ("size", {"within": [None, 0], "unit": "points"}, "size at most 0 points"),
     ],
 )
 def test_the_scorecard_says_what_counts_as_reproduced(tmp_path, part, spec, said):

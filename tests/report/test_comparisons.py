@@ -348,6 +348,25 @@ def test_findings_of_movement_begin_with_the_published_network_and_name_emptied_
     assert "76.00% [63.29%, 88.71%] at 100%" in several and several.endswith("(n = 2); emptied layers: conv1.weight.")
 
 
+def test_accuracies_of_conv4_are_listed_by_criterion_and_first_at_each_percentage(tmp_path):
+    assert movement_pruning.levels_of_conv4(tmp_path) == ""
+    settings = Settings(architecture="conv4", dataset="cifar10", rounds=2, trials=1, arms=["ticket"])
+    for criterion, sizes in (("high_movement", (100.0, 50.0, 50.0)), ("random", (100.0, 50.0, 25.0))):
+        rows = [
+            {"arm": "ticket", "trial": 0, "round": k, "percent_left": left, "es_test_accuracy": 0.7 - k / 10,
+             "final_test_accuracy": 0.6 - k / 10}
+            for k, left in enumerate(sizes)
+        ]  # fmt: skip
+        write(tmp_path, f"cpu/movement_pruning/conv4_cifar10-{criterion}", settings, rows)
+    assert movement_pruning.levels_of_conv4(tmp_path).splitlines() == [
+        "| weights remaining | prune high movement | prune at random |",
+        "| --- | --- | --- |",
+        "| 100.0% | 70.0 / 60.0 | 70.0 / 60.0 |",
+        "| 50.0% | 60.0 / 50.0 | 60.0 / 50.0 |",  # the second round of high movement at 50% pruned nothing
+        "| 25.0% |  | 50.0 / 40.0 |",
+    ]
+
+
 def test_criteria_are_compared_with_random_pruning_where_high_movement_ends_and_at_the_last_round(tmp_path):
     """At the last round of the others, high movement has no ticket and is left out."""
     settings = Settings(architecture="lenet", dataset="mnist", rounds=2, trials=2, arms=["ticket"])

@@ -85,7 +85,7 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     assert f"From 3.6% [3.6%, 21.1%] of weights remaining downwards, {accuracy} is below" in " ".join(findings(rounds))
 
 
-def test_findings_count_training_runs_with_their_least_validation_loss_at_the_end(rounds):
+def test_findings_count_training_runs_with_their_minimum_validation_loss_at_the_end(rounds):
     assert not any("minimum validation loss" in line for line in findings(rounds))
     rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 3), "es_iteration"] = 4800
     assert (

@@ -29,6 +29,7 @@ from lthcore.report.plots import from_dark_to_light, plot_rounds
 from lthcore.report.run_tables import read_whole_trials, whole_trials
 from lthcore.report.sentences import gap, level
 from lthcore.report.study import Study
+from lthcore.report.tables import table_of
 from lthcore.runs.files import read_record, read_table
 
 MOVEMENT = {  # criterion -> label, colour, style and marker of its line
@@ -247,11 +248,11 @@ def _bars(axes: Axes, values: pd.Series, title: str, collapsed: list[int]) -> No
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def levels_of_conv4(root: Path) -> pd.DataFrame:
-    """Return the mean test accuracies of Conv-4 in percent, at the early stop / at the end, as text.
+def levels_of_conv4(root: Path) -> str:
+    """Return the mean test accuracies of Conv-4 in percent, at the early stop / at the end, as a Markdown table.
 
     There is a row for each percentage of weights remaining and a column for each criterion. Of a trial's rounds at one
-    percentage the first counts.
+    percentage the first counts. The text is empty if nothing has been run.
     """
     columns = {}
     for variant, folder in _runs(root, PUBLISHED).items():
@@ -261,9 +262,9 @@ def levels_of_conv4(root: Path) -> pd.DataFrame:
         cells = means.apply(lambda mean: " / ".join(f"{value:.1f}" for value in mean), axis=1)
         columns[MOVEMENT[variant.removeprefix(f"{PUBLISHED}-")][0]] = cells
     if not columns:
-        return pd.DataFrame()
-    table = pd.DataFrame(columns).sort_index(ascending=False).fillna("")
-    return table.rename(index="{:.1f}%".format).rename_axis("weights remaining").reset_index()
+        return ""
+    table = pd.DataFrame(columns).sort_index(ascending=False).fillna("").rename(index="{:.1f}%".format)
+    return table_of(table.rename_axis("weights remaining").reset_index())
 
 
 def findings(root: Path) -> list[str]:

@@ -55,7 +55,7 @@ def _structured(root: Path, network: str) -> Figure | None:
             _line_by_round(tickets, panels[2], f"{label}, rewound", colour)
             other = rounds[(rounds["arm"] == "reinit") | (rounds["round"] == 0)]
             _line_by_round(other, panels[2], f"{label}, reinitialised", colour, "--")
-    titles = ("Within each layer", "All layers together", "Two criteria, reinitialised")
+    titles = ("Within each layer", "All layers together", "Two criteria, both starts")
     for axes, of in zip(panels, titles, strict=True):
         if not axes.lines:
             axes.set_axis_off()

@@ -239,7 +239,7 @@ def _norms_in(model: nn.Module) -> set[str]:
 def _pays_to_compile(settings: Recipe, model: nn.Module, device: torch.device) -> bool:
     """Whether `torch.compile` pays off: for convolutions on a GPU, where it fuses norms with adjacent operations."""
     convolutions = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    return settings.engine == "auto" and convolutions and device.type in COMPILED
+    return settings.engine != "dense" and convolutions and device.type in COMPILED
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
