@@ -175,12 +175,12 @@ def test_biases_start_at_zero():
         ("glorot_uniform", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
         ("kaiming_normal", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
         ("kaiming_uniform", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
-        ("gaussian", lambda fan_in, fan_out: 0.05),
+        ("gaussian", lambda fan_in, fan_out: 0.1),
     ],
 )
 @pytest.mark.parametrize("architecture", ["lenet", "conv2"])
 def test_weights_start_with_the_mean_and_spread_of_their_initialisation(architecture, initialisation, std):
-    settings = Settings(architecture=architecture, initialisation=initialisation, init_std=0.05, widths=(40, 30))
+    settings = Settings(architecture=architecture, initialisation=initialisation, widths=(40, 30))
     for name, w in initial_weights(build(settings, CIFAR10, 10), settings, 0).items():
         if w.ndim >= 2:
             field = w[0, 0].numel()
