@@ -102,21 +102,14 @@ ARMS = {
             drawn="reinit_draws", resumes=True,
         ),
         # the ticket with Gaussian noise added to the weights that it starts with
-        Arm(
-            "noise_0.5", "ticket", "noisy", "ticket + 0.5 sigma of noise", "#9fb8dd", "-", "v",
-            sigmas=0.5, resumes=True,
-        ),
-        Arm(
-            "noise_1", "ticket", "noisy", "ticket + 1 sigma of noise", "#8c8cc4", "-", "D",
-            sigmas=1.0, resumes=True,
-        ),
-        Arm(
-            "noise_2", "ticket", "noisy", "ticket + 2 sigma of noise", "#8856a7", "-", "^",
-            sigmas=2.0, resumes=True,
-        ),
-        Arm(
-            "noise_3", "ticket", "noisy", "ticket + 3 sigma of noise", "#6b0f5c", "-", "X",
-            sigmas=3.0, resumes=True,
+        *(
+            Arm(
+                f"noise_{sigmas:g}", "ticket", "noisy", f"ticket + {sigmas:g} sigma of noise", colour, "-", marker,
+                sigmas=sigmas, resumes=True,
+            )
+            for sigmas, colour, marker in (
+                (0.5, "#9fb8dd", "v"), (1.0, "#8c8cc4", "D"), (2.0, "#8856a7", "^"), (3.0, "#6b0f5c", "X"),
+            )
         ),
         # not an arm of a search: a network that is pruned during training (lthcore/lottery/dynamic.py)
         Arm("dynamic", "training", "initial", "pruned while it trains", "#2a9d8f"),
