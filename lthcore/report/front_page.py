@@ -1,6 +1,7 @@
 """Text of the front page: findings in plain English and the status of each study, from the committed tables."""
 
 from operator import itemgetter
+from pathlib import Path
 
 import pandas as pd
 
@@ -143,12 +144,16 @@ def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
     return "".join(f"; {o.part} {o.grade} {RUNS.get(o.run, f'in `{o.run}`')}{length[o.run]}" for o in unlike)
 
 
-def status_of_studies(card: pd.DataFrame) -> str:
-    """Return a Markdown table of all studies: the notebook, the question, and how many parts got which grade."""
-    lines = ["| study | question | parts of claims |", "|---|---|---|"]
+def status_of_studies(card: pd.DataFrame, root: Path) -> str:
+    """Return a Markdown table of all studies: the notebook, the question with its answer, and the grades of its claims.
+
+    The answers come from the tables below a results root.
+    """
+    lines = ["| study | question, and what its tables say | parts of claims |", "|---|---|---|"]
     for name, study in STUDIES.items():
         link = f"[{name.replace('_', ' ')}](notebooks/{name}.ipynb)"
-        lines.append(f"| {link} | {study.question} | {_status(card, name)} |")
+        said = " ".join(filter(None, (f"*{study.question}*", study.answer(root))))
+        lines.append(f"| {link} | {said} | {_status(card, name)} |")
     return "\n".join(lines)
 
 

@@ -40,7 +40,7 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
         "convention": lambda: CONVENTION,
         "scorecard": lambda: as_block(root, card),
         "front": lambda: "\n\n".join(filter(None, (front_page.lead(card), _list_of(front_page.findings(card))))),
-        "studies": lambda: front_page.status_of_studies(card),
+        "studies": lambda: front_page.status_of_studies(card, root),
         "reproductions": lambda: table_of(reproductions(root)),
         "movement": lambda: levels_of_conv4(root),
         "provenance": lambda: provenance(root),

@@ -43,6 +43,13 @@ def gaps(
     return "; ".join(parts)
 
 
+def compared(
+    base_name: str, what: str, others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], classes: float
+) -> str:
+    """Return a sentence on how `what` differs from that of a baseline, for each of several named series (`gaps`)."""
+    return f"Compared with {base_name}, {what} differs by: {gaps(others, base, classes)}."
+
+
 def level(accuracies: pd.Series, classes: float, interval: bool = False) -> str:
     """Describe the mean accuracy, in percent, of the training runs that learned anything, and count those that did not.
 

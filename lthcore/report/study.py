@@ -12,15 +12,22 @@ def nothing_found(root: Path) -> list[str]:
     return []
 
 
+def no_answer(root: Path) -> str:
+    """Return an empty text, as the answer of a study that has none."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Study:
     """Figures and sentences of a study, whose files are `params/<name>/` and `notebooks/<name>.ipynb`.
 
-    They are made only from the tables below a results root. If its tables are missing, a figure is None and a sentence
-    is left out.
+    `findings` returns everything that was found, and `answer` one sentence on the question, for the front page. All are
+    made only from the tables below a results root. If its tables are missing, a figure is None, a sentence is left out,
+    and the answer is empty.
     """
 
     name: str
     question: str = ""
     figures: dict[str, Callable[[Path], Figure | None]] = field(default_factory=dict)
     findings: Callable[[Path], list[str]] = nothing_found
+    answer: Callable[[Path], str] = no_answer

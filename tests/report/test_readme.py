@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import scipy.stats
 
 from lthcore.report import figure_specs
 from lthcore.report.claims import scorecard
@@ -50,6 +51,24 @@ def test_where_each_arm_is_ahead_is_what_the_table_says():
     earlier, better = ahead(run, "oneshot", "es_iteration", -1), ahead(run, "oneshot", "es_test_accuracy", 1)
     assert f"than random networks at {earlier[0]}-{earlier[1]}% of weights remaining" in text
     assert f"a higher test accuracy than both only at {better[0]}-{better[1]}%" in text
+
+
+def test_every_study_has_an_answer_from_its_tables(tmp_path):
+    for study in STUDIES.values():
+        assert f"*{study.question}* {study.answer(ROOT / 'results')} |" in README
+        assert study.answer(tmp_path) == ""
+
+
+def test_an_answer_is_the_mean_difference_of_the_trials():
+    final = {}
+    for name in ("dense", "78.9", "98"):
+        rounds, _ = read_tables(ROOT / "results" / "paper" / "dynamic_pruning" / f"lenet_mnist-{name}")
+        final[name] = rounds["final_test_accuracy"].to_numpy()
+    moderate, hard = (100 * (final[name] - final["dense"]) for name in ("78.9", "98"))
+    answer = STUDIES["dynamic_pruning"].answer(ROOT / "results")
+    assert f"78.9% pruned {moderate.mean():+.2f} points" in answer
+    low, high = scipy.stats.t.interval(0.95, len(hard) - 1, hard.mean(), scipy.stats.sem(hard))
+    assert f"98% pruned {hard.mean():+.2f} [{low:+.2f}, {high:+.2f}]" in answer
 
 
 def test_speed_is_that_of_the_committed_benchmarks():

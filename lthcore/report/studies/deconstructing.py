@@ -10,7 +10,7 @@ from lthcore.report.finished_runs import classes_in, runs_beside
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, spread_bars
 from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import gaps
+from lthcore.report.sentences import compared, gaps
 from lthcore.report.study import Study
 from lthcore.report.tables import before_training, middle_and_last, name_of
 
@@ -121,9 +121,26 @@ def findings(root: Path) -> list[str]:
     return lines
 
 
+def answer(root: Path) -> str:
+    """Return how LeNet's one-shot tickets change with another mask, with signs only, and with values drawn anew."""
+    folder = runs_beside(root, "deconstructing", "lenet_mnist-zero").get("lenet_mnist-zero")
+    if folder is None:
+        return ""
+    _, left, by = next(middle_and_last(read_whole_trials(folder)[0]))
+    names = {
+        "by_magnitude-signed": "its initial signs at one size",
+        "oneshot_reinit": "values drawn anew",
+        "by_random": "random mask",
+    }
+    others = {name: by[arm] for arm, name in names.items() if arm in by}
+    what = f"LeNet's final test accuracy at {left:.3g}%"
+    return compared("the one-shot ticket", what, others, by["oneshot"], classes_in(folder))
+
+
 STUDY = Study(
     "deconstructing",
     "What matters in a ticket: its mask, its signs or its values?",
     {"deconstructing": deconstructing_lenet},
     findings,
+    answer,
 )

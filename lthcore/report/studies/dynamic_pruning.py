@@ -13,11 +13,11 @@ from lthcore.analysis.statistics import learned_anything
 from lthcore.arms import arm_of
 from lthcore.report.costs import pruning_costs
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.finished_runs import classes_in, runs_beside, runs_of, trainings_of
+from lthcore.report.finished_runs import classes_in, profile_of, runs_beside, runs_of, trainings_of
 from lthcore.report.layout import CUT_BELOW, caption_of, captioned, in_percent, legend_above, new_figure, place_of, span
 from lthcore.report.published import published
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import gap, gaps, level
+from lthcore.report.sentences import compared, gap, gaps, level
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
 
@@ -372,6 +372,17 @@ def at_equal_cost(root: Path) -> list[str]:
     return lines
 
 
+def answer(root: Path) -> str:
+    """Return how LeNet's final accuracy, pruned to 78.9% and 98% while it trains, differs from the dense network's."""
+    runs = runs_of(root, "dynamic_pruning")
+    dense, *pruned = (runs.get(f"lenet_mnist-{name}") for name in ("dense", "78.9", "98"))
+    if dense is None or None in pruned or len({profile_of(folder) for folder in (dense, *pruned)}) > 1:
+        return ""
+    base, *others = (read_whole_trials(f)[0].set_index("trial")["final_test_accuracy"] for f in (dense, *pruned))
+    pruned_to = dict(zip(("78.9% pruned", "98% pruned"), others, strict=True))
+    return compared("the dense network", "LeNet's final test accuracy", pruned_to, base, classes_in(dense))
+
+
 STUDY = Study(
     "dynamic_pruning",
     "Can a network be pruned within one training run?",
@@ -383,4 +394,5 @@ STUDY = Study(
         "dynamic_costs": dynamic_costs,
     },
     findings,
+    answer,
 )

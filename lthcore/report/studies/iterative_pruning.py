@@ -9,8 +9,9 @@ import pandas as pd
 from lthcore.analysis.statistics import mean_accuracy
 from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES
-from lthcore.report.figure_specs import LENET
+from lthcore.report.figure_specs import LENET, LENET_RUN
 from lthcore.report.finished_runs import profile_of, runs_of
+from lthcore.report.measures import smallest_winning
 from lthcore.report.paper_figures import largest_run
 from lthcore.report.published import published
 from lthcore.report.run_tables import RunTables, read_whole_trials
@@ -103,8 +104,23 @@ def _fitted(rounds: pd.DataFrame) -> str:
     )
 
 
+def answer(root: Path) -> str:
+    """Return the size of the smallest winning tickets of each network, at the largest profile with a whole trial."""
+    networks, said = {LENET_RUN: "LeNet"} | {variant: name for variant, (name, _) in CONVOLUTIONAL.items()}, []
+    for variant, network in networks.items():
+        folder = largest_run(root, f"iterative_pruning/{variant}", profiles=PROFILES[1:])
+        if folder is None:
+            continue
+        run = RunTables.read(folder)
+        smallest = smallest_winning(run)
+        size = smallest.text("{:.1f}%", note=False)
+        said.append(f"{network} {size if smallest.value < 100 else 'none'} (n = {run.n})")
+    return f"By the means, they do down to these percentages of weights: {'; '.join(said)}." if said else ""
+
+
 STUDY = Study(
     "iterative_pruning",
     "Do small subnetworks match the dense one from their own initial weights?",
     findings=findings,
+    answer=answer,
 )

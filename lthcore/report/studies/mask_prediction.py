@@ -211,9 +211,24 @@ def findings(root: Path, k: int = 4) -> list[str]:
     ]
 
 
+def answer(root: Path, k: int = 4) -> str:
+    """Return how well features from before training predict the pruned weights of LeNet, in round k."""
+    folder = run_with(root, "mask_prediction", "prediction")
+    if folder is None:
+        return ""
+    table = cached_table(folder, "prediction")
+    early = (table["features"] == "before training") & (table["model"] == "gradient boosting")
+    part = table[early & (table["round"] == k)]
+    return (
+        f"With features from before training, the ROC-AUC for LeNet at {part['percent_left'].mean():.3g}% is "
+        f"{mean_of(part['auc']).text('{:.3f}')} on held-out seeds (n = {len(part)})."
+    )
+
+
 STUDY = Study(
     "mask_prediction",
     "Can one predict which weights will be pruned?",
     {"mask_prediction": prediction_lenet, "perturbed_init": perturbed_init_lenet, "supermasks": supermasks_lenet},
     findings,
+    answer,
 )

@@ -9,7 +9,7 @@ from lthcore.report.finished_runs import classes_in, runs_of
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure, one_legend, sparsity_axis
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import gap
+from lthcore.report.sentences import compared, gap
 from lthcore.report.study import Study
 from lthcore.report.tables import before_training
 from lthcore.runs.files import read_record
@@ -87,6 +87,28 @@ def findings(root: Path) -> list[str]:
     ]
 
 
+def answer(root: Path) -> str:
+    """Return how LeNet's accuracy under each transferred mask differs from that under its own mask, near 13%."""
+    native, moved, lefts, classes = {}, {}, [], 0.0
+    for name, folder in runs_of(root, "mask_transfer").items():
+        if name.startswith("lenet"):
+            rounds = read_whole_trials(folder)[0]
+            at = rounds[rounds["round"] == max(1, rounds["round"].max() // 2)].set_index("trial")
+            by, label = (
+                dict(iter(at.groupby("arm")["es_test_accuracy"])),
+                _directions(folder).replace("Mask", "mask", 1),
+            )
+            native[label], moved[label], classes = by["ticket"], by["transferred"], classes_in(folder)
+            lefts.append(at["percent_left"].mean())
+    if not moved:
+        return ""
+    return compared("the native mask", f"LeNet's test accuracy at {lefts[0]:.3g}%", moved, native, classes)
+
+
 STUDY = Study(
-    "mask_transfer", "Does a mask found on one data set work on another?", {"mask_transfer": transfer_lenet}, findings
+    "mask_transfer",
+    "Does a mask found on one data set work on another?",
+    {"mask_transfer": transfer_lenet},
+    findings,
+    answer,
 )

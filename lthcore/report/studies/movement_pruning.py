@@ -27,7 +27,7 @@ from lthcore.report.layout import (
 )
 from lthcore.report.plots import from_dark_to_light, plot_rounds
 from lthcore.report.run_tables import read_whole_trials, whole_trials
-from lthcore.report.sentences import gap, level
+from lthcore.report.sentences import compared, gap, level
 from lthcore.report.study import Study
 from lthcore.report.tables import table_of
 from lthcore.runs.files import read_record, read_table
@@ -307,6 +307,23 @@ def findings(root: Path) -> list[str]:
     return lines
 
 
+def answer(root: Path) -> str:
+    """Return how LeNet's final accuracy differs from that of random pruning if high or low movement is pruned.
+
+    The size is the lowest that every trial of high movement reached.
+    """
+    runs = _runs(root, "lenet_mnist")
+    folders = [runs.get(f"lenet_mnist-{arm}") for arm in ("random", "high_movement", "low_movement")]
+    if None in folders:
+        return ""
+    random, high, low = (read_whole_trials(folder)[0] for folder in folders)
+    lowest = high.groupby("trial")["percent_left"].min().max()
+    left = min(random["percent_left"], key=lambda size: abs(size - lowest))
+    pruned = {"pruning those that moved most": _at(high, left), "those that moved least": _at(low, left)}
+    what = f"LeNet's final test accuracy at {left:.3g}%"
+    return compared("pruning at random", what, pruned, _at(random, left), classes_in(folders[0]))
+
+
 def _of_variants(where: str, runs: dict[str, Path], stem: str, rewound: pd.DataFrame) -> list[str]:
     lines = []
     for arm, what in VARIANTS.items():
@@ -357,4 +374,5 @@ STUDY = Study(
         "movement_immovable": movement_immovable,
     },
     findings,
+    answer,
 )

@@ -15,7 +15,7 @@ from lthcore.report.finished_runs import classes_in, profile_of, run_with, runs_
 from lthcore.report.layout import caption_of, captioned, in_percent, in_thousands, legend_above, new_figure
 from lthcore.report.plots import from_dark_to_light, plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import gaps
+from lthcore.report.sentences import compared, gaps
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
 from lthcore.runs.files import read_table
@@ -220,9 +220,21 @@ CHECKS = {
 }
 
 
+def answer(root: Path) -> str:
+    """Return how LeNet's final accuracy under masks found before training differs from that of one-shot tickets."""
+    folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
+    if folder is None:
+        return ""
+    _, left, by = next(middle_and_last(read_whole_trials(folder)[0]))
+    found = {name_of(arm): by[arm] for arm in ("by_snip", "by_grasp", "by_synflow") if arm in by}
+    what = f"LeNet's final test accuracy at {left:.3g}%"
+    return compared("the one-shot ticket", what, found, by["oneshot"], classes_in(folder))
+
+
 STUDY = Study(
     "pruning_at_init",
     "Can tickets be found before any training?",
     {"pruning_at_init": pruning_at_init_lenet, "early_bird": early_birds_lenet},
     findings,
+    answer,
 )

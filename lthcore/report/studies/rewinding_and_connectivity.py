@@ -16,7 +16,7 @@ from lthcore.report.finished_runs import classes_in, profile_of, runs_beside
 from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, new_figure, sparsity_axis
 from lthcore.report.plots import from_dark_to_light, plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import gap
+from lthcore.report.sentences import compared, gap
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record, read_table
 
@@ -214,6 +214,22 @@ def findings(root: Path) -> list[str]:
     return lines
 
 
+def answer(root: Path) -> str:
+    """Return how LeNet's smallest networks differ if they are rewound to the latest iteration, or fine-tuned."""
+    folders = points_of(root, "lenet_mnist")
+    if 0 not in folders:
+        return ""
+    latest, by = max(folders), {}
+    for k in (0, latest):
+        rounds = read_whole_trials(folders[k])[0]
+        last = rounds[rounds["round"] == rounds["round"].max()].set_index("trial")
+        by |= {(k, arm): values for arm, values in last.groupby("arm")["final_test_accuracy"]}
+    ways = {f"rewinding to iteration {latest:,}": (latest, "ticket"), "fine-tuning": (0, "fine_tuned")}
+    others = {name: by[way] for name, way in ways.items() if way in by and way != (0, "ticket")}
+    what = f"LeNet's final test accuracy at {last['percent_left'].mean():.3g}%"
+    return compared("rewinding to iteration 0", what, others, by[0, "ticket"], classes_in(folders[0]))
+
+
 def _named(folder: Path) -> str:
     settings, profile = read_record(folder)["settings"], profile_of(folder)
     return f"{settings['architecture']} (profile `{profile}`, {settings['iterations']:,} iterations)"
@@ -227,4 +243,5 @@ STUDY = Study(
         "rewinding_resnet20": rewinding_resnet20,
     },
     findings,
+    answer,
 )

@@ -8,11 +8,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from lthcore.arms import arm_of
-from lthcore.report.finished_runs import runs_beside, trainings_of
+from lthcore.report.finished_runs import classes_in, runs_beside, trainings_of
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis, spread_bars
 from lthcore.report.plots import plot_means, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import gap
+from lthcore.report.sentences import compared, gap
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
 
@@ -159,9 +159,26 @@ def findings(root: Path) -> list[str]:
     return [f"The test accuracy of base at the early stop is {values} of weights remaining.", *lines]
 
 
+def answer(root: Path) -> str:
+    """Return how all changes together change the accuracy of LeNet at early stopping, dense and near 6% remaining."""
+    folders = {path.name: path for path in _folders(root)}
+    if not {"lenet_mnist-all", "lenet_mnist-base"} <= folders.keys():
+        return ""
+    tables = [read_whole_trials(folders[f"lenet_mnist-{name}"])[0].query("arm == 'ticket'") for name in ("all", "base")]
+    left = tables[0].groupby("round")["percent_left"].mean()
+    rounds = {f"at {left[k]:.3g}%": k for k in (0, (left - 6.25).abs().idxmin())}
+    combined, base = (
+        {at: table[table["round"] == k].set_index("trial")["es_test_accuracy"] for at, k in rounds.items()}
+        for table in tables
+    )
+    what = "LeNet's test accuracy with all four"
+    return compared("Adam alone", what, combined, base, classes_in(folders["lenet_mnist-all"]))
+
+
 STUDY = Study(
     "robust_training",
     "Do clipping, dropout, Kaiming and AdamW make tickets smaller?",
     {"robust_training": robust_training, "robust_ablation": robust_ablation},
     findings,
+    answer,
 )

@@ -12,7 +12,7 @@ from lthcore.report.finished_runs import classes_in, profile_of, runs_beside, ru
 from lthcore.report.layout import caption_of, captioned, in_percent, new_figure
 from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import gap, level
+from lthcore.report.sentences import compared, gap, level
 from lthcore.report.study import Study
 
 UNITS = {
@@ -98,18 +98,36 @@ def findings(root: Path) -> list[str]:
         network, _, name = variant.partition("-")
         if network not in NETWORKS:
             continue
-        table, (title, units) = read_whole_trials(folder)[0], NETWORKS[network]
-        last = table[table["round"] == table["round"].max()].set_index("trial")
-        arms = {arm: part["es_test_accuracy"] for arm, part in last.groupby("arm")}
+        (title, units), (left, arms) = NETWORKS[network], _last_round(folder)
         if "reinit" in arms:
             tickets, reinit, classes = arms["ticket"], arms["reinit"], classes_in(folder)
-            left, criterion = last["percent_left"].mean(), UNITS.get(name, [name])[0]
+            criterion = UNITS.get(name, [name])[0]
             lines.append(
                 f"{title} (profile `{profile_of(folder)}`), {units} pruned by {criterion}, {left:.3g}% of weights "
                 f"remaining: the tickets' test accuracy at the early stop is {level(tickets, classes)}; rewinding "
                 f"instead of reinitialising changes it by {gap(tickets, reinit, classes)}."
             )
     return lines
+
+
+def _last_round(folder: Path) -> tuple[float, dict[str, pd.Series]]:
+    """Return the mean percentage of weights remaining, and arm -> test accuracy at early stopping by trial."""
+    rounds = read_whole_trials(folder)[0]
+    last = rounds[rounds["round"] == rounds["round"].max()].set_index("trial")
+    return last["percent_left"].mean(), dict(iter(last.groupby("arm")["es_test_accuracy"]))
+
+
+def answer(root: Path) -> str:
+    """Return what rewinding gains over reinitialisation for LeNet with its neurons pruned layer by layer."""
+    runs, tickets, reinitialised = runs_of(root, "structured_pruning"), {}, {}
+    for name, by in {"l1": "neurons pruned by their weights", "activation": "by their mean output"}.items():
+        folder = runs.get(f"lenet_mnist-{name}")
+        left, arms = _last_round(folder) if folder else (0.0, {})
+        if "reinit" not in arms:
+            return ""
+        tickets[by], reinitialised[by] = arms["ticket"], arms["reinit"]
+    what = f"LeNet's test accuracy at {left:.3g}%"
+    return compared("reinitialising", f"{what} with rewinding", tickets, reinitialised, classes_in(folder))
 
 
 STUDY = Study(
@@ -120,4 +138,5 @@ STUDY = Study(
         "structured_conv2": structured_conv2,
     },
     findings,
+    answer,
 )

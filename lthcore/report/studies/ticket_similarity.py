@@ -106,6 +106,24 @@ def findings(root: Path, k: int = 6) -> list[str]:
     return overlap_sentences(cached_table(folder, "seeds"), k) if folder else []
 
 
+def answer(root: Path, k: int = 6) -> str:
+    """Return how much of LeNet's first layer two seeds share with aligned units, in round k, and by chance."""
+    folder = run_with(root, "ticket_similarity", "seeds")
+    if folder is None:
+        return ""
+    seeds = cached_table(folder, "seeds")
+    part = seeds[(seeds["round"] == k) & (seeds["layer"] == seeds["layer"].iloc[0])]
+    aligned = mean_of_pairs(part["aligned"], part["a"], part["b"])
+    return (
+        f"At {part['percent_left'].mean():.3g}%, the first layers of two LeNets, with aligned units, have a Jaccard "
+        f"index of {aligned.text('{:.3f}')}, random masks of {part['aligned_chance'].mean():.3f} (n = {aligned.n})."
+    )
+
+
 STUDY = Study(
-    "ticket_similarity", "Do different seeds find the same ticket?", {"ticket_similarity": similarity_lenet}, findings
+    "ticket_similarity",
+    "Do different seeds find the same ticket?",
+    {"ticket_similarity": similarity_lenet},
+    findings,
+    answer,
 )

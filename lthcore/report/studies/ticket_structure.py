@@ -149,9 +149,26 @@ def findings(root: Path, k: int = 6) -> list[str]:
     return layer_sentences(cached_table(folder, "layers"), cached_table(folder, "paths"), k) if folder else []
 
 
+def answer(root: Path, k: int = 6) -> str:
+    """Return how kept and pruned weights of LeNet's first layer differ, in round k."""
+    folder = run_with(root, "ticket_structure", "layers")
+    if folder is None:
+        return ""
+    layers = cached_table(folder, "layers")
+    part = layers[(layers["round"] == k) & (layers["layer"] == layers["layer"].iloc[0])].set_index("trial")
+    bigger, further = (
+        ratio(part[f"{what}_kept"], part[f"{what}_pruned"]).text() for what in ("magnitude_initial", "movement")
+    )
+    return (
+        f"At {part['percent_left'].mean():.3g}%, the weights kept in LeNet's first layer started {bigger} times as "
+        f"large as the others and moved {further} times as far (n = {len(part)})."
+    )
+
+
 STUDY = Study(
     "ticket_structure",
     "What do tickets look like?",
     {"ticket_structure": structure_lenet, "ticket_degrees": degrees_lenet, "ticket_pixels": pixels_lenet},
     findings,
+    answer,
 )
