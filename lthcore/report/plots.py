@@ -110,14 +110,18 @@ def plot_series(series: Series, column: str, axes: Axes, x: str = "percent_left"
 
 
 def _show_end(axes: Axes, iterations: int) -> None:
-    """Draw where training ends in a panel of early-stop iterations, once; the axis begins at zero."""
-    if all(line.get_gid() != TRAINING_ENDS for line in axes.lines):
+    """Draw where training ends in a panel of early-stop iterations, once for each number of iterations."""
+    if iterations not in _ends(axes):
         axes.axhline(iterations, color="#888888", linewidth=1, linestyle=(0, (1, 1)), gid=TRAINING_ENDS, zorder=1)
         axes.text(
             0.01, 1.02 * iterations, "training ends", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8.5,
             color="#666666",
         )  # fmt: skip
-        axes.set_ylim(0, max(axes.get_ylim()[1], 1.14 * iterations))
+
+
+def _ends(axes: Axes) -> list[int]:
+    """Return the iterations at which a panel shows that training ends."""
+    return [line.get_ydata()[0] for line in axes.lines if line.get_gid() == TRAINING_ENDS]
 
 
 def from_dark_to_light(keys: Collection[Any]) -> dict[Any, tuple[float, float, float]]:
@@ -156,12 +160,15 @@ def _scale(axes: Axes, column: str, tables: list[pd.DataFrame], sweep: bool) -> 
     """Scale the vertical axis so that lines of tickets can be told apart, where others leave them far behind.
 
     An axis of accuracies is cut below where lines fall so far that those of tickets look flat: in a `sweep`, those of
-    its better settings, or where more weights remain. Early stops that differ by a large factor get a logarithmic axis.
+    its better settings, or where more weights remain. Early stops that differ by a large factor get a logarithmic axis;
+    with the end of training in the panel, other axes of early stops begin at zero.
     """
     heights = np.concatenate([line.get_ydata() for line in axes.lines] or [[]]).astype(float)
     if column == "es_iteration" and len(heights) and 0 < FACTOR * np.nanmin(heights) < np.nanmax(heights):
         in_decades(axes)
         axes.set_ylim(np.nanmin(heights) / 1.2, np.nanmax(heights) * 1.3)
+    elif _ends(axes):
+        axes.set_ylim(0, 1.14 * np.nanmax(heights))
     tickets = pd.concat([pd.Series(dtype=float), *(t[t["arm"] == "ticket"][column].dropna() for t in tables)])
     if "accuracy" in column and len(tickets):
         cut_below(axes, tickets, sweep)

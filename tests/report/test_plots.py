@@ -178,6 +178,16 @@ def test_early_stops_at_the_end_of_training_are_hollow_and_the_caption_says_so()
     assert np.allclose(hollow(plots.figure4(rounds, "a run")), [(LEFT[3], at)])
 
 
+def test_trainings_of_two_lengths_in_one_panel_each_show_their_end():
+    short = tables("ticket", trials=1)[0].assign(es_iteration=2000)
+    long = tables("ticket", trials=1)[0].assign(es_iteration=3000, iterations=3000)
+    pair = [*plots.series_of(short), *plots.series_of(long)]
+    figure = plots.panels(pair, {"es_iteration": "Early stop"})
+    ends = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_gid() == plots.TRAINING_ENDS]
+    assert ends == [2000, 3000]
+    assert figure.axes[0].get_ylim()[1] > 3000
+
+
 @pytest.mark.parametrize(("latest", "scale"), [(1_900, "linear"), (40_000, "log")])
 def test_early_stops_that_differ_by_a_large_factor_are_on_a_logarithmic_axis(latest, scale):
     """On a linear one, tickets that stop after half of the iterations would look like the dense network."""

@@ -67,7 +67,8 @@ def test_the_sentences_of_a_single_trial_say_how_little_it_tells(tmp_path):
     write(tmp_path, 1)
     text = found_in("convolutional", tmp_path)
     first, _, second = text.splitlines()[:3]
-    assert "1 trial. An accuracy on 1,000 test images has a standard error of 1.5 points" in first
+    assert "1 trial, 3 rounds of pruning down to 4.6% of weights. An accuracy on 1,000 test images" in first
+    assert "a standard error of 1.5 points" in first
     assert second.startswith("* In a single trial, tickets stop no later") and "down to 26.5% of the weights" in second
     assert "[" not in text and found_in("convolutional", tmp_path / "empty") == "* Not run yet."
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lthcore.analysis.statistics import mean_accuracy
+from lthcore.errors import counted
 from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES
 from lthcore.report.figure_specs import LENET, LENET_RUN
@@ -49,7 +50,7 @@ def findings(root: Path) -> list[str]:
 # run -> name of the network, and the percentages of weights remaining that the sentences report
 CONVOLUTIONAL = {
     "conv2_cifar10": ("Conv-2", (26.5, 11.0, 4.6)),
-    "conv4_cifar10": ("Conv-4", (29.1, 11.1, 4.5)),
+    "conv4_cifar10": ("Conv-4", (43.6, 29.1, 19.6, 13.3, 4.5)),
     "conv6_cifar10": ("Conv-6", (26.4, 11.1, 5.0)),
 }
 
@@ -72,14 +73,15 @@ def convolutional(root: Path) -> str:
     parts = []
     for variant, (network, percents) in CONVOLUTIONAL.items():
         folder = largest_run(root, f"iterative_pruning/{variant}", profiles=PROFILES[1:])
-        if folder is None or RunTables.read(folder).rounds["round"].max() == 0:
+        if folder is None or len((run := RunTables.read(folder)).left) == 1:
             continue
-        record, profile, rounds = read_record(folder), profile_of(folder), read_whole_trials(folder)[0]
-        s, n, n_test = record["settings"], RunTables.of(rounds).n, record["n_test"]
+        record, profile, rounds = read_record(folder), profile_of(folder), run.rounds
+        s, n_test = record["settings"], record["n_test"]
         p = rounds[rounds["round"] == 0]["es_test_accuracy"].mean()
         settings = (
             f"{network} on CIFAR-10 at profile `{profile}`: {s['iterations']:,} iterations, {s['precision']}, "
-            f"{n} {'trials' if n > 1 else 'trial'}. An accuracy on {n_test:,} test images has a standard error of "
+            f"{counted(run.n, 'trial')}, {counted(len(run.left) - 1, 'round')} of pruning down to {run.left[-1]:.1f}% "
+            f"of weights. An accuracy on {n_test:,} test images has a standard error of "
             f"{100 * np.sqrt(p * (1 - p) / n_test):.1f} points from the draw of these images alone."
         )
         fitted = f"* {_fitted(rounds)}\n" if _fitted(rounds) else ""
@@ -113,8 +115,9 @@ def answer(root: Path) -> str:
             continue
         run = RunTables.read(folder)
         smallest = smallest_winning(run)
-        size = smallest.text("{:.1f}%", note=False)
-        said.append(f"{network} {size if smallest.value < 100 else 'none'} (n = {run.n})")
+        size = smallest.text("{:.1f}%", note=False) if smallest.value < 100 else "none"
+        last = ", its last round" if smallest.value == run.left[-1] else ""
+        said.append(f"{network} {size} (n = {run.n}{last})")
     return f"By the means, they do down to these percentages of weights: {'; '.join(said)}." if said else ""
 
 
