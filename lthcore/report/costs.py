@@ -55,7 +55,7 @@ def ticket_costs(root: Path) -> pd.DataFrame:
                 rows += [
                     _cost(f"{study}: {variant}, {arm}", table, arm, alone) for arm in ("ticket", "oneshot", "continued")
                 ]
-    runs = runs_of(root, "dynamic_pruning").items()
+    runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-dense").items()
     dynamic = trainings_of({k: v for k, v in runs if k.startswith("lenet_mnist-") and not k.endswith("-longer")})
     if len(dynamic) and dynamic["percent_left"].max() == 100:
         levels = {left: k for k, left in enumerate(sorted(dynamic["percent_left"].round(2).unique(), reverse=True))}

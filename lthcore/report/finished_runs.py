@@ -10,12 +10,16 @@ import pandas as pd
 
 from lthcore.analysis.cache import has_derived
 from lthcore.errors import LabError
+from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES, project_root, short
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.runs.experiments import Experiment, NoSuchProfile, load_experiments
+from lthcore.runs.experiments import Experiment, NoSuchProfile, changes, load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.status import status_of
+from lthcore.settings import EXTENT
 from lthcore.sources.catalogue import dataset_of
+
+FOLLOWING = ("iterations", "eval_every")  # settings that follow from the number of epochs, images and the batch size
 
 
 def runs_of(root: Path, study: str, profiles: tuple[str, ...] = PROFILES[1:]) -> dict[str, Path]:
@@ -59,6 +63,15 @@ def classes_in(folder: Path) -> float:
         return dataset_of(read_record(folder)["settings"]["dataset"]).classes
     except LabError:
         return math.inf
+
+
+def differing(one: Path, other: Path) -> dict[str, Any]:
+    """Return the settings in which a run differs from another, with the values of `one`.
+
+    Left out are those that follow from others, and those that say how many training runs there are.
+    """
+    ours, theirs = (settings_of(read_record(folder)["settings"]) for folder in (one, other))
+    return {key: value for key, value in changes(theirs, ours).items() if key not in (*FOLLOWING, *EXTENT)}
 
 
 def trainings_of(runs: dict[str, Path]) -> pd.DataFrame:

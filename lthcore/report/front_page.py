@@ -65,6 +65,12 @@ SENTENCES = {
         "LeNet's final accuracy changes by {here} at 1.56% (arXiv 2009.08576: no loss).",
     ),
 }
+# Claim -> its answer if its place is 100% of weights: nothing wins
+NOWHERE = {
+    "L3": "do not exist: by the means, no tickets stop no later than the dense network, at no lower test accuracy (the "
+    "paper: {paper}).",
+    "L10e": "They gain test accuracy over dense and random networks at no size (the paper: {paper}).",
+}
 ORDER = ("differs", "undecided", "reproduced")  # deviations from the papers come first
 RUNS = {"lenet_mnist_standardised": "on standardised pixels"}  # run -> how it differs from the first run of its claims
 
@@ -96,6 +102,8 @@ def _said(card: pd.DataFrame, name: str, head: str, sentence: str) -> tuple[str,
     run = rows[(rows["run"] == rows["run"].iloc[0]) & (rows["profile"] == rows["profile"].iloc[0])]
     grades = {row.part: row.grade.split(" ")[0] for row in run.itertuples()}
     size = _size_of(run)
+    if size["part"] == "place" and size["value"] == 100:
+        sentence = NOWHERE.get(name, sentence)
     said = sentence.format_map(
         _numbers(card)
         | {
@@ -129,7 +137,7 @@ def _numbers(card: pd.DataFrame) -> dict[str, str]:
 
 def _size_of(parts: pd.DataFrame) -> pd.Series:
     """Return the row of the size of a claim, else of its place, else of its direction."""
-    return parts.sort_values("part", ascending=False).iloc[0]
+    return min((row for _, row in parts.iterrows()), key=lambda row: ("size", "place", "direction").index(row["part"]))
 
 
 def _and(words: list[str]) -> str:

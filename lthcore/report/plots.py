@@ -130,16 +130,22 @@ def from_dark_to_light(keys: Collection[Any]) -> dict[Any, tuple[float, float, f
 
 
 def plot_against_sparsity(
-    rounds: pd.DataFrame, column: str, arms: Iterable[str] = (), axes: Axes | None = None, linear: bool = False
+    rounds: pd.DataFrame,
+    column: str,
+    arms: Iterable[str] = (),
+    axes: Axes | None = None,
+    linear: bool = False,
+    sweep: bool = False,
 ) -> Axes:
     """Plot one column of rounds.csv against the percentage of weights remaining, with a line for each arm.
 
-    Arms are chosen as in `series_of`. The x-axis is logarithmic unless `linear` is set. Returns the axes.
+    Arms are chosen as in `series_of`. The x-axis is logarithmic unless `linear` is set. `sweep` cuts an axis of
+    accuracies as in figures of sweeps (`cut_below`). Returns the axes.
     """
     axes = axes or new_figure(1, 1)[1][0]
     for series in series_of(rounds, arms):
         plot_series(series, column, axes)
-    _scale(axes, column, [rounds], sweep=False)
+    _scale(axes, column, [rounds], sweep)
     if linear:
         axes.invert_xaxis()
     else:
@@ -271,8 +277,7 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     for axes, column in zip(panels, columns, strict=False):
         if rounds[column].isna().all():
             _say_empty(axes, column)
-        plot_against_sparsity(rounds, column, arms, axes)
-        _scale(axes, column, [rounds], sweep=True)  # where few weights remain, all accuracies fall far
+        plot_against_sparsity(rounds, column, arms, axes, sweep=True)  # with few weights, all accuracies fall far
         axes.set(title=TITLES[column], ylabel=_quantity(column))
     for axes, above, column in zip(panels[4:], panels, columns, strict=False):  # the paper's Figure 4c
         plot_against_sparsity(rounds, column, ("oneshot", "oneshot_reinit"), axes, linear=True)

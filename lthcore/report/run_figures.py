@@ -14,7 +14,7 @@ from lthcore.report.curves import figure3
 from lthcore.report.figure_specs import PAIR, TITLES
 from lthcore.report.layout import BANDS, describe
 from lthcore.report.plots import Series
-from lthcore.report.run_tables import read_whole_trials
+from lthcore.report.run_tables import TICKETS, read_whole_trials
 from lthcore.runs.files import has_results, read_record
 from lthcore.settings import EXTENT
 
@@ -41,10 +41,15 @@ def figures_of(folder: Path) -> dict[str, Figure]:
 
 
 def figure_of_runs(folders: dict[str, Path]) -> Figure:
-    """Draw the tickets of several runs (label -> folder), such as those of a sweep, into the same panels."""
+    """Draw the tickets of several runs (label -> folder), such as those of a sweep, into the same panels.
+
+    Raises LabError if there are no tickets.
+    """
     tables = {label: read_whole_trials(folder)[0] for label, folder in folders.items()}
     columns = [c for c in (*PAIR, "final_test_accuracy") if any(rounds[c].notna().any() for rounds in tables.values())]
-    series = series_of_runs(tables, ("ticket",))
+    series = series_of_runs(tables, TICKETS)
+    if not series:
+        raise LabError(f"figures: {', '.join(folders)} have no tickets to draw together; draw each alone")
     return plots.panels(series, {column: TITLES[column] for column in columns}, describe(*folders.values()))
 
 
@@ -76,7 +81,7 @@ def series_of_runs(tables: dict[str, pd.DataFrame], arms: Iterable[str], with_ar
     series, markers = [], cycle("os^Dv<>P")
     for colour, (label, rounds) in zip(colours, tables.items(), strict=False):
         for one in plots.series_of(rounds, arms):
-            arm = "" if one.arm == "ticket" else f", {one.label}"
+            arm = "" if one.arm in TICKETS else f", {one.label}"
             drawn = one.colour if label == with_arms_colours else colour
             marker = one.marker if len(tables) <= plots.FEW_RUNS else next(markers)
             series.append(Series(rounds, one.arm, f"{label}{arm}", drawn, one.style, marker))

@@ -25,9 +25,7 @@ def gaps(
     """
     parts, said = [], ""
     for name, other in others.items():
-        both = (other, base[name] if isinstance(base, dict) else base)
-        a, b = (values.groupby(level=0).mean() for values in both)
-        a, b = a.align(b, join="inner")
+        a, b = of_same_trials(other, base[name] if isinstance(base, dict) else base)
         learned = learned_anything(a, classes) & learned_anything(b, classes)
         stuck = f"{(~learned).sum()} of {len(a)} trials excluded: stuck at chance"
         if not learned.any():
@@ -41,6 +39,20 @@ def gaps(
         parts.append(f"{name} {found.value:+.2f}{unit}{interval}{'' if count == said else count}")
         said = count
     return "; ".join(parts)
+
+
+def of_same_trials(a: pd.Series, b: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Return two series of accuracies (index: trial), averaged over draws, for the trials that both have."""
+    a, b = (values.groupby(level=0).mean() for values in (a, b))
+    return a.align(b, join="inner")
+
+
+def levels_and_gap(a: pd.Series, b: pd.Series, classes: float) -> str:
+    """Describe two mean accuracies and their difference (`gap`), all over the trials that both have and learned in."""
+    a, b = of_same_trials(a, b)
+    learned = learned_anything(a, classes) & learned_anything(b, classes)
+    both = " and ".join(level(values[learned] if learned.any() else values, classes) for values in (a, b))
+    return f"{both}, a difference of {gap(a, b, classes)}"
 
 
 def compared(

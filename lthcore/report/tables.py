@@ -29,9 +29,10 @@ def cut_off(rounds: pd.DataFrame) -> pd.Series:
 def summary(rounds: pd.DataFrame, column: str = "es_test_accuracy") -> pd.DataFrame:
     """Return one column of rounds.csv by weights remaining (rows) and arm (columns), as "mean (min to max)".
 
-    These are over trials and draws. Accuracies are in percent. Arms have the names of their labels in figures.
+    These are over trials and draws. Accuracies are in percent. Arms have the names of their labels in figures. Without
+    a validation set, the end of training takes the place of the early stop.
     """
-    table = with_dense(rounds)
+    table = with_dense(rounds if _has_stops(rounds) else _read_at_the_end(rounds))
     scale, digits = (100, 2) if "accuracy" in column else (1, 0 if column == "es_iteration" else 4)
     cells = (table[column] * scale).groupby([table["round"], table["arm"]]).agg(["mean", "min", "max"])
     text = cells.apply(lambda c: f"{c['mean']:.{digits}f} ({c['min']:.{digits}f} to {c['max']:.{digits}f})", axis=1)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -111,3 +112,15 @@ def test_what_is_stable_by_its_few_weights_alone_is_said(folder):
     few = (table.assign(percent_left=table["percent_left"] / 10) for table in (drawn, found))
     said = pruning_at_init.early_bird_sentences(*few, oneshot)[0]
     assert "any two masks of this size differ in at most 8% of all weights" in said
+
+
+def test_trials_whose_masks_are_never_stable_are_counted():
+    where = {"percent_left": 20.0, "round": 1}
+    masks = pd.DataFrame([
+        where | {"trial": trial, "iteration": i, "farthest": 0.05, "overlap": 0.9}
+        for trial in range(3) for i in (100, 1000)
+    ])  # fmt: skip
+    found = pd.DataFrame([where | {"trial": t, "iteration": 900 * t + 100, "final_test_accuracy": 0.9} for t in (0, 1)])
+    oneshot = pd.DataFrame([where | {"trial": t, "final_test_accuracy": 0.9} for t in range(3)])
+    (said,) = pruning_at_init.early_bird_sentences(masks, found, oneshot)
+    assert "in 2 of 3 trials, the mask is first stable after 550 [0, " in said

@@ -17,7 +17,7 @@ from lthcore.paths import project_root
 from lthcore.report.costs import pruning_costs, ticket_costs
 from lthcore.report.finished_runs import runs_beside, runs_of
 from lthcore.report.published import dynamic_missing, dynamic_summary, published
-from lthcore.report.sentences import gap, level
+from lthcore.report.sentences import gap, level, levels_and_gap
 from lthcore.report.studies import (
     STUDIES,
     dynamic_pruning,
@@ -137,6 +137,29 @@ def test_chance_is_that_of_the_number_of_classes(root):
     assert "(n = 2)" in gap(a, b, 100) and level(a, 100) == "9.00%" and level(a, 10) == "stuck at chance"
     dynamic(root, "paper/lenet_mnist_sensitivity-rate-0.3", [0.011, 0.05], dataset="cifar100", architecture="conv2")
     assert dynamic_summary(root).loc["lenet_mnist_sensitivity-rate-0.3", "stuck at chance"] == 1
+
+
+def test_two_levels_and_their_difference_are_of_the_same_trials():
+    more, fewer = pd.Series([0.9, 0.92, 0.1135, 0.99]), pd.Series([0.8, 0.82, 0.84])
+    assert levels_and_gap(more, fewer, 10).startswith("91.00% and 81.00%, a difference of +10.00 points [")
+
+
+def test_sentences_on_dynamic_pruning_have_the_settings_of_its_runs(root):
+    """At profile cpu, runs are shorter, and some of the sensitivity study differ from the base in two ways."""
+    for variant, accuracies in (("lenet_mnist-dense", [0.97]), ("lenet_mnist-78.9", [0.96])):
+        dynamic(root, f"cpu/{variant}", accuracies, sparsity=0.789)
+    path = root / "cpu" / "dynamic_pruning" / "lenet_mnist-98" / "run.json"
+    longer = DynamicSettings(epochs=36, batch_size=64, prune_until=24, sparsity=0.98)
+    write(root, "paper/dynamic_pruning/lenet_mnist-98-longer", longer, [{"arm": "dynamic", "trial": 0}])
+    found = [line for line in dynamic_pruning.findings(root) if "compared with 30 epochs" in line]
+    assert len(found) == 1 and found[0].startswith("LeNet pruned to 98% in 36 epochs")
+    assert "(here also with `batch_size` 64)" in found[0] and path.exists()
+    dynamic(root, "cpu/lenet_mnist_sensitivity-rate-0.3", [0.95], sparsity=0.789, learning_rate=0.3)
+    dynamic(
+        root, "cpu/lenet_mnist_sensitivity-rate-0.01", [0.94], sparsity=0.789, learning_rate=0.01, label_smoothing=0.1
+    )
+    (line,) = dynamic_pruning.sensitivity(root)
+    assert "0.3: -1.00 points" in line and "0.01:" not in line
 
 
 def test_runs_that_are_compared_by_trial_share_their_trials():

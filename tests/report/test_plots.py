@@ -378,6 +378,10 @@ def test_the_runs_of_a_sweep_are_drawn_together_and_found_by_its_name(tmp_path, 
     figure = run_figures.figure_of_runs(sweep)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["high", "low"]
     assert "n = 3 trials of 2,000 iterations" in caption(figure)
+    for label in ("90", "98"):
+        write(tmp_path, "cpu", "dynamic", run=f"dynamic_pruning/mine-{label}")
+    figure = run_figures.figure_of_runs(find_sweep("mine"))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["90", "98"]
     write(tmp_path, "cpu", "ticket", run="their_lab/rates-low")
     with pytest.raises(
         LabError, match="several sweeps are called 'rates', name one of them: my_lab/rates, their_lab/rates"

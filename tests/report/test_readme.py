@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from lthcore.report import figure_specs
+from lthcore.report import figure_specs, front_page
 from lthcore.report.claims import scorecard
 from lthcore.report.front_page import ORDER
 from lthcore.report.readme import BLOCK, PAGES, write_pages
@@ -149,6 +149,14 @@ def test_blocks_of_a_users_own_page_stay(tmp_path, committed, card):
     (tmp_path / "README.md").write_text(text)
     write_pages(tmp_path, committed, card)
     assert (tmp_path / "README.md").read_text() == text
+
+
+def test_the_front_page_says_if_no_ticket_wins(card):
+    nowhere = card["id"].isin(["L3", "L10e"]) & (card["part"] == "place")
+    none = card.assign(value=card["value"].mask(nowhere & card["value"].notna(), 100.0))
+    assert "**LeNet's smallest winning tickets** (L3) do not exist" in front_page.lead(none)
+    assert any("(L10e) They gain test accuracy over dense and random networks at no size" in said
+               for said in front_page.findings(none))  # fmt: skip
 
 
 def test_the_front_page_is_read_in_a_minute():

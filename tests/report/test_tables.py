@@ -116,6 +116,8 @@ def test_summary_shows_mean_and_range_by_arm(rounds):
     assert cell == "98.41 (98.40 to 98.41)" or cell == "98.40 (98.40 to 98.41)"
     assert summary(rounds, "es_iteration").loc["51.3%", "reinitialised ticket"] == "1100 (1100 to 1101)"
     assert list(summary(rounds).index) == ["100.0%", "51.3%", "21.1%", "3.6%"]
+    blind = rounds.assign(es_test_accuracy=float("nan"), es_iteration=pd.NA)
+    assert summary(blind).equals(summary(rounds, "final_test_accuracy"))
 
 
 def test_larger_tickets_that_do_not_win_are_named_beside_the_smallest_that_do(rounds):

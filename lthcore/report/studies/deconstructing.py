@@ -10,7 +10,7 @@ from lthcore.report.finished_runs import classes_in, runs_beside
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, spread_bars
 from lthcore.report.plots import plot_arms
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import compared, gaps
+from lthcore.report.sentences import compared, gaps, level
 from lthcore.report.study import Study
 from lthcore.report.tables import before_training, middle_and_last, name_of
 
@@ -100,7 +100,7 @@ def findings(root: Path) -> list[str]:
             at = f"{left:.3g}% of weights remaining"
             lines.append(
                 f"With pruned weights {where} and {at}, large-final masks reach a test accuracy of "
-                f"{100 * base.mean():.2f}% at the end of training. Masks by other criteria differ from this by: "
+                f"{level(base, classes)} at the end of training. Masks by other criteria differ from this by: "
                 f"{gaps(arms, base, classes)}."
             )
             if kind == "zero":  # with frozen weights, an untrained network is the same under any mask

@@ -1,8 +1,8 @@
 """Study of dynamic pruning. Figures and sentences, made only from the committed tables."""
 
-from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,26 +11,64 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 
 from lthcore.analysis.statistics import learned_anything
 from lthcore.arms import arm_of
+from lthcore.lottery.methods import settings_of
 from lthcore.report.costs import pruning_costs
 from lthcore.report.curves import at_shared_iterations
-from lthcore.report.finished_runs import classes_in, profile_of, runs_beside, runs_of, trainings_of
+from lthcore.report.finished_runs import classes_in, differing, profile_of, runs_beside, runs_of, trainings_of
 from lthcore.report.layout import CUT_BELOW, caption_of, captioned, in_percent, legend_above, new_figure, place_of, span
 from lthcore.report.published import published
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import compared, gap, gaps, level
+from lthcore.report.sentences import compared, gap, gaps, level, levels_and_gap
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
+from lthcore.settings import Recipe
 
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]
-FACTORS = {  # factor in the names of runs -> its name, and its value in the published study
-    "batch": ("batch size", 128),
-    "rate": ("learning rate", 0.1),
-    "momentum": ("momentum", 0.9),
-    "epochs": ("number of epochs", 30),
-    "depth": ("number of hidden layers", 2),
-    "validation": ("number of validation images", 5000),
+FACTORS = {  # factor in the names of runs -> its name, its value in the published study, and the settings it changes
+    "batch": ("batch size", 128, {"batch_size"}),
+    "rate": ("learning rate", 0.1, {"learning_rate"}),
+    "momentum": ("momentum", 0.9, {"momentum"}),
+    "epochs": ("number of epochs", 30, {"epochs", "prune_until"}),
+    "depth": ("number of hidden layers", 2, {"widths"}),
+    "validation": ("number of validation images", 5000, {"validation"}),
 }
+SCHEDULING = {"sparsity_schedule", "prune_from", "prune_until", "scope", "regrowth", "masking", "reach_sparsity"}
+DENSE = "compared with the dense network"
+RESNET = "resnet18_cifar10_sparsities-{}".format
+# (sentence, run, run to compare it with, settings that it is about); {a} and {b} are the settings of the two runs
+PAIRS = (
+    (f"LeNet pruned to 78.9% sparsity during training, {DENSE}", "lenet_mnist-78.9", "lenet_mnist-dense", {"sparsity"}),
+    (f"LeNet pruned to 98% sparsity during training, {DENSE}", "lenet_mnist-98", "lenet_mnist-dense", {"sparsity"}),
+    (
+        "LeNet pruned to 98% in {a.epochs} epochs, compared with {b.epochs} epochs",
+        "lenet_mnist-98-longer", "lenet_mnist-98", {"epochs", "prune_until"},
+    ),
+    (
+        f"LeNet with the mask applied only to gradients (98% sparsity asked for, 0% reached), {DENSE}",
+        "lenet_mnist_schedules-gradients_only", "lenet_mnist-dense", SCHEDULING | {"sparsity"},
+    ),
+    (
+        "LeNet pruned to 98% linearly until the last epoch, compared with the cubic schedule until epoch "
+        "{b.prune_until}",
+        "lenet_mnist_schedules-linear", "lenet_mnist-98", SCHEDULING,
+    ),
+    *(
+        (
+            f"LeNet pruned to {asked}%, with training images shifted and rotated, {DENSE}",
+            f"lenet_mnist_augmented-{asked}", "lenet_mnist_augmented-dense", {"sparsity"},
+        )
+        for asked in ("78.9", "98")
+    ),
+    *(
+        (f"ResNet-18 pruned to {asked}% sparsity during training, {DENSE}", variant, RESNET("dense"), {"sparsity"})
+        for asked, variant in (("80", "resnet18_cifar10"), ("90", RESNET("90")), ("95", RESNET("95")))
+    ),
+    (
+        f"ResNet-18 with the mask applied only to gradients (0% sparsity reached), {DENSE}",
+        "resnet18_cifar10_gradients_only", RESNET("dense"), SCHEDULING | {"sparsity"},
+    ),
+)  # fmt: skip
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks of the loss axis
 COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": arm_of("ticket").colour, "iterative, trained on": GREY}
 LABELS = {  # method in the table of `pruning_costs` -> its name in the figure and the sentences
@@ -160,10 +198,15 @@ def _trained(table: pd.DataFrame) -> str:
 
 def dynamic_schedules(root: Path) -> Figure | None:
     """Test accuracy of LeNet with 98% sparsity asked for, by sparsity schedule, and the true sparsity of each."""
+    beside = runs_beside(root, "dynamic_pruning", "lenet_mnist-98")
     runs = {
-        k: v
-        for k, v in runs_beside(root, "dynamic_pruning", "lenet_mnist-98").items()
-        if k.startswith("lenet_mnist_schedules-") or k == "lenet_mnist-98"
+        name: folder
+        for name, folder in beside.items()
+        if (
+            name.startswith("lenet_mnist_schedules-")
+            and differing(folder, beside["lenet_mnist-98"]).keys() <= SCHEDULING
+        )
+        or name == "lenet_mnist-98"
     }
     if len(runs) < 3:
         return None
@@ -184,16 +227,17 @@ def dynamic_schedules(root: Path) -> Figure | None:
 def dynamic_sensitivity(root: Path) -> Figure | None:
     """Test accuracy of LeNet pruned to 78.9%, by batch size, learning rate, momentum, epochs, depth and validation."""
     beside = runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9")
-    runs = {k: v for k, v in beside.items() if k.startswith("lenet_mnist_sensitivity-")}
+    base = beside.get("lenet_mnist-78.9")
+    alike = {name for factor in FACTORS for name in _values_of(factor, beside, base)} if base else set()
+    runs = {name: folder for name, folder in beside.items() if name in alike}
     if len(runs) < 3:
         return None
-    base = beside["lenet_mnist-78.9"]
     table = trainings_of(runs | {"base": base})
     trials = table["final_test_accuracy"][learned_anything(table["final_test_accuracy"], table["classes"])]
     lowest, highest = trials.quantile(0.1) - 0.003, trials.max() + 0.0005  # one scale, to compare the factors
     figure, panels = new_figure(2, 3)
-    for axes, (factor, (label, published_value)) in zip(panels, FACTORS.items(), strict=False):
-        values = {"base": published_value} | _values_of(factor, runs)
+    for axes, (factor, (label, published_value, _)) in zip(panels, FACTORS.items(), strict=False):
+        values = {"base": published_value} | _values_of(factor, runs, base)
         part = table[table["variant"].isin(values)].assign(value=lambda t, v=values: t["variant"].map(v))
         order = sorted(set(part["value"]))
         place = part["value"].map({v: i for i, v in enumerate(order)})
@@ -225,17 +269,21 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
     )
 
 
-def _values_of(factor: str, runs: Iterable[str]) -> dict[str, float]:
-    """Return the value of one of the FACTORS in each run that changes it."""
-    return {name: float(name.rpartition("-")[2]) for name in runs if f"_sensitivity-{factor}-" in name}
+def _values_of(factor: str, runs: dict[str, Path], base: Path) -> dict[str, float]:
+    """Return the value of one of the FACTORS in each run that differs from `base` in nothing else."""
+    return {
+        name: float(name.rpartition("-")[2])
+        for name, folder in runs.items()
+        if f"_sensitivity-{factor}-" in name and differing(folder, base).keys() <= FACTORS[factor][2]
+    }
 
 
 def sensitivity(root: Path) -> list[str]:
     """Return a sentence for each of the FACTORS: how other values change the accuracy of LeNet pruned to 78.9%."""
     runs = runs_beside(root, "dynamic_pruning", "lenet_mnist-78.9")
     lines = []
-    for factor, (label, published_value) in FACTORS.items():
-        values = _values_of(factor, runs)
+    for factor, (label, published_value, _) in FACTORS.items() if runs else ():
+        values = _values_of(factor, runs, runs["lenet_mnist-78.9"])
         if values:
             tables = {name: read_whole_trials(runs[name])[0] for name in ("lenet_mnist-78.9", *values)}
             base, *others = (table.set_index("trial")["final_test_accuracy"] for table in tables.values())
@@ -306,43 +354,17 @@ def _minus_log_left(percent: pd.Series) -> pd.Series:
 
 def findings(root: Path) -> list[str]:
     """Return sentences on the results of dynamic pruning. Sentences whose tables are missing are left out."""
-    table, lines = trainings_of(runs_of(root, "dynamic_pruning")), []
+    runs, lines = runs_of(root, "dynamic_pruning"), []
+    table = trainings_of(runs)
     if table.empty:
         return lines
     by = {variant: part.set_index("trial")["final_test_accuracy"] for variant, part in table.groupby("variant")}
     profile, classes = (table.groupby("variant")[column].first() for column in ("profile", "classes"))
-
-    def say(text: str, a: str, b: str) -> None:
+    for text, a, b, about in PAIRS:
         if a in by and b in by and profile[a] == profile[b]:
-            lines.append(
-                f"{text}: final test accuracy {level(by[a], classes[a])} and {level(by[b], classes[b])}, a difference "
-                f"of {gap(by[a], by[b], classes[a])}."
-            )
-
-    dense = "compared with the dense network"
-    say(f"LeNet pruned to 78.9% sparsity during training, {dense}", "lenet_mnist-78.9", "lenet_mnist-dense")
-    say(f"LeNet pruned to 98% sparsity during training, {dense}", "lenet_mnist-98", "lenet_mnist-dense")
-    say("LeNet pruned to 98% in 100 epochs, compared with 30 epochs", "lenet_mnist-98-longer", "lenet_mnist-98")
-    say(
-        f"LeNet with the mask applied only to gradients (98% sparsity asked for, 0% reached), {dense}",
-        "lenet_mnist_schedules-gradients_only", "lenet_mnist-dense",
-    )  # fmt: skip
-    say(
-        "LeNet pruned to 98% linearly until the last epoch, compared with the cubic schedule until epoch 20",
-        "lenet_mnist_schedules-linear", "lenet_mnist-98",
-    )  # fmt: skip
-    for asked in ("78.9", "98"):
-        say(
-            f"LeNet pruned to {asked}%, with training images shifted and rotated, {dense}",
-            f"lenet_mnist_augmented-{asked}", "lenet_mnist_augmented-dense",
-        )  # fmt: skip
-    resnet = "resnet18_cifar10_sparsities-{}".format
-    for asked, variant in (("80%", "resnet18_cifar10"), ("90%", resnet("90")), ("95%", resnet("95"))):
-        say(f"ResNet-18 pruned to {asked} sparsity during training, {dense}", variant, resnet("dense"))
-    say(
-        f"ResNet-18 with the mask applied only to gradients (0% sparsity reached), {dense}",
-        "resnet18_cifar10_gradients_only", resnet("dense"),
-    )  # fmt: skip
+            said = text.format(a=_settings(runs[a]), b=_settings(runs[b]))
+            others = _named(differing(runs[a], runs[b]), about)
+            lines.append(f"{said}{others}: final test accuracy {levels_and_gap(by[a], by[b], classes[a])}.")
     theirs = published("dynamic_pruning").dropna(subset="later")
     for variant, bar in theirs[theirs.index.isin(by)].iterrows():
         trained, n = _trained(table[table["variant"] == variant]), len(by[variant])
@@ -354,6 +376,16 @@ def findings(root: Path) -> list[str]:
     return lines + at_equal_cost(root)
 
 
+def _named(changed: dict[str, Any], about: set[str]) -> str:
+    """Name the changed settings that a sentence is not about, in parentheses; empty if there are none."""
+    others = [f"`{key}` {value}" for key, value in changed.items() if key not in about]
+    return f" (here also with {', '.join(others)})" if others else ""
+
+
+def _settings(folder: Path) -> Recipe:
+    return settings_of(read_record(folder)["settings"])
+
+
 def at_equal_cost(root: Path) -> list[str]:
     """Return sentences that compare dynamic with iterative pruning of LeNet at equal sparsity, by their cost."""
     costs, lines = pruning_costs(root), []
@@ -363,7 +395,7 @@ def at_equal_cost(root: Path) -> list[str]:
             continue  # not run yet at this sparsity
         for (method, in_all), other in part[part["method"] != "dynamic"].groupby(["method", "in all"]):
             times = in_all / dynamic["in all"].iloc[0]
-            cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.0f} times the cost"
+            cost = "equal cost" if abs(times - 1) < 0.05 else f"{times:.2g} times the cost"
             difference = gap(dynamic["accuracy"], other.set_index("trial")["accuracy"], part["classes"].iloc[0])
             lines.append(
                 f"At {sparsity:.1%} sparsity, dynamic pruning instead of {LABELS[method]} at {cost} changes the final "

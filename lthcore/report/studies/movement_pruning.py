@@ -170,7 +170,7 @@ def movement_layers(root: Path) -> Figure | None:
     """
     stem = next((s for s in NETWORKS if len(_runs(root, s)) > 1), None)
     runs = _runs(root, stem) if stem else {}
-    arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()][:6]
+    arms = [a for a in MOVEMENT if f"{stem}-{a}" in runs and (runs[f"{stem}-{a}"] / "structure.csv").exists()]
     if not arms:
         return None
     rows, columns = -(-len(arms) // 3), min(3, len(arms))

@@ -1,5 +1,6 @@
 """Study of pruning before training, and its sanity checks (arXiv 2009.08576). Figures and sentences."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,7 @@ from lthcore.report.finished_runs import classes_in, profile_of, run_with, runs_
 from lthcore.report.layout import caption_of, captioned, in_percent, in_thousands, legend_above, new_figure
 from lthcore.report.plots import from_dark_to_light, plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import compared, gaps
+from lthcore.report.sentences import compared, gaps, level
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
 from lthcore.runs.files import read_table
@@ -126,11 +127,12 @@ def early_birds(folder: Path, caption: str = "") -> Figure:
 def early_birds_lenet(root: Path) -> Figure | None:
     """LeNet on MNIST: changes of the mask during training of the dense network, and accuracy of early-bird tickets."""
     folder = run_with(root, "pruning_at_init", *EARLY_BIRD)
-    what = (
-        "LeNet-300-100 on MNIST; at the fewest weights, any two masks are so near that they count as stable; "
-        "bands: 95% intervals, bars: range of trials"
-    )
-    return early_birds(folder, caption_of(what, folder)) if folder else None
+    if folder is None:
+        return None
+    fewest = read_table(folder, EARLY_BIRD[0] + ".csv")["percent_left"].min()
+    near = "at the fewest weights, any two masks are so near that they count as stable; "
+    what = f"LeNet-300-100 on MNIST; {near if 2 * fewest < early_bird.BOUND else ''}"
+    return early_birds(folder, caption_of(f"{what}bands: 95% intervals, bars: range of trials", folder))
 
 
 def early_bird_sentences(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.DataFrame) -> list[str]:
@@ -151,11 +153,14 @@ def early_bird_sentences(masks: pd.DataFrame, found: pd.DataFrame, oneshot: pd.D
         overlap = masks.merge(part[["trial", "round", "iteration"]])["overlap"]
         earliest = masks.loc[masks["farthest"].notna(), "iteration"].min()
         at = ", the first evaluation at which it can be stable" if (part["iteration"] == earliest).all() else ""
+        trials = masks["trial"].nunique()
+        some = f"in {len(part)} of {trials} trials, " if len(part) < trials else ""
         stable, alike = mean_of(part["iteration"]), mean_accuracy(overlap)
+        stable = replace(stable, low=max(stable.low, 0.0))
         bound = f" (any two masks of this size differ in at most {2 * left:.2g}% of all weights)"
         near = bound if 2 * left < early_bird.BOUND else ""
         lines.append(
-            f"At {left:.3g}% of weights remaining, the mask is first stable after "
+            f"At {left:.3g}% of weights remaining, {some}the mask is first stable after "
             f"{stable.text('{:,.0f}', note=False)} of {last:,} iterations{at}{near}. Its Jaccard index "
             f"with the final mask is then {alike.text(note=False)}. Compared with the one-shot ticket, pruning there "
             f"and training on changes the final test accuracy by {gain.in_points()}."
@@ -191,7 +196,7 @@ def findings(root: Path) -> list[str]:
         arms |= {label: by[label] for label in DURING.values() if label in by}
         base = by["oneshot"]
         lines.append(
-            f"At {left:.3g}% of weights remaining, one-shot tickets reach a test accuracy of {100 * base.mean():.2f}% "
+            f"At {left:.3g}% of weights remaining, one-shot tickets reach a test accuracy of {level(base, classes)} "
             f"at the end of training. Other sparse networks differ from this by: {gaps(arms, base, classes)}."
         )
         for arm in ("by_snip", "by_grasp", "by_synflow"):

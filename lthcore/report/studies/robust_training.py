@@ -87,7 +87,7 @@ def robust_ablation(root: Path) -> Figure | None:
     names = [name for name in ABLATION if name in set(found["label"])]
     mean, std = table.mean().unstack().loc[names], table.std().unstack().loc[names]
     left = tickets.groupby("round")["percent_left"].mean()
-    text = mean.map("{:.2f}".format) + std.map("\n± {:.2f}".format)
+    text = mean.map("{:.2f}".format) + std.map(lambda sd: "" if np.isnan(sd) else f"\n± {sd:.2f}")
     lowest = np.quantile(mean, 0.05)  # a cell with a trial that fell far behind would make all others look alike
     sns.heatmap(
         mean, annot=text, fmt="", cmap="viridis", vmin=lowest, ax=heat, annot_kws={"size": 8},
