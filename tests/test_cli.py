@@ -625,10 +625,32 @@ def test_a_queue_mirrors_what_was_complete_before(queue, tmp_path):
         assert all((there / file).read_bytes() == (here / file).read_bytes() for file in ("run.json", "rounds.csv"))
 
 
+def test_an_archive_that_cannot_be_written_is_reported_before_the_training(queue, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert lth("queue", "--profile", "smoke", "--pack", tmp_path / "file" / "tables.tar.gz") == 2
+    assert "tables.tar.gz cannot be written" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "smoke").exists()
+
+
+def test_why_a_queue_stopped_is_not_hidden_by_an_archive_that_fails(queue, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lthcore.commands.queue.pack", full)
+    limits = ("--time-limit", "1e-9", "--pack", tmp_path / "tables.tar.gz")
+    assert lth("queue", "--profile", "smoke", *limits) == 75
+    assert "--pack: [Errno 28] No space left on device" in capsys.readouterr().err
+
+
+def test_options_of_a_cluster_need_the_cluster(queue, capsys):
+    assert lth("queue", "--profile", "smoke", "--gpus-per-run", "1") == 2
+    assert "add --engine ray" in capsys.readouterr().err
+
+
 def test_a_queue_makes_up_for_what_a_stop_after_the_last_training_left_undone(queue, tmp_path, capsys, monkeypatch):
     """The tables of tickets and the notebook follow the training, and a stop there must not leave them out forever."""
 
-    def stopped(folder):
+    def stopped(folder, time_limit):
         raise TimeLimit("asked to stop")
 
     with monkeypatch.context() as patched:

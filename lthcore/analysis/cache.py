@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from lthcore.data.datasets import Data, classes_of, image_shape, load
-from lthcore.errors import LabError, counted
+from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery.methods import settings_of
 from lthcore.models import build
 from lthcore.runs.checkpoints import load_state, state_path
-from lthcore.runs.files import read_record, read_table, read_tables, write_run
+from lthcore.runs.files import read_file, read_record, read_table, read_tables, write_run
 from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.provenance import COMMIT, versions
 from lthcore.settings import Recipe, Settings
@@ -120,11 +120,18 @@ def cached_table(
         made = {"trainings": tickets.record["trainings_done"], "commit": COMMIT, "versions": versions()}
         with locked(folder / LOCK, wait=True):  # others may write other tables of the run
             text = json.dumps(_made(folder) | {name: made}, indent=2) + "\n"
-            write_run(folder, read_record(folder), {path.name: table.round(6).to_csv(index=False), NOTES: text})
+            write_run(
+                folder,
+                read_record(folder),
+                {path.name: table.round(6).to_csv(index=False, lineterminator="\n"), NOTES: text},
+            )
     return read_table(folder, path.name)
 
 
 def _made(folder: Path) -> dict[str, dict]:
-    """Return the content of derived.json, by table, or {} if the file does not exist."""
+    """Return the content of derived.json, by table, or {} if the file does not exist. Raises LabError if damaged."""
     path = folder / NOTES
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(read_file(path)) if path.exists() else {}
+    except ValueError as error:
+        raise LabError(f"results: {path} is damaged ({one_line(error)}); put it back, or delete it") from None

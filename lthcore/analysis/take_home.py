@@ -19,7 +19,7 @@ from lthcore import masks
 from lthcore.analysis.compaction import compact, export_onnx
 from lthcore.arms import arm_of, criterion_of, prunes_dense
 from lthcore.data.datasets import classes_of, image_shape, order_of_images, pixel_scale
-from lthcore.errors import LabError, choose
+from lthcore.errors import LabError, choose, counted
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import settings_of
@@ -86,7 +86,7 @@ class WinningTicket:
 def load_ticket(
     run: str | Path, trial: int = 0, remaining: float | None = None, round: int | None = None, arm: str = "ticket"
 ) -> WinningTicket:
-    """Return a ticket of a run, at `round` or at the round with about `remaining` % of weights; by default the last.
+    """Return a ticket of a run, at `round`, or at that with about `remaining` % of weights; by default the last.
 
     `run` is a folder, `<profile>/<study>/<variant>`, `<study>/<variant>`, or a variant that only one study has.
     Raises LabError if the run, the ticket or the lineage does not exist, if networks of this arm do not start from
@@ -192,7 +192,8 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         f"* Found by {_how_found(ticket)}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",
         f"* Trained for {s.iterations - s.rewind_to:,} iterations of {s.batch_size} images by {s.optimizer} at "
         f"learning rate {s.learning_rate:g} ({s.schedule} schedule) it reaches {accuracy} on the "
-        f"{record.get('n_test', 0):,} test images; mean of {len(at)} trials: {at['final_test_accuracy'].mean():.2%}.",
+        f"{record.get('n_test', 0):,} test images; mean of {counted(len(at), 'trial')}: "
+        f"{at['final_test_accuracy'].mean():.2%}.",
         f"* Inputs: images of shape {image_shape(s)}: {scaling}.",
         f"* Data: {record.get('data', s.dataset)}{f'; {split}' if (split := dataset_of(s.dataset).split) else ''}.",
         f"* Validation: {_held_out(s)}.",
@@ -230,6 +231,8 @@ def _network(settings: Settings) -> nn.Module:
 def _nearest(percentages: pd.Series, remaining: float | None, round: int | None, folder: Path) -> int:
     """Return the round asked for, or the round nearest to `remaining` %. Raises LabError if there is none."""
     there = ", ".join(f"{percent:.1f}" for percent in percentages)
+    if round is not None and remaining is not None:
+        raise LabError("tickets: give either the round or the percentage of weights remaining")
     if round is not None:
         if round not in percentages.index:
             raise LabError(f"tickets: {folder} has rounds {percentages.index.min()} to {percentages.index.max()}")

@@ -2,8 +2,10 @@
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from lthcore.analysis.cache import TicketStore
 from lthcore.analysis.tickets import incoming, magnitude_change, mean_or_nan, movement, outgoing
+from lthcore.errors import TimeLimit
 from lthcore.lottery.methods import settings_of
 from lthcore.lottery.search import untrained_networks
 from lthcore.masks import Mask
@@ -43,11 +46,11 @@ def quantities(initial: Weights, final: Weights, mask: Mask) -> Iterator[tuple[s
         yield "outgoing connections kept", layer, outgoing(kept)
 
 
-def write_ticket_tables(folder: Path) -> None:
+def write_ticket_tables(folder: Path, time_limit: float = float("inf")) -> None:
     """Write structure.csv and distributions.csv of a complete search, unless they already cover all of its tickets.
 
     Masks come from the run's lineage or, if it lacks them, from the tickets. Dense networks whose tickets are on
-    another machine are trained again.
+    another machine are trained again; raises TimeLimit if that takes more than `time_limit` seconds.
     """
     if has_ticket_tables(folder):
         return
@@ -55,16 +58,18 @@ def write_ticket_tables(folder: Path) -> None:
     settings, masks = here.settings, read_lineage(folder, here.settings.key)
     dense = {trial: here(trial, 0) for trial in range(settings.trials) if here.has(trial, 0)}
     if len(dense) < settings.trials:
-        dense |= _dense_networks_again(here, set(range(settings.trials)) - dense.keys())
+        deadline = time.monotonic() + time_limit
+        dense |= _dense_networks_again(here, set(range(settings.trials)) - dense.keys(), deadline)
 
     def ticket(trial: int, k: int) -> TrainState:
         mask = masks.mask(trial, "ticket", k) if k else dense[trial].mask
         return replace(dense[trial], mask=mask) if mask else here(trial, k)
 
     structure, distributions = tables_of_tickets(ticket, settings)
-    tables = {STRUCTURE: structure.to_csv(index=False), DISTRIBUTIONS: distributions.to_csv(index=False)}
+    tables = {STRUCTURE: structure, DISTRIBUTIONS: distributions}
+    texts = {name: table.to_csv(index=False, lineterminator="\n") for name, table in tables.items()}
     with locked(folder / LOCK, wait=True):
-        write_run(folder, read_record(folder), tables)
+        write_run(folder, read_record(folder), texts)
 
 
 def has_ticket_tables(folder: Path) -> bool:
@@ -86,14 +91,25 @@ def has_ticket_tables(folder: Path) -> bool:
     return not all(here.has(trial, k) or masks.mask(trial, "ticket", k) for trial, k in tickets)
 
 
-def _dense_networks_again(tickets: TicketStore, trials: set[int]) -> dict[int, TrainState]:
+def _dense_networks_again(tickets: TicketStore, trials: set[int], deadline: float) -> dict[int, TrainState]:
+    """Return the trained dense networks of these trials. Raises TimeLimit at the deadline; nothing is saved then."""
     print(
         f"note: {len(trials)} dense networks are trained again, because their final weights are not on this machine",
         file=sys.stderr,
     )
     starts = untrained_networks(tickets.settings, tickets.data).items()
     cohort = {replicate: state for replicate, state in starts if replicate.trial in trials}
-    return {replicate.trial: state for replicate, state in train_cohort(tickets.settings, tickets.data, cohort)}
+    trained = dict(train_cohort(tickets.settings, tickets.data, cohort, partial(_is_before, deadline)))
+    if any(state.iteration < tickets.settings.iterations and not state.diverged for state in trained.values()):
+        raise TimeLimit(
+            f"time limit reached before the dense networks of {tickets.folder} were trained again, for {STRUCTURE}; "
+            "give the same command more time, or give it where the tickets are"
+        )
+    return {replicate.trial: state for replicate, state in trained.items()}
+
+
+def _is_before(deadline: float, key: Hashable, state: TrainState) -> bool:
+    return time.monotonic() < deadline
 
 
 def tables_of_tickets(

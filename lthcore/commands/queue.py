@@ -11,7 +11,7 @@ from lthcore.commands.errors import say_failed
 from lthcore.commands.notebook import check_jupyter, is_executed, notebook_of, run_notebook
 from lthcore.errors import LabError, TimeLimit, counted, one_line
 from lthcore.paths import folder_of, results_root
-from lthcore.runs.archives import mirror, mirror_of, pack, unpack
+from lthcore.runs.archives import check_archive, mirror, mirror_of, pack, unpack
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.plan import ask_whether_to_begin, print_plan
 from lthcore.runs.queue import queued
@@ -29,6 +29,8 @@ def queue_command(options: argparse.Namespace) -> None:
         )
     for error in bad:  # say so, and let the others run
         print(f"lth: {error}", file=sys.stderr)
+    if options.engine != "ray" and (options.address or options.gpus_per_run or options.cpus_per_run != 1):
+        raise LabError("queue: --address, --cpus-per-run and --gpus-per-run are for a Ray cluster; add --engine ray")
     if options.notebooks:
         check_jupyter()
     if options.ask:
@@ -36,21 +38,37 @@ def queue_command(options: argparse.Namespace) -> None:
         if not options.yes:
             ask_whether_to_begin()
     failures = []
+    if options.pack:
+        check_archive(Path(options.pack))
     if options.mirror:
         mirror_of(options.mirror)  # an unreachable mirror is reported before the training, not after it
         failures = _mirror_what_is_here(experiments, options)
     try:
         failures += (_queue_on_ray if options.engine == "ray" else _queue_here)(experiments, options)
     finally:
-        if options.pack:
-            packed = pack(results_root(), Path(options.pack), options.profile)
-            print(f"{counted(packed, 'run')} packed into {options.pack}")
+        failures += _pack(options)
     if failures:
         failed = list(dict.fromkeys(failures))
         raise LabError(f"{len(failed)} of the queue failed: {', '.join(failed)}")
     if bad:
         raise bad[0]
     print("the queue is done")
+
+
+def _pack(options: argparse.Namespace) -> list[str]:
+    """Pack the tables if that was asked for; return `--pack` as failed if they cannot be written.
+
+    Raises no error, which would replace the one that says why the queue ended.
+    """
+    if not options.pack:
+        return []
+    try:
+        packed = pack(results_root(), Path(options.pack), options.profile)
+    except OSError as error:
+        print(one_line(f"lth: --pack: {error}"), file=sys.stderr)
+        return ["--pack"]
+    print(f"{counted(packed, 'run')} packed into {options.pack}")
+    return []
 
 
 def _mirror_what_is_here(experiments: list[Experiment], options: argparse.Namespace) -> list[str]:
@@ -88,7 +106,7 @@ def _queue_here(experiments: list[Experiment], options: argparse.Namespace) -> l
         try:
             if left:
                 run(experiment.settings, folder, deadline - time.monotonic())
-            write_ticket_tables(folder)
+            write_ticket_tables(folder, deadline - time.monotonic())
             if options.notebooks:
                 run_notebook(experiment, folder)
         except TimeLimit:

@@ -19,8 +19,10 @@ from lthcore.report.readme import write_pages
 from lthcore.report.run_figures import compared, figure_of_runs, figures_of
 from lthcore.report.scorecard import as_markdown, count_of, write_scorecard
 from lthcore.report.studies import STUDIES
-from lthcore.runs.files import read_table
+from lthcore.runs.files import digest, read_table
 from lthcore.runs.status import find_run, find_sweep
+
+LONGEST = 100  # maximum number of characters in the name of a figure of several runs
 
 
 def figures_command(options: argparse.Namespace) -> None:
@@ -28,6 +30,8 @@ def figures_command(options: argparse.Namespace) -> None:
 
     The line of a figure that cannot be drawn shows the error. Raises LabError at the end if there was such an error.
     """
+    if options.runs and options.table:
+        raise LabError("figures: --table writes the table of all figures; leave out RUN, or --table")
     if len(options.runs) > 1:
         _draw_together(options.runs)
         return
@@ -85,7 +89,12 @@ def _draw_run(run: str) -> None:
 def _draw_together(runs: list[str]) -> None:
     """Draw the tickets of several runs into one figure, in a folder beside the first run."""
     folders = list(dict.fromkeys(map(find_run, runs)))
-    together = f"{folders[0].name}_and_{len(folders) - 1}_more"
+    if len(folders) == 1:
+        _draw_run(runs[0])
+        return
+    names = "_and_".join(folder.name for folder in folders)
+    cut = f"{folders[0].name}_and_{len(folders) - 1}_more-{digest(names.encode())}"
+    together = names if len(names) <= LONGEST else cut
     _save({together: figure_of_runs(compared(folders))}, folders[0].parent / "figures")
 
 

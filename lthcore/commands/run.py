@@ -42,7 +42,7 @@ def run_command(options: argparse.Namespace) -> None:
         folder = folders[experiment.name]
         try:
             run(experiment.settings, folder, deadline - time.monotonic(), options.force)
-            write_ticket_tables(folder)
+            write_ticket_tables(folder, deadline - time.monotonic())
             complete = f"{experiment.settings.key} is complete{_besides(experiment, folder)}"
             print(f"{experiment.name}: {complete}; tables in {short(folder)}")
             if with_notebook and (executed := run_notebook(experiment, folder)):

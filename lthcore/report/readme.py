@@ -28,13 +28,14 @@ from lthcore.report.tables import described, table_of
 from lthcore.runs.files import has_results, read_record, read_tables
 
 PAGES = ("README.md", "results/README.md")
-BLOCK = re.compile(r"(<!-- ([a-z_: ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+KINDS = ("convention", "scorecard", "front", "studies", "reproductions", "movement", "provenance")
+BLOCK = re.compile(rf"(<!-- (found: [a-z_ ]+|{'|'.join(KINDS)}) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
     """Rewrite the blocks of the pages of a project, from the tables below a results root and their scorecard.
 
-    Pages that do not exist are skipped.
+    Pages that do not exist are skipped. Other text stays, blocks of the user's own included.
     """
     blocks: dict[str, Callable[[], str]] = {
         "convention": lambda: CONVENTION,
@@ -48,8 +49,6 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
 
     def written(block: re.Match) -> str:
         kind, _, names = block[2].partition(": ")
-        if kind not in (*blocks, "found"):  # of the user's own, such as a table of contents
-            return block[0]
         text = "\n".join(found_in(name, root) for name in names.split()) or blocks[kind]()
         return f"{block[1]}{text}\n{block[3]}"
 

@@ -210,5 +210,5 @@ def as_block(root: Path, card: pd.DataFrame) -> str:
 def write_scorecard(root: Path) -> pd.DataFrame:
     """Grade all claims, write claims.csv to the results root, and return the table."""
     card = scorecard(root)
-    card.round(6).to_csv(root / "claims.csv", index=False)
+    card.round(6).to_csv(root / "claims.csv", index=False, lineterminator="\n")
     return card

@@ -177,11 +177,13 @@ def name_of(arm: str) -> str:
 
 
 def middle_and_last(rounds: pd.DataFrame) -> Iterator[tuple[int, float, dict[str, pd.Series]]]:
-    """Yield the middle and the last round of one-shot pruning.
+    """Yield the middle and the last round of one-shot pruning; nothing if this arm was not run.
 
     Each comes as its number, its percentage of weights remaining, and arm -> test accuracy at the end by trial.
     """
     left = rounds[rounds["arm"] == "oneshot"].groupby("round")["percent_left"].mean()
+    if left.empty:
+        return
     for k in (sorted(left.index)[len(left) // 2], left.index.max()):
         at = rounds[rounds["round"] == k].set_index("trial")
         yield k, left[k], dict(iter(at.groupby("arm")["final_test_accuracy"]))

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -41,6 +42,17 @@ Files = dict[str, bytes]
 
 class _CodeNeeded(LabError):
     """A run's settings name code of the user's own that is not loaded."""
+
+
+def check_archive(archive: Path) -> None:
+    """Raise LabError if an archive cannot be written, before a long training ends in that error."""
+    probe = archive.with_name(f".{archive.name}.{os.getpid()}.probe")
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise LabError(f"pack: {archive} cannot be written ({error.strerror})") from None
 
 
 def pack(root: Path, archive: Path, profile: str) -> int:

@@ -208,7 +208,8 @@ class RunFolder:
         curves = pd.DataFrame(points, columns=CURVES)
         rounds = pd.DataFrame([self.rows[replicate] for replicate in done], columns=ROUNDS)
         rounds = rounds.astype({"es_iteration": "Int64"})
-        return {"curves.csv": curves.to_csv(index=False), "rounds.csv": rounds.to_csv(index=False)}
+        tables = {"curves.csv": curves, "rounds.csv": rounds}
+        return {name: table.to_csv(index=False, lineterminator="\n") for name, table in tables.items()}
 
     def _iterations(self) -> int:
         """Return the number of training steps of all trainings, counted from the iteration that each starts at."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TextIO
 
 from lthcore.errors import LabError
 
@@ -20,6 +21,7 @@ except ImportError:  # the module does not exist on Windows
     fcntl = None
 
 LOCK = "checkpoints/lock.json"  # file in a run's folder that is locked while a process works there
+PATIENCE = 0.5  # seconds in which a lock is asked for again: `holder` has it for an instant, to see whether it is free
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     with path.open("a+", encoding="utf-8") as file:
         if fcntl:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock_soon(file)
             except BlockingIOError:
                 if not wait:
                     raise LabError(
@@ -50,6 +52,20 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
         file.flush()
         yield
+
+
+def _lock_soon(file: TextIO) -> None:
+    """Lock an open file. Raises BlockingIOError if another process holds its lock for longer than PATIENCE."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(PATIENCE / 50)
+        else:
+            return
 
 
 def holder(path: Path) -> str | None:

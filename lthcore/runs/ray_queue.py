@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from lthcore.errors import LabError, TimeLimit, unexpected
+from lthcore.errors import LabError, TimeLimit, one_line, unexpected
 from lthcore.paths import folder_of, results_root
 from lthcore.runs.archives import mirror
 from lthcore.runs.experiments import Experiment
@@ -76,7 +76,7 @@ def run_queue(
         future.result()  # raises unexpected errors
     if queue.late.is_set():
         why = "asked to stop" if queue.stop.is_set() else "time limit reached"
-        failed = f"; failed: {', '.join(queue.failures)}" if queue.failures else ""
+        failed = "".join(f"; {name} failed: {one_line(error)}" for name, error in queue.failures.items())
         raise TimeLimit(f"{why}; run the same command again to resume{failed}")
     return queue.failures
 

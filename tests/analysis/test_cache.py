@@ -44,6 +44,15 @@ def folder(tmp_path_factory):
     return place
 
 
+def test_a_damaged_note_on_derived_tables_is_an_error_that_says_what_to_do(folder, tmp_path):
+    place = shutil.copytree(folder, tmp_path / "copy", ignore=DERIVED)
+    cached_table(place, "some", lambda tickets: pd.DataFrame({"trial": [0]}))
+    note = place / "derived.json"
+    note.write_text(note.read_text()[:30])
+    with pytest.raises(LabError, match=r"derived.json is damaged .*delete it"):
+        has_derived(place, "some")
+
+
 def test_tickets_of_a_gpu_are_read_on_any_machine(folder, tmp_path):
     place = shutil.copytree(folder, tmp_path / "copy")
     record = json.loads((place / "run.json").read_text())

@@ -145,10 +145,11 @@ def test_pages_say_what_their_tables_say(tmp_path, committed, card):
 
 
 def test_blocks_of_a_users_own_page_stay(tmp_path, committed, card):
-    text = "<!-- toc -->\n* [one](#one)\n<!-- end -->\n"
-    (tmp_path / "README.md").write_text(text)
+    text = "<!-- toc -->\n* [one](#one)\n<!-- end -->\n<!-- a note -->\n"
+    (tmp_path / "README.md").write_text(f"{text}<!-- front -->\nold\n<!-- end -->\n")
     write_pages(tmp_path, committed, card)
-    assert (tmp_path / "README.md").read_text() == text
+    written = (tmp_path / "README.md").read_text()
+    assert written.startswith(f"{text}<!-- front -->\n**LeNet's smallest") and "old\n" not in written
 
 
 def test_the_front_page_says_if_no_ticket_wins(card):

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -418,6 +420,19 @@ def test_a_run_at_work_is_not_unpacked_into(root, tmp_path):
     with locked(tmp_path / NAME / LOCK), pytest.raises(LabError, match="is in use by process"):
         unpack(root / "tables.tar.gz", tmp_path)
     assert len(read_tables(tmp_path / NAME)[0]) == 1
+
+
+def test_a_process_that_only_looks_who_holds_a_lock_is_waited_for(tmp_path):
+    """`holder` has the lock for an instant; a run that starts in this instant goes on."""
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "run" / "lock.json"
+    with locked(path):
+        pass
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        with locked(path):
+            assert json.loads(path.read_text())["process"] == os.getpid()
 
 
 def test_a_run_that_ends_while_it_is_unpacked_keeps_its_trainings(root, tmp_path, monkeypatch):

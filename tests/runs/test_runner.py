@@ -234,6 +234,16 @@ def test_a_deleted_table_of_the_structure_of_tickets_is_written_again(name, copi
     assert (copied / name).read_bytes() == content
 
 
+def test_dense_networks_that_are_trained_again_for_a_table_obey_the_time_limit(copied):
+    shutil.rmtree(copied / "tickets")
+    (copied / "structure.csv").unlink(missing_ok=True)
+    with pytest.raises(TimeLimit, match=r"before the dense networks of .* were trained again"):
+        write_ticket_tables(copied, time_limit=0)
+    assert not (copied / "structure.csv").exists()
+    write_ticket_tables(copied)
+    assert (copied / "structure.csv").exists()
+
+
 def test_structure_is_of_the_tickets(copied):
     write_ticket_tables(copied)
     structure = read_table(copied, "structure.csv")

@@ -126,7 +126,10 @@ def answer(root: Path) -> str:
     folder = runs_beside(root, "deconstructing", "lenet_mnist-zero").get("lenet_mnist-zero")
     if folder is None:
         return ""
-    _, left, by = next(middle_and_last(read_whole_trials(folder)[0]))
+    found_at = next(middle_and_last(read_whole_trials(folder)[0]), None)
+    if found_at is None:
+        return ""
+    _, left, by = found_at
     names = {
         "by_magnitude-signed": "its initial signs at one size",
         "oneshot_reinit": "values drawn anew",

@@ -172,7 +172,7 @@ def prediction_sentences(table: pd.DataFrame, k: int) -> list[str]:
     The sentences give means over held-out seeds with 95% intervals.
     """
     at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
-    left = at["percent_left"].iloc[0]
+    left = at["percent_left"].mean()
     return [
         f"At {left:.3g}% of weights remaining, {SAID[name]} predict which weights are pruned with a ROC-AUC of "
         f"{mean_of(part['auc']).text('{:.3f}')} on held-out seeds (n = {len(part)})."
@@ -183,7 +183,7 @@ def prediction_sentences(table: pd.DataFrame, k: int) -> list[str]:
 def survival_sentences(table: pd.DataFrame, k: int) -> list[str]:
     """Describe which weights survive at round k: means over trials, with 95% intervals."""
     at = table[table["round"] == k]
-    left = at["percent_left"].iloc[0]
+    left = at["percent_left"].mean()
     return [
         f"At {left:.3g}% of weights remaining, if {_changed(label)}, "
         f"{mean_of(100 * part['perturbed']).text('{:.1f}%')} of them survive pruning, and "
@@ -219,6 +219,8 @@ def answer(root: Path, k: int = 4) -> str:
     table = cached_table(folder, "prediction")
     early = (table["features"] == "before training") & (table["model"] == "gradient boosting")
     part = table[early & (table["round"] == k)]
+    if part.empty:
+        return ""
     return (
         f"With features from before training, the ROC-AUC for LeNet at {part['percent_left'].mean():.3g}% is "
         f"{mean_of(part['auc']).text('{:.3f}')} on held-out seeds (n = {len(part)})."

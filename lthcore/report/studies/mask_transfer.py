@@ -57,9 +57,11 @@ def _directions(folder: Path) -> str:
 def transfer_findings(folder: Path) -> list[str]:
     """Return sentences that compare transferred masks of a run with its own tickets and with the same masks shuffled.
 
-    There is a sentence for the first round, one in the middle, and the last.
+    There is a sentence for the first round, one in the middle, and the last; none if one of the arms was not run.
     """
     classes, (rounds, curves) = classes_in(folder), read_whole_trials(folder)
+    if not set(TRANSFER) <= set(rounds["arm"]):
+        return []
     pruned, lines = rounds[rounds["round"] > 0], []
     start = curves[curves["iteration"] == 0].set_index(["arm", "round", "trial"])["test_accuracy"]
     by = pruned.set_index(["arm", "round", "trial"])["es_test_accuracy"]
@@ -93,6 +95,8 @@ def answer(root: Path) -> str:
     for name, folder in runs_of(root, "mask_transfer").items():
         if name.startswith("lenet"):
             rounds = read_whole_trials(folder)[0]
+            if not set(TRANSFER) <= set(rounds["arm"]):
+                continue
             at = rounds[rounds["round"] == max(1, rounds["round"].max() // 2)].set_index("trial")
             by, label = (
                 dict(iter(at.groupby("arm")["es_test_accuracy"])),

@@ -230,7 +230,10 @@ def answer(root: Path) -> str:
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
     if folder is None:
         return ""
-    _, left, by = next(middle_and_last(read_whole_trials(folder)[0]))
+    found_at = next(middle_and_last(read_whole_trials(folder)[0]), None)
+    if found_at is None:
+        return ""
+    _, left, by = found_at
     found = {name_of(arm): by[arm] for arm in ("by_snip", "by_grasp", "by_synflow") if arm in by}
     what = f"LeNet's final test accuracy at {left:.3g}%"
     return compared("the one-shot ticket", what, found, by["oneshot"], classes_in(folder))

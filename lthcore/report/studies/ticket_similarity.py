@@ -113,6 +113,8 @@ def answer(root: Path, k: int = 6) -> str:
         return ""
     seeds = cached_table(folder, "seeds")
     part = seeds[(seeds["round"] == k) & (seeds["layer"] == seeds["layer"].iloc[0])]
+    if part.empty:
+        return ""
     aligned = mean_of_pairs(part["aligned"], part["a"], part["b"])
     return (
         f"At {part['percent_left'].mean():.3g}%, the first layers of two LeNets, with aligned units, have a Jaccard "

@@ -156,6 +156,8 @@ def answer(root: Path, k: int = 6) -> str:
         return ""
     layers = cached_table(folder, "layers")
     part = layers[(layers["round"] == k) & (layers["layer"] == layers["layer"].iloc[0])].set_index("trial")
+    if part.empty:
+        return ""
     bigger, further = (
         ratio(part[f"{what}_kept"], part[f"{what}_pruned"]).text() for what in ("magnitude_initial", "movement")
     )
