@@ -10,8 +10,8 @@ import yaml
 from lthcore.analysis.statistics import BRACKETS as WHAT_THEY_ARE
 from lthcore.analysis.statistics import CONVENTION
 from lthcore.report.figure_specs import FIGURES, LENET_RUN
-from lthcore.report.paper_figures import sources, words_of
-from lthcore.report.paper_words import HERE, PAPER
+from lthcore.report.paper_figures import sources, tables_of, words_of
+from lthcore.report.paper_words import HERE, PAPER, WRITTEN_FOR
 from lthcore.report.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +104,7 @@ def test_figures_are_called_by_their_numbers_and_titles(committed):
     text = printed(ROOT / "notebooks" / "paper_figures.ipynb")
     shown = [int(number) for number in re.findall(r"^### Figure (\d+)", text, re.MULTILINE)]
     assert shown and shown == sorted(shown) and set(PAPER) == set(FIGURES)
-    assert all(sources(number, committed) and words_of(number) in text for number in shown)
+    assert all(sources(number, committed) and words_of(number, committed) in text for number in shown)
     rows = re.findall(
         r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", (ROOT / "params/FIGURES.md").read_text(), re.MULTILINE
     )
@@ -131,6 +131,13 @@ def test_no_result_is_typed_into_a_notebook(path):
         theirs = re.match(r"\*\*(?:The paper\.|What is known)|", paragraph)[0] or "ublished" in paragraph
         found = [] if theirs else PERCENT.findall(words(paragraph).replace(words(WHAT_THEY_ARE[1:]), ""))
         assert set(found) <= set(NO_RESULT.get(path.stem, [])), paragraph
+
+
+@pytest.mark.parametrize("number", HERE)
+def test_the_text_beside_a_figure_was_written_for_its_tables(number, committed, tmp_path):
+    there = tables_of(number, committed)
+    assert WRITTEN_FOR[number] == there, f"the tables of figure {number} changed: read its text, then note {there!r}"
+    assert HERE[number] in words_of(number, committed) and HERE[number] not in words_of(number, tmp_path)
 
 
 def test_no_result_is_typed_beside_a_figure():

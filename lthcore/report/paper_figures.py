@@ -29,11 +29,11 @@ from lthcore.report.figure_specs import (
     FigureSpec,
 )
 from lthcore.report.finished_runs import profile_of
-from lthcore.report.paper_words import HERE, PAPER
+from lthcore.report.paper_words import HERE, PAPER, WRITTEN_FOR
 from lthcore.report.run_figures import series_of_runs
 from lthcore.report.run_tables import has_whole_trial, read_whole_trials
 from lthcore.runs.experiments import load_experiments
-from lthcore.runs.files import read_record, read_table
+from lthcore.runs.files import digest, read_record, read_table
 
 
 def params_of(run: str) -> Path:
@@ -100,6 +100,14 @@ def _all_variants(spec: FigureSpec) -> list[str]:
 
 def _has_distributions(folder: Path) -> bool:
     return (folder / "distributions.csv").exists() and not read_table(folder, "distributions.csv").empty
+
+
+def tables_of(number: int, root: Path) -> str:
+    """Return a digest of the tables that a figure is drawn from, which changes whenever one of them does."""
+    names = ("rounds.csv", "curves.csv", "distributions.csv")
+    folders = sources(number, root).items()
+    contents = [(folder / name).read_bytes() for _, folder in folders for name in names if (folder / name).exists()]
+    return digest("\n".join([run for run, _ in folders] + [digest(content) for content in contents]).encode())
 
 
 def status(root: Path) -> pd.DataFrame:
@@ -254,9 +262,12 @@ def title_of(number: int) -> str:
     return f"Figure {number}, {FIGURES[number].title}"
 
 
-def words_of(number: int) -> str:
-    """Describe one of the paper's figures in Markdown: title, what the paper shows with it, and what this lab found."""
-    here = f"\n\n**Here.** {HERE[number]}" if number in HERE else ""
+def words_of(number: int, root: Path) -> str:
+    """Describe one of the paper's figures in Markdown: title, what the paper shows with it, and what this lab found.
+
+    The last part is left out if the tables below `root` are not those that it was written for.
+    """
+    here = f"\n\n**Here.** {HERE[number]}" if tables_of(number, root) == WRITTEN_FOR.get(number) else ""
     return f"### Figure {number}: {FIGURES[number].title}\n\n**The paper.** {PAPER[number]}{here}"
 
 
