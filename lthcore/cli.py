@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -147,6 +147,10 @@ def _asked_to_stop(*_: object) -> None:
     sys.exit(75)
 
 
+# function that adds a command (its name, the function that runs it, its help) and returns the parser of its options
+Command = Callable[[str, str, str], argparse.ArgumentParser]
+
+
 class _Parser(argparse.ArgumentParser):
     """Argument parser that reports an error in one line, however long the command line is."""
 
@@ -183,6 +187,24 @@ def _parser() -> argparse.ArgumentParser:
         )
         return sub
 
+    for add in (
+        _add_list,
+        _add_run,
+        _add_notebook,
+        _add_settings,
+        _add_show,
+        _add_export,
+        _add_figures,
+        _add_scorecard,
+        _add_queue,
+        _add_unpack,
+        _add_data,
+    ):
+        add(command)
+    return parser
+
+
+def _add_list(command: Command) -> None:
     sub = command(
         "list",
         "listing.list_command",
@@ -196,6 +218,9 @@ def _parser() -> argparse.ArgumentParser:
         help="list the experiments of params files whose name contains NAME",
     )
     sub.add_argument("--all", action="store_true", help="list all experiments, each timed on this machine")
+
+
+def _add_run(command: Command) -> None:
     sub = command("run", "run.run_command", "run experiments, or resume them")
     sub.add_argument("params", nargs="+", metavar="PARAMS", help="params/<study>/<variant>.yaml")
     sub.add_argument("--profile", default="cpu", metavar="P", help=f"{', '.join(PROFILES)} (default: cpu)")
@@ -212,6 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _may_ask(sub)
     sub.add_argument("--force", action="store_true", help="first delete the present results of these runs")
+
+
+def _add_notebook(command: Command) -> None:
     sub = command("notebook", "notebook.notebook_command", "execute a notebook headless and print its output")
     sub.add_argument("notebook", metavar="NOTEBOOK", help="notebooks/<name>.ipynb")
     sub.add_argument(
@@ -219,13 +247,22 @@ def _parser() -> argparse.ArgumentParser:
         help="another value for a parameter of the notebook",
     )  # fmt: skip
     sub.add_argument("--to", metavar="FILE", help="the executed copy (default: build/<name>.ipynb)")
+
+
+def _add_settings(command: Command) -> None:
     sub = command("settings", "settings.settings_command", "list the settings of params files, and what they may be")
     sub.add_argument(
         "study", nargs="?", default="iterative_pruning", metavar="STUDY",
         help="folder of params/, such as dynamic_pruning (default: iterative_pruning)",
     )  # fmt: skip
+
+
+def _add_show(command: Command) -> None:
     sub = command("show", "show.show_command", "show a run's provenance and numbers")
     sub.add_argument("run", metavar="RUN", help=f"{RUN}, or a folder")
+
+
+def _add_export(command: Command) -> None:
     sub = command(
         "export", "show.export_command", "write a ticket of a committed run to a file: mask and initial weights"
     )
@@ -240,6 +277,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", required=True, metavar="FILE", help="ticket.safetensors, .pt (a state dict) or .onnx")
     sub.add_argument("--compacted", action="store_true", help="remove neurons without remaining inputs or outputs")
     sub.add_argument("--push", metavar="OWNER/NAME", help="also upload it, with its card, to the Hugging Face hub")
+
+
+def _add_figures(command: Command) -> None:
     sub = command(
         "figures", "report.figures_command", "redraw the paper's and the studies' figures/, or any run; no training"
     )
@@ -253,8 +293,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--table", action="store_true", help="instead write params/FIGURES.md: which runs each figure needs"
     )
+
+
+def _add_scorecard(command: Command) -> None:
     sub = command("scorecard", "report.scorecard_command", "grade the paper's claims from the tables")
     sub.add_argument("--readme", action="store_true", help="also update README.md and results/README.md")
+
+
+def _add_queue(command: Command) -> None:
     sub = command("queue", "queue.queue_command", "run all unfinished experiments in the order of params/QUEUE.yaml")
     sub.add_argument("--profile", default="paper", metavar="P", help=f"{', '.join(PROFILES)} (default: paper)")
     sub.add_argument(
@@ -277,14 +323,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--gpus-per-run", type=_share, default=0.0, metavar="N", help="GPUs for each trial on Ray, such as .25"
     )
+
+
+def _add_unpack(command: Command) -> None:
     sub = command("unpack", "queue.unpack_command", "merge the tables of `lth queue --pack` into results/")
     sub.add_argument("archive", metavar="FILE")
+
+
+def _add_data(command: Command) -> None:
     sub = command("data", "data.data_command", "fetch or verify data sets")
     sub.add_argument("action", choices=["fetch", "verify"])
     sub.add_argument(
         "names", nargs="+", metavar="NAME", help="data set, such as mnist or cifar10; an unknown name lists them all"
     )
-    return parser
 
 
 def _may_ask(sub: argparse.ArgumentParser) -> None:
