@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
@@ -18,6 +19,7 @@ from lthcore.report.plots import from_dark_to_light, plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import compared, gap
 from lthcore.report.study import Study
+from lthcore.report.tables import with_dense
 from lthcore.runs.files import read_record, read_table
 
 STUDIED = "rewinding_and_connectivity"
@@ -53,7 +55,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         tickets = rounds[rounds["arm"] == "ticket"]
         drawn = {"label": f"k = {point:,}", "colour": colours[point], "marker": markers[point]}
         plot_rounds(tickets, "final_test_accuracy", panels[0], **drawn)
-        by_arm = {arm: rounds[(rounds["arm"] == arm) | (rounds["round"] == 0)] for arm in rounds["arm"].unique()}
+        by_arm = dict(iter(with_dense(rounds).groupby("arm")))
         if "continued" in by_arm:
             plot_rounds(by_arm["continued"], "final_test_accuracy", panels[1], **drawn)
             fallen += _collapsed(rounds, point)
@@ -80,24 +82,26 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
         else:  # its arms may be trained with rewinding to 0 only
             axes.set_visible(False)
     if barriers:
-        barrier, table = panels[3], pd.concat(barriers)
-        lefts = sorted(table["percent_left"].unique(), reverse=True)
-        shades = sns.color_palette("mako", len(lefts) + 1)
-        for left, colour in zip(lefts, shades, strict=False):
-            part = table[table["percent_left"] == left]
-            plot_intervals(part, "rewind_to", "error_barrier", barrier, f"{left:.3g}% remaining", colour)
-        barrier.set(
-            title="Error barrier between two copies", xlabel="iteration k at which they part", ylabel="error barrier"
-        )
-        barrier.set_xscale("symlog", linthresh=max(1, min(filter(None, points), default=1)))
-        barrier.set_xticks(points)
-        barrier.xaxis.set_major_formatter(ScalarFormatter())
-        barrier.minorticks_off()
-        in_percent(barrier.yaxis)
-        barrier.legend()
+        _draw_barriers(pd.concat(barriers), points, panels[3])
     else:
         panels[3].set_visible(False)
     return captioned(figure, caption)
+
+
+def _draw_barriers(table: pd.DataFrame, points: list[int], axes: Axes) -> None:
+    """Draw the error barrier between two copies against the iteration at which they part, by weights remaining."""
+    lefts = sorted(table["percent_left"].unique(), reverse=True)
+    shades = sns.color_palette("mako", len(lefts) + 1)
+    for left, colour in zip(lefts, shades, strict=False):
+        part = table[table["percent_left"] == left]
+        plot_intervals(part, "rewind_to", "error_barrier", axes, f"{left:.3g}% remaining", colour)
+    axes.set(title="Error barrier between two copies", xlabel="iteration k at which they part", ylabel="error barrier")
+    axes.set_xscale("symlog", linthresh=max(1, min(filter(None, points), default=1)))
+    axes.set_xticks(points)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+    in_percent(axes.yaxis)
+    axes.legend()
 
 
 def _collapsed(rounds: pd.DataFrame, point: int) -> list[str]:

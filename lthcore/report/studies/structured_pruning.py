@@ -14,6 +14,7 @@ from lthcore.report.plots import plot_means
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import compared, gap, level
 from lthcore.report.study import Study
+from lthcore.report.tables import with_dense
 
 UNITS = {
     "l1": ("mean |w|", "#1f5fa8"), "l2": ("root mean square of w", "#3d8c5c"), "activation": ("mean output", "#d1642a"),
@@ -53,8 +54,8 @@ def _structured(root: Path, network: str) -> Figure | None:
         _line_by_round(tickets, panels[1 if "global" in name else 0], label.split(",")[0], colour)
         if name in ("l1", "activation"):
             _line_by_round(tickets, panels[2], f"{label}, rewound", colour)
-            other = rounds[(rounds["arm"] == "reinit") | (rounds["round"] == 0)]
-            _line_by_round(other, panels[2], f"{label}, reinitialised", colour, "--")
+            other = with_dense(rounds)
+            _line_by_round(other[other["arm"] == "reinit"], panels[2], f"{label}, reinitialised", colour, "--")
     titles = ("Within each layer", "All layers together", "Two criteria, both starts")
     for axes, of in zip(panels, titles, strict=True):
         if not axes.lines:
