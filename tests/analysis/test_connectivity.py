@@ -112,3 +112,14 @@ def test_copies_that_part_late_are_closer_than_copies_that_part_at_the_start(dat
     late = instability(settings, data, state)
     assert late["loss_barrier"] < early["loss_barrier"] / 2 and late["error_barrier"] < early["error_barrier"] / 2
     assert 0 < early["error"] < 0.2
+
+
+def test_a_copy_differs_from_the_training_it_parts_from_by_its_seed_alone(data, monkeypatch):
+    """With the seed of the training, a copy goes on as it would have: its optimizer's state is taken along."""
+    state = next(now for now in train(SMALL, data, fresh(data)) if now.iteration == 40)
+    monkeypatch.setattr(connectivity, "seed_for", lambda *_: state.seed)
+    copy, _ = copies(SMALL, data, state)
+    assert [point.iteration for point in state.curve] == [0, 40]  # those of the training, still
+    assert [point.iteration for point in copy.curve] == [40, 80, 120]
+    *_, whole = train(SMALL, data, state)
+    assert all(torch.equal(copy.weights[name], w) for name, w in whole.weights.items())

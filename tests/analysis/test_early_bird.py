@@ -124,3 +124,29 @@ def test_trials_whose_masks_are_never_stable_are_counted():
     oneshot = pd.DataFrame([where | {"trial": t, "final_test_accuracy": 0.9} for t in range(3)])
     (said,) = pruning_at_init.early_bird_sentences(masks, found, oneshot)
     assert "in 2 of 3 trials, the mask is first stable after 550 [0, " in said
+
+
+def test_early_birds_are_trained_on_to_the_end_on_the_batches_of_their_round(monkeypatch):
+    settings = SETTINGS.changed(
+        epochs=0, iterations=60, eval_every=10, optimizer="adam", learning_rate=0.05, momentum=0.0, schedule="constant",
+        train_examples=60, trials=1, device="cpu",
+    )  # fmt: skip
+    data = load(settings)
+    tickets = SimpleNamespace(
+        settings=settings, data=data, model=build(settings, data.shape, data.classes), percent_left={1: 40.0, 2: 16.0}
+    )
+    trained = []
+
+    def begin(*args):
+        trained.append(start.begin(*args))
+        return trained[-1]
+
+    monkeypatch.setattr(early_bird, "begin", begin)
+    monkeypatch.setattr(early_bird, "PATIENCE", 1)
+    monkeypatch.setattr(early_bird, "CLOSE", 1.1)
+    found = early_bird.early_bird_tickets(tickets)
+    _, *birds = trained
+    assert [bird.seed for bird in birds] == [start.seed_for(settings.seed, "training", 0, k) for k in (1, 2)]
+    ends = [bird.curve[-1].test_accuracy for bird in birds]
+    assert found["final_test_accuracy"].tolist() == ends
+    assert any(bird.early_stop_point.test_accuracy != end for bird, end in zip(birds, ends, strict=True))

@@ -142,3 +142,17 @@ def test_hidden_layers_are_seen_behind_their_norms_and_only_the_last_layer_is_no
     with torch.no_grad():
         torch.testing.assert_close(seen["0"], model.eval()[:3](images).mean((2, 3)))
         torch.testing.assert_close(seen["4"], model(images))
+
+
+def test_residual_streams_keep_their_order():
+    settings = Settings(architecture="resnet20")
+    model = build(settings, (3, 8, 8), 10)
+    full = full_mask(model)
+    mask, other = ({name: torch.rand(m.shape) < 0.3 for name, m in full.items()} for _ in range(2))
+    streams = streams_of(model)
+    aligned = align(mask, other, streams)
+    residual = [stream for stream in streams if len(stream.producers) > 1]
+    inside = [stream.producers[0] for stream in streams if len(stream.producers) == 1]
+    assert residual and any(not torch.equal(aligned[f"{n}.weight"], other[f"{n}.weight"]) for n in inside)
+    first = residual[0].producers[0]  # it reads the inputs, which have an order
+    assert torch.equal(aligned[f"{first}.weight"], other[f"{first}.weight"])

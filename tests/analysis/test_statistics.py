@@ -12,6 +12,7 @@ from lthcore.analysis.statistics import (
     Estimate,
     difference,
     half_widths,
+    mean_accuracy,
     mean_of,
     mean_of_pairs,
     ratio,
@@ -176,3 +177,23 @@ def test_a_mean_that_rounds_to_zero_has_no_minus_and_the_ends_of_its_interval_ke
     assert Estimate(-0.3, -8.0, -0.2, 3).text("{:+.0f}%") == "+0% [-8%, -0%]"
     assert Estimate(-0.0, -0.0, -0.0, 3).text("{:.1f}") == "0.0 [0.0, 0.0]"
     assert Estimate(-20.0, -30.0, -10.0, 3).text("{:.0f}") == "-20 [-30, -10]"
+
+
+@pytest.mark.parametrize("n", [7, 50])
+def test_intervals_for_another_number_of_trials_are_those_of_the_same_mean_and_spread(n):
+    low, high = stats.t.interval(0.95, n - 1, A.mean(), A.std() / np.sqrt(n))
+    assert ends(mean_of(A, as_if=n)) == pytest.approx((low, high))
+    for end in ends(difference(A, B, paired=False, as_if=n)):
+        test = stats.ttest_ind_from_stats(A.mean() - end, A.std(), n, B.mean(), B.std(), n, equal_var=False)
+        assert test.pvalue == pytest.approx(0.05)
+    for end in ends(ratio(A, B, as_if=n)):
+        off = A - end * B
+        assert 2 * stats.t.sf(abs(off.mean()) / (off.std() / np.sqrt(n)), n - 1) == pytest.approx(0.05)
+
+
+def test_a_difference_of_runs_counts_the_trials_of_the_smaller():
+    assert difference(A, B[:4], paired=False).n == difference(B[:4], A, paired=False).n == 4
+
+
+def test_an_accuracys_interval_is_clipped_at_both_ends():
+    assert ends(mean_accuracy([0.0, 0.001, 0.002]))[0] == 0.0 and ends(mean_accuracy([1.0, 0.999, 0.998]))[1] == 1.0

@@ -141,3 +141,15 @@ def test_jitter_knows_the_scale_of_its_images():
     )  # fmt: skip
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
     assert torch.allclose(standardised * std + mean, unit, atol=1e-5) and 0 <= unit.min() < unit.max() <= 1
+
+
+def test_erased_rectangles_are_as_often_tall_as_wide_and_those_of_half_of_the_images():
+    batch = torch.ones(4000, 1, 64, 64)
+    cleared = (erase(batch, torch.Generator().manual_seed(0)) == 0)[:, 0]
+    touched = cleared.flatten(1).any(1)
+    assert 1875 < touched.sum() < 2125  # 4 standard deviations of 31.6
+    tall, wide = (cleared[touched].any(axis).sum(1).float() for axis in (2, 1))
+    inside = (tall < 60) & (wide < 60)  # not cut off by the sides of an image
+    ratio = (tall / wide)[inside]
+    assert 0.25 < ratio.min() < 0.4 and 2.5 < ratio.max() < 4  # up to 3.3 either way, and a pixel more
+    assert abs((ratio > 1).float().mean() - (ratio < 1).float().mean()) < 0.1

@@ -577,3 +577,12 @@ def test_training_accuracy_at_the_early_stop_is_that_of_its_own_mask(regrowth, d
     model.load_state_dict(state.early_stop)
     [(_, accuracy)] = dense.evaluate(model, data.train)
     assert state.early_stop_train_accuracy == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_under_masked_gradients_every_weight_can_come_back_by_its_size():
+    """As in the notebooks that this study takes up, whose masks are drawn anew from all weights at each update."""
+    mask = {"fc1.weight": torch.tensor([[True, False, True, False]])}
+    state = TrainState(0, {"fc1.weight": torch.tensor([[0.3, 0.9, 0.1, -0.2]])}, mask, seed=0)
+    update(SMALL.changed(masking="gradients"), state, 0.5, ["fc1.weight"])
+    assert state.mask["fc1.weight"].tolist() == [[True, True, False, False]]
+    assert state.weights["fc1.weight"].tolist() == [pytest.approx([0.3, 0.9, 0.1, -0.2])]

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from lthcore import masks
-from lthcore.analysis.compaction import compact, export_onnx
+from lthcore.analysis.compaction import compact, export_onnx, sizes_of_tickets
 from lthcore.costs import costs_of, multiply_adds
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
@@ -15,7 +15,7 @@ from lthcore.models import build, initial_weights
 from lthcore.pruning.allocation import layer_rates
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.streams import columns, streams_of
-from lthcore.pruning.units import prune_units, unit_activation
+from lthcore.pruning.units import _alive, prune_units, unit_activation
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.runs.runner import run
 from lthcore.settings import Settings
@@ -313,3 +313,24 @@ def test_mean_activation_is_read_behind_the_norm():
 def test_criteria_of_weights_and_of_units_are_told_apart():
     with pytest.raises(LabError, match="unit_l1"):
         run(DIGITS.changed(criterion="magnitude"), "/nowhere")
+
+
+def test_sizes_of_tickets_are_those_of_the_masked_and_of_the_compacted_network(tmp_path):
+    """Units are halved in each round: 40 and 20, 20 and 10, 10 and 5."""
+    settings = DIGITS.changed(arms=["ticket"])
+    run(settings, tmp_path, quiet=True)
+    table = sizes_of_tickets(tmp_path, settings)
+    whole = [64 * a + a + a * b + b + b * 10 + 10 for a, b in ((40, 20), (20, 10), (10, 5))]
+    assert table["parameters"].tolist() == [whole[0]] * 3 and table["compacted"].tolist() == whole
+    assert table["multiply-adds"].nunique() == 1
+    assert table["multiply-adds, compacted"].tolist() == [
+        64 * a + a * b + b * 10 for a, b in ((40, 20), (20, 10), (10, 5))
+    ]
+
+
+def test_a_unit_is_alive_if_something_reaches_it_and_something_reads_it():
+    mask = {name: torch.ones(*shape, dtype=torch.bool) for name, shape in (("a", (4, 2)), ("b", (3, 4)), ("c", (2, 4)))}
+    mask["a"][0] = False  # unit 0 is not reached
+    mask["b"][:, 1:3] = False  # units 1 and 2 are not read by b, and unit 2 neither by c
+    mask["c"][:, 2] = False
+    assert _alive(mask, "a", ["b", "c"]).tolist() == [False, True, False, True]

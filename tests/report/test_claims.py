@@ -692,3 +692,71 @@ def test_a_prediction_is_shown_beside_a_run_that_came_after_it(folder, tmp_path)
     predicted["date"] = "2026-11-20T22:00Z"  # during the run
     assert scorecard(tmp_path, one("P", predicted=predicted, **PASSING))["predicted"].isna().all()
     assert scorecard(tmp_path, one("P", run="later", predicted=predicted, **PASSING))["predicted"].tolist()[1] == 0.3
+
+
+AS_IF = [
+    {"measure": "gain", "at": 21.1}, {"measure": "earlier", "at": 21.1}, {"measure": "largest_gain"},
+    {"measure": "largest_speedup"}, {"measure": "least", "column": "es_test_accuracy", "down_to": 2.0},
+    {"measure": "best", "column": "es_test_accuracy", "down_to": 3.0, "up_to": 8.0},
+    {"measure": "last", "column": "es_test_accuracy", "arm": "reinit"}, {"measure": "dense_gain"},
+    {"measure": "gain_beside", "column": "es_test_accuracy"}, {"measure": "ahead_further"},
+    {"measure": "place_of_largest_gain"}, {"measure": "place_of_largest_speedup"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", AS_IF, ids=lambda spec: spec["measure"])
+def test_with_many_more_trials_every_measure_is_sure(spec, tmp_path):
+    """How many trials would decide is found by asking each measure for its interval with that number."""
+    folders = []
+    for seed in (0, 1):
+        rounds, noise = table({"ticket": TICKET, "reinit": REINIT}), np.random.default_rng(seed)
+        rounds["es_test_accuracy"] += noise.normal(0, 0.002, len(rounds))
+        rounds["es_val_accuracy"] += noise.normal(0, 0.002, len(rounds))
+        rounds["es_iteration"] += noise.normal(0, 100, len(rounds)).round()
+        folders.append(write(tmp_path / str(seed), rounds, settings={"seed": seed}))
+    view = RunTables.read(*folders)
+    few, many = measure(view, spec), measure(view.with_trials(10**9), spec)
+    assert many.value == pytest.approx(few.value) and many.n == few.n
+    if "place" in spec["measure"]:
+        assert ends(many) == (few.value, few.value) and few.low < few.high
+    elif spec["measure"] == "ahead_further":  # up to one round further, on each side
+        assert few.low < many.low and many.high < few.high
+    else:
+        assert many.high - many.low < (few.high - few.low) / 1000
+
+
+def test_the_place_of_a_best_round_spans_the_rounds_that_may_be_as_good(tmp_path):
+    """All trials agree that round 2 is best, but of round 3 it is not sure that it is worse, and of round 1 it is."""
+    rounds = table({"ticket": TICKET}, trials=5)
+    spread = pd.Series([-0.004, -0.002, 0.0, 0.002, 0.004])
+    at = rounds["round"] == 3
+    rounds.loc[at, "es_val_accuracy"] += rounds.loc[at, "trial"].map(spread)
+    rounds.loc[at, "es_iteration"] += 1e4 * rounds.loc[at, "trial"].map(spread) * 4
+    view = RunTables.read(write(tmp_path, rounds))
+    for name in ("place_of_largest_gain", "place_of_largest_speedup"):
+        found = measure(view, {"measure": name})
+        assert (found.low, found.value, found.high) == (13.5, 21.1, 21.1)
+
+
+def test_an_arm_falls_below_where_its_known_rounds_do(tmp_path):
+    """Where training diverged there is no accuracy, and that is not a round that is not below."""
+    rounds = table({"ticket": TICKET, "reinit": REINIT})
+    rounds.loc[(rounds["arm"] == "reinit") & (rounds["round"] == 6), "es_test_accuracy"] = np.nan
+    view = RunTables.read(write(tmp_path, rounds))
+    assert measure(view, {"measure": "falls_below", "arm": "reinit"}).value == LEFT[2]
+
+
+def test_with_more_trials_the_run_beside_is_as_sure_as_the_run_itself(tmp_path):
+    folders = []
+    for seed in (0, 1):
+        rounds = table({"ticket": TICKET})
+        rounds["es_test_accuracy"] += np.random.default_rng(seed).normal(0, 0.002, len(rounds))
+        folders.append(write(tmp_path / str(seed), rounds, settings={"seed": seed}))
+    view = RunTables.read(*folders)
+    places = [
+        [measure(each.with_trials(n), {"measure": "ahead_to"}) for each in (view, view.beside)] for n in (3, 10**9)
+    ]
+    assert ends(places[0][1]) != ends(places[1][1])  # the place in the run beside it is less sure with few trials
+    for n, (ours, theirs) in zip((3, 10**9), places, strict=True):
+        found = measure(view.with_trials(n), {"measure": "ahead_further"})
+        assert ends(found) == pytest.approx((theirs.low - ours.high, theirs.high - ours.low))

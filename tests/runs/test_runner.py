@@ -34,6 +34,7 @@ from sittings import (
 from lthcore import masks
 from lthcore.analysis.ticket_tables import write_ticket_tables
 from lthcore.arms import arm_of
+from lthcore.costs import Costs
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery import search
 from lthcore.lottery.search import planned
@@ -724,3 +725,30 @@ def test_a_run_in_bfloat16_says_if_the_processor_has_no_instructions_for_it(able
     short = SMALL.changed(precision="bfloat16", device="cpu", iterations=2, eval_every=2, rounds=0, trials=1)
     run(short.changed(arms=["ticket"]), tmp_path, quiet=True)
     assert ("without instructions for bfloat16" in capsys.readouterr().err) is not able
+
+
+def overfitted() -> TrainState:
+    """Return the outcome of a training whose best iteration is 20 of 60."""
+    curve = [Evaluation(i, loss, 0.5 + i / 1000, 1.0, 0.6 + i / 1000, 100.0)
+             for i, loss in ((0, 2.0), (20, 0.5), (40, 0.7), (60, 0.9))]  # fmt: skip
+    end, best = ({"fc1.weight": torch.full((2, 3), value)} for value in (1.0, 2.0))
+    return TrainState(60, end, masks.full_mask(end), 0, start=end, early_stop=best, curve=curve,
+                      early_stop_train_accuracy=0.8, final_train_accuracy=0.9)  # fmt: skip
+
+
+def test_a_row_tells_the_early_stop_from_the_end():
+    settings = Settings(iterations=60, eval_every=20)
+    row = rows.round_row(
+        settings, Replicate("ticket", 0, 0, 0), overfitted(), None, Costs(6, {"fc1.weight": 1.0}, 0, ())
+    )
+    assert (row["es_iteration"], row["es_val_loss"], row["iterations"]) == (20, 0.5, 60)
+    assert (row["es_val_accuracy"], row["es_test_accuracy"], row["es_train_accuracy"]) == (0.52, 0.62, 0.8)
+    ends = row["final_val_accuracy"], row["final_test_accuracy"], row["final_train_accuracy"]
+    assert ends == (0.56, 0.66, 0.9)
+
+
+def test_a_ticket_file_has_the_weights_of_the_early_stop_beside_those_of_the_end(tmp_path):
+    settings, state = Settings(iterations=60, eval_every=20), overfitted()
+    save_state(tmp_path / "ticket", settings, Replicate("ticket", 0, 0, 0), state)
+    ticket = load_ticket_file(tmp_path / "ticket")
+    assert (ticket.final["fc1.weight"] == 1).all() and (ticket.early_stop["fc1.weight"] == 2).all()

@@ -150,3 +150,12 @@ def test_a_damaged_table_is_one_line(tmp_path):
     (folder / "rounds.csv").write_text("<<<<<<< HEAD\n")
     with pytest.raises(LabError, match=r"rounds\.csv is damaged"):
         status_of(experiment, tmp_path)
+
+
+def test_what_force_will_delete_is_neither_done_nor_begun(experiment, tmp_path):
+    path = SavedStates(tmp_path / "results" / experiment.name / "checkpoints", SETTINGS).path(
+        Replicate("ticket", 0, 0, 0)
+    )
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert ", 1 begun" in state_line(experiment) and "begun" not in state_line(experiment, force=True)

@@ -611,3 +611,14 @@ def test_as_many_are_stacked_as_half_of_the_free_memory_holds(digits, monkeypatc
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
         assert stack_size(SMALL, on_gpu, state) == fit
     assert stack_size(SMALL, digits, state) == 64
+
+
+def test_the_rate_that_a_cosine_ends_with_is_that_of_the_last_step(digits):
+    """It is the rate of the step before the end: at the end itself the cosine is zero, and nothing would be trained."""
+    settings = SMALL.changed(**SGD, schedule="cosine")
+    tuned = trained(settings, digits, replace(fresh(settings), fine_tuned=True))
+    rate = 0.05 * (1 + math.cos(math.pi * 59 / 60)) / 2
+    slow = trained(SMALL.changed(**SGD | {"learning_rate": rate}), digits)
+    for name, w in slow.weights.items():
+        torch.testing.assert_close(tuned.weights[name], w, rtol=1e-5, atol=1e-8)
+        assert not torch.equal(tuned.weights[name], tuned.start[name])
