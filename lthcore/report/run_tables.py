@@ -183,8 +183,11 @@ class Bands:
 
     @classmethod
     def of(cls, values: pd.DataFrame, as_if: int | None = None) -> "Bands":
-        """Compute the means over trials of a table by trial (rows) and round (columns)."""
-        mean, half = values.mean().to_numpy(), half_widths(values.to_numpy(), as_if)
+        """Compute the means over trials of a table by trial (rows) and round (columns).
+
+        A round is unknown (nan) if a trial has no value, since a mean over the others would be of other trials.
+        """
+        mean, half = values.mean(skipna=False).to_numpy(), half_widths(values.to_numpy(), as_if)
         return cls(mean, mean - half, mean + half)
 
     def __neg__(self) -> "Bands":

@@ -12,7 +12,7 @@ from lthcore.errors import LabError
 from lthcore.report import arithmetic, claims
 from lthcore.report.claims import Absent, at_the_end, grade, load_claims, measure, scorecard, timing, when
 from lthcore.report.readme import write_pages
-from lthcore.report.run_tables import RunTables
+from lthcore.report.run_tables import Bands, RunTables
 from lthcore.report.scorecard import as_markdown, baselines, counts_in_full, shown, write_scorecard
 from lthcore.runs import schemas
 from lthcore.runs.experiments import load_experiments, params_files
@@ -736,6 +736,12 @@ def test_the_place_of_a_best_round_spans_the_rounds_that_may_be_as_good(tmp_path
     for name in ("place_of_largest_gain", "place_of_largest_speedup"):
         found = measure(view, {"measure": name})
         assert (found.low, found.value, found.high) == (13.5, 21.1, 21.1)
+
+
+def test_a_round_that_one_trial_lacks_is_unknown():
+    values = pd.DataFrame([[1.0, 2.0], [3.0, np.nan]])
+    bands = Bands.of(values)
+    assert bands.mean[0] == 2 and all(np.isnan(part[1]) for part in (bands.mean, bands.low, bands.high))
 
 
 def test_an_arm_falls_below_where_its_known_rounds_do(tmp_path):
