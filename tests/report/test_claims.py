@@ -186,6 +186,7 @@ def test_how_much_further_a_run_stays_ahead_is_as_uncertain_as_both_places_toget
         {"measure": "gain", "at": 21.1, "against": "oneshot"},
         {"measure": "gain", "at": 30.0},
         {"measure": "least", "column": "es_test_accuracy", "down_to": 0.5},
+        {"measure": "least", "column": "es_test_accuracy", "down_to": 1.5},
         {"measure": "least", "column": "es_test_accuracy", "down_to": 95.0},
         {"measure": "movement_less_one", "at": 21.1},
         {"measure": "dense_gain"},
