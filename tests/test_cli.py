@@ -629,6 +629,8 @@ def test_an_archive_that_cannot_be_written_is_reported_before_the_training(queue
     (tmp_path / "file").touch()
     assert lth("queue", "--profile", "smoke", "--pack", tmp_path / "file" / "tables.tar.gz") == 2
     assert "tables.tar.gz cannot be written" in capsys.readouterr().err
+    assert lth("queue", "--profile", "smoke", "--pack", tmp_path) == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err
     assert not (tmp_path / "results" / "smoke").exists()
 
 

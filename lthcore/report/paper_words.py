@@ -118,10 +118,11 @@ HERE = {
         "The figure shows Conv-2 in three trials, and Conv-4 in one trial of its first rounds, with fewer iterations "
         "than the paper's. Down to 7.1% of weights remaining, by the means, Conv-2's tickets stop earlier than the "
         "dense network and reach its test accuracy, or are within a tenth of a point of it. They stop much less early "
-        "than in the paper (C1). Conv-4's tickets stop earlier with each round. Their test accuracy is above or less "
-        "than half a point below the dense network's, and their accuracy on validation images is above it. "
-        "Reinitialised networks are below the dense network from the first round on. Their minimum validation loss was "
-        "mostly near their last iteration, so they might improve with longer training."
+        "than in the paper (C1). Conv-4's tickets stop earlier with each round. Their test accuracy there is above or "
+        "less than half a point below the dense network's. At the early stop, reinitialised networks are below the "
+        "dense network from the first round on; at the end of training, Conv-4's are above it in the first two rounds. "
+        "The minimum validation loss of reinitialised networks was mostly near their last iteration, so they might "
+        "improve with longer training."
     ),
     9: (
         "The result is the same. From the second round on, the mean of tickets found by rewinding is higher, for the "

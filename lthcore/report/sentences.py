@@ -58,7 +58,12 @@ def levels_and_gap(a: pd.Series, b: pd.Series, classes: float) -> str:
 def compared(
     base_name: str, what: str, others: dict[str, pd.Series], base: pd.Series | dict[str, pd.Series], classes: float
 ) -> str:
-    """Return a sentence on how `what` differs from that of a baseline, for each of several named series (`gaps`)."""
+    """Return a sentence on how `what` differs from that of a baseline, for each of several named series (`gaps`).
+
+    Without any series, the text is empty.
+    """
+    if not others:
+        return ""
     return f"Compared with {base_name}, {what} differs by: {gaps(others, base, classes)}."
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
 import pandas as pd
 
 from lthcore.arms import arm_of
@@ -148,8 +149,12 @@ def described(rounds: pd.DataFrame, percents: tuple[float, ...] = (51.3, 21.1, 1
 
 def _fall(run: RunTables, arm: str, when: str) -> str:
     below, of = falls_below(run, arm), f"the mean test accuracy {when} of {PLURALS[arm]}"
-    if not run.against_dense("es_test_accuracy", arm).mean[-1] < 0:
+    means = run.against_dense("es_test_accuracy", arm).mean
+    known = np.flatnonzero(np.isfinite(means))  # a round is unknown if a trial diverged in it
+    if not means[known[-1]] < 0:
         return f"In the last round, {of} is not below the dense network's."
+    if below.value == run.left[known[-1]]:
+        return f"From {below.text('{:.1f}%')} of weights remaining, the last round, {of} is below the dense network's."
     return f"From {below.text('{:.1f}%')} of weights remaining downwards, {of} is below the dense network's."
 
 

@@ -46,6 +46,8 @@ class _CodeNeeded(LabError):
 
 def check_archive(archive: Path) -> None:
     """Raise LabError if an archive cannot be written, before a long training ends in that error."""
+    if archive.is_dir() or not archive.name:
+        raise LabError(f"pack: {archive} is a folder; name a file in it, such as {archive / 'tables.tar.gz'}")
     probe = archive.with_name(f".{archive.name}.{os.getpid()}.probe")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)

@@ -27,15 +27,15 @@ def run_queue(
     show: Callable[[list[dict]], None] = lambda rows: None,
     mirror_to: str | None = None,
     notebook: Callable[[Experiment, Path], Path] | None = None,
-    afterwards: Callable[[Path], None] = lambda folder: None,
+    afterwards: Callable[[Path, float], None] = lambda folder, seconds: None,
     is_done: Callable[[Experiment], bool] = lambda experiment: not status_of(experiment).missing,
 ) -> dict[str, LabError]:
     """Run the experiments that are not done, at most PREFETCH more at once than the cluster has slots for tasks.
 
     `show` is called every second with a row for each experiment. `afterwards` is called with the folder of each
-    complete experiment before `notebook` executes its notebook. Tables are copied to the URL `mirror_to`. Returns the
-    errors of experiments that failed, by name. Raises TimeLimit after `time_limit` seconds or on SIGTERM; everything so
-    far is saved then, and also on Ctrl-C.
+    complete experiment and the seconds left, before `notebook` executes its notebook. Tables are copied to the URL
+    `mirror_to`. Returns the errors of experiments that failed, by name. Raises TimeLimit after `time_limit` seconds or
+    on SIGTERM; everything so far is saved then, and also on Ctrl-C.
     """
     todo, damaged = _unfinished(experiments, is_done)
     root = results_root().resolve()  # tasks have working directories of their own
@@ -44,8 +44,9 @@ def run_queue(
 
     def whole(experiment: Experiment, folder: Path, seconds: float) -> None:
         """Train an experiment, then call `afterwards` and execute its notebook."""
+        deadline = time.monotonic() + seconds
         run(experiment.settings, folder, seconds, quiet=True, executor=RayExecutor(cluster, experiment.name))
-        afterwards(folder)
+        afterwards(folder, deadline - time.monotonic())
         if notebook is not None:
             cluster.notebook(notebook, experiment, folder)
 

@@ -82,7 +82,9 @@ def test_an_arm_falls_below_where_it_stays_below(rounds):
     recovering = table({"ticket": [1000] * 4}, {"ticket": [0.98, 0.97, 0.99, 0.98]})
     accuracy = "the mean test accuracy at the early stop of tickets"
     assert f"In the last round, {accuracy} is not below" in " ".join(findings(recovering))
-    assert f"From 3.6% [3.6%, 21.1%] of weights remaining downwards, {accuracy} is below" in " ".join(findings(rounds))
+    assert f"From 3.6% [3.6%, 21.1%] of weights remaining, the last round, {accuracy} is below" in " ".join(
+        findings(rounds)
+    )
 
 
 def test_findings_count_training_runs_with_their_minimum_validation_loss_at_the_end(rounds):
@@ -109,6 +111,19 @@ def test_findings_leave_out_a_trial_that_has_begun(rounds):
 def test_findings_say_when_there_is_no_winning_ticket():
     lines = findings(table({"ticket": [1000, 2000, 2000, 2000]}, {"ticket": [0.98, 0.9, 0.9, 0.9]}))
     assert "there are no tickets that stop no later" in lines[0]
+
+
+def test_a_last_round_that_a_trial_lacks_is_not_called_as_good_as_the_dense_network():
+    rounds = table({"ticket": [1000, 900, 900, 900]}, {"ticket": [0.98, 0.97, 0.96, 0.9]})
+    last = rounds["round"] == rounds["round"].max()
+    rounds.loc[last & (rounds["trial"] == 0), "es_test_accuracy"] = float("nan")
+    assert not any("is not below" in line for line in findings(rounds))
+    assert any("is below the dense network's" in line for line in findings(rounds))
+
+
+def test_a_place_in_the_last_round_is_said_to_be_there():
+    lines = findings(table({"ticket": [1000, 900, 900, 900]}, {"ticket": [0.98, 0.98, 0.98, 0.9]}))
+    assert any("of weights remaining, the last round, the mean test accuracy" in line for line in lines)
 
 
 def test_summary_shows_mean_and_range_by_arm(rounds):

@@ -258,7 +258,7 @@ def test_a_damaged_experiment_fails_alone_and_one_that_ended_in_a_diverged_ticke
     (tmp_path / bad.name).mkdir(parents=True)
     (tmp_path / bad.name / "run.json").write_text("{")
     executed = []
-    failures = run_queue([diverged, bad, good], One(), afterwards=executed.append)
+    failures = run_queue([diverged, bad, good], One(), afterwards=lambda folder, seconds: executed.append(folder))
     assert list(failures) == [bad.name] and "damaged" in str(failures[bad.name])
     assert executed == [tmp_path / good.name]
 

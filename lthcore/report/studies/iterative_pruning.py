@@ -12,10 +12,10 @@ from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES
 from lthcore.report.figure_specs import LENET, LENET_RUN
 from lthcore.report.finished_runs import profile_of, runs_of
-from lthcore.report.measures import smallest_winning
+from lthcore.report.measures import larger_losing, smallest_winning
 from lthcore.report.paper_figures import largest_run
 from lthcore.report.published import published
-from lthcore.report.run_tables import RunTables, read_whole_trials
+from lthcore.report.run_tables import Absent, RunTables, read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import described
 from lthcore.runs.files import read_record
@@ -114,10 +114,15 @@ def answer(root: Path) -> str:
         if folder is None:
             continue
         run = RunTables.read(folder)
-        smallest = smallest_winning(run)
+        try:
+            smallest, others = smallest_winning(run), [f"{left:.1f}%" for left in larger_losing(run)]
+        except Absent:  # without a validation set there is no early stop
+            continue
+        if len(run.left) == 1:
+            continue
         size = smallest.text("{:.1f}%", note=False) if smallest.value < 100 else "none"
-        last = ", its last round" if smallest.value == run.left[-1] else ""
-        said.append(f"{network} {size} (n = {run.n}{last})")
+        but = f"; not at {', '.join(others)}" if others and smallest.value < 100 else ""
+        said.append(f"{network} {size} (n = {run.n}, pruned to {run.left[-1]:.1f}%{but})")
     return f"By the means, they do down to these percentages of weights: {'; '.join(said)}." if said else ""
 
 

@@ -98,12 +98,15 @@ def answer(root: Path) -> str:
             if not set(TRANSFER) <= set(rounds["arm"]):
                 continue
             at = rounds[rounds["round"] == max(1, rounds["round"].max() // 2)].set_index("trial")
+            left = at["percent_left"].mean()
+            if lefts and abs(left - lefts[0]) > 1:
+                continue  # of another size
             by, label = (
                 dict(iter(at.groupby("arm")["es_test_accuracy"])),
                 _directions(folder).replace("Mask", "mask", 1),
             )
             native[label], moved[label], classes = by["ticket"], by["transferred"], classes_in(folder)
-            lefts.append(at["percent_left"].mean())
+            lefts.append(left)
     if not moved:
         return ""
     return compared("the native mask", f"LeNet's test accuracy at {lefts[0]:.3g}%", moved, native, classes)

@@ -224,9 +224,10 @@ def answer(root: Path) -> str:
     if 0 not in folders:
         return ""
     latest, by = max(folders), {}
-    for k in (0, latest):
-        rounds = read_whole_trials(folders[k])[0]
-        last = rounds[rounds["round"] == rounds["round"].max()].set_index("trial")
+    tables = {k: read_whole_trials(folders[k])[0] for k in (0, latest)}
+    both = min(rounds["round"].max() for rounds in tables.values())  # the last round that both runs have
+    for k, rounds in tables.items():
+        last = rounds[rounds["round"] == both].set_index("trial")
         by |= {(k, arm): values for arm, values in last.groupby("arm")["final_test_accuracy"]}
     ways = {f"rewinding to iteration {latest:,}": (latest, "ticket"), "fine-tuning": (0, "fine_tuned")}
     others = {name: by[way] for name, way in ways.items() if way in by and way != (0, "ticket")}

@@ -166,7 +166,8 @@ def answer(root: Path) -> str:
         return ""
     tables = [read_whole_trials(folders[f"lenet_mnist-{name}"])[0].query("arm == 'ticket'") for name in ("all", "base")]
     left = tables[0].groupby("round")["percent_left"].mean()
-    rounds = {f"at {left[k]:.3g}%": k for k in (0, (left - 6.25).abs().idxmin())}
+    sparse = (left - 6.25).abs().idxmin()
+    rounds = {"dense": 0, f"tickets at {left[sparse]:.3g}%": sparse}
     combined, base = (
         {at: table[table["round"] == k].set_index("trial")["es_test_accuracy"] for at, k in rounds.items()}
         for table in tables

@@ -120,11 +120,13 @@ def _last_round(folder: Path) -> tuple[float, dict[str, pd.Series]]:
 
 def answer(root: Path) -> str:
     """Return what rewinding gains over reinitialisation for LeNet with its neurons pruned layer by layer."""
-    runs, tickets, reinitialised = runs_of(root, "structured_pruning"), {}, {}
+    runs, lefts = runs_beside(root, "structured_pruning", "lenet_mnist-l1"), set()
+    tickets, reinitialised = {}, {}
     for name, by in {"l1": "neurons pruned by their weights", "activation": "by their mean output"}.items():
         folder = runs.get(f"lenet_mnist-{name}")
         left, arms = _last_round(folder) if folder else (0.0, {})
-        if "reinit" not in arms:
+        lefts.add(round(left, 1))
+        if "reinit" not in arms or len(lefts) > 1:
             return ""
         tickets[by], reinitialised[by] = arms["ticket"], arms["reinit"]
     what = f"LeNet's test accuracy at {left:.3g}%"
