@@ -152,14 +152,19 @@ def _elsewhere(rows: pd.DataFrame, first: pd.Series) -> str:
     return "".join(f"; {o.part} {o.grade} {RUNS.get(o.run, f'in `{o.run}`')}{length[o.run]}" for o in unlike)
 
 
+def questions() -> str:
+    """Return a Markdown list of the questions of all studies, each with a link to the notebook."""
+    return "\n".join(f"* [{study.question}](notebooks/{name}.ipynb)" for name, study in STUDIES.items())
+
+
 def status_of_studies(card: pd.DataFrame, root: Path) -> str:
     """Return a Markdown table of all studies: the notebook, the question with its answer, and the grades of its claims.
 
-    The answers come from the tables below a results root.
+    The answers come from the tables below a results root, beside which the table stands (in its README.md).
     """
     lines = ["| study | question, and what its tables say | parts of claims |", "|---|---|---|"]
     for name, study in STUDIES.items():
-        link = f"[{name.replace('_', ' ')}](notebooks/{name}.ipynb)"
+        link = f"[{name.replace('_', ' ')}](../notebooks/{name}.ipynb)"
         said = " ".join(filter(None, (f"*{study.question}*", study.answer(root))))
         lines.append(f"| {link} | {said} | {_status(card, name)} |")
     return "\n".join(lines)

@@ -1,10 +1,10 @@
 """Generated blocks of README.md and results/README.md, which stand between `<!-- NAME -->` and `<!-- end -->`.
 
 `found: STUDY ...` contains the sentences of studies (`tickets` for LeNet's tickets, `convolutional` for the tickets of
-convolutional networks), `scorecard` the grades, `convention` the meaning of numbers in brackets, `front` and `studies`
-the findings and the table of the front page, `provenance` the hardware and versions of each run, `reproductions` the
-results of others, and `movement` the accuracies of Conv-4 by criterion of movement pruning. Results without tables are
-left out.
+convolutional networks), `scorecard` the grades, `convention` the meaning of numbers in brackets, `front` the findings
+and `questions` the studies of the front page, `studies` a table of the questions with their answers, `provenance` the
+hardware and versions of each run, `reproductions` the results of others, and `movement` the accuracies of Conv-4 by
+criterion of movement pruning. Results without tables are left out.
 """
 
 import re
@@ -28,7 +28,7 @@ from lthcore.report.tables import described, table_of
 from lthcore.runs.files import has_results, read_record, read_tables
 
 PAGES = ("README.md", "results/README.md")
-KINDS = ("convention", "scorecard", "front", "studies", "reproductions", "movement", "provenance")
+KINDS = ("convention", "scorecard", "front", "questions", "studies", "reproductions", "movement", "provenance")
 BLOCK = re.compile(rf"(<!-- (found: [a-z_ ]+|{'|'.join(KINDS)}) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -41,6 +41,7 @@ def write_pages(project: Path, root: Path, card: pd.DataFrame) -> None:
         "convention": lambda: CONVENTION,
         "scorecard": lambda: as_block(root, card),
         "front": lambda: "\n\n".join(filter(None, (front_page.lead(card), _list_of(front_page.findings(card))))),
+        "questions": front_page.questions,
         "studies": lambda: front_page.status_of_studies(card, root),
         "reproductions": lambda: table_of(reproductions(root)),
         "movement": lambda: levels_of_conv4(root),

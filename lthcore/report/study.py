@@ -21,7 +21,7 @@ def no_answer(root: Path) -> str:
 class Study:
     """Figures and sentences of a study, whose files are `params/<name>/` and `notebooks/<name>.ipynb`.
 
-    `findings` returns everything that was found, and `answer` one sentence on the question, for the front page. All are
+    `findings` returns everything that was found, and `answer` one sentence on the question, for a table. All are
     made only from the tables below a results root. If its tables are missing, a figure is None, a sentence is left out,
     and the answer is empty.
     """

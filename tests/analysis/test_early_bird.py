@@ -80,22 +80,28 @@ def test_early_bird_tickets_are_pruned_where_the_mask_is_first_stable(folder):
     ]  # fmt: skip
 
 
-def test_pruning_and_training_on_is_one_schedule_and_no_second_one(monkeypatch):
+@pytest.fixture
+def trained(monkeypatch) -> list:
+    """Return the list of all training runs begun from now on, in which every mask but the first is stable."""
+    begun = []
+
+    def begin(*args):
+        begun.append(start.begin(*args))
+        return begun[-1]
+
+    monkeypatch.setattr(early_bird, "begin", begin)
+    monkeypatch.setattr(early_bird, "PATIENCE", 1)
+    monkeypatch.setattr(early_bird, "CLOSE", 1.1)
+    return begun
+
+
+def test_pruning_and_training_on_is_one_schedule_and_no_second_one(trained):
     """With the whole schedule after pruning, early-bird tickets would be trained for longer than one-shot ones."""
     settings = SETTINGS.changed(epochs=2, rounds=1, device="cpu")
     data = load(settings)
     tickets = SimpleNamespace(
         settings=settings, data=data, model=build(settings, data.shape, data.classes), percent_left={1: 40.0}
     )
-    trained = []
-
-    def begin(*args):
-        trained.append(start.begin(*args))
-        return trained[-1]
-
-    monkeypatch.setattr(early_bird, "begin", begin)
-    monkeypatch.setattr(early_bird, "PATIENCE", 1)
-    monkeypatch.setattr(early_bird, "CLOSE", 1.1)  # so that every mask but the first is stable
     found = early_bird.early_bird_tickets(tickets)
     birds = [state for state in trained if percent_left(state.mask) < 100]
     assert [state.curve[0].iteration for state in birds] == found["iteration"].tolist()
@@ -126,7 +132,7 @@ def test_trials_whose_masks_are_never_stable_are_counted():
     assert "in 2 of 3 trials, the mask is first stable after 550 [0, " in said
 
 
-def test_early_birds_are_trained_on_to_the_end_on_the_batches_of_their_round(monkeypatch):
+def test_early_birds_are_trained_on_to_the_end_on_the_batches_of_their_round(trained):
     settings = SETTINGS.changed(
         epochs=0, iterations=60, eval_every=10, optimizer="adam", learning_rate=0.05, momentum=0.0, schedule="constant",
         train_examples=60, trials=1, device="cpu",
@@ -135,15 +141,6 @@ def test_early_birds_are_trained_on_to_the_end_on_the_batches_of_their_round(mon
     tickets = SimpleNamespace(
         settings=settings, data=data, model=build(settings, data.shape, data.classes), percent_left={1: 40.0, 2: 16.0}
     )
-    trained = []
-
-    def begin(*args):
-        trained.append(start.begin(*args))
-        return trained[-1]
-
-    monkeypatch.setattr(early_bird, "begin", begin)
-    monkeypatch.setattr(early_bird, "PATIENCE", 1)
-    monkeypatch.setattr(early_bird, "CLOSE", 1.1)
     found = early_bird.early_bird_tickets(tickets)
     _, *birds = trained
     assert [bird.seed for bird in birds] == [start.seed_for(settings.seed, "training", 0, k) for k in (1, 2)]

@@ -124,12 +124,10 @@ def findings(root: Path) -> list[str]:
 def answer(root: Path) -> str:
     """Return how LeNet's one-shot tickets change with another mask, with signs only, and with values drawn anew."""
     folder = runs_beside(root, "deconstructing", "lenet_mnist-zero").get("lenet_mnist-zero")
-    if folder is None:
+    rounds = list(middle_and_last(read_whole_trials(folder)[0])) if folder else []
+    if not rounds:
         return ""
-    found_at = next(middle_and_last(read_whole_trials(folder)[0]), None)
-    if found_at is None:
-        return ""
-    _, left, by = found_at
+    _, left, by = rounds[0]
     names = {
         "by_magnitude-signed": "its initial signs at one size",
         "oneshot_reinit": "values drawn anew",

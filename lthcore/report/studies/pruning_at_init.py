@@ -228,12 +228,10 @@ CHECKS = {
 def answer(root: Path) -> str:
     """Return how LeNet's final accuracy under masks found before training differs from that of one-shot tickets."""
     folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
-    if folder is None:
+    rounds = list(middle_and_last(read_whole_trials(folder)[0])) if folder else []
+    if not rounds:
         return ""
-    found_at = next(middle_and_last(read_whole_trials(folder)[0]), None)
-    if found_at is None:
-        return ""
-    _, left, by = found_at
+    _, left, by = rounds[0]
     found = {name_of(arm): by[arm] for arm in ("by_snip", "by_grasp", "by_synflow") if arm in by}
     what = f"LeNet's final test accuracy at {left:.3g}%"
     return compared("the one-shot ticket", what, found, by["oneshot"], classes_in(folder))
