@@ -15,9 +15,9 @@ import torch
 
 from lthcore import paths
 from lthcore.errors import TimeLimit
+from lthcore.recipe import Recipe
 from lthcore.runs import executor, runner
 from lthcore.runs.runner import run
-from lthcore.settings import Recipe
 from lthcore.sources import mnist
 
 hypothesis.settings.register_profile("lab", deadline=None, derandomize=True, database=None, max_examples=50)

@@ -9,10 +9,11 @@ from lthcore.errors import LONGEST, LabError, choose
 from lthcore.lottery.checks import check_settings
 from lthcore.lottery.methods import planned, settings_for
 from lthcore.paths import PROFILES, folder_of
+from lthcore.recipe import EXTENT
 from lthcore.registry import CRITERIA, MODELS
 from lthcore.runs.experiments import check_name, load_experiment, load_experiments
 from lthcore.seeds import seed_for
-from lthcore.settings import EXTENT, DynamicSettings, Settings, TransferSettings
+from lthcore.settings import DynamicSettings, Settings, TransferSettings
 from lthcore.sources.catalogue import DATASETS
 
 ROOT = Path(__file__).parents[1]

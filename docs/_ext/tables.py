@@ -334,7 +334,7 @@ def _status(study: str) -> str:
 
 
 def settings_table(name: str, beside: str = "") -> str:
-    """Return a table of the settings of a class of lthcore.settings, without those that its base class `beside` has."""
+    """Return a table of the settings of a class, such as Recipe, without those that its base class `beside` has."""
     fields = getattr(settings, name).model_fields
     known = getattr(settings, beside).model_fields if beside else {}
     rows = []

@@ -16,11 +16,12 @@ from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery.methods import settings_of
 from lthcore.models import build
+from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import load_state, state_path
 from lthcore.runs.files import read_file, read_record, read_table, read_tables, write_run
 from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.provenance import COMMIT, versions
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import Settings
 from lthcore.training.loop import one_thread
 from lthcore.training.state import Replicate, TrainState
 

@@ -21,8 +21,8 @@ from lthcore.masks import weights_left
 from lthcore.models import Weights, build
 from lthcore.onednn import Linear
 from lthcore.pruning.streams import Stream, columns, streams_of
+from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import load_ticket_file, state_path
-from lthcore.settings import Recipe
 from lthcore.training.state import Replicate
 
 

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import update_bn
 
 from lthcore.data.datasets import Data, Split
 from lthcore.models import Weights, build
+from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.loop import train
 from lthcore.training.state import TrainState

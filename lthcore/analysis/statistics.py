@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lthcore.settings import Recipe
+from lthcore.recipe import Recipe
 
 BRACKETS = (
     "Numbers in brackets are 95% confidence intervals over trials. If the interval of a difference contains 0, the "

@@ -18,8 +18,8 @@ from lthcore.errors import LabError
 from lthcore.lottery.start import signed
 from lthcore.masks import Mask, apply, full_mask, percent_left, shuffled
 from lthcore.models import Weights, build, kinds_of
+from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
 
 DENSITIES = (0.7, 0.5, 0.3, 0.15, 0.05)

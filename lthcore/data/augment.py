@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lthcore.data.datasets import pixel_scale
-from lthcore.settings import Recipe
+from lthcore.recipe import Recipe
 
 PADDING = 4  # pixels around an image before it is cropped
 ROTATION = 15.0  # degrees, at most

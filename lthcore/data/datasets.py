@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lthcore.errors import LabError, choose
+from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe
 from lthcore.sources.catalogue import dataset_of, read, test_images
 
 LARGEST = 4_000_000_000  # largest number of values in all images of an experiment (16 GB)

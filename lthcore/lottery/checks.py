@@ -9,8 +9,9 @@ from lthcore.errors import LabError, choose, choose_registered, one_line, shown
 from lthcore.models import build, kinds_of, outline
 from lthcore.pruning.allocation import layer_rates
 from lthcore.pruning.streams import streams_of
+from lthcore.recipe import Recipe
 from lthcore.registry import CRITERIA, MODELS, is_user_defined
-from lthcore.settings import DynamicSettings, Recipe, Settings
+from lthcore.settings import DynamicSettings, Settings
 from lthcore.sources.catalogue import dataset_of
 
 

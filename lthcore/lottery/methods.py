@@ -9,7 +9,8 @@ from lthcore.lottery import dynamic, search, transfer
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.search import Cohort, TrainCohort
 from lthcore.lottery.transfer import Search
-from lthcore.settings import DynamicSettings, Recipe, Settings, TransferSettings
+from lthcore.recipe import Recipe
+from lthcore.settings import DynamicSettings, Settings, TransferSettings
 from lthcore.training.loop import Trainer, train_in_step
 from lthcore.training.state import Replicate
 

@@ -24,8 +24,9 @@ from lthcore.lottery.lineage import Groups, Lineage
 from lthcore.lottery.masks_of_arms import mask_of, needs_training
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import WEIGHTS, Trial, carried_over
+from lthcore.recipe import Recipe
 from lthcore.registry import is_user_defined
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import Settings
 from lthcore.training.state import Replicate, TrainState
 
 ORIGIN = "origin"  # key in place of an arm in `Lineage.carried`, for the weights that tickets rewind to

@@ -17,8 +17,9 @@ from lthcore.lottery.masks_of_arms import mask_of
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
 from lthcore.models import Weights, build, initial_weights
+from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, TrainState
 

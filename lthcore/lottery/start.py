@@ -14,9 +14,10 @@ from lthcore.data.datasets import classes_of, image_shape
 from lthcore.errors import LabError, choose, one_line
 from lthcore.masks import Mask, full_mask
 from lthcore.models import Weights, build, initial_weights
+from lthcore.recipe import Recipe
 from lthcore.registry import UNCOLOURED, check_fields, check_look, is_user_defined, name_of
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import Settings
 from lthcore.training.state import TrainState
 
 

@@ -12,11 +12,11 @@ from lthcore.analysis.cache import has_derived
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES, project_root, short
+from lthcore.recipe import EXTENT
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.runs.experiments import Experiment, NoSuchProfile, changes, load_experiments
 from lthcore.runs.files import read_record
 from lthcore.runs.status import status_of
-from lthcore.settings import EXTENT
 from lthcore.sources.catalogue import dataset_of
 
 FOLLOWING = ("iterations", "eval_every")  # settings that follow from the number of epochs, images and the batch size

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from lthcore.errors import LabError
+from lthcore.recipe import EXTENT
 from lthcore.report import plots
 from lthcore.report.curves import figure3
 from lthcore.report.figure_specs import PAIR, TITLES
@@ -16,7 +17,6 @@ from lthcore.report.layout import BANDS, describe
 from lthcore.report.plots import Series
 from lthcore.report.run_tables import TICKETS, read_whole_trials
 from lthcore.runs.files import has_results, read_record
-from lthcore.settings import EXTENT
 
 FEW_SETTINGS = 3  # maximum number of settings in the label of a line
 

@@ -19,9 +19,9 @@ from lthcore.errors import LabError, choose, one_line
 from lthcore.lottery.methods import settings_of
 from lthcore.masks import Mask
 from lthcore.models import Weights, build
+from lthcore.recipe import Recipe
 from lthcore.runs.files import read_record, write
 from lthcore.runs.schemas import Accuracy, Loss
-from lthcore.settings import Recipe
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.state import Evaluation, Replicate, TrainState
 

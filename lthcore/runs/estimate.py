@@ -9,10 +9,11 @@ import numpy as np
 
 from lthcore.data.datasets import check_size, pick_device
 from lthcore.lottery.dynamic import sparsities
+from lthcore.recipe import Recipe
 from lthcore.runs.experiments import Experiment
 from lthcore.runs.status import status_of
 from lthcore.runs.timing import depends_on_density, is_timed, timed
-from lthcore.settings import DynamicSettings, Recipe
+from lthcore.settings import DynamicSettings
 from lthcore.sources.catalogue import dataset_of, test_images
 from lthcore.training.parallel import worker_count
 from lthcore.training.state import Replicate

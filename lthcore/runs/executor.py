@@ -11,12 +11,12 @@ from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.data.datasets import Data, load
 from lthcore.lottery.search import Cohort
+from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import load_state, save_state, state_path
 from lthcore.runs.energy import metered
 from lthcore.runs.experiments import STOP
 from lthcore.runs.progress import Report
 from lthcore.runs.provenance import hardware
-from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate, TrainState

@@ -11,8 +11,9 @@ from lthcore.errors import LabError, choose, shown
 from lthcore.lottery.methods import settings_for
 from lthcore.paths import PROFILES, project_root
 from lthcore.plugins import check_plugins
+from lthcore.recipe import Recipe
 from lthcore.runs.yaml_files import read_yaml
-from lthcore.settings import Recipe, TransferSettings
+from lthcore.settings import TransferSettings
 
 SOURCE = "source"  # subfolder of a run with the search that its masks are transferred from
 STOP = "stop"  # a file of this name in a run's folder, or in the folder above it, ends the run cleanly

@@ -30,6 +30,7 @@ from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned
 from lthcore.models import build
+from lthcore.recipe import EXTENT, Recipe
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
 from lthcore.runs.provenance import COMMIT, start_of, versions
 from lthcore.runs.rows import curve_rows, round_row, thinned
@@ -37,7 +38,7 @@ from lthcore.runs.saved_states import SavedStates
 from lthcore.runs.schemas import COLUMNS, CURVES, ROUNDS, check_whole
 from lthcore.runs.status import missing
 from lthcore.runs.user_code import digests_of_user_code
-from lthcore.settings import EXTENT, Recipe, Settings
+from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of, read
 from lthcore.training.state import Replicate, TrainState
 

@@ -19,8 +19,8 @@ from typing import Self
 
 from tqdm.auto import tqdm
 
+from lthcore.recipe import Recipe
 from lthcore.runs.plan import duration
-from lthcore.settings import Recipe
 from lthcore.training.state import Replicate, TrainState
 
 SAID_EVERY = 0.2  # minimum seconds between two reports of a training run

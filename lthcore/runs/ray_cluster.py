@@ -21,11 +21,11 @@ from lthcore.data.datasets import DATA_SETTINGS, Data, load, pick_device
 from lthcore.errors import LabError, one_line
 from lthcore.lottery.search import Cohort
 from lthcore.plugins import extensions, register_received
+from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.executor import Checkpointer
 from lthcore.runs.provenance import hardware, hardware_of_nodes
 from lthcore.runs.ray_progress import ProgressActor, ProgressClient
-from lthcore.settings import Recipe
 from lthcore.training.loop import Trainer
 from lthcore.training.parallel import train_cohort, worker_count
 from lthcore.training.state import Replicate, TrainState

@@ -7,8 +7,8 @@ import pandas as pd
 
 from lthcore import masks
 from lthcore.costs import Costs
+from lthcore.recipe import Recipe
 from lthcore.runs.schemas import READ, REPLICATE
-from lthcore.settings import Recipe
 from lthcore.training.loop import left_in, percent_left_in
 from lthcore.training.state import Replicate, TrainState
 

@@ -19,6 +19,7 @@ from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage
 from lthcore.lottery.search import Cohort
 from lthcore.models import without_mask
 from lthcore.onednn import HAS_BFLOAT16
+from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import file_stem
 from lthcore.runs.estimate import seconds_of
 from lthcore.runs.executor import STOP, Checkpointer, Executor, LocalExecutor
@@ -28,7 +29,7 @@ from lthcore.runs.folder import RunFolder
 from lthcore.runs.lock import LOCK, locked, stopped_by_sigterm
 from lthcore.runs.plan import duration
 from lthcore.runs.progress import RunProgress
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import Settings
 from lthcore.sources.catalogue import dataset_of
 from lthcore.training.orphans import remove_leftovers
 from lthcore.training.state import Replicate, TrainState

@@ -10,8 +10,8 @@ from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.errors import LabError
 from lthcore.models import Weights
+from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import file_stem, load_state, save_state, state_path
-from lthcore.settings import Recipe
 from lthcore.training.state import Replicate, TrainState
 
 

@@ -9,10 +9,10 @@ from lthcore.arms import arm_of
 from lthcore.errors import LabError
 from lthcore.lottery.methods import planned, settings_for
 from lthcore.paths import PROFILES, folder_of, project_root, results_root
+from lthcore.recipe import Recipe
 from lthcore.runs.experiments import ONE_OFF, Experiment, changes
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of
 from lthcore.runs.schemas import COLUMNS
-from lthcore.settings import Recipe
 from lthcore.training.state import Replicate
 
 

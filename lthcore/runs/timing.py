@@ -18,9 +18,10 @@ from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
 from lthcore.models import build, initial_weights, outline
 from lthcore.paths import cache_root
+from lthcore.recipe import Recipe
 from lthcore.runs.files import digest, write_json
 from lthcore.runs.provenance import hardware, versions
-from lthcore.settings import Recipe, Settings
+from lthcore.settings import Settings
 from lthcore.training.engines.chain import is_plain_chain
 from lthcore.training.loop import engine_for, one_thread
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lthcore.arms import arm_of, criterion_of
 from lthcore.lottery.start import WEIGHTS
+from lthcore.recipe import Recipe
 from lthcore.registry import CRITERIA, MODELS, is_user_defined
-from lthcore.settings import Recipe
 from lthcore.sources.dataset import DATASETS
 
 

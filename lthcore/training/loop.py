@@ -17,8 +17,8 @@ from torch import Tensor
 from lthcore import masks
 from lthcore.data.datasets import Data
 from lthcore.models import Weights, build, kinds_of
+from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe
 from lthcore.training.engines import conv, sparse
 from lthcore.training.engines.chain import Chain, is_chain, is_plain_chain
 from lthcore.training.engines.dense import Dense

@@ -18,7 +18,7 @@ from lthcore.data.datasets import Data
 from lthcore.errors import LabError
 from lthcore.models import build
 from lthcore.plugins import extensions, register_received
-from lthcore.settings import Recipe
+from lthcore.recipe import Recipe
 from lthcore.training.engines.chain import is_chain
 from lthcore.training.loop import Cohort, Trainer, train_in_step
 from lthcore.training.orphans import SHARED_MEMORY, end_if_orphan, end_with, temporary_folder

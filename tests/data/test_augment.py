@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import functional as V
 
 from lthcore.data.augment import JITTER, ROTATION, augment, erase, jitter, rotate, shift
 from lthcore.data.datasets import scaled
-from lthcore.settings import Augmentation, Settings
+from lthcore.recipe import Augmentation
+from lthcore.settings import Settings
 
 KINDS = get_args(Augmentation)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10

@@ -12,12 +12,13 @@ from lthcore.analysis.ticket_tables import write_ticket_tables
 from lthcore.errors import LabError
 from lthcore.lottery.methods import planned
 from lthcore.paths import PROFILES, project_root
+from lthcore.recipe import EXTENT
 from lthcore.runs.archives import pack, unpack
 from lthcore.runs.experiments import NoSuchProfile, load_experiments, params_files
 from lthcore.runs.files import read_record
 from lthcore.runs.queue import Less, queued
 from lthcore.runs.runner import run
-from lthcore.settings import EXTENT, Settings
+from lthcore.settings import Settings
 
 TINY = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, arms=["ticket", "reinit"],

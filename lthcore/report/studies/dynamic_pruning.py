@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, Scal
 from lthcore.analysis.statistics import learned_anything
 from lthcore.arms import arm_of
 from lthcore.lottery.methods import settings_of
+from lthcore.recipe import Recipe
 from lthcore.report.costs import pruning_costs
 from lthcore.report.curves import at_shared_iterations
 from lthcore.report.finished_runs import classes_in, differing, profile_of, runs_beside, runs_of, trainings_of
@@ -21,7 +22,6 @@ from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import compared, gap, gaps, level, levels_and_gap
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
-from lthcore.settings import Recipe
 
 GREY = "#767676"
 PALETTE = ["#222222", "#1f5fa8", "#d1642a", "#3d8c5c", "#c07fae", "#b8860b", "#2a9d8f", "#7a4fa3"]

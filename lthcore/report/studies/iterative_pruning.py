@@ -10,6 +10,7 @@ from lthcore.analysis.statistics import mean_accuracy
 from lthcore.errors import counted
 from lthcore.lottery.methods import settings_of
 from lthcore.paths import PROFILES
+from lthcore.recipe import Recipe
 from lthcore.report.figure_specs import LENET, LENET_RUN
 from lthcore.report.finished_runs import profile_of, runs_of
 from lthcore.report.measures import larger_losing, smallest_winning
@@ -19,7 +20,6 @@ from lthcore.report.run_tables import Absent, RunTables, read_whole_trials
 from lthcore.report.study import Study
 from lthcore.report.tables import described
 from lthcore.runs.files import read_record
-from lthcore.settings import Recipe
 
 
 def findings(root: Path) -> list[str]:

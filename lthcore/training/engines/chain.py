@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from lthcore.data.datasets import Data
 from lthcore.models import Dropout, flattens_images, in_a_row, kinds_of
 from lthcore.onednn import Linear, times_transposed
-from lthcore.settings import Recipe
+from lthcore.recipe import Recipe
 from lthcore.training.engines.dense import Dense, loss_gradient, smoothed_targets
 from lthcore.training.state import TrainState
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
-from lthcore.settings import Recipe
+from lthcore.recipe import Recipe
 from lthcore.training.engines.conv_layers import layers_of
 from lthcore.training.engines.dense import (
     CONVOLUTIONAL_BATCH,

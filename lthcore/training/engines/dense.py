@@ -13,8 +13,8 @@ from lthcore import masks, onednn
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
 from lthcore.models import NORMS, Dropout, Weights
+from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
-from lthcore.settings import Recipe
 from lthcore.training.engines.cuda_graph import Replay, set_rate
 from lthcore.training.engines.engine import SplitResults
 from lthcore.training.state import TrainState

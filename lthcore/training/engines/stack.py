@@ -8,7 +8,7 @@ from lthcore import masks
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
 from lthcore.models import Weights
-from lthcore.settings import Recipe
+from lthcore.recipe import Recipe
 from lthcore.training.engines.dense import (
     EVALUATION_BATCH,
     Dense,
