@@ -18,6 +18,7 @@ KNOWN = (
     nn.Flatten, nn.Linear, Linear, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
     Residual,
 )  # fmt: skip
+WEIGHTED = (nn.Conv2d, nn.Linear)
 
 
 class Stream(NamedTuple):
@@ -40,41 +41,17 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
     block that reads the inputs (they would be both given and computed), and for a dense layer that reads images which
     are not flattened (it would read their width and not their channels).
     """
-    strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
-    if in_a_row(model) is None or strangers:
-        what = (
-            f"and {strangers[0]} is none of them" if strangers else "and here another module holds them, or one twice"
-        )
-        raise LabError(
-            f"units: those of dense layers, convolutions and residual blocks in an nn.Sequential are known, {what}"
-        )
+    _check_layers(model)
     found: list[Stream] = []
     stream = Stream([], [], [])  # the current stream: further layers may compute or read its units
-    before: nn.Module | None = None
-    is_flat = False
     for name, layer in model.named_children():
-        is_flat |= flattens_images(layer)
-        if isinstance(layer, nn.Linear) and not is_flat:
-            raise LabError(
-                f"units: {name} is a dense layer that reads images, and only behind nn.Flatten() are its inputs known"
-            )
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, WEIGHTED):
             stream.consumers.append(name)
             found.append(stream)
             stream = Stream([name], [None], [])
         elif isinstance(layer, nn.BatchNorm2d):
-            if not isinstance(before, nn.Conv2d):
-                raise LabError(
-                    f"units: {name} is a batch norm that does not follow a convolution directly, and only there batch "
-                    "norms are known"
-                )
             stream.norms[-1] = name
         elif isinstance(layer, Residual):
-            if not stream.producers:
-                raise LabError(
-                    f"units: {name} is a residual block that reads the inputs of the network, and only behind another "
-                    "layer residual blocks are known"
-                )
             stream.consumers.append(f"{name}.conv1")
             found.append(Stream([f"{name}.conv1"], [f"{name}.norm1"], [f"{name}.conv2"]))  # inside the block
             if layer.shortcut is None:  # the block's output is added to the stream that it reads
@@ -84,8 +61,36 @@ def streams_of(model: nn.Sequential) -> list[Stream]:
                 stream.consumers.append(f"{name}.shortcut")
                 found.append(stream)
                 stream = Stream([f"{name}.conv2", f"{name}.shortcut"], [f"{name}.norm2", f"{name}.shortcut_norm"], [])
-        before = layer
     return found
+
+
+def _check_layers(model: nn.Sequential) -> None:
+    """Raise the errors of `streams_of`."""
+    strangers = [name for name, layer in model.named_children() if not _is_known(layer)]
+    if in_a_row(model) is None or strangers:
+        what = (
+            f"and {strangers[0]} is none of them" if strangers else "and here another module holds them, or one twice"
+        )
+        raise LabError(
+            f"units: those of dense layers, convolutions and residual blocks in an nn.Sequential are known, {what}"
+        )
+    before: list[nn.Module] = []
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Linear) and not any(map(flattens_images, before)):
+            raise LabError(
+                f"units: {name} is a dense layer that reads images, and only behind nn.Flatten() are its inputs known"
+            )
+        if isinstance(layer, nn.BatchNorm2d) and not (before and isinstance(before[-1], nn.Conv2d)):
+            raise LabError(
+                f"units: {name} is a batch norm that does not follow a convolution directly, and only there batch "
+                "norms are known"
+            )
+        if isinstance(layer, Residual) and not any(isinstance(of, WEIGHTED) for of in before):
+            raise LabError(
+                f"units: {name} is a residual block that reads the inputs of the network, and only behind another "
+                "layer residual blocks are known"
+            )
+        before.append(layer)
 
 
 def _is_known(layer: nn.Module) -> bool:
@@ -118,7 +123,7 @@ def outputs_of(model: nn.Sequential, images: Tensor, keep: Callable[[str, Tensor
 
         return hook
 
-    weighted = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    weighted = [name for name, layer in layers.items() if isinstance(layer, WEIGHTED)]
     hooks = [layers[norm_of.get(name, name)].register_forward_hook(note(name)) for name in weighted]
     with torch.no_grad():
         model.eval()(images)

@@ -79,35 +79,43 @@ class Cluster:
                 "queue: --engine ray needs Ray: pip install -r requirements-cluster.txt (or use --engine local)"
             ) from None
         self.ray, self.cpus, self.gpus = ray, cpus, gpus
-        environment = {name: os.environ[name] for name in SHIPPED if name in os.environ} | {"OMP_NUM_THREADS": "1"}
         if not ray.is_initialized():
-            _check_reachable(address)
-            try:
-                ray.init(
-                    address=address or "local",
-                    num_cpus=None if address else worker_count(),
-                    include_dashboard=None if address else False,
-                    runtime_env={"env_vars": environment} if address else None,  # a local Ray inherits it, faster
-                    logging_level="ERROR",
-                )
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                if not address:
-                    raise LabError(f"queue: Ray does not start here ({one_line(error)}); take --engine local") from None
-                raise _no_cluster(address, error) from None
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-            most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU")}
-            self.close()
-            raise LabError(
-                f"queue: no node has {cpus:g} CPUs and {gpus:g} GPUs for a training (the most: {most['CPU']:g} and "
-                f"{most['GPU']:g}); lower --cpus-per-run or --gpus-per-run"
-            )
-        self.slots = max(1, sum(_fits(node, cpus, gpus) for node in nodes))
+            self._connect(address)
+        self.slots = self._count_slots()
         self.actor = ray.remote(num_cpus=0, scheduling_strategy=self._here())(ProgressActor).remote()
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_train_there)
         self.data: dict[tuple, Data] = {}
         self.stored: WeakKeyDictionary[Data, object] = WeakKeyDictionary()  # Ray's copies are freed with the data
         self.loading = threading.Lock()
+
+    def _connect(self, address: str | None) -> None:
+        """Connect to the Ray at `address`, or start one. Raises LabError if that fails."""
+        environment = {name: os.environ[name] for name in SHIPPED if name in os.environ} | {"OMP_NUM_THREADS": "1"}
+        _check_reachable(address)
+        try:
+            self.ray.init(
+                address=address or "local",
+                num_cpus=None if address else worker_count(),
+                include_dashboard=None if address else False,
+                runtime_env={"env_vars": environment} if address else None,  # a local Ray inherits it, faster
+                logging_level="ERROR",
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if not address:
+                raise LabError(f"queue: Ray does not start here ({one_line(error)}); take --engine local") from None
+            raise _no_cluster(address, error) from None
+
+    def _count_slots(self) -> int:
+        """Return how many training tasks run at once. Disconnects and raises LabError if no node is large enough."""
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
+            most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU")}
+            self.close()
+            raise LabError(
+                f"queue: no node has {self.cpus:g} CPUs and {self.gpus:g} GPUs for a training (the most: "
+                f"{most['CPU']:g} and {most['GPU']:g}); lower --cpus-per-run or --gpus-per-run"
+            )
+        return max(1, sum(_fits(node, self.cpus, self.gpus) for node in nodes))
 
     def load(self, settings: Recipe) -> Data:
         """Like `lthcore.data.datasets.load`, but keeps DATA_SETS data sets in memory for later experiments."""

@@ -38,32 +38,11 @@ def run_queue(
     on SIGTERM; everything so far is saved then, and also on Ctrl-C.
     """
     todo, damaged = _unfinished(experiments, is_done)
-    root = results_root().resolve()  # tasks have working directories of their own
     queue = _Queue(list(todo), cluster, time_limit)
     queue.failures |= damaged
-
-    def whole(experiment: Experiment, folder: Path, seconds: float) -> None:
-        """Train an experiment, then call `afterwards` and execute its notebook."""
-        deadline = time.monotonic() + seconds
-        run(experiment.settings, folder, seconds, quiet=True, executor=RayExecutor(cluster, experiment.name))
-        afterwards(folder, deadline - time.monotonic())
-        if notebook is not None:
-            cluster.notebook(notebook, experiment, folder)
-
-    def one(experiment: Experiment) -> None:
-        name, folder = experiment.name, folder_of(experiment.name, root)
-        if not queue.is_open():
-            return
-        queue.attempt(name, lambda seconds: whole(experiment, folder, seconds))
-        if mirror_to:
-            try:
-                mirror(folder, root, mirror_to)
-            except LabError as error:
-                queue.failures.setdefault(name, error)
-
     beside = max(1, min(len(todo), cluster.slots + PREFETCH))
     with queue.ended_by_sigterm(), ThreadPoolExecutor(beside) as pool:
-        futures = [pool.submit(one, experiment) for experiment in todo.values()]
+        futures = [pool.submit(queue.run, e, afterwards, notebook, mirror_to) for e in todo.values()]
         try:
             watch = QueueStatus(list(todo.values()), cluster)
             while not all(future.done() for future in futures):
@@ -75,21 +54,42 @@ def run_queue(
             raise
     for future in futures:
         future.result()  # raises unexpected errors
-    if queue.late.is_set():
-        why = "asked to stop" if queue.stop.is_set() else "time limit reached"
-        failed = "".join(f"; {name} failed: {one_line(error)}" for name, error in queue.failures.items())
-        raise TimeLimit(f"{why}; run the same command again to resume{failed}")
+    queue.check_complete()
     return queue.failures
 
 
 class _Queue:
-    """State that the threads of a queue share: the state of each experiment, the errors, and when to end."""
+    """What the threads of a queue do and share: the state of each experiment, the errors, and when to end."""
 
     def __init__(self, names: list[str], cluster: Cluster, time_limit: float) -> None:
         self.states = dict.fromkeys(names, "waiting")
         self.failures: dict[str, LabError] = {}
+        self.root = results_root().resolve()  # tasks have working directories of their own
         self.cluster, self.deadline = cluster, time.monotonic() + time_limit
         self.stop, self.late = threading.Event(), threading.Event()
+
+    def run(
+        self,
+        experiment: Experiment,
+        afterwards: Callable[[Path, float], None],
+        notebook: Callable[[Experiment, Path], Path] | None,
+        mirror_to: str | None,
+    ) -> None:
+        """Run an experiment as `run_queue` says, unless the queue has ended, and record how the experiment ended."""
+        if not self.is_open():
+            return
+        name, folder = experiment.name, folder_of(experiment.name, self.root)
+        with self.recorded(name):
+            executor = RayExecutor(self.cluster, name)
+            run(experiment.settings, folder, self.deadline - time.monotonic(), quiet=True, executor=executor)
+            afterwards(folder, self.deadline - time.monotonic())
+            if notebook is not None:
+                self.cluster.notebook(notebook, experiment, folder)
+        if mirror_to:
+            try:
+                mirror(folder, self.root, mirror_to)
+            except LabError as error:
+                self.failures.setdefault(name, error)
 
     def is_open(self) -> bool:
         """Return whether another experiment may start. If not, set `late`, since the queue then ends incomplete."""
@@ -98,11 +98,12 @@ class _Queue:
             return False
         return True
 
-    def attempt(self, name: str, work: Callable[[float], None]) -> None:
-        """Call `work` with the seconds left, and record how the experiment ended."""
+    @contextmanager
+    def recorded(self, name: str) -> Iterator[None]:
+        """Return a context that records the state of an experiment, and its error instead of raising it."""
         self.states[name], state = "running", "failed"
         try:
-            work(self.deadline - time.monotonic())
+            yield
             state = "done"
         except TimeLimit:
             self.late.set()
@@ -113,6 +114,13 @@ class _Queue:
             self.failures[name] = LabError(unexpected(error))
         finally:
             self.states[name] = state
+
+    def check_complete(self) -> None:
+        """Raise TimeLimit if experiments were stopped, or not started, because the time was over or on request."""
+        if self.late.is_set():
+            why = "asked to stop" if self.stop.is_set() else "time limit reached"
+            failed = "".join(f"; {name} failed: {one_line(error)}" for name, error in self.failures.items())
+            raise TimeLimit(f"{why}; run the same command again to resume{failed}")
 
     def end(self, *_: object) -> None:
         """Ask the running experiments to save and end, and let no others start."""

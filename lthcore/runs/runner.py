@@ -76,17 +76,7 @@ def run(
             files.empty()
         files.remove_unfinished()
         remove_leftovers()
-        this = _Runner(files, data, executor, deadline, force, quiet or summarised)
-        this.write()
-        try:
-            with executor.metered(files.record.get("energy")) as files.energy:
-                this.train_all()
-        except TimeLimit:
-            raise TimeLimit(_why_stopped(files, deadline, force)) from None
-        except torch.OutOfMemoryError:
-            raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
-        finally:
-            this.write()
+        _Runner(files, data, executor, deadline, force, quiet or summarised).run()
         if asked.is_set():  # too late for any training run to notice
             raise TimeLimit(f"asked to stop, with all of {len(planned(settings))} trainings done")
     if summarised and not quiet:
@@ -131,8 +121,24 @@ class _Runner:
         rounds = max(replicate.round for replicate in planned(self.settings))
         self.progress = RunProgress(self.settings, files.missing, rounds, quiet)
 
+    def run(self) -> None:
+        """Train the whole experiment. The tables include everything trained, however it ends.
+
+        Raises TimeLimit if it was stopped early, and LabError if the memory of a GPU is too small.
+        """
+        self.write()
+        try:
+            with self.executor.metered(self.files.record.get("energy")) as self.files.energy:
+                self.train_all()
+        except TimeLimit:
+            raise TimeLimit(_why_stopped(self.files, self.deadline, self.force)) from None
+        except torch.OutOfMemoryError:
+            raise LabError("the GPU's memory does not hold this; lower batch_size, or use device cpu") from None
+        finally:
+            self.write()
+
     def train_all(self) -> None:
-        """Train the whole experiment and show its progress (lthcore/runs/progress.py)."""
+        """Train what is missing and show the progress (lthcore/runs/progress.py)."""
         outcomes = METHODS[type(self.settings)].outcomes
         with self.progress:
             for cohort in outcomes(self.settings, self.data, self.train, self.files.lineage, self.search):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
@@ -69,6 +70,11 @@ PAIRS = (
         "resnet18_cifar10_gradients_only", RESNET("dense"), SCHEDULING | {"sparsity"},
     ),
 )  # fmt: skip
+FAMILIES = {  # title of a panel -> what the names of its runs begin with, and the name of another run in it
+    "LeNet-300-100 on MNIST": ("lenet_mnist", ""),
+    "LeNet-300-100, augmented images": ("lenet_mnist_augmented", ""),
+    "ResNet-18 on CIFAR-10": ("resnet18_cifar10_sparsities", "resnet18_cifar10"),
+}
 LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)  # ticks of the loss axis
 COLOURS = {"dynamic": "#2a9d8f", "iterative, rewound": arm_of("ticket").colour, "iterative, trained on": GREY}
 LABELS = {  # method in the table of `pruning_costs` -> its name in the figure and the sentences
@@ -140,51 +146,47 @@ def dynamic_lenet(root: Path) -> Figure | None:
 def dynamic_sparsities(root: Path) -> Figure | None:
     """Test accuracy against sparsity: dynamically pruned networks (a dot for each trial) and published results."""
     runs = runs_of(root, "dynamic_pruning")
-    families = {
-        "LeNet-300-100 on MNIST": ("lenet_mnist", None),
-        "LeNet-300-100, augmented images": ("lenet_mnist_augmented", None),
-        "ResNet-18 on CIFAR-10": ("resnet18_cifar10_sparsities", "resnet18_cifar10"),
-    }
-    found, drawn = {}, {}
-    for title, (stem, extra) in families.items():
-        members = {
-            k: v for k, v in runs.items() if (k.startswith(f"{stem}-") and not k.endswith("-longer")) or k == extra
-        }
-        if len(members) > 1:
-            found[title] = trainings_of(members)
-            drawn |= members
+    found = {title: members for title, of in FAMILIES.items() if len(members := _members(runs, *of)) > 1}
     if not found:
         return None
     figure, panels = new_figure(1, len(found))
-    theirs = published("dynamic_pruning")
-    for axes, (title, table) in zip(panels, found.items(), strict=True):
-        table = table.assign(pruned=100 - table["percent_left"])
-        x = _minus_log_left(table["pruned"])
-        axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="one trial")
-        means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned", kind="stable")
-        axes.plot(
-            _minus_log_left(means["pruned"]), means["final_test_accuracy"], color=COLOURS["dynamic"],
-            label=f"mean, {_epochs(table['epochs'])}",
-        )  # fmt: skip
-        there = theirs.reindex(means.index)["later"].dropna()
-        longer = theirs.reindex(means.index)["epochs"].dropna()
-        axes.scatter(
-            _minus_log_left(means["pruned"][there.index]),
-            there / 100,
-            marker="D",
-            color=GREY,
-            label=f"published{f', {_epochs(longer)}' if len(longer) else ''}",
-            zorder=3,
-        )
-        ticks = sorted({round(float(v), 1) for v in means["pruned"]})
-        axes.set_xticks(_minus_log_left(pd.Series(ticks)), [f"{v:g}" for v in ticks])
-        axes.set(
-            title=title, xlabel="true sparsity (%)", ylabel="test accuracy at the end" if axes is panels[0] else ""
-        )
-        in_percent(axes.yaxis)
-        axes.legend()
-    sizes = [f"{title}: n = {span(set(table.groupby('variant').size()))}" for title, table in found.items()]
-    return captioned(figure, f"{'; '.join(sizes)}; tables: {place_of(*drawn.values())}")
+    sizes = []
+    for axes, (title, members) in zip(panels, found.items(), strict=True):
+        table = trainings_of(members)
+        _draw_family(table, axes)
+        axes.set_title(title)
+        sizes.append(f"{title}: n = {span(set(table.groupby('variant').size()))}")
+    panels[0].set_ylabel("test accuracy at the end")
+    drawn = [folder for members in found.values() for folder in members.values()]
+    return captioned(figure, f"{'; '.join(sizes)}; tables: {place_of(*drawn)}")
+
+
+def _members(runs: dict[str, Path], stem: str, extra: str) -> dict[str, Path]:
+    """Return the runs of a family: those whose names begin with `stem`, except longer ones, and the run `extra`."""
+    return {
+        name: folder
+        for name, folder in runs.items()
+        if (name.startswith(f"{stem}-") and not name.endswith("-longer")) or name == extra
+    }
+
+
+def _draw_family(table: pd.DataFrame, axes: Axes) -> None:
+    """Draw the accuracies of networks in a table of `trainings_of` against their sparsities, with published ones."""
+    table = table.assign(pruned=100 - table["percent_left"])
+    x = _minus_log_left(table["pruned"])
+    axes.scatter(x, table["final_test_accuracy"], s=14, color=COLOURS["dynamic"], alpha=0.6, label="one trial")
+    means = table.groupby("variant")[["pruned", "final_test_accuracy"]].mean().sort_values("pruned", kind="stable")
+    x, drawn = _minus_log_left(means["pruned"]), f"mean, {_epochs(table['epochs'])}"
+    axes.plot(x, means["final_test_accuracy"], color=COLOURS["dynamic"], label=drawn)
+    theirs = published("dynamic_pruning").reindex(means.index)
+    there, longer = theirs["later"].dropna(), theirs["epochs"].dropna()
+    drawn = f"published{f', {_epochs(longer)}' if len(longer) else ''}"
+    axes.scatter(x[there.index], there / 100, marker="D", color=GREY, label=drawn, zorder=3)
+    ticks = sorted({round(float(v), 1) for v in means["pruned"]})
+    axes.set_xticks(_minus_log_left(pd.Series(ticks)), [f"{v:g}" for v in ticks])
+    axes.set_xlabel("true sparsity (%)")
+    in_percent(axes.yaxis)
+    axes.legend()
 
 
 def _epochs(numbers: pd.Series) -> str:
@@ -239,25 +241,9 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
     for axes, (factor, (label, published_value, _)) in zip(panels, FACTORS.items(), strict=False):
         values = {"base": published_value} | _values_of(factor, runs, base)
         part = table[table["variant"].isin(values)].assign(value=lambda t, v=values: t["variant"].map(v))
-        order = sorted(set(part["value"]))
-        place = part["value"].map({v: i for i, v in enumerate(order)})
-        axes.scatter(place, part["final_test_accuracy"], s=16, color=COLOURS["dynamic"], alpha=0.6)
-        whole = learned_anything(part["final_test_accuracy"], part["classes"])
-        means = part[whole].groupby("value")["final_test_accuracy"].mean()
-        axes.plot(range(len(order)), means.reindex(order), color=COLOURS["dynamic"])
-        axes.set_ylim(lowest, highest)
-        said = {v: f"mean\n{mean:.1%}" for v, mean in means.items() if mean < lowest}
-        for v, stuck in part[~whole].groupby("value").size().items():
-            said[v] = f"{stuck} of {(part['value'] == v).sum()}\nat chance"
-        for v, words in said.items():
-            axes.annotate(
-                words, (order.index(v), lowest), (0, 4), textcoords="offset points", ha="center", va="bottom",
-                fontsize=8.5,
-            )  # fmt: skip
-        axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
         axes.set(xlabel=label, ylabel="test accuracy at the end", title=f"By {label.removeprefix('number of ')}")
-        axes.set_xlim(-0.45, len(order) - 0.55)
-        in_percent(axes.yaxis)
+        axes.set_ylim(lowest, highest)
+        _draw_factor(part, axes)
     drawn = "dots: trials, lines: means of those not stuck at chance"
     return captioned(
         figure,
@@ -267,6 +253,25 @@ def dynamic_sensitivity(root: Path) -> Figure | None:
             *runs.values(),
         ),
     )
+
+
+def _draw_factor(part: pd.DataFrame, axes: Axes) -> None:
+    """Draw accuracies by the column `value`, and write where a mean is below the axes and how many trials are stuck."""
+    order, lowest = sorted(set(part["value"])), axes.get_ylim()[0]
+    place = part["value"].map({v: i for i, v in enumerate(order)})
+    axes.scatter(place, part["final_test_accuracy"], s=16, color=COLOURS["dynamic"], alpha=0.6)
+    whole = learned_anything(part["final_test_accuracy"], part["classes"])
+    means = part[whole].groupby("value")["final_test_accuracy"].mean()
+    axes.plot(range(len(order)), means.reindex(order), color=COLOURS["dynamic"])
+    said = {v: f"mean\n{mean:.1%}" for v, mean in means.items() if mean < lowest}
+    for v, stuck in part[~whole].groupby("value").size().items():
+        said[v] = f"{stuck} of {(part['value'] == v).sum()}\nat chance"
+    for v, words in said.items():
+        at, shift = (order.index(v), lowest), (0, 4)
+        axes.annotate(words, at, shift, textcoords="offset points", ha="center", va="bottom", fontsize=8.5)
+    axes.set_xticks(range(len(order)), [f"{v:g}" for v in order])
+    axes.set_xlim(-0.45, len(order) - 0.55)
+    in_percent(axes.yaxis)
 
 
 def _values_of(factor: str, runs: dict[str, Path], base: Path) -> dict[str, float]:

@@ -79,7 +79,6 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     rounds, curves = (table[table["arm"] == "ticket"] for table in read_whole_trials(folder))
     settings = read_record(folder)["settings"]
     steps = settings["iterations"] / settings["epochs"] if settings["epochs"] else 1
-    unit = "epoch" if settings["epochs"] else "iteration"
     figure, panels = new_figure(2, 4, (10.4, 5.4))
     ks = sorted(curves["round"].unique())
     colours = from_dark_to_light(ks)
@@ -88,18 +87,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
         for axes, column in zip(panels, ("test_accuracy", "test_loss", "val_loss"), strict=False):
             label = f"{means['percent_left'].iloc[-1]:.3g}%"
             axes.plot(means.index / steps, means[column], color=colours[k], label=label)
-    for axes, title in zip(panels, ("Test accuracy", "Test loss", "Validation loss"), strict=False):
-        axes.set(title=f"{title}, each round", xlabel=unit)
-        if "accuracy" in title:
-            in_percent(axes.yaxis)
-        else:
-            later = np.concatenate([line.get_ydata()[1:] for line in axes.lines])
-            axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
-    handles, labels = panels[0].get_legend_handles_labels()
-    few = range(0, len(labels), -(-len(labels) // 5))
-    panels[0].legend(
-        [handles[i] for i in few], [labels[i] for i in few], title="% remaining", loc="lower right", fontsize=7
-    )
+    _finish_curves(panels, "epoch" if settings["epochs"] else "iteration")
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
     _per_round(panels[3], by_round["es_val_loss"].mean(), "Minimum validation loss")
@@ -116,6 +104,22 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     note = f"; in rounds {', '.join(map(str, collapsed))} (red) a layer was emptied" if collapsed else ""
     note += f"; nothing more was pruned before round {', '.join(map(str, skipped))}" if len(skipped) else ""
     return captioned(figure, caption + note)
+
+
+def _finish_curves(panels: list[Axes], unit: str) -> None:
+    """Give the panels with curves their titles and scales, and the first a legend of a few of its rounds."""
+    for axes, title in zip(panels, ("Test accuracy", "Test loss", "Validation loss"), strict=False):
+        axes.set(title=f"{title}, each round", xlabel=unit)
+        if "accuracy" in title:
+            in_percent(axes.yaxis)
+        else:
+            later = np.concatenate([line.get_ydata()[1:] for line in axes.lines])
+            axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
+    handles, labels = panels[0].get_legend_handles_labels()
+    few = range(0, len(labels), -(-len(labels) // 5))
+    panels[0].legend(
+        [handles[i] for i in few], [labels[i] for i in few], title="% remaining", loc="lower right", fontsize=7
+    )
 
 
 def movement_rounds(root: Path) -> Figure | None:

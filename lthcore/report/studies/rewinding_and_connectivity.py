@@ -60,13 +60,7 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
             plot_rounds(by_arm["continued"], "final_test_accuracy", panels[1], **drawn)
             fallen += _collapsed(rounds, point)
         if point == 0:
-            plot_rounds(tickets, "final_test_accuracy", panels[2], "rewound: ticket", arm_of("ticket").colour)
-            for arm, label in WAYS.items():
-                if arm in by_arm:
-                    look = arm_of(arm)
-                    plot_rounds(
-                        by_arm[arm], "final_test_accuracy", panels[2], label, look.colour, look.style, look.marker
-                    )
+            _draw_ways(by_arm, tickets, panels[2])
         if has_derived(folders[point], "stability"):
             barriers.append(read_table(folders[point], "stability.csv"))
     if fallen:
@@ -86,6 +80,15 @@ def rewinding(folders: dict[int, Path], caption: str = "") -> Figure:
     else:
         panels[3].set_visible(False)
     return captioned(figure, caption)
+
+
+def _draw_ways(by_arm: dict[str, pd.DataFrame], tickets: pd.DataFrame, axes: Axes) -> None:
+    """Draw tickets rewound to the initial weights, and other ways to continue (arm -> rounds)."""
+    plot_rounds(tickets, "final_test_accuracy", axes, "rewound: ticket", arm_of("ticket").colour)
+    for arm, label in WAYS.items():
+        if arm in by_arm:
+            look = arm_of(arm)
+            plot_rounds(by_arm[arm], "final_test_accuracy", axes, label, look.colour, look.style, look.marker)
 
 
 def _draw_barriers(table: pd.DataFrame, points: list[int], axes: Axes) -> None:

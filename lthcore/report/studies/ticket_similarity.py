@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lthcore.analysis.cache import cached_table, has_derived
@@ -21,8 +22,6 @@ ALIKE = {
     "aligned": ("aligned", "#d1642a", "-"),
     "aligned_chance": ("random masks, aligned", "#d1642a", ":"),
 }
-
-
 BY_LAYER = (  # column, title, label of the y-axis, value expected by chance
     ("cka", "Linear CKA of activations", "CKA", None),
     ("cca", "Mean CCA of activations", "CCA", None),
@@ -49,18 +48,7 @@ def similarity(folder: Path, caption: str = "") -> Figure:
             plot_intervals(part, "percent_left", column, axes, label, colour, style)
         axes.set(title=f"{name}: masks of two seeds", ylabel="Jaccard index", ylim=(0, 0.75))
     panels[0].legend()
-    colours = from_dark_to_light(names)
-    for axes, (column, title, what, chance) in zip(
-        (*panels[across : across + 2], *panels[2 * across :]), BY_LAYER, strict=False
-    ):
-        for name in names:
-            part = seeds[seeds["layer"] == name]
-            plot_intervals(part, "percent_left", column, axes, name, colours[name])
-        axes.set(title=title, ylabel=what)
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -1.02 if what == "cosine" else -0.02), min(high, 1.02))  # where there can be values
-        if chance is not None:
-            axes.axhline(chance, color="#888888", linewidth=1, linestyle=":")
+    _draw_layers(seeds, names, [*panels[across : across + 2], *panels[2 * across :]])
     panels[across].legend()
     if has_derived(folder, "arms_alike"):
         other, table = panels[across + 2], read_table(folder, "arms_alike.csv")
@@ -76,6 +64,20 @@ def similarity(folder: Path, caption: str = "") -> Figure:
         else:
             axes.set_axis_off()
     return captioned(figure, caption)
+
+
+def _draw_layers(seeds: pd.DataFrame, names: list[str], panels: list[Axes]) -> None:
+    """Draw each of the measures BY_LAYER in a panel, with a line for each layer."""
+    colours = from_dark_to_light(names)
+    for axes, (column, title, what, chance) in zip(panels, BY_LAYER, strict=False):
+        for name in names:
+            part = seeds[seeds["layer"] == name]
+            plot_intervals(part, "percent_left", column, axes, name, colours[name])
+        axes.set(title=title, ylabel=what)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -1.02 if what == "cosine" else -0.02), min(high, 1.02))  # where there can be values
+        if chance is not None:
+            axes.axhline(chance, color="#888888", linewidth=1, linestyle=":")
 
 
 def similarity_lenet(root: Path) -> Figure | None:
