@@ -38,9 +38,9 @@ _FACE = {  # name -> where it is defined
     "read_record": "runs.files.read_record",
     "read_table": "runs.files.read_table",
     "read_tables": "runs.files.read_tables",
-    "load_ticket": "analysis.take_home.load_ticket",
+    "load_ticket": "tickets.load.load_ticket",
     "load_ticket_file": "runs.checkpoints.load_ticket_file",
-    "export_ticket": "analysis.take_home.export_ticket",
+    "export_ticket": "tickets.export.export_ticket",
     "load_and_evaluate": "runs.checkpoints.load_and_evaluate",
     "cached_table": "analysis.cache.cached_table",
 }

@@ -16,7 +16,6 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lthcore.analysis.take_home import load_ticket
 from lthcore.arms import ARMS, arm_of
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import WEIGHTS, register_arm
@@ -34,6 +33,7 @@ from lthcore.runs.user_code import digests_of_user_code
 from lthcore.settings import DynamicSettings, Settings
 from lthcore.sources.catalogue import dataset_of, read, verified
 from lthcore.sources.dataset import DATASETS, Dataset, Raw, register_dataset
+from lthcore.tickets.load import load_ticket
 
 SMALL = Settings(
     dataset="digits", architecture="mlp", validation=200, iterations=20, eval_every=10, trials=1, rounds=1,

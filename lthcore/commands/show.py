@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lthcore.analysis.take_home import export_ticket, load_ticket
 from lthcore.errors import LabError
 from lthcore.lottery.methods import settings_for
 from lthcore.paths import project_root, short
@@ -14,6 +13,8 @@ from lthcore.runs.experiments import Experiment, load_experiments
 from lthcore.runs.files import read_record, read_tables
 from lthcore.runs.plan import state_line
 from lthcore.runs.status import changed_runs, find_run
+from lthcore.tickets.export import export_ticket
+from lthcore.tickets.load import load_ticket
 
 
 def show_command(options: argparse.Namespace) -> None:
@@ -87,7 +88,7 @@ def _print_settings(folder: Path, values: dict[str, Any]) -> None:
 
 def export_command(options: argparse.Namespace) -> None:
     """Write a ticket of a run (mask and initial weights) to a file. With `--push`, also upload it."""
-    from lthcore.analysis.hub import push_ticket
+    from lthcore.tickets.hub import push_ticket
 
     ticket = load_ticket(options.run, options.trial, options.remaining)
     path = export_ticket(ticket, options.to, options.compacted)

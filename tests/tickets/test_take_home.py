@@ -14,8 +14,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lthcore import masks
-from lthcore.analysis.hub import push_ticket
-from lthcore.analysis.take_home import WinningTicket, export_ticket, load_ticket, model_card
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery import lineage
@@ -26,6 +24,9 @@ from lthcore.runs.runner import run
 from lthcore.runs.status import find_run
 from lthcore.settings import Settings
 from lthcore.sources.catalogue import read
+from lthcore.tickets.export import export_ticket, model_card
+from lthcore.tickets.hub import push_ticket
+from lthcore.tickets.load import WinningTicket, load_ticket
 
 SEARCH = Settings(
     dataset="digits", architecture="mlp", widths=(20, 10), validation=200, iterations=40, eval_every=20, trials=2,

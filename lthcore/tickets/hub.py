@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lthcore.analysis.take_home import card_of
 from lthcore.errors import LabError, one_line
+from lthcore.tickets.export import card_of
 
 
 def push_ticket(path: Path, repository: str) -> str:

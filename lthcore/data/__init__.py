@@ -1,0 +1,1 @@
+"""Data of experiments as tensors: split, scaled and augmented."""

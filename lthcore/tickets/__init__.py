@@ -1,0 +1,1 @@
+"""Winning tickets of committed runs, to train, to transfer and to export."""
