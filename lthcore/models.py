@@ -17,8 +17,7 @@ from lthcore.data.datasets import classes_of, image_shape
 from lthcore.errors import LabError, choose, choose_registered, one_line, shown
 from lthcore.onednn import Linear
 from lthcore.recipe import Recipe
-from lthcore.registry import MODELS, is_user_defined, register_model
-from lthcore.settings import Kind
+from lthcore.registry import MODELS, Kind, is_user_defined, register_model
 
 Weights = dict[str, Tensor]
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d

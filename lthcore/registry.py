@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lthcore.errors import LabError, choose, shown
 
+Kind = Literal["conv", "shortcut", "fc", "output"]  # of a layer whose weights are pruned
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "v", "D", "d", "P", "X")  # of lines in figures
 UNCOLOURED = "#444444"  # of arms and criteria without a colour of their own: figures choose one for them
 

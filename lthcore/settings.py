@@ -6,8 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from lthcore.arms import Arm, arm_of, criterion_of
 from lthcore.recipe import LARGEST_PLAN, Recipe, listed
+from lthcore.registry import Kind
 
-Kind = Literal["conv", "shortcut", "fc", "output"]
 SparsitySchedule = Literal["linear", "cubic", "cosine", "constant"]
 
 MOST_ROUNDS = 253  # a lineage has one byte for the round in which a weight is pruned, up to one after the last
