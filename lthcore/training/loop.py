@@ -7,7 +7,7 @@ saved in checkpoints. So a training run resumed from a checkpoint continues bit 
 
 import math
 import time
-from collections.abc import Container, Hashable, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -26,8 +26,6 @@ from lthcore.training.engines.engine import Engine
 from lthcore.training.engines.sparse import SparseChain
 from lthcore.training.engines.stack import Stack
 from lthcore.training.state import Evaluation, TrainState
-
-Cohort = dict[Hashable, TrainState]
 
 
 class Trainer(Protocol):

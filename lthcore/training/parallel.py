@@ -20,9 +20,11 @@ from lthcore.models import build
 from lthcore.plugins import extensions, register_received
 from lthcore.recipe import Recipe
 from lthcore.training.engines.chain import is_chain
-from lthcore.training.loop import Cohort, Trainer, train_in_step
+from lthcore.training.loop import Trainer, train_in_step
 from lthcore.training.orphans import SHARED_MEMORY, end_if_orphan, end_with, temporary_folder
 from lthcore.training.state import TrainState
+
+States = dict[Hashable, TrainState]  # of a cohort, by keys that the caller chooses, such as Replicate
 
 
 class GoOn(Protocol):
@@ -40,7 +42,7 @@ def always(key: Hashable, state: TrainState) -> bool:
 def train_cohort(
     settings: Recipe,
     data: Data,
-    cohort: Cohort,
+    cohort: States,
     go_on: GoOn = always,
     workers: int | None = None,
     trainer: Trainer = train_in_step,
@@ -68,7 +70,7 @@ def train_cohort(
         yield key, state
 
 
-def _train(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer) -> None:
+def _train(settings: Recipe, data: Data, cohort: States, go_on: GoOn, trainer: Trainer) -> None:
     """Train replicates in step to the end, or until `go_on` returns False for one of them."""
 
     def all_go_on() -> bool:
@@ -85,7 +87,7 @@ def _train(settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: T
 
 
 def _train_in_processes(
-    settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, workers: int, trainer: Trainer
+    settings: Recipe, data: Data, cohort: States, go_on: GoOn, workers: int, trainer: Trainer
 ) -> Iterator[tuple[Hashable, TrainState]]:
     arrays = data.to_arrays()  # joblib memory-maps large arrays into every worker instead of copying them
     pool = Parallel(
@@ -118,7 +120,7 @@ def _no_room(reason: object) -> LabError:
 
 
 def _train_stacks(
-    settings: Recipe, data: Data, cohort: Cohort, go_on: GoOn, trainer: Trainer
+    settings: Recipe, data: Data, cohort: States, go_on: GoOn, trainer: Trainer
 ) -> Iterator[tuple[Hashable, TrainState]]:
     """Train replicates at the same iteration in step, as many at once as fit in memory."""
 
