@@ -13,7 +13,8 @@ import torch
 from bench import best, keep, mnist, options_of, print_table, side_by_side
 
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.settings import Settings
 from lthcore.training.loop import engine_for, epoch_batches
 

@@ -19,7 +19,7 @@ from torch import nn
 from lthcore.analysis.compaction import compact
 from lthcore.costs import multiply_adds
 from lthcore.errors import LabError
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.paths import results_root
 from lthcore.runs.checkpoints import load_ticket_file
 

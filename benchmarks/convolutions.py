@@ -28,7 +28,8 @@ from lthcore.costs import multiply_adds
 from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.onednn import times_transposed
 from lthcore.paths import project_root
 from lthcore.settings import Settings

@@ -19,7 +19,8 @@ from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
 from lthcore.lottery.dynamic import update
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.onednn import times_transposed
 from lthcore.settings import DynamicSettings, Settings
 from lthcore.training.loop import engine_for

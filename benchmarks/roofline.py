@@ -16,7 +16,8 @@ from bench import BATCH, best, clock, keep, mnist, options_of, plain_lenet, prin
 
 from lthcore.data.datasets import Data, Split
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.onednn import times_transposed
 from lthcore.settings import Settings
 from lthcore.training.engines import dense

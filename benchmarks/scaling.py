@@ -10,7 +10,8 @@ from bench import best, clock, keep, mnist, options_of, print_table, side_by_sid
 from joblib import cpu_count
 
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.settings import Settings
 from lthcore.training.parallel import train_cohort
 

@@ -26,7 +26,8 @@ from torch.nn import functional as F
 from lthcore.data.datasets import Data
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask, full_mask, percent_left
-from lthcore.models import Weights, build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import Weights, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.settings import Settings
 from lthcore.training.engines import sparse

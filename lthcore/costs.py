@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lthcore.models import kinds_of
+from lthcore.models.prunable import kinds_of
 
 COPIES = ("cat", "clone", "copy_", "_to_copy", "embedding", "detach", "index", "index_select", "repeat", "stack")
 

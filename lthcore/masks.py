@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
-from lthcore.models import Weights, kinds_of
+from lthcore.models.prunable import kinds_of
+from lthcore.models.weights import Weights
 
 Mask = dict[str, Tensor]
 

@@ -16,7 +16,10 @@ from torch.nn import functional as F
 from lthcore.errors import LabError
 from lthcore.lottery.search import initial_weights_of
 from lthcore.masks import counts, full_mask
-from lthcore.models import Dropout, build, initial_weights, kinds_of
+from lthcore.models.build import build
+from lthcore.models.layers import Dropout
+from lthcore.models.prunable import kinds_of
+from lthcore.models.weights import initial_weights
 from lthcore.onednn import Linear
 from lthcore.registry import MODELS
 from lthcore.settings import Settings

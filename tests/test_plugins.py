@@ -19,7 +19,7 @@ from torch import nn
 from lthcore.arms import ARMS, arm_of
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import WEIGHTS, register_arm
-from lthcore.models import Dropout
+from lthcore.models.layers import Dropout
 from lthcore.plugins import extensions, load_plugins, register_received
 from lthcore.registry import CRITERIA, MODELS, register_criterion, register_model
 from lthcore.runs import executor

@@ -18,8 +18,9 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 import lthcore
-from lthcore import arms, cli, models, settings
+from lthcore import arms, cli, settings
 from lthcore.analysis.statistics import CONVENTION
+from lthcore.models import architectures
 from lthcore.paths import PROFILES
 from lthcore.pruning import criteria, saliency, units
 from lthcore.registry import CRITERIA, MODELS
@@ -38,7 +39,7 @@ from lthcore.sources.catalogue import DATASETS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
-REGISTERED = (criteria, saliency, units, models)  # importing these fills the registries
+REGISTERED = (criteria, saliency, units, architectures)  # importing these fills the registries
 GRADES = ("reproduced", "differs", "undecided", NOT_RUN)
 REPOSITORY = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
 

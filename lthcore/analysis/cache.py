@@ -15,7 +15,7 @@ import pandas as pd
 from lthcore.data.datasets import Data, classes_of, image_shape, load
 from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery.methods import settings_of
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import load_state, state_path
 from lthcore.runs.files import read_file, read_record, read_table, read_tables, write_run

@@ -18,7 +18,8 @@ from lthcore.costs import multiply_adds
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.masks import weights_left
-from lthcore.models import Weights, build
+from lthcore.models.build import build
+from lthcore.models.weights import Weights
 from lthcore.onednn import Linear
 from lthcore.pruning.streams import Stream, columns, streams_of
 from lthcore.recipe import Recipe

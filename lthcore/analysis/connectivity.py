@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from lthcore.data.datasets import Data, Split
-from lthcore.models import Weights, build
+from lthcore.models.build import build
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
 from lthcore.training.engines.dense import evaluate

@@ -17,7 +17,7 @@ from lthcore.analysis.similarity import jaccard
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask, full_mask
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.training.loop import train
 

@@ -11,7 +11,7 @@ from lthcore.lottery.masks_of_arms import next_round
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import Mask, full_mask
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.training.parallel import train_cohort
 from lthcore.training.state import Replicate

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from lthcore.masks import Mask
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.pruning.streams import Stream, columns, outputs_of, streams_of
 
 

@@ -17,7 +17,9 @@ from lthcore.data.datasets import Data, Split
 from lthcore.errors import LabError
 from lthcore.lottery.start import signed
 from lthcore.masks import Mask, apply, full_mask, percent_left, shuffled
-from lthcore.models import Weights, build, kinds_of
+from lthcore.models.build import build
+from lthcore.models.prunable import kinds_of
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
 from lthcore.training.engines.dense import evaluate

@@ -18,7 +18,7 @@ from lthcore.errors import TimeLimit
 from lthcore.lottery.methods import settings_of
 from lthcore.lottery.search import untrained_networks
 from lthcore.masks import Mask
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.runs.files import read_record, read_table, write_run
 from lthcore.runs.folder import read_lineage
 from lthcore.runs.lock import LOCK, locked

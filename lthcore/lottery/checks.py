@@ -6,7 +6,8 @@ from torch import nn
 from lthcore.arms import arm_of, criterion_of
 from lthcore.data.datasets import check_size, classes_of, image_shape, pick_device
 from lthcore.errors import LabError, choose, choose_registered, one_line, shown
-from lthcore.models import build, kinds_of, outline
+from lthcore.models.build import build, outline
+from lthcore.models.prunable import kinds_of
 from lthcore.pruning.allocation import layer_rates
 from lthcore.pruning.streams import streams_of
 from lthcore.recipe import Recipe

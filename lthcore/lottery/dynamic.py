@@ -20,7 +20,10 @@ from lthcore.data.datasets import Data
 from lthcore.lottery.search import Cohort, TrainCohort, initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.models import Dropout, Weights, build, kinds_of
+from lthcore.models.build import build
+from lthcore.models.layers import Dropout
+from lthcore.models.prunable import kinds_of
+from lthcore.models.weights import Weights
 from lthcore.pruning.allocation import prune, prune_to
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings

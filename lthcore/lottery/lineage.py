@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 
 from lthcore.errors import one_line
 from lthcore.masks import Mask
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 
 FILE = "lineage.safetensors.gz"
 LEFT = 255  # value in place of a round for weights that are not pruned yet

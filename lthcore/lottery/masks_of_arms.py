@@ -10,7 +10,7 @@ from lthcore.data.datasets import Data
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.start import Trial
 from lthcore.masks import Mask
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.pruning.allocation import layer_rates, prune, rounded_down
 from lthcore.pruning.criteria import PruningContext, Scores, scores_of
 from lthcore.pruning.saliency import synflow_mask

@@ -16,7 +16,8 @@ from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.masks_of_arms import mask_of
 from lthcore.lottery.start import Trial, begin, check_rewound, start
 from lthcore.masks import Mask
-from lthcore.models import Weights, build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import Weights, initial_weights
 from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
 from lthcore.settings import Settings

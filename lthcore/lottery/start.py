@@ -13,7 +13,8 @@ from lthcore.arms import ARMS, Arm, arm_of, criterion_of
 from lthcore.data.datasets import classes_of, image_shape
 from lthcore.errors import LabError, choose, one_line
 from lthcore.masks import Mask, full_mask
-from lthcore.models import Weights, build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import Weights, initial_weights
 from lthcore.recipe import Recipe
 from lthcore.registry import UNCOLOURED, check_fields, check_look, is_user_defined, name_of
 from lthcore.seeds import seed_for

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lthcore.errors import LabError, choose
 from lthcore.masks import Mask
-from lthcore.models import kinds_of
+from lthcore.models.prunable import kinds_of
 from lthcore.pruning.criteria import Scores
 from lthcore.settings import Settings
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lthcore.data.datasets import Data
 from lthcore.errors import LabError, choose_registered, one_line
 from lthcore.masks import Mask
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.registry import CRITERIA, is_user_defined, register_criterion
 from lthcore.settings import Settings
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lthcore.masks import Mask, apply
-from lthcore.models import Weights, build
+from lthcore.models.build import build
+from lthcore.models.weights import Weights
 from lthcore.pruning.allocation import prune_to_shares
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.registry import register_criterion

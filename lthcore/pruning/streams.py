@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
-from lthcore.models import Dropout, Residual, flattens_images, in_a_row
+from lthcore.models.layers import Dropout, Residual, flattens_images, in_a_row
 from lthcore.onednn import Linear
 
 KNOWN = (

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lthcore.masks import Mask
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.pruning.allocation import prune
 from lthcore.pruning.criteria import PruningContext, Scores
 from lthcore.pruning.streams import Stream, columns, outputs_of

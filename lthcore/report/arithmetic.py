@@ -2,7 +2,7 @@
 
 from lthcore.analysis.statistics import Estimate
 from lthcore.data.datasets import classes_of, image_shape
-from lthcore.models import outline
+from lthcore.models.build import outline
 from lthcore.paths import project_root
 from lthcore.pruning.allocation import layer_rates
 from lthcore.report.run_tables import Absent

@@ -16,6 +16,7 @@ from lthcore.errors import LabError
 from lthcore.paths import PROFILES, project_root
 from lthcore.report import layout, plots
 from lthcore.report.curves import figure3
+from lthcore.report.distributions import plot_distributions
 from lthcore.report.figure_specs import (
     ADDED,
     FIGURES,
@@ -237,7 +238,7 @@ def _draw_distributions(spec: FigureSpec, folder: Path) -> Figure:
     caption = layout.describe(folder, spread="summed over trials")
     if spec.kind == "together":
         caption = f"{shown[level]:.1f}% of weights remaining; {caption}"
-    return plots.plot_distributions(table, spec.columns, shown, caption, spec.kind == "together")
+    return plot_distributions(table, spec.columns, shown, caption, spec.kind == "together")
 
 
 def show(number: int, root: Path) -> None:

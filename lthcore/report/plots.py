@@ -4,9 +4,7 @@ Lines are means over trials (and draws). Error bars are their range, from the lo
 Shaded bands are 95% intervals of the mean if the caption says so, else the range of trials.
 """
 
-import json
 from collections.abc import Collection, Iterable
-from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +17,6 @@ from matplotlib.ticker import MaxNLocator
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
 from lthcore.arms import ARMS, arm_of
 from lthcore.registry import UNCOLOURED
-from lthcore.report.claims import grades_of
 from lthcore.report.figure_specs import TITLES
 from lthcore.report.layout import (
     CUT_OFF,
@@ -34,13 +31,6 @@ from lthcore.report.layout import (
     sparsity_axis,
 )
 from lthcore.report.tables import cut_off, with_dense
-
-AXES = {  # quantity of distributions.csv -> label of the x-axis
-    "surviving initial weights": "initial weight", "movement": "|w at the end - w at the start|",
-    "magnitude change": "|w at the end| - |w at the start|",
-    "incoming connections kept": "share of incoming connections kept",
-    "outgoing connections kept": "share of outgoing connections kept",
-}  # fmt: skip
 
 TRAINING_ENDS = "end of training"  # id of the line of this name
 FACTOR = 8.0  # between early stops, above which their axis is logarithmic
@@ -224,47 +214,6 @@ def _say_empty(axes: Axes, column: str) -> None:
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#666666")
 
 
-def plot_distributions(
-    table: pd.DataFrame, quantities: Iterable[str], rounds: dict[int, float], caption: str = "", together: bool = False
-) -> Figure:
-    """Plot distributions of `quantities` by layer, from distributions.csv, with a line for each round.
-
-    `rounds` maps each round to its percentage of weights remaining. `together` draws all quantities into the same
-    panels, at the last round only (for example weights in the ticket against pruned ones); the few largest values are
-    cut off.
-    """
-    layers, quantities = list(dict.fromkeys(table["layer"])), list(quantities)
-    cumulative = quantities[0].endswith("connections kept")  # a density of so few values would be all spikes
-    figure, axes = new_figure(1 if together else len(quantities), len(layers))
-    colours = from_dark_to_light(rounds)
-    what = "share of units with at most this" if cumulative else "density"
-    for row, quantity in enumerate(quantities):
-        for column, layer in enumerate(layers):
-            panel = axes[column if together else row * len(layers) + column]
-            for k, left in list(rounds.items())[-1 if together else 0 :]:
-                part = table[(table["quantity"] == quantity) & (table["layer"] == layer) & (table["round"] == k)]
-                shares = part["count"] / part["count"].sum()
-                x, y = (part["left"] + part["right"]) / 2, shares / (part["right"] - part["left"])
-                if cumulative:
-                    x, y = [0, *part["right"]], [0, *shares.cumsum()]
-                label = quantity.split(", ")[-1] if together else f"{left:.1f}% remaining"
-                colour = arm_of(("ticket", "random")[row]).colour if together else colours[k]
-                panel.plot(x, y, color=colour, label=label, drawstyle="steps-post" if cumulative else "default")
-                if together and part["left"].min() >= 0:
-                    shown = x[shares.cumsum() >= 0.999].iloc[0]
-                    panel.set_xlim(0, shown if row == 0 else max(panel.get_xlim()[1], shown))
-            of = quantity.split(",")[0]
-            panel.set(title=_place(of, layer), xlabel=AXES[of], ylabel=what if column == 0 else "")
-    legend_above(figure, *axes[0].get_legend_handles_labels())
-    return captioned(figure, caption)
-
-
-def _place(quantity: str, layer: str) -> str:
-    """Return what a panel is about: a quantity of a layer, or its units or inputs, which have connections."""
-    of = {"incoming connections kept": f"Units of {layer}", "outgoing connections kept": f"Inputs of {layer}"}
-    return of.get(quantity, f"{layer}: {quantity}")
-
-
 def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
     """Draw the paper's Figure 4: early stop, and accuracies there and at the end, of tickets and reinitialisations.
 
@@ -287,51 +236,6 @@ def figure4(rounds: pd.DataFrame, caption: str = "") -> Figure:
         axes.set_ylim(above.get_ylim())
     one_legend(figure)
     return captioned(figure, caption, absent(rounds, arms))
-
-
-GRADES = {"reproduced": "#1f5fa8", "undecided": "#999999", "differs": "#d1642a"}
-
-
-def plot_scorecard(card: pd.DataFrame) -> Figure:
-    """Plot the sizes and places of claims.csv that were measured in runs, each in half widths of its tolerance.
-
-    The shaded band is the tolerance. Each part of a claim is shown in the first run that measured it, and those that
-    differ are at the top. Arrows mark values and ends of intervals that are off the axis. Tolerances with one end have
-    no width, and their claims are named below the panel.
-    """
-    rows = card[card["value"].notna() & card["profile"].notna() & (card["part"] != "direction")]
-    rows = rows.drop_duplicates(["id", "part"])
-    open_ended = rows["tolerance"].str.contains("null")
-    left_out, rows = rows[open_ended]["id"], rows[~open_ended]
-    order = grades_of(rows["grade"]).map(list(GRADES).index)
-    rows = rows.iloc[np.argsort(-order, kind="stable")].iloc[::-1]
-    low, high = (np.array([json.loads(t)[i] for t in rows["tolerance"]]) for i in (0, 1))
-    middle, half = (low + high) / 2, (high - low) / 2
-    figure, (axes,) = new_figure(1, 1, (10, 1 + 0.36 * len(rows)))
-    grades = grades_of(rows["grade"])
-    ends = [np.clip((rows[key].fillna(rows["value"]) - middle) / half, -4, 4) for key in ("low", "value", "high")]
-    axes.axvspan(-1, 1, color="#e8eef5", zorder=0)
-    beyond = np.sign(ends[1]) * (np.abs(ends[1]) == 4)
-    for end, side, marker in ((ends[0], -4, "<"), (ends[2], 4, ">")):
-        off = np.flatnonzero(((end == side) & (beyond == 0)).to_numpy())
-        axes.scatter(end.iloc[off], off, c=[GRADES[grade] for grade in grades.iloc[off]], marker=marker, s=14, zorder=2)
-    for grade, colour in GRADES.items():
-        of = (grades == grade).to_numpy()
-        axes.hlines(np.flatnonzero(of), ends[0][of], ends[2][of], color=colour, linewidth=1.6, label=grade)
-        for side, marker in ((0, "o"), (1, ">"), (-1, "<")):  # an arrow if the value itself is off the axis
-            at = np.flatnonzero(of & (beyond == side))
-            filled = np.where(rows["low"].isna().iloc[at], "white", colour)
-            axes.scatter(ends[1].iloc[at], at, c=filled, edgecolors=colour, marker=marker, s=22, zorder=3)
-    axes.set_yticks(range(len(rows)), [fill(f"{row.id}, {row.part}: {row.claim}", 74) for row in rows.itertuples()])
-    axes.tick_params(axis="y", labelsize=8)
-    how = "shaded: within it; hollow: a single trial, no interval; arrows: beyond 4"
-    what = "distance from the middle of the tolerance, in halves of its width"
-    without = f"; not shown: {', '.join(left_out)}, whose tolerances have one end" if len(left_out) else ""
-    axes.set(xlim=(-4.2, 4.2), xlabel=f"{what}\n({how}; of each claim its first run{without})")
-    axes.set_ylim(-0.8, len(rows) - 0.2)
-    axes.set_title("Sizes and places, with 95% intervals", loc="left")
-    figure.legend(loc="outside lower center", ncols=len(GRADES))
-    return figure
 
 
 def plot_means(

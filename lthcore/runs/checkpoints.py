@@ -18,7 +18,8 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError, choose, one_line
 from lthcore.lottery.methods import settings_of
 from lthcore.masks import Mask
-from lthcore.models import Weights, build
+from lthcore.models.build import build
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.runs.files import read_record, write
 from lthcore.runs.schemas import Accuracy, Loss

@@ -29,7 +29,7 @@ from lthcore.errors import LabError, counted, one_line
 from lthcore.lottery import lineage
 from lthcore.lottery.lineage import Lineage
 from lthcore.lottery.methods import planned
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.recipe import EXTENT, Recipe
 from lthcore.runs.files import read_file, read_record, read_table, replicate_of, rows_of, write_run
 from lthcore.runs.provenance import COMMIT, start_of, versions

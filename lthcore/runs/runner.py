@@ -17,7 +17,7 @@ from lthcore.lottery.checks import check_settings
 from lthcore.lottery.methods import METHODS, planned
 from lthcore.lottery.outcomes import keep_for_later_rounds, outcome_from_lineage, release_tensors
 from lthcore.lottery.search import Cohort
-from lthcore.models import without_mask
+from lthcore.models.build import without_mask
 from lthcore.onednn import HAS_BFLOAT16
 from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import file_stem

@@ -9,7 +9,7 @@ import torch
 from lthcore import masks
 from lthcore.arms import arm_of
 from lthcore.errors import LabError
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.runs.checkpoints import file_stem, load_state, save_state, state_path
 from lthcore.training.state import Replicate, TrainState

@@ -16,7 +16,8 @@ import torch
 from lthcore.data.datasets import Data, Split, classes_of, image_shape, pick_device
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.models import build, initial_weights, outline
+from lthcore.models.build import build, outline
+from lthcore.models.weights import initial_weights
 from lthcore.paths import cache_root
 from lthcore.recipe import Recipe
 from lthcore.runs.files import digest, write_json

@@ -21,7 +21,8 @@ from lthcore.lottery.outcomes import ORIGIN
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin, seed_of
 from lthcore.masks import Mask
-from lthcore.models import Weights, build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import Weights, initial_weights
 from lthcore.runs.files import read_record, read_table
 from lthcore.runs.folder import RunFolder, read_lineage
 from lthcore.runs.rows import nearest_round

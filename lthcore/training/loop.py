@@ -16,7 +16,9 @@ from torch import Tensor
 
 from lthcore import masks
 from lthcore.data.datasets import Data
-from lthcore.models import Weights, build, kinds_of
+from lthcore.models.build import build
+from lthcore.models.prunable import kinds_of
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
 from lthcore.training.engines import conv, sparse

@@ -16,7 +16,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lthcore.data.datasets import Data
 from lthcore.errors import LabError
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.plugins import extensions, register_received
 from lthcore.recipe import Recipe
 from lthcore.training.engines.chain import is_chain

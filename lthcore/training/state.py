@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lthcore.masks import Mask
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 
 
 @dataclass(frozen=True)

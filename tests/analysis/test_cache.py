@@ -20,7 +20,7 @@ from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets, initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import apply, counts, equal, full_mask, percent_left, shuffled
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.report.studies import mask_prediction, rewinding_and_connectivity, ticket_structure
 from lthcore.runs.lock import LOCK, locked

@@ -7,7 +7,8 @@ from lthcore.analysis import connectivity
 from lthcore.analysis.connectivity import barrier, copies, instability, path, renew_norms
 from lthcore.data.datasets import load
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines.dense import evaluate
 from lthcore.training.loop import train

@@ -13,7 +13,7 @@ from lthcore.analysis.cache import TicketStore, cached_table
 from lthcore.data.datasets import load
 from lthcore.lottery import start
 from lthcore.masks import percent_left
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.report.studies import pruning_at_init
 from lthcore.runs.files import read_tables
 from lthcore.runs.runner import run

@@ -9,7 +9,8 @@ from torch import nn
 from lthcore.analysis import similarity
 from lthcore.analysis.similarity import align, chance_jaccard, jaccard, linear_cka, mean_cca
 from lthcore.masks import full_mask
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.pruning.streams import columns, streams_of
 from lthcore.settings import Settings
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lthcore.analysis import ticket_tables, tickets
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.settings import Settings
 from lthcore.training.state import TrainState
 

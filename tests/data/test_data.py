@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import resize
 from lthcore.data import datasets
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
-from lthcore.models import build
+from lthcore.models.build import build
 from lthcore.paths import data_root
 from lthcore.settings import Settings
 from lthcore.sources import catalogue, cifar

@@ -18,7 +18,8 @@ from lthcore.lottery.masks_of_arms import densities_after, mask_of, needs_traini
 from lthcore.lottery.search import Cohort, find_tickets, initial_weights_of, planned, untrained_networks
 from lthcore.lottery.start import WEIGHTS, Sources, Trial, begin, carried_over, start
 from lthcore.masks import Mask
-from lthcore.models import Weights, build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import Weights, initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.pruning.saliency import synflow_mask
 from lthcore.registry import CRITERIA, Criterion

@@ -18,7 +18,8 @@ from lthcore.errors import LabError
 from lthcore.lottery import dynamic
 from lthcore.lottery.dynamic import SCHEDULES, planned, prune_dynamically, sparsities, train_and_prune, update
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.pruning.allocation import prune_to
 from lthcore.registry import MODELS
 from lthcore.runs.checkpoints import load_state, load_ticket_file, save_state

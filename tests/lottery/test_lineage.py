@@ -14,7 +14,8 @@ from lthcore.lottery.lineage import FILE, Lineage
 from lthcore.lottery.outcomes import _mask_sources, outcome_from_lineage
 from lthcore.lottery.start import begin
 from lthcore.masks import full_mask
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.pruning.allocation import layer_rates, prune
 from lthcore.runs.archives import pack, tables_in, unpack
 from lthcore.runs.checkpoints import file_stem, load_ticket_file

@@ -16,7 +16,8 @@ from lthcore.errors import LabError
 from lthcore.lottery.checks import check_settings
 from lthcore.lottery.search import Cohort, find_tickets, planned, train_in_memory
 from lthcore.lottery.start import Trial, begin, check_rewound
-from lthcore.models import Weights, build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import Weights, initial_weights
 from lthcore.runs.runner import run
 from lthcore.seeds import seed_for
 from lthcore.settings import DynamicSettings, Settings, TransferSettings

@@ -7,7 +7,8 @@ from lthcore import masks
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.pruning.saliency import snip
 from lthcore.registry import CRITERIA

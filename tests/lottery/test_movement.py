@@ -12,7 +12,8 @@ from lthcore.errors import LabError
 from lthcore.lottery import masks_of_arms
 from lthcore.lottery.search import find_tickets, train_in_memory
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.paths import project_root
 from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.registry import CRITERIA

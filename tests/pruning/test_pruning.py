@@ -11,7 +11,8 @@ from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery.checks import check_settings
-from lthcore.models import Weights, build, initial_weights, outline
+from lthcore.models.build import build, outline
+from lthcore.models.weights import Weights, initial_weights
 from lthcore.pruning import allocation
 from lthcore.pruning.allocation import erk_densities, layer_rates, prune, prune_to
 from lthcore.pruning.criteria import PruningContext, scores_of

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from lthcore.data.datasets import load
 from lthcore.masks import apply, counts, full_mask
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.pruning.allocation import prune_to
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.saliency import grasp, snip, synflow, synflow_mask

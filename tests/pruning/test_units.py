@@ -11,7 +11,8 @@ from lthcore.costs import costs_of, multiply_adds
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.pruning.allocation import layer_rates
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.streams import columns, streams_of

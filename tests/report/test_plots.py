@@ -18,7 +18,9 @@ from lthcore.errors import LabError
 from lthcore.paths import project_root
 from lthcore.report import figure_specs, layout, paper_figures, plots, run_figures
 from lthcore.report.curves import figure3, label_ends, legible, plot_curves
+from lthcore.report.distributions import plot_distributions
 from lthcore.report.plots import ARMS, series_of
+from lthcore.report.scorecard_plot import plot_scorecard
 from lthcore.runs import schemas
 from lthcore.runs.status import find_sweep
 
@@ -128,7 +130,7 @@ def lines_in(figure) -> int:
 def test_a_distribution_with_nearly_all_values_in_its_first_bin_is_drawn():
     table = distributions().assign(count=lambda t: t["count"].where(t["left"] > 0, 100_000))
     quantities = next(spec.columns for spec in paper_figures.FIGURES.values() if spec.kind == "together")
-    figure = plots.plot_distributions(table, quantities, {3: 50.0, 5: 20.0}, together=True)
+    figure = plot_distributions(table, quantities, {3: 50.0, 5: 20.0}, together=True)
     assert all(0 < axes.get_xlim()[1] <= 0.15 for axes in figure.axes)
 
 
@@ -550,17 +552,17 @@ def test_the_scorecards_figure_has_a_colour_for_each_grade():
         {"id": name, "claim": name, "part": "size", "run": "a", "profile": "cpu", "grade": grade, "value": value,
          "low": value - 0.5, "high": value + 0.5, "tolerance": "[0, 2]"} for name, grade, value in rows
     ])  # fmt: skip
-    axes = plots.plot_scorecard(pd.concat([card, card.assign(profile=None)])).axes[0]
+    axes = plot_scorecard(pd.concat([card, card.assign(profile=None)])).axes[0]
     assert axes.get_legend_handles_labels()[1] == ["reproduced", "undecided", "differs"]
     points = [c.get_offsets() for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
     assert [float(p[0][0]) for p in points] == [0, 1, 4]  # distance from the tolerance's middle, in half widths
     wide = card[card["id"] == "L2"].assign(high=9.0)  # an interval that ends off the axis
-    points = [c.get_offsets() for c in plots.plot_scorecard(wide).axes[0].collections if isinstance(c, PathCollection)]
+    points = [c.get_offsets() for c in plot_scorecard(wide).axes[0].collections if isinstance(c, PathCollection)]
     assert [float(p[0][0]) for p in points if len(p)] == [4, 1]
     names = [label.get_text()[:2] for label in axes.get_yticklabels()]  # from the bottom to the top
     assert names == ["L1", "L2", "L3"]  # claims graded by arithmetic have no profile and are not drawn
     card.loc[card["id"] == "L3", "tolerance"] = "[0, null]"  # no width to measure distances in
-    axes = plots.plot_scorecard(card).axes[0]
+    axes = plot_scorecard(card).axes[0]
     assert [label.get_text()[:2] for label in axes.get_yticklabels()] == ["L1", "L2"]
     assert "not shown: L3, whose tolerances have one end" in axes.get_xlabel()
 

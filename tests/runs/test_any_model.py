@@ -20,7 +20,10 @@ from lthcore.data import datasets
 from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.checks import check_settings
-from lthcore.models import Residual, build, initial_weights, kind_of, kinds_of, outline, prunable
+from lthcore.models.build import build, outline
+from lthcore.models.layers import Residual
+from lthcore.models.prunable import kind_of, kinds_of, prunable
+from lthcore.models.weights import initial_weights
 from lthcore.pruning.allocation import layer_rates
 from lthcore.registry import MODELS
 from lthcore.runs.checkpoints import load_state

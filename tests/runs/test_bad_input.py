@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from lthcore.errors import LabError
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.runs import checkpoints
 from lthcore.runs.checkpoints import load_state, load_ticket_file, save_state
 from lthcore.runs.executor import Checkpointer

@@ -22,7 +22,8 @@ import lthcore.runs.ray_queue
 from lthcore.data.datasets import load
 from lthcore.errors import LabError, TimeLimit
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.runs.archives import mirror, mirror_of
 from lthcore.runs.executor import Checkpointer, LocalExecutor
 from lthcore.runs.experiments import Experiment

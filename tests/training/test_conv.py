@@ -12,7 +12,9 @@ from lthcore import masks
 from lthcore.data.datasets import Data, Split, load
 from lthcore.errors import LabError
 from lthcore.lottery.start import begin
-from lthcore.models import Residual, build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.layers import Residual
+from lthcore.models.weights import initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines import conv, conv_layers
 from lthcore.training.engines import conv_kernels as kernels

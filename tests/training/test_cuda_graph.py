@@ -7,7 +7,8 @@ import torch
 
 from lthcore.data.datasets import load
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines import cuda_graph
 from lthcore.training.engines.cuda_graph import Replay

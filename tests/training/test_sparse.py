@@ -12,7 +12,8 @@ import torch
 from lthcore import masks
 from lthcore.data.datasets import load
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.runs.checkpoints import load_state, save_state
 from lthcore.settings import Settings
 from lthcore.training.engines import sparse
@@ -133,7 +134,8 @@ def test_freshly_compiled_kernels_round_as_those_from_the_cache(tmp_path):
 import torch
 from lthcore.data.datasets import load
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.settings import Settings
 from lthcore.training.loop import train
 settings = Settings(dataset="digits", architecture="mlp", validation=200, iterations=200, learning_rate=5e-3)

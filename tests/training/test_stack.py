@@ -10,7 +10,8 @@ from lthcore.data.datasets import load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.settings import Settings
 from lthcore.training.engines.stack import Stack
 from lthcore.training.loop import engine_for, train, train_in_step

@@ -19,7 +19,8 @@ from lthcore import masks
 from lthcore.data.datasets import Data, load
 from lthcore.errors import LabError
 from lthcore.lottery.start import begin
-from lthcore.models import build, initial_weights
+from lthcore.models.build import build
+from lthcore.models.weights import initial_weights
 from lthcore.registry import MODELS
 from lthcore.runs.checkpoints import load_state, save_state
 from lthcore.seeds import seed_for

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.data.datasets import Data
-from lthcore.models import Dropout, flattens_images, in_a_row, kinds_of
+from lthcore.models.layers import Dropout, flattens_images, in_a_row
+from lthcore.models.prunable import kinds_of
 from lthcore.onednn import Linear, times_transposed
 from lthcore.recipe import Recipe
 from lthcore.training.engines.dense import Dense, loss_gradient, smoothed_targets

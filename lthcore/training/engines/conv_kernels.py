@@ -1,6 +1,6 @@
 """Kernels for the operations between the convolutions of a network, compiled by numba.
 
-Activations are (rows, channels) with one row per pixel of each image (or several pixels, see `conv_layers._rows`), so
+Activations are (rows, channels) with one row per pixel of each image (or several pixels, see `images.rows_of`), so
 that neighbouring channels are adjacent in memory, and so are their statistics. Elements are float32, or bfloat16 stored
 as 16 bits (uint16) because numba has no bfloat16: `_up` and `_down` convert an element to float32 and back. Sums are
 float32 within a block of rows and float64 over blocks. All kernels are in this one file because numba's cache checks no

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lthcore.errors import LabError
-from lthcore.models import Dropout, Residual, flattens_images, in_a_row
+from lthcore.models.layers import Dropout, Residual
 from lthcore.onednn import (
     HAS_BFLOAT16,
-    Linear,
     convolution_gradients,
     convolve,
     convolve_and_add,
@@ -25,12 +24,7 @@ from lthcore.onednn import (
 )
 from lthcore.training.engines import conv_kernels as kernels
 from lthcore.training.engines import winograd
-
-KNOWN = (
-    nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Linear, Linear, Residual, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
-    nn.Flatten, Dropout,
-)  # fmt: skip
-WIDE = 512  # elements in a row of a compiled loop: narrower rows are joined
+from lthcore.training.engines.images import across, by_channel, channels_last, integers, rows_of
 
 
 class Layer(ABC):
@@ -106,9 +100,9 @@ class ConvolutionLayer(Layer):
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """See `Layer`. If a shortcut was added, `gradient` holds the gradient of the shortcut afterwards."""
-        gradient = _channels_last(gradient)
+        gradient = channels_last(gradient)
         if self.rectified and not self.pooled:
-            kernels.rectify_gradient(_integers(gradient).reshape(-1), _integers(self.y).reshape(-1))
+            kernels.rectify_gradient(integers(gradient).reshape(-1), integers(self.y).reshape(-1))
         if self.norm is not None:
             gradient = self.norm.backward(gradient)
         compute = winograd.gradients if self._filtered(self.x) else convolution_gradients
@@ -140,7 +134,7 @@ class ConvolutionLayer(Layer):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, rectified: bool) -> Tensor:
         compute = winograd.convolve if self._filtered(x) else convolve
-        return _channels_last(compute(x, weight, bias, self.module, self.padding, rectified))
+        return channels_last(compute(x, weight, bias, self.module, self.padding, rectified))
 
     def _filtered(self, x: Tensor) -> bool:
         """Whether minimal filtering computes the convolution of x (N, C, H, W)."""
@@ -158,47 +152,47 @@ class Norm:
 
         Normalises with the statistics of the batch. With a shortcut, the sum is always rectified.
         """
-        m, rows = self.module, _rows(x)
+        m, rows = self.module, rows_of(x)
         total, squares = np.zeros((2, rows.shape[1]))
         near = m.running_mean.numpy().astype(np.float64)  # a mean far from 0 would cost the variance its digits
-        kernels.moments(rows, _across(near, rows), total, squares)
+        kernels.moments(rows, across(near, rows), total, squares)
         self.x, self.n = x, x.numel() // m.num_features
         if self.n == 1:
             raise LabError("a batch norm needs more than one value for each channel; make batch_size larger")
-        offset = _by_channel(total, m.num_features) / self.n
-        variance = np.maximum(_by_channel(squares, m.num_features) / self.n - offset**2, 0)
+        offset = by_channel(total, m.num_features) / self.n
+        variance = np.maximum(by_channel(squares, m.num_features) / self.n - offset**2, 0)
         self.mean = near + offset
         self.inverse = 1 / np.sqrt(variance + m.eps)
         for running, batch in ((m.running_mean, self.mean), (m.running_var, variance * (self.n / (self.n - 1)))):
             running.lerp_(torch.from_numpy(batch.astype(np.float32)), m.momentum)
         m.num_batches_tracked += 1
         scale = m.weight.detach().numpy() * self.inverse
-        scale, shift = (_across(values, rows) for values in (scale, m.bias.detach().numpy() - self.mean * scale))
+        scale, shift = (across(values, rows) for values in (scale, m.bias.detach().numpy() - self.mean * scale))
         out = torch.empty_like(x)
         if shortcut is None:
-            kernels.normalise(rows, scale, shift, rectified, _rows(out))
+            kernels.normalise(rows, scale, shift, rectified, rows_of(out))
         else:
-            kernels.normalise_and_add(rows, scale, shift, _rows(shortcut), _rows(out))
+            kernels.normalise_and_add(rows, scale, shift, rows_of(shortcut), rows_of(out))
         return out
 
     def backward(self, gradient: Tensor) -> Tensor:
         """Return the gradient of x, given the gradient of the normalised images before the rectifier."""
-        m, rows, g = self.module, _rows(self.x), _rows(gradient)
+        m, rows, g = self.module, rows_of(self.x), rows_of(gradient)
         total, products = np.zeros((2, rows.shape[1]))
-        kernels.gradient_sums(g, rows, _across(self.mean, rows), total, products)
-        total, products = _by_channel(total, m.num_features), _by_channel(products, m.num_features)
+        kernels.gradient_sums(g, rows, across(self.mean, rows), total, products)
+        total, products = by_channel(total, m.num_features), by_channel(products, m.num_features)
         for parameter, values in ((m.weight, products * self.inverse), (m.bias, total)):
             parameter.grad = torch.from_numpy(values.astype(np.float32))
         a = m.weight.detach().numpy() * self.inverse
         b = -a * self.inverse**2 * products / self.n
         c = -a * total / self.n - b * self.mean
         out = torch.empty_like(self.x)
-        kernels.norm_gradient(g, rows, *(_across(values, rows) for values in (a, b, c)), _rows(out))
+        kernels.norm_gradient(g, rows, *(across(values, rows) for values in (a, b, c)), rows_of(out))
         return out
 
 
 class ResidualLayer(Layer):
-    """A residual block (`models.Residual`)."""
+    """A residual block (`models.layers.Residual`)."""
 
     def __init__(self, module: Residual, dtype: torch.dtype) -> None:
         self.inner = ConvolutionLayer(module.conv1, module.norm1, True, dtype)
@@ -209,7 +203,7 @@ class ResidualLayer(Layer):
         return self.outer.forward(self.inner.forward(x), x if self.shortcut is None else self.shortcut.forward(x))
 
     def backward(self, gradient: Tensor) -> Tensor:
-        gradient = _channels_last(gradient)
+        gradient = channels_last(gradient)
         back = self.inner.backward(self.outer.backward(gradient))  # now `gradient` is the gradient of the shortcut
         return back.add_(gradient if self.shortcut is None else self.shortcut.backward(gradient))
 
@@ -231,12 +225,12 @@ class PoolLayer(Layer):
         n, channels, height, width = self.shape = x.shape
         self.out = torch.empty((n, channels, height // 2, width // 2), dtype=x.dtype, memory_format=torch.channels_last)
         self.where = np.empty((n, height // 2, width // 2, channels), np.uint8)
-        kernels.pool(_integers(x), _integers(self.out), self.where)
+        kernels.pool(integers(x), integers(self.out), self.where)
         return self.out
 
     def backward(self, gradient: Tensor) -> Tensor:
         back = torch.empty(self.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
-        kernels.unpool(_integers(_channels_last(gradient)), _integers(self.out), self.where, _integers(back))
+        kernels.unpool(integers(channels_last(gradient)), integers(self.out), self.where, integers(back))
         return back
 
 
@@ -249,7 +243,7 @@ class FlattenLayer(Layer):
 
     def backward(self, gradient: Tensor) -> Tensor:
         back = gradient.view(self.shape)
-        return _channels_last(back) if back.ndim == 4 else back
+        return channels_last(back) if back.ndim == 4 else back
 
 
 class AverageLayer(Layer):
@@ -261,7 +255,7 @@ class AverageLayer(Layer):
 
     def backward(self, gradient: Tensor) -> Tensor:
         shared = gradient / (self.shape[2] * self.shape[3])
-        return _channels_last(shared.expand(self.shape))
+        return channels_last(shared.expand(self.shape))
 
 
 class DenseLayer(Layer):
@@ -293,7 +287,7 @@ class DenseLayer(Layer):
 
 
 class DropoutLayer(Layer):
-    """Dropout with noise drawn by the module (`models.Dropout`)."""
+    """Dropout with noise drawn by the module (`models.layers.Dropout`)."""
 
     def __init__(self, module: Dropout) -> None:
         self.module = module
@@ -307,106 +301,3 @@ class DropoutLayer(Layer):
 
     def infer(self, x: Tensor) -> Tensor:
         return x
-
-
-def layers_of(model: nn.Module, dtype: torch.dtype) -> list[Layer] | None:
-    """Return the layers of a network with products in `dtype`, or None if the network is not supported.
-
-    The first layer must be a convolution and the last one dense, and all layers between must be known here. Not
-    supported are networks that contain a module twice (each layer keeps its inputs) and frozen parameters (each layer
-    is trained).
-    """
-    layers: list[Layer] = []
-    known = all(map(_is_known, model.modules())) and all(parameter.requires_grad for parameter in model.parameters())
-    modules = (in_a_row(model) or []) if known else []
-    while modules:
-        module = modules.pop(0)
-        norm = modules.pop(0) if _follows(modules, nn.BatchNorm2d) and isinstance(module, nn.Conv2d) else None
-        rectified = isinstance(module, nn.Conv2d | nn.Linear) and _follows(modules, nn.ReLU)
-        if rectified:
-            modules.pop(0)
-        match module:
-            case nn.Conv2d():
-                layers.append(ConvolutionLayer(module, norm, rectified, dtype))
-            case nn.Linear() if any(isinstance(layer, FlattenLayer) for layer in layers):
-                layers.append(DenseLayer(module, rectified, dtype))
-            case Residual():
-                layers.append(ResidualLayer(module, dtype))
-            case nn.MaxPool2d(kernel_size=2, stride=2, padding=0) if layers and getattr(layers[-1], "rectified", False):
-                layers[-1].pooled = True
-                layers.append(PoolLayer())
-            case nn.AdaptiveAvgPool2d(output_size=1):
-                layers.append(AverageLayer())
-            case nn.Flatten():
-                layers.append(FlattenLayer())
-            case Dropout():
-                layers.append(DropoutLayer(module))
-            case _:
-                return None
-    if not layers or not isinstance(layers[0], ConvolutionLayer) or not isinstance(layers[-1], DenseLayer):
-        return None
-    layers[0].first = True
-    return layers
-
-
-def _is_known(module: nn.Module) -> bool:
-    """Whether a module's class is supported, with its options.
-
-    Subclasses are not supported, because they may compute something else, nor is a layer that a user's network leaves
-    in evaluation mode.
-    """
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        return False
-    if isinstance(module, nn.Conv2d) and module.padding == "same" and not all(k % 2 for k in module.kernel_size):
-        return False
-    if isinstance(module, nn.BatchNorm2d) and not (module.affine and module.track_running_stats and module.momentum):
-        return False
-    if isinstance(module, nn.MaxPool2d) and (module.ceil_mode or module.return_indices or module.dilation != 1):
-        return False
-    if isinstance(module, nn.Flatten) and not flattens_images(module):
-        return False
-    return type(module) in KNOWN and module.training
-
-
-def _follows(modules: list[nn.Module], kind: type[nn.Module]) -> bool:
-    return bool(modules) and type(modules[0]) is kind
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Return images (N, C, H, W) in channels-last memory format: unchanged if they are in it already."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _last(x: Tensor) -> Tensor:
-    """Return channels-last images (N, C, H, W) in memory order: (N, H, W, C)."""
-    return x.permute(0, 2, 3, 1).contiguous()
-
-
-def _integers(x: Tensor) -> np.ndarray:
-    """Return images (N, C, H, W) as signed integers (N, H, W, C) of the same width.
-
-    For numbers that are not negative, the integers have the same order as the numbers.
-    """
-    return _last(x).view(torch.int16 if x.dtype == torch.bfloat16 else torch.int32).numpy()
-
-
-def _rows(x: Tensor) -> np.ndarray:
-    """Return images (N, C, H, W) as rows of channels, one row per pixel.
-
-    Adjacent rows are joined in pairs until they have WIDE elements or more, or their number is odd.
-    """
-    pixels, width = x.numel() // x.shape[1], x.shape[1]
-    while width < WIDE and pixels % 2 == 0:
-        pixels, width = pixels // 2, 2 * width
-    flat = _last(x).view(pixels, width)
-    return flat.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else flat.numpy()
-
-
-def _across(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Repeat values, one per channel, as often as the channels are repeated in a row of `rows`."""
-    return np.tile(values, rows.shape[1] // len(values)).astype(np.float32)
-
-
-def _by_channel(sums: np.ndarray, channels: int) -> np.ndarray:
-    """Add up the sums of columns that belong to the same channel: the counterpart of `_across`."""
-    return sums.reshape(-1, channels).sum(0)

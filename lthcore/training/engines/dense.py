@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from lthcore import masks, onednn
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
-from lthcore.models import NORMS, Dropout, Weights
+from lthcore.models.layers import NORMS, Dropout
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.seeds import seed_for
 from lthcore.training.engines.cuda_graph import Replay, set_rate

@@ -2,7 +2,7 @@
 
 All engines agree up to rounding:
 
-* `dense.Dense` trains one replicate of any network, as built by `models`, on any device.
+* `dense.Dense` trains one replicate of any network, as built by `models.build`, on any device.
 * `chain.Chain` trains one chain of dense layers on a CPU, with gradients computed by hand.
 * `stack.Stack` trains any number of chains, as batched products over a leading replicate dimension.
 * `sparse.SparseChain` trains one chain on a CPU, and computes only with the weights that are left.
@@ -14,7 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lthcore.data.datasets import Data, Split
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.training.state import TrainState
 
 SplitResults = list[tuple[float, float]]  # (mean cross-entropy in nats, accuracy) of each split

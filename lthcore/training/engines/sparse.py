@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lthcore.data.datasets import Data, Split
 from lthcore.masks import Mask, apply, percent_left
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.training.engines import sparse_kernels
 from lthcore.training.engines.chain import is_plain_chain

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from lthcore import masks
 from lthcore.data.augment import augment
 from lthcore.data.datasets import Data, Split
-from lthcore.models import Weights
+from lthcore.models.weights import Weights
 from lthcore.recipe import Recipe
 from lthcore.training.engines.dense import (
     EVALUATION_BATCH,
