@@ -18,8 +18,9 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 import lthcore
-from lthcore import arms, cli, settings
+from lthcore import arms, settings
 from lthcore.analysis.statistics import CONVENTION
+from lthcore.commands.parser import parser_of_commands
 from lthcore.models import architectures
 from lthcore.paths import PROFILES
 from lthcore.pruning import criteria, saliency, units
@@ -416,7 +417,7 @@ def module_docstring(name: str) -> str:
 
 def command_help(command: str = "") -> str:
     """Return the output of `lth --help` or `lth COMMAND --help`."""
-    parser = cli._parser()
+    parser = parser_of_commands()
     if command:
         (choices,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         parser = choices[command]
@@ -427,7 +428,9 @@ def command_help(command: str = "") -> str:
 
 def commands() -> list[str]:
     """Return the commands of `lth`."""
-    return [name for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction) for name in a.choices]
+    return [
+        name for a in parser_of_commands()._actions if isinstance(a, argparse._SubParsersAction) for name in a.choices
+    ]
 
 
 # the house

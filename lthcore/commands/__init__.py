@@ -1,4 +1,4 @@
-"""The `lth` commands. Their arguments and the handling of their errors are in lthcore/cli.py.
+"""The `lth` commands. Their arguments are in `parser`; lthcore/cli.py handles their errors.
 
 Each command is a function of its options, in a module that is imported only when the command is given.
 """
