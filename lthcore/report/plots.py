@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from lthcore.analysis.statistics import Estimate, mean_of, mean_of_pairs, ratio
@@ -105,7 +106,7 @@ def _show_end(axes: Axes, iterations: int) -> None:
         axes.axhline(iterations, color="#888888", linewidth=1, linestyle=(0, (1, 1)), gid=TRAINING_ENDS, zorder=1)
         axes.text(
             0.01, 1.02 * iterations, "training ends", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8.5,
-            color="#666666",
+            color="#666666", path_effects=[withStroke(linewidth=2, foreground="white")], zorder=6,
         )  # fmt: skip
 
 

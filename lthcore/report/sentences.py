@@ -36,7 +36,7 @@ def gaps(
         interval = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
         count = excluded if bare else f" (n = {found.n}{'' if interval else ': no interval'}{excluded})"
         unit = "" if said or bare else " points"
-        parts.append(f"{name} {found.value:+.2f}{unit}{interval}{'' if count == said else count}")
+        parts.append(f"{name} {found.value:+z.2f}{unit}{interval}{'' if count == said else count}")
         said = count
     return "; ".join(parts)
 

@@ -95,7 +95,7 @@ def model_card(ticket: WinningTicket, suffix: str, compacted: bool = False) -> s
         "---", "tags: [lottery-ticket-hypothesis, pruning, sparse]", "---", "",
         f"# A ticket of {s.architecture} on {s.dataset}: {ticket.remaining:.1f}% of weights remaining", "",
         f"Masked initial weights, untrained, of round {ticket.round} of trial {ticket.trial} "
-        f"(of {at['trial'].nunique()}) of the run `{ticket.run}` (key {s.key}, "
+        f"(of 0 to {at['trial'].max()}) of the run `{ticket.run}` (key {s.key}, "
         f"commit {record.get('commits', [None])[-1] or 'unknown'}).", "",
         f"* Weights: {masks.weights_left(ticket.mask):,} of {sum(m.numel() for m in ticket.mask.values()):,}.",
         f"* Found by {_how_found(ticket)}, rewound to iteration {s.rewind_to} (arXiv 1803.03635).",

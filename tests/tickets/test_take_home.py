@@ -117,7 +117,7 @@ def test_a_file_holds_mask_and_masked_weights_and_a_card_says_what_they_are(root
         assert torch.equal(tensors[f"mask/{name}"].bool(), mask)
         assert torch.equal(tensors[f"weights/{name}"], ticket.weights[name] * mask)
     card = (tmp_path / "out" / "ticket.safetensors.md").read_text()
-    assert f"round 3 of trial 1 (of 2) of the run `cpu/iterative_pruning/small` (key {SEARCH.key}" in card
+    assert f"round 3 of trial 1 (of 0 to 1) of the run `cpu/iterative_pruning/small` (key {SEARCH.key}" in card
     with pytest.raises(LabError, match="suffix"):
         export_ticket(ticket, tmp_path / "ticket.pkl")
 

@@ -85,8 +85,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     for k in ks:
         means = at_shared_iterations(curves[curves["round"] == k]).groupby("iteration").mean(numeric_only=True)
         for axes, column in zip(panels, ("test_accuracy", "test_loss", "val_loss"), strict=False):
-            label = f"{means['percent_left'].iloc[-1]:.3g}%"
-            axes.plot(means.index / steps, means[column], color=colours[k], label=label)
+            axes.plot(means.index / steps, means[column], color=colours[k], label=f"round {k}")
     _finish_curves(panels, "epoch" if settings["epochs"] else "iteration")
     last = curves.sort_values("iteration").groupby(["trial", "round"])["test_loss"].last().groupby("round").mean()
     by_round = rounds.groupby("round")
@@ -102,7 +101,7 @@ def pruning_rounds(folder: Path, caption: str = "") -> Figure:
     skipped = pruned.index[pruned.diff().eq(0)]
     caption += "; validation accuracy: at the early stop" if caption else ""
     note = f"; in rounds {', '.join(map(str, collapsed))} (red) a layer was emptied" if collapsed else ""
-    note += f"; nothing more was pruned before round {', '.join(map(str, skipped))}" if len(skipped) else ""
+    note += f"; no further weights were pruned before round {', '.join(map(str, skipped))}" if len(skipped) else ""
     return captioned(figure, caption + note)
 
 
@@ -117,9 +116,7 @@ def _finish_curves(panels: list[Axes], unit: str) -> None:
             axes.set_ylim(0.9 * np.nanmin(later), 1.05 * np.nanmax(later))
     handles, labels = panels[0].get_legend_handles_labels()
     few = range(0, len(labels), -(-len(labels) // 5))
-    panels[0].legend(
-        [handles[i] for i in few], [labels[i] for i in few], title="% remaining", loc="lower right", fontsize=7
-    )
+    panels[0].legend([handles[i] for i in few], [labels[i] for i in few], loc="lower right", fontsize=7)
 
 
 def movement_rounds(root: Path) -> Figure | None:
@@ -185,9 +182,8 @@ def movement_layers(root: Path) -> Figure | None:
         left = read_whole_trials(folder)[0].groupby("round")["percent_left"].mean()
         layers = list(density.index.get_level_values("layer").unique())
         for layer, colour in from_dark_to_light(layers).items():
-            axes.plot(
-                left.loc[density[layer].index], density[layer], color=colour, marker="o", markersize=3, label=layer
-            )
+            style = "o-" if layer.startswith("conv") else "s--"  # with colours alone, neighbouring layers look alike
+            axes.plot(left.loc[density[layer].index], density[layer], style, color=colour, markersize=3, label=layer)
         sparsity_axis(axes)
         axes.set(
             title=MOVEMENT[arm][0].capitalize(),

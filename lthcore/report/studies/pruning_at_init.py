@@ -46,7 +46,8 @@ def pruning_at_init(folder: Path, caption: str = "", during: dict[str, list[Path
     rounds = rounds.assign(final_test_accuracy=rounds["final_test_accuracy"].where(means >= lowest, means))
     figure, panels = new_figure(2, 2, (9.0, 7.5))
     shown = {arm: arm_of(arm).label for arm in AT_INIT}
-    plot_arms(rounds, shown, "final_test_accuracy", panels[0], "Masks found before, during or after training")
+    when = "before, during or after" if during else "before or after"
+    plot_arms(rounds, shown, "final_test_accuracy", panels[0], f"Masks found {when} training")
     for (label, folders), colour in zip((during or {}).items(), ("#222222", "#d4743c", "#2a9d8f"), strict=False):
         table = pd.concat([read_whole_trials(other)[0] for other in folders])
         plot_means(table["final_test_accuracy"], table["percent_left"], panels[0], label, colour, "--")

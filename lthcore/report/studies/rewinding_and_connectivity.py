@@ -4,17 +4,17 @@ from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from lthcore.analysis.cache import cached_table, has_derived
 from lthcore.analysis.statistics import mean_of
 from lthcore.arms import arm_of
 from lthcore.report.finished_runs import classes_in, profile_of, runs_beside
-from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, new_figure, sparsity_axis
+from lthcore.report.layout import caption_of, captioned, cut_below, in_percent, in_thousands, new_figure, sparsity_axis
 from lthcore.report.plots import from_dark_to_light, plot_intervals, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
 from lthcore.report.sentences import compared, gap
@@ -100,8 +100,9 @@ def _draw_barriers(table: pd.DataFrame, points: list[int], axes: Axes) -> None:
         plot_intervals(part, "rewind_to", "error_barrier", axes, f"{left:.3g}% remaining", colour)
     axes.set(title="Error barrier between two copies", xlabel="iteration k at which they part", ylabel="error barrier")
     axes.set_xscale("symlog", linthresh=max(1, min(filter(None, points), default=1)))
-    axes.set_xticks(points)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    # labels of points that are close to the next would touch its label
+    axes.set_xticks([k for k, later in zip(points, [*points[1:], np.inf], strict=True) if later > 3 * k])
+    in_thousands(axes.xaxis)
     axes.minorticks_off()
     in_percent(axes.yaxis)
     axes.legend()
