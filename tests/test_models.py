@@ -111,6 +111,11 @@ def test_the_output_layer_is_the_layer_called_output_else_the_last_dense_one():
     assert kinds(output=nn.Sequential(dense(), nn.ReLU(), dense())) == ["fc", "output"]  # `output` is a container
 
 
+def test_a_layer_is_a_shortcut_by_its_whole_name():
+    block = nn.Sequential(OrderedDict(shortcut=nn.Linear(4, 4), my_shortcut=nn.Linear(4, 4), output=nn.Linear(4, 2)))
+    assert list(kinds_of(nn.Sequential(OrderedDict(block=block))).values()) == ["shortcut", "fc", "output"]
+
+
 def test_kaiming_fan_out_is_torchs():
     settings = Settings(architecture="resnet20", initialisation="kaiming_fan_out")
     start = initial_weights(build(settings, CIFAR10, 10), settings, 0)

@@ -4,11 +4,12 @@ arXiv 1912.05671: a network is *stable* at an iteration if there is no error bar
 trained from there on different orders of the data. Tickets win if they are rewound to a stable point.
 """
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lthcore.data.datasets import Data, Split
 from lthcore.models.build import build
@@ -42,17 +43,34 @@ def path(
     return found
 
 
+@torch.no_grad()
 def renew_norms(model: nn.Module, split: Split) -> None:
     """Set the statistics of a network's batch norms, if it has any, to their means over batches of images.
 
-    Uses the first NORM_IMAGES images, in batches of NORM_BATCH.
+    Uses the first NORM_IMAGES images, in batches of NORM_BATCH. All other layers evaluate, so that dropout is off; this
+    is what `torch.optim.swa_utils.update_bn` does not do.
     """
-    update_bn(split.images[:NORM_IMAGES].split(NORM_BATCH), model)
+    model.eval()
+    norms = {layer: layer.momentum for layer in model.modules() if isinstance(layer, _BatchNorm)}
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+    for images in split.images[:NORM_IMAGES].split(NORM_BATCH) if norms else ():
+        if len(images) > 1:  # a single image has no variance
+            model(images)
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
     model.eval()
 
 
 def barrier(values: list[float]) -> float:
-    """Return how far the highest point of a path lies above the mean of its ends, or 0 if it does not (section 2)."""
+    """Return how far the highest point of a path lies above the mean of its ends, or 0 if it does not (section 2).
+
+    It is unknown (nan) if a value is not finite.
+    """
+    if not all(map(math.isfinite, values)):
+        return math.nan
     return max(0.0, max(values) - (values[0] + values[-1]) / 2)
 
 
@@ -73,9 +91,11 @@ def copies(settings: Recipe, data: Data, state: TrainState) -> list[TrainState]:
 def instability(settings: Recipe, data: Data, state: TrainState) -> dict[str, float]:
     """Return the barriers of test error and training loss between two copies of a training run.
 
-    `error` is the mean test error of the two copies.
+    `error` is the mean test error of the two copies. All three are unknown (nan) if a copy diverged.
     """
     a, b = copies(settings, data, state)
+    if a.diverged or b.diverged:
+        return dict.fromkeys(("error_barrier", "loss_barrier", "error"), math.nan)
     model = build(settings, data.shape, data.classes).to(data.test.images.device)
     test = [error for _, error in path(model, a.weights, b.weights, data.test, norms=data.train)]
     loss = [value for value, _ in path(model, a.weights, b.weights, data.train, norms=data.train)]

@@ -10,7 +10,7 @@ from lthcore.analysis.cache import TicketStore, need_weights
 from lthcore.lottery.masks_of_arms import next_round
 from lthcore.lottery.search import initial_weights_of
 from lthcore.lottery.start import begin
-from lthcore.masks import Mask, full_mask
+from lthcore.masks import Mask, full_mask, percent_left
 from lthcore.models.weights import Weights
 from lthcore.pruning.criteria import PruningContext, scores_of
 from lthcore.training.parallel import train_cohort
@@ -80,7 +80,12 @@ def survival(tickets: TicketStore) -> pd.DataFrame:
             for k in range(1, settings.rounds + 1):
                 mask = keep(mask)
                 kept = {w: _share(mask, these, w == "perturbed") for w in ("perturbed", "others")}
-                where = {"perturbation": label, "trial": trial, "round": k, "percent_left": tickets.percent_left[k]}
+                where = {
+                    "perturbation": label,
+                    "trial": trial,
+                    "round": k,
+                    "percent_left": round(percent_left(mask), 2),
+                }
                 rows.append(where | kept | {"dense_test_accuracy": done.curve[-1].test_accuracy})
     return pd.DataFrame(rows)
 

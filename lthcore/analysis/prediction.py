@@ -74,6 +74,11 @@ def samples(tickets: TicketStore, rounds: Iterable[int]) -> dict[int, tuple[pd.D
     return found
 
 
+def predictable(by_trial: dict, k: int) -> bool:
+    """Return whether some of the sampled weights are pruned up to round k and some are kept, in every trial."""
+    return all(0 < targets[k].sum() < len(targets[k]) for _, targets in by_trial.values())
+
+
 def models() -> dict[str, ClassifierMixin]:
     """Return new, unfitted classifiers by name."""
     return {
@@ -87,12 +92,13 @@ def predict(tickets: TicketStore) -> pd.DataFrame:
 
     The column `features` is one of SETS for gradient boosting and logistic regression, and a single feature for the
     model `alone`. A single feature predicts by its absolute value; if its AUC is below 0.5, the row has one minus it.
+    Left out are rounds in which there is nothing to tell apart: `predictable`.
     """
     rounds, rows = range(1, tickets.settings.rounds + 1), []
     by_trial = samples(tickets, rounds)
     for k in rounds:
         where = {"round": k, "percent_left": tickets.percent_left[k]}
-        for held_out in by_trial:
+        for held_out in by_trial if predictable(by_trial, k) else ():
             table, target = by_trial[held_out][0], by_trial[held_out][1][k]
             for name in LEAKY:
                 auc = roc_auc_score(target, table[name].abs())
@@ -105,26 +111,29 @@ def predict(tickets: TicketStore) -> pd.DataFrame:
                     classifier.fit(x[list(names)], y)
                     auc = roc_auc_score(target, classifier.predict_proba(table[list(names)])[:, 1])
                     rows.append(where | {"held_out": held_out, "model": model, "features": label, "auc": auc})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["round", "percent_left", "held_out", "model", "features", "auc"])
 
 
 def importance(tickets: TicketStore) -> pd.DataFrame:
     """Return how much the AUC on a held-out seed decreases if a feature is shuffled: a row for each feature.
 
-    The model is gradient boosting on the features EARLY, fitted on the other seeds for each round.
+    The model is gradient boosting on the features EARLY, fitted on the other seeds for each round. Left out are rounds
+    in which there is nothing to tell apart: `predictable`.
     """
     rounds, rows = range(1, tickets.settings.rounds + 1), []
     by_trial = samples(tickets, rounds)
     for k in rounds:
-        for held_out, (table, targets) in by_trial.items():
+        for held_out, (table, targets) in by_trial.items() if predictable(by_trial, k) else ():
             x, y = _others(by_trial, held_out, k)
             classifier = models()["gradient boosting"].fit(x[list(EARLY)], y)
-            found = permutation_importance(
+            shuffled = permutation_importance(
                 classifier, table[list(EARLY)], targets[k], scoring="roc_auc", n_repeats=3, random_state=0
             )
             where = {"round": k, "percent_left": tickets.percent_left[k], "held_out": held_out}
-            rows += [where | {"feature": f, "loss": v} for f, v in zip(EARLY, found["importances_mean"], strict=True)]
-    return pd.DataFrame(rows)
+            rows += [
+                where | {"feature": f, "loss": v} for f, v in zip(EARLY, shuffled["importances_mean"], strict=True)
+            ]
+    return pd.DataFrame(rows, columns=["round", "percent_left", "held_out", "feature", "loss"])
 
 
 def _others(by_trial: dict, held_out: int, k: int) -> tuple[pd.DataFrame, np.ndarray]:

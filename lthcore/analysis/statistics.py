@@ -106,27 +106,34 @@ def mean_accuracy(values: Iterable[float], as_if: int | None = None) -> Estimate
 def difference(a: pd.Series, b: pd.Series, paired: bool, as_if: int | None = None) -> Estimate:
     """Return the mean of `a` minus the mean of `b`, both indexed by trial.
 
-    If `paired`, it is the mean difference over the trials that both have, else the interval is Welch's t.
+    If `paired`, it is the mean difference over the trials that both have, else the interval is Welch's t. Raises
+    ValueError if these trials, or those of one side, are none.
     """
     if paired:
         return mean_of(a - b, as_if)
     a, b = a.dropna(), b.dropna()
+    if a.empty or b.empty:
+        raise ValueError("no trials to compare")
     value, n = float(a.mean() - b.mean()), min(len(a), len(b))
     if n < 2:
         return Estimate(value, np.nan, np.nan, n)
     of_a, of_b = a.var() / (as_if or len(a)), b.var() / (as_if or len(b))
-    freedom = (of_a + of_b) ** 2 / (of_a**2 / ((as_if or len(a)) - 1) + of_b**2 / ((as_if or len(b)) - 1) or 1)
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b) if of_a + of_b else 0.0
-    return Estimate(value, value - float(half), value + float(half), n)
+    if of_a + of_b == 0:
+        return Estimate(value, value, value, n)
+    freedom = (of_a + of_b) ** 2 / (of_a**2 / ((as_if or len(a)) - 1) + of_b**2 / ((as_if or len(b)) - 1))
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b))
+    return Estimate(value, value - half, value + half, n)
 
 
 def ratio(a: pd.Series, b: pd.Series, as_if: int | None = None) -> Estimate:
     """Return the mean of `a` divided by the mean of `b`, both indexed by trial, with Fieller's interval.
 
     Only trials that both have are used. The ends are infinite if the mean of `b` cannot be distinguished from zero: any
-    ratio then fits the trials.
+    ratio then fits the trials. Raises ValueError if both have no trial in common.
     """
     both = pd.concat([a, b], axis=1).dropna().to_numpy()
+    if not len(both):
+        raise ValueError("no trials to compare")
     top, bottom = both.mean(0)
     value, n = float(top / bottom), as_if or len(both)
     if len(both) < 2:

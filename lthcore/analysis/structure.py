@@ -73,9 +73,10 @@ def pixel_table(tickets: TicketStore) -> pd.DataFrame:
 def first_layer(tickets: TicketStore) -> pd.DataFrame:
     """Return which pixels the first layer of each arm reads: arm, trial, round, percent_left, and two shares.
 
-    `at_idle_pixels` is the share of its connections that come from inputs that hardly vary (standard deviation over the
-    training images < IDLE). `units` is the share of its units that keep a connection. The table is empty if the first
-    layer is not dense.
+    `at_idle_pixels` is the share of its connections that come from inputs that hardly vary: whose standard deviation
+    over the training images is below IDLE times that of all inputs together. `units` is the share of its units that
+    keep a connection. Of several draws of an arm, the first is read. The table is empty if the first layer is not
+    dense.
     """
     pixels = tickets.data.train.images.flatten(1).cpu()
     rows, idle, name = [], pixels.std(0) < IDLE * pixels.std(), _first_dense(tickets)

@@ -112,17 +112,21 @@ def register_arm(
 ) -> Callable:
     """Register an arm that experiments can name: a function of Sources that returns the weights the arm starts from.
 
-    The arm is named after the function. `masks` is the source of its masks: `ticket`, `oneshot` or `by_<criterion>`.
-    `about` are other fields of Arm. Use as a decorator, with or without arguments. Raises LabError for a function
-    without a name, for another source of masks, for a field that Arm does not have, for a name that this package
-    already uses, and for a colour, line style or marker that `check_look` refuses.
+    The arm is named after the function. `masks` is the source of its masks: `ticket`, `oneshot`, `by_<criterion>` or
+    `by_<criterion>-inverted`. `about` are other fields of Arm; with `shuffled=True`, the masks are shuffled. Use as a
+    decorator, with or without arguments. Raises LabError for a function without a name, for another source of masks,
+    for a field that Arm does not have, for a name that this package already uses, and for a colour, line style or
+    marker that `check_look` refuses.
     """
     if weights is None:
         return lambda weights: register_arm(weights, masks=masks, **about)
     name = name_of("arm", weights)
     check_fields(f"arm {name!r}", about, Arm, set_here=("name", "masks", "weights"))
-    if masks not in ("ticket", "oneshot") and not criterion_of(masks):
-        raise LabError(f"arm {name!r}: masks = {masks!r}: allowed are ticket, oneshot and by_<criterion>")
+    if masks not in ("ticket", "oneshot") and not (criterion_of(masks) and arm_of(masks).masks == masks):
+        raise LabError(
+            f"arm {name!r}: masks = {masks!r}: allowed are ticket, oneshot, by_<criterion> and "
+            "by_<criterion>-inverted; for shuffled masks pass shuffled=True"
+        )
     known = WEIGHTS.get(name)
     if known.__module__.startswith("lthcore.") if known else name in ARMS:
         raise LabError(f"arm {name!r}: this package has one of that name; choose another")

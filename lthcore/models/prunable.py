@@ -30,7 +30,7 @@ def kind_of(layer: nn.Module, name: str, output: str = "output.weight") -> Kind:
     """
     if name == output:
         return "output"
-    if name.endswith("shortcut.weight"):
+    if name.split(".")[-2:] == ["shortcut", "weight"]:
         return "shortcut"
     return "conv" if isinstance(layer, CONVOLUTIONS) else "fc"
 
@@ -43,7 +43,7 @@ def kinds_of(model: nn.Module) -> dict[str, Kind]:
     """
     layers, found = dict(model.named_modules()), {}
     dense = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and not name.endswith("out_proj")]
-    output = "output" if isinstance(layers.get("output"), nn.Linear | CONVOLUTIONS) else (dense or [""])[-1]
+    output = "output" if isinstance(layers.get("output"), nn.Linear | CONVOLUTIONS) else dense[-1] if dense else ""
     has_mask = getattr(model, "prunable", prunable)
     kind = getattr(model, "kind_of", partial(kind_of, output=f"{output}.weight"))
     for name, parameter in model.named_parameters():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lthcore.errors import LabError
 from lthcore.masks import Mask, apply
 from lthcore.models.build import build
 from lthcore.models.weights import Weights
@@ -53,7 +54,7 @@ def synflow(seen: PruningContext) -> Scores:
     weighs = {name: name in seen.mask or not name.endswith("bias") for name in seen.initial}
     positive = {name: w.abs() if weighs[name] else torch.zeros_like(w) for name, w in seen.initial.items()}
     model, weights = _masked_model(seen, positive)
-    flow = model(torch.ones(1, *seen.data.shape, dtype=torch.float64)).sum()
+    flow = _outputs(model, torch.ones(1, *seen.data.shape)).sum()
     gradients = _gradients(flow, weights)
     return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
@@ -91,4 +92,15 @@ def _loss(model: nn.Module, seen: PruningContext, temperature: float = 1.0) -> T
     images, labels = (t.cpu() for t in seen.data.train)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seen.seed))
     chosen = torch.cat([order[labels[order] == c][:IMAGES_PER_CLASS] for c in labels.unique()])
-    return F.cross_entropy(model(images[chosen].double()) / temperature, labels[chosen])
+    return F.cross_entropy(_outputs(model, images[chosen]) / temperature, labels[chosen])
+
+
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the outputs in double precision. Raises LabError for a model that casts images to another precision."""
+    try:
+        return model(images.double())
+    except RuntimeError as error:
+        raise LabError(
+            f"saliency: {type(model).__name__} does not compute in double precision, in which scores are computed "
+            f"({str(error).splitlines()[0]})"
+        ) from error

@@ -98,6 +98,10 @@ def load_ticket(
     rows = table[(table["arm"] == arm) & (table["trial"] == trial) & table["round"].between(1, last)]
     percentages = rows.groupby("round")["percent_left"].first()
     if percentages.empty:
+        if arm_of(arm).masks not in {source for _, source in known.known} and arm in set(table["arm"]):
+            raise LabError(
+                f"tickets: the lineage of {folder} does not hold the masks of arm {arm}, so none can be loaded"
+            )
         trials = sorted(t for t, source in known.known if source == arm_of(arm).masks)
         raise LabError(f"tickets: trial {trial} of arm {arm} is not in {folder} (trials: {trials or 'none'})")
     k = _nearest(percentages, remaining, round, folder)

@@ -110,8 +110,8 @@ def _advance(settings: Recipe, engine: Engine, data: Data, states: list[TrainSta
     while at < stop:
         end = min(stop, settings.rewind_to) if at < settings.rewind_to else stop
         batches = torch.stack([epoch_batches(settings, data, state, at, end) for state in states])
-        last = settings.iterations - 1 if states[0].fine_tuned else 0
-        rates = [learning_rate(settings, max(last, at + i)) for i in range(batches.shape[1])]
+        earliest = settings.iterations - 1 if states[0].fine_tuned else 0  # fine-tuning is at the final learning rate
+        rates = [learning_rate(settings, max(earliest, at + i)) for i in range(batches.shape[1])]
         with seeded(seed_for(states[0].seed, "layers", at), batches.device):
             engine.steps(data, batches, rates)
         at += batches.shape[1]
@@ -212,11 +212,15 @@ def _finish(settings: Recipe, engine: Engine, data: Data, states: list[TrainStat
         if not state.diverged and settings.masks_weights and not masks.is_masked(state.weights, state.mask):
             raise AssertionError("a pruned weight is not zero at the end of training")
         state.final_train_accuracy = results[0][1]
-    if all(state.early_stop is not None for state in states):
-        engine.set_weights([state.early_stop for state in states])
+    stopped = [state.early_stop for state in states if state.early_stop]
+    if (
+        stopped
+    ):  # a replicate whose validation loss was never finite has no early stop: another's weights fill its place
+        engine.set_weights([state.early_stop or stopped[0] for state in states])
         for state, results in zip(states, engine.evaluate(data.train), strict=True):
-            state.early_stop = _copy(state.early_stop, "cpu")
-            state.early_stop_train_accuracy = results[0][1]
+            if state.early_stop:
+                state.early_stop = _copy(state.early_stop, "cpu")
+                state.early_stop_train_accuracy = results[0][1]
 
 
 def _copy(weights: Weights, device: str | None = None) -> Weights:

@@ -55,7 +55,8 @@ def remove_leftovers() -> None:
     """
     if os.name != "posix":
         return
-    for folder in {SHARED_MEMORY, Path(tempfile.gettempdir())}:
+    shared = {Path(folder) for folder in (os.environ.get("JOBLIB_TEMP_FOLDER"),) if folder}
+    for folder in {SHARED_MEMORY, Path(tempfile.gettempdir())} - shared:
         for path in folder.glob("*"):
             found = NAMES.fullmatch(path.name)
             if found and _is_mine(path) and not _is_alive(int(found[1])):

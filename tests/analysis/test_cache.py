@@ -15,13 +15,14 @@ from scipy.stats import rankdata
 from lthcore.analysis import cache, early_bird, overlap, perturbed_init, prediction, stability, structure, supermasks
 from lthcore.analysis.cache import TicketStore, cached_table, has_derived, need_trials
 from lthcore.analysis.tickets import path_count
-from lthcore.data.datasets import load
+from lthcore.data.datasets import Split, load
 from lthcore.errors import LabError
 from lthcore.lottery.search import find_tickets, initial_weights_of
 from lthcore.lottery.start import begin
 from lthcore.masks import apply, counts, equal, full_mask, percent_left, shuffled
 from lthcore.models.build import build
 from lthcore.pruning.allocation import layer_rates, prune
+from lthcore.pruning.saliency import snip
 from lthcore.report.studies import mask_prediction, rewinding_and_connectivity, ticket_structure
 from lthcore.runs.lock import LOCK, locked
 from lthcore.runs.runner import run
@@ -287,6 +288,32 @@ def test_classifiers_learn_on_the_other_seeds_alone():
     assert x["x"].tolist() == [0, 2] and y.tolist() == [False, False]
 
 
+def test_every_trial_draws_its_own_sample_and_batches(folder, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(prediction, "SAMPLE", 100)
+    monkeypatch.setattr(prediction, "snip", lambda seen: seeds.append(seen.seed) or snip(seen))
+    tables = {trial: table for trial, (table, _) in prediction.samples(TicketStore(folder), [1]).items()}
+    assert len(set(seeds)) == 2 and len(tables[0]) == len(tables[1]) == 100
+    same = prediction.features(TicketStore(folder), 0)
+    monkeypatch.setattr(prediction, "features", lambda tickets, trial: same)
+    first, second = (table for table, _ in prediction.samples(TicketStore(folder), [1]).values())
+    assert first.equals(tables[0]) and not first.equals(second)
+
+
+def test_rounds_in_which_nothing_is_pruned_are_left_out(folder, monkeypatch):
+    """A classifier needs weights of both fates: those that are pruned and those that are kept."""
+    sampled = prediction.samples
+
+    def first_prunes_nothing(tickets, rounds):
+        found = sampled(tickets, rounds)
+        found[0][1][1][:] = False
+        return found
+
+    monkeypatch.setattr(prediction, "samples", first_prunes_nothing)
+    for make in (prediction.predict, prediction.importance):
+        assert set(make(TicketStore(folder))["round"]) == {2}
+
+
 def test_early_features_are_of_the_first_evaluation_in_training(folder):
     """The later they were read, the better they would predict."""
     tickets = TicketStore(folder)
@@ -319,7 +346,8 @@ def test_a_perturbation_changes_just_the_weights_it_names():
         factor = {"largest, halved": 0.5, "largest, doubled": 2.0}.get(label, 1.0)
         sigma = initial["fc1.weight"].std()
         assert torch.allclose(changed.abs(), sigma.expand(200) if "sigma" in label else factor * old)
-        assert "positive" not in label or (changed >= 0).all()
+        signs = initial["fc1.weight"][mask].sign()
+        assert torch.equal(changed.sign(), signs.abs() if "positive" in label else signs)
 
 
 def test_what_survives_adds_up_to_what_is_left(folder):
@@ -357,6 +385,7 @@ def test_survival_is_in_the_one_shot_masks_of_trained_weights_not_of_early_stopp
     )
     row = perturbed_init.survival(tickets).query("perturbation == 'largest, as drawn'").iloc[0]
     assert [row["perturbed"], row["others"]] == pytest.approx(shares(oneshot))
+    assert row["percent_left"] == pytest.approx(percent_left(oneshot), abs=0.01)
 
 
 def test_top_keeps_the_highest_scores_and_passes_gradients_straight_through():
@@ -380,6 +409,30 @@ def test_a_learned_mask_of_untrained_weights_beats_random_ones_by_far(folder):
     assert accuracy(mask) > 0.2 + max(accuracy(shuffled(mask, seed)) for seed in range(5))
     again = supermasks.learned_mask(*search, seed=0, steps=400)
     assert all(torch.equal(mask[name], again[name]) for name in mask)
+
+
+def test_a_mask_is_learned_on_training_images_alone(folder):
+    tickets = TicketStore(folder)
+    search = {"weights": tickets(0, 0).start, "density": 0.5, "seed": 0, "steps": 20}
+    black = Split(torch.zeros_like(tickets.data.test.images), torch.zeros_like(tickets.data.test.labels))
+    others = replace(tickets.data, test=black, validation=black)
+    mask, other = (supermasks.learned_mask(tickets.settings, data, **search) for data in (tickets.data, others))
+    assert equal(mask, other)
+
+
+def test_every_trial_has_searches_and_random_masks_of_its_own(folder, monkeypatch):
+    tickets, seeds = TicketStore(folder), {"learned": [], "evolved": [], "random": []}
+    monkeypatch.setattr(supermasks, "_row", lambda *_: {})
+
+    def learned(settings, data, weights, density, seed, steps):
+        assert steps == SETTINGS.iterations
+        seeds["learned"].append(seed)
+
+    monkeypatch.setattr(supermasks, "learned_mask", learned)
+    monkeypatch.setattr(supermasks, "evolved_masks", lambda data, weights, seed: seeds["evolved"].append(seed) or [])
+    monkeypatch.setattr(supermasks, "shuffled", lambda mask, seed: seeds["random"].append(seed))
+    supermasks.evolved(tickets)
+    assert {kind: len(set(found)) for kind, found in seeds.items()} == {"learned": 2, "evolved": 2, "random": 2 * 2}
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, *searches: str) -> tuple[list, list]:
@@ -482,7 +535,7 @@ def test_first_layers_shares_are_counted_by_a_plain_loop(folder):
     tickets = TicketStore(folder)
     table = structure.first_layer(tickets).set_index(["arm", "trial", "round"])
     assert len(table) == 3 * 2 * 2
-    idle = tickets.data.train.images.flatten(1).std(0) < structure.IDLE
+    idle = tickets.data.train.images.flatten(1).std(0) < 0.1 * tickets.data.train.images.std()
     assert 0 < idle.sum() < 64
     mask = tickets(1, 2, "oneshot").mask["fc1.weight"]
     at_idle = sum(int(mask[unit, pixel]) for unit in range(16) for pixel in range(64) if idle[pixel])

@@ -1,5 +1,7 @@
 """Connectivity: barriers with known heights, and copies that differ only by the order of data and by noise."""
 
+import math
+
 import pytest
 import torch
 
@@ -59,6 +61,15 @@ def test_norms_on_the_line_have_the_statistics_of_the_images_they_see(data):
     assert not model.training and model.get_submodule(first).momentum == 0.1
 
 
+def test_norms_are_renewed_without_dropout_and_without_a_batch_of_one_image(data, monkeypatch):
+    """Dropout would make the statistics depend on chance, and a single image has no variance."""
+    monkeypatch.setattr(connectivity, "NORM_IMAGES", 501)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(64))
+    renew_norms(model, data.train)
+    mean = data.train.images[:500].flatten(1).mean(0)
+    assert len(data.train.images) > 500 and torch.allclose(model[2].running_mean, mean, atol=1e-6)
+
+
 def test_norms_are_renewed_at_every_point_of_both_lines(data, monkeypatch):
     """Between two networks the statistics of neither are right: without renewal, norms alone could cause a barrier."""
     renewed = []
@@ -79,6 +90,20 @@ def test_the_barrier_of_error_is_of_test_images_and_that_of_loss_of_training_ima
 
 def test_barrier_is_the_height_above_the_mean_of_the_ends():
     assert barrier([0.1, 0.5, 0.3]) == pytest.approx(0.3) and barrier([0.3, 0.1, 0.3]) == 0
+    assert barrier([0.1, 0.5, 0.2, 0.2, 0.3]) == pytest.approx(0.3)  # the highest point, not that in the middle
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_barrier_of_values_that_are_not_finite_is_unknown(broken):
+    assert math.isnan(barrier([0.1, broken, 0.3])) and math.isnan(barrier([0.1, 0.2, broken]))
+
+
+def test_a_copy_that_diverges_has_no_barrier(data, monkeypatch):
+    """Not 0: that would be the sign of a stable start."""
+    broken = fresh(data)
+    broken.weights["fc1.weight"] = torch.full_like(broken.weights["fc1.weight"], float("nan"))
+    monkeypatch.setattr(connectivity, "copies", lambda *_: [fresh(data), broken])
+    assert all(map(math.isnan, instability(SMALL, data, fresh(data)).values()))
 
 
 def test_copies_start_alike_and_differ_by_the_order_of_the_data(data):

@@ -72,6 +72,14 @@ def test_a_ratio_is_of_means_and_unbounded_where_the_lower_one_may_be_zero():
     assert stats.ttest_1samp(A - found.high * B, 0).pvalue == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(
+    "of", [ratio, lambda a, b: difference(a, b, paired=True), lambda a, b: difference(a, b[7:], paired=False)]
+)
+def test_without_trials_in_common_there_is_no_estimate(of):
+    with pytest.raises(ValueError, match="no trials"):
+        of(A, B.set_axis(range(5, 10)))
+
+
 def test_two_trials_have_an_interval_and_one_has_none():
     two, other = A[:2], B[:2]
     assert ends(mean_of(two)) == pytest.approx(stats.ttest_1samp(two, 0).confidence_interval())

@@ -7,9 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from lthcore.data.datasets import load
-from lthcore.masks import apply, counts, full_mask
+from lthcore.errors import LabError
+from lthcore.masks import apply, counts, equal, full_mask
 from lthcore.models.build import build
 from lthcore.models.weights import initial_weights
+from lthcore.pruning import saliency
 from lthcore.pruning.allocation import prune_to
 from lthcore.pruning.criteria import PruningContext
 from lthcore.pruning.saliency import grasp, snip, synflow, synflow_mask
@@ -144,6 +146,21 @@ def test_snip_takes_norms_by_their_running_statistics(data):
     for name, score in snip(what).items():
         weight = model.get_parameter(name)
         torch.testing.assert_close(score.double(), (weight * weight.grad).abs().detach(), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("criterion", [snip, grasp, synflow])
+def test_a_model_that_casts_its_images_is_one_line(criterion, data, monkeypatch):
+    model = build(SMALL, data.shape, 10)
+    model.register_forward_pre_hook(lambda _, images: images[0].float())
+    monkeypatch.setattr(saliency, "build", lambda *_: model)
+    with pytest.raises(LabError, match=r"^saliency: \w+ does not compute in double precision"):
+        criterion(seen(data))
+
+
+def test_synflow_has_the_hundred_rounds_of_its_paper_by_default(data):
+    what = seen(data)
+    densities = dict.fromkeys(what.mask, 0.05)
+    assert equal(synflow_mask(what, densities), synflow_mask(what, densities, rounds=100))
 
 
 def test_scores_follow_from_the_seed(data):

@@ -69,6 +69,22 @@ def test_tickets_of_a_run_with_rewinding_start_where_it_started_them(tmp_path, m
         state, saved = ticket.start(), checkpoints.load_state(checkpoints.state_path(folder / "tickets", replicate))[0]
         assert state.iteration == saved.curve[0].iteration == 20 and masks.equal(state.mask, saved.mask)
         assert all(torch.equal(w, saved.start[name]) for name, w in state.start.items())
+        assert "Trained for 20 iterations of" in model_card(ticket, ".safetensors")  # of 40, from iteration 20 on
+
+
+@pytest.mark.parametrize("other", [{"restart": "best"}, {"pruned_to": "initial"}])
+def test_tickets_that_go_on_from_other_weights_or_leave_pruned_weights_in_are_not_loaded(other, tmp_path):
+    run(SEARCH.changed(arms=("ticket",), trials=1, rounds=1, **other), tmp_path, quiet=True)
+    with pytest.raises(LabError, match="do not start from rewound weights under the mask that was found"):
+        load_ticket(tmp_path)
+
+
+def test_masks_that_the_lineage_does_not_hold_are_told_apart_from_trials_that_are_missing(tmp_path):
+    """SynFlow's masks of several rounds are not nested, so a lineage cannot hold them."""
+    flow = SEARCH.changed(scope="global", prune_output=0.2, arms=("ticket", "by_synflow"), trials=1, rounds=1)
+    run(flow, tmp_path, quiet=True)
+    with pytest.raises(LabError, match=r"lineage of .* does not hold the masks of arm by_synflow"):
+        load_ticket(tmp_path, arm="by_synflow")
 
 
 @pytest.mark.parametrize("name", ["small", "iterative_pruning/small", "cpu/iterative_pruning/small"])

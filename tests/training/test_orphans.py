@@ -119,3 +119,12 @@ def test_files_that_are_not_joblibs_stay(dead, tmp_path, monkeypatch):
         (tmp_path / name).touch()
     remove_leftovers()
     assert {path.name for path in tmp_path.iterdir()} == others | {"shared"} and of_another_machine.exists()
+
+
+def test_the_shared_folder_is_kept_even_if_it_is_the_temporary_one(dead, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
+    of_another_machine = tmp_path / f"joblib_memmapping_folder_{dead}_a_b"
+    of_another_machine.mkdir()
+    remove_leftovers()
+    assert of_another_machine.exists()

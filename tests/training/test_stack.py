@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +54,14 @@ def assert_close(a, b):
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=2e-6)
+
+
+def test_a_replicate_that_never_had_a_finite_loss_does_not_take_the_early_stop_of_others():
+    data, cohort = cohort_of(BASE, size=2)
+    cohort[1].weights["fc1.weight"].fill_(float("nan"))
+    trained = dict(train_cohort(BASE, data, cohort))
+    assert trained[0].early_stop_train_accuracy > 0.1 and trained[0].early_stop_point.iteration > 0
+    assert trained[1].early_stop is None and np.isnan(trained[1].early_stop_train_accuracy)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

@@ -277,6 +277,13 @@ def test_early_stop_is_the_first_minimum_of_the_validation_loss():
     assert state.early_stop_point.iteration == 20
 
 
+def test_the_early_stop_of_a_network_that_becomes_sparser_has_no_more_weights_than_the_end():
+    state = fresh(SMALL)
+    points = [(0.3, 100.0), (0.4, 60.0), (0.6, 50.0), (0.7, 50.0)]  # validation loss, percentage of weights
+    state.curve = [Evaluation(10 * i, loss, 0.9, 1.0, 0.9, percent) for i, (loss, percent) in enumerate(points)]
+    assert state.early_stop_point.iteration == 20
+
+
 def test_early_stop_weights_are_those_of_its_point(digits):
     settings = SMALL.changed(optimizer="sgd", learning_rate=0.5, momentum=0.9, iterations=200, eval_every=10)
     state = trained(settings, digits)
