@@ -255,6 +255,9 @@ def test_the_leak_foretells_the_first_round_and_more_features_no_less(folder):
     best = table[table["model"] == "gradient boosting"].groupby("features")["auc"].mean()
     assert best["before training"] <= best["and early in it"] + 0.03 <= best["and its end (leaky)"] + 0.06
     assert set(table["held_out"]) == {0, 1}
+    shown = mask_prediction.prediction_table(table, (1, 2))
+    for said, cell in zip(mask_prediction.prediction_sentences(table, 2), shown.iloc[:, 1], strict=True):
+        assert cell in said
 
 
 def test_the_end_of_training_is_in_the_leaky_feature_alone(folder, monkeypatch):
@@ -358,7 +361,10 @@ def test_what_survives_adds_up_to_what_is_left(folder):
     share = table.groupby("perturbation")["perturbed"].mean()
     assert share["largest, doubled"] > share["largest, as drawn"] > share["largest, halved"]
     assert share["largest, as drawn"] > share["smallest, as drawn"]
-    assert len(mask_prediction.survival_sentences(table, 2)) == len(perturbed_init.PERTURBATIONS)
+    shown = mask_prediction.survival_table(table, 2)
+    assert list(shown.index) == list(perturbed_init.PERTURBATIONS)
+    for said, (survive, _, dense) in zip(mask_prediction.survival_sentences(table, 2), shown.to_numpy(), strict=True):
+        assert survive.split(" ")[0] in said and dense.split(" ")[0] in said
 
 
 def test_survival_is_in_the_one_shot_masks_of_trained_weights_not_of_early_stopped_ones(monkeypatch):

@@ -22,6 +22,7 @@ from lthcore.report.studies import (
     STUDIES,
     dynamic_pruning,
     movement_pruning,
+    pruning_at_init,
     rewinding_and_connectivity,
     robust_training,
 )
@@ -341,6 +342,31 @@ def test_findings_of_the_ablation_are_against_base(tmp_path):
     assert second.startswith(
         "With dropout, the test accuracy at the early stop differs from base by +0.20 points [+0.20, +0.20] (n = 2)"
     )
+    table = robust_training.gains(tmp_path)
+    assert list(table.columns) == ["100%", "6.25%"] and list(table.index) == ["base: Adam (%)", "+ dropout"]
+    assert table.loc["base: Adam (%)", "6.25%"].startswith("97.50% [")
+    assert table.loc["+ dropout", "6.25%"] == "+0.20 [+0.20, +0.20]"
+
+
+def test_masks_found_before_training_are_held_against_one_shot_tickets_and_checks_against_their_masks(tmp_path):
+    arms = {"oneshot": 0.98, "by_snip": 0.97, "by_snip-shuffled": 0.96, "by_random": 0.9}
+    rows = [
+        {"arm": arm, "trial": t, "round": k, "final_test_accuracy": a - t / 100, "percent_left": 100 / 4**k}
+        for arm, a in arms.items()
+        for t in (0, 1)
+        for k in (1, 2)
+    ]
+    assert pruning_at_init.oneshot_table(tmp_path).empty and pruning_at_init.checks_table(tmp_path).empty
+    write(tmp_path, "paper/pruning_at_init/lenet_mnist", Settings(rounds=2, trials=2, arms=["ticket", *arms]), rows)
+    dynamic(tmp_path, "paper/lenet_mnist_rigl-93.75", [0.985, 0.975], 6.25, sparsity=0.9375)
+    beside, checks = (make(tmp_path) for make in (pruning_at_init.oneshot_table, pruning_at_init.checks_table))
+    assert beside["6.25%"].to_dict() == {
+        "one-shot ticket (%)": "97.50% [91.15%, 100.00%]", "SNIP": "-1.00 [-1.00, -1.00]",
+        "random": "-8.00 [-8.00, -8.00]", "RigL (uniform)": "+0.50 [+0.50, +0.50]",
+    }  # fmt: skip
+    assert checks["6.25%"].to_dict() == {("SNIP", "mask shuffled within layers"): "-1.00 [-1.00, -1.00]"}
+    said = pruning_at_init.findings(tmp_path)
+    assert "SNIP -1.00 points [-1.00, -1.00] (n = 2)" in said[0] and "shuffled within layers -1.00 points" in said[-1]
 
 
 def test_findings_of_movement_begin_with_the_published_network_and_name_emptied_layers(tmp_path):

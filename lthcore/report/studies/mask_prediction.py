@@ -1,5 +1,6 @@
 """Study of mask prediction: pruned weights, perturbed initial weights and supermasks. Figures and sentences."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,36 @@ def prediction_sentences(table: pd.DataFrame, k: int) -> list[str]:
         f"{mean_of(part['auc']).text('{:.3f}')} on held-out seeds (n = {len(part)})."
         for name, part in at.groupby("features", sort=False)
     ]
+
+
+def prediction_table(table: pd.DataFrame, rounds: Iterable[int]) -> pd.DataFrame:
+    """Return the AUC of gradient boosting for each set of features (rows) at rounds (columns, by weights remaining).
+
+    These are means over held-out seeds with 95% intervals.
+    """
+    by_round = {}
+    for k in rounds:
+        at = table[(table["round"] == k) & (table["model"] == "gradient boosting")]
+        by_round[f"{at['percent_left'].mean():.3g}%"] = {
+            WHEN[name]: mean_of(part["auc"]).text("{:.3f}") for name, part in at.groupby("features", sort=False)
+        }
+    return pd.DataFrame(by_round).rename_axis("features").rename_axis(columns="weights remaining")
+
+
+def survival_table(table: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Return for each change of initial weights (rows) what survives at round k, and the dense network's accuracy.
+
+    All are in percent: means over trials with 95% intervals.
+    """
+    columns = {
+        "perturbed": ("of them survive (%)", "{:.1f}"), "others": ("of the others survive (%)", "{:.1f}"),
+        "dense_test_accuracy": ("dense test accuracy (%)", "{:.2f}"),
+    }  # fmt: skip
+    rows = {
+        label: {said: mean_of(100 * part[name]).text(form) for name, (said, form) in columns.items()}
+        for label, part in table[table["round"] == k].groupby("perturbation", sort=False)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("weights that are changed")
 
 
 def survival_sentences(table: pd.DataFrame, k: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Study of pruning before training, and its sanity checks (arXiv 2009.08576). Figures and sentences."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lthcore.report.finished_runs import classes_in, profile_of, run_with, runs_
 from lthcore.report.layout import caption_of, captioned, in_percent, in_thousands, legend_above, new_figure
 from lthcore.report.plots import from_dark_to_light, plot_arms, plot_intervals, plot_means
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import compared, gaps, level
+from lthcore.report.sentences import compared, gap, gaps, level
 from lthcore.report.study import Study
 from lthcore.report.tables import middle_and_last, name_of
 from lthcore.runs.files import read_table
@@ -183,25 +184,15 @@ def findings(root: Path) -> list[str]:
 
     Sentences on sanity checks and on early-bird tickets follow.
     """
-    folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
-    if folder is None:
-        return []
-    classes = classes_in(folder)
-    during, lines, checks = runs_of(root, "dynamic_pruning", (profile_of(folder),)), [], []
-    for _, left, by in middle_and_last(read_whole_trials(folder)[0]):
-        for kind, label in DURING.items():
-            other = during.get(f"{kind}-{100 - left:.4g}")
-            if other is not None:
-                by[label] = read_whole_trials(other)[0].set_index("trial")["final_test_accuracy"]
-        arms = {name_of(arm): by[arm] for arm in FOUND_BEFORE if arm in by}
-        arms |= {label: by[label] for label in DURING.values() if label in by}
-        base = by["oneshot"]
+    lines, checks = [], []
+    for left, classes, by in _by_size(root):
+        base, others = by["oneshot"], _beside_oneshot(by)
         lines.append(
             f"At {left:.3g}% of weights remaining, one-shot tickets reach a test accuracy of {level(base, classes)} "
-            f"at the end of training. Other sparse networks differ from this by: {gaps(arms, base, classes)}."
+            f"at the end of training. Other sparse networks differ from this by: {gaps(others, base, classes)}."
         )
-        for arm in ("by_snip", "by_grasp", "by_synflow"):
-            others = {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
+        for arm in CHECKED:
+            others = _checks_of(arm, by)
             if others:
                 checks.append(
                     f"At {left:.3g}% of weights remaining, the sanity checks change {name_of(arm)}'s test accuracy at "
@@ -210,12 +201,67 @@ def findings(root: Path) -> list[str]:
     return lines + checks + [f"Early-bird tickets: {line}" for line in early_bird_findings(root)]
 
 
+def oneshot_table(root: Path) -> pd.DataFrame:
+    """Return how sparse networks of LeNet (rows) differ from one-shot tickets of their size (columns).
+
+    These are differences of the test accuracy at the end, in points, with 95% intervals. The first row is that of
+    one-shot tickets themselves, in percent.
+    """
+    columns = {
+        f"{left:.3g}%": {"one-shot ticket (%)": level(by["oneshot"], classes, interval=True)}
+        | {name: gap(values, by["oneshot"], classes, bare=True) for name, values in _beside_oneshot(by).items()}
+        for left, classes, by in _by_size(root)
+    }
+    return pd.DataFrame(columns).fillna("").rename_axis("network").rename_axis(columns="weights remaining")
+
+
+def checks_table(root: Path) -> pd.DataFrame:
+    """Return how sanity checks (rows) change the test accuracy at the end, in points, with 95% intervals, by size."""
+    columns = {
+        f"{left:.3g}%": {
+            (name_of(arm), how): gap(values, by[arm], classes, bare=True)
+            for arm in CHECKED
+            for how, values in _checks_of(arm, by).items()
+        }
+        for left, classes, by in _by_size(root)
+    }
+    found = pd.DataFrame(columns).fillna("").rename_axis(columns="weights remaining")
+    return found.set_axis(pd.MultiIndex.from_tuples(list(found.index), names=["mask", "changed"]))
+
+
+def _by_size(root: Path) -> Iterator[tuple[float, float, dict[str, pd.Series]]]:
+    """Yield percentage of weights remaining, number of classes, and arm or label -> test accuracy at the end by trial.
+
+    There is one for each of two sizes, with the networks of DURING if they were trained.
+    """
+    folder = runs_of(root, "pruning_at_init").get("lenet_mnist")
+    if folder is None:
+        return
+    during = runs_of(root, "dynamic_pruning", (profile_of(folder),))
+    for _, left, by in middle_and_last(read_whole_trials(folder)[0]):
+        for kind, label in DURING.items():
+            other = during.get(f"{kind}-{100 - left:.4g}")
+            if other is not None:
+                by[label] = read_whole_trials(other)[0].set_index("trial")["final_test_accuracy"]
+        yield left, classes_in(folder), by
+
+
+def _beside_oneshot(by: dict[str, pd.Series]) -> dict[str, pd.Series]:
+    found = {name_of(arm): by[arm] for arm in FOUND_BEFORE if arm in by}
+    return found | {label: by[label] for label in DURING.values() if label in by}
+
+
+def _checks_of(arm: str, by: dict[str, pd.Series]) -> dict[str, pd.Series]:
+    return {how: by[f"{arm}-{key}"] for key, how in CHECKS.items() if f"{arm}-{key}" in by}
+
+
 # dynamic pruning: name of the run without its sparsity -> label, for networks pruned or rewired during training
 DURING = {
     "lenet_mnist_rigl": "RigL (uniform)",
     "lenet_mnist_rigl-erk": "RigL (ERK)",
     "lenet_mnist_rigl-gradual": "gradual magnitude",
 }
+CHECKED = ("by_snip", "by_grasp", "by_synflow")
 FOUND_BEFORE = ("ticket", "by_snip", "by_grasp", "by_synflow", "by_magnitude_at_init", "by_random")
 
 

@@ -1,5 +1,6 @@
 """Study of robust training, with one change of the recipe at a time. Figures and sentences."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lthcore.report.finished_runs import classes_in, runs_beside, trainings_of
 from lthcore.report.layout import caption_of, captioned, legend_above, new_figure, sparsity_axis, spread_bars
 from lthcore.report.plots import plot_means, plot_rounds
 from lthcore.report.run_tables import read_whole_trials
-from lthcore.report.sentences import compared, gap
+from lthcore.report.sentences import compared, gap, level
 from lthcore.report.study import Study
 from lthcore.runs.files import read_record
 
@@ -140,23 +141,45 @@ def _epochs_to(root: Path, accuracy: float) -> pd.DataFrame:
 
 def findings(root: Path) -> list[str]:
     """Return sentences on the gain of each change over base at early stopping, dense and near 6% remaining."""
-    prefix = "lenet_mnist-"
-    table = trainings_of({path.name: path for path in _folders(root)})
+    by, left, classes = _tickets(root)
+    lines = []
+    for change in dict.fromkeys(change for change, _ in by if change != "base"):
+        parts = [
+            f"by {gap(by[change, k], by['base', k], classes)} at {left[k]:.3g}% of weights remaining"
+            for k in (0, (left - 6.25).abs().idxmin())
+        ]
+        said = ABLATION.get(change, change).removeprefix("+ ")
+        lines.append(f"With {said}, the test accuracy at the early stop differs from base {' and '.join(parts)}.")
+    values = ", ".join(f"{100 * by['base', k].mean():.2f}% at {left[k]:.3g}%" for k in left.index)
+    return [f"The test accuracy of base at the early stop is {values} of weights remaining.", *lines] if lines else []
+
+
+def gains(root: Path) -> pd.DataFrame:
+    """Return the points of test accuracy that each change (rows) adds to base at the early stop, by size (columns).
+
+    These are the dense network's and its tickets', with 95% intervals. The first row is base itself, in percent.
+    """
+    by, left, classes = _tickets(root)
+    changes = sorted({change for change, _ in by} - {"base"}, key=[*ABLATION, *(change for change, _ in by)].index)
+    columns = {
+        f"{left[k]:.3g}%": {f"{ABLATION['base']} (%)": level(by["base", k], classes, interval=True)}
+        | {ABLATION.get(change, change): gap(by[change, k], by["base", k], classes, bare=True) for change in changes}
+        for k in left.index
+    }
+    return pd.DataFrame(columns).rename_axis("change").rename_axis(columns="weights remaining")
+
+
+def _tickets(root: Path) -> tuple[dict[tuple[str, int], pd.Series], pd.Series, float]:
+    """Return (change, round) -> the test accuracy of tickets at the early stop by trial, the sizes, and the classes.
+
+    Sizes are percentages of weights remaining by round.
+    """
+    table = trainings_of({path.name.removeprefix("lenet_mnist-"): path for path in _folders(root)})
     if table.empty:
-        return []
-    tickets, lines = table[table["arm"] == "ticket"], []
+        return {}, pd.Series(dtype=float), math.inf
+    tickets = table[table["arm"] == "ticket"]
     by = tickets.set_index("trial").groupby(["variant", "round"])["es_test_accuracy"]
-    left, classes = tickets.groupby("round")["percent_left"].mean(), tickets["classes"].iloc[0]
-    for variant in dict.fromkeys(v for v in tickets["variant"] if v != f"{prefix}base"):
-        name, parts = variant.removeprefix(prefix), []
-        for k in (0, (left - 6.25).abs().idxmin()):
-            mine, base = (by.get_group((v, k)) for v in (variant, f"{prefix}base"))
-            parts.append(f"by {gap(mine, base, classes)} at {left[k]:.3g}% of weights remaining")
-        change = ABLATION.get(name, name).removeprefix("+ ")
-        lines.append(f"With {change}, the test accuracy at the early stop differs from base {' and '.join(parts)}.")
-    base = tickets[tickets["variant"] == f"{prefix}base"].groupby("round")["es_test_accuracy"].mean()
-    values = ", ".join(f"{100 * base[k]:.2f}% at {left[k]:.3g}%" for k in base.index)
-    return [f"The test accuracy of base at the early stop is {values} of weights remaining.", *lines]
+    return dict(iter(by)), tickets.groupby("round")["percent_left"].mean(), tickets["classes"].iloc[0]
 
 
 def answer(root: Path) -> str:
