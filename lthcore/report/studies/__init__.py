@@ -1,4 +1,4 @@
-"""Studies, one file each: the question, the figures and the sentences of the notebook of the same name."""
+"""Studies, one file or package each: the question, the figures and the sentences of the notebook of the same name."""
 
 from importlib import import_module
 from pkgutil import iter_modules
