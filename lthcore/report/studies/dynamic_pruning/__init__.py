@@ -1,4 +1,4 @@
-"""Study of dynamic pruning. Its figures and sentences are made only from the committed tables."""
+"""Study of dynamic pruning. Figures and sentences, made only from the committed tables."""
 
 from lthcore.report.studies.dynamic_pruning.accuracies import dynamic_schedules, dynamic_sparsities
 from lthcore.report.studies.dynamic_pruning.comparisons import answer, findings
