@@ -57,9 +57,8 @@ def sparsity_axis(axes: Axes) -> None:
     wide = 0.8 * axes.figure.get_figwidth() / (place.get_gridspec().ncols if place else 1)  # inches, approximately
     apart = (highest / lowest) ** (LABEL / wide)  # smallest ratio of neighbouring ticks whose labels do not touch
     axes.set_xticks(_thinned(papers if len(papers) > 3 else levels, apart, lowest))
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda tick, _: f"{tick:.1f}" if 0.1 <= tick < 99.95 else f"{tick:.3g}")  # as in the text
-    )
+    digits = "{:.1f}" if len(papers) > 3 else "{:.3g}"
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.3g}" if tick > 99.9 else digits.format(tick)))
     axes.minorticks_off()
     axes.set_xlabel("% of weights remaining")
 
