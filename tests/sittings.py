@@ -50,7 +50,7 @@ def sitting(work: Callable, *arguments) -> Iterator[multiprocessing.Process]:
         process.join()
         for pattern in ("sem.loky-{}-*", "joblib_memmapping_folder_{}_*"):  # a killed joblib cannot remove them
             for path in Path("/dev/shm").glob(pattern.format(process.pid)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def ended(process: multiprocessing.Process) -> int:

@@ -76,7 +76,7 @@ def samples(tickets: TicketStore, rounds: Iterable[int]) -> dict[int, tuple[pd.D
 
 def predictable(by_trial: dict, k: int) -> bool:
     """Return whether some of the sampled weights are pruned up to round k and some are kept, in every trial."""
-    return all(0 < targets[k].sum() < len(targets[k]) for _, targets in by_trial.values())
+    return all(len(np.unique(targets[k])) > 1 for _, targets in by_trial.values())
 
 
 def models() -> dict[str, ClassifierMixin]:
